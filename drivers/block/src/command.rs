@@ -1,0 +1,42 @@
+//! One command to a disk: what, where, and which memory.
+
+use crate::Unit;
+
+/// What a command does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Op {
+    /// Disk to memory.
+    Read,
+    /// Memory to disk.
+    Write,
+    /// Everything answered before this command is on stable media when this one is answered.
+    Flush,
+}
+
+/// A piece of one page of memory that the disk can reach.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Segment {
+    /// Bus address of the first byte.
+    pub bus: u64,
+    /// Bytes, at least 1; the piece does not cross a 4 KiB boundary.
+    pub len: u32,
+}
+
+/// The submitter's name for a command, given back when it finishes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tag(pub u32);
+
+/// A command for [`crate::DiskQueue::submit`].
+#[derive(Clone, Copy, Debug)]
+pub struct Command<'a> {
+    /// What to do.
+    pub op: Op,
+    /// Which part of the controller (an NVMe namespace).
+    pub unit: Unit,
+    /// log2 of the disk's block size in bytes: 9 or 12.
+    pub block_shift: u8,
+    /// First block, in the disk's own blocks, counted from the start of the unit.
+    pub block: u64,
+    /// The memory, in order; its total is a whole number of blocks. Empty for [`Op::Flush`].
+    pub segments: &'a [Segment],
+}

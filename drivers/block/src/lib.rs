@@ -1,0 +1,22 @@
+//! What every disk looks like to the rest of Spindle.
+//!
+//! A disk driver brings a controller up on the control core, describes what it found as
+//! [`Volume`]s, and makes one [`DiskQueue`] per ring core. A ring core submits [`Command`]s to its
+//! own queue, commits the batch, and polls for what has finished; cores never share a queue.
+#![no_std]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+
+mod command;
+mod queue;
+mod ram;
+mod volume;
+
+pub use command::{Command, Op, Segment, Tag};
+pub use queue::{DiskQueue, IoError, IoResult, SubmitError};
+pub use ram::{RamDisk, RamQueue};
+pub use volume::{Unit, Volume};
+
+/// The unit of `sectors` in blkif and of [`Volume::sectors`], whatever the disk's block size.
+pub const SECTOR_SIZE: u64 = 512;

@@ -1,0 +1,54 @@
+//! A volume: the run of a disk's blocks that one attachment serves.
+
+use alloc::string::String;
+
+use crate::SECTOR_SIZE;
+
+/// A part of a controller with its own block addresses: an NVMe namespace, a RAM disk's number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Unit(pub u32);
+
+/// What can be attached to a guest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Volume {
+    /// The name used in `target=`, without `/dev/`: `nvme0n1`, `ram0`.
+    pub name: String,
+    /// Index of the disk (controller) in the kernel's table.
+    pub disk: usize,
+    /// Which part of the disk.
+    pub unit: Unit,
+    /// First block on the unit, in the disk's blocks.
+    pub start: u64,
+    /// Length in 512-byte sectors.
+    pub sectors: u64,
+    /// log2 of the block size in bytes: 9 or 12.
+    pub block_shift: u8,
+    /// log2 of the size in bytes below which a write is a read-modify-write on the medium.
+    pub physical_block_shift: u8,
+    /// Whether writes are refused.
+    pub read_only: bool,
+    /// Whether finished writes may sit in a cache that a power cut empties.
+    pub write_cache: bool,
+    /// Model, serial number and whatever tells a person which disk this is.
+    pub description: String,
+}
+
+impl Volume {
+    /// Where a transfer goes: the first block on the unit, if `count` sectors from `sector` on
+    /// are inside the volume and on block boundaries. `count` must not be 0.
+    #[must_use]
+    pub fn locate(&self, sector: u64, count: u64) -> Option<u64> {
+        let end = sector.checked_add(count)?;
+        let mask = self.sectors_per_block() - 1;
+        if count == 0 || end > self.sectors || (sector | count) & mask != 0 {
+            return None;
+        }
+        Some(self.start + (sector >> (self.block_shift - 9)))
+    }
+
+    /// The disk's block size in sectors.
+    #[must_use]
+    pub fn sectors_per_block(&self) -> u64 {
+        (1 << self.block_shift) / SECTOR_SIZE
+    }
+}

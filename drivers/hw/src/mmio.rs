@@ -1,0 +1,116 @@
+//! Device registers: the trait that drivers use and its implementation over mapped memory.
+
+use core::ptr::NonNull;
+
+/// A block of device registers, addressed by byte offset.
+///
+/// An offset that is misaligned or beyond [`Registers::len`] is the driver's own mistake: reads
+/// give all ones, as an empty bus does, and writes are dropped.
+pub trait Registers {
+    /// Size of the block in bytes.
+    fn len(&self) -> usize;
+
+    /// Whether the block is empty.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Reads the 32-bit register at `offset`.
+    fn read32(&self, offset: usize) -> u32;
+
+    /// Writes the 32-bit register at `offset`.
+    fn write32(&self, offset: usize, value: u32);
+
+    /// Reads a 64-bit register as two 32-bit halves, low first, which every controller accepts.
+    fn read64(&self, offset: usize) -> u64 {
+        u64::from(self.read32(offset)) | u64::from(self.read32(offset + 4)) << 32
+    }
+
+    /// Writes a 64-bit register as two 32-bit halves, low first.
+    fn write64(&self, offset: usize, value: u64) {
+        self.write32(offset, value as u32);
+        self.write32(offset + 4, (value >> 32) as u32);
+    }
+}
+
+/// Registers mapped into memory, uncached.
+#[derive(Debug)]
+pub struct Mmio {
+    base: NonNull<u32>,
+    len: usize,
+}
+
+// SAFETY: a register block has no thread affinity; volatile accesses from any core are sound,
+// and ordering between cores is the driver's concern, not a memory-safety one.
+unsafe impl Send for Mmio {}
+// SAFETY: as above; every access is a single volatile load or store of device memory.
+unsafe impl Sync for Mmio {}
+
+impl Mmio {
+    /// Takes over the register block of `len` bytes mapped at `base`.
+    ///
+    /// # Safety
+    /// `base..base + len` must stay mapped as uncached device memory for as long as the value
+    /// lives, must be 8-byte aligned, and must not be covered by any Rust reference.
+    pub const unsafe fn new(base: NonNull<u32>, len: usize) -> Self {
+        Self { base, len }
+    }
+
+    /// A second handle to the same registers, for a queue's doorbells on another core.
+    #[must_use]
+    pub const fn share(&self) -> Self {
+        Self {
+            base: self.base,
+            len: self.len,
+        }
+    }
+
+    fn register(&self, offset: usize) -> Option<NonNull<u32>> {
+        if offset % 4 != 0 || offset.checked_add(4)? > self.len {
+            return None;
+        }
+        // SAFETY: the check above keeps the result inside the block `new` was promised.
+        Some(unsafe { self.base.add(offset / 4) })
+    }
+}
+
+impl Registers for Mmio {
+    fn len(&self) -> usize {
+        self.len
+    }
+
+    #[inline]
+    fn read32(&self, offset: usize) -> u32 {
+        // SAFETY: `register` gives only addresses inside the mapped block.
+        self.register(offset)
+            .map_or(u32::MAX, |at| unsafe { at.read_volatile() })
+    }
+
+    #[inline]
+    fn write32(&self, offset: usize, value: u32) {
+        if let Some(at) = self.register(offset) {
+            // SAFETY: `register` gives only addresses inside the mapped block.
+            unsafe { at.write_volatile(value) };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_beyond_the_block_give_all_ones_and_writes_are_dropped() {
+        let mut memory = [1u32, 2, 3, 4];
+        // SAFETY: `memory` outlives `mmio` and is not used while it lives.
+        let mmio = unsafe { Mmio::new(NonNull::new(memory.as_mut_ptr()).unwrap(), 12) };
+        assert_eq!(mmio.read32(8), 3);
+        assert_eq!(mmio.read32(12), u32::MAX);
+        assert_eq!(mmio.read32(2), u32::MAX);
+        mmio.write32(12, 9);
+        mmio.write32(usize::MAX, 9);
+        mmio.write64(0, 0x0000_0007_0000_0006);
+        assert_eq!(mmio.read64(0), 0x0000_0007_0000_0006);
+        assert_eq!(memory, [6, 7, 3, 4]);
+    }
+}

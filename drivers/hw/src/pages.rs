@@ -1,0 +1,211 @@
+//! Memory that somebody else may read or write at any moment: a device, or another domain.
+//!
+//! No Rust reference to plain data ever covers such memory. Words are atomics; bulk data goes in
+//! and out by copying.
+
+use core::ptr::NonNull;
+use core::sync::atomic::{AtomicU32, AtomicU64};
+
+use crate::PAGE_SIZE;
+
+/// A run of whole pages shared with a device or another domain, contiguous for the CPU and on the
+/// bus.
+///
+/// The value owns its pages in the sense that whoever holds it decides when they go back to
+/// where they came from ([`crate::DmaAlloc::free`], a grant unmap); dropping it gives nothing back.
+///
+/// A given location should always be accessed at one width: the x86 memory model allows mixing,
+/// Rust's does not.
+#[derive(Debug)]
+pub struct SharedPages {
+    base: NonNull<u8>,
+    bytes: usize,
+    bus: u64,
+}
+
+// SAFETY: the pages have no thread affinity and are only reached by atomics and raw copies.
+unsafe impl Send for SharedPages {}
+// SAFETY: as above: `&self` gives atomics and copies, never a reference to plain data.
+unsafe impl Sync for SharedPages {}
+
+impl SharedPages {
+    /// Takes over `count` pages mapped at `base`, which devices reach at bus address `bus`.
+    ///
+    /// # Safety
+    /// The pages must be page-aligned, mapped and writable (readable, if granted read-only and
+    /// only read) for as long as the value lives, and covered by no Rust reference.
+    #[must_use]
+    pub const unsafe fn from_raw(base: NonNull<u8>, count: usize, bus: u64) -> Self {
+        Self {
+            base,
+            bytes: count * PAGE_SIZE,
+            bus,
+        }
+    }
+
+    /// `count` zeroed pages from the host's heap that pretend to have bus address `bus`.
+    ///
+    /// They are never freed, so that [`SharedPages::alias`] is sound.
+    #[cfg(any(test, feature = "host"))]
+    #[must_use]
+    pub fn host(count: usize, bus: u64) -> Self {
+        #[repr(C, align(4096))]
+        struct Page([u8; PAGE_SIZE]);
+        let pages: Vec<Page> = (0..count.max(1)).map(|_| Page([0; PAGE_SIZE])).collect();
+        let base = NonNull::from(pages.leak()).cast();
+        Self {
+            base,
+            bytes: count * PAGE_SIZE,
+            bus,
+        }
+    }
+
+    /// The view that the device or the other domain has of the same pages.
+    #[cfg(any(test, feature = "host"))]
+    #[must_use]
+    pub fn alias(&self) -> Self {
+        Self {
+            base: self.base,
+            bytes: self.bytes,
+            bus: self.bus,
+        }
+    }
+
+    /// Size in bytes.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.bytes
+    }
+
+    /// Whether there is no page at all.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.bytes == 0
+    }
+
+    /// The bus address of the first byte.
+    #[must_use]
+    pub const fn bus(&self) -> u64 {
+        self.bus
+    }
+
+    /// The CPU's address of the first byte, for whoever gives the pages back.
+    #[must_use]
+    pub const fn base(&self) -> NonNull<u8> {
+        self.base
+    }
+
+    /// The 32-bit word at byte `offset`.
+    ///
+    /// # Panics
+    /// If `offset` is misaligned or out of range. Offsets are the caller's own, never a peer's.
+    #[inline]
+    #[must_use]
+    pub fn u32_at(&self, offset: usize) -> &AtomicU32 {
+        assert!(offset.is_multiple_of(4) && offset < self.bytes);
+        // SAFETY: in range and aligned by the check; pages are 4 KiB aligned, so the whole word
+        // is inside. `from_raw` promises the mapping outlives `self`.
+        unsafe { AtomicU32::from_ptr(self.base.as_ptr().add(offset).cast()) }
+    }
+
+    /// The 64-bit word at byte `offset`.
+    ///
+    /// # Panics
+    /// If `offset` is misaligned or out of range. Offsets are the caller's own, never a peer's.
+    #[inline]
+    #[must_use]
+    pub fn u64_at(&self, offset: usize) -> &AtomicU64 {
+        assert!(offset.is_multiple_of(8) && offset < self.bytes);
+        // SAFETY: as in `u32_at`.
+        unsafe { AtomicU64::from_ptr(self.base.as_ptr().add(offset).cast()) }
+    }
+
+    /// Copies bytes out, starting at `offset`. What a racing writer leaves is unspecified.
+    ///
+    /// # Panics
+    /// If the range is not inside the pages.
+    pub fn read_bytes(&self, offset: usize, out: &mut [u8]) {
+        self.check(offset, out.len());
+        // SAFETY: both ranges are valid and cannot overlap, since no reference covers the pages.
+        unsafe {
+            self.base
+                .as_ptr()
+                .add(offset)
+                .copy_to_nonoverlapping(out.as_mut_ptr(), out.len())
+        }
+    }
+
+    /// Copies bytes in, starting at `offset`.
+    ///
+    /// # Panics
+    /// If the range is not inside the pages.
+    pub fn write_bytes(&self, offset: usize, data: &[u8]) {
+        self.check(offset, data.len());
+        // SAFETY: as in `read_bytes`.
+        unsafe {
+            self.base
+                .as_ptr()
+                .add(offset)
+                .copy_from_nonoverlapping(data.as_ptr(), data.len())
+        }
+    }
+
+    /// Sets `len` bytes from `offset` on to zero.
+    ///
+    /// # Panics
+    /// If the range is not inside the pages.
+    pub fn zero(&self, offset: usize, len: usize) {
+        self.check(offset, len);
+        // SAFETY: the range is valid by the check.
+        unsafe { self.base.as_ptr().add(offset).write_bytes(0, len) }
+    }
+
+    /// Copies `len` bytes from `source` (from `source_offset` on) to `offset`.
+    ///
+    /// # Panics
+    /// If either range is not inside its pages.
+    pub fn copy_from(&self, offset: usize, source: &Self, source_offset: usize, len: usize) {
+        self.check(offset, len);
+        source.check(source_offset, len);
+        // SAFETY: both ranges are valid by the checks; `copy` allows overlap.
+        unsafe {
+            self.base
+                .as_ptr()
+                .add(offset)
+                .copy_from(source.base.as_ptr().add(source_offset), len);
+        }
+    }
+
+    #[inline]
+    fn check(&self, offset: usize, len: usize) {
+        assert!(offset <= self.bytes && len <= self.bytes - offset);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use core::sync::atomic::Ordering::Relaxed;
+
+    #[test]
+    fn both_views_see_the_same_words_and_bytes() {
+        let ours = SharedPages::host(2, 0x1000);
+        let theirs = ours.alias();
+        ours.u32_at(4).store(0x0403_0201, Relaxed);
+        let mut bytes = [0; 4];
+        theirs.read_bytes(4, &mut bytes);
+        assert_eq!(bytes, [1, 2, 3, 4]);
+        theirs.write_bytes(4096, &[0xff; 8]);
+        assert_eq!(ours.u64_at(4096).load(Relaxed), u64::MAX);
+        ours.zero(4096, 4);
+        assert_eq!(theirs.u64_at(4096).load(Relaxed), 0xffff_ffff_0000_0000);
+        ours.copy_from(8, &theirs, 4, 4);
+        assert_eq!(ours.u32_at(8).load(Relaxed), 0x0403_0201);
+    }
+
+    #[test]
+    #[should_panic(expected = "assertion failed")]
+    fn an_offset_beyond_the_end_is_refused() {
+        let _ = SharedPages::host(1, 0).u32_at(4096);
+    }
+}

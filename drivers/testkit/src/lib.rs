@@ -1,0 +1,19 @@
+//! Fakes of the hardware and of the other domains: what the real drivers run against under
+//! `cargo test`, in benchmarks and under the fuzzer.
+//!
+//! | fake | stands for |
+//! | --- | --- |
+//! | [`mem`] | memory with bus addresses, a clock |
+//! | [`nvme`] | an NVMe controller, with faults |
+//! | [`pci`] | a PCI bus behind ports 0xCF8/0xCFC |
+//! | [`grants`] | Xen's grant table |
+//! | [`blkfront`] | a guest's block frontend |
+//! | [`xenstored`] | the xenstore daemon |
+#![forbid(unsafe_code)]
+
+pub mod blkfront;
+pub mod grants;
+pub mod mem;
+pub mod nvme;
+pub mod pci;
+pub mod xenstored;

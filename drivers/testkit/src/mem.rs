@@ -1,0 +1,166 @@
+//! Memory with bus addresses as a device sees it, and a clock that tests move by hand.
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use spindle_hw::{BusMemory, Clock, DmaAlloc, PAGE_SIZE, SharedPages};
+
+/// A bus: hands out pages with bus addresses and finds them again by address, as a device's DMA
+/// does.
+#[derive(Debug)]
+pub struct FakeBus {
+    pages: Mutex<BTreeMap<u64, SharedPages>>,
+    next: Mutex<u64>,
+    outstanding: AtomicUsize,
+    limit: AtomicUsize,
+}
+
+impl Default for FakeBus {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl FakeBus {
+    /// An empty bus; the first page gets address 1 MiB.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            pages: Mutex::default(),
+            next: Mutex::new(1 << 20),
+            outstanding: AtomicUsize::new(0),
+            limit: AtomicUsize::new(usize::MAX),
+        }
+    }
+
+    /// Makes allocations fail beyond `pages` pages in use.
+    pub fn set_limit(&self, pages: usize) {
+        self.limit.store(pages, Ordering::Relaxed);
+    }
+
+    /// Pages allocated and not yet given back.
+    #[must_use]
+    pub fn outstanding(&self) -> usize {
+        self.outstanding.load(Ordering::Relaxed)
+    }
+
+    /// Makes `pages` reachable at `bus`, as a grant mapping does.
+    pub fn insert(&self, bus: u64, pages: SharedPages) {
+        self.pages.lock().unwrap().insert(bus, pages);
+    }
+
+    /// Takes the pages at `bus` off the bus.
+    pub fn remove(&self, bus: u64) -> Option<SharedPages> {
+        self.pages.lock().unwrap().remove(&bus)
+    }
+
+    /// Calls `with` on the pages that hold bus address `bus` and the offset in them; `None` if
+    /// `len` bytes from there on are not in one run of pages.
+    pub fn at<T>(
+        &self,
+        bus: u64,
+        len: usize,
+        with: impl FnOnce(&SharedPages, usize) -> T,
+    ) -> Option<T> {
+        let pages = self.pages.lock().unwrap();
+        let (base, run) = pages.range(..=bus).next_back()?;
+        let offset = usize::try_from(bus - base).ok()?;
+        (offset.checked_add(len)? <= run.len()).then(|| with(run, offset))
+    }
+
+    /// Reads `out.len()` bytes at `bus`; false if that is not memory.
+    #[must_use]
+    pub fn read(&self, bus: u64, out: &mut [u8]) -> bool {
+        self.at(bus, out.len(), |pages, offset| {
+            pages.read_bytes(offset, out)
+        })
+        .is_some()
+    }
+
+    /// Writes `data` at `bus`; false if that is not memory.
+    #[must_use]
+    pub fn write(&self, bus: u64, data: &[u8]) -> bool {
+        self.at(bus, data.len(), |pages, offset| {
+            pages.write_bytes(offset, data)
+        })
+        .is_some()
+    }
+}
+
+impl DmaAlloc for FakeBus {
+    fn alloc(&self, pages: usize) -> Option<SharedPages> {
+        let bytes = pages * PAGE_SIZE;
+        if self.outstanding() + pages > self.limit.load(Ordering::Relaxed) {
+            return None;
+        }
+        self.outstanding.fetch_add(pages, Ordering::Relaxed);
+        let mut next = self.next.lock().unwrap();
+        let bus = *next;
+        // A hole after each run, so that an overrun is found.
+        *next += (bytes + PAGE_SIZE) as u64;
+        let run = SharedPages::host(pages, bus);
+        self.insert(bus, run.alias());
+        Some(run)
+    }
+
+    fn free(&self, pages: SharedPages) {
+        self.outstanding
+            .fetch_sub(pages.len() / PAGE_SIZE, Ordering::Relaxed);
+        let was = self.remove(pages.bus());
+        assert!(
+            was.is_some_and(|run| run.len() == pages.len()),
+            "freed what was not allocated"
+        );
+    }
+}
+
+impl BusMemory for FakeBus {
+    fn copy_from_bus(&self, bus: u64, to: &SharedPages, offset: usize, len: usize) -> bool {
+        self.at(bus, len, |from, inside| {
+            to.copy_from(offset, from, inside, len)
+        })
+        .is_some()
+    }
+
+    fn copy_to_bus(&self, from: &SharedPages, offset: usize, bus: u64, len: usize) -> bool {
+        self.at(bus, len, |to, inside| {
+            to.copy_from(inside, from, offset, len)
+        })
+        .is_some()
+    }
+}
+
+/// A clock that moves only when told to, or by a fixed step at each [`Clock::relax`].
+#[derive(Debug, Default)]
+pub struct FakeClock {
+    now_ns: Cell<u64>,
+    step_ns: u64,
+}
+
+impl FakeClock {
+    /// A clock at 0 that moves by `step_ns` whenever somebody waits.
+    #[must_use]
+    pub fn new(step_ns: u64) -> Self {
+        Self {
+            now_ns: Cell::new(0),
+            step_ns,
+        }
+    }
+
+    /// Moves time on.
+    pub fn advance(&self, ns: u64) {
+        self.now_ns.set(self.now_ns.get() + ns);
+    }
+}
+
+impl Clock for FakeClock {
+    fn now_ns(&self) -> u64 {
+        self.now_ns.get()
+    }
+
+    fn relax(&self) {
+        self.advance(self.step_ns);
+    }
+}
