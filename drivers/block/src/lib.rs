@@ -11,11 +11,13 @@ extern crate alloc;
 mod command;
 mod queue;
 mod ram;
+mod target;
 mod volume;
 
 pub use command::{Command, Op, Segment, Tag};
 pub use queue::{DiskQueue, IoError, IoResult, SubmitError};
 pub use ram::{RamDisk, RamQueue};
+pub use target::{TargetError, Targets};
 pub use volume::{Unit, Volume};
 
 /// The unit of `sectors` in blkif and of [`Volume::sectors`], whatever the disk's block size.

@@ -66,7 +66,7 @@ impl Mmio {
     }
 
     fn register(&self, offset: usize) -> Option<NonNull<u32>> {
-        if offset % 4 != 0 || offset.checked_add(4)? > self.len {
+        if !offset.is_multiple_of(4) || offset.checked_add(4)? > self.len {
             return None;
         }
         // SAFETY: the check above keeps the result inside the block `new` was promised.

@@ -131,7 +131,7 @@ impl SharedPages {
             self.base
                 .as_ptr()
                 .add(offset)
-                .copy_to_nonoverlapping(out.as_mut_ptr(), out.len())
+                .copy_to_nonoverlapping(out.as_mut_ptr(), out.len());
         }
     }
 
@@ -146,7 +146,7 @@ impl SharedPages {
             self.base
                 .as_ptr()
                 .add(offset)
-                .copy_from_nonoverlapping(data.as_ptr(), data.len())
+                .copy_from_nonoverlapping(data.as_ptr(), data.len());
         }
     }
 

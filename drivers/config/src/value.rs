@@ -1,0 +1,68 @@
+//! Values of knobs: sizes with a unit, and the nearest key to a mistyped one.
+
+/// A size in bytes: digits and an optional `K`, `M` or `G` (powers of 1024), as xl writes them.
+pub(crate) fn size(text: &str) -> Option<u64> {
+    let (digits, shift) = match text.as_bytes().last()? {
+        b'K' | b'k' => (&text[..text.len() - 1], 10),
+        b'M' | b'm' => (&text[..text.len() - 1], 20),
+        b'G' | b'g' => (&text[..text.len() - 1], 30),
+        _ => (text, 0),
+    };
+    if !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    digits.parse::<u64>().ok()?.checked_mul(1 << shift)
+}
+
+/// The candidate that `word` most looks like, if it looks like any.
+pub(crate) fn nearest(word: &str, candidates: &[&'static str]) -> Option<&'static str> {
+    candidates
+        .iter()
+        .map(|candidate| (distance(word, candidate), *candidate))
+        .min()
+        .filter(|(distance, candidate)| *distance <= candidate.len().div_ceil(2).min(3))
+        .map(|(_, candidate)| candidate)
+}
+
+/// Letters to add, drop or change to turn `a` into `b` (Levenshtein), over the first 32 bytes.
+fn distance(a: &str, b: &str) -> usize {
+    const MOST: usize = 32;
+    let a = &a.as_bytes()[..a.len().min(MOST)];
+    let b = &b.as_bytes()[..b.len().min(MOST)];
+    let mut row = [0; MOST + 1];
+    for (j, cell) in row.iter_mut().enumerate() {
+        *cell = j;
+    }
+    for (i, x) in a.iter().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.iter().enumerate() {
+            let changed = diagonal + usize::from(x != y);
+            diagonal = row[j + 1];
+            row[j + 1] = changed.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_take_the_units_that_xl_takes() {
+        assert_eq!(size("512"), Some(512));
+        assert_eq!(size("64M"), Some(64 << 20));
+        assert_eq!(size("2g"), Some(2 << 30));
+        for bad in ["", "M", "-1", "+1", "1.5G", "1T", "99999999999G", "1 M"] {
+            assert_eq!(size(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_mistyped_key_finds_its_neighbour_and_nonsense_finds_none() {
+        assert_eq!(nearest("logg", &["log", "ram0"]), Some("log"));
+        assert_eq!(nearest("rma0", &["log", "ram0"]), Some("ram0"));
+        assert_eq!(nearest("completely-different", &["log", "ram0"]), None);
+    }
+}
