@@ -1,0 +1,173 @@
+//! Scanning and enabling against a fake bus.
+
+use spindle_hw::Ports;
+use spindle_pci::{Address, Bus, CapabilityId, Class, PciError, Placement, Window};
+use spindle_testkit::pci::{FakeFunction, FakePci};
+
+/// Lets the test look at the bus while the driver holds it.
+struct Shared<'a>(&'a FakePci);
+
+impl Ports for Shared<'_> {
+    fn in8(&self, port: u16) -> u8 {
+        self.0.in8(port)
+    }
+    fn out8(&self, port: u16, value: u8) {
+        self.0.out8(port, value);
+    }
+    fn in32(&self, port: u16) -> u32 {
+        self.0.in32(port)
+    }
+    fn out32(&self, port: u16, value: u32) {
+        self.0.out32(port, value);
+    }
+}
+
+fn at(bus: u8, device: u8, function: u8) -> Address {
+    Address::new(bus, device, function).unwrap()
+}
+
+fn nvme() -> FakeFunction {
+    FakeFunction::device(0x1b36, 0x0010, Class::NVME.0).memory64(0, 0xfebf_8000, 0x4000)
+}
+
+#[test]
+fn a_scan_finds_functions_bridges_and_what_is_behind_them_once() {
+    let fake = FakePci::new();
+    fake.insert((0, 0, 0), FakeFunction::device(0x8086, 0x1237, 0x06_00_00));
+    fake.insert(
+        (0, 1, 0),
+        FakeFunction::device(0x8086, 0x7000, 0x06_01_00).multi_function(),
+    );
+    fake.insert((0, 1, 3), FakeFunction::device(0x8086, 0x7113, 0x06_80_00));
+    fake.insert((0, 2, 0), nvme());
+    fake.insert((0, 2, 1), nvme());
+    fake.insert((0, 3, 0), FakeFunction::bridge(5));
+    fake.insert((5, 0, 0), nvme().with(0x2c, 0x1100_1af4));
+    fake.insert((5, 1, 0), FakeFunction::bridge(5));
+    fake.insert((5, 2, 0), FakeFunction::bridge(0));
+    let found = Bus::new(Shared(&fake)).scan();
+    let places: Vec<_> = found.iter().map(|f| f.address).collect();
+    assert_eq!(
+        places,
+        [
+            at(0, 0, 0),
+            at(0, 1, 0),
+            at(0, 1, 3),
+            at(0, 2, 0),
+            at(0, 3, 0),
+            at(5, 0, 0),
+            at(5, 1, 0),
+            at(5, 2, 0)
+        ],
+        "function 1 of a device that does not claim to have one is not looked at"
+    );
+    assert_eq!(found[5].class, Class::NVME);
+    assert_eq!((found[5].vendor, found[5].device), (0x1b36, 0x0010));
+    assert_eq!(found[5].subsystem, (0x1af4, 0x1100));
+}
+
+#[test]
+fn bars_are_sized_and_assigned_whatever_they_held() {
+    let fake = FakePci::new();
+    let function = nvme()
+        .memory32(2, 0xfebf_c000, 0x1000)
+        .io(3, 0xc000, 0x20)
+        .memory64(4, 0x38_0000_0000, 0x10000)
+        .with(0x04, 0x0010_0007);
+    fake.insert((0, 5, 0), function);
+    let bus = Bus::new(Shared(&fake));
+    let mut window = Window::HVM;
+    let bars = bus
+        .enable(at(0, 5, 0), Placement::Assign(&mut window))
+        .unwrap();
+    let places: Vec<_> = bars
+        .iter()
+        .map(|b| (b.index, b.address, b.size, b.wide))
+        .collect();
+    assert_eq!(
+        places,
+        [
+            (0, 0xf000_0000, 0x4000, true),
+            (2, 0xf000_4000, 0x1000, false),
+            (4, 0xf001_0000, 0x10000, true)
+        ]
+    );
+    let config = |offset| fake.config(at(0, 5, 0), offset);
+    assert_eq!(config(0x10), 0xf000_0004);
+    assert_eq!(config(0x14), 0);
+    assert_eq!(config(0x1c), 0xc001, "the I/O BAR is left alone");
+    assert_eq!(config(0x24), 0, "the host's upper half is gone");
+    assert_eq!(config(0x04) & 0xffff, 0x406);
+    assert_eq!(fake.unsafe_writes(), 0, "no BAR moved while decoding");
+    bus.disable(at(0, 5, 0));
+    assert_eq!(fake.config(at(0, 5, 0), 0x04) & 0xffff, 0x400);
+}
+
+#[test]
+fn assigned_addresses_are_kept_when_asked_and_missing_ones_reported() {
+    let fake = FakePci::new();
+    fake.insert((0, 5, 0), nvme());
+    fake.insert((0, 6, 0), nvme().memory64(0, 0, 0x4000));
+    let bus = Bus::new(Shared(&fake));
+    let bars = bus.enable(at(0, 5, 0), Placement::Keep).unwrap();
+    assert_eq!((bars[0].address, bars[0].size), (0xfebf_8000, 0x4000));
+    assert_eq!(
+        bus.enable(at(0, 6, 0), Placement::Keep),
+        Err(PciError::Unassigned {
+            at: at(0, 6, 0),
+            index: 0
+        })
+    );
+}
+
+#[test]
+fn what_cannot_be_enabled_stays_off_and_says_why() {
+    let fake = FakePci::new();
+    fake.insert((0, 1, 0), FakeFunction::bridge(1));
+    fake.insert((0, 3, 0), nvme());
+    let mut wide_at_the_end = FakeFunction::device(1, 1, 0);
+    wide_at_the_end = wide_at_the_end.memory32(5, 0, 0x1000).with(0x24, 0b100);
+    fake.insert((0, 4, 0), wide_at_the_end);
+    let bus = Bus::new(Shared(&fake));
+    let mut tiny = Window::new(0xf000_0000..0xf000_1000);
+    let mut enable = |device| bus.enable(at(0, device, 0), Placement::Assign(&mut tiny));
+    assert!(matches!(
+        enable(1),
+        Err(PciError::NotADevice { header: 1, .. })
+    ));
+    assert!(matches!(
+        enable(3),
+        Err(PciError::NoRoom { size: 0x4000, .. })
+    ));
+    assert!(matches!(enable(4), Err(PciError::BadSize { index: 5, .. })));
+    assert_eq!(enable(9), Err(PciError::Absent(at(0, 9, 0))));
+    assert_eq!(fake.config(at(0, 3, 0), 4) & 7, 0);
+}
+
+#[test]
+fn capabilities_are_walked_and_a_circular_list_ends() {
+    let fake = FakePci::new();
+    let listed = nvme().with(0x04, 1 << 20);
+    fake.insert(
+        (0, 1, 0),
+        listed
+            .clone()
+            .with(0x34, 0x40)
+            .with(0x40, 0x8011)
+            .with(0x80, 0x0010),
+    );
+    fake.insert((0, 2, 0), listed.with(0x34, 0x40).with(0x40, 0x4011));
+    fake.insert((0, 3, 0), nvme().with(0x34, 0x40).with(0x40, 0x4011));
+    let bus = Bus::new(Shared(&fake));
+    let list: Vec<_> = bus
+        .capabilities(at(0, 1, 0))
+        .map(|c| (c.id, c.offset))
+        .collect();
+    assert_eq!(
+        list,
+        [(CapabilityId::MSI_X, 0x40), (CapabilityId::EXPRESS, 0x80)]
+    );
+    assert_eq!(bus.capabilities(at(0, 2, 0)).count(), 48);
+    assert_eq!(bus.capabilities(at(0, 3, 0)).count(), 0);
+    assert_eq!(bus.capabilities(at(0, 9, 0)).count(), 0);
+}
