@@ -1,1 +1,675 @@
-//! (being built)
+//! The xenstore daemon in memory, at the other end of the real ring page, with a toolstack's and
+//! a frontend's usual steps as helpers.
+//!
+//! Tree, permissions, transactions that conflict as xenstored's do, and watches for the one
+//! domain that is connected. Tests act on the tree directly, as dom0 or as a guest would.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::atomic::Ordering::{Acquire, Release};
+
+use spindle_hw::SharedPages;
+use spindle_xen::store::wire::{self, Assembler, MessageType};
+
+const RING: u32 = 1024;
+const REQ_CONS: usize = 2048;
+const REQ_PROD: usize = 2052;
+const RSP_CONS: usize = 2056;
+const RSP_PROD: usize = 2060;
+
+/// Who may do what with a node: the owner may do all.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Perms {
+    /// The owner.
+    pub owner: u16,
+    /// Others who may read.
+    pub readers: Vec<u16>,
+    /// Others who may write.
+    pub writers: Vec<u16>,
+}
+
+#[derive(Clone, Debug)]
+struct Node {
+    value: Vec<u8>,
+    perms: Perms,
+}
+
+type Tree = BTreeMap<String, Node>;
+type Outcome = Result<Vec<u8>, &'static str>;
+
+#[derive(Debug)]
+struct Transaction {
+    tree: Tree,
+    started: u64,
+    accessed: BTreeSet<String>,
+    changes: Vec<(String, Option<Vec<u8>>)>,
+}
+
+/// The daemon.
+#[derive(Debug)]
+pub struct Xenstored {
+    page: SharedPages,
+    client: u16,
+    tree: Tree,
+    /// When each path last changed, for conflicts.
+    changed: BTreeMap<String, u64>,
+    clock: u64,
+    watches: Vec<(String, Vec<u8>, bool)>,
+    transactions: BTreeMap<u32, Transaction>,
+    next_transaction: u32,
+    input: Assembler,
+    output: VecDeque<u8>,
+    chunk: usize,
+    conflicts: usize,
+    write_errors: BTreeMap<String, &'static str>,
+    quota: usize,
+}
+
+impl Xenstored {
+    /// A daemon whose client is domain `client`, reached through `page`.
+    #[must_use]
+    pub fn new(page: SharedPages, client: u16) -> Self {
+        let mut daemon = Self {
+            page,
+            client,
+            tree: Tree::new(),
+            changed: BTreeMap::new(),
+            clock: 0,
+            watches: Vec::new(),
+            transactions: BTreeMap::new(),
+            next_transaction: 1,
+            input: Assembler::default(),
+            output: VecDeque::new(),
+            chunk: usize::MAX,
+            conflicts: 0,
+            write_errors: BTreeMap::new(),
+            quota: 1000,
+        };
+        let home = format!("/local/domain/{client}");
+        daemon.make(&home, b"", 0, &[client]);
+        for open in ["data", "error", "control", "control/shutdown"] {
+            daemon.make(&format!("{home}/{open}"), b"", client, &[]);
+        }
+        daemon
+    }
+
+    /// Moves at most `bytes` in each direction per [`Xenstored::step`].
+    pub fn set_chunk(&mut self, bytes: usize) {
+        self.chunk = bytes;
+    }
+
+    /// Makes the next `count` commits fail with `EAGAIN`.
+    pub fn force_conflicts(&mut self, count: usize) {
+        self.conflicts = count;
+    }
+
+    /// Answers the client's writes to `path` with `error` from now on; `None` ends that.
+    pub fn fail_writes(&mut self, path: &str, error: Option<&'static str>) {
+        match error {
+            Some(error) => self.write_errors.insert(path.into(), error),
+            None => self.write_errors.remove(path),
+        };
+    }
+
+    /// Nodes that the client may own.
+    pub fn set_quota(&mut self, nodes: usize) {
+        self.quota = nodes;
+    }
+
+    /// Watches the client has.
+    #[must_use]
+    pub fn watch_count(&self) -> usize {
+        self.watches.len()
+    }
+
+    /// Transactions the client has open.
+    #[must_use]
+    pub fn open_transactions(&self) -> usize {
+        self.transactions.len()
+    }
+
+    /// Nodes the client owns.
+    #[must_use]
+    pub fn owned(&self) -> usize {
+        self.tree
+            .values()
+            .filter(|node| node.perms.owner == self.client)
+            .count()
+    }
+
+    /// Makes a node as dom0 would, owned by `owner` and readable by `readers`.
+    pub fn make(&mut self, path: &str, value: &[u8], owner: u16, readers: &[u16]) {
+        let perms = Perms {
+            owner,
+            readers: readers.to_vec(),
+            writers: Vec::new(),
+        };
+        self.tree.insert(
+            path.into(),
+            Node {
+                value: value.to_vec(),
+                perms,
+            },
+        );
+        self.touched(path);
+    }
+
+    /// Sets a value as dom0 or the owner would; a new node has its parent's permissions.
+    pub fn write(&mut self, path: &str, value: impl AsRef<[u8]>) {
+        put(&mut self.tree, path, value.as_ref(), 0);
+        self.touched(path);
+    }
+
+    /// The value at `path`.
+    #[must_use]
+    pub fn read(&self, path: &str) -> Option<&[u8]> {
+        self.tree.get(path).map(|node| node.value.as_slice())
+    }
+
+    /// The value at `path`, if it is text.
+    #[must_use]
+    pub fn text(&self, path: &str) -> Option<&str> {
+        core::str::from_utf8(self.read(path)?).ok()
+    }
+
+    /// Removes `path` and all below.
+    pub fn remove(&mut self, path: &str) {
+        let gone = subtree(&self.tree, path);
+        let visible = gone
+            .iter()
+            .filter(|at| may_read(&self.tree, at, self.client));
+        let visible: Vec<String> = visible.cloned().collect();
+        gone.iter().for_each(|at| drop(self.tree.remove(at)));
+        for at in gone {
+            self.clock += 1;
+            self.changed.insert(at.clone(), self.clock);
+            // Below the node removed, only exact watches fire.
+            let exact = at != path;
+            if visible.contains(&at) {
+                self.fire(&at, exact);
+            }
+        }
+    }
+
+    /// Sends a watch event out of nowhere.
+    pub fn inject_event(&mut self, path: &[u8], token: &[u8]) {
+        self.send(MessageType::WATCH_EVENT, 0, 0, &[path, b"\0", token, b"\0"]);
+    }
+
+    /// Sends bytes that are no message.
+    pub fn inject_bytes(&mut self, bytes: &[u8]) {
+        self.output.extend(bytes);
+    }
+
+    /// Bytes waiting to go to the client.
+    #[must_use]
+    pub fn backlog(&self) -> usize {
+        self.output.len()
+    }
+
+    /// Takes what the client wrote, answers, and sends what fits; true if anything moved.
+    pub fn step(&mut self) -> bool {
+        let mut moved = 0;
+        loop {
+            if let Ok(Some((header, payload))) = self.input.take() {
+                self.handle(header, &payload);
+                continue;
+            }
+            let mut bytes = [0; 512];
+            let wanted = self.input.wanted().expect("the client sends sound headers");
+            let want = wanted.min(bytes.len()).min(self.chunk - moved);
+            let got = self.pull(&mut bytes[..want]);
+            if got == 0 {
+                break;
+            }
+            self.input.push(&bytes[..got]);
+            moved += got;
+        }
+        moved + self.push() > 0
+    }
+
+    fn pull(&mut self, out: &mut [u8]) -> usize {
+        let producer = self.page.u32_at(REQ_PROD).load(Acquire);
+        let mut consumer = self.page.u32_at(REQ_CONS).load(Acquire);
+        let count = (producer.wrapping_sub(consumer) as usize).min(out.len());
+        for byte in &mut out[..count] {
+            let at = (consumer % RING) as usize;
+            self.page.read_bytes(at, core::slice::from_mut(byte));
+            consumer = consumer.wrapping_add(1);
+        }
+        self.page.u32_at(REQ_CONS).store(consumer, Release);
+        count
+    }
+
+    fn push(&mut self) -> usize {
+        let mut producer = self.page.u32_at(RSP_PROD).load(Acquire);
+        let consumer = self.page.u32_at(RSP_CONS).load(Acquire);
+        let room = (RING - producer.wrapping_sub(consumer)) as usize;
+        let count = room.min(self.output.len()).min(self.chunk);
+        for byte in self.output.drain(..count) {
+            self.page
+                .write_bytes(1024 + (producer % RING) as usize, &[byte]);
+            producer = producer.wrapping_add(1);
+        }
+        self.page.u32_at(RSP_PROD).store(producer, Release);
+        count
+    }
+
+    fn send(&mut self, message: MessageType, request: u32, transaction: u32, parts: &[&[u8]]) {
+        let mut out = Vec::new();
+        if wire::encode(&mut out, message, request, transaction, parts) {
+            self.output.extend(out);
+        }
+    }
+
+    fn touched(&mut self, path: &str) {
+        self.clock += 1;
+        self.changed.insert(path.into(), self.clock);
+        if may_read(&self.tree, path, self.client) {
+            self.fire(path, false);
+        }
+    }
+
+    fn fire(&mut self, path: &str, exact: bool) {
+        let home = format!("/local/domain/{}/", self.client);
+        for (watched, token, relative) in self.watches.clone() {
+            let below = path
+                .strip_prefix(&watched)
+                .is_some_and(|rest| rest.starts_with('/'));
+            if path == watched || (below && !exact) {
+                let shown = if relative {
+                    path.strip_prefix(&home).unwrap_or(path)
+                } else {
+                    path
+                };
+                self.inject_event(shown.as_bytes(), &token);
+            }
+        }
+    }
+
+    fn handle(&mut self, header: wire::Header, payload: &[u8]) {
+        let outcome = self.execute(header.message, header.transaction, payload);
+        let (message, body) = match &outcome {
+            Ok(body) => (header.message, body.as_slice()),
+            Err(name) => (MessageType::ERROR, name.as_bytes()),
+        };
+        let end: &[u8] = if outcome.is_err() { b"\0" } else { b"" };
+        self.send(message, header.request, header.transaction, &[body, end]);
+        if header.message == MessageType::WATCH && outcome.is_ok() {
+            let parts: Vec<&[u8]> = wire::strings(payload).collect();
+            self.inject_event(parts[0], parts[1]);
+        }
+    }
+
+    fn execute(&mut self, message: MessageType, id: u32, payload: &[u8]) -> Outcome {
+        let cut = payload.iter().position(|&byte| byte == 0).ok_or("EINVAL")?;
+        let given = core::str::from_utf8(&payload[..cut]).map_err(|_| "EINVAL")?;
+        let rest = &payload[cut + 1..];
+        match message {
+            MessageType::TRANSACTION_START => return self.start(),
+            MessageType::TRANSACTION_END => return self.end(id, given == "T"),
+            _ => {}
+        }
+        let relative = !given.starts_with('/');
+        let path = if relative {
+            format!("/local/domain/{}/{given}", self.client)
+        } else {
+            given.into()
+        };
+        let limit = if relative {
+            wire::REL_PATH_MAX
+        } else {
+            wire::ABS_PATH_MAX
+        };
+        if given.is_empty() || given.len() > limit {
+            return Err("EINVAL");
+        }
+        let token = rest.strip_suffix(b"\0").unwrap_or(rest);
+        match message {
+            MessageType::WATCH => {
+                if self
+                    .watches
+                    .iter()
+                    .any(|(p, t, _)| *p == path && t == token)
+                {
+                    return Err("EEXIST");
+                }
+                self.watches.push((path, token.to_vec(), relative));
+                Ok(b"OK\0".to_vec())
+            }
+            MessageType::UNWATCH => {
+                let before = self.watches.len();
+                self.watches.retain(|(p, t, _)| *p != path || t != token);
+                if self.watches.len() == before {
+                    Err("ENOENT")
+                } else {
+                    Ok(b"OK\0".to_vec())
+                }
+            }
+            _ if id == 0 => self.access(message, &path, rest),
+            _ => {
+                let mut transaction = self.transactions.remove(&id).ok_or("ENOENT")?;
+                core::mem::swap(&mut self.tree, &mut transaction.tree);
+                transaction.accessed.insert(path.clone());
+                let outcome = self.access_in(message, &path, rest, Some(&mut transaction));
+                core::mem::swap(&mut self.tree, &mut transaction.tree);
+                self.transactions.insert(id, transaction);
+                outcome
+            }
+        }
+    }
+
+    fn start(&mut self) -> Outcome {
+        if self.transactions.len() >= 10 {
+            return Err("ENOSPC");
+        }
+        let id = self.next_transaction;
+        self.next_transaction += 1;
+        self.transactions.insert(
+            id,
+            Transaction {
+                tree: self.tree.clone(),
+                started: self.clock,
+                accessed: BTreeSet::new(),
+                changes: Vec::new(),
+            },
+        );
+        Ok(format!("{id}\0").into_bytes())
+    }
+
+    fn end(&mut self, id: u32, keep: bool) -> Outcome {
+        let transaction = self.transactions.remove(&id).ok_or("ENOENT")?;
+        if !keep {
+            return Ok(b"OK\0".to_vec());
+        }
+        let stale = |path: &String| {
+            self.changed
+                .get(path)
+                .is_some_and(|at| *at > transaction.started)
+        };
+        if self.conflicts > 0 || transaction.accessed.iter().any(stale) {
+            self.conflicts = self.conflicts.saturating_sub(1);
+            return Err("EAGAIN");
+        }
+        for (path, value) in transaction.changes {
+            match value {
+                Some(value) => {
+                    put(&mut self.tree, &path, &value, self.client);
+                    self.touched(&path);
+                }
+                None => self.remove(&path),
+            }
+        }
+        Ok(b"OK\0".to_vec())
+    }
+
+    fn access(&mut self, message: MessageType, path: &str, rest: &[u8]) -> Outcome {
+        self.access_in(message, path, rest, None)
+    }
+
+    fn access_in(
+        &mut self,
+        message: MessageType,
+        path: &str,
+        rest: &[u8],
+        transaction: Option<&mut Transaction>,
+    ) -> Outcome {
+        let known = self.tree.get(path);
+        match message {
+            MessageType::READ | MessageType::DIRECTORY => {
+                let node = known.ok_or("ENOENT")?;
+                if !may_read(&self.tree, path, self.client) {
+                    return Err("EACCES");
+                }
+                if message == MessageType::READ {
+                    return Ok(node.value.clone());
+                }
+                let prefix = format!("{path}/");
+                let names = self.tree.keys().filter_map(|key| key.strip_prefix(&prefix));
+                let names = names.filter(|name| !name.contains('/'));
+                Ok(names.flat_map(|name| name.bytes().chain([0])).collect())
+            }
+            MessageType::WRITE => {
+                if let Some(error) = self.write_errors.get(path) {
+                    return Err(error);
+                }
+                if !may_write(&self.tree, path, self.client) {
+                    return Err("EACCES");
+                }
+                if known.is_none() && self.owned() >= self.quota {
+                    return Err("ENOSPC");
+                }
+                put(&mut self.tree, path, rest, self.client);
+                match transaction {
+                    Some(open) => open.changes.push((path.into(), Some(rest.to_vec()))),
+                    None => self.touched(path),
+                }
+                Ok(b"OK\0".to_vec())
+            }
+            MessageType::RM => {
+                if known.is_none() {
+                    return Err("ENOENT");
+                }
+                if !may_write(&self.tree, path, self.client) {
+                    return Err("EACCES");
+                }
+                match transaction {
+                    Some(open) => {
+                        let gone = subtree(&self.tree, path);
+                        gone.iter().for_each(|at| drop(self.tree.remove(at)));
+                        open.changes.push((path.into(), None));
+                    }
+                    None => self.remove(path),
+                }
+                Ok(b"OK\0".to_vec())
+            }
+            _ => Err("ENOSYS"),
+        }
+    }
+}
+
+fn subtree(tree: &Tree, path: &str) -> Vec<String> {
+    let below = format!("{path}/");
+    let inside = tree
+        .keys()
+        .filter(|key| *key == path || key.starts_with(&below));
+    inside.cloned().collect()
+}
+
+fn parent(path: &str) -> Option<&str> {
+    path.rsplit_once('/')
+        .map(|(parent, _)| parent)
+        .filter(|parent| !parent.is_empty())
+}
+
+/// The node's permissions, or those it would inherit.
+fn perms<'a>(tree: &'a Tree, path: &str) -> Option<&'a Perms> {
+    tree.get(path)
+        .map(|node| &node.perms)
+        .or_else(|| perms(tree, parent(path)?))
+}
+
+fn may_read(tree: &Tree, path: &str, domain: u16) -> bool {
+    domain == 0
+        || perms(tree, path).is_some_and(|p| p.owner == domain || p.readers.contains(&domain))
+}
+
+fn may_write(tree: &Tree, path: &str, domain: u16) -> bool {
+    domain == 0
+        || perms(tree, path).is_some_and(|p| p.owner == domain || p.writers.contains(&domain))
+}
+
+fn put(tree: &mut Tree, path: &str, value: &[u8], by: u16) {
+    if let Some(node) = tree.get_mut(path) {
+        node.value = value.to_vec();
+        return;
+    }
+    let mut perms = perms(tree, path).cloned().unwrap_or(Perms {
+        owner: by,
+        readers: Vec::new(),
+        writers: Vec::new(),
+    });
+    if by != 0 {
+        perms.owner = by;
+    }
+    let mut missing = parent(path);
+    while let Some(at) = missing.filter(|at| !tree.contains_key(*at)) {
+        tree.insert(
+            at.into(),
+            Node {
+                value: Vec::new(),
+                perms: perms.clone(),
+            },
+        );
+        missing = parent(at);
+    }
+    tree.insert(
+        path.into(),
+        Node {
+            value: value.to_vec(),
+            perms,
+        },
+    );
+}
+
+/// One block device between the client of the daemon and a guest, as libxl and the guest handle
+/// it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Vbd {
+    /// The driver domain.
+    pub backend: u16,
+    /// The guest.
+    pub frontend: u16,
+    /// The device number.
+    pub device: u32,
+}
+
+impl Vbd {
+    /// `/local/domain/<be>/backend/vbd/<fe>/<dev>/<leaf>`.
+    #[must_use]
+    pub fn back(&self, leaf: &str) -> String {
+        format!("{}/{leaf}", self.back_dir())
+    }
+
+    /// `/local/domain/<fe>/device/vbd/<dev>/<leaf>`.
+    #[must_use]
+    pub fn front(&self, leaf: &str) -> String {
+        format!("{}/{leaf}", self.front_dir())
+    }
+
+    /// The backend's directory.
+    #[must_use]
+    pub fn back_dir(&self) -> String {
+        format!(
+            "/local/domain/{}/backend/vbd/{}/{}",
+            self.backend, self.frontend, self.device
+        )
+    }
+
+    /// The frontend's directory.
+    #[must_use]
+    pub fn front_dir(&self) -> String {
+        format!("/local/domain/{}/device/vbd/{}", self.frontend, self.device)
+    }
+
+    /// Creates both directories as libxl's `device_disk_add` does.
+    pub fn attach(&self, store: &mut Xenstored, params: &str, mode: &str) {
+        let (be, fe) = (self.backend, self.frontend);
+        let mut at = format!("/local/domain/{be}");
+        for part in ["backend", "vbd", &fe.to_string()] {
+            at = format!("{at}/{part}");
+            if store.read(&at).is_none() {
+                store.make(&at, b"", 0, &[be]);
+            }
+        }
+        store.make(&format!("/local/domain/{fe}"), b"", fe, &[]);
+        store.make(&self.front_dir(), b"", fe, &[be]);
+        for (leaf, value) in [
+            ("backend", self.back_dir()),
+            ("backend-id", be.to_string()),
+            ("state", "1".into()),
+            ("virtual-device", self.device.to_string()),
+            ("device-type", "disk".into()),
+        ] {
+            store.make(&self.front(leaf), value.as_bytes(), fe, &[be]);
+        }
+        // The events of a transaction come when all of it is there.
+        store.tree.insert(
+            self.back_dir(),
+            Node {
+                value: Vec::new(),
+                perms: Perms {
+                    owner: be,
+                    readers: vec![fe],
+                    writers: Vec::new(),
+                },
+            },
+        );
+        for (leaf, value) in [
+            ("frontend", self.front_dir().as_str()),
+            ("params", params),
+            ("script", "/etc/xen/scripts/block"),
+            ("frontend-id", &fe.to_string()),
+            ("online", "1"),
+            ("removable", "0"),
+            ("bootable", "1"),
+            ("state", "1"),
+            ("dev", "xvda"),
+            ("type", "phy"),
+            ("mode", mode),
+            ("device-type", "disk"),
+            ("discard-enable", if mode == "r" { "0" } else { "1" }),
+            ("specification", "xen"),
+        ] {
+            store.make(&self.back(leaf), value.as_bytes(), be, &[fe]);
+        }
+    }
+
+    /// The first step of `xl block-detach`: asks the backend to close.
+    pub fn detach(&self, store: &mut Xenstored) {
+        let Some(state) = store.text(&self.back("state")).map(str::to_owned) else {
+            return;
+        };
+        store.write(&self.back("online"), "0");
+        if state != "6" {
+            store.write(&self.back("state"), "5");
+        }
+    }
+
+    /// The first step of `xl destroy`: the frontend's directory goes, then as [`Vbd::detach`].
+    pub fn destroy(&self, store: &mut Xenstored) {
+        store.remove(&self.front_dir());
+        self.detach(store);
+    }
+
+    /// The backend's state, 0 if there is none.
+    #[must_use]
+    pub fn back_state(&self, store: &Xenstored) -> u32 {
+        store
+            .text(&self.back("state"))
+            .and_then(|text| text.parse().ok())
+            .unwrap_or(0)
+    }
+
+    /// The frontend changes its state; only if its directory is still there.
+    pub fn set_front_state(&self, store: &mut Xenstored, state: u32) {
+        if store.read(&self.front_dir()).is_some() {
+            store.write(&self.front("state"), state.to_string());
+        }
+    }
+
+    /// The frontend publishes a single ring and goes to Initialised.
+    pub fn front_initialise(&self, store: &mut Xenstored) {
+        if store.read(&self.front_dir()).is_none() {
+            return;
+        }
+        for (leaf, value) in [
+            ("ring-ref", "8"),
+            ("event-channel", "13"),
+            ("protocol", "x86_64-abi"),
+            ("feature-persistent", "1"),
+        ] {
+            store.write(&self.front(leaf), value);
+        }
+        self.set_front_state(store, 3);
+    }
+}

@@ -9,6 +9,7 @@ extern crate alloc;
 pub mod errno;
 pub mod event;
 pub mod grant;
+pub mod store;
 
 pub use errno::Errno;
 
