@@ -1,2 +1,73 @@
-//! Tasks.
-fn main() {}
+//! `cargo xtask`: builds Spindle, boots it under nested Xen and tests it there.
+//!
+//! One file per task (`kernel`, `run`, `test`, `ci`, `size`); `rig` holds the machine
+//! they share, `scenario` what is done with it.
+
+#![forbid(unsafe_code)]
+
+mod ci;
+mod kernel;
+mod rig;
+mod run;
+mod scenario;
+mod size;
+mod test;
+mod ui;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Build, run and test Spindle, the storage driver domain.
+///
+/// Everything that is only logic is tested on the host, in seconds. The rest runs under
+/// a nested Xen: QEMU emulates a machine with an IOMMU and an NVMe disk, Debian's Xen and
+/// Linux boot on it, Spindle takes the disk by PCI passthrough and serves it to Linux
+/// guests. No hardware virtualisation is needed; root is, for Debian's packages.
+/// Images and logs are kept under target/rig/.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Build the bootable image, target/spindle.elf, and print its size.
+    Build,
+    /// Show the whole road once: a Linux guest puts files on an NVMe disk through Spindle,
+    /// a second guest and then this host check them.
+    Run(run::Args),
+    /// Run every test: the host's first, then the scenarios under nested Xen.
+    Test(test::Args),
+    /// What CI does: formatting, lints, documentation, licences, then `test` on both suites.
+    Ci(ci::Args),
+    /// Print the size of the image and of each crate (lines, `unsafe` blocks).
+    Size,
+}
+
+/// The top folder of the repository.
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .map_or_else(|| PathBuf::from("."), PathBuf::from)
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().task {
+        Task::Build => kernel::build().map(|_| ()),
+        Task::Run(args) => run::run(&args),
+        Task::Test(args) => test::run(&args),
+        Task::Ci(args) => ci::run(&args),
+        Task::Size => size::run(),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

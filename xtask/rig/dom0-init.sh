@@ -1,0 +1,57 @@
+#!/bin/busybox sh
+# dom0's first process: brings Xen's services up, then runs scenarios as the host asks.
+export PATH=/usr/lib/xen-bin:/usr/bin:/usr/sbin
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+mount -t devtmpfs dev /dev
+mkdir -p /dev/pts /var/log/xen /var/lib/xen /etc/xen
+mount -t devpts devpts /dev/pts
+mount -t tmpfs run /run
+mount -t tmpfs tmp /tmp
+mkdir -p /run/xen /run/lock
+ln -sfn /run /var/run
+ln -sfn /run/lock /var/lock
+
+# The second serial port is the line to the host: bytes as they are, no echo.
+stty -F /dev/ttyS1 115200 raw -echo
+exec 3<>/dev/ttyS1
+. /spindle/lib.sh
+
+for m in xen-gntdev xen-gntalloc xen-evtchn xen-privcmd xenfs; do modprobe $m; done
+mount -t xenfs xenfs /proc/xen
+xenstored --pid-file /run/xenstored.pid
+xen-init-dom0
+xenconsoled --pid-file=/run/xenconsoled.pid --log=guest --log-dir=/var/log/xen
+case $BACKEND in
+spindle)
+	modprobe xen-pciback
+	xl pci-assignable-add $BDF
+	;;
+dom0)
+	modprobe nvme
+	modprobe xen-blkback
+	linux_block_script > /etc/xen/scripts/block-plain
+	chmod +x /etc/xen/scripts/block-plain
+	;;
+esac
+
+ship_forever &
+mark ready uptime=$(now)
+while read -r command name seconds <&3; do
+	case $command in
+	run)
+		mark begin name=$name
+		log=/var/log/xen/scenario-$name.log
+		timeout $seconds sh -c ". /spindle/lib.sh; . /spindle/scenarios/$name.sh" > $log 2>&1
+		rc=$?
+		[ $rc = 143 ] && mark fail "why=\"no end after $seconds s\""
+		[ $rc = 0 ] || look_around >> $log 2>&1
+		destroy_guests >> $log 2>&1
+		ship
+		mark end name=$name rc=$rc
+		;;
+	poweroff) break ;;
+	esac
+done
+ship
+poweroff -f

@@ -1,0 +1,309 @@
+# What dom0's scenarios are written in: marks for the host, domains, disks, waiting.
+# Sourced by dom0's init and by each scenario; file descriptor 3 is the line to the host.
+
+BDF=0000:00:05.0
+HOME_DIR=/local/domain
+BACKEND=$(sed -n 's/.*backend=\([a-z0-9]*\).*/\1/p' /proc/cmdline)
+
+now() { cut -d' ' -f1 /proc/uptime; }
+
+# since START: seconds from START (a value of `now`) until now
+since() { echo "$1 $(now)" | awk '{printf "%.2f", $2 - $1}'; }
+
+# mark NAME KEY=VALUE...: tell the host; one writer at a time on the line
+mark() {
+	(
+		flock 9
+		printf '\n@@ %s\n' "$*" >&3
+	) 9> /run/lock/line
+}
+
+say() { echo "[$(now)] $*"; }
+
+fail() {
+	say "FAIL: $*"
+	mark fail "why=\"$(echo "$*" | tr '"\n' "' ")\""
+	exit 1
+}
+
+# ship: send the host what the logs have grown by
+ship() {
+	(
+		flock 8
+		stat -c '%n %s' /var/log/xen/*.log | while read -r file size; do
+			sent=/run/sent-${file##*/}
+			from=$(cat "$sent" 2> /dev/null || echo 0)
+			[ "$size" -gt "$from" ] || continue
+			(
+				flock 9
+				printf '\n@log %s %d\n' "${file##*/}" $((size - from)) >&3
+				tail -c +$((from + 1)) "$file" | head -c $((size - from)) >&3
+			) 9> /run/lock/line
+			echo "$size" > "$sent"
+		done
+	) 8> /run/lock/ship
+}
+
+ship_forever() {
+	while sleep 1; do ship; done
+}
+
+# look_around: what to know after a failure
+look_around() {
+	say "domains:"
+	xl list
+	say "xenstore:"
+	xenstore-ls -f
+	say "Xen:"
+	xl dmesg | tail -n 60
+	say "dom0:"
+	dmesg | tail -n 30
+}
+
+# with_config FILE KEY=VALUE...: a configuration of /spindle with some lines replaced
+with_config() {
+	text=$(cat /spindle/$1)
+	shift
+	for line; do
+		text=$(echo "$text" | grep -v "^${line%%=*} *=")
+		text="$text
+$line"
+	done
+	echo "$text"
+}
+
+# wait_until SECONDS COMMAND...: repeat the command until it succeeds
+wait_until() {
+	tries=$(($1 * 4))
+	shift
+	while [ $tries -gt 0 ]; do
+		"$@" && return 0
+		tries=$((tries - 1))
+		sleep 0.25
+	done
+	return 1
+}
+
+alive() { xl domid "$1" > /dev/null 2>&1; }
+gone() { ! alive "$1"; }
+read_store() { xenstore-read "$1" 2> /dev/null; }
+
+### Spindle
+
+# spindle_create NAME CONFIG KEY=VALUE...: create a Spindle domain, wait until it is ready,
+# and say how long that took
+spindle_create() {
+	who=$1 config=$2
+	shift 2
+	with_config $config "name=\"$who\"" "$@" > /run/$who.cfg
+	new_log $who
+	began=$(now)
+	xl create -p /run/$who.cfg || fail "xl create $who"
+	created=$(since $began)
+	home=$HOME_DIR/$(xl domid $who)/data/spindle
+	# Fires at once, then when the node changes.
+	timeout 60 xenstore-watch -n 2 $home/ready > /dev/null &
+	watcher=$!
+	sleep 0.5
+	began=$(now)
+	xl unpause $who || fail "xl unpause $who"
+	wait $watcher
+	ready=$(since $began)
+	[ "$(read_store $home/ready)" = 1 ] || fail "$who is not ready: $(last_words $who)"
+	mark spindle name=$who create=$created unpause=$ready version="$(read_store $home/version)" \
+		disks="\"$(read_store $home/disks)\"" memory=$(xl list $who | awk 'NR == 2 {print $3}') \
+		line="\"$(head -n 1 /var/log/xen/guest-$who.log | tr -d '\r"')\""
+}
+
+last_words() { tail -n 3 /var/log/xen/guest-$1.log | tr '\r\n' '  '; }
+
+# spindle_up: have the Spindle that owns the NVMe disk run
+spindle_up() {
+	[ $BACKEND = spindle ] || return 0
+	if alive spindle; then
+		[ "$(read_store $HOME_DIR/$(xl domid spindle)/data/spindle/ready)" = 1 ] && return 0
+		xl destroy spindle
+	fi
+	spindle_create spindle spindle-hvm.cfg 'firmware_override="/spindle/spindle.elf"' "pci=[\"$BDF\"]"
+}
+
+# spindle_down [NAME]: shut it down in order, by `xl shutdown`
+spindle_down() {
+	who=${1:-spindle}
+	[ $BACKEND = spindle ] && alive $who || return 0
+	began=$(now)
+	if ! xl shutdown $who; then
+		mark note "text=\"xl shutdown $who refused; writing control/shutdown instead\""
+		xenstore-write $HOME_DIR/$(xl domid $who)/control/shutdown poweroff
+	fi
+	wait_until 30 gone $who || {
+		words=$(last_words $who)
+		xl destroy $who
+		fail "$who does not shut down: $words"
+	}
+	mark spindle-down name=$who seconds=$(since $began)
+}
+
+### Disks
+
+# disk VDEV [TARGET] [BACKEND-DOMAIN]: a disk specification for xl
+disk() {
+	case $BACKEND in
+	spindle) echo "format=raw,vdev=$1,access=rw,backend=${3:-spindle},target=${2:-nvme0n1}" ;;
+	dom0) echo "format=raw,vdev=$1,access=rw,script=block-plain,target=/dev/nvme0n1" ;;
+	esac
+}
+
+# backend_dir GUEST-ID [DRIVER-DOMAIN]: where the backends of a guest's disks are in xenstore
+backend_dir() {
+	case $BACKEND in
+	spindle) echo $HOME_DIR/$(xl domid ${2:-spindle})/backend/vbd/$1 ;;
+	dom0) echo $HOME_DIR/0/backend/vbd/$1 ;;
+	esac
+}
+
+# backend_gone GUEST-ID: nothing is left of the guest's disks
+backend_gone() { [ -z "$(xenstore-list $(backend_dir $1) 2> /dev/null)" ]; }
+
+# refusal [DRIVER-DOMAIN]: the newest reasons a driver domain gave
+refusal() { xenstore-ls -f $HOME_DIR/$(xl domid ${1:-spindle})/error 2> /dev/null | sed -n 's/.*\/error = "\(.*\)"$/\1/p'; }
+
+# The hotplug script for Linux' own backend, where dom0 plays the driver domain.
+linux_block_script() {
+	cat <<-'S'
+		#!/bin/busybox sh
+		PATH=/usr/lib/xen-bin:/usr/bin:/usr/sbin
+		[ "$1" = add ] || exit 0
+		device=$(xenstore-read $XENBUS_PATH/params)
+		xenstore-write $XENBUS_PATH/physical-device $(stat -L -c %t:%T $device) \
+			$XENBUS_PATH/physical-device-path $device $XENBUS_PATH/hotplug-status connected
+	S
+}
+
+### Guests
+
+# guest_log NAME
+guest_log() { echo /var/log/xen/guest-$1.log; }
+
+# new_log NAME: start a console log afresh
+new_log() {
+	ship
+	: > $(guest_log $1)
+	rm -f /run/sent-guest-$1.log
+}
+
+# guest_said NAME TEXT: has the guest reported this?
+guest_said() { grep -q "^%% $2" $(guest_log $1); }
+
+# guest_wait NAME TEXT SECONDS: wait for a report; 2 = the guest is gone without it
+guest_wait() {
+	tries=$(($3 * 2))
+	while [ $tries -gt 0 ]; do
+		guest_said $1 "$2" && return 0
+		grep -q "^%% fail" $(guest_log $1) && return 3
+		gone $1 && {
+			sleep 1
+			guest_said $1 "$2"
+			return $(($? * 2))
+		}
+		tries=$((tries - 1))
+		sleep 0.5
+	done
+	return 1
+}
+
+# guest_need NAME TEXT SECONDS: the same, or the scenario fails
+guest_need() {
+	guest_wait "$@"
+	case $? in
+	0) return 0 ;;
+	2) fail "guest $1 ended without reporting '$2': $(last_words $1)" ;;
+	3) fail "guest $1: $(grep '^%% fail' $(guest_log $1) | tr -d '\r')" ;;
+	*) fail "guest $1 did not report '$2' within $3 s: $(last_words $1)" ;;
+	esac
+}
+
+# guest_config NAME JOB KEY=VALUE...: write its configuration and its initramfs
+guest_config() {
+	who=$1 job=$2
+	shift 2
+	layers=/images/guest.cpio memory=256
+	case $job in fio-*) layers="$layers /images/fio.cpio" memory=640 ;; esac
+	cat $layers /spindle/jobs/$job.cpio > /run/$who.ramdisk
+	with_config guest.cfg "name=\"$who\"" 'kernel="/images/vmlinuz"' "ramdisk=\"/run/$who.ramdisk\"" \
+		"memory=$memory" "$@" > /run/$who.cfg
+}
+
+# guest_start NAME JOB KEY=VALUE...: create a guest and wait until its Linux is up.
+# A guest whose own kernel dies before that is started once more: emulation does it now and then.
+guest_start() {
+	guest_config "$@"
+	new_log $1
+	for try in 1 2; do
+		xl create /run/$1.cfg || fail "xl create $1: $(refusal)"
+		guest_wait $1 up 120 && return 0
+		cat $(guest_log $1)
+		xl destroy $1
+		mark note "text=\"retry: the kernel of guest $1 died early\""
+	done
+	fail "guest $1 does not come up: $(last_words $1)"
+}
+
+# guest_end NAME: destroy it and see that nothing is left
+guest_end() {
+	id=$(xl domid $1) || return 0
+	xl destroy $1 || fail "xl destroy $1"
+	wait_until 15 gone $1 || fail "guest $1 outlives its destruction"
+	wait_until 10 backend_gone $id || fail "the backend directory of guest $1 is left behind"
+	xl list | grep -q '(null)' && sleep 3
+	xl list | grep -q '(null)' && fail "guest $1 is a zombie: somebody still holds its pages"
+	rm -f /run/$1.ramdisk
+	return 0
+}
+
+# guest_finish NAME SECONDS: wait until its job is done and it is gone
+guest_finish() {
+	id=$(xl domid $1)
+	guest_need $1 'done' $2
+	wait_until 30 gone $1 || guest_end $1
+	[ -z "$id" ] || wait_until 20 backend_gone $id || fail "the backend directory of guest $1 is left behind"
+	rm -f /run/$1.ramdisk
+}
+
+# destroy_guests: after a scenario, only Spindle and the probe stay
+destroy_guests() {
+	xl list | awk 'NR > 1 {print $1}' | while read -r who; do
+		case $who in
+		Domain-0 | spindle | probe) ;;
+		*) xl destroy $who ;;
+		esac
+	done
+}
+
+### The probe: a guest that stays, and writes and reads each disk that it is given
+
+probe_up() {
+	alive probe && return 0
+	guest_start probe watch-disks 'disk=[]'
+}
+
+# probe_attach VDEV: attach a disk and see that it works
+probe_attach() {
+	probe_up
+	before=$(grep -c "^%% works $1" $(guest_log probe))
+	timeout 30 xl block-attach probe "$(disk $1)" || fail "xl block-attach $1: $(refusal)"
+	wait_until 40 probe_counts $1 $before || fail "disk $1 does not work in the probe: $(last_words probe)"
+}
+probe_counts() { [ "$(grep -c "^%% works $1" $(guest_log probe))" -gt $2 ]; }
+
+# probe_detach VDEV: detach it and see that nothing is left
+probe_detach() {
+	timeout 40 xl block-detach probe $1 || fail "xl block-detach $1"
+	wait_until 10 backend_gone $(xl domid probe) || fail "block-detach left the backend directory"
+}
+
+# next_attach_works: what every scenario that does harm ends with
+next_attach_works() {
+	probe_attach xvdp
+	probe_detach xvdp
+}

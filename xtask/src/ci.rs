@@ -1,0 +1,70 @@
+//! `ci`: everything that must hold before a change goes in, cheapest first.
+
+use anyhow::{Context, Result};
+use xshell::{Shell, cmd};
+
+use crate::{kernel, root, test, ui};
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Leave the rig out: formatting, lints, documentation, licences and the host's tests.
+    #[arg(long)]
+    host_only: bool,
+}
+
+/// Runs the task.
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let sh = Shell::new()?;
+    sh.change_dir(root());
+    kernel::install_target(&sh)?;
+    let target = kernel::TARGET;
+
+    ui::step("ci", "formatting");
+    cmd!(sh, "cargo fmt --all --check")
+        .quiet()
+        .run()
+        .context("run `cargo fmt --all`")?;
+
+    ui::step("ci", "lints of the host's crates");
+    cmd!(sh, "cargo clippy --quiet --all-targets -- -D warnings")
+        .quiet()
+        .run()?;
+    ui::step("ci", "lints of the kernel");
+    cmd!(
+        sh,
+        "cargo clippy --quiet --release -p spindle --target {target} -- -D warnings"
+    )
+    .quiet()
+    .run()?;
+
+    ui::step("ci", "documentation");
+    {
+        let _deny = sh.push_env("RUSTDOCFLAGS", "-D warnings");
+        cmd!(sh, "cargo doc --quiet --no-deps").quiet().run()?;
+    }
+
+    if cmd!(sh, "cargo deny --version")
+        .quiet()
+        .ignore_stdout()
+        .ignore_stderr()
+        .run()
+        .is_ok()
+    {
+        ui::step("ci", "licences and advisories");
+        cmd!(sh, "cargo deny --log-level error check")
+            .quiet()
+            .run()?;
+    } else {
+        ui::step(
+            "ci",
+            "licences and advisories: left out (cargo install cargo-deny)",
+        );
+    }
+
+    test::host()?;
+    if args.host_only {
+        kernel::build()?;
+        return Ok(());
+    }
+    test::run(&test::Args::rig_on_both())
+}

@@ -1,0 +1,83 @@
+//! `build`: compiles the kernel for the bare machine and strips it into the bootable image.
+
+use std::env;
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, ensure};
+use xshell::{Shell, cmd};
+
+use crate::{root, ui};
+
+/// What the kernel is compiled for.
+pub(crate) const TARGET: &str = "x86_64-unknown-none";
+
+/// The largest image that is let through, in bytes.
+pub(crate) const SIZE_LIMIT: u64 = 512 * 1024;
+
+/// A built image.
+pub(crate) struct Image {
+    /// The stripped ELF that Xen boots.
+    pub(crate) path: PathBuf,
+    /// Its size in bytes.
+    pub(crate) size: u64,
+}
+
+/// Builds `target/spindle.elf` (and `target/spindle.debug.elf`, the same with symbols).
+pub(crate) fn build() -> Result<Image> {
+    let sh = Shell::new()?;
+    sh.change_dir(root());
+    install_target(&sh)?;
+    ui::step("build", "kernel for x86_64-unknown-none");
+    cmd!(
+        sh,
+        "cargo build --quiet --release -p spindle --target {TARGET}"
+    )
+    .quiet()
+    .run()
+    .context("the kernel does not build; its errors stand above")?;
+
+    let built = build_dir().join(TARGET).join("release/spindle");
+    let debug = root().join("target/spindle.debug.elf");
+    let path = root().join("target/spindle.elf");
+    fs::create_dir_all(root().join("target"))?;
+    fs::copy(&built, &debug).with_context(|| format!("copy {}", built.display()))?;
+    cmd!(sh, "strip --strip-all -o {path} {debug}")
+        .quiet()
+        .run()
+        .context("strip failed; it comes with the package `binutils`")?;
+
+    let size = fs::metadata(&path)?.len();
+    ui::step(
+        "build",
+        &format!(
+            "target/spindle.elf: {:.1} KiB (limit {} KiB)",
+            size as f64 / 1024.0,
+            SIZE_LIMIT / 1024
+        ),
+    );
+    ensure!(
+        size <= SIZE_LIMIT,
+        "the image is {size} bytes, more than the {SIZE_LIMIT} allowed; `nm -S --size-sort {}` shows why",
+        debug.display()
+    );
+    Ok(Image { path, size })
+}
+
+/// Makes sure that the compiler has the bare-metal target.
+pub(crate) fn install_target(sh: &Shell) -> Result<()> {
+    let sysroot = cmd!(sh, "rustc --print sysroot").quiet().read()?;
+    if sh.path_exists(format!("{sysroot}/lib/rustlib/{TARGET}")) {
+        return Ok(());
+    }
+    ui::step("build", &format!("rustup target add {TARGET}"));
+    cmd!(sh, "rustup target add {TARGET}")
+        .quiet()
+        .run()
+        .context("the compiler lacks the bare-metal target; install it by hand")
+}
+
+/// Where cargo puts what it builds.
+fn build_dir() -> PathBuf {
+    env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
+}

@@ -1,0 +1,73 @@
+//! The NVMe disk seen from outside: a raw image, made empty before a run and read by the
+//! host afterwards with tools that know nothing of Spindle.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use xshell::{Shell, cmd};
+
+/// Size of the disk in bytes.
+const SIZE: u64 = 256 << 20;
+
+/// Checksums (SHA-256, in hexadecimal) by file name.
+pub(crate) type Manifest = BTreeMap<String, String>;
+
+/// Makes an empty disk.
+pub(super) fn create(image: &Path) -> Result<()> {
+    let _ = fs::remove_file(image);
+    File::create(image)?
+        .set_len(SIZE)
+        .with_context(|| format!("make {}", image.display()))
+}
+
+/// Checks the ext4 file system on the image.
+///
+/// # Errors
+/// What `e2fsck` found.
+pub(crate) fn check(image: &Path) -> Result<String> {
+    let sh = Shell::new()?;
+    let output = cmd!(sh, "e2fsck -fn {image}")
+        .quiet()
+        .ignore_status()
+        .ignore_stderr()
+        .output()?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    ensure!(output.status.success(), "e2fsck finds faults:\n{text}");
+    Ok(text.lines().last().unwrap_or_default().trim().to_string())
+}
+
+/// Reads all files of the image's top folder and sums them up.
+pub(crate) fn sums(image: &Path, scratch: &Path) -> Result<Manifest> {
+    let sh = Shell::new()?;
+    let _ = fs::remove_dir_all(scratch);
+    fs::create_dir_all(scratch)?;
+    let request = format!("rdump /tree {}", scratch.display());
+    cmd!(sh, "debugfs -R {request} {image}")
+        .quiet()
+        .ignore_stdout()
+        .ignore_stderr()
+        .run()?;
+    let listing = cmd!(sh, "sh -c 'cd \"$1\" && sha256sum -- *' sum {scratch}/tree")
+        .quiet()
+        .read()
+        .context("sum up the files of the image")?;
+    fs::remove_dir_all(scratch)?;
+    Ok(listing
+        .lines()
+        .filter_map(|line| line.split_once("  "))
+        .map(|(sum, name)| (name.to_string(), sum.to_string()))
+        .collect())
+}
+
+/// The checksum of `length` bytes at `offset`.
+pub(crate) fn range_sum(image: &Path, offset: u64, length: u64) -> Result<String> {
+    let sh = Shell::new()?;
+    let (first, length) = ((offset + 1).to_string(), length.to_string());
+    let script = "tail -c +\"$2\" \"$1\" | head -c \"$3\" | sha256sum";
+    let line = cmd!(sh, "sh -c {script} sum {image} {first} {length}")
+        .quiet()
+        .read()?;
+    Ok(line.split(' ').next().unwrap_or_default().to_string())
+}

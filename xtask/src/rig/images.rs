@@ -1,0 +1,239 @@
+//! What the rig boots, made of Debian's packages and cached: Xen, a Linux kernel, dom0's
+//! initramfs with the Xen tools and their QEMU, and in it the initramfs of the guests.
+//!
+//! Two things are cached, each with a stamp that says what it was made by: the unpacked
+//! packages, and the images cut out of them. A changed recipe makes them again.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use xshell::{Shell, cmd};
+
+use super::tree::Tree;
+use super::{Suite, packages};
+use crate::ui::{self, Progress};
+
+/// The Debian packages that the images are cut out of; `{xen}` is the Xen release.
+const PACKAGES: &str = "busybox,kmod,libc-bin,e2fsprogs,fio,xen-utils-{xen},xen-utils-common,\
+                        xenstore-utils,xen-hypervisor-{xen}-amd64,qemu-system-xen,seabios,\
+                        linux-image-amd64";
+
+/// Kernel modules for dom0: Xen's device files, passthrough, and what Linux' own backend needs.
+const DOM0_MODULES: &[&str] = &[
+    "xen-gntdev",
+    "xen-gntalloc",
+    "xen-evtchn",
+    "xen-privcmd",
+    "xenfs",
+    "xen-pciback",
+    "xen-blkback",
+    "nvme",
+];
+
+/// Kernel modules for the guests.
+const GUEST_MODULES: &[&str] = &["xen-blkfront", "ext4"];
+
+/// Files that `xl` and QEMU look for by name.
+const DOM0_FILES: &[&str] = &["/etc/xen", "/usr/share/qemu/keymaps", "/usr/share/seabios"];
+
+/// ROMs that QEMU loads into every domain it emulates a machine for.
+const QEMU_ROMS: &[&str] = &[
+    "kvmvapic.bin",
+    "linuxboot.bin",
+    "linuxboot_dma.bin",
+    "multiboot.bin",
+    "pvh.bin",
+];
+
+/// The images of one suite.
+pub(crate) struct Images {
+    /// The hypervisor, as QEMU's multiboot loader wants it.
+    pub(crate) xen: PathBuf,
+    /// The Linux kernel of dom0 (and, inside `dom0`, of the guests).
+    pub(crate) linux: PathBuf,
+    /// dom0's initramfs, uncompressed; the payload of a run is appended.
+    pub(crate) dom0: PathBuf,
+}
+
+/// Makes the images of `suite`, or takes those made before.
+pub(crate) fn prepare(suite: Suite) -> Result<Images> {
+    let sh = Shell::new()?;
+    packages::install_missing(&sh)?;
+    let dir = suite.dir().join("images");
+    let images = Images {
+        xen: dir.join("xen"),
+        linux: dir.join("vmlinuz"),
+        dom0: dir.join("dom0.cpio"),
+    };
+    let packages = PACKAGES.replace("{xen}", suite.xen()).replace(' ', "");
+    let stamp = stamp(&[
+        &packages,
+        include_str!("images.rs"),
+        include_str!("tree.rs"),
+    ]);
+    if fs::read_to_string(dir.join("stamp")).is_ok_and(|made_by| made_by == stamp) {
+        return Ok(images);
+    }
+    let _ = fs::remove_dir_all(&dir);
+    fs::create_dir_all(&dir)?;
+    let root = unpack(&sh, suite, &packages)?;
+    cut(&sh, suite, &root, &dir, &images).with_context(|| {
+        format!(
+            "make the rig's images; remove {} and try again",
+            root.display()
+        )
+    })?;
+    fs::write(dir.join("stamp"), stamp)?;
+    let size = fs::metadata(&images.dom0)?.len() >> 20;
+    ui::step(
+        "rig",
+        &format!("images for {} are ready (dom0: {size} MiB)", suite.name()),
+    );
+    Ok(images)
+}
+
+/// Downloads and unpacks the packages.
+fn unpack(sh: &Shell, suite: Suite, packages: &str) -> Result<PathBuf> {
+    let root = suite.dir().join("root");
+    let stamp_file = suite.dir().join("root.stamp");
+    let stamp = stamp(&[packages]);
+    if fs::read_to_string(&stamp_file).is_ok_and(|made_by| made_by == stamp) {
+        return Ok(root);
+    }
+    let name = suite.name();
+    let _progress = Progress::start(
+        "rig",
+        &format!("fetching Debian's packages for {name} (1 min)"),
+    );
+    let _ = fs::remove_dir_all(&root);
+    cmd!(
+        sh,
+        "mmdebstrap --quiet --variant=extract --include={packages} {name} {root}"
+    )
+    .quiet()
+    .run()
+    .context("mmdebstrap failed; it needs root and a Debian mirror within reach")?;
+    // Bookworm's unpacked tree still has /bin and /lib apart from /usr.
+    for folder in ["bin", "sbin", "lib", "lib64"] {
+        let (old, merged) = (root.join(folder), root.join("usr").join(folder));
+        if old.is_dir() && !old.is_symlink() {
+            fs::create_dir_all(&merged)?;
+            cmd!(sh, "cp -a {old}/. {merged}/").quiet().run()?;
+            fs::remove_dir_all(&old)?;
+        }
+        if !old.exists() {
+            std::os::unix::fs::symlink(format!("usr/{folder}"), &old)?;
+        }
+    }
+    fs::write(stamp_file, stamp)?;
+    Ok(root)
+}
+
+/// Cuts the images out of the unpacked packages.
+fn cut(sh: &Shell, suite: Suite, root: &Path, dir: &Path, images: &Images) -> Result<()> {
+    let _progress = Progress::start("rig", &format!("making images for {}", suite.name()));
+    let xen = find(&root.join("boot"), |name| {
+        name.starts_with("xen-") && name.ends_with(".gz")
+    })?;
+    let out = images.xen.display().to_string();
+    cmd!(sh, "sh -c 'zcat \"$1\" > \"$2\"' unzip {xen} {out}")
+        .quiet()
+        .run()?;
+    fs::copy(
+        find(&root.join("boot"), |name| name.starts_with("vmlinuz-"))?,
+        &images.linux,
+    )?;
+    let release = find(&root.join("usr/lib/modules"), |_| true)?;
+    let release = release
+        .file_name()
+        .context("a kernel release")?
+        .to_string_lossy()
+        .into_owned();
+    if !root
+        .join("usr/lib/modules")
+        .join(&release)
+        .join("modules.dep")
+        .exists()
+    {
+        cmd!(sh, "depmod -b {root} {release}").quiet().run()?;
+    }
+
+    let guest = Tree::create(sh, root, &dir.join("guest"))?;
+    guest.busybox()?;
+    guest.programs(&["/usr/sbin/mke2fs"])?;
+    guest.files(&["/etc/mke2fs.conf"])?;
+    guest.modules(&release, GUEST_MODULES)?;
+    let fio = Tree::create(sh, root, &dir.join("fio"))?;
+    fio.programs(&["/usr/bin/fio"])?;
+
+    let dom0 = Tree::create(sh, root, &dir.join("dom0"))?;
+    dom0.busybox()?;
+    let bin = format!("/usr/lib/xen-{}/bin", suite.xen());
+    let tools = [
+        "xl",
+        "xenstored",
+        "xenconsoled",
+        "xenconsole",
+        "xen-init-dom0",
+        "libxl-save-helper",
+    ];
+    let tools: Vec<String> = tools.iter().map(|tool| format!("{bin}/{tool}")).collect();
+    dom0.programs(&tools)?;
+    dom0.programs(
+        &[
+            "xenstore-read",
+            "xenstore-write",
+            "xenstore-ls",
+            "xenstore-list",
+            "xenstore-rm",
+            "xenstore-exists",
+            "xenstore-watch",
+            "xenstore-chmod",
+        ]
+        .map(|tool| format!("/usr/bin/{tool}")),
+    )?;
+    dom0.programs(&["/usr/bin/flock", "/usr/libexec/xen-qemu-system-i386"])?;
+    dom0.files(DOM0_FILES)?;
+    dom0.files(
+        &QEMU_ROMS
+            .iter()
+            .map(|rom| format!("/usr/share/qemu/{rom}"))
+            .collect::<Vec<_>>(),
+    )?;
+    dom0.files(&[format!("/usr/lib/xen-{}/boot/hvmloader", suite.xen())])?;
+    dom0.modules(&release, DOM0_MODULES)?;
+    dom0.link(&bin, "/usr/lib/xen-bin")?;
+    fs::create_dir_all(dom0.path("/images"))?;
+    fs::copy(&images.linux, dom0.path("/images/vmlinuz"))?;
+    guest.pack(&dom0.path("/images/guest.cpio"))?;
+    fio.pack(&dom0.path("/images/fio.cpio"))?;
+    dom0.pack(&images.dom0)
+}
+
+/// The one entry of `dir` that fits.
+fn find(dir: &Path, fits: impl Fn(&str) -> bool) -> Result<PathBuf> {
+    let mut found: Vec<PathBuf> = fs::read_dir(dir)
+        .with_context(|| format!("read {}", dir.display()))?
+        .filter_map(Result::ok)
+        .filter(|entry| fits(&entry.file_name().to_string_lossy()))
+        .map(|entry| entry.path())
+        .collect();
+    ensure!(
+        found.len() == 1,
+        "expected one match in {}, found {found:?}",
+        dir.display()
+    );
+    Ok(found.remove(0))
+}
+
+/// A fingerprint (64-bit FNV-1a) of what something is made by.
+fn stamp(parts: &[&str]) -> String {
+    let hash = parts
+        .iter()
+        .flat_map(|part| part.bytes())
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+        });
+    format!("{hash:016x}")
+}

@@ -1,0 +1,295 @@
+//! The emulated machine: QEMU with SVM, an AMD IOMMU and an NVMe disk, booted into Xen and
+//! dom0, which then runs one scenario after another on command.
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use super::channel::{self, Mark};
+use super::{Backend, Images, Suite, disk, payload};
+use crate::ui::{self, Progress};
+
+/// TCG's SVM has no next-RIP and mishandles some features under Xen: with these off, Xen,
+/// dom0 and the guests run stably.
+const CPU: &str = "EPYC,+svm,+npt,-smap,-smep,-monitor,-xsave,-avx,-avx2,-fma,-f16c,-rdtscp";
+
+/// One emulated CPU each for dom0, the driver domain and a guest.
+const CPUS: &str = "3";
+
+/// With more than one dom0 CPU, dom0 rarely dies at boot in code patching.
+const XEN: &str = "com1=115200,8n1 console=com1 dom0_mem=2G,max:2G dom0_max_vcpus=1 \
+                   guest_loglvl=all loglvl=all";
+
+/// Xen and dom0 need 11 to 25 s on an idle machine of two cores.
+const BOOT_TIMEOUT: Duration = Duration::from_secs(150);
+
+/// A booted rig.
+pub(crate) struct Machine {
+    qemu: Child,
+    commands: ChildStdin,
+    marks: Receiver<Mark>,
+    /// Where this boot's logs are.
+    pub(crate) logs: PathBuf,
+    /// The NVMe disk's raw image.
+    pub(crate) nvme: PathBuf,
+}
+
+/// How a scenario ended.
+pub(crate) struct Outcome {
+    /// Everything dom0 reported while it ran.
+    pub(crate) marks: Vec<Mark>,
+    /// Why it failed, if it did.
+    pub(crate) failure: Option<String>,
+}
+
+impl Outcome {
+    /// The first mark of this name.
+    pub(crate) fn mark(&self, name: &str) -> Option<&Mark> {
+        self.marks.iter().find(|mark| mark.name == name)
+    }
+}
+
+impl Machine {
+    /// Boots the rig with an empty disk. A boot that dies early is tried once more: now and
+    /// then emulation kills Xen or dom0 before anything of ours runs.
+    pub(crate) fn boot(
+        suite: Suite,
+        images: &Images,
+        kernel: Option<&Path>,
+        backend: Backend,
+    ) -> Result<Self> {
+        match Self::boot_once(suite, images, kernel, backend) {
+            Ok(machine) => Ok(machine),
+            Err(error) => {
+                ui::step(
+                    "rig",
+                    &format!("retry: the machine did not come up ({error:#})"),
+                );
+                Self::boot_once(suite, images, kernel, backend)
+            }
+        }
+    }
+
+    fn boot_once(
+        suite: Suite,
+        images: &Images,
+        kernel: Option<&Path>,
+        backend: Backend,
+    ) -> Result<Self> {
+        let logs = fresh_logs(suite)?;
+        let (nvme, initrd) = (
+            suite.dir().join("nvme.img"),
+            suite.dir().join("initrd.cpio"),
+        );
+        disk::create(&nvme)?;
+        payload::append(&images.dom0, kernel, &initrd)?;
+        let progress = Progress::start("rig", &format!("booting Xen {} and dom0", suite.xen()));
+        let began = Instant::now();
+        let mut qemu = command(images, &initrd, &nvme, &logs, backend)
+            .stderr(fs::File::create(logs.join("qemu.log"))?)
+            .spawn()
+            .context("start qemu-system-x86_64")?;
+        let (Some(output), Some(commands)) = (qemu.stdout.take(), qemu.stdin.take()) else {
+            bail!("QEMU has no standard input and output");
+        };
+        let (sender, marks) = channel();
+        let folder = logs.clone();
+        thread::spawn(move || {
+            if let Err(error) = channel::receive(output, &folder, &sender) {
+                ui::step("rig", &format!("lost the line to dom0: {error}"));
+            }
+        });
+        let mut machine = Self {
+            qemu,
+            commands,
+            marks,
+            logs,
+            nvme,
+        };
+        machine.wait("ready", Instant::now() + BOOT_TIMEOUT, &mut Vec::new())?;
+        drop(progress);
+        ui::step(
+            "rig",
+            &format!(
+                "Xen and dom0 are up after {:.1} s",
+                began.elapsed().as_secs_f64()
+            ),
+        );
+        Ok(machine)
+    }
+
+    /// Has dom0 run a scenario and waits for its end.
+    ///
+    /// # Errors
+    /// The machine died or does not answer; a scenario that merely failed is an `Outcome`.
+    pub(crate) fn run(&mut self, scenario: &str, timeout: Duration) -> Result<Outcome> {
+        self.start(scenario, timeout)?;
+        let mut marks = Vec::new();
+        // dom0 ends a scenario that takes too long; the rest is for saying so.
+        let end = self.wait(
+            "end",
+            Instant::now() + timeout + Duration::from_secs(60),
+            &mut marks,
+        )?;
+        let failure = (end.get("rc") != "0").then(|| {
+            let why = marks
+                .iter()
+                .find(|mark| mark.name == "fail")
+                .map(|mark| mark.get("why"));
+            why.map_or_else(
+                || format!("the script ended with status {}", end.get("rc")),
+                str::to_string,
+            )
+        });
+        Ok(Outcome { marks, failure })
+    }
+
+    /// Has dom0 start a scenario.
+    pub(crate) fn start(&mut self, scenario: &str, timeout: Duration) -> Result<()> {
+        writeln!(self.commands, "run {scenario} {}", timeout.as_secs())
+            .context("send dom0 a command")?;
+        self.commands.flush().context("send dom0 a command")
+    }
+
+    /// Waits for a mark of this name, keeping those before it.
+    pub(crate) fn wait(
+        &mut self,
+        name: &str,
+        deadline: Instant,
+        seen: &mut Vec<Mark>,
+    ) -> Result<Mark> {
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.marks.recv_timeout(left) {
+                Ok(mark) if mark.name == name => return Ok(mark),
+                Ok(mark) => {
+                    if mark.name == "note" {
+                        ui::step("dom0", mark.get("text"));
+                    }
+                    seen.push(mark);
+                }
+                Err(RecvTimeoutError::Timeout) => bail!("no `{name}` from dom0 in time"),
+                Err(RecvTimeoutError::Disconnected) => {
+                    bail!("the machine died: {}", self.epitaph())
+                }
+            }
+        }
+    }
+
+    /// Ends the machine in order.
+    pub(crate) fn power_off(mut self) -> Result<()> {
+        writeln!(self.commands, "poweroff")?;
+        let deadline = Instant::now() + Duration::from_secs(40);
+        while Instant::now() < deadline {
+            if self.qemu.try_wait()?.is_some() {
+                return Ok(());
+            }
+            thread::sleep(Duration::from_millis(100));
+        }
+        Ok(()) // Drop kills what does not want to go.
+    }
+
+    /// Ends the machine as a power cut would: at once, with nothing written back by the guest.
+    pub(crate) fn kill(mut self) -> Result<ExitStatus> {
+        self.qemu.kill()?;
+        Ok(self.qemu.wait()?)
+    }
+
+    fn epitaph(&mut self) -> String {
+        let status = self.qemu.wait().map_or_else(
+            |error| error.to_string(),
+            |status| match status.signal() {
+                Some(signal) => format!("QEMU ended by signal {signal}"),
+                None => format!(
+                    "QEMU ended with status {}",
+                    status.code().unwrap_or_default()
+                ),
+            },
+        );
+        format!("{status}; see {}", self.logs.join("xen-dom0.log").display())
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        let _ = self.qemu.kill();
+        let _ = self.qemu.wait();
+    }
+}
+
+/// QEMU's command line. `setpriv` ends QEMU should this process die.
+fn command(images: &Images, initrd: &Path, nvme: &Path, logs: &Path, backend: Backend) -> Command {
+    let backend = match backend {
+        Backend::Spindle => "spindle",
+        Backend::Dom0 => "dom0",
+    };
+    let mut command = Command::new("setpriv");
+    command
+        .args([
+            "--pdeathsig",
+            "KILL",
+            "qemu-system-x86_64",
+            "-accel",
+            "tcg,thread=multi",
+        ])
+        .args(["-machine", "q35", "-cpu", CPU, "-smp", CPUS, "-m", "5G"])
+        .args([
+            "-nodefaults",
+            "-no-reboot",
+            "-display",
+            "none",
+            "-monitor",
+            "none",
+        ])
+        .args([
+            "-serial",
+            &format!("file:{}", logs.join("xen-dom0.log").display()),
+        ])
+        .args([
+            "-chardev",
+            "stdio,id=channel,signal=off",
+            "-serial",
+            "chardev:channel",
+        ])
+        .arg("-kernel")
+        .arg(&images.xen)
+        .args(["-append", XEN, "-initrd"])
+        .arg(format!(
+            "{} console=hvc0 rdinit=/init loglevel=4 backend={backend},{}",
+            images.linux.display(),
+            initrd.display()
+        ))
+        .args(["-device", "amd-iommu", "-drive"])
+        .arg(format!(
+            "file={},if=none,id=nvme,format=raw",
+            nvme.display()
+        ))
+        // Not in slot 2, where Xen's QEMU would take it for an Intel graphics device.
+        .args(["-device", "nvme,drive=nvme,serial=spindle0,addr=5"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped());
+    command
+}
+
+/// A new folder for a boot's logs; `last` points to it.
+fn fresh_logs(suite: Suite) -> Result<PathBuf> {
+    let all = suite.dir().join("logs");
+    fs::create_dir_all(&all)?;
+    let number = 1 + fs::read_dir(&all)?
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok())
+        .max()
+        .unwrap_or(0);
+    let logs = all.join(format!("{number:04}"));
+    fs::create_dir(&logs)?;
+    let last = all.join("last");
+    let _ = fs::remove_file(&last);
+    std::os::unix::fs::symlink(&logs, &last)?;
+    Ok(logs)
+}

@@ -1,0 +1,92 @@
+//! The rig: a machine in QEMU that boots Debian's Xen and Linux, with an NVMe disk and an
+//! IOMMU, so that Spindle can be tried by `xl` as on real hardware.
+//!
+//! `images` makes what is booted, `machine` boots it, `channel` talks to dom0,
+//! `disk` looks at the NVMe disk from outside.
+
+mod channel;
+mod cpio;
+pub(crate) mod disk;
+mod images;
+mod machine;
+mod packages;
+mod payload;
+mod tree;
+
+use std::fs::{self, File, TryLockError};
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+use clap::ValueEnum;
+
+pub(crate) use channel::Mark;
+pub(crate) use images::{Images, prepare};
+pub(crate) use machine::{Machine, Outcome};
+
+use crate::root;
+
+/// Which Debian the rig is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Suite {
+    /// Debian 12: Xen 4.17, Linux 6.1, QEMU 7.2.
+    Bookworm,
+    /// Debian 13: Xen 4.20, Linux 6.12, QEMU 10.0.
+    Trixie,
+}
+
+impl Suite {
+    /// Debian's name of the suite.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Bookworm => "bookworm",
+            Self::Trixie => "trixie",
+        }
+    }
+
+    /// The Xen release that the suite carries.
+    pub(crate) fn xen(self) -> &'static str {
+        match self {
+            Self::Bookworm => "4.17",
+            Self::Trixie => "4.20",
+        }
+    }
+
+    /// Where the suite's images, disk and logs are kept.
+    pub(crate) fn dir(self) -> PathBuf {
+        root().join("target/rig").join(self.name())
+    }
+}
+
+/// Who serves the guests' disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Backend {
+    /// Spindle, with the NVMe disk passed through.
+    Spindle,
+    /// Linux' xen-blkback in dom0: checks the rig itself, and is what Spindle is compared to.
+    Dom0,
+}
+
+/// Held while a rig runs: two at once on one machine slow each other to a crawl.
+pub(crate) struct Lock {
+    _file: File,
+}
+
+/// Takes the rig for this process.
+///
+/// # Errors
+/// Another process holds it.
+pub(crate) fn lock() -> Result<Lock> {
+    let path = root().join("target/rig/lock");
+    fs::create_dir_all(root().join("target/rig"))?;
+    let file = File::create(&path).with_context(|| format!("create {}", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(Lock { _file: file }),
+        Err(TryLockError::WouldBlock) => {
+            bail!(
+                "another rig is running (it holds {}); wait for it to end",
+                path.display()
+            )
+        }
+        Err(TryLockError::Error(error)) => Err(error).context("lock the rig"),
+    }
+}

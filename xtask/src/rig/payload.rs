@@ -1,0 +1,60 @@
+//! What a run adds to the cached images: the kernel under test, its configurations, and
+//! the scripts of dom0 and of the guests. A few hundred kilobytes, made afresh each time.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+use super::cpio::Archive;
+use crate::root;
+use crate::scenario;
+
+const DOM0_INIT: &str = include_str!("../../rig/dom0-init.sh");
+const DOM0_LIB: &str = include_str!("../../rig/dom0-lib.sh");
+const GUEST_INIT: &str = include_str!("../../rig/guest-init.sh");
+
+/// What the guests are told to do, by name.
+const JOBS: &[(&str, &str)] = &[
+    ("tree-write", include_str!("../../rig/jobs/tree-write.sh")),
+    ("tree-check", include_str!("../../rig/jobs/tree-check.sh")),
+    ("fio-verify", include_str!("../../rig/jobs/fio-verify.sh")),
+    ("fio-forever", include_str!("../../rig/jobs/fio-forever.sh")),
+    ("flush", include_str!("../../rig/jobs/flush.sh")),
+    ("no-blkfront", include_str!("../../rig/jobs/no-blkfront.sh")),
+    ("reboot", include_str!("../../rig/jobs/reboot.sh")),
+    ("watch-disks", include_str!("../../rig/jobs/watch-disks.sh")),
+];
+
+/// Writes `initrd`: the cached `dom0` archive, then this run's own.
+pub(super) fn append(dom0: &Path, kernel: Option<&Path>, initrd: &Path) -> Result<()> {
+    let mut archive = Archive::default();
+    archive.file("init", DOM0_INIT.as_bytes());
+    for folder in ["spindle", "spindle/scenarios", "spindle/jobs"] {
+        archive.folder(folder);
+    }
+    archive.file("spindle/lib.sh", DOM0_LIB.as_bytes());
+    for (name, script) in scenario::scripts() {
+        archive.file(&format!("spindle/scenarios/{name}.sh"), script.as_bytes());
+    }
+    for (name, script) in JOBS {
+        let mut job = Archive::default();
+        job.file("init", GUEST_INIT.as_bytes());
+        job.file("job.sh", script.as_bytes());
+        archive.file(&format!("spindle/jobs/{name}.cpio"), &job.finish());
+    }
+    for config in ["spindle-hvm.cfg", "spindle-pvh.cfg", "guest.cfg"] {
+        let path = root().join("xl-configs").join(config);
+        let text = fs::read(&path).with_context(|| format!("read {}", path.display()))?;
+        archive.file(&format!("spindle/{config}"), &text);
+    }
+    if let Some(kernel) = kernel {
+        let image = fs::read(kernel).with_context(|| format!("read {}", kernel.display()))?;
+        archive.file("spindle/spindle.elf", &image);
+    }
+    let mut output = File::create(initrd)?;
+    io::copy(&mut File::open(dom0)?, &mut output)?;
+    io::copy(&mut archive.finish().as_slice(), &mut output)?;
+    Ok(())
+}

@@ -1,0 +1,152 @@
+//! What is done in the rig: named scenarios, each with a script for dom0 and, where the
+//! host has a part in it, a function here.
+
+mod file_tree;
+mod flush_durable;
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+
+use crate::rig::{Backend, Machine, Mark, Outcome};
+use crate::ui::Progress;
+
+pub(crate) use file_tree::Report as FileTree;
+pub(crate) use file_tree::run as file_tree;
+
+/// How a scenario is run.
+#[derive(Clone, Copy)]
+enum Host {
+    /// dom0 alone decides.
+    Idle,
+    /// The host looks at the disk afterwards.
+    FileTree,
+    /// The host cuts the power; the machine is gone afterwards.
+    FlushDurable,
+}
+
+/// A named test.
+pub(crate) struct Scenario {
+    /// Its name on the command line and in the table.
+    pub(crate) name: &'static str,
+    script: &'static str,
+    timeout: Duration,
+    host: Host,
+    any_backend: bool,
+}
+
+/// What came of a scenario.
+pub(crate) struct Verdict {
+    /// Why it failed, if it did.
+    pub(crate) failure: Option<String>,
+    /// What it measured or saw, for the table.
+    pub(crate) note: String,
+    /// How long it took.
+    pub(crate) took: Duration,
+}
+
+macro_rules! scenarios {
+    ($($name:literal $seconds:literal $host:ident $any_backend:literal;)*) => {
+        /// All scenarios, in the order in which they share a machine: the quick ones first,
+        /// the one that cuts the power last.
+        pub(crate) static ALL: &[Scenario] = &[$(Scenario {
+            name: $name,
+            script: include_str!(concat!("../../rig/scenarios/", $name, ".sh")),
+            timeout: Duration::from_secs($seconds),
+            host: Host::$host,
+            any_backend: $any_backend,
+        }),*];
+    };
+}
+
+// name, seconds it may take, the host's part, whether Linux' backend can run it, too
+scenarios! {
+    "no-disk" 120 Idle false;
+    "hotplug" 240 Idle true;
+    "idle-no-cpu" 120 Idle false;
+    "wrong-target" 180 Idle false;
+    "second-attach" 180 Idle true;
+    "rubbish-ring" 240 Idle false;
+    "never-connects" 240 Idle true;
+    "fio-verify" 420 Idle true;
+    "destroy-mid-io" 360 Idle true;
+    "guest-reboot" 300 Idle true;
+    "pvh-ram" 180 Idle false;
+    "memory-32" 180 Idle false;
+    "devices-before-boot" 180 Idle false;
+    "shutdown-with-guests" 360 Idle false;
+    "file-tree" 480 FileTree true;
+    "flush-durable" 300 FlushDurable true;
+}
+
+/// The scripts of all scenarios, by name.
+pub(crate) fn scripts() -> impl Iterator<Item = (&'static str, &'static str)> {
+    ALL.iter().map(|scenario| (scenario.name, scenario.script))
+}
+
+/// The scenario of this name.
+fn find(name: &str) -> Result<&'static Scenario> {
+    match ALL.iter().find(|scenario| scenario.name == name) {
+        Some(scenario) => Ok(scenario),
+        None => bail!("there is no scenario {name}"),
+    }
+}
+
+impl Scenario {
+    /// Whether it means anything with this backend.
+    pub(crate) fn fits(&self, backend: Backend) -> bool {
+        self.any_backend || backend == Backend::Spindle
+    }
+
+    /// Runs it on a booted machine, which comes back if it can be used further.
+    ///
+    /// # Errors
+    /// The machine died or does not answer.
+    pub(crate) fn run(&self, mut machine: Machine) -> Result<(Verdict, Option<Machine>)> {
+        let began = Instant::now();
+        let progress = Progress::start("test", self.name);
+        let (failure, note, machine) = match self.host {
+            Host::Idle => {
+                let outcome = machine.run(self.name, self.timeout)?;
+                (outcome.failure.clone(), notes(&outcome), Some(machine))
+            }
+            Host::FileTree => {
+                let report = file_tree(&mut machine)?;
+                (report.failure.clone(), report.summary(), Some(machine))
+            }
+            Host::FlushDurable => {
+                let failure = flush_durable::run(machine, self.timeout)?;
+                (failure, String::new(), None)
+            }
+        };
+        drop(progress);
+        Ok((
+            Verdict {
+                failure,
+                note,
+                took: began.elapsed(),
+            },
+            machine,
+        ))
+    }
+}
+
+/// What a scenario measured, in short.
+fn notes(outcome: &Outcome) -> String {
+    let describe = |mark: &Mark| match mark.name.as_str() {
+        "spindle" => Some(format!("ready after {} s", mark.get("unpause"))),
+        "refused" => Some(format!("\"{}\"", mark.get("reason"))),
+        "destroyed" => Some(format!("destroyed in {} s", mark.get("seconds"))),
+        "hotplug" => Some(format!("on and off in {} s", mark.get("seconds"))),
+        "idle" => Some(format!("{} s of CPU in 20 s", mark.get("cpu"))),
+        "spindle-down" => Some(format!("down in {} s", mark.get("seconds"))),
+        "note" => Some(mark.get("text").to_string()),
+        _ => None,
+    };
+    outcome
+        .marks
+        .iter()
+        .filter_map(describe)
+        .collect::<Vec<_>>()
+        .join("; ")
+}

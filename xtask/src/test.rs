@@ -1,0 +1,186 @@
+//! `test`: the host's tests, then every scenario under nested Xen, on one suite or both.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use clap::ValueEnum;
+use xshell::{Shell, cmd};
+
+use crate::rig::{self, Backend, Images, Machine, Suite};
+use crate::scenario::{self, Scenario, Verdict};
+use crate::{kernel, root, ui};
+
+/// Which suites to test on.
+#[derive(Clone, Copy, ValueEnum)]
+pub(crate) enum Suites {
+    /// Debian 12: Xen 4.17, Linux 6.1, QEMU 7.2.
+    Bookworm,
+    /// Debian 13: Xen 4.20, Linux 6.12, QEMU 10.0.
+    Trixie,
+    /// One after the other.
+    Both,
+}
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Which Debian the rig is made of.
+    #[arg(long, value_enum, default_value = "both")]
+    suite: Suites,
+    /// Run only the scenarios whose name contains this.
+    #[arg(long, default_value = "")]
+    filter: String,
+    /// Leave the rig out.
+    #[arg(long)]
+    host_only: bool,
+    /// Leave the host's tests out.
+    #[arg(long, hide = true)]
+    rig_only: bool,
+    /// Who serves the disk; `dom0` is Linux' own backend, to check the rig itself.
+    #[arg(long, value_enum, default_value = "spindle", hide = true)]
+    backend: Backend,
+}
+
+impl Args {
+    /// Everything, on both suites, but the host's tests.
+    pub(crate) fn rig_on_both() -> Self {
+        Self {
+            suite: Suites::Both,
+            filter: String::new(),
+            host_only: false,
+            rig_only: true,
+            backend: Backend::Spindle,
+        }
+    }
+}
+
+/// Runs the task.
+pub(crate) fn run(args: &Args) -> Result<()> {
+    if !args.rig_only {
+        host()?;
+    }
+    if args.host_only {
+        return Ok(());
+    }
+    let chosen: Vec<&Scenario> = scenario::ALL
+        .iter()
+        .filter(|scenario| scenario.name.contains(&args.filter) && scenario.fits(args.backend))
+        .collect();
+    if chosen.is_empty() {
+        let names: Vec<&str> = scenario::ALL.iter().map(|scenario| scenario.name).collect();
+        bail!(
+            "no scenario is called like \"{}\"; there are: {}",
+            args.filter,
+            names.join(" ")
+        );
+    }
+    let _lock = rig::lock()?;
+    let image = match args.backend {
+        Backend::Spindle => Some(kernel::build()?.path),
+        Backend::Dom0 => None,
+    };
+    let suites: &[Suite] = match args.suite {
+        Suites::Bookworm => &[Suite::Bookworm],
+        Suites::Trixie => &[Suite::Trixie],
+        Suites::Both => &[Suite::Bookworm, Suite::Trixie],
+    };
+    let mut table = ui::table(["suite", "scenario", "result", "s", ""]);
+    let mut failed = 0;
+    for &suite in suites {
+        let images = rig::prepare(suite)?;
+        for (name, verdict) in play(suite, &images, image.as_deref(), args.backend, &chosen) {
+            let result = if verdict.failure.is_none() {
+                "PASS"
+            } else {
+                "FAIL"
+            };
+            failed += usize::from(verdict.failure.is_some());
+            let seconds = format!("{:.0}", verdict.took.as_secs_f64());
+            let note = verdict.failure.unwrap_or(verdict.note);
+            table.add_row([suite.name(), name, result, &seconds, &shorten(&note)]);
+        }
+    }
+    println!("{table}");
+    if failed > 0 {
+        bail!(
+            "{failed} scenarios failed; their logs are in {}",
+            root().join("target/rig/*/logs").display()
+        );
+    }
+    Ok(())
+}
+
+/// The host's tests.
+pub(crate) fn host() -> Result<()> {
+    let sh = Shell::new()?;
+    sh.change_dir(root());
+    ui::step("test", "on the host");
+    cmd!(sh, "cargo test --quiet").quiet().run()?;
+    Ok(())
+}
+
+/// Plays scenarios on one machine; should it die, the rest get a new one.
+fn play(
+    suite: Suite,
+    images: &Images,
+    kernel: Option<&Path>,
+    backend: Backend,
+    chosen: &[&'static Scenario],
+) -> Vec<(&'static str, Verdict)> {
+    let mut machine = None;
+    let mut verdicts = Vec::new();
+    for scenario in chosen {
+        let began = Instant::now();
+        let booted = match machine.take() {
+            Some(machine) => Ok(machine),
+            None => Machine::boot(suite, images, kernel, backend),
+        };
+        let mut logs = suite.dir().join("logs/last");
+        let played = booted.and_then(|machine| {
+            logs.clone_from(&machine.logs);
+            scenario.run(machine)
+        });
+        let mut verdict = match played {
+            Ok((verdict, left)) => {
+                machine = left;
+                verdict
+            }
+            Err(error) => failed(format!("{error:#}"), began.elapsed()),
+        };
+        if let Some(why) = &mut verdict.failure {
+            ui::step("test", &format!("{} FAIL: {why}", scenario.name));
+            ui::step("test", &format!("logs: {}", logs.display()));
+        } else {
+            let seconds = verdict.took.as_secs_f64();
+            ui::step(
+                "test",
+                &format!("{} PASS in {seconds:.0} s {}", scenario.name, verdict.note),
+            );
+        }
+        verdicts.push((scenario.name, verdict));
+    }
+    if let Some(machine) = machine
+        && let Err(error) = machine.power_off()
+    {
+        ui::step("rig", &format!("power-off: {error:#}"));
+    }
+    verdicts
+}
+
+fn failed(why: String, took: Duration) -> Verdict {
+    Verdict {
+        failure: Some(why),
+        note: String::new(),
+        took,
+    }
+}
+
+/// Fits a note into the table.
+fn shorten(text: &str) -> String {
+    const WIDTH: usize = 100;
+    let line = text.replace('\n', " ");
+    if line.chars().count() <= WIDTH {
+        return line;
+    }
+    line.chars().take(WIDTH).chain("…".chars()).collect()
+}
