@@ -1,0 +1,149 @@
+//! The wire: layouts and numbers of `public/io/blkif.h` and `public/io/ring.h` on x86.
+
+use core::mem::offset_of;
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// `BLKIF_MAX_SEGMENTS_PER_REQUEST`: segments that fit into a ring slot.
+pub const MAX_SEGMENTS: usize = 11;
+
+/// Sectors of 512 bytes in a page: `first_sect` and `last_sect` are below this.
+pub const SECTORS_PER_PAGE: u8 = 8;
+
+/// Bytes of ring header before the first slot.
+pub const RING_HEADER: usize = 64;
+
+/// The largest ring that is accepted, in pages (`XENBUS_MAX_RING_GRANT_ORDER` = 4).
+pub const MAX_RING_PAGES: usize = 16;
+
+/// `BLKIF_OP_*`, as the frontend chose it.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(transparent)]
+pub struct Operation(pub u8);
+
+impl Operation {
+    /// `BLKIF_OP_READ`.
+    pub const READ: Self = Self(0);
+    /// `BLKIF_OP_WRITE`.
+    pub const WRITE: Self = Self(1);
+    /// `BLKIF_OP_WRITE_BARRIER`.
+    pub const WRITE_BARRIER: Self = Self(2);
+    /// `BLKIF_OP_FLUSH_DISKCACHE`.
+    pub const FLUSH: Self = Self(3);
+    /// `BLKIF_OP_DISCARD`.
+    pub const DISCARD: Self = Self(5);
+    /// `BLKIF_OP_INDIRECT`.
+    pub const INDIRECT: Self = Self(6);
+}
+
+/// `BLKIF_RSP_*`.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(transparent)]
+pub struct RspStatus(pub i16);
+
+impl RspStatus {
+    /// `BLKIF_RSP_OKAY`.
+    pub const OKAY: Self = Self(0);
+    /// `BLKIF_RSP_ERROR`.
+    pub const ERROR: Self = Self(-1);
+    /// `BLKIF_RSP_EOPNOTSUPP`.
+    pub const EOPNOTSUPP: Self = Self(-2);
+}
+
+/// `struct blkif_request_segment`.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(C)]
+pub struct RawSegment {
+    /// The granted page.
+    pub gref: u32,
+    /// First 512-byte sector of the page to transfer.
+    pub first_sect: u8,
+    /// Last sector to transfer, inclusive.
+    pub last_sect: u8,
+    /// Padding.
+    pub pad: u16,
+}
+const _: () = assert!(size_of::<RawSegment>() == 8);
+
+impl RawSegment {
+    /// A segment as it lies in one 64-bit word of a slot.
+    #[inline]
+    #[must_use]
+    pub const fn from_word(word: u64) -> Self {
+        Self {
+            gref: word as u32,
+            first_sect: (word >> 32) as u8,
+            last_sect: (word >> 40) as u8,
+            pad: 0,
+        }
+    }
+}
+
+/// `struct blkif_request`, native (x86_64) layout.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(C)]
+pub struct NativeRequest {
+    /// What to do.
+    pub operation: Operation,
+    /// How many of `segments` count.
+    pub nr_segments: u8,
+    /// The frontend's device handle; nobody looks at it.
+    pub handle: u16,
+    /// Padding.
+    pub pad: u32,
+    /// Given back in the response.
+    pub id: u64,
+    /// Start, in 512-byte sectors.
+    pub sector_number: u64,
+    /// The memory.
+    pub segments: [RawSegment; MAX_SEGMENTS],
+}
+const _: () = assert!(size_of::<NativeRequest>() == 112);
+const _: () = assert!(offset_of!(NativeRequest, id) == 8);
+const _: () = assert!(offset_of!(NativeRequest, sector_number) == 16);
+const _: () = assert!(offset_of!(NativeRequest, segments) == 24);
+
+/// `struct blkif_response`, native (x86_64) layout.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(C)]
+pub struct NativeResponse {
+    /// From the request.
+    pub id: u64,
+    /// From the request.
+    pub operation: Operation,
+    /// Padding; zero, so that nothing of ours leaks (XSA-216).
+    pub pad: u8,
+    /// The outcome.
+    pub status: RspStatus,
+    /// Padding; zero.
+    pub pad2: u32,
+}
+const _: () = assert!(size_of::<NativeResponse>() == 16);
+
+/// The layout that a frontend named in its `protocol` node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Abi {
+    /// `x86_64-abi`, which is this machine's own.
+    #[default]
+    Native,
+}
+
+impl Abi {
+    /// Bytes from one ring slot to the next: the size of the larger of request and response.
+    #[must_use]
+    pub const fn slot_bytes(self) -> usize {
+        match self {
+            Self::Native => size_of::<NativeRequest>(),
+        }
+    }
+}
