@@ -1,11 +1,28 @@
-//! The block interface as a backend serves it: rings and requests.
+//! The block interface as a backend serves it: rings, requests, grants, and the loop of a ring
+//! core.
+//!
+//! Nothing here touches hardware or makes a hypercall itself: it is handed its disk
+//! queues, grant operations and event sender, so the same code runs in the kernel, under
+//! `cargo test` and under a fuzzer.
+//!
+//! | layer | file | what it holds |
+//! | --- | --- | --- |
+//! | wire | [`abi`] | layouts, operations, statuses |
+//! | ring | [`ring`] | indices, hold-off, one copy of each request |
+//! | request | [`request`] | validation of that copy against the volume |
+//! | memory | [`cache`], [`pool`] | mapped grants for direct DMA; buffers for grant copy |
 #![no_std]
 #![forbid(unsafe_code)]
 
 extern crate alloc;
 
 pub mod abi;
+pub mod batch;
+pub mod cache;
+pub mod pool;
 pub mod request;
 pub mod ring;
+pub mod window;
 
 pub use ring::BackRing;
+pub use window::Window;

@@ -1,0 +1,146 @@
+//! Batches of grant operations, filled during a visit and carried out in one hypercall.
+
+use alloc::vec::Vec;
+
+use spindle_block::Tag;
+use spindle_xen::grant::{CopyOp, GrantOps, MapOp, Status};
+
+/// How often operations that Xen answered with `GNTST_eagain` are tried again. The page is being
+/// paged in; if that takes longer, the request fails rather than the core waits.
+const EAGAIN_RETRIES: usize = 8;
+
+/// Repeats `call` over the runs of operations that ended with `GNTST_eagain`, a bounded number
+/// of times. What still ends so counts as failed.
+fn retry<T>(ops: &mut [T], status: fn(&T) -> Status, mut call: impl FnMut(&mut [T])) {
+    for _ in 0..EAGAIN_RETRIES {
+        let mut again = false;
+        let mut rest = &mut *ops;
+        while let Some(start) = rest.iter().position(|op| status(op) == Status::EAGAIN) {
+            let (_, tail) = rest.split_at_mut(start);
+            let end = tail.iter().position(|op| status(op) != Status::EAGAIN);
+            let (run, after) = tail.split_at_mut(end.unwrap_or(tail.len()));
+            call(run);
+            again = true;
+            rest = after;
+        }
+        if !again {
+            return;
+        }
+    }
+}
+
+/// Grants to be mapped for one ring.
+#[derive(Debug)]
+pub struct MapBatch {
+    ops: Vec<MapOp>,
+}
+
+impl MapBatch {
+    /// A batch of at most `capacity` operations.
+    #[must_use]
+    pub fn new(capacity: usize) -> Self {
+        Self {
+            ops: Vec::with_capacity(capacity),
+        }
+    }
+
+    /// How many more operations fit.
+    #[inline]
+    #[must_use]
+    pub fn room(&self) -> usize {
+        self.ops.capacity() - self.ops.len()
+    }
+
+    /// Whether there is nothing to do.
+    #[inline]
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.ops.is_empty()
+    }
+
+    /// Adds an operation; there must be room.
+    pub fn push(&mut self, op: MapOp) {
+        debug_assert!(self.room() > 0);
+        self.ops.push(op);
+    }
+
+    /// Carries the batch out. Each operation's own status tells what came of it, whatever the
+    /// hypercall as a whole returned (XSA-361).
+    pub fn execute(&mut self, grants: &impl GrantOps) {
+        // The statuses say all that the hypercall's own error says, and more.
+        let _ = grants.map(&mut self.ops);
+        retry(
+            &mut self.ops,
+            |op| op.status,
+            |run| {
+                let _ = grants.map(run);
+            },
+        );
+    }
+
+    /// The operations, with their outcome once executed.
+    #[must_use]
+    pub fn ops(&self) -> &[MapOp] {
+        &self.ops
+    }
+
+    /// Empties the batch.
+    pub fn clear(&mut self) {
+        self.ops.clear();
+    }
+}
+
+/// Copies between granted pages and buffers, for all rings of a core.
+#[derive(Debug)]
+pub struct CopyBatch {
+    ops: Vec<CopyOp>,
+    tags: Vec<Tag>,
+}
+
+impl CopyBatch {
+    /// A batch of at most `capacity` operations.
+    #[must_use]
+    pub fn new(capacity: usize) -> Self {
+        Self {
+            ops: Vec::with_capacity(capacity),
+            tags: Vec::with_capacity(capacity),
+        }
+    }
+
+    /// How many more operations fit.
+    #[must_use]
+    pub fn room(&self) -> usize {
+        self.ops.capacity().min(self.tags.capacity()) - self.ops.len()
+    }
+
+    /// Adds an operation on behalf of the request `tag`; there must be room.
+    pub fn push(&mut self, op: CopyOp, tag: Tag) {
+        debug_assert!(self.room() > 0);
+        self.ops.push(op);
+        self.tags.push(tag);
+    }
+
+    /// Carries the batch out in one hypercall, if there is anything in it, and empties it; calls
+    /// `failed` with the tag of every operation that failed.
+    pub fn execute(&mut self, grants: &impl GrantOps, mut failed: impl FnMut(Tag)) {
+        if self.ops.is_empty() {
+            return;
+        }
+        // As in `MapBatch::execute`.
+        let _ = grants.copy(&mut self.ops);
+        retry(
+            &mut self.ops,
+            |op| op.status,
+            |run| {
+                let _ = grants.copy(run);
+            },
+        );
+        for (op, &tag) in self.ops.iter().zip(&self.tags) {
+            if !op.status.is_ok() {
+                failed(tag);
+            }
+        }
+        self.ops.clear();
+        self.tags.clear();
+    }
+}

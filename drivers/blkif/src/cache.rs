@@ -1,0 +1,297 @@
+//! The grants that one ring's frontend keeps using, mapped once (`feature-persistent`).
+//!
+//! A reference that is mapped is found by one hash and a short probe, and costs one store for
+//! recency. A mapping in use is pinned; the least recently used of the others go first when room
+//! is needed, in batches, since unmapping is the dear half of a grant.
+
+use alloc::boxed::Box;
+use alloc::vec;
+use alloc::vec::Vec;
+
+use spindle_xen::DomId;
+use spindle_xen::grant::{GrantOps, GrantRef, MapOp, UnmapOp};
+
+use crate::window::Window;
+
+/// Table places looked at before giving up. It bounds what a frontend that picks colliding
+/// references can cost; its further references are copied instead of mapped.
+const PROBES: usize = 32;
+
+/// Most mappings given up at once to make room.
+const EVICT: usize = 64;
+
+/// Handles start at 0 and stay small; Xen's own `INVALID_MAPTRACK_HANDLE` is this.
+const NOT_MAPPED: u32 = u32::MAX;
+
+/// A free place in the table. Frame numbers never get as high.
+const FREE: u64 = u64::MAX;
+
+/// What a frame of the window holds.
+#[derive(Clone, Copy, Debug)]
+struct Frame {
+    gref: u32,
+    /// From the map; [`NOT_MAPPED`] before it and after a failure.
+    handle: u32,
+    /// The turn in which it was last used.
+    used: u32,
+    /// Segments of requests between ring and response that use it.
+    pins: u32,
+}
+
+/// Grants of one domain, mapped into one window.
+#[derive(Debug)]
+pub struct GrantCache {
+    domain: DomId,
+    window: Window,
+    frames: Box<[Frame]>,
+    /// Open addressing with linear probing; a place holds reference << 32 | frame.
+    table: Box<[u64]>,
+    shift: u32,
+    free: Vec<u32>,
+    turn: u32,
+    /// Whether this turn has had its eviction.
+    evicted: bool,
+}
+
+impl GrantCache {
+    /// An empty cache for grants of `domain`, as large as `window`.
+    #[must_use]
+    pub fn new(domain: DomId, window: Window) -> Self {
+        let count = window.frames();
+        // At most half full, so that probes are short.
+        let places = (2 * count).next_power_of_two().max(2);
+        let mut free: Vec<u32> = Vec::with_capacity(count);
+        free.extend((0..count as u32).filter(|&f| window.is_usable(f as usize)));
+        free.reverse();
+        let empty = Frame {
+            gref: 0,
+            handle: NOT_MAPPED,
+            used: 0,
+            pins: 0,
+        };
+        Self {
+            domain,
+            window,
+            frames: vec![empty; count].into(),
+            table: vec![FREE; places].into(),
+            shift: 32 - places.ilog2(),
+            free,
+            turn: 0,
+            evicted: false,
+        }
+    }
+
+    /// Starts a new turn for the reckoning of recency.
+    #[inline]
+    pub fn next_turn(&mut self) {
+        self.turn = self.turn.wrapping_add(1);
+        self.evicted = false;
+    }
+
+    /// The bus address of the page that `gref` grants, if it is mapped or about to be. It stays
+    /// until [`GrantCache::unpin`].
+    #[inline]
+    pub fn pin(&mut self, gref: u32) -> Option<u64> {
+        let mask = self.table.len() - 1;
+        let mut at = self.home(gref);
+        for _ in 0..PROBES {
+            let place = self.table[at & mask];
+            if (place >> 32) as u32 == gref && place != FREE {
+                let index = place as u32 as usize;
+                let frame = &mut self.frames[index];
+                frame.used = self.turn;
+                frame.pins += 1;
+                return Some(self.window.bus(index));
+            }
+            if place == FREE {
+                return None;
+            }
+            at += 1;
+        }
+        None
+    }
+
+    /// Takes a free frame for `gref`, which is not in the cache, pinned. The operation returned
+    /// must be carried out and its outcome handed to [`GrantCache::record`]. `None` if there is
+    /// no free frame, or no place near enough in the table.
+    pub fn reserve(&mut self, gref: u32) -> Option<(u64, MapOp)> {
+        let mask = self.table.len() - 1;
+        let home = self.home(gref);
+        let at = (home..home + PROBES)
+            .map(|at| at & mask)
+            .find(|&at| self.table[at] == FREE)?;
+        let index = self.free.pop()?;
+        self.table[at] = u64::from(gref) << 32 | u64::from(index);
+        self.frames[index as usize] = Frame {
+            gref,
+            handle: NOT_MAPPED,
+            used: self.turn,
+            pins: 1,
+        };
+        let bus = self.window.bus(index as usize);
+        Some((bus, MapOp::new(self.domain, GrantRef(gref), bus, false)))
+    }
+
+    /// Notes the outcome of an operation from [`GrantCache::reserve`]; false if it failed. The
+    /// reference is then forgotten, and its frame free once nothing pins it.
+    pub fn record(&mut self, op: &MapOp) -> bool {
+        let index = self.window.frame(op.host_addr);
+        if op.status.is_ok() {
+            self.frames[index].handle = op.handle;
+            return true;
+        }
+        self.forget(index);
+        if self.frames[index].pins == 0 {
+            self.free.push(index as u32);
+        }
+        false
+    }
+
+    /// Whether the page at `bus`, pinned by the caller, could be mapped.
+    #[inline]
+    #[must_use]
+    pub fn is_mapped(&self, bus: u64) -> bool {
+        self.frames[self.window.frame(bus)].handle != NOT_MAPPED
+    }
+
+    /// Lets go of a page that [`GrantCache::pin`] or [`GrantCache::reserve`] gave.
+    #[inline]
+    pub fn unpin(&mut self, bus: u64) {
+        let index = self.window.frame(bus);
+        let frame = &mut self.frames[index];
+        frame.pins -= 1;
+        if frame.pins == 0 && frame.handle == NOT_MAPPED {
+            self.release_if_forgotten(index);
+        }
+    }
+
+    /// Whether no frame is free.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.free.is_empty()
+    }
+
+    /// Unmaps some of the least recently used pages that nothing pins, in one hypercall. Returns
+    /// how many were unmapped and how many frames were lost because that failed.
+    ///
+    /// Only the first call of a turn does anything: a frontend that keeps using new references
+    /// must not make the core, which may serve others too, unmap all day.
+    pub fn evict(&mut self, grants: &impl GrantOps) -> (usize, usize) {
+        if core::mem::replace(&mut self.evicted, true) {
+            return (0, 0);
+        }
+        let want = (self.frames.len() / 16).clamp(1, EVICT);
+        let mut oldest = [(0u32, 0u32); EVICT];
+        let mut found = 0;
+        for (index, frame) in self.frames.iter().enumerate() {
+            if frame.pins > 0 || frame.handle == NOT_MAPPED {
+                continue;
+            }
+            let age = self.turn.wrapping_sub(frame.used);
+            if found == want && age <= oldest[found - 1].0 {
+                continue;
+            }
+            // Insertion into a short list, oldest first.
+            let to = oldest[..found]
+                .iter()
+                .position(|&(other, _)| age > other)
+                .unwrap_or(found);
+            let end = if found == want { found - 1 } else { found };
+            oldest.copy_within(to..end, to + 1);
+            oldest[to] = (age, index as u32);
+            found = end + 1;
+        }
+        self.unmap(grants, &oldest.map(|(_, index)| index)[..found])
+    }
+
+    /// Unmaps everything, in batches, and gives the window back. Nothing may be pinned.
+    pub fn dismantle(mut self, grants: &impl GrantOps) -> Window {
+        let mut batch = [0u32; EVICT];
+        let mut next = 0;
+        while next < self.frames.len() {
+            let mut count = 0;
+            while count < EVICT && next < self.frames.len() {
+                if self.frames[next].handle != NOT_MAPPED {
+                    batch[count] = next as u32;
+                    count += 1;
+                }
+                next += 1;
+            }
+            self.unmap(grants, &batch[..count]);
+        }
+        self.window
+    }
+
+    /// Unmaps at most [`EVICT`] frames in one hypercall: (unmapped, lost).
+    fn unmap(&mut self, grants: &impl GrantOps, indices: &[u32]) -> (usize, usize) {
+        let mut ops = [UnmapOp::new(NOT_MAPPED, 0); EVICT];
+        let ops = &mut ops[..indices.len()];
+        for (op, &index) in ops.iter_mut().zip(indices) {
+            let index = index as usize;
+            self.forget(index);
+            *op = UnmapOp::new(self.frames[index].handle, self.window.bus(index));
+        }
+        if !ops.is_empty() {
+            // Every operation's own status is looked at below.
+            let _ = grants.unmap(ops);
+        }
+        let mut lost = 0;
+        for (op, &index) in ops.iter().zip(indices) {
+            self.frames[index as usize].handle = NOT_MAPPED;
+            if op.status.is_ok() {
+                self.free.push(index);
+            } else {
+                self.window.condemn(index as usize);
+                lost += 1;
+            }
+        }
+        (indices.len() - lost, lost)
+    }
+
+    #[inline]
+    fn home(&self, gref: u32) -> usize {
+        (gref.wrapping_mul(0x9e37_79b1) >> self.shift) as usize
+    }
+
+    /// The place in the table that leads to frame `index`.
+    fn place(&self, index: usize) -> Option<usize> {
+        let mask = self.table.len() - 1;
+        let gref = self.frames[index].gref;
+        let wanted = u64::from(gref) << 32 | index as u64;
+        let home = self.home(gref);
+        (home..home + PROBES)
+            .map(|at| at & mask)
+            .find(|&at| self.table[at] == wanted)
+    }
+
+    /// Takes frame `index` out of the table, and moves what follows it back so that no probe
+    /// meets a hole.
+    fn forget(&mut self, index: usize) {
+        let mask = self.table.len() - 1;
+        let Some(mut hole) = self.place(index) else {
+            return;
+        };
+        let mut at = hole;
+        for _ in 0..self.table.len() {
+            at = (at + 1) & mask;
+            let place = self.table[at];
+            if place == FREE {
+                break;
+            }
+            let home = self.home((place >> 32) as u32);
+            if at.wrapping_sub(home) & mask >= at.wrapping_sub(hole) & mask {
+                self.table[hole] = place;
+                hole = at;
+            }
+        }
+        self.table[hole] = FREE;
+    }
+
+    /// Frees an unpinned frame whose map failed. One that is still in the table waits for its
+    /// outcome.
+    fn release_if_forgotten(&mut self, index: usize) {
+        if self.place(index).is_none() {
+            self.free.push(index as u32);
+        }
+    }
+}

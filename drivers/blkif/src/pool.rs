@@ -1,0 +1,96 @@
+//! Buffer pages for grant copy: one pool per core, shared by its rings.
+
+use alloc::vec::Vec;
+
+use spindle_hw::{PAGE_SIZE, SharedPages};
+
+use crate::abi::MAX_SEGMENTS;
+
+/// The pool could not hold one request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a buffer pool of {0} pages: must be {MAX_SEGMENTS} to 65535")]
+pub struct BadPoolSize(pub usize);
+
+/// Pages that the disk and grant copies reach.
+#[derive(Debug)]
+pub struct BufferPool {
+    pages: SharedPages,
+    free: Vec<u16>,
+    /// A ring that got no page at its last turn. Until its next the others get none, or their
+    /// small requests could keep its large one waiting for ever.
+    waiting: Option<u16>,
+    /// Whether the ring whose turn it is has had some.
+    served: bool,
+}
+
+impl BufferPool {
+    /// A pool over `pages`.
+    ///
+    /// # Errors
+    /// If the largest request would not fit, or pages could not be numbered.
+    pub fn new(pages: SharedPages) -> Result<Self, BadPoolSize> {
+        let count = pages.len() / PAGE_SIZE;
+        match u16::try_from(count) {
+            Ok(all) if count >= MAX_SEGMENTS => Ok(Self {
+                pages,
+                free: (0..all).rev().collect(),
+                waiting: None,
+                served: false,
+            }),
+            _ => Err(BadPoolSize(count)),
+        }
+    }
+
+    /// Starts a ring's turn: what it waited for is no longer kept for it.
+    pub fn start_turn(&mut self, ring: u16) {
+        self.withdraw(ring);
+        self.served = false;
+    }
+
+    /// Whether `ring`, whose turn it is, may take `pages` pages now. If not, and it has had none
+    /// in this turn, it is served next.
+    pub fn claim(&mut self, ring: u16, pages: usize) -> bool {
+        if self.waiting.is_some_and(|first| first != ring) {
+            return false;
+        }
+        let enough = pages <= self.free.len();
+        if enough {
+            self.served = true;
+        } else if !self.served {
+            self.waiting = Some(ring);
+        }
+        enough
+    }
+
+    /// Forgets that `ring` waits.
+    pub fn withdraw(&mut self, ring: u16) {
+        if self.waiting == Some(ring) {
+            self.waiting = None;
+        }
+    }
+
+    /// The bus address of a page, after a successful [`BufferPool::claim`].
+    pub fn take(&mut self) -> Option<u64> {
+        let page = self.free.pop()?;
+        Some(self.pages.bus() + u64::from(page) * PAGE_SIZE as u64)
+    }
+
+    /// Takes a page back.
+    pub fn give(&mut self, bus: u64) {
+        let page = bus.wrapping_sub(self.pages.bus()) / PAGE_SIZE as u64;
+        debug_assert!(self.free.len() < self.free.capacity());
+        self.free.push(page as u16);
+    }
+
+    /// Pages that nobody holds.
+    #[must_use]
+    pub fn free(&self) -> usize {
+        self.free.len()
+    }
+
+    /// Gives the memory back.
+    #[must_use]
+    pub fn into_pages(self) -> SharedPages {
+        self.pages
+    }
+}
