@@ -1,7 +1,7 @@
 //! The block interface as a backend serves it: rings, requests, grants, and the loop of a ring
 //! core.
 //!
-//! Nothing here touches hardware or makes a hypercall itself: it is handed its disk
+//! Nothing here touches hardware or makes a hypercall itself: a [`RingCore`] is handed its disk
 //! queues, grant operations and event sender, so the same code runs in the kernel, under
 //! `cargo test` and under a fuzzer.
 //!
@@ -11,6 +11,8 @@
 //! | ring | [`ring`] | indices, hold-off, one copy of each request |
 //! | request | [`request`] | validation of that copy against the volume |
 //! | memory | [`cache`], [`pool`] | mapped grants for direct DMA; buffers for grant copy |
+//! | ring state | [`session`] | a request from ring slot to response |
+//! | core | [`ring_core`] | turns over many rings: poll, take, resolve, submit, answer |
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -22,7 +24,13 @@ pub mod cache;
 pub mod pool;
 pub mod request;
 pub mod ring;
+pub mod ring_core;
+pub mod session;
+pub mod stats;
 pub mod window;
 
 pub use ring::BackRing;
+pub use ring_core::{Config, Detached, RingCore, RingId, Work};
+pub use session::{Attachment, Session};
+pub use stats::RingStats;
 pub use window::Window;

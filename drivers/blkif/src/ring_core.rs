@@ -1,0 +1,358 @@
+//! All that one ring core does, without the hardware: turns over its rings and disk queues.
+//!
+//! One visit: completions in, requests in, grants resolved, one copy hypercall, commands out, one
+//! doorbell per disk, responses published, at most one notification per ring. It neither
+//! allocates, nor locks, nor logs.
+
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use alloc::vec;
+use alloc::vec::Vec;
+
+use spindle_block::{DiskQueue, Tag};
+use spindle_hw::SharedPages;
+use spindle_xen::event::{Notify, Port};
+use spindle_xen::grant::GrantOps;
+
+use crate::abi::MAX_SEGMENTS;
+use crate::batch::{CopyBatch, MapBatch};
+use crate::pool::{BadPoolSize, BufferPool};
+use crate::ring::Halt;
+use crate::session::{Means, Session};
+use crate::stats::RingStats;
+use crate::window::Window;
+
+/// Sizes that are fixed when a core starts.
+#[derive(Clone, Copy, Debug)]
+pub struct Config {
+    /// Rings that can be attached at once, at most 65,536.
+    pub rings: usize,
+    /// Requests taken from one ring in one visit; at least 1.
+    pub budget: u32,
+    /// Grant maps in one hypercall; at least [`MAX_SEGMENTS`].
+    pub map_batch: usize,
+    /// Grant copies in one hypercall; at least 2 × [`MAX_SEGMENTS`].
+    pub copy_batch: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            rings: 64,
+            budget: 32,
+            map_batch: 32 * MAX_SEGMENTS,
+            copy_batch: 64 * MAX_SEGMENTS,
+        }
+    }
+}
+
+/// A ring's place on its core.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RingId(pub u16);
+
+/// What a visit did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Work {
+    /// Requests taken from rings.
+    pub taken: u32,
+    /// Commands that disks finished.
+    pub completed: u32,
+    /// Whether requests are still between ring and response.
+    pub busy: bool,
+    /// Whether a ring was halted that [`RingCore::next_fault`] has not told of.
+    pub fault: bool,
+}
+
+impl Work {
+    /// Whether the visit found nothing and left nothing to wait for.
+    #[must_use]
+    pub fn is_idle(self) -> bool {
+        self.taken == 0 && self.completed == 0 && !self.busy
+    }
+}
+
+/// What is left of a ring when it leaves its core; all grants of its cache are unmapped.
+#[derive(Debug)]
+pub struct Detached {
+    /// The ring's pages, still mapped.
+    pub ring: SharedPages,
+    /// Our end of the event channel, still bound.
+    pub port: Port,
+    /// The window, without the frames that must never be used again.
+    pub window: Option<Window>,
+    /// The counters.
+    pub stats: Arc<RingStats>,
+    /// Requests consumed (and answered) over the ring's life.
+    pub consumed: u32,
+}
+
+/// Why a ring cannot be attached or detached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RingError {
+    /// All places are taken.
+    #[error("no place for another ring on this core")]
+    Crowded,
+    /// This core has no queue for the volume's disk.
+    #[error("no queue for this disk on this core")]
+    NoDisk,
+    /// Requests are still in flight.
+    #[error("requests are still in flight")]
+    Busy,
+    /// There is no such ring.
+    #[error("no such ring")]
+    Unknown,
+}
+
+/// One core's rings, disk queues and buffers. `Q` is indexed by [`spindle_block::Volume::disk`].
+#[derive(Debug)]
+pub struct RingCore<Q, G, N> {
+    rings: Box<[Option<Session>]>,
+    /// Places from here on are empty.
+    used: usize,
+    disks: Box<[Disk<Q>]>,
+    grants: G,
+    notify: N,
+    pool: BufferPool,
+    maps: MapBatch,
+    copies: CopyBatch,
+    budget: u32,
+    /// The ring that the next visit starts with.
+    first: usize,
+}
+
+#[derive(Debug)]
+struct Disk<Q> {
+    queue: Q,
+    /// Submitted to since the last commit.
+    dirty: bool,
+    /// A ring of which the full queue took nothing at its last turn. Until its next the others
+    /// wait, or their small commands could keep its large one waiting for ever.
+    stalled: Option<u16>,
+}
+
+impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
+    /// A core without rings, with a queue for each disk and `buffers` for grant copy.
+    ///
+    /// # Errors
+    /// If the buffers could not hold the largest request.
+    pub fn new(
+        config: Config,
+        queues: Vec<Q>,
+        grants: G,
+        notify: N,
+        buffers: SharedPages,
+    ) -> Result<Self, BadPoolSize> {
+        let disk = |queue| Disk {
+            queue,
+            dirty: false,
+            stalled: None,
+        };
+        let mut rings = vec![];
+        rings.resize_with(config.rings.min(1 << 16), || None);
+        Ok(Self {
+            rings: rings.into(),
+            used: 0,
+            disks: queues.into_iter().map(disk).collect(),
+            grants,
+            notify,
+            pool: BufferPool::new(buffers)?,
+            maps: MapBatch::new(config.map_batch.max(MAX_SEGMENTS)),
+            copies: CopyBatch::new(config.copy_batch.max(2 * MAX_SEGMENTS)),
+            budget: config.budget.max(1),
+            first: 0,
+        })
+    }
+
+    /// Takes on a ring.
+    ///
+    /// # Errors
+    /// [`RingError::Crowded`] or [`RingError::NoDisk`], with the session.
+    pub fn attach(&mut self, session: Session) -> Result<RingId, (RingError, Box<Session>)> {
+        if session.volume().disk >= self.disks.len() {
+            return Err((RingError::NoDisk, session.into()));
+        }
+        let Some(place) = self.rings.iter().position(Option::is_none) else {
+            return Err((RingError::Crowded, session.into()));
+        };
+        self.rings[place] = Some(session);
+        self.used = self.used.max(place + 1);
+        Ok(RingId(place as u16))
+    }
+
+    /// Stops taking requests from a ring; those taken are still carried out and answered.
+    pub fn begin_detach(&mut self, ring: RingId) {
+        if let Some(session) = self.session_mut(ring) {
+            session.close();
+        }
+    }
+
+    /// Whether [`RingCore::begin_detach`] was called and every request taken has been answered.
+    #[must_use]
+    pub fn is_drained(&self, ring: RingId) -> bool {
+        self.session(ring)
+            .is_none_or(|session| session.is_closing() && session.active() == 0)
+    }
+
+    /// Lets go of a drained ring, unmapping its grants.
+    ///
+    /// # Errors
+    /// [`RingError::Busy`] or [`RingError::Unknown`].
+    pub fn detach(&mut self, ring: RingId) -> Result<Detached, RingError> {
+        let session = self.session(ring).ok_or(RingError::Unknown)?;
+        if !self.is_drained(ring) {
+            return Err(RingError::Busy);
+        }
+        let (port, stats) = (session.port(), session.stats());
+        let place = self.rings.get_mut(usize::from(ring.0));
+        let session = place.and_then(Option::take).ok_or(RingError::Unknown)?;
+        let last = self.rings.iter().rposition(Option::is_some);
+        self.used = last.map_or(0, |last| last + 1);
+        self.pool.withdraw(ring.0);
+        for disk in &mut self.disks {
+            disk.stalled.take_if(|stalled| *stalled == ring.0);
+        }
+        let (memory, window, consumed) = session.dismantle(&self.grants);
+        Ok(Detached {
+            ring: memory,
+            port,
+            window,
+            stats,
+            consumed,
+        })
+    }
+
+    /// One turn over everything. See the module's description.
+    pub fn visit(&mut self) -> Work {
+        let mut work = Work::default();
+        for disk in &mut self.disks {
+            let (rings, pool) = (&mut self.rings, &mut self.pool);
+            disk.queue.poll(|tag, result| {
+                let (ring, index) = split(tag);
+                if let Some(Some(session)) = rings.get_mut(ring)
+                    && session.complete(index, result, pool)
+                {
+                    work.completed += 1;
+                }
+            });
+        }
+        let first = if self.first < self.used {
+            self.first
+        } else {
+            0
+        };
+        let (before, from) = (0..first, first..self.used);
+        self.first = first + 1;
+        for place in from.clone().chain(before.clone()) {
+            let Some(session) = &mut self.rings[place] else {
+                continue;
+            };
+            session.copy_out(place as u16, &mut self.copies);
+            work.taken += session.intake(self.budget);
+            let mut means = Means {
+                grants: &self.grants,
+                maps: &mut self.maps,
+                copies: &mut self.copies,
+                pool: &mut self.pool,
+            };
+            session.prepare(place as u16, &mut means);
+        }
+        let rings = &mut self.rings;
+        self.copies.execute(&self.grants, |tag| {
+            let (ring, index) = split(tag);
+            if let Some(Some(session)) = rings.get_mut(ring) {
+                session.copy_failed(index);
+            }
+        });
+        for place in from.chain(before) {
+            self.submit(place);
+        }
+        for disk in &mut self.disks {
+            if core::mem::take(&mut disk.dirty) {
+                disk.queue.commit();
+            }
+        }
+        for session in self.rings[..self.used].iter_mut().flatten() {
+            if session.publish() {
+                self.notify.notify(session.port());
+            }
+            work.busy |= session.active() > 0;
+            work.fault |= session.has_fault();
+        }
+        work
+    }
+
+    /// Answers a ring's copied reads and submits what it has ready.
+    fn submit(&mut self, place: usize) {
+        let Some(session) = &mut self.rings[place] else {
+            return;
+        };
+        session.finish_copies(&mut self.pool);
+        let ring = place as u16;
+        let Some(disk) = self.disks.get_mut(session.volume().disk) else {
+            return;
+        };
+        if disk.stalled.is_some_and(|first| first != ring) {
+            return;
+        }
+        let (taken, full) = session.submit(ring, &mut disk.queue, &mut self.pool);
+        disk.dirty |= taken > 0;
+        disk.stalled = (full && taken == 0).then_some(ring);
+    }
+
+    /// Asks every frontend to notify us of its next request, then looks once more. True if the
+    /// core may sleep until one does: nothing was found and nothing is in flight.
+    pub fn arm(&mut self) -> bool {
+        if self.disks.iter().any(|disk| disk.queue.in_flight() > 0) {
+            return false;
+        }
+        let mut found = false;
+        for session in self.rings.iter_mut().flatten() {
+            found |= session.active() > 0 || session.arm();
+        }
+        !found
+    }
+
+    /// A ring that was halted because its frontend broke the protocol; each once.
+    pub fn next_fault(&mut self) -> Option<(RingId, Halt)> {
+        let mut rings = self.rings.iter_mut().enumerate();
+        rings.find_map(|(place, session)| {
+            let halt = session.as_mut()?.take_fault()?;
+            Some((RingId(place as u16), halt))
+        })
+    }
+
+    /// A ring's session.
+    #[must_use]
+    pub fn session(&self, ring: RingId) -> Option<&Session> {
+        self.rings.get(usize::from(ring.0))?.as_ref()
+    }
+
+    /// The rings that are attached.
+    pub fn sessions(&self) -> impl Iterator<Item = (RingId, &Session)> {
+        let place = |(place, session): (usize, _)| (RingId(place as u16), session);
+        let rings = self.rings.iter().enumerate();
+        rings
+            .filter_map(|(i, session)| Some((i, session.as_ref()?)))
+            .map(place)
+    }
+
+    /// The queue of a disk, for the core's own use between visits.
+    pub fn queue_mut(&mut self, disk: usize) -> Option<&mut Q> {
+        self.disks.get_mut(disk).map(|disk| &mut disk.queue)
+    }
+
+    /// Buffer pages that no request holds.
+    #[must_use]
+    pub fn free_buffers(&self) -> usize {
+        self.pool.free()
+    }
+
+    fn session_mut(&mut self, ring: RingId) -> Option<&mut Session> {
+        self.rings.get_mut(usize::from(ring.0))?.as_mut()
+    }
+}
+
+/// Ring and slot of a tag.
+fn split(tag: Tag) -> (usize, u16) {
+    ((tag.0 >> 16) as usize, tag.0 as u16)
+}

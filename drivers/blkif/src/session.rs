@@ -1,0 +1,513 @@
+//! One ring's state: every request between ring slot and response.
+//!
+//! A request takes a slot of the session, waits in line for its memory ([`crate::session::prepare`])
+//! and for the disk, and leaves by a response. Its slot number is the disk's tag for it, so a
+//! completion finds it without a search. Everything is allocated when the session is made.
+
+mod prepare;
+
+use alloc::boxed::Box;
+use alloc::collections::VecDeque;
+use alloc::sync::Arc;
+use alloc::vec;
+use alloc::vec::Vec;
+
+use spindle_block::{Command, DiskQueue, IoError, IoResult, Op, Segment, SubmitError, Tag, Volume};
+use spindle_hw::SharedPages;
+use spindle_xen::DomId;
+use spindle_xen::event::Port;
+use spindle_xen::grant::{CopyEnd, CopyOp, GrantOps, GrantRef};
+
+use crate::abi::{Abi, MAX_SEGMENTS, Operation, RawSegment, RspStatus};
+use crate::batch::CopyBatch;
+use crate::cache::GrantCache;
+use crate::pool::BufferPool;
+use crate::request::Request;
+use crate::ring::{BackRing, BadRingSize, Body, Halt};
+use crate::stats::RingStats;
+use crate::window::Window;
+
+pub(crate) use prepare::Means;
+
+/// What a frontend and the toolstack agreed on for a ring.
+#[derive(Debug)]
+pub struct Attachment {
+    /// The frontend's domain.
+    pub domain: DomId,
+    /// Our end of its event channel.
+    pub port: Port,
+    /// What it is served; `read_only` if either the disk or the toolstack says so.
+    pub volume: Volume,
+    /// The layout of its ring.
+    pub abi: Abi,
+    /// Requests consumed before: 0, but for a reconnect.
+    pub start: u32,
+    /// Where its grants are mapped if it offered `feature-persistent`; without, data is copied.
+    pub window: Option<Window>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Free,
+    /// In line, without memory that the disk can reach.
+    Waiting,
+    /// In line, to be submitted.
+    Ready,
+    /// With the disk.
+    InFlight,
+    /// Read into buffers, to be copied to the frontend.
+    Finished,
+}
+
+/// How a request's data is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Path {
+    None,
+    /// The disk's DMA goes to pinned pages of the cache.
+    Mapped,
+    /// The disk's DMA goes to pages of the buffer pool.
+    Copied,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Slot {
+    id: u64,
+    block: u64,
+    sectors: u32,
+    /// Segments in the body.
+    segments: u8,
+    /// Pieces of memory for the disk.
+    pieces: u8,
+    operation: Operation,
+    op: Op,
+    state: State,
+    path: Path,
+    /// Mapping was tried, or would not do.
+    must_copy: bool,
+    /// A grant copy failed.
+    failed: bool,
+}
+
+const FREE_SLOT: Slot = Slot {
+    id: 0,
+    block: 0,
+    sectors: 0,
+    segments: 0,
+    pieces: 0,
+    operation: Operation(0),
+    op: Op::Flush,
+    state: State::Free,
+    path: Path::None,
+    must_copy: false,
+    failed: false,
+};
+
+/// The backend's side of one ring.
+#[derive(Debug)]
+pub struct Session {
+    ring: BackRing,
+    domain: DomId,
+    port: Port,
+    volume: Volume,
+    cache: Option<GrantCache>,
+    slots: Box<[Slot]>,
+    /// Each slot's private copy of its segments.
+    bodies: Box<[Body]>,
+    /// Each slot's memory as the disk is told of it.
+    pieces: Box<[[Segment; MAX_SEGMENTS]]>,
+    free: Vec<u16>,
+    /// Accepted and not yet with the disk, in the order of the ring.
+    line: VecDeque<u16>,
+    /// How many at the head of the line are known to be ready.
+    ready: usize,
+    /// Reads whose data still is in buffers.
+    finished: VecDeque<u16>,
+    /// How many at the head of `finished` are in the copy batch.
+    copying: usize,
+    stats: Arc<RingStats>,
+    halt: Option<Halt>,
+    halt_reported: bool,
+    closing: bool,
+}
+
+impl Session {
+    /// Takes over the ring in `pages`.
+    ///
+    /// # Errors
+    /// If the pages do not make a ring.
+    pub fn new(pages: SharedPages, attachment: Attachment) -> Result<Self, BadRingSize> {
+        let ring = BackRing::new(pages, attachment.abi, attachment.start)?;
+        let size = ring.size() as usize;
+        let domain = attachment.domain;
+        Ok(Self {
+            ring,
+            domain,
+            port: attachment.port,
+            volume: attachment.volume,
+            cache: attachment
+                .window
+                .map(|window| GrantCache::new(domain, window)),
+            slots: vec![FREE_SLOT; size].into(),
+            bodies: vec![[0; MAX_SEGMENTS]; size].into(),
+            pieces: vec![[Segment::default(); MAX_SEGMENTS]; size].into(),
+            free: (0..size as u16).rev().collect(),
+            line: VecDeque::with_capacity(size),
+            ready: 0,
+            finished: VecDeque::with_capacity(size),
+            copying: 0,
+            stats: Arc::default(),
+            halt: None,
+            halt_reported: false,
+            closing: false,
+        })
+    }
+
+    /// The frontend's domain.
+    #[must_use]
+    pub fn domain(&self) -> DomId {
+        self.domain
+    }
+
+    /// Our end of the event channel.
+    #[must_use]
+    pub fn port(&self) -> Port {
+        self.port
+    }
+
+    /// The volume it serves.
+    #[must_use]
+    pub fn volume(&self) -> &Volume {
+        &self.volume
+    }
+
+    /// The ring's counters, to be read by any core at any time, also after the ring is gone.
+    #[must_use]
+    pub fn stats(&self) -> Arc<RingStats> {
+        Arc::clone(&self.stats)
+    }
+
+    /// Why the ring is no longer served, if so.
+    #[must_use]
+    pub fn halted(&self) -> Option<Halt> {
+        self.halt
+    }
+
+    /// Requests taken and not answered.
+    #[must_use]
+    pub fn active(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+
+    /// The reason for the halt, the first time it is asked for.
+    pub(crate) fn take_fault(&mut self) -> Option<Halt> {
+        if !self.has_fault() {
+            return None;
+        }
+        self.halt_reported = true;
+        self.halt
+    }
+
+    /// Whether there is a halt that nobody has asked for.
+    pub(crate) fn has_fault(&self) -> bool {
+        self.halt.is_some() && !self.halt_reported
+    }
+
+    /// Stops taking requests for good.
+    pub(crate) fn close(&mut self) {
+        self.closing = true;
+    }
+
+    pub(crate) fn is_closing(&self) -> bool {
+        self.closing
+    }
+
+    /// Takes up to `budget` requests off the ring; answers those that are not for the disk.
+    pub(crate) fn intake(&mut self, budget: u32) -> u32 {
+        if self.closing || self.halt.is_some() {
+            return 0;
+        }
+        let waiting = match self.ring.pending() {
+            Ok(0) => return 0,
+            Ok(waiting) => waiting.min(budget),
+            Err(halt) => {
+                self.halt = Some(halt);
+                return 0;
+            }
+        };
+        self.stats.batches.add(1);
+        for taken in 0..waiting {
+            if self.take_one().is_none() {
+                return taken;
+            }
+        }
+        self.stats.in_flight_peak.raise(self.active() as u64);
+        waiting
+    }
+
+    fn take_one(&mut self) -> Option<()> {
+        let index = *self.free.last()?;
+        let body = &mut self.bodies[usize::from(index)];
+        let raw = self.ring.take(body)?;
+        let request = match Request::decode(&raw, body, &self.volume) {
+            Ok(request) => request,
+            Err(reject) => {
+                self.respond(raw.id, raw.operation, reject.status());
+                return Some(());
+            }
+        };
+        let sectors = u64::from(request.sectors);
+        match request.op {
+            Op::Read => {
+                self.stats.reads.add(1);
+                self.stats.sectors_read.add(sectors);
+            }
+            Op::Write => {
+                self.stats.writes.add(1);
+                self.stats.sectors_written.add(sectors);
+            }
+            Op::Flush => {
+                self.stats.flushes.add(1);
+                if !self.volume.write_cache {
+                    self.respond(raw.id, raw.operation, RspStatus::OKAY);
+                    return Some(());
+                }
+            }
+        }
+        self.free.pop();
+        self.slots[usize::from(index)] = Slot {
+            id: raw.id,
+            block: request.block,
+            sectors: request.sectors,
+            segments: request.segments,
+            pieces: 0,
+            operation: raw.operation,
+            op: request.op,
+            state: State::Waiting,
+            path: Path::None,
+            must_copy: !request.whole_blocks,
+            failed: false,
+        };
+        self.line.push_back(index);
+        Some(())
+    }
+
+    /// Submits what is ready, in line order. Returns how many the disk took, and whether it is
+    /// full.
+    pub(crate) fn submit<Q: DiskQueue>(
+        &mut self,
+        ring: u16,
+        queue: &mut Q,
+        pool: &mut BufferPool,
+    ) -> (u32, bool) {
+        let mut taken = 0;
+        while let Some(&index) = self.line.front() {
+            let slot = self.slots[usize::from(index)];
+            if slot.state != State::Ready {
+                break;
+            }
+            let submitted = if slot.failed {
+                Err(SubmitError::Gone)
+            } else {
+                let command = Command {
+                    op: slot.op,
+                    unit: self.volume.unit,
+                    block_shift: self.volume.block_shift,
+                    block: slot.block,
+                    segments: &self.pieces[usize::from(index)][..usize::from(slot.pieces)],
+                };
+                queue.submit(&command, tag(ring, index))
+            };
+            match submitted {
+                Ok(()) => {
+                    self.slots[usize::from(index)].state = State::InFlight;
+                    self.leave_line();
+                    taken += 1;
+                }
+                Err(SubmitError::Full) => {
+                    self.stats.out_of_room.add(1);
+                    return (taken, true);
+                }
+                Err(SubmitError::Scattered) if slot.path == Path::Mapped => {
+                    // It keeps its place and is copied at the next visit.
+                    self.release(index, pool);
+                    let slot = &mut self.slots[usize::from(index)];
+                    slot.state = State::Waiting;
+                    slot.must_copy = true;
+                    self.ready = 0;
+                    break;
+                }
+                Err(SubmitError::Scattered | SubmitError::Gone) => {
+                    self.leave_line();
+                    self.finish(index, RspStatus::ERROR, pool);
+                }
+            }
+        }
+        (taken, false)
+    }
+
+    fn leave_line(&mut self) {
+        self.line.pop_front();
+        self.ready = self.ready.saturating_sub(1);
+    }
+
+    /// The disk is done with a request. False if it had no such request.
+    pub(crate) fn complete(&mut self, index: u16, result: IoResult, pool: &mut BufferPool) -> bool {
+        let Some(slot) = self.slots.get_mut(usize::from(index)) else {
+            return false;
+        };
+        if slot.state != State::InFlight {
+            return false;
+        }
+        let status = match result {
+            Ok(()) if slot.op == Op::Read && slot.path == Path::Copied => {
+                slot.state = State::Finished;
+                self.finished.push_back(index);
+                return true;
+            }
+            Ok(()) => RspStatus::OKAY,
+            Err(IoError::Unsupported) if slot.op == Op::Flush => RspStatus::EOPNOTSUPP,
+            Err(_) => RspStatus::ERROR,
+        };
+        self.finish(index, status, pool);
+        true
+    }
+
+    /// Adds the copies of finished reads to the batch, as far as they fit.
+    pub(crate) fn copy_out(&mut self, ring: u16, copies: &mut CopyBatch) {
+        while let Some(&index) = self.finished.get(self.copying) {
+            if copies.room() < 2 * MAX_SEGMENTS {
+                self.stats.out_of_room.add(1);
+                return;
+            }
+            let domain = self.domain;
+            self.each_copy(index, |segment, offset, bus, len| {
+                let granted = CopyEnd::granted(domain, GrantRef(segment.gref), offset);
+                copies.push(CopyOp::to_grant(bus, granted, len), tag(ring, index));
+            });
+            self.copying += 1;
+        }
+    }
+
+    /// Answers the reads whose copies were carried out.
+    pub(crate) fn finish_copies(&mut self, pool: &mut BufferPool) {
+        for _ in 0..core::mem::take(&mut self.copying) {
+            let Some(index) = self.finished.pop_front() else {
+                return;
+            };
+            let failed = self.slots[usize::from(index)].failed;
+            let status = if failed {
+                RspStatus::ERROR
+            } else {
+                RspStatus::OKAY
+            };
+            self.finish(index, status, pool);
+        }
+    }
+
+    /// Notes that a grant copy for a request failed.
+    pub(crate) fn copy_failed(&mut self, index: u16) {
+        if let Some(slot) = self.slots.get_mut(usize::from(index)) {
+            slot.failed = true;
+        }
+    }
+
+    /// Publishes what was answered; true if the frontend is to be notified.
+    pub(crate) fn publish(&mut self) -> bool {
+        let notify = self.ring.publish();
+        if notify {
+            self.stats.notifications.add(1);
+        }
+        notify
+    }
+
+    /// Asks for a notification of the next request; true if there is something to do already.
+    pub(crate) fn arm(&mut self) -> bool {
+        if self.closing || self.halt.is_some() {
+            return false;
+        }
+        match self.ring.arm() {
+            Ok(found) => found,
+            Err(halt) => {
+                self.halt = Some(halt);
+                true
+            }
+        }
+    }
+
+    /// Takes the session apart; there must be no request in it.
+    pub(crate) fn dismantle(self, grants: &impl GrantOps) -> (SharedPages, Option<Window>, u32) {
+        let consumed = self.ring.consumed();
+        let window = self.cache.map(|cache| cache.dismantle(grants));
+        (self.ring.into_memory(), window, consumed)
+    }
+
+    /// Answers a request and frees all that it held.
+    fn finish(&mut self, index: u16, status: RspStatus, pool: &mut BufferPool) {
+        self.release(index, pool);
+        let slot = &mut self.slots[usize::from(index)];
+        slot.state = State::Free;
+        let (id, operation) = (slot.id, slot.operation);
+        self.free.push(index);
+        self.respond(id, operation, status);
+    }
+
+    fn respond(&mut self, id: u64, operation: Operation, status: RspStatus) {
+        if status != RspStatus::OKAY {
+            self.stats.errors.add(1);
+        }
+        self.ring.push_response(id, operation, status);
+    }
+
+    /// Lets go of a request's memory.
+    fn release(&mut self, index: u16, pool: &mut BufferPool) {
+        let slot = &mut self.slots[usize::from(index)];
+        let path = core::mem::replace(&mut slot.path, Path::None);
+        let held = usize::from(core::mem::take(&mut slot.pieces));
+        let pieces = &self.pieces[usize::from(index)][..held];
+        match (path, &mut self.cache) {
+            (Path::Mapped, Some(cache)) => pieces.iter().for_each(|p| cache.unpin(p.bus)),
+            (Path::Copied, _) => pieces.iter().for_each(|p| pool.give(p.bus)),
+            _ => {}
+        }
+    }
+
+    /// Walks the pieces that a request's data is copied in: for each the segment, the offset in
+    /// its page, the address in the buffers, and the length. No piece crosses a page on either
+    /// side, and nothing outside `first_sect..=last_sect` is touched (XSA-403).
+    fn each_copy(&self, index: u16, mut copy: impl FnMut(RawSegment, u16, u64, u16)) {
+        let slot = &self.slots[usize::from(index)];
+        let buffers = &self.pieces[usize::from(index)][..usize::from(slot.pieces)];
+        let words = &self.bodies[usize::from(index)][..usize::from(slot.segments)];
+        let mut buffers = buffers.iter();
+        let mut buffer = Segment::default();
+        for &word in words {
+            let segment = RawSegment::from_word(word);
+            let (mut offset, mut left) = extent(segment);
+            while left > 0 {
+                if buffer.len == 0 {
+                    let Some(&next) = buffers.next() else { return };
+                    buffer = next;
+                }
+                let len = left.min(buffer.len);
+                copy(segment, offset as u16, buffer.bus, len as u16);
+                buffer.bus += u64::from(len);
+                buffer.len -= len;
+                offset += len;
+                left -= len;
+            }
+        }
+    }
+}
+
+/// The disk's name for the request in slot `index` of ring number `ring`.
+fn tag(ring: u16, index: u16) -> Tag {
+    Tag(u32::from(ring) << 16 | u32::from(index))
+}
+
+/// Offset in the page and length of a segment, in bytes.
+#[inline]
+fn extent(segment: RawSegment) -> (u32, u32) {
+    let first = u32::from(segment.first_sect);
+    let last = u32::from(segment.last_sect);
+    (first * 512, (last + 1).saturating_sub(first) * 512)
+}
