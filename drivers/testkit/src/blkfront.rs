@@ -1,1 +1,233 @@
-//! (being built)
+//! A guest's block frontend, playing through the real shared ring: well-behaved by default,
+//! hostile on demand.
+
+use std::collections::BTreeMap;
+
+use spindle_blkif::abi::{
+    MAX_SEGMENTS, NativeRequest, NativeResponse, Operation, RING_HEADER, RawSegment, RspStatus,
+};
+use spindle_hw::{PAGE_SIZE, SharedPages};
+use spindle_xen::DomId;
+use spindle_xen::grant::GrantRef;
+use zerocopy::{FromBytes, IntoBytes};
+
+use crate::grants::FakeGrants;
+
+use std::sync::atomic::Ordering::SeqCst;
+
+const REQ_PROD: usize = 0;
+const REQ_EVENT: usize = 4;
+const RSP_PROD: usize = 8;
+const RSP_EVENT: usize = 12;
+
+/// A page of the guest's memory that it has granted.
+#[derive(Debug)]
+pub struct GuestPage {
+    /// The memory.
+    pub memory: SharedPages,
+    /// Its reference.
+    pub gref: GrantRef,
+}
+
+impl GuestPage {
+    /// A segment of it, in 512-byte sectors, both inclusive.
+    #[must_use]
+    pub fn segment(&self, first_sect: u8, last_sect: u8) -> RawSegment {
+        RawSegment {
+            gref: self.gref.0,
+            first_sect,
+            last_sect,
+            pad: 0,
+        }
+    }
+}
+
+/// A response, checked against its request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// The request's number.
+    pub id: u64,
+    /// The outcome.
+    pub status: RspStatus,
+}
+
+/// One ring of a frontend.
+#[derive(Debug)]
+pub struct Blkfront<'g> {
+    grants: &'g FakeGrants<'g>,
+    dom: DomId,
+    ring: SharedPages,
+    size: u32,
+    req_prod: u32,
+    published: u32,
+    rsp_cons: u32,
+    next_id: u64,
+    /// Operation of each request that was not answered, and how often its number is in use.
+    pending: BTreeMap<u64, (Operation, usize)>,
+}
+
+impl<'g> Blkfront<'g> {
+    /// A frontend in `dom` with an empty ring of `pages` pages, on which `start` requests are
+    /// taken to have been answered already.
+    #[must_use]
+    pub fn new(grants: &'g FakeGrants<'g>, dom: DomId, pages: usize, start: u32) -> Self {
+        let ring = SharedPages::host(pages, 0);
+        for (index, value) in [
+            (REQ_PROD, start),
+            (RSP_PROD, start),
+            (REQ_EVENT, start.wrapping_add(1)),
+            (RSP_EVENT, start.wrapping_add(1)),
+        ] {
+            ring.u32_at(index).store(value, SeqCst);
+        }
+        let slots = (ring.len() - RING_HEADER) / size_of::<NativeRequest>();
+        Self {
+            grants,
+            dom,
+            ring,
+            size: 1 << slots.ilog2(),
+            req_prod: start,
+            published: start,
+            rsp_cons: start,
+            next_id: 1,
+            pending: BTreeMap::new(),
+        }
+    }
+
+    /// The ring as the backend maps it.
+    #[must_use]
+    pub fn ring(&self) -> SharedPages {
+        self.ring.alias()
+    }
+
+    /// A fresh page, granted.
+    #[must_use]
+    pub fn page(&self, read_only: bool) -> GuestPage {
+        let memory = SharedPages::host(1, 0);
+        let gref = self.grants.grant(self.dom, &memory, read_only);
+        GuestPage { memory, gref }
+    }
+
+    /// Slots that a new request may use.
+    #[must_use]
+    pub fn free(&self) -> u32 {
+        self.size - self.req_prod.wrapping_sub(self.rsp_cons)
+    }
+
+    /// Requests without an answer.
+    #[must_use]
+    pub fn outstanding(&self) -> usize {
+        self.pending.values().map(|&(_, count)| count).sum()
+    }
+
+    /// Writes a request into the next slot and returns its number. The backend hears of it at
+    /// [`Blkfront::publish`].
+    ///
+    /// # Panics
+    /// If the ring is full or there are more than 11 segments.
+    pub fn push(&mut self, operation: Operation, sector: u64, segments: &[RawSegment]) -> u64 {
+        let mut request = NativeRequest {
+            operation,
+            nr_segments: u8::try_from(segments.len()).unwrap(),
+            id: self.next_id,
+            sector_number: sector,
+            ..NativeRequest::default()
+        };
+        assert!(segments.len() <= MAX_SEGMENTS);
+        request.segments[..segments.len()].copy_from_slice(segments);
+        self.next_id += 1;
+        self.push_raw(&request)
+    }
+
+    /// Writes any request at all into the next slot; its number may be one already in use.
+    ///
+    /// # Panics
+    /// If the ring is full.
+    pub fn push_raw(&mut self, request: &NativeRequest) -> u64 {
+        assert!(self.free() > 0, "no free slot");
+        self.overwrite(self.req_prod, request);
+        self.req_prod = self.req_prod.wrapping_add(1);
+        let pending = self.pending.entry(request.id);
+        let entry = pending.or_insert((request.operation, 0));
+        entry.1 += 1;
+        request.id
+    }
+
+    /// Publishes the requests pushed; true if the backend asked to be notified.
+    pub fn publish(&mut self) -> bool {
+        let (old, new) = (self.published, self.req_prod);
+        self.ring.u32_at(REQ_PROD).store(new, SeqCst);
+        self.published = new;
+        let event = self.ring.u32_at(REQ_EVENT).load(SeqCst);
+        new.wrapping_sub(event) < new.wrapping_sub(old)
+    }
+
+    /// Consumes all responses.
+    ///
+    /// # Panics
+    /// If the backend answered something that was not asked, or leaked bytes in the padding.
+    pub fn answers(&mut self) -> Vec<Answer> {
+        let mut answers = Vec::new();
+        let prod = self.ring.u32_at(RSP_PROD).load(SeqCst);
+        assert!(
+            prod.wrapping_sub(self.rsp_cons) <= self.size,
+            "more responses than slots"
+        );
+        while self.rsp_cons != prod {
+            let mut bytes = [0; size_of::<NativeResponse>()];
+            self.ring.read_bytes(self.slot(self.rsp_cons), &mut bytes);
+            let response = NativeResponse::read_from_bytes(&bytes).unwrap();
+            self.rsp_cons = self.rsp_cons.wrapping_add(1);
+            assert_eq!((response.pad, response.pad2), (0, 0), "padding leaked");
+            let pending = self.pending.get_mut(&response.id);
+            let pending = pending.expect("a response to no request");
+            assert_eq!(pending.0, response.operation);
+            pending.1 -= 1;
+            if pending.1 == 0 {
+                self.pending.remove(&response.id);
+            }
+            answers.push(Answer {
+                id: response.id,
+                status: response.status,
+            });
+        }
+        answers
+    }
+
+    /// Asks to be notified of the response `ahead` from now, 1 being the next; true if there are
+    /// responses already.
+    pub fn arm(&mut self, ahead: u32) -> bool {
+        let event = self.rsp_cons.wrapping_add(ahead);
+        self.ring.u32_at(RSP_EVENT).store(event, SeqCst);
+        self.ring.u32_at(RSP_PROD).load(SeqCst) != self.rsp_cons
+    }
+
+    /// Hostile: moves `req_prod` to anything.
+    pub fn set_req_prod(&mut self, value: u32) {
+        self.ring.u32_at(REQ_PROD).store(value, SeqCst);
+    }
+
+    /// Hostile: changes the slot of request number `index` of the ring's life, published or not.
+    pub fn overwrite(&mut self, index: u32, request: &NativeRequest) {
+        self.ring.write_bytes(self.slot(index), request.as_bytes());
+    }
+
+    /// Requests pushed in the ring's life.
+    #[must_use]
+    pub fn produced(&self) -> u32 {
+        self.req_prod
+    }
+
+    fn slot(&self, index: u32) -> usize {
+        RING_HEADER + size_of::<NativeRequest>() * (index & (self.size - 1)) as usize
+    }
+}
+
+/// Fills a page's bytes with a pattern that depends on `seed` and the position.
+pub fn fill(page: &SharedPages, seed: u64) {
+    let mut bytes = [0; PAGE_SIZE];
+    for (i, byte) in bytes.iter_mut().enumerate() {
+        *byte = (seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (i % 57)) as u8 ^ i as u8;
+    }
+    page.write_bytes(0, &bytes);
+}
