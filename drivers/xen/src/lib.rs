@@ -6,6 +6,8 @@
 
 extern crate alloc;
 
+pub mod clock;
+pub mod console;
 pub mod errno;
 pub mod event;
 pub mod grant;
