@@ -1,0 +1,66 @@
+//! Single instructions as functions.
+
+// UNSAFETY: these instructions can only be had by inline assembly or intrinsics.
+#![expect(unsafe_code)]
+
+use core::arch::asm;
+use core::arch::x86_64::{__cpuid, _rdtsc};
+
+/// The time stamp counter.
+#[inline]
+pub(crate) fn tsc() -> u64 {
+    // SAFETY: RDTSC exists on every 64-bit processor and only reads a counter.
+    unsafe { _rdtsc() }
+}
+
+/// Stops this core for good.
+pub(crate) fn halt() -> ! {
+    loop {
+        // SAFETY: with interrupts off, the core just stays here.
+        unsafe { asm!("cli", "hlt", options(nomem, nostack)) };
+    }
+}
+
+/// The faulting address of the last page fault.
+pub(crate) fn fault_address() -> u64 {
+    let value;
+    // SAFETY: reading CR2 has no effect.
+    unsafe { asm!("mov {}, cr2", out(reg) value, options(nomem, nostack, preserves_flags)) };
+    value
+}
+
+/// Physical address of the root page table.
+pub(crate) fn root_table() -> u64 {
+    let value: u64;
+    // SAFETY: reading CR3 has no effect.
+    unsafe { asm!("mov {}, cr3", out(reg) value, options(nomem, nostack, preserves_flags)) };
+    value & !0xfff
+}
+
+/// The caller's frame pointer.
+#[inline(always)]
+pub(crate) fn frame_pointer() -> u64 {
+    let value;
+    // SAFETY: copying RBP has no effect.
+    unsafe { asm!("mov {}, rbp", out(reg) value, options(nomem, nostack, preserves_flags)) };
+    value
+}
+
+/// The vendor, as CPUID leaf 0 spells it.
+pub(crate) fn vendor() -> [u8; 12] {
+    let leaf = __cpuid(0);
+    let mut name = [0; 12];
+    for (to, from) in name.chunks_exact_mut(4).zip([leaf.ebx, leaf.edx, leaf.ecx]) {
+        to.copy_from_slice(&from.to_le_bytes());
+    }
+    name
+}
+
+/// Bits of a physical address.
+pub(crate) fn physical_bits() -> u32 {
+    const LEAF: u32 = 0x8000_0008;
+    if __cpuid(0x8000_0000).eax < LEAF {
+        return 36;
+    }
+    (__cpuid(LEAF).eax & 0xff).clamp(36, 52)
+}

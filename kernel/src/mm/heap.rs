@@ -1,0 +1,51 @@
+//! The heap behind `alloc`: a first-fit list in one fixed range. Nothing on the data path uses it.
+
+// UNSAFETY: implements `GlobalAlloc`.
+#![expect(unsafe_code)]
+
+use core::alloc::{GlobalAlloc, Layout};
+use core::ops::Range;
+use core::ptr::{self, NonNull};
+
+use linked_list_allocator::Heap;
+use spin::Mutex;
+
+struct KernelHeap(Mutex<Heap>);
+
+#[global_allocator]
+static HEAP: KernelHeap = KernelHeap(Mutex::new(Heap::empty()));
+
+/// Gives the heap its memory. Called once.
+pub(super) fn init(range: Range<u64>) {
+    let start = ptr::with_exposed_provenance_mut(range.start as usize);
+    // SAFETY: the range is free RAM that the caller took out of everybody else's reach, mapped
+    // writable for good.
+    unsafe {
+        HEAP.0
+            .lock()
+            .init(start, (range.end - range.start) as usize)
+    };
+}
+
+/// Bytes that are free.
+pub(crate) fn free() -> usize {
+    HEAP.0.lock().free()
+}
+
+// SAFETY: `Heap` hands out disjoint blocks of the requested layout, and the lock makes it usable
+// from any core.
+unsafe impl GlobalAlloc for KernelHeap {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        self.0
+            .lock()
+            .allocate_first_fit(layout)
+            .map_or(ptr::null_mut(), NonNull::as_ptr)
+    }
+
+    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        if let Some(block) = NonNull::new(block) {
+            // SAFETY: the caller got `block` from `alloc` with the same layout.
+            unsafe { self.0.lock().deallocate(block, layout) };
+        }
+    }
+}

@@ -1,0 +1,43 @@
+//! The end, told to both consoles: message, backtrace, then a shutdown that says "crash".
+
+use core::fmt::{self, Write};
+use core::panic::PanicInfo;
+use core::sync::atomic::{AtomicBool, Ordering::AcqRel};
+
+use spindle_hw::Ports;
+
+use crate::arch::{backtrace, cpu};
+use crate::log::LastWords;
+use crate::xen::{self, sched};
+
+/// Set by the first core that dies.
+static DYING: AtomicBool = AtomicBool::new(false);
+
+#[panic_handler]
+fn panic(info: &PanicInfo<'_>) -> ! {
+    let here = (panic as fn(&PanicInfo<'_>) -> !) as usize as u64;
+    die(format_args!("PANIC: {info}\n"), here, cpu::frame_pointer())
+}
+
+/// Tells `message` with a backtrace from `rip` and the frame at `frame`, and ends the domain.
+/// Dying while dying ends it at once.
+pub(crate) fn die(message: fmt::Arguments<'_>, rip: u64, frame: u64) -> ! {
+    if !DYING.swap(true, AcqRel) {
+        let mut out = LastWords::begin();
+        // These writers do not fail; if they did there would be nobody left to tell.
+        let _ = write!(out, "\n{message}");
+        let _ = backtrace::write(&mut out, rip, frame);
+        out.end();
+    }
+    stop(sched::Reason::Crash)
+}
+
+/// Ends the domain; without Xen, ends QEMU through its debug exit if it has one.
+pub(crate) fn stop(reason: sched::Reason) -> ! {
+    const DEBUG_EXIT: u16 = 0xf4;
+    if xen::is_present() {
+        sched::shutdown(reason)
+    }
+    crate::log::ports().out32(DEBUG_EXIT, reason as u32);
+    cpu::halt()
+}

@@ -1,0 +1,50 @@
+//! Grant table operations (`public/grant_table.h`), each one hypercall over a batch.
+
+// UNSAFETY: hypercalls that map memory and copy into it.
+#![expect(unsafe_code)]
+
+use spindle_xen::Errno;
+use spindle_xen::grant::{CopyOp, GrantOps, MapOp, UnmapOp};
+
+use super::hypercall::{self, GRANT_TABLE_OP};
+
+const MAP_GRANT_REF: u64 = 0;
+const UNMAP_GRANT_REF: u64 = 1;
+const COPY: u64 = 5;
+
+/// Grant operations by hypercall.
+///
+/// The operations name memory of ours by number. That this is sound rests on where the numbers
+/// come from: [`crate::mm::GrantWindow`] for maps, [`crate::mm::Dma`] for copies.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Grants(());
+
+impl Grants {
+    pub(super) const fn new() -> Self {
+        Self(())
+    }
+}
+
+fn batch<T>(number: u64, ops: &mut [T]) -> Result<(), Errno> {
+    if ops.is_empty() {
+        return Ok(());
+    }
+    let args = [number, ops.as_mut_ptr().addr() as u64, ops.len() as u64];
+    // SAFETY: Xen reads and writes the `len` operations, which outlive the call; what they make
+    // it change is memory that only `SharedPages` cover (see `Grants`).
+    unsafe { hypercall::call(GRANT_TABLE_OP, args) }.map(drop)
+}
+
+impl GrantOps for Grants {
+    fn map(&self, ops: &mut [MapOp]) -> Result<(), Errno> {
+        batch(MAP_GRANT_REF, ops)
+    }
+
+    fn unmap(&self, ops: &mut [UnmapOp]) -> Result<(), Errno> {
+        batch(UNMAP_GRANT_REF, ops)
+    }
+
+    fn copy(&self, ops: &mut [CopyOp]) -> Result<(), Errno> {
+        batch(COPY, ops)
+    }
+}

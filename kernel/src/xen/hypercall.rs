@@ -1,0 +1,56 @@
+//! Hypercalls: a number and up to three arguments, by the processor's own instruction.
+
+// UNSAFETY: the hypervisor reads and writes memory through the pointers it is given.
+#![expect(unsafe_code)]
+
+use core::arch::asm;
+use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+use spindle_xen::Errno;
+
+use crate::arch::cpu;
+
+/// `__HYPERVISOR_*` (`public/xen.h`).
+pub(super) const MEMORY_OP: u64 = 12;
+pub(super) const XEN_VERSION: u64 = 17;
+pub(super) const GRANT_TABLE_OP: u64 = 20;
+pub(super) const SCHED_OP: u64 = 29;
+pub(super) const EVENT_CHANNEL_OP: u64 = 32;
+pub(super) const HVM_OP: u64 = 34;
+
+/// Whether the processor has VMMCALL (AMD's) rather than VMCALL.
+static VMMCALL: AtomicBool = AtomicBool::new(false);
+
+/// Finds out which instruction it is. Called before the first hypercall.
+pub(super) fn init() {
+    VMMCALL.store(
+        matches!(&cpu::vendor(), b"AuthenticAMD" | b"HygonGenuine"),
+        Relaxed,
+    );
+}
+
+/// A hypercall.
+///
+/// # Errors
+/// What Xen returned, if negative.
+///
+/// # Safety
+/// What the call makes Xen read or write must be valid for that, and nothing it changes may break
+/// what Rust relies on.
+#[inline]
+pub(super) unsafe fn call(number: u64, args: [u64; 3]) -> Result<i64, Errno> {
+    let [a, b, c] = args;
+    let value: i64;
+    // SAFETY: the caller vouches for the call's effects. Xen keeps all registers but RAX, and may
+    // overwrite those of the arguments.
+    unsafe {
+        if VMMCALL.load(Relaxed) {
+            asm!("vmmcall", inlateout("rax") number => value, inlateout("rdi") a => _,
+                inlateout("rsi") b => _, inlateout("rdx") c => _, options(nostack));
+        } else {
+            asm!("vmcall", inlateout("rax") number => value, inlateout("rdi") a => _,
+                inlateout("rsi") b => _, inlateout("rdx") c => _, options(nostack));
+        }
+    }
+    Errno::check(value)
+}

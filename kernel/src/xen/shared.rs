@@ -1,0 +1,102 @@
+//! The page that Xen shares with every domain (`struct shared_info`, 64-bit layout): pending
+//! events and the clock.
+
+// UNSAFETY: hypercalls.
+#![expect(unsafe_code)]
+
+use core::sync::atomic::Ordering::{AcqRel, Relaxed};
+
+use spindle_hw::SharedPages;
+use spindle_xen::clock::TimeInfo;
+use spindle_xen::event::Port;
+use spindle_xen::{DomId, Errno};
+
+use super::hypercall::{self, MEMORY_OP};
+use super::params;
+
+/// Ports of the two-level ABI.
+const PORTS: u32 = 4096;
+/// `sizeof(struct vcpu_info)`.
+const VCPU_INFO: usize = 64;
+/// vCPUs with a `vcpu_info` in this page (`XEN_LEGACY_MAX_VCPUS`).
+const VCPUS: usize = 32;
+const TIME: usize = 32;
+const PENDING: usize = VCPUS * VCPU_INFO;
+const MASK: usize = PENDING + 512;
+
+/// The shared page.
+#[derive(Debug)]
+pub(crate) struct SharedInfo {
+    page: SharedPages,
+}
+
+impl SharedInfo {
+    /// Has Xen put the page at the guest frame of `page`, where no memory may be.
+    ///
+    /// # Errors
+    /// Xen's.
+    pub(super) fn new(page: SharedPages) -> Result<Self, Errno> {
+        const XENMEM_ADD_TO_PHYSMAP: u64 = 7;
+        const XENMAPSPACE_SHARED_INFO: u32 = 0;
+        /// `struct xen_add_to_physmap`.
+        #[repr(C)]
+        struct AddToPhysmap {
+            domid: u16,
+            size: u16,
+            space: u32,
+            index: u64,
+            frame: u64,
+        }
+        let op = AddToPhysmap {
+            domid: DomId::SELF.0,
+            size: 0,
+            space: XENMAPSPACE_SHARED_INFO,
+            index: 0,
+            frame: page.bus() >> 12,
+        };
+        // SAFETY: the caller owns the frame, behind which nothing is yet; `op` outlives the call.
+        unsafe {
+            hypercall::call(
+                MEMORY_OP,
+                [XENMEM_ADD_TO_PHYSMAP, (&raw const op).addr() as u64, 0],
+            )?;
+        }
+        // Asking for no callback makes Xen take the layout from the mode we are in: 64-bit.
+        params::set(params::CALLBACK_IRQ, 0)?;
+        // Nothing here takes interrupts; polling does not look at masks.
+        for word in 0..PORTS as usize / 64 {
+            page.u64_at(MASK + word * 8).store(u64::MAX, Relaxed);
+        }
+        Ok(Self { page })
+    }
+
+    /// Whether an event came for `port` since the last call, which forgets it.
+    #[inline]
+    pub(super) fn take_pending(&self, port: Port) -> bool {
+        if port.0 >= PORTS {
+            return false;
+        }
+        let word = self.page.u64_at(PENDING + port.0 as usize / 64 * 8);
+        let bit = 1 << (port.0 % 64);
+        // Most polls find nothing: spare them the locked instruction.
+        word.load(Relaxed) & bit != 0 && word.fetch_and(!bit, AcqRel) & bit != 0
+    }
+
+    /// Whether an event is waiting for `port`.
+    #[inline]
+    pub(super) fn is_pending(&self, port: Port) -> bool {
+        port.0 < PORTS
+            && self
+                .page
+                .u64_at(PENDING + port.0 as usize / 64 * 8)
+                .load(Relaxed)
+                & 1 << (port.0 % 64)
+                != 0
+    }
+
+    /// The clock's parameters for `vcpu`, unless Xen is changing them.
+    #[inline]
+    pub(super) fn time(&self, vcpu: usize) -> Option<TimeInfo> {
+        TimeInfo::read(&self.page, vcpu.min(VCPUS - 1) * VCPU_INFO + TIME)
+    }
+}
