@@ -93,8 +93,8 @@ impl GrantCache {
     #[inline]
     pub fn pin(&mut self, gref: u32) -> Option<u64> {
         let mask = self.table.len() - 1;
-        let mut at = self.home(gref);
-        for _ in 0..PROBES {
+        let home = self.home(gref);
+        for at in home..home + PROBES {
             let place = self.table[at & mask];
             if (place >> 32) as u32 == gref && place != FREE {
                 let index = place as u32 as usize;
@@ -106,7 +106,6 @@ impl GrantCache {
             if place == FREE {
                 return None;
             }
-            at += 1;
         }
         None
     }

@@ -1,0 +1,215 @@
+//! A ring core on a RAM disk that misbehaves on demand, and frontends on it.
+#![allow(
+    dead_code,
+    unreachable_pub,
+    reason = "each test file uses its own part"
+)]
+
+use std::collections::VecDeque;
+
+use spindle_blkif::abi::{Abi, RspStatus};
+use spindle_blkif::{Attachment, Config, Detached, RingCore, RingId, Session, Window};
+use spindle_block::{
+    Command, DiskQueue, IoResult, Op, RamDisk, RamQueue, SubmitError, Tag, Volume,
+};
+use spindle_hw::DmaAlloc;
+use spindle_testkit::blkfront::{Answer, Blkfront};
+use spindle_testkit::grants::{FakeEvents, FakeGrants};
+use spindle_testkit::mem::FakeBus;
+use spindle_xen::DomId;
+use spindle_xen::event::Port;
+
+/// The queue of a RAM disk, with counters and faults.
+pub struct TestDisk {
+    inner: RamQueue<&'static FakeBus>,
+    /// Doorbells.
+    pub commits: u64,
+    /// What was submitted, in order.
+    pub submitted: Vec<(Op, u64, usize)>,
+    /// Whether `submitted` is kept.
+    pub record: bool,
+    /// Completions are kept back.
+    pub hold: bool,
+    /// Every command is refused.
+    pub refuse: Option<SubmitError>,
+    /// Commands whose memory is above this address are refused as scattered.
+    pub scattered_above: u64,
+    /// Results to give instead of the real ones.
+    pub results: VecDeque<IoResult>,
+}
+
+impl DiskQueue for TestDisk {
+    fn submit(&mut self, command: &Command<'_>, tag: Tag) -> Result<(), SubmitError> {
+        if let Some(error) = self.refuse {
+            return Err(error);
+        }
+        if command
+            .segments
+            .iter()
+            .any(|s| s.bus > self.scattered_above)
+        {
+            return Err(SubmitError::Scattered);
+        }
+        for segment in command.segments {
+            assert!(segment.len > 0 && segment.bus % 4096 + u64::from(segment.len) <= 4096);
+        }
+        self.inner.submit(command, tag)?;
+        if self.record {
+            self.submitted
+                .push((command.op, command.block, command.segments.len()));
+        }
+        Ok(())
+    }
+
+    fn commit(&mut self) {
+        self.commits += 1;
+        self.inner.commit();
+    }
+
+    fn poll(&mut self, mut done: impl FnMut(Tag, IoResult)) -> usize {
+        if self.hold {
+            return 0;
+        }
+        let results = &mut self.results;
+        self.inner
+            .poll(|tag, result| done(tag, results.pop_front().unwrap_or(result)))
+    }
+
+    fn in_flight(&self) -> usize {
+        self.inner.in_flight()
+    }
+}
+
+/// Sizes of a rig.
+pub struct Sizes {
+    pub depth: usize,
+    pub buffers: usize,
+    pub config: Config,
+}
+
+impl Default for Sizes {
+    fn default() -> Self {
+        Self {
+            depth: 256,
+            buffers: 64,
+            config: Config::default(),
+        }
+    }
+}
+
+/// How a frontend is attached.
+pub struct How {
+    /// Frames of its window; none without persistent grants.
+    pub frames: Option<usize>,
+    pub ring_pages: usize,
+    pub start: u32,
+}
+
+pub const COPIED: How = How {
+    frames: None,
+    ring_pages: 1,
+    start: 0,
+};
+
+pub const PERSISTENT: How = How {
+    frames: Some(512),
+    ring_pages: 1,
+    start: 0,
+};
+
+pub struct Rig {
+    pub bus: &'static FakeBus,
+    pub grants: &'static FakeGrants<'static>,
+    pub events: &'static FakeEvents,
+    pub volume: Volume,
+    pub core: RingCore<TestDisk, &'static FakeGrants<'static>, &'static FakeEvents>,
+    buffers: usize,
+    windows: u64,
+}
+
+impl Rig {
+    pub fn new() -> Self {
+        Self::sized(&Sizes::default())
+    }
+
+    /// Tests leak their fakes, which spares them the lifetimes.
+    pub fn sized(sizes: &Sizes) -> Self {
+        let bus: &FakeBus = Box::leak(Box::new(FakeBus::new()));
+        let grants: &FakeGrants<'_> = Box::leak(Box::new(FakeGrants::new(bus)));
+        let events: &FakeEvents = Box::leak(Box::default());
+        let disk = RamDisk::new(1 << 20, bus).unwrap();
+        let queue = TestDisk {
+            inner: disk.queue(sizes.depth, bus),
+            commits: 0,
+            submitted: Vec::new(),
+            record: true,
+            hold: false,
+            refuse: None,
+            scattered_above: u64::MAX,
+            results: VecDeque::new(),
+        };
+        let buffers = bus.alloc(sizes.buffers).unwrap();
+        Self {
+            bus,
+            grants,
+            events,
+            volume: disk.volume("ram0", 0),
+            core: RingCore::new(sizes.config, vec![queue], grants, events, buffers).unwrap(),
+            buffers: sizes.buffers,
+            windows: 0,
+        }
+    }
+
+    pub fn disk(&mut self) -> &mut TestDisk {
+        self.core.queue_mut(0).unwrap()
+    }
+
+    /// Attaches a frontend of domain `dom`, which notifies on port `dom`.
+    pub fn attach(&mut self, dom: u16, how: How) -> (RingId, Blkfront<'static>) {
+        let front = Blkfront::new(self.grants, DomId(dom), how.ring_pages, how.start);
+        self.windows += 1;
+        let base = (1 << 40) + (self.windows << 32);
+        let attachment = Attachment {
+            domain: DomId(dom),
+            port: Port(dom.into()),
+            volume: self.volume.clone(),
+            abi: Abi::Native,
+            start: how.start,
+            window: how.frames.map(|frames| Window::new(base, frames)),
+        };
+        let session = Session::new(front.ring(), attachment).unwrap();
+        (self.core.attach(session).unwrap(), front)
+    }
+
+    /// Visits until no request is under way, then collects the answers.
+    pub fn settle(&mut self, front: &mut Blkfront<'_>) -> Vec<Answer> {
+        for _ in 0..10_000 {
+            if self.core.visit().is_idle() {
+                return front.answers();
+            }
+        }
+        panic!("requests never settle");
+    }
+
+    /// Detaches a ring in good order; whatever happened before, nothing may be left over.
+    pub fn detach(&mut self, ring: RingId) -> Detached {
+        self.core.begin_detach(ring);
+        for _ in 0..1000 {
+            self.core.visit();
+        }
+        assert!(self.core.is_drained(ring));
+        self.core.detach(ring).unwrap()
+    }
+
+    pub fn assert_nothing_leaked(&self) {
+        assert_eq!(self.grants.outstanding(), 0, "grants still mapped");
+        assert_eq!(self.core.free_buffers(), self.buffers, "buffers lost");
+    }
+}
+
+/// Asserts that there are `count` answers, all with `status`.
+#[track_caller]
+pub fn assert_all(answers: &[Answer], count: usize, status: RspStatus) {
+    assert_eq!(answers.len(), count);
+    assert!(answers.iter().all(|a| a.status == status), "{answers:?}");
+}

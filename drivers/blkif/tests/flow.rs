@@ -1,0 +1,331 @@
+//! Flow: budgets, fairness, back-pressure, hold-off, flush, detaching.
+
+mod common;
+
+use common::{COPIED, How, PERSISTENT, Rig, Sizes, assert_all};
+use spindle_blkif::abi::{NativeRequest, Operation, RspStatus};
+use spindle_blkif::ring_core::RingError;
+use spindle_blkif::{Config, RingId};
+use spindle_block::{IoError, Op, SubmitError};
+use spindle_testkit::blkfront::{Blkfront, GuestPage};
+use spindle_xen::event::Port;
+
+fn push_reads(front: &mut Blkfront<'_>, page: &GuestPage, count: u32) {
+    for _ in 0..count {
+        front.push(Operation::READ, 0, &[page.segment(0, 7)]);
+    }
+    front.publish();
+}
+
+#[test]
+fn a_visit_takes_no_more_than_the_budget_of_each_ring() {
+    let config = Config {
+        budget: 5,
+        ..Config::default()
+    };
+    let mut rig = Rig::sized(&Sizes {
+        config,
+        ..Sizes::default()
+    });
+    let mut fronts: Vec<_> = (1..4).map(|dom| rig.attach(dom, PERSISTENT).1).collect();
+    for front in &mut fronts {
+        let page = front.page(false);
+        push_reads(front, &page, 12);
+    }
+    let taken: Vec<_> = (0..4).map(|_| rig.core.visit().taken).collect();
+    assert_eq!(taken, [15, 15, 6, 0]);
+}
+
+#[test]
+fn a_full_disk_is_shared_by_all_rings_and_order_is_kept() {
+    let mut rig = Rig::sized(&Sizes {
+        depth: 2,
+        ..Sizes::default()
+    });
+    let mut fronts: Vec<_> = (1..4).map(|dom| rig.attach(dom, PERSISTENT).1).collect();
+    let pages: Vec<_> = fronts.iter().map(|front| front.page(false)).collect();
+    let mut answered = [0; 3];
+    for _ in 0..300 {
+        for (front, page) in fronts.iter_mut().zip(&pages) {
+            let free = front.free();
+            push_reads(front, page, free);
+        }
+        rig.core.visit();
+        for (front, count) in fronts.iter_mut().zip(&mut answered) {
+            let ids: Vec<_> = front.answers().iter().map(|a| a.id).collect();
+            let expected: Vec<_> = (*count + 1..).take(ids.len()).collect();
+            assert_eq!(ids, expected);
+            *count += ids.len() as u64;
+        }
+    }
+    assert!(
+        answered.iter().all(|&n| (180..=220).contains(&n)),
+        "{answered:?}"
+    );
+}
+
+#[test]
+fn a_large_request_is_not_starved_of_buffers_by_small_ones() {
+    let mut rig = Rig::sized(&Sizes {
+        buffers: 11,
+        ..Sizes::default()
+    });
+    let (_, mut small) = rig.attach(1, COPIED);
+    let (_, mut large) = rig.attach(2, COPIED);
+    let page = small.page(false);
+    let pages: Vec<_> = (0..11).map(|_| large.page(false)).collect();
+    let segments: Vec<_> = pages.iter().map(|page| page.segment(0, 7)).collect();
+    let mut answered = (0, 0);
+    for _ in 0..200 {
+        let free = small.free();
+        push_reads(&mut small, &page, free);
+        if large.outstanding() == 0 {
+            large.push(Operation::READ, 0, &segments);
+            large.publish();
+        }
+        rig.core.visit();
+        answered.0 += small.answers().len();
+        answered.1 += large.answers().len();
+    }
+    assert!(answered.0 > 200 && answered.1 > 20, "{answered:?}");
+}
+
+#[test]
+fn waiting_for_room_is_counted_and_loses_nothing() {
+    let mut rig = Rig::sized(&Sizes {
+        depth: 1,
+        buffers: 11,
+        ..Sizes::default()
+    });
+    let (ring, mut front) = rig.attach(
+        1,
+        How {
+            ring_pages: 2,
+            ..COPIED
+        },
+    );
+    let page = front.page(false);
+    push_reads(&mut front, &page, 64);
+    assert_all(&rig.settle(&mut front), 64, RspStatus::OKAY);
+    assert!(rig.detach(ring).stats.snapshot().out_of_room > 0);
+    rig.assert_nothing_leaked();
+}
+
+#[test]
+fn the_frontend_is_notified_only_when_it_asked() {
+    for start in [0, u32::MAX - 2] {
+        let mut rig = Rig::new();
+        let (_, mut front) = rig.attach(
+            5,
+            How {
+                start,
+                ..PERSISTENT
+            },
+        );
+        let page = front.page(false);
+        let sent = |rig: &Rig| rig.events.sent(Port(5));
+        // Asks for the fourth response: the first three come quietly.
+        front.arm(4);
+        for expected in [0, 0, 0, 1, 1] {
+            push_reads(&mut front, &page, 1);
+            rig.core.visit();
+            rig.core.visit();
+            assert_eq!(sent(&rig), expected);
+        }
+        assert_eq!(front.answers().len(), 5);
+    }
+}
+
+#[test]
+fn a_core_that_armed_is_notified_of_the_next_request_and_only_of_that() {
+    for start in [0, u32::MAX - 1] {
+        let mut rig = Rig::new();
+        let (_, mut front) = rig.attach(
+            5,
+            How {
+                start,
+                ..PERSISTENT
+            },
+        );
+        let page = front.page(false);
+        let segment = [page.segment(0, 0)];
+        for _ in 0..5 {
+            assert!(rig.core.arm());
+            front.push(Operation::READ, 0, &segment);
+            assert!(front.publish(), "the first after arming");
+            assert!(!rig.core.arm(), "there is a request");
+            rig.core.visit();
+            front.push(Operation::READ, 0, &segment);
+            assert!(!front.publish(), "not asked for");
+            assert!(!rig.core.arm(), "one is in flight");
+            assert_all(&rig.settle(&mut front), 2, RspStatus::OKAY);
+        }
+    }
+}
+
+#[test]
+fn a_flush_reaches_a_disk_with_a_write_cache_in_order() {
+    let mut rig = Rig::new();
+    rig.volume.write_cache = true;
+    let (_, mut front) = rig.attach(1, PERSISTENT);
+    let page = front.page(false);
+    front.push(Operation::WRITE, 8, &[page.segment(0, 7)]);
+    front.push(Operation::FLUSH, 0, &[]);
+    front.push(Operation::WRITE, 16, &[page.segment(0, 7)]);
+    front.publish();
+    assert_all(&rig.settle(&mut front), 3, RspStatus::OKAY);
+    let submitted = [(Op::Write, 8, 1), (Op::Flush, 0, 0), (Op::Write, 16, 1)];
+    assert_eq!(rig.disk().submitted, submitted);
+    for (result, status) in [
+        (IoError::Unsupported, RspStatus::EOPNOTSUPP),
+        (IoError::Medium, RspStatus::ERROR),
+    ] {
+        rig.disk().results.push_back(Err(result));
+        front.push(Operation::FLUSH, 0, &[]);
+        front.publish();
+        assert_all(&rig.settle(&mut front), 1, status);
+    }
+}
+
+#[test]
+fn a_flush_without_a_write_cache_is_answered_at_once() {
+    let mut rig = Rig::new();
+    let (_, mut front) = rig.attach(1, PERSISTENT);
+    front.push(Operation::FLUSH, 0, &[]);
+    front.publish();
+    rig.core.visit();
+    assert_all(&front.answers(), 1, RspStatus::OKAY);
+    assert!(rig.disk().submitted.is_empty());
+}
+
+#[test]
+fn what_was_not_offered_or_not_allowed_never_reaches_the_disk() {
+    let mut rig = Rig::new();
+    rig.volume.read_only = true;
+    let (_, mut front) = rig.attach(1, PERSISTENT);
+    let page = front.page(false);
+    let segment = [page.segment(0, 7)];
+    for (operation, sector, status) in [
+        (Operation::WRITE_BARRIER, 0, RspStatus::EOPNOTSUPP),
+        (Operation::DISCARD, 0, RspStatus::EOPNOTSUPP),
+        (Operation::INDIRECT, 0, RspStatus::EOPNOTSUPP),
+        (Operation(77), 0, RspStatus::EOPNOTSUPP),
+        (Operation::WRITE, 0, RspStatus::ERROR),
+        (Operation::READ, 2041, RspStatus::ERROR),
+        (Operation::READ, u64::MAX - 3, RspStatus::ERROR),
+    ] {
+        front.push(operation, sector, &segment);
+        front.publish();
+        assert_all(&rig.settle(&mut front), 1, status);
+    }
+    assert!(rig.disk().submitted.is_empty());
+    assert_eq!(rig.grants.counts().calls(), 0);
+}
+
+#[test]
+fn a_disk_error_is_the_requests_own() {
+    for how in [PERSISTENT, COPIED] {
+        let mut rig = Rig::new();
+        let (ring, mut front) = rig.attach(1, how);
+        let page = front.page(false);
+        rig.disk().results = [Ok(()), Err(IoError::Medium)].into();
+        push_reads(&mut front, &page, 3);
+        let statuses: Vec<_> = {
+            let mut answers = rig.settle(&mut front);
+            answers.sort_by_key(|a| a.id);
+            answers.iter().map(|a| a.status).collect()
+        };
+        assert_eq!(
+            statuses,
+            [RspStatus::OKAY, RspStatus::ERROR, RspStatus::OKAY]
+        );
+        assert_eq!(rig.detach(ring).stats.snapshot().errors, 1);
+        rig.assert_nothing_leaked();
+    }
+}
+
+#[test]
+fn a_disk_that_is_gone_fails_what_waits_for_it() {
+    for how in [PERSISTENT, COPIED] {
+        let mut rig = Rig::new();
+        let (ring, mut front) = rig.attach(1, how);
+        let page = front.page(false);
+        rig.disk().refuse = Some(SubmitError::Full);
+        push_reads(&mut front, &page, 3);
+        for _ in 0..3 {
+            assert!(rig.core.visit().busy);
+        }
+        assert!(front.answers().is_empty());
+        rig.disk().refuse = Some(SubmitError::Gone);
+        assert_all(&rig.settle(&mut front), 3, RspStatus::ERROR);
+        rig.detach(ring);
+        rig.assert_nothing_leaked();
+    }
+}
+
+#[test]
+fn detaching_waits_for_the_disk_and_takes_nothing_new() {
+    let mut rig = Rig::new();
+    let (ring, mut front) = rig.attach(1, PERSISTENT);
+    let page = front.page(false);
+    rig.disk().hold = true;
+    push_reads(&mut front, &page, 3);
+    rig.core.visit();
+    rig.core.begin_detach(ring);
+    push_reads(&mut front, &page, 2);
+    rig.core.visit();
+    assert!(!rig.core.is_drained(ring));
+    assert_eq!(rig.core.detach(ring).unwrap_err(), RingError::Busy);
+    rig.disk().hold = false;
+    rig.core.visit();
+    assert!(rig.core.is_drained(ring));
+    assert_eq!(front.answers().len(), 3);
+    assert_eq!(rig.grants.outstanding(), 1);
+    let left = rig.core.detach(ring).unwrap();
+    assert_eq!((left.consumed, left.ring.len()), (3, 4096));
+    assert_eq!(left.window.unwrap().unusable(), 0);
+    rig.assert_nothing_leaked();
+    assert_eq!(rig.core.detach(ring).unwrap_err(), RingError::Unknown);
+    assert!(rig.core.is_drained(RingId(9)));
+}
+
+#[test]
+fn a_core_takes_as_many_rings_as_it_has_places_and_reuses_them() {
+    let config = Config {
+        rings: 2,
+        ..Config::default()
+    };
+    let mut rig = Rig::sized(&Sizes {
+        config,
+        ..Sizes::default()
+    });
+    let (first, _) = rig.attach(1, COPIED);
+    let (second, mut front) = rig.attach(2, COPIED);
+    assert_eq!((first, second), (RingId(0), RingId(1)));
+    rig.detach(first);
+    let page = front.page(false);
+    push_reads(&mut front, &page, 4);
+    assert_all(&rig.settle(&mut front), 4, RspStatus::OKAY);
+    assert_eq!(rig.attach(3, COPIED).0, first);
+    rig.detach(second);
+    assert_eq!(rig.core.sessions().count(), 1);
+}
+
+#[test]
+fn numbers_that_repeat_are_answered_as_often_as_asked() {
+    let mut rig = Rig::new();
+    let (_, mut front) = rig.attach(1, PERSISTENT);
+    let page = front.page(false);
+    let mut request = NativeRequest {
+        nr_segments: 1,
+        id: u64::MAX,
+        ..NativeRequest::default()
+    };
+    request.segments[0] = page.segment(0, 0);
+    for _ in 0..7 {
+        front.push_raw(&request);
+    }
+    front.publish();
+    assert_all(&rig.settle(&mut front), 7, RspStatus::OKAY);
+    assert_eq!(front.outstanding(), 0);
+}
