@@ -1,3 +1,48 @@
-//! (being built)
+//! A polling NVMe driver: no interrupts, one queue pair per core, nothing shared between them.
+//!
+//! The control core brings a [`Controller`] up, which finds out who it is and which namespaces it
+//! has; each ring core then gets a [`QueuePair`] of its own, which is a
+//! [`spindle_block::DiskQueue`]. Everything that waits (bring-up, admin commands, shutdown) is in
+//! [`Controller`] and bounded in time; a queue pair never waits, allocates, locks or logs.
+//!
+//! The disk is not trusted: whatever it writes into completions and identify pages is checked,
+//! counted and, where it makes no sense, ignored. Section numbers are those of the NVM Express
+//! base specification, revision 1.4.
+//!
+//! | file | what |
+//! | --- | --- |
+//! | `registers` | controller registers and doorbells |
+//! | `command`, `status`, `identify` | what goes over the wire |
+//! | `admin` | the admin queue, one command at a time |
+//! | `controller`, `lifecycle` | bring-up, queue creation; readiness and shutdown |
+//! | `namespace` | from an identify page to a volume |
+//! | `prp` | cutting a command into what one NVMe command can describe |
+//! | `slots` | which command identifiers are in flight, and for whom |
+//! | `queue` | the data path |
 #![no_std]
 #![forbid(unsafe_code)]
+
+extern crate alloc;
+
+mod admin;
+mod command;
+mod controller;
+mod error;
+mod identify;
+mod lifecycle;
+mod namespace;
+mod prp;
+mod queue;
+mod registers;
+mod slots;
+mod status;
+
+pub use controller::{Controller, Identity, Options};
+pub use error::Error;
+pub use namespace::{Namespace, NamespaceError};
+pub use queue::QueuePair;
+pub use status::Status;
+
+/// The most bytes one NVMe command moves, whatever the controller would take: it bounds the PRP
+/// list that is kept ready for every command identifier.
+pub const MAX_TRANSFER: u32 = 512 << 10;

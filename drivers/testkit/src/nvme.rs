@@ -1,1 +1,277 @@
-//! (being built)
+//! An NVMe controller on a [`FakeBus`]: real queue semantics, a volatile write cache that a power
+//! cut empties, and faults on demand.
+//!
+//! It is written from the specification (NVMe 1.4), not from the driver, and keeps a list of
+//! everything a driver did that the specification forbids ([`FakeNvme::violations`]). A doorbell
+//! makes it run at once, in the core that rang, unless [`Config::manual`] leaves that to
+//! [`FakeNvme::run`].
+
+mod admin;
+mod dma;
+mod execute;
+mod registers;
+mod ring;
+mod store;
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use crate::mem::FakeBus;
+use ring::Queue;
+use store::Store;
+
+/// What the controller is like.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The most entries in an I/O queue (CAP.MQES + 1).
+    pub entries: u32,
+    /// CAP.DSTRD: doorbells are `4 << doorbell_shift` bytes apart.
+    pub doorbell_shift: u8,
+    /// CAP.TO, in 500 ms units.
+    pub timeout: u8,
+    /// CAP.MPSMIN: log2 of the smallest page in units of 4 KiB.
+    pub page_shift_min: u8,
+    /// CAP.CSS bit 0.
+    pub nvm_commands: bool,
+    /// SQES.
+    pub entry_sizes: u8,
+    /// MDTS: log2 of the largest transfer in pages; 0 for no limit.
+    pub mdts: u8,
+    /// VS.
+    pub version: u32,
+    /// I/O queue pairs there are.
+    pub queues: u16,
+    /// Whether there is a volatile write cache.
+    pub write_cache: bool,
+    /// Reads of CSTS before a change of CC shows in it.
+    pub delay: u32,
+    /// Whether commands wait for [`FakeNvme::run`].
+    pub manual: bool,
+    /// Whether commands that were fetched together complete in another order.
+    pub out_of_order: bool,
+    /// The namespaces.
+    pub namespaces: Vec<NamespaceConfig>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            entries: 1024,
+            doorbell_shift: 0,
+            timeout: 25,
+            page_shift_min: 0,
+            nvm_commands: true,
+            entry_sizes: 0x66,
+            mdts: 7,
+            version: 0x0001_0400,
+            queues: 4,
+            write_cache: true,
+            delay: 3,
+            manual: false,
+            out_of_order: false,
+            namespaces: vec![NamespaceConfig::new(1, 2048, 9)],
+        }
+    }
+}
+
+/// What a namespace is like.
+#[derive(Clone, Debug)]
+pub struct NamespaceConfig {
+    /// Namespace identifier.
+    pub id: u32,
+    /// Blocks.
+    pub blocks: u64,
+    /// log2 of the block size in bytes.
+    pub block_shift: u8,
+    /// Bytes of metadata per block.
+    pub metadata: u16,
+    /// NPWG, if given: blocks, 0's based.
+    pub granularity: Option<u16>,
+    /// Whether it is write-protected.
+    pub read_only: bool,
+    /// Whether data goes nowhere: reads leave memory as it is. For benchmarks.
+    pub null: bool,
+}
+
+impl NamespaceConfig {
+    /// A plain namespace of zeroes.
+    #[must_use]
+    pub fn new(id: u32, blocks: u64, block_shift: u8) -> Self {
+        Self {
+            id,
+            blocks,
+            block_shift,
+            metadata: 0,
+            granularity: None,
+            read_only: false,
+            null: false,
+        }
+    }
+
+    /// The same without memory behind it.
+    #[must_use]
+    pub fn null(mut self) -> Self {
+        self.null = true;
+        self
+    }
+}
+
+/// Something that goes wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// CSTS.RDY stays 0.
+    NeverReady,
+    /// CSTS.RDY stays 1.
+    NeverIdle,
+    /// CSTS.CFS appears instead of RDY.
+    FatalWhenEnabled,
+    /// CSTS.SHST stays 01b.
+    NeverShutDown,
+    /// The next admin command with this opcode fails with this status.
+    FailAdmin(u8, u16),
+    /// The next I/O command with this opcode fails with this status.
+    FailIo(u8, u16),
+    /// The next admin command with this opcode is never answered.
+    SwallowAdmin(u8),
+    /// The next I/O command with this opcode is never answered.
+    SwallowIo(u8),
+}
+
+/// The controller; clones are the same controller.
+#[derive(Clone, Debug)]
+pub struct FakeNvme(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    bus: Arc<FakeBus>,
+    config: Config,
+    control: Mutex<registers::Control>,
+    /// I/O queue `n` at index `n - 1`.
+    queues: Vec<Mutex<Queue>>,
+    stores: Vec<Store>,
+    faults: Mutex<Vec<Fault>>,
+    /// Whether `faults` is worth a look: it is not, on the fast path.
+    faulty: AtomicBool,
+    vanished: AtomicBool,
+    doorbells: AtomicU64,
+    commands: AtomicU64,
+    violations: Mutex<Vec<String>>,
+}
+
+impl FakeNvme {
+    /// A controller that is off.
+    #[must_use]
+    pub fn new(bus: Arc<FakeBus>, config: Config) -> Self {
+        Self(Arc::new(Shared {
+            bus,
+            control: Mutex::default(),
+            queues: (0..config.queues).map(|_| Mutex::default()).collect(),
+            stores: config
+                .namespaces
+                .iter()
+                .map(|n| Store::new(n, config.write_cache))
+                .collect(),
+            config,
+            faults: Mutex::default(),
+            faulty: AtomicBool::new(false),
+            vanished: AtomicBool::new(false),
+            doorbells: AtomicU64::new(0),
+            commands: AtomicU64::new(0),
+            violations: Mutex::default(),
+        }))
+    }
+
+    /// Makes something go wrong.
+    pub fn arm(&self, fault: Fault) {
+        self.0.faults.lock().unwrap().push(fault);
+        self.0.faulty.store(true, Ordering::Release);
+    }
+
+    /// Pulls the controller out: registers read as all ones, nothing is answered any longer.
+    pub fn vanish(&self) {
+        self.0.vanished.store(true, Ordering::Release);
+    }
+
+    /// Makes CSTS.CFS appear.
+    pub fn die(&self) {
+        self.0.control.lock().unwrap().fatal = true;
+    }
+
+    /// Carries out what is in the queues, and returns how many commands that were.
+    pub fn run(&self) -> usize {
+        let queues = self.0.queues.iter();
+        queues
+            .map(|queue| self.0.run_io(&mut queue.lock().unwrap()))
+            .sum()
+    }
+
+    /// Posts a completion that nobody asked for on I/O queue `queue`.
+    pub fn post(&self, queue: u16, cid: u16, status: u16) {
+        let mut queue = self.0.queues[usize::from(queue) - 1].lock().unwrap();
+        if let Some(ring) = queue.ring.as_mut() {
+            ring.post(cid, status, 0);
+        }
+    }
+
+    /// Everything written and not flushed is lost.
+    pub fn power_cut(&self) {
+        self.0.stores.iter().for_each(Store::power_cut);
+    }
+
+    /// What a host finds in the namespace after the last power cut.
+    #[must_use]
+    pub fn contents(&self, namespace: u32) -> Vec<u8> {
+        self.0
+            .store(namespace)
+            .map_or_else(Vec::new, Store::contents)
+    }
+
+    /// Writes to the submission doorbells of I/O queues so far.
+    #[must_use]
+    pub fn doorbells(&self) -> u64 {
+        self.0.doorbells.load(Ordering::Relaxed)
+    }
+
+    /// I/O commands carried out so far.
+    #[must_use]
+    pub fn commands(&self) -> u64 {
+        self.0.commands.load(Ordering::Relaxed)
+    }
+
+    /// What the driver did that the specification forbids.
+    #[must_use]
+    pub fn violations(&self) -> Vec<String> {
+        self.0.violations.lock().unwrap().clone()
+    }
+}
+
+impl Shared {
+    fn store(&self, namespace: u32) -> Option<&Store> {
+        self.stores.iter().find(|store| store.id == namespace)
+    }
+
+    /// Notes a breach of the specification.
+    fn violation(&self, what: impl Into<String>) {
+        self.violations.lock().unwrap().push(what.into());
+    }
+
+    /// Whether a fault of the lasting kind is armed.
+    fn has(&self, fault: Fault) -> bool {
+        self.faulty.load(Ordering::Acquire) && self.faults.lock().unwrap().contains(&fault)
+    }
+
+    /// Takes a fault that happens once.
+    fn once<T>(&self, pick: impl Fn(Fault) -> Option<T>) -> Option<T> {
+        if !self.faulty.load(Ordering::Acquire) {
+            return None;
+        }
+        let mut faults = self.faults.lock().unwrap();
+        let (index, picked) = faults
+            .iter()
+            .enumerate()
+            .find_map(|(index, fault)| pick(*fault).map(|picked| (index, picked)))?;
+        faults.remove(index);
+        self.faulty.store(!faults.is_empty(), Ordering::Release);
+        Some(picked)
+    }
+}

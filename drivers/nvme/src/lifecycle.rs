@@ -1,0 +1,79 @@
+//! The states of a controller: disabled, ready, shut down. Every wait is bounded.
+
+use core::time::Duration;
+
+use spindle_hw::{Clock, Registers};
+
+use crate::Error;
+use crate::registers::{Capabilities, ControllerRegisters, ControllerStatus, cc};
+
+/// The least that a normal shutdown is given, whatever RTD3E says.
+const SHUTDOWN_MIN: Duration = Duration::from_secs(5);
+/// The most, whatever RTD3E says.
+const SHUTDOWN_MAX: Duration = Duration::from_secs(60);
+
+impl<R: Registers> ControllerRegisters<R> {
+    /// Waits until `reached`; `late` if that takes longer than `limit`.
+    fn wait(
+        &self,
+        clock: &impl Clock,
+        limit: Duration,
+        late: Error,
+        reached: impl Fn(ControllerStatus) -> Result<bool, Error>,
+    ) -> Result<(), Error> {
+        let start = clock.now_ns();
+        loop {
+            // Time first: a pause of this core between the two must not look like lateness.
+            let waited = u128::from(clock.now_ns().saturating_sub(start));
+            if reached(self.status()?)? {
+                return Ok(());
+            }
+            if waited > limit.as_nanos() {
+                return Err(late);
+            }
+            clock.relax();
+        }
+    }
+
+    /// Makes the controller forget all queues (7.3.2); afterwards it touches no memory.
+    pub(crate) fn disable(&self, clock: &impl Clock, cap: Capabilities) -> Result<(), Error> {
+        let limit = cap.timeout();
+        let configuration = self.configuration();
+        let status = self.status()?;
+        if configuration & cc::ENABLE != 0 && !status.ready() && !status.fatal() {
+            // CC.EN must not be cleared while the controller is still becoming ready (3.1.5).
+            // If it never does, clearing it is all that is left.
+            let settled = |status: ControllerStatus| Ok(status.ready() || status.fatal());
+            let _ = self.wait(clock, limit, Error::NotReady(limit), settled);
+        }
+        self.configure(configuration & !(cc::ENABLE | cc::SHUTDOWN_MASK));
+        self.wait(clock, limit, Error::NotDisabled(limit), |status| {
+            Ok(!status.ready())
+        })
+    }
+
+    /// Starts the controller with the admin queues that were set (7.6.1).
+    pub(crate) fn enable(&self, clock: &impl Clock, cap: Capabilities) -> Result<(), Error> {
+        let limit = cap.timeout();
+        self.mask_interrupts();
+        self.configure(cc::CONFIGURATION);
+        self.configure(cc::CONFIGURATION | cc::ENABLE);
+        self.wait(clock, limit, Error::NotReady(limit), |status| {
+            if status.fatal() {
+                return Err(Error::Fatal);
+            }
+            Ok(status.ready())
+        })
+    }
+
+    /// Normal shutdown (7.6.2): the controller writes out what it has cached. `announced` is
+    /// what it said it may need.
+    pub(crate) fn shut_down(&self, clock: &impl Clock, announced: Duration) -> Result<(), Error> {
+        let limit = announced.clamp(SHUTDOWN_MIN, SHUTDOWN_MAX);
+        let configuration = self.configuration() & !cc::SHUTDOWN_MASK;
+        self.configure(configuration | cc::SHUTDOWN_NORMAL);
+        self.wait(clock, limit, Error::NoShutdown(limit), |status| {
+            Ok(status.shutdown_complete())
+        })
+    }
+}

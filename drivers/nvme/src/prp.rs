@@ -1,0 +1,140 @@
+//! Cutting a command's memory into runs that one NVMe command can describe (4.3).
+//!
+//! A PRP list names whole pages: only the first entry may start inside a page and only the last
+//! may end inside one. Memory that lies otherwise is cut into several commands, which is possible
+//! only where a block ends.
+
+use spindle_block::Segment;
+use spindle_hw::PAGE_SIZE;
+
+/// A block would be torn between two commands, or a piece of memory is not as [`Segment`] says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Scattered;
+
+/// What goes into PRP2.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Second {
+    /// One page does it.
+    None,
+    /// The second of two pages.
+    Page(u64),
+    /// More pages than two: the address of the list.
+    List,
+}
+
+/// The memory of one NVMe command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Run {
+    pub(crate) prp1: u64,
+    pub(crate) second: Second,
+    pub(crate) bytes: u32,
+}
+
+/// The runs of a command, first to last.
+#[derive(Clone, Debug)]
+pub(crate) struct Runs<'a> {
+    segments: &'a [Segment],
+    /// Bytes of the first segment that the run before took.
+    taken: u32,
+    limit: u32,
+    block_mask: u32,
+}
+
+const OFFSET: u64 = PAGE_SIZE as u64 - 1;
+
+impl<'a> Runs<'a> {
+    /// Runs of at most `limit` bytes, a multiple of the page size, that end where blocks of
+    /// `1 << block_shift` bytes end.
+    #[inline]
+    pub(crate) fn new(segments: &'a [Segment], limit: u32, block_shift: u8) -> Self {
+        Self {
+            segments,
+            taken: 0,
+            limit,
+            block_mask: (1 << (block_shift & 31)) - 1,
+        }
+    }
+
+    /// The rest of the first segment.
+    #[inline]
+    fn peek(&self) -> Option<Result<Segment, Scattered>> {
+        let segment = self.segments.first()?;
+        let rest = Segment {
+            bus: segment.bus.wrapping_add(self.taken.into()),
+            len: segment.len.wrapping_sub(self.taken),
+        };
+        let end = (rest.bus & OFFSET) + u64::from(rest.len);
+        if rest.len == 0 || end > PAGE_SIZE as u64 {
+            return Some(Err(Scattered));
+        }
+        Some(Ok(rest))
+    }
+
+    /// Takes up to `room` bytes of the first segment, whose rest is `rest`.
+    #[inline]
+    fn take(&mut self, rest: Segment, room: u32) -> u32 {
+        if rest.len <= room {
+            self.segments = self.segments.get(1..).unwrap_or_default();
+            self.taken = 0;
+            rest.len
+        } else {
+            self.taken += room;
+            room
+        }
+    }
+
+    /// The next run. The entries of its list, if it has one, went to `put` as index and address;
+    /// there are at most `limit / PAGE_SIZE` of them.
+    #[inline]
+    pub(crate) fn next(
+        &mut self,
+        mut put: impl FnMut(usize, u64),
+    ) -> Option<Result<Run, Scattered>> {
+        let first = match self.peek()? {
+            Ok(first) => first,
+            Err(scattered) => return Some(Err(scattered)),
+        };
+        let prp1 = first.bus;
+        let mut bytes = self.take(first, self.limit);
+        let mut end = prp1.wrapping_add(bytes.into());
+        let mut second = Second::None;
+        let mut listed = 0;
+        while bytes < self.limit
+            && let Some(Ok(rest)) = self.peek()
+        {
+            if rest.bus & OFFSET == 0 && end & OFFSET == 0 {
+                match second {
+                    Second::None => second = Second::Page(rest.bus),
+                    Second::Page(page) => {
+                        put(0, page);
+                        put(1, rest.bus);
+                        listed = 2;
+                        second = Second::List;
+                    }
+                    Second::List => {
+                        put(listed, rest.bus);
+                        listed += 1;
+                    }
+                }
+            } else if rest.bus != end || end & OFFSET == 0 {
+                break;
+            }
+            let took = self.take(rest, self.limit - bytes);
+            bytes += took;
+            end = rest.bus.wrapping_add(took.into());
+        }
+        // Doubleword alignment is all that PRP1 asks for (4.3).
+        if prp1 & 3 != 0 || bytes & self.block_mask != 0 {
+            return Some(Err(Scattered));
+        }
+        Some(Ok(Run {
+            prp1,
+            second,
+            bytes,
+        }))
+    }
+}
+
+#[cfg(test)]
+#[path = "prp_tests.rs"]
+mod tests;

@@ -1,0 +1,265 @@
+//! The data path: a submission and a completion queue that one core owns.
+
+use core::sync::atomic::{Ordering, fence};
+
+use spindle_block::{Command, DiskQueue, IoError, IoResult, Op, SubmitError, Tag};
+use spindle_hw::{Registers, SharedPages};
+
+use crate::Status;
+use crate::command::{Entry, answer, io};
+use crate::prp::{Runs, Second};
+use crate::registers::{completion_doorbell, submission_doorbell};
+use crate::slots::Slots;
+
+/// An NVMe I/O queue pair; made by [`crate::Controller::create_queue`] and given back to
+/// [`crate::Controller::delete_queue`] or [`crate::Controller::shutdown`].
+///
+/// Dropping one instead leaks its memory, which the controller may still write to.
+#[derive(Debug)]
+pub struct QueuePair<R> {
+    registers: R,
+    id: u16,
+    pub(crate) memory: QueueMemory,
+    slots: Slots,
+    /// Entries in each queue less one; the number of entries is a power of two.
+    mask: usize,
+    tail: usize,
+    /// The tail as the controller knows it.
+    told: usize,
+    tail_doorbell: usize,
+    head: usize,
+    phase: u32,
+    head_doorbell: usize,
+    /// The most bytes one NVMe command moves.
+    limit: u32,
+    /// log2 of the bytes of each slot's PRP list.
+    list_shift: u32,
+    epoch: u32,
+    spurious: u64,
+    gone: bool,
+}
+
+/// The memory of a queue pair, which the controller reaches as long as the queues exist.
+#[derive(Debug)]
+pub(crate) struct QueueMemory {
+    pub(crate) submission: SharedPages,
+    pub(crate) completion: SharedPages,
+    /// One PRP list for each slot.
+    pub(crate) lists: SharedPages,
+}
+
+/// What [`crate::Controller`] settles about a queue pair.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shape {
+    pub(crate) id: u16,
+    /// Entries in each queue: a power of two.
+    pub(crate) depth: u16,
+    pub(crate) doorbell_stride: usize,
+    pub(crate) limit: u32,
+    pub(crate) list_shift: u32,
+}
+
+impl<R: Registers> QueuePair<R> {
+    pub(crate) fn new(registers: R, memory: QueueMemory, shape: Shape) -> Self {
+        Self {
+            registers,
+            id: shape.id,
+            memory,
+            slots: Slots::new(shape.depth),
+            mask: usize::from(shape.depth) - 1,
+            tail: 0,
+            told: 0,
+            tail_doorbell: submission_doorbell(shape.id, shape.doorbell_stride),
+            head: 0,
+            phase: 1,
+            head_doorbell: completion_doorbell(shape.id, shape.doorbell_stride),
+            limit: shape.limit,
+            list_shift: shape.list_shift,
+            epoch: 0,
+            spurious: 0,
+            gone: false,
+        }
+    }
+
+    /// The queue identifier, from 1.
+    #[must_use]
+    pub fn id(&self) -> u16 {
+        self.id
+    }
+
+    /// The most NVMe commands that can be in flight at once.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        self.mask
+    }
+
+    /// Completions that named no command in flight: counted and ignored.
+    #[must_use]
+    pub fn spurious(&self) -> u64 {
+        self.spurious
+    }
+
+    /// Sets what later commands count as the time of their submission, in any unit; a ring core
+    /// does it once per turn, since no clock is read for a single command.
+    pub fn set_epoch(&mut self, epoch: u32) {
+        self.epoch = epoch;
+    }
+
+    /// How long ago, in epochs, the oldest command in flight was submitted.
+    #[must_use]
+    pub fn oldest(&self) -> Option<u32> {
+        self.slots.oldest(self.epoch)
+    }
+
+    /// Gives the queue up: every command in flight is handed to `done` as aborted, and from now
+    /// on nothing is taken.
+    ///
+    /// The memory of those commands may still be written to until the controller is disabled.
+    pub fn fail_all(&mut self, mut done: impl FnMut(Tag, IoResult)) {
+        self.gone = true;
+        self.slots.abandon(|tag| done(tag, Err(IoError::Aborted)));
+    }
+
+    fn transfer(&mut self, command: &Command<'_>, opcode: u8, tag: Tag) -> Result<(), SubmitError> {
+        let shift = command.block_shift & 31;
+        let mut block = command.block;
+        let mut runs = Runs::new(command.segments, self.limit, shift);
+        // Entries and lists are written as parts come; none counts before `begin` and the new
+        // tail, so that giving up half-way needs no undoing.
+        let mut parts = 0;
+        loop {
+            let slot = self.slots.reserve(parts);
+            let list = slot.map_or(0, |(index, _)| index << self.list_shift);
+            let lists = &self.memory.lists;
+            let run = runs.next(|index, page| {
+                if slot.is_some() {
+                    lists
+                        .u64_at(list + index * size_of::<u64>())
+                        .store(page, Ordering::Relaxed);
+                }
+            });
+            let run = match run {
+                None => break,
+                Some(run) => run.map_err(|_| SubmitError::Scattered)?,
+            };
+            let Some((_, cid)) = slot else {
+                return Err(self.no_room(parts + 1, runs));
+            };
+            let blocks = run.bytes >> shift;
+            let entry = Entry {
+                opcode,
+                cid,
+                namespace: command.unit.0,
+                prp1: run.prp1,
+                prp2: match run.second {
+                    Second::None => 0,
+                    Second::Page(page) => page,
+                    Second::List => lists.bus() + list as u64,
+                },
+                cdw10: block,
+                // NLB is 0's based and 16 bits wide (6.9, 6.15); MAX_TRANSFER keeps far below.
+                cdw12: blocks.wrapping_sub(1) & 0xffff,
+            };
+            entry.store(&self.memory.submission, (self.tail + parts) & self.mask);
+            block = block.wrapping_add(blocks.into());
+            parts += 1;
+        }
+        if parts == 0 {
+            return Err(SubmitError::Scattered);
+        }
+        self.accept(parts, tag);
+        Ok(())
+    }
+
+    /// What to say of a command whose first `parts` runs, before `rest`, are more than there are
+    /// free slots: a later try helps only if an empty queue would do.
+    #[cold]
+    fn no_room(&self, mut parts: usize, mut rest: Runs<'_>) -> SubmitError {
+        while let Some(run) = rest.next(|_, _| {}) {
+            if run.is_err() {
+                return SubmitError::Scattered;
+            }
+            parts += 1;
+        }
+        if parts > self.capacity() {
+            return SubmitError::Scattered;
+        }
+        SubmitError::Full
+    }
+
+    fn flush(&mut self, command: &Command<'_>, tag: Tag) -> Result<(), SubmitError> {
+        let (_, cid) = self.slots.reserve(0).ok_or(SubmitError::Full)?;
+        let entry = Entry {
+            opcode: io::FLUSH,
+            cid,
+            namespace: command.unit.0,
+            ..Entry::default()
+        };
+        entry.store(&self.memory.submission, self.tail);
+        self.accept(1, tag);
+        Ok(())
+    }
+
+    #[inline]
+    fn accept(&mut self, parts: usize, tag: Tag) {
+        self.slots.begin(parts, tag, self.epoch);
+        self.tail = (self.tail + parts) & self.mask;
+    }
+}
+
+impl<R: Registers> DiskQueue for QueuePair<R> {
+    #[inline]
+    fn submit(&mut self, command: &Command<'_>, tag: Tag) -> Result<(), SubmitError> {
+        if self.gone {
+            return Err(SubmitError::Gone);
+        }
+        match command.op {
+            Op::Read => self.transfer(command, io::READ, tag),
+            Op::Write => self.transfer(command, io::WRITE, tag),
+            Op::Flush => self.flush(command, tag),
+        }
+    }
+
+    #[inline]
+    fn commit(&mut self) {
+        if self.told == self.tail {
+            return;
+        }
+        self.told = self.tail;
+        // Entries and lists before the doorbell that makes the controller read them.
+        fence(Ordering::Release);
+        self.registers.write32(self.tail_doorbell, self.tail as u32);
+    }
+
+    #[inline]
+    fn poll(&mut self, mut done: impl FnMut(Tag, IoResult)) -> usize {
+        let mut count = 0;
+        let mut seen = 0;
+        // One turn of the queue at most: a controller that keeps writing must not keep this core.
+        while seen <= self.mask && !self.gone {
+            let Some(answer) = answer(&self.memory.completion, self.head, self.phase) else {
+                break;
+            };
+            seen += 1;
+            self.head = (self.head + 1) & self.mask;
+            self.phase ^= u32::from(self.head == 0);
+            match self.slots.finish(answer.cid, Status(answer.status)) {
+                Ok(Some((tag, status))) => {
+                    count += 1;
+                    done(tag, status.result());
+                }
+                Ok(None) => {}
+                Err(_) => self.spurious += 1,
+            }
+        }
+        if seen > 0 {
+            self.registers.write32(self.head_doorbell, self.head as u32);
+        }
+        count
+    }
+
+    #[inline]
+    fn in_flight(&self) -> usize {
+        self.slots.commands()
+    }
+}

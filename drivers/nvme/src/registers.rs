@@ -1,0 +1,176 @@
+//! Controller registers (3.1) and doorbells.
+
+use core::time::Duration;
+
+use spindle_hw::Registers;
+
+use crate::Error;
+
+const CAP: usize = 0x00;
+const VS: usize = 0x08;
+const INTMS: usize = 0x0c;
+const CC: usize = 0x14;
+const CSTS: usize = 0x1c;
+const AQA: usize = 0x24;
+const ASQ: usize = 0x28;
+const ACQ: usize = 0x30;
+const DOORBELLS: usize = 0x1000;
+
+/// Controller Capabilities (3.1.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Capabilities(pub(crate) u64);
+
+impl Capabilities {
+    /// Most entries in an I/O queue: MQES, which is 0's based.
+    pub(crate) fn max_queue_entries(self) -> u32 {
+        (self.0 as u32 & 0xffff) + 1
+    }
+
+    /// The longest that a change of CC.EN may take: TO, in 500 ms units. A controller that
+    /// claims to need no time gets one unit.
+    pub(crate) fn timeout(self) -> Duration {
+        Duration::from_millis(500) * ((self.0 >> 24) as u32 & 0xff).max(1)
+    }
+
+    /// Bytes from one doorbell to the next: 4 << DSTRD.
+    pub(crate) fn doorbell_stride(self) -> usize {
+        4 << ((self.0 >> 32) & 0xf)
+    }
+
+    /// Whether the NVM command set is there: CSS bit 0.
+    pub(crate) fn nvm_commands(self) -> bool {
+        self.0 >> 37 & 1 != 0
+    }
+
+    /// log2 of the smallest memory page size in bytes: 12 + MPSMIN.
+    pub(crate) fn min_page_shift(self) -> u32 {
+        12 + (self.0 >> 48) as u32 % 16
+    }
+}
+
+/// Controller Configuration (3.1.5).
+pub(crate) mod cc {
+    pub(crate) const ENABLE: u32 = 1;
+    /// SHN = 01b: normal shutdown.
+    pub(crate) const SHUTDOWN_NORMAL: u32 = 1 << 14;
+    pub(crate) const SHUTDOWN_MASK: u32 = 3 << 14;
+    /// NVM command set, 4 KiB pages, round robin, 64-byte submission and 16-byte completion
+    /// queue entries.
+    pub(crate) const CONFIGURATION: u32 = 6 << 16 | 4 << 20;
+}
+
+/// Controller Status (3.1.6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ControllerStatus(u32);
+
+impl ControllerStatus {
+    pub(crate) fn ready(self) -> bool {
+        self.0 & 1 != 0
+    }
+
+    /// SHST = 10b: shutdown processing complete.
+    pub(crate) fn shutdown_complete(self) -> bool {
+        self.0 >> 2 & 3 == 2
+    }
+
+    pub(crate) fn fatal(self) -> bool {
+        self.0 & 2 != 0
+    }
+}
+
+/// The registers by name.
+#[derive(Debug)]
+pub(crate) struct ControllerRegisters<R>(pub(crate) R);
+
+impl<R: Registers> ControllerRegisters<R> {
+    /// The capabilities; [`Error::Gone`] if nobody answers.
+    pub(crate) fn capabilities(&self) -> Result<Capabilities, Error> {
+        let cap = self.0.read64(CAP);
+        if cap == u64::MAX {
+            return Err(Error::Gone);
+        }
+        Ok(Capabilities(cap))
+    }
+
+    /// Version: major in bits 31:16, minor in bits 15:8 (3.1.2).
+    pub(crate) fn version(&self) -> u32 {
+        self.0.read32(VS)
+    }
+
+    /// The status; [`Error::Gone`] if nobody answers.
+    pub(crate) fn status(&self) -> Result<ControllerStatus, Error> {
+        match self.0.read32(CSTS) {
+            u32::MAX => Err(Error::Gone),
+            status => Ok(ControllerStatus(status)),
+        }
+    }
+
+    /// Masks every interrupt vector (3.1.3): completions are found by polling.
+    pub(crate) fn mask_interrupts(&self) {
+        self.0.write32(INTMS, u32::MAX);
+    }
+
+    pub(crate) fn configuration(&self) -> u32 {
+        self.0.read32(CC)
+    }
+
+    pub(crate) fn configure(&self, value: u32) {
+        self.0.write32(CC, value);
+    }
+
+    /// Says where the admin queues are and that each has `entries` entries (3.1.8 to 3.1.10).
+    pub(crate) fn set_admin_queues(&self, submission: u64, completion: u64, entries: u32) {
+        self.0.write32(AQA, (entries - 1) << 16 | (entries - 1));
+        self.0.write64(ASQ, submission);
+        self.0.write64(ACQ, completion);
+    }
+}
+
+/// Offset of the submission queue tail doorbell of queue `id` (3.1.24).
+pub(crate) fn submission_doorbell(id: u16, stride: usize) -> usize {
+    DOORBELLS + 2 * usize::from(id) * stride
+}
+
+/// Offset of the completion queue head doorbell of queue `id` (3.1.25).
+pub(crate) fn completion_doorbell(id: u16, stride: usize) -> usize {
+    submission_doorbell(id, stride) + stride
+}
+
+/// Checks that both doorbells of queue `id` are inside the registers.
+pub(crate) fn check_doorbells(
+    registers: &impl Registers,
+    id: u16,
+    stride: usize,
+) -> Result<(), Error> {
+    let need = completion_doorbell(id, stride) + 4;
+    if need > registers.len() {
+        let have = registers.len();
+        return Err(Error::RegistersTooSmall { need, have });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn capabilities_are_read_from_their_bits() {
+        // QEMU's controller: MQES 2047, CQR, TO 15, CSS NVM, MPSMAX 4.
+        let qemu = Capabilities(0x0040_0020_0f01_07ff);
+        assert_eq!(qemu.max_queue_entries(), 2048);
+        assert_eq!(qemu.timeout(), Duration::from_millis(7500));
+        assert_eq!(qemu.doorbell_stride(), 4);
+        assert!(qemu.nvm_commands());
+        assert_eq!(qemu.min_page_shift(), 12);
+        assert_eq!(Capabilities(0).timeout(), Duration::from_millis(500));
+        assert_eq!(Capabilities(1 << 48).min_page_shift(), 13);
+    }
+
+    #[test]
+    fn doorbells_follow_the_stride() {
+        assert_eq!(submission_doorbell(0, 4), 0x1000);
+        assert_eq!(completion_doorbell(3, 4), 0x101c);
+        assert_eq!(completion_doorbell(1, 16), 0x1030);
+    }
+}

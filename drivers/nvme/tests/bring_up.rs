@@ -1,0 +1,286 @@
+//! Bring-up, identification and shutdown, and each way they can fail.
+
+mod common;
+
+use std::time::Duration;
+
+use common::{OPTIONS, Queue, Rig};
+use spindle_hw::Registers;
+use spindle_nvme::{Error, NamespaceError, Options, Status};
+use spindle_testkit::nvme::{Config, Fault, NamespaceConfig};
+
+fn config() -> Config {
+    Config::default()
+}
+
+fn start_error(config: Config, fault: Option<Fault>) -> Error {
+    let rig = Rig::new(config);
+    fault.into_iter().for_each(|fault| rig.disk.arm(fault));
+    let error = rig.start().unwrap_err();
+    if !matches!(fault, Some(Fault::NeverIdle)) {
+        assert_eq!(rig.bus.outstanding(), 0, "memory is given back");
+    }
+    rig.obeyed();
+    error
+}
+
+#[test]
+fn a_controller_comes_up_is_identified_and_goes_down_without_a_trace() {
+    let mut namespaces = vec![
+        NamespaceConfig::new(1, 2048, 9),
+        NamespaceConfig::new(7, 100, 12),
+    ];
+    namespaces[0].granularity = Some(7);
+    namespaces[1].read_only = true;
+    let rig = Rig::new(Config {
+        namespaces,
+        ..config()
+    });
+    let mut controller = rig.start().unwrap();
+    let identity = controller.identity();
+    assert_eq!(identity.model, "Fake NVMe controller");
+    assert_eq!(identity.serial, "SPINDLE-0001");
+    assert_eq!(identity.firmware, "1.0");
+    assert_eq!(identity.version, (1, 4));
+    assert_eq!(identity.max_transfer, 512 << 10);
+    let volumes = controller.volumes(3, 0);
+    assert_eq!(volumes[0].name, "nvme0n1");
+    assert_eq!(volumes[0].sectors, 2048);
+    assert_eq!(volumes[0].physical_block_shift, 12);
+    assert_eq!((volumes[1].name.as_str(), volumes[1].disk), ("nvme0n7", 3));
+    assert_eq!((volumes[1].sectors, volumes[1].block_shift), (800, 12));
+    assert!(volumes[1].read_only && volumes[1].write_cache);
+    assert_eq!(controller.queues(), 2);
+    let queues = [
+        controller.create_queue(rig.disk.clone()).unwrap(),
+        controller.create_queue(rig.disk.clone()).unwrap(),
+    ];
+    assert_eq!(
+        controller.create_queue(rig.disk.clone()).unwrap_err(),
+        Error::NoQueue { granted: 2 }
+    );
+    assert_eq!(controller.health(), Ok(()));
+    controller.shutdown(queues).unwrap();
+    assert_eq!(rig.bus.outstanding(), 0);
+    assert_eq!(rig.disk.read32(0x14) & 1, 0, "disabled");
+    rig.obeyed();
+    // And once more, as after a restart.
+    rig.start().unwrap().shutdown(Vec::<Queue>::new()).unwrap();
+    rig.obeyed();
+}
+
+#[test]
+fn a_controller_that_is_still_running_is_taken_over() {
+    let rig = Rig::new(config());
+    std::mem::forget(rig.start().unwrap());
+    rig.start().unwrap();
+    rig.obeyed();
+}
+
+#[test]
+fn a_controller_that_does_not_follow_is_given_up_after_its_own_limit() {
+    let limit = Duration::from_millis(12500);
+    assert_eq!(
+        start_error(config(), Some(Fault::NeverReady)),
+        Error::NotReady(limit)
+    );
+    let slow = Config {
+        timeout: 0,
+        ..config()
+    };
+    let limit = Duration::from_millis(500);
+    assert_eq!(
+        start_error(slow, Some(Fault::NeverReady)),
+        Error::NotReady(limit)
+    );
+    let rig = Rig::new(config());
+    std::mem::forget(rig.start().unwrap());
+    rig.disk.arm(Fault::NeverIdle);
+    assert!(matches!(rig.start(), Err(Error::NotDisabled(_))));
+}
+
+#[test]
+fn a_controller_that_cannot_work_says_so() {
+    assert_eq!(
+        start_error(config(), Some(Fault::FatalWhenEnabled)),
+        Error::Fatal
+    );
+    let pages = Config {
+        page_shift_min: 2,
+        ..config()
+    };
+    assert_eq!(start_error(pages, None), Error::PageSize { shift: 14 });
+    let no_commands = Config {
+        nvm_commands: false,
+        ..config()
+    };
+    assert_eq!(start_error(no_commands, None), Error::CommandSet);
+    let large_entries = Config {
+        entry_sizes: 0x77,
+        ..config()
+    };
+    assert!(matches!(
+        start_error(large_entries, None),
+        Error::EntrySize { sqes: 0x77, .. }
+    ));
+    let rig = Rig::new(config());
+    rig.disk.vanish();
+    assert_eq!(rig.start().unwrap_err(), Error::Gone);
+}
+
+#[test]
+fn admin_commands_that_fail_or_are_never_answered_end_the_bring_up() {
+    let failed = start_error(config(), Some(Fault::FailAdmin(0x06, 0x4006)));
+    let status = Status(0x4006);
+    assert_eq!(failed, Error::Command { opcode: 6, status });
+    let limit = Duration::from_secs(10);
+    assert_eq!(
+        start_error(config(), Some(Fault::SwallowAdmin(0x09))),
+        Error::Timeout { opcode: 9, limit }
+    );
+}
+
+#[test]
+fn too_little_memory_ends_the_bring_up() {
+    let rig = Rig::new(config());
+    rig.bus.set_limit(2);
+    assert_eq!(rig.start().unwrap_err(), Error::Memory);
+    rig.bus.set_limit(5);
+    let mut controller = rig.start().unwrap();
+    assert_eq!(
+        controller.create_queue(rig.disk.clone()).unwrap_err(),
+        Error::Memory
+    );
+    assert_eq!(rig.bus.outstanding(), 3, "only the admin queue is left");
+}
+
+#[test]
+fn namespaces_that_cannot_be_served_are_left_out_with_the_reason() {
+    let mut namespaces = vec![
+        NamespaceConfig::new(1, 64, 9),
+        NamespaceConfig::new(2, 64, 12),
+        NamespaceConfig::new(3, 64, 14),
+    ];
+    namespaces[1].metadata = 8;
+    let rig = Rig::new(Config {
+        namespaces,
+        ..config()
+    });
+    let controller = rig.start().unwrap();
+    assert_eq!(controller.namespaces().len(), 1);
+    assert_eq!(
+        controller.refused(),
+        [
+            (2, NamespaceError::Metadata(8)),
+            (3, NamespaceError::BlockSize(14))
+        ]
+    );
+}
+
+#[test]
+fn a_controller_of_version_1_0_is_asked_namespace_by_namespace() {
+    let rig = Rig::new(Config {
+        version: 0x0001_0000,
+        namespaces: vec![
+            NamespaceConfig::new(2, 64, 9),
+            NamespaceConfig::new(5, 64, 9),
+        ],
+        ..config()
+    });
+    let controller = rig.start().unwrap();
+    let ids: Vec<u32> = controller.namespaces().iter().map(|n| n.id).collect();
+    assert_eq!(ids, [2, 5]);
+}
+
+#[test]
+fn queues_that_are_refused_cost_nothing_and_can_be_tried_again() {
+    let rig = Rig::new(config());
+    let mut controller = rig.start().unwrap();
+    let before = rig.bus.outstanding();
+    for opcode in [0x05, 0x01] {
+        rig.disk.arm(Fault::FailAdmin(opcode, Status::QUEUE_SIZE.0));
+        let error = controller.create_queue(rig.disk.clone()).unwrap_err();
+        let status = Status::QUEUE_SIZE;
+        assert_eq!(error, Error::Command { opcode, status });
+        assert_eq!(rig.bus.outstanding(), before);
+    }
+    let queue = controller.create_queue(rig.disk.clone()).unwrap();
+    assert_eq!(queue.id(), 1);
+    controller.delete_queue(queue).unwrap();
+    assert_eq!(rig.bus.outstanding(), before);
+    assert_eq!(controller.create_queue(rig.disk.clone()).unwrap().id(), 1);
+    rig.obeyed();
+}
+
+#[test]
+fn memory_of_a_queue_that_may_still_be_in_use_is_kept() {
+    let rig = Rig::new(config());
+    let mut controller = rig.start().unwrap();
+    let before = rig.bus.outstanding();
+    rig.disk.arm(Fault::SwallowAdmin(0x01));
+    let error = controller.create_queue(rig.disk.clone()).unwrap_err();
+    assert!(matches!(error, Error::Timeout { opcode: 1, .. }));
+    assert!(rig.bus.outstanding() > before);
+    assert_eq!(
+        controller.create_queue(rig.disk.clone()).unwrap_err(),
+        Error::OutOfOrder
+    );
+}
+
+#[test]
+fn the_controller_decides_how_large_and_how_many_queues_are() {
+    let rig = Rig::new(Config {
+        entries: 6,
+        queues: 1,
+        doorbell_shift: 3,
+        ..config()
+    });
+    let (controller, queue) = rig.running(Options {
+        queues: 8,
+        depth: 300,
+    });
+    assert_eq!(controller.queues(), 1);
+    assert_eq!(queue.capacity(), 3);
+    controller.shutdown([queue]).unwrap();
+    rig.obeyed();
+}
+
+#[test]
+fn a_shutdown_that_does_not_end_is_reported_and_memory_comes_back_all_the_same() {
+    let rig = Rig::new(config());
+    let (controller, queue) = rig.running(OPTIONS);
+    rig.disk.arm(Fault::NeverShutDown);
+    assert_eq!(
+        controller.shutdown([queue]),
+        Err(Error::NoShutdown(Duration::from_secs(5)))
+    );
+    assert_eq!(rig.bus.outstanding(), 0);
+    rig.obeyed();
+}
+
+#[test]
+fn a_controller_that_is_gone_keeps_its_memory_out_of_use() {
+    let rig = Rig::new(config());
+    let (controller, queue) = rig.running(OPTIONS);
+    let before = rig.bus.outstanding();
+    rig.disk.vanish();
+    assert_eq!(controller.health(), Err(Error::Gone));
+    assert_eq!(controller.shutdown([queue]), Err(Error::Gone));
+    assert_eq!(rig.bus.outstanding(), before);
+}
+
+#[test]
+fn a_fatal_controller_is_noticed_and_can_still_be_disabled() {
+    let rig = Rig::new(config());
+    let (controller, queue) = rig.running(OPTIONS);
+    rig.disk.die();
+    assert_eq!(controller.health(), Err(Error::Fatal));
+    let _ = controller.shutdown([queue]);
+    assert_eq!(rig.bus.outstanding(), 0);
+}
+
+#[test]
+fn a_queue_can_move_to_another_core() {
+    fn is_send<T: Send>() {}
+    is_send::<Queue>();
+}

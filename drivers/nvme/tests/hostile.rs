@@ -1,0 +1,113 @@
+//! A controller that lies: completions for nothing, twice, late, without end; or that goes away.
+
+mod common;
+
+use common::{OPTIONS, Rig, command, complete, drain, pages};
+use proptest::prelude::*;
+use spindle_block::{DiskQueue, IoError, Op, SubmitError, Tag};
+use spindle_nvme::Options;
+use spindle_testkit::nvme::{Config, Fault};
+
+#[test]
+fn completions_for_nothing_are_counted_and_ignored() {
+    let rig = Rig::new(Config::default());
+    let (_controller, mut queue) = rig.running(OPTIONS);
+    for cid in [0, 5, 15, 16, 0x7fff, 0xffff] {
+        rig.disk.post(1, cid, 0);
+    }
+    assert_eq!(drain(&mut queue), []);
+    assert_eq!(queue.spurious(), 6);
+    let memory = rig.memory(1);
+    let segments = pages(&memory);
+    let read = command(Op::Read, 1, 9, 0, &segments);
+    assert_eq!(complete(&mut queue, &read), Ok(Ok(())));
+}
+
+#[test]
+fn a_flood_of_completions_does_not_keep_the_core() {
+    let rig = Rig::new(Config::default());
+    let (_controller, mut queue) = rig.running(OPTIONS);
+    // The model overwrites its queue; the driver looks at one turn of it at most.
+    for cid in 0..16 {
+        rig.disk.post(1, cid, 0);
+    }
+    assert_eq!(drain(&mut queue), []);
+    assert_eq!(queue.spurious(), 16);
+}
+
+#[test]
+fn a_swallowed_command_is_seen_to_age_and_is_given_up_when_asked() {
+    let rig = Rig::new(Config::default());
+    let (controller, mut queue) = rig.running(OPTIONS);
+    let memory = rig.memory(1);
+    let segments = pages(&memory);
+    let read = command(Op::Read, 1, 9, 0, &segments);
+    rig.disk.arm(Fault::SwallowIo(2));
+    queue.set_epoch(100);
+    queue.submit(&read, Tag(1)).unwrap();
+    queue.set_epoch(101);
+    queue.submit(&read, Tag(2)).unwrap();
+    queue.commit();
+    assert_eq!(drain(&mut queue), [(2, Ok(()))]);
+    queue.set_epoch(130);
+    assert_eq!((queue.oldest(), queue.in_flight()), (Some(30), 1));
+    let mut failed = Vec::new();
+    queue.fail_all(|tag, result| failed.push((tag.0, result)));
+    assert_eq!(failed, [(1, Err(IoError::Aborted))]);
+    assert_eq!((queue.oldest(), queue.in_flight()), (None, 0));
+    assert_eq!(queue.submit(&read, Tag(3)), Err(SubmitError::Gone));
+    queue.fail_all(|_, _| panic!("nothing is left"));
+    rig.disk.post(1, 0x10, 0);
+    assert_eq!(drain(&mut queue), []);
+    controller.shutdown([queue]).unwrap();
+    rig.obeyed();
+}
+
+#[test]
+fn commands_to_a_controller_that_went_away_stay_until_given_up() {
+    let rig = Rig::new(Config::default());
+    let (_controller, mut queue) = rig.running(OPTIONS);
+    let memory = rig.memory(1);
+    let segments = pages(&memory);
+    rig.disk.vanish();
+    for tag in 0..15 {
+        let read = command(Op::Read, 1, 9, 0, &segments);
+        queue.submit(&read, Tag(tag)).unwrap();
+    }
+    queue.commit();
+    assert_eq!(drain(&mut queue), []);
+    let mut count = 0;
+    queue.fail_all(|_, _| count += 1);
+    assert_eq!(count, 15);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Whatever is posted between true completions, each command is answered once, and nothing
+    /// panics.
+    #[test]
+    fn each_command_is_answered_at_most_once(
+        posts in prop::collection::vec((any::<u16>(), any::<u16>(), 1..4u32), 1..200),
+    ) {
+        let rig = Rig::new(Config { manual: true, mdts: 1, ..Config::default() });
+        let (_controller, mut queue) = rig.running(Options { depth: 8, ..OPTIONS });
+        let memory = rig.memory(4);
+        let segments = pages(&memory);
+        let mut next = 0;
+        let mut awaited = std::collections::BTreeSet::new();
+        for (cid, status, pages) in posts {
+            let read = command(Op::Read, 1, 9, 0, &segments[..pages as usize]);
+            if queue.submit(&read, Tag(next)).is_ok() {
+                awaited.insert(next);
+                next += 1;
+            }
+            queue.commit();
+            rig.disk.post(1, cid & 0x3f, status & 0x7fff);
+            let mut twice = false;
+            queue.poll(|tag, _| twice |= !awaited.remove(&tag.0));
+            prop_assert!(!twice);
+            prop_assert_eq!(queue.in_flight(), awaited.len());
+        }
+    }
+}

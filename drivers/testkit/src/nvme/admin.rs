@@ -1,0 +1,182 @@
+//! Carrying out admin commands (5).
+
+use spindle_nvme::Status;
+
+use super::registers::Control;
+use super::ring::{Area, Entry, Ring};
+use super::{Fault, Shared};
+
+impl Shared {
+    pub(super) fn run_admin(&self, control: &mut Control) {
+        while let Some(entry) = control.admin.as_mut().and_then(Ring::fetch) {
+            let opcode = entry.opcode();
+            if self
+                .once(|fault| (fault == Fault::SwallowAdmin(opcode)).then_some(()))
+                .is_some()
+            {
+                continue;
+            }
+            let failed = self.once(|fault| match fault {
+                Fault::FailAdmin(which, status) if which == opcode => Some(Err(Status(status))),
+                _ => None,
+            });
+            let result = failed.unwrap_or_else(|| self.admin(entry));
+            if let Some(ring) = control.admin.as_mut() {
+                match result {
+                    Ok(value) => ring.post(entry.cid(), 0, value),
+                    Err(status) => ring.post(entry.cid(), status.0, 0),
+                }
+            }
+        }
+    }
+
+    fn admin(&self, entry: Entry) -> Result<u32, Status> {
+        match entry.opcode() {
+            0x00 => self.delete_submission(entry),
+            0x01 => self.create_submission(entry),
+            0x04 => self.delete_completion(entry),
+            0x05 => self.create_completion(entry),
+            0x06 => self.identify(entry),
+            0x09 if entry.dword(10) == 7 => {
+                let most = u32::from(self.config.queues) - 1;
+                Ok(most << 16 | most)
+            }
+            _ => Err(Status::INVALID_OPCODE),
+        }
+    }
+
+    fn queue_index(&self, entry: Entry) -> Result<usize, Status> {
+        let id = (entry.dword(10) & 0xffff) as usize;
+        if id == 0 || id > self.queues.len() {
+            return Err(Status::QUEUE_IDENTIFIER);
+        }
+        Ok(id - 1)
+    }
+
+    fn queue_area(&self, entry: Entry, shift: usize) -> Result<Area, Status> {
+        let entries = (entry.dword(10) >> 16) + 1;
+        if entries < 2 || entries > self.config.entries {
+            return Err(Status::QUEUE_SIZE);
+        }
+        if entry.dword(11) & 1 == 0 || !entry.prp1().is_multiple_of(4096) {
+            return Err(Status::INVALID_FIELD);
+        }
+        Area::new(&self.bus, entry.prp1(), (entries as usize) << shift).ok_or(Status::DATA_TRANSFER)
+    }
+
+    fn create_completion(&self, entry: Entry) -> Result<u32, Status> {
+        let mut queue = self.queues[self.queue_index(entry)?].lock().unwrap();
+        if queue.completion.is_some() || queue.ring.is_some() {
+            return Err(Status::QUEUE_IDENTIFIER);
+        }
+        if entry.dword(11) & 2 != 0 {
+            self.violation("interrupts on a polled queue");
+        }
+        queue.completion = Some(self.queue_area(entry, 4)?);
+        Ok(0)
+    }
+
+    /// Completions must go to the completion queue of the same number: this model has no other.
+    fn create_submission(&self, entry: Entry) -> Result<u32, Status> {
+        let mut queue = self.queues[self.queue_index(entry)?].lock().unwrap();
+        let area = self.queue_area(entry, 6)?;
+        if entry.dword(11) >> 16 != entry.dword(10) & 0xffff {
+            return Err(Status(0x100));
+        }
+        let completion = queue.completion.take().ok_or(Status(0x100))?;
+        queue.ring = Some(Ring::new(area, completion));
+        Ok(0)
+    }
+
+    fn delete_submission(&self, entry: Entry) -> Result<u32, Status> {
+        let mut queue = self.queues[self.queue_index(entry)?].lock().unwrap();
+        let ring = queue.ring.take().ok_or(Status::QUEUE_IDENTIFIER)?;
+        self.check_memory(&ring);
+        queue.completion = Some(ring.completion);
+        Ok(0)
+    }
+
+    fn delete_completion(&self, entry: Entry) -> Result<u32, Status> {
+        let mut queue = self.queues[self.queue_index(entry)?].lock().unwrap();
+        if queue.ring.is_some() {
+            return Err(Status(0x10c));
+        }
+        let area = queue.completion.take().ok_or(Status::QUEUE_IDENTIFIER)?;
+        if !area.is_there(&self.bus) {
+            self.violation("queue memory was freed before the queue");
+        }
+        Ok(0)
+    }
+
+    fn identify(&self, entry: Entry) -> Result<u32, Status> {
+        let page = match entry.dword(10) & 0xff {
+            0 => self.identify_namespace(entry.namespace())?,
+            1 => self.identify_controller(),
+            2 if self.config.version >= 0x0001_0100 => self.active_namespaces(entry.namespace()),
+            _ => return Err(Status::INVALID_FIELD),
+        };
+        if !entry.prp1().is_multiple_of(4096) {
+            self.violation("Identify into the middle of a page");
+        }
+        if self.bus.write(entry.prp1(), &page) {
+            Ok(0)
+        } else {
+            Err(Status::DATA_TRANSFER)
+        }
+    }
+
+    fn identify_controller(&self) -> Vec<u8> {
+        let mut page = vec![0; 4096];
+        let mut put = |at: usize, bytes: &[u8]| page[at..at + bytes.len()].copy_from_slice(bytes);
+        put(4, b"SPINDLE-0001        ");
+        put(24, b"Fake NVMe controller                    ");
+        put(64, b"1.0     ");
+        put(77, &[self.config.mdts]);
+        put(80, &self.config.version.to_le_bytes());
+        put(512, &[self.config.entry_sizes, 0x44]);
+        let highest = self.stores.iter().map(|s| s.id).max().unwrap_or(0);
+        put(516, &highest.to_le_bytes());
+        put(525, &[u8::from(self.config.write_cache)]);
+        page
+    }
+
+    fn active_namespaces(&self, after: u32) -> Vec<u8> {
+        let mut ids: Vec<u32> = self
+            .stores
+            .iter()
+            .map(|s| s.id)
+            .filter(|&id| id > after)
+            .collect();
+        ids.sort_unstable();
+        let mut page: Vec<u8> = ids.into_iter().flat_map(u32::to_le_bytes).collect();
+        page.resize(4096, 0);
+        page
+    }
+
+    fn identify_namespace(&self, id: u32) -> Result<Vec<u8>, Status> {
+        let highest = self.stores.iter().map(|s| s.id).max().unwrap_or(0);
+        if id == 0 || id > highest {
+            return Err(Status(0x0b | Status::DO_NOT_RETRY));
+        }
+        let mut page = vec![0; 4096];
+        let Some(store) = self.store(id) else {
+            return Ok(page);
+        };
+        let mut put = |at: usize, bytes: &[u8]| page[at..at + bytes.len()].copy_from_slice(bytes);
+        let config = &store.config;
+        for at in [0, 8, 16] {
+            put(at, &config.blocks.to_le_bytes());
+        }
+        if let Some(granularity) = config.granularity {
+            put(24, &[0x10]);
+            put(64, &granularity.to_le_bytes());
+        }
+        // Two formats, of which the second is in use.
+        put(25, &[1, 1]);
+        put(99, &[u8::from(config.read_only)]);
+        put(130, &[9]);
+        put(132, &config.metadata.to_le_bytes());
+        put(134, &[config.block_shift]);
+        Ok(page)
+    }
+}

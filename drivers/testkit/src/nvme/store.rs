@@ -1,0 +1,86 @@
+//! A namespace's blocks, with a cache that forgets.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+
+use super::NamespaceConfig;
+
+#[derive(Debug)]
+pub(super) struct Store {
+    pub(super) id: u32,
+    pub(super) config: NamespaceConfig,
+    write_cache: bool,
+    blocks: Mutex<Blocks>,
+}
+
+#[derive(Debug, Default)]
+struct Blocks {
+    data: Vec<u8>,
+    /// What is on the medium where the cache holds something newer.
+    stale: BTreeMap<u64, Vec<u8>>,
+}
+
+impl Store {
+    pub(super) fn new(config: &NamespaceConfig, write_cache: bool) -> Self {
+        // Formats that a driver must refuse are never read or written.
+        let plain = !config.null && matches!(config.block_shift, 9 | 12);
+        let bytes = if plain {
+            config.blocks << config.block_shift
+        } else {
+            0
+        };
+        Self {
+            id: config.id,
+            config: config.clone(),
+            write_cache,
+            blocks: Mutex::new(Blocks {
+                data: vec![0; bytes as usize],
+                stale: BTreeMap::new(),
+            }),
+        }
+    }
+
+    /// Whether `count` blocks from `block` on exist.
+    pub(super) fn covers(&self, block: u64, count: u64) -> bool {
+        block
+            .checked_add(count)
+            .is_some_and(|end| end <= self.config.blocks)
+    }
+
+    /// Calls `with` on `len` bytes from byte `at` on, which are inside.
+    pub(super) fn read<T>(&self, at: u64, len: usize, with: impl FnOnce(&[u8]) -> T) -> T {
+        with(&self.blocks.lock().unwrap().data[at as usize..][..len])
+    }
+
+    /// Calls `with` on `len` bytes from byte `at` on, to be overwritten.
+    pub(super) fn write<T>(&self, at: u64, len: usize, with: impl FnOnce(&mut [u8]) -> T) -> T {
+        let mut blocks = self.blocks.lock().unwrap();
+        let Blocks { data, stale } = &mut *blocks;
+        if self.write_cache {
+            let shift = self.config.block_shift;
+            for block in at >> shift..=(at + len as u64 - 1) >> shift {
+                let start = (block << shift) as usize;
+                stale
+                    .entry(block)
+                    .or_insert_with(|| data[start..start + (1 << shift)].to_vec());
+            }
+        }
+        with(&mut data[at as usize..][..len])
+    }
+
+    pub(super) fn flush(&self) {
+        self.blocks.lock().unwrap().stale.clear();
+    }
+
+    pub(super) fn power_cut(&self) {
+        let mut blocks = self.blocks.lock().unwrap();
+        let Blocks { data, stale } = &mut *blocks;
+        for (block, old) in std::mem::take(stale) {
+            data[(block << self.config.block_shift) as usize..][..old.len()].copy_from_slice(&old);
+        }
+    }
+
+    pub(super) fn contents(&self) -> Vec<u8> {
+        self.blocks.lock().unwrap().data.clone()
+    }
+}
