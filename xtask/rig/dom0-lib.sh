@@ -110,9 +110,10 @@ spindle_create() {
 	wait $watcher
 	ready=$(since $began)
 	[ "$(read_store $home/ready)" = 1 ] || fail "$who is not ready: $(last_words $who)"
+	line=$(head -n 1 $(guest_log $who) | tr -d '\r"')
 	mark spindle name=$who create=$created unpause=$ready version="$(read_store $home/version)" \
 		disks="\"$(read_store $home/disks)\"" memory=$(xl list $who | awk 'NR == 2 {print $3}') \
-		line="\"$(head -n 1 /var/log/xen/guest-$who.log | tr -d '\r"')\""
+		line="\"$line\""
 }
 
 last_words() { tail -n 3 /var/log/xen/guest-$1.log | tr '\r\n' '  '; }
@@ -261,13 +262,10 @@ guest_end() {
 	return 0
 }
 
-# guest_finish NAME SECONDS: wait until its job is done and it is gone
+# guest_finish NAME SECONDS: wait until its job is done, then destroy it
 guest_finish() {
-	id=$(xl domid $1)
 	guest_need $1 'done' $2
-	wait_until 30 gone $1 || guest_end $1
-	[ -z "$id" ] || wait_until 20 backend_gone $id || fail "the backend directory of guest $1 is left behind"
-	rm -f /run/$1.ramdisk
+	guest_end $1
 }
 
 # destroy_guests: after a scenario, only Spindle and the probe stay

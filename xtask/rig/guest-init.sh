@@ -1,5 +1,5 @@
 #!/bin/busybox sh
-# A guest's first process: loads the frontend, runs the job, says so, powers off.
+# A guest's first process: loads the frontend, runs the job, says so, and waits for its end.
 # Reports are console lines that start with %%; dom0 waits for them.
 export PATH=/usr/bin:/usr/sbin
 mount -t proc proc /proc
@@ -9,11 +9,15 @@ mount -t tmpfs tmp /tmp
 
 report() { echo "%% $*"; }
 
+# A PVH guest has no way to power itself off; dom0 destroys it when it has had its report.
+end() {
+	report "$@"
+	while :; do sleep 60; done
+}
+
 fail() {
-	report "fail $*"
 	dmesg | tail -n 20
-	poweroff -f
-	sleep 60
+	end fail "$@"
 }
 
 # wait_disk NAME: until the block device is there
@@ -25,6 +29,11 @@ wait_disk() {
 	fail "no /dev/$1"
 }
 
+# release_disk NUMBER: have the frontend close, as when a guest shuts down in order
+release_disk() {
+	echo vbd-$1 > /sys/bus/xen/drivers/vbd/unbind || fail "unbind vbd-$1"
+}
+
 # sum_range DISK OFFSET-MIB LENGTH-MIB: its checksum, read from the disk itself
 sum_range() {
 	echo 3 > /proc/sys/vm/drop_caches
@@ -33,6 +42,4 @@ sum_range() {
 
 report up
 . /job.sh
-report 'done'
-poweroff -f
-sleep 60
+end 'done'

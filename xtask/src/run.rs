@@ -45,7 +45,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 
 /// The report; what did not happen is left out.
 fn print(suite: Suite, report: &FileTree, image: Option<&kernel::Image>) {
-    let mut table = ui::table(["", ""]);
+    let mut table = ui::report();
     let mut row = |what: &str, value: String| {
         table.add_row([what.to_string(), value]);
     };

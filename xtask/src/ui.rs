@@ -52,8 +52,14 @@ impl Drop for Progress {
 
 /// An empty table with these headings.
 pub(crate) fn table<const N: usize>(headings: [&str; N]) -> Table {
-    let mut table = Table::new();
-    table.load_preset(presets::UTF8_HORIZONTAL_ONLY);
+    let mut table = report();
     table.set_header(headings);
+    table
+}
+
+/// An empty table without headings.
+pub(crate) fn report() -> Table {
+    let mut table = Table::new();
+    table.load_preset(presets::UTF8_FULL_CONDENSED);
     table
 }

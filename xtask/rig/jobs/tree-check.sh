@@ -1,5 +1,6 @@
 # Reads the tree that another guest has written and compares every checksum.
 modprobe xen-blkfront
+modprobe crc32c_generic
 modprobe ext4
 wait_disk xvda
 mount -t ext4 /dev/xvda /mnt || fail "mount"

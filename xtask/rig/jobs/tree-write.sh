@@ -1,5 +1,6 @@
 # Makes a file system on xvda and fills it: 240 files of 0 bytes to 4 MiB, most of them small.
 modprobe xen-blkfront
+modprobe crc32c_generic
 modprobe ext4
 wait_disk xvda
 report disk bytes=$(($(cat /sys/block/xvda/size) * 512))
@@ -9,7 +10,7 @@ mkdir /mnt/tree
 cd /mnt/tree
 for i in $(seq 0 240); do
 	size=4194304
-	for power in 1 2 3 4 5 6 7 8 9; do size=$((size * i / 240)); done
+	for power in 1 2 3 4 5 6 7 8 9 10 11 12; do size=$((size * i / 240)); done
 	head -c $size /dev/urandom > file-$i || fail "write file-$i"
 done
 sha256sum file-* > /tmp/MANIFEST
@@ -18,5 +19,6 @@ files=$(ls | wc -l) kib=$(du -sk . | cut -f1)
 cd /
 sync
 umount /mnt || fail "umount"
+release_disk 51712
 while read -r sum name; do report "sum $sum $name"; done < /tmp/MANIFEST
 report tree files=$files kib=$kib

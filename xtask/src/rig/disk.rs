@@ -35,7 +35,12 @@ pub(crate) fn check(image: &Path) -> Result<String> {
         .output()?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     ensure!(output.status.success(), "e2fsck finds faults:\n{text}");
-    Ok(text.lines().last().unwrap_or_default().trim().to_string())
+    let last = text.lines().last().unwrap_or_default();
+    Ok(last
+        .split_once(": ")
+        .map_or(last, |(_, found)| found)
+        .trim()
+        .to_string())
 }
 
 /// Reads all files of the image's top folder and sums them up.

@@ -15,7 +15,7 @@ use super::{Suite, packages};
 use crate::ui::{self, Progress};
 
 /// The Debian packages that the images are cut out of; `{xen}` is the Xen release.
-const PACKAGES: &str = "busybox,kmod,libc-bin,e2fsprogs,fio,xen-utils-{xen},xen-utils-common,\
+const PACKAGES: &str = "busybox,kmod,libc-bin,util-linux,e2fsprogs,fio,xen-utils-{xen},xen-utils-common,\
                         xenstore-utils,xen-hypervisor-{xen}-amd64,qemu-system-xen,seabios,\
                         linux-image-amd64";
 
@@ -32,7 +32,7 @@ const DOM0_MODULES: &[&str] = &[
 ];
 
 /// Kernel modules for the guests.
-const GUEST_MODULES: &[&str] = &["xen-blkfront", "ext4"];
+const GUEST_MODULES: &[&str] = &["xen-blkfront", "ext4", "crc32c_generic"];
 
 /// Files that `xl` and QEMU look for by name.
 const DOM0_FILES: &[&str] = &["/etc/xen", "/usr/share/qemu/keymaps", "/usr/share/seabios"];
