@@ -12,6 +12,7 @@ pub mod errno;
 pub mod event;
 pub mod grant;
 pub mod store;
+pub mod xenbus;
 
 pub use errno::Errno;
 

@@ -10,5 +10,6 @@ mod client;
 mod ring;
 pub mod wire;
 
+pub(crate) use client::parse_decimal;
 pub use client::{Client, Event, Reply, Request, TransactionError};
 pub use ring::{Ring, RingError};

@@ -1,0 +1,369 @@
+//! One device's state machine: the next step, from what is in the store and what the kernel has
+//! done so far.
+//!
+//! The frontend drives a connection (Initialised = connect, Closing, Closed or gone = end), the
+//! toolstack the device (`online` = 0 = remove). A connection ends before the next begins, and
+//! a device is forgotten only when neither its connection nor its disk is left.
+
+use alloc::string::String;
+
+use super::view::{BackendView, View};
+use super::{Access, DiskFacts, Refusal, RingLayout, XenbusState};
+use XenbusState as S;
+
+const MS: u64 = 1_000_000;
+/// How long `InitWait` must stand: libxl looks for exactly that state when a disk is plugged into
+/// a running guest, and that guest is quick.
+const HOLD_NS: u64 = 500 * MS;
+/// How long `Closed` must stand before the directory goes, so that libxl finds it.
+const SETTLE_NS: u64 = 500 * MS;
+/// How long a frontend may take to close when the toolstack wants the device gone. libxl itself
+/// waits 10 s.
+pub(super) const PATIENCE_NS: u64 = 5_000 * MS;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Disk {
+    None,
+    Opening,
+    Open(DiskFacts),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Link {
+    Down,
+    Connecting,
+    Up,
+    Draining,
+}
+
+/// A state that we write, with what belongs to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Announce {
+    InitWait(DiskFacts),
+    Connected(DiskFacts),
+    Closing,
+    Closed,
+}
+
+impl Announce {
+    pub(super) const fn state(&self) -> XenbusState {
+        match self {
+            Self::InitWait(_) => S::INIT_WAIT,
+            Self::Connected(_) => S::CONNECTED,
+            Self::Closing => S::CLOSING,
+            Self::Closed => S::CLOSED,
+        }
+    }
+}
+
+/// What is to be done next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// Nothing until something changes.
+    Wait,
+    /// Nothing before this time.
+    WaitUntil(u64),
+    /// Not enough was read; look again.
+    Again,
+    Open(String, Access),
+    Connect(RingLayout),
+    Disconnect,
+    Close,
+    Write(Announce),
+    /// Remove the backend's directory.
+    Remove,
+    /// Nothing is left of the device.
+    Forget,
+}
+
+/// What a decision depends on besides the device.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Circumstances {
+    pub(super) now: u64,
+    pub(super) shutting_down: bool,
+    /// How long a frontend may take to close.
+    pub(super) patience_ns: u64,
+}
+
+/// What we know of a device that is not in the store.
+#[derive(Clone, Debug)]
+pub(super) struct Device {
+    disk: Disk,
+    link: Link,
+    /// The device cannot be served at all.
+    refusal: Option<Refusal>,
+    /// The last connection failed; the frontend may start over.
+    failure: Option<Refusal>,
+    /// The store has shown a state beyond Initialising, so that seeing that again means a new
+    /// directory.
+    announced: bool,
+    ready_at: u64,
+    close_by: Option<u64>,
+    remove_at: Option<u64>,
+    /// Nothing is left to be done for a shutdown.
+    finished: bool,
+}
+
+impl Device {
+    pub(super) const fn new() -> Self {
+        Self {
+            disk: Disk::None,
+            link: Link::Down,
+            refusal: None,
+            failure: None,
+            announced: false,
+            ready_at: 0,
+            close_by: None,
+            remove_at: None,
+            finished: false,
+        }
+    }
+
+    /// Why the device or its last connection was refused.
+    pub(super) const fn refused(&self) -> Option<&Refusal> {
+        match &self.refusal {
+            Some(refusal) => Some(refusal),
+            None => self.failure.as_ref(),
+        }
+    }
+
+    pub(super) const fn is_finished(&self) -> bool {
+        self.finished
+    }
+
+    /// Whether a decision needs the frontend's rings.
+    pub(super) fn wants_rings(&self, frontend: XenbusState) -> bool {
+        serving(frontend) && self.link == Link::Down && matches!(self.disk, Disk::Open(_))
+    }
+
+    /// The kernel has opened the disk, or not; false if it was not asked to.
+    pub(super) fn opened(&mut self, result: Result<DiskFacts, Refusal>) -> bool {
+        if self.disk != Disk::Opening {
+            return false;
+        }
+        self.disk = match result {
+            Ok(facts) => Disk::Open(facts),
+            Err(refusal) => {
+                self.refusal = Some(refusal);
+                Disk::None
+            }
+        };
+        true
+    }
+
+    /// The kernel has connected, or not; false if it was not asked to.
+    pub(super) fn connected(&mut self, result: Result<(), Refusal>) -> bool {
+        if self.link != Link::Connecting {
+            return false;
+        }
+        self.link = match result {
+            Ok(()) => Link::Up,
+            Err(refusal) => {
+                self.failure = Some(refusal);
+                Link::Down
+            }
+        };
+        true
+    }
+
+    /// The kernel has let go of the connection; false if it was not asked to.
+    pub(super) fn disconnected(&mut self) -> bool {
+        let expected = self.link == Link::Draining;
+        if expected {
+            self.link = Link::Down;
+        }
+        expected
+    }
+
+    /// The device cannot be served.
+    pub(super) fn refuse(&mut self, refusal: Refusal) {
+        self.refusal.get_or_insert(refusal);
+    }
+
+    /// `announce` is in the store now.
+    pub(super) fn wrote(&mut self, announce: &Announce, now: u64) {
+        if let Announce::InitWait(_) = announce {
+            self.ready_at = now.saturating_add(HOLD_NS);
+        }
+    }
+
+    /// The directory is removed: what comes there next is another device.
+    pub(super) fn removed(&mut self) {
+        if self.wind_down().is_none() {
+            *self = Self::new();
+        }
+    }
+
+    /// The next step. The caller carries it out and comes back with what is there then.
+    pub(super) fn decide(&mut self, view: &View, at: &Circumstances) -> Step {
+        self.finished = false;
+        let Some(back) = &view.backend else {
+            return self.wind_down().unwrap_or(Step::Forget);
+        };
+        if back.state == S::UNKNOWN {
+            // Half taken apart by somebody else: nothing to say there.
+            return self.wind_down().unwrap_or_else(|| self.finish());
+        }
+        if back.state == S::INITIALISING && self.announced {
+            if let Some(step) = self.wind_down() {
+                return step;
+            }
+            *self = Self::new();
+        }
+        self.announced |= back.state > S::INITIALISING;
+        let closing = matches!(back.state, S::CLOSING | S::CLOSED);
+        if !back.online || at.shutting_down || closing || self.refused().is_some() {
+            return self.close(back, view.frontend, at);
+        }
+        self.close_by = None;
+        self.remove_at = None;
+        match back.state {
+            S::INITIALISING => self.announce_init_wait(back, view.frontend, at),
+            S::INIT_WAIT => self.connect(back, view, at),
+            _ if self.link == Link::Up && serving(view.frontend) => Step::Wait,
+            _ => self.close(back, view.frontend, at),
+        }
+    }
+
+    /// Everything of ours goes, without a word in the store; `None` once it has gone.
+    fn wind_down(&mut self) -> Option<Step> {
+        match (self.link, &self.disk) {
+            (Link::Up, _) => Some(self.disconnect()),
+            (Link::Connecting | Link::Draining, _) | (_, Disk::Opening) => Some(Step::Wait),
+            (Link::Down, Disk::Open(_)) => Some(self.close_disk()),
+            (Link::Down, Disk::None) => None,
+        }
+    }
+
+    fn finish(&mut self) -> Step {
+        self.finished = true;
+        Step::Wait
+    }
+
+    fn disconnect(&mut self) -> Step {
+        self.link = Link::Draining;
+        Step::Disconnect
+    }
+
+    fn close_disk(&mut self) -> Step {
+        self.disk = Disk::None;
+        Step::Close
+    }
+
+    /// Opens the disk if need be, then announces it.
+    fn announce_init_wait(&mut self, back: &BackendView, front: S, at: &Circumstances) -> Step {
+        match self.disk {
+            Disk::Opening => Step::Wait,
+            Disk::Open(facts) => Step::Write(Announce::InitWait(facts)),
+            Disk::None => match &back.target {
+                Ok((params, access)) => {
+                    self.disk = Disk::Opening;
+                    Step::Open(params.clone(), *access)
+                }
+                Err(refusal) => {
+                    self.refuse(refusal.clone());
+                    self.close(back, front, at)
+                }
+            },
+        }
+    }
+
+    /// InitWait stands: connects when the frontend is ready.
+    fn connect(&mut self, back: &BackendView, view: &View, at: &Circumstances) -> Step {
+        let Disk::Open(facts) = self.disk else {
+            return self.announce_init_wait(back, view.frontend, at);
+        };
+        match (self.link, serving(view.frontend)) {
+            (Link::Connecting, _) => Step::Wait,
+            (Link::Up, true) => Step::Write(Announce::Connected(facts)),
+            (Link::Up, false) | (Link::Draining, _) => self.close(back, view.frontend, at),
+            (Link::Down, true) if at.now < self.ready_at => Step::WaitUntil(self.ready_at),
+            (Link::Down, true) => match &view.rings {
+                Some(Ok(layout)) => {
+                    self.link = Link::Connecting;
+                    Step::Connect(layout.clone())
+                }
+                Some(Err(refusal)) => {
+                    self.failure = Some(refusal.clone());
+                    self.close(back, view.frontend, at)
+                }
+                None => Step::Again,
+            },
+            (Link::Down, false) => match view.frontend {
+                S::CLOSING | S::CLOSED => self.close(back, view.frontend, at),
+                _ => Step::Wait,
+            },
+        }
+    }
+
+    /// The connection is to end, and what can be said of that is said.
+    fn close(&mut self, back: &BackendView, front: XenbusState, at: &Circumstances) -> Step {
+        match self.link {
+            Link::Connecting => Step::Wait,
+            Link::Up => {
+                // A frontend at work is asked first: it may have writes to bring home.
+                if serving(front) && self.refused().is_none() {
+                    if back.state < S::CLOSING {
+                        return Step::Write(Announce::Closing);
+                    }
+                    let by = *self
+                        .close_by
+                        .get_or_insert(at.now.saturating_add(at.patience_ns));
+                    if at.now < by {
+                        return Step::WaitUntil(by);
+                    }
+                }
+                self.disconnect()
+            }
+            Link::Draining if back.state < S::CLOSING => Step::Write(Announce::Closing),
+            Link::Draining => Step::Wait,
+            Link::Down => self.closed(back, front, at),
+        }
+    }
+
+    /// There is no connection and there shall be none, unless the frontend starts over.
+    fn closed(&mut self, back: &BackendView, front: XenbusState, at: &Circumstances) -> Step {
+        if back.state == S::INITIALISING && self.refusal.is_some() {
+            // libxl waits for InitWait or for the node to vanish, and for nothing else: this way
+            // `xl create` fails at once.
+            return self.wind_down().unwrap_or(Step::Remove);
+        }
+        if back.state < S::CLOSING {
+            return Step::Write(Announce::Closing);
+        }
+        if back.state != S::CLOSED {
+            return Step::Write(Announce::Closed);
+        }
+        if (!back.online || at.shutting_down || self.refusal.is_some())
+            && let Some(step) = self.wind_down()
+        {
+            return step;
+        }
+        if !back.online {
+            let due = *self
+                .remove_at
+                .get_or_insert(at.now.saturating_add(SETTLE_NS));
+            self.finished = at.shutting_down;
+            return if at.now < due {
+                Step::WaitUntil(due)
+            } else {
+                Step::Remove
+            };
+        }
+        self.remove_at = None;
+        if at.shutting_down || self.refusal.is_some() {
+            return self.finish();
+        }
+        if front == S::INITIALISING {
+            self.failure = None;
+            self.close_by = None;
+            return self.announce_init_wait(back, front, at);
+        }
+        Step::Wait
+    }
+}
+
+/// Whether a frontend in this state uses, or is about to use, its rings.
+fn serving(frontend: XenbusState) -> bool {
+    matches!(frontend, S::INITIALISED | S::CONNECTED)
+}

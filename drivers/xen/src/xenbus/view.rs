@@ -1,0 +1,98 @@
+//! What one look has read: the backend's directory and the frontend's.
+
+use alloc::string::String;
+
+use super::rings::quoted;
+use super::{Access, DeviceId, Refusal, RingLayout, XenbusState};
+use crate::Errno;
+use crate::store::{Reply, parse_decimal};
+
+/// What is read of the backend's directory, in the order that [`BackendView::new`] expects.
+pub(super) const BACK_KEYS: [&str; 9] = [
+    "state",
+    "online",
+    "frontend",
+    "frontend-id",
+    "params",
+    "mode",
+    "discard-enable",
+    "removable",
+    "device-type",
+];
+
+/// The backend's directory.
+#[derive(Clone, Debug)]
+pub(super) struct BackendView {
+    pub(super) state: XenbusState,
+    /// Whether the toolstack wants the device to be.
+    pub(super) online: bool,
+    /// What to open, or what is wrong with the directory.
+    pub(super) target: Result<(String, Access), Refusal>,
+    /// Whether the toolstack lets the guest discard.
+    pub(super) discard: bool,
+    pub(super) removable: bool,
+    pub(super) cdrom: bool,
+}
+
+impl BackendView {
+    /// From the replies to reading [`BACK_KEYS`]; `None` if the directory is gone.
+    pub(super) fn new(id: DeviceId, replies: &[Reply]) -> Option<Self> {
+        let value = |key: &str| {
+            let index = BACK_KEYS.iter().position(|known| *known == key)?;
+            replies.get(index)?.as_deref().ok()
+        };
+        if value("state").is_none() && value("frontend").is_none() {
+            return None;
+        }
+        let flag = |key: &str| value(key).and_then(parse_decimal).map(|number| number != 0);
+        let target = || {
+            let text = |key: &'static str| {
+                let value =
+                    value(key).ok_or_else(|| Refusal::new(Errno::EINVAL, key_missing(key)))?;
+                core::str::from_utf8(value).map_err(|_| not_usable(key, value))
+            };
+            if text("frontend")? != id.front() {
+                return Err(not_usable("frontend", text("frontend")?.as_bytes()));
+            }
+            if parse_decimal(text("frontend-id")?.as_bytes()) != Some(id.frontend.0.into()) {
+                return Err(not_usable("frontend-id", text("frontend-id")?.as_bytes()));
+            }
+            let access = match text("mode")? {
+                "r" => Access::ReadOnly,
+                "w" => Access::ReadWrite,
+                "w!" => Access::SharedReadWrite,
+                other => return Err(not_usable("mode", other.as_bytes())),
+            };
+            Ok((String::from(text("params")?), access))
+        };
+        Some(Self {
+            state: value("state").map_or(XenbusState::UNKNOWN, XenbusState::parse),
+            online: flag("online").unwrap_or(false),
+            target: target(),
+            discard: flag("discard-enable").unwrap_or(true),
+            removable: flag("removable").unwrap_or(false),
+            cdrom: value("device-type") == Some(b"cdrom"),
+        })
+    }
+}
+
+fn key_missing(key: &str) -> String {
+    alloc::format!("backend's {key} is missing")
+}
+
+fn not_usable(key: &str, value: &[u8]) -> Refusal {
+    Refusal::new(
+        Errno::EINVAL,
+        alloc::format!("backend's {key} is {}", quoted(value)),
+    )
+}
+
+/// Everything a decision rests on.
+#[derive(Clone, Debug)]
+pub(super) struct View {
+    /// `None` if the directory is gone.
+    pub(super) backend: Option<BackendView>,
+    pub(super) frontend: XenbusState,
+    /// Read only when a connection may be due.
+    pub(super) rings: Option<Result<RingLayout, Refusal>>,
+}

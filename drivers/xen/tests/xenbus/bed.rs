@@ -1,0 +1,240 @@
+//! The backend, the daemon and a kernel that only keeps books, run by hand.
+
+use std::collections::BTreeMap;
+
+use spindle_hw::SharedPages;
+use spindle_testkit::xenstored::{Vbd, Xenstored};
+use spindle_xen::store::Ring;
+use spindle_xen::xenbus::{
+    Access, Action, Backend, ConnectRequest, DeviceId, Discard, DiskFacts, Generation, Offer,
+    Refusal, ShutdownKind,
+};
+use spindle_xen::{DomId, Errno};
+
+pub(crate) const MS: u64 = 1_000_000;
+pub(crate) const BE: u16 = 3;
+pub(crate) const VBD: Vbd = Vbd {
+    backend: BE,
+    frontend: 5,
+    device: 51712,
+};
+pub(crate) const OFFER: Offer = Offer {
+    max_queues: 2,
+    max_ring_page_order: 1,
+    max_indirect_segments: 0,
+    persistent: true,
+};
+
+pub(crate) fn id(vbd: Vbd) -> DeviceId {
+    DeviceId {
+        frontend: DomId(vbd.frontend),
+        device: vbd.device,
+    }
+}
+
+/// What the kernel has been told to do, checked as it comes.
+#[derive(Default)]
+pub(crate) struct Kernel {
+    pub(crate) open: BTreeMap<DeviceId, Access>,
+    pub(crate) connections: BTreeMap<DeviceId, ConnectRequest>,
+    pub(crate) connects: usize,
+    /// Answers are held back while set.
+    pub(crate) slow: bool,
+    pub(crate) refuse_connect: Option<Refusal>,
+    pub(crate) shutdown_requested: Option<ShutdownKind>,
+    pub(crate) shut_down: Option<bool>,
+    pub(crate) store_lost: bool,
+    opening: Vec<DeviceId>,
+    connecting: Vec<(DeviceId, Generation)>,
+    draining: Vec<(DeviceId, Generation)>,
+    newest: Option<Generation>,
+}
+
+pub(crate) struct Bed {
+    pub(crate) backend: Backend,
+    pub(crate) store: Xenstored,
+    pub(crate) kernel: Kernel,
+    pub(crate) now: u64,
+    ring: Ring,
+}
+
+impl Bed {
+    pub(crate) fn new() -> Self {
+        let page = SharedPages::host(1, 0);
+        let store = Xenstored::new(page.alias(), BE);
+        Self {
+            backend: Backend::new(OFFER),
+            store,
+            kernel: Kernel::default(),
+            now: 1000 * MS,
+            ring: Ring::new(page),
+        }
+    }
+
+    /// Runs until nothing moves any more, without time going on.
+    pub(crate) fn settle(&mut self) {
+        for _ in 0..100_000 {
+            while let Some(action) = self.backend.pump(&mut self.ring, self.now) {
+                self.act(action);
+            }
+            let answered = !self.kernel.slow && self.answer();
+            let moved = self.store.step();
+            let hurry = self
+                .backend
+                .next_deadline()
+                .is_some_and(|time| time <= self.now);
+            if !answered && !moved && !hurry {
+                return;
+            }
+        }
+        panic!("no end to it");
+    }
+
+    /// A few steps only, so that work stays half done.
+    pub(crate) fn breathe(&mut self, steps: usize) {
+        for _ in 0..steps {
+            while let Some(action) = self.backend.pump(&mut self.ring, self.now) {
+                self.act(action);
+            }
+            self.store.step();
+        }
+    }
+
+    /// Lets `ms` pass, waking the backend when it asks to be.
+    pub(crate) fn run(&mut self, ms: u64) {
+        let end = self.now + ms * MS;
+        self.settle();
+        while let Some(due) = self.backend.next_deadline().filter(|due| *due <= end) {
+            self.now = due.max(self.now + 1);
+            self.settle();
+        }
+        self.now = self.now.max(end);
+        self.settle();
+    }
+
+    fn act(&mut self, action: Action) {
+        let kernel = &mut self.kernel;
+        match action {
+            Action::Open {
+                device,
+                params,
+                access,
+            } => {
+                if params == "lun0" {
+                    assert_eq!(kernel.open.insert(device, access), None, "opened twice");
+                }
+                kernel.opening.push(device);
+            }
+            Action::Connect(request) => {
+                assert!(kernel.open.contains_key(&request.device));
+                assert!(
+                    kernel.newest < Some(request.generation),
+                    "generations only grow"
+                );
+                kernel.newest = Some(request.generation);
+                let (device, generation) = (request.device, request.generation);
+                let was = kernel.connections.insert(device, request);
+                assert!(was.is_none(), "two connections at a time");
+                kernel.connecting.push((device, generation));
+                kernel.connects += 1;
+            }
+            Action::Disconnect { device, generation } => {
+                let current = &kernel.connections[&device];
+                assert_eq!(current.generation, generation);
+                assert!(
+                    kernel.connecting.is_empty()
+                        || !kernel.connecting.contains(&(device, generation))
+                );
+                kernel.draining.push((device, generation));
+            }
+            Action::Close { device } => {
+                assert!(
+                    !kernel.connections.contains_key(&device),
+                    "closed under a connection"
+                );
+                assert!(
+                    kernel.open.remove(&device).is_some(),
+                    "closed what was not open"
+                );
+            }
+            Action::ShutdownRequested(kind) => kernel.shutdown_requested = Some(kind),
+            Action::ShutDown { clean } => kernel.shut_down = Some(clean),
+            Action::StoreLost => kernel.store_lost = true,
+        }
+    }
+
+    /// Gives the answers that are due; true if there were any.
+    pub(crate) fn answer(&mut self) -> bool {
+        let kernel = &mut self.kernel;
+        let before = kernel.opening.len() + kernel.connecting.len() + kernel.draining.len();
+        for device in kernel.opening.drain(..) {
+            let result = match kernel.open.get(&device) {
+                Some(access) => Ok(facts(*access)),
+                None => Err(Refusal::new(Errno::ENOENT, "no such target")),
+            };
+            self.backend.opened(device, result);
+        }
+        for (device, generation) in kernel.connecting.drain(..) {
+            let result = match kernel.refuse_connect.clone() {
+                Some(refusal) => {
+                    kernel.connections.remove(&device);
+                    Err(refusal)
+                }
+                None => Ok(()),
+            };
+            self.backend.connected(device, generation, result);
+        }
+        for (device, generation) in kernel.draining.drain(..) {
+            kernel.connections.remove(&device);
+            self.backend.disconnected(device, generation);
+        }
+        before > 0
+    }
+
+    pub(crate) fn attach(&mut self, vbd: Vbd) {
+        vbd.attach(&mut self.store, "lun0", "w");
+    }
+
+    /// From nothing to Connected, as at `xl create`.
+    pub(crate) fn connect(&mut self, vbd: Vbd) {
+        self.attach(vbd);
+        self.run(600);
+        assert_eq!(vbd.back_state(&self.store), 2);
+        vbd.front_initialise(&mut self.store);
+        self.settle();
+        assert_eq!(vbd.back_state(&self.store), 4);
+        vbd.set_front_state(&mut self.store, 4);
+        self.settle();
+    }
+
+    pub(crate) fn error(&self, vbd: Vbd) -> Option<&str> {
+        let (fe, dev) = (vbd.frontend, vbd.device);
+        self.store.text(&format!(
+            "/local/domain/{BE}/error/backend/vbd/{fe}/{dev}/error"
+        ))
+    }
+
+    /// Nothing is left of any device.
+    pub(crate) fn assert_clean(&self) {
+        assert_eq!(self.backend.device_count(), 0);
+        assert!(self.kernel.open.is_empty() && self.kernel.connections.is_empty());
+        assert_eq!(self.store.watch_count(), 2);
+        assert_eq!(self.store.open_transactions(), 0);
+    }
+}
+
+pub(crate) fn facts(access: Access) -> DiskFacts {
+    DiskFacts {
+        sectors: 2048,
+        sector_size: 512,
+        physical_sector_size: 4096,
+        read_only: access == Access::ReadOnly,
+        flush: true,
+        barrier: false,
+        discard: Some(Discard {
+            granularity: 4096,
+            alignment: 0,
+            secure: false,
+        }),
+    }
+}

@@ -1,0 +1,523 @@
+//! Whole lives of devices, with the toolstack's and the frontend's real steps.
+
+use crate::bed::{BE, Bed, MS, VBD, id};
+use spindle_testkit::xenstored::Vbd;
+use spindle_xen::Errno;
+use spindle_xen::grant::GrantRef;
+use spindle_xen::xenbus::{Access, Protocol, Refusal, ShutdownKind};
+
+#[test]
+fn a_guest_is_created_connects_shuts_down_and_is_destroyed() {
+    let mut bed = Bed::new();
+    bed.settle();
+    bed.attach(VBD);
+    bed.settle();
+    // At once: libxl waits for it.
+    assert_eq!(VBD.back_state(&bed.store), 2);
+    for key in [
+        "feature-max-indirect-segments",
+        "multi-queue-max-queues",
+        "max-ring-page-order",
+        "feature-flush-cache",
+        "feature-barrier",
+        "feature-discard",
+        "feature-persistent",
+    ] {
+        assert!(bed.store.text(&VBD.back(key)).is_some(), "{key}");
+    }
+    bed.run(600);
+    VBD.front_initialise(&mut bed.store);
+    bed.settle();
+    assert_eq!(VBD.back_state(&bed.store), 4);
+    let request = &bed.kernel.connections[&id(VBD)];
+    assert_eq!(request.layout.protocol, Protocol::X86_64);
+    assert_eq!(request.layout.queues[0].refs, [GrantRef(8)]);
+    assert_eq!(request.layout.queues[0].event_channel, 13);
+    assert!(request.layout.persistent);
+    for (key, value) in [
+        ("sectors", "2048"),
+        ("sector-size", "512"),
+        ("info", "0"),
+        ("physical-sector-size", "4096"),
+        ("feature-flush-cache", "1"),
+        ("feature-barrier", "0"),
+        ("feature-discard", "1"),
+        ("discard-granularity", "4096"),
+        ("hotplug-status", "connected"),
+    ] {
+        assert_eq!(bed.store.text(&VBD.back(key)), Some(value), "{key}");
+    }
+    VBD.set_front_state(&mut bed.store, 4);
+    bed.settle();
+    // The guest shuts down cleanly; only then does the toolstack come.
+    VBD.set_front_state(&mut bed.store, 5);
+    bed.settle();
+    assert_eq!(VBD.back_state(&bed.store), 6);
+    VBD.set_front_state(&mut bed.store, 6);
+    bed.settle();
+    VBD.destroy(&mut bed.store);
+    bed.run(400);
+    assert_eq!(VBD.back_state(&bed.store), 6, "libxl must find it");
+    bed.run(200);
+    assert_eq!(bed.store.read(&VBD.back_dir()), None);
+    bed.assert_clean();
+}
+
+#[test]
+fn a_hot_plugged_disk_holds_init_wait_for_half_a_second() {
+    let mut bed = Bed::new();
+    bed.attach(VBD);
+    bed.settle();
+    VBD.front_initialise(&mut bed.store);
+    bed.run(450);
+    assert_eq!(VBD.back_state(&bed.store), 2);
+    assert_eq!(bed.kernel.connects, 0);
+    bed.run(100);
+    assert_eq!(VBD.back_state(&bed.store), 4);
+}
+
+#[test]
+fn a_detached_disk_waits_for_its_frontend_to_close() {
+    let mut bed = Bed::new();
+    bed.connect(VBD);
+    VBD.detach(&mut bed.store);
+    bed.run(1000);
+    assert_eq!(VBD.back_state(&bed.store), 5);
+    assert_eq!(bed.kernel.connections.len(), 1);
+    VBD.set_front_state(&mut bed.store, 6);
+    bed.settle();
+    assert_eq!(VBD.back_state(&bed.store), 6);
+    bed.run(600);
+    bed.assert_clean();
+}
+
+#[test]
+fn a_frontend_that_ignores_the_detach_is_cut_off_before_libxl_gives_up() {
+    let mut bed = Bed::new();
+    bed.connect(VBD);
+    VBD.detach(&mut bed.store);
+    bed.run(6000);
+    bed.assert_clean();
+    assert_eq!(bed.store.read(&VBD.back_dir()), None);
+}
+
+#[test]
+fn a_guest_destroyed_in_mid_io_is_let_go_when_the_io_is_done() {
+    let mut bed = Bed::new();
+    bed.connect(VBD);
+    bed.kernel.slow = true;
+    VBD.destroy(&mut bed.store);
+    bed.run(3000);
+    assert_eq!(VBD.back_state(&bed.store), 5);
+    assert_eq!(bed.kernel.connections.len(), 1);
+    bed.kernel.slow = false;
+    bed.run(600);
+    bed.assert_clean();
+}
+
+#[test]
+fn a_reloaded_frontend_connects_again_with_a_new_generation() {
+    let mut bed = Bed::new();
+    bed.connect(VBD);
+    let first = bed.kernel.connections[&id(VBD)].generation;
+    for state in [5, 6, 1] {
+        VBD.set_front_state(&mut bed.store, state);
+        bed.settle();
+    }
+    assert_eq!(VBD.back_state(&bed.store), 2);
+    bed.run(600);
+    VBD.front_initialise(&mut bed.store);
+    bed.settle();
+    assert_eq!(VBD.back_state(&bed.store), 4);
+    assert!(bed.kernel.connections[&id(VBD)].generation > first);
+}
+
+#[test]
+fn a_frontend_that_starts_over_without_closing_connects_again() {
+    let mut bed = Bed::new();
+    bed.connect(VBD);
+    VBD.set_front_state(&mut bed.store, 1);
+    bed.run(600);
+    assert_eq!(VBD.back_state(&bed.store), 2);
+    assert!(bed.kernel.connections.is_empty());
+    VBD.front_initialise(&mut bed.store);
+    bed.settle();
+    assert_eq!(bed.kernel.connects, 2);
+}
+
+#[test]
+fn a_frontend_that_never_connects_can_be_removed() {
+    let mut bed = Bed::new();
+    bed.attach(VBD);
+    bed.run(60_000);
+    assert_eq!(VBD.back_state(&bed.store), 2);
+    VBD.detach(&mut bed.store);
+    bed.run(600);
+    bed.assert_clean();
+}
+
+#[test]
+fn a_wrong_target_is_refused_with_the_reason_and_xl_need_not_wait() {
+    let mut bed = Bed::new();
+    VBD.attach(&mut bed.store, "nvme9n1", "w");
+    bed.settle();
+    assert_eq!(bed.error(VBD), Some("2 no such target"));
+    // libxl ends its wait when the state vanishes.
+    assert_eq!(bed.store.read(&VBD.back_dir()), None);
+    bed.assert_clean();
+    // A right one in its place works and takes the old reason away.
+    bed.connect(VBD);
+    assert_eq!(bed.error(VBD), None);
+}
+
+#[test]
+fn errors_of_guests_long_gone_do_not_fill_the_store() {
+    let mut bed = Bed::new();
+    for frontend in 1..200 {
+        let vbd = Vbd { frontend, ..VBD };
+        vbd.attach(&mut bed.store, "nope", "w");
+        bed.settle();
+        assert!(bed.error(vbd).is_some());
+    }
+    assert!(bed.store.owned() < 150, "{}", bed.store.owned());
+    bed.assert_clean();
+}
+
+#[test]
+fn rubbish_rings_close_the_connection_and_a_retry_works() {
+    for (key, value) in [
+        ("ring-ref", &b"99999999999"[..]),
+        ("ring-ref", b"\xff\xfe"),
+        ("ring-ref", b"-1"),
+        ("event-channel", b""),
+        ("event-channel", &[b'9'; 4096]),
+        ("protocol", b"pdp11-abi"),
+        ("multi-queue-num-queues", b"0"),
+        ("multi-queue-num-queues", b"3"),
+        ("ring-page-order", b"2"),
+    ] {
+        let mut bed = Bed::new();
+        bed.attach(VBD);
+        bed.run(600);
+        bed.store.write(&VBD.front(key), value);
+        for (other, good) in [("ring-ref", "8"), ("event-channel", "13")] {
+            if other != key {
+                bed.store.write(&VBD.front(other), good);
+            }
+        }
+        VBD.set_front_state(&mut bed.store, 3);
+        bed.settle();
+        assert_eq!(VBD.back_state(&bed.store), 6, "{key}");
+        assert!(bed.error(VBD).unwrap().starts_with("22 frontend"), "{key}");
+        assert_eq!(bed.kernel.connects, 0);
+        bed.store.remove(&VBD.front(key));
+        VBD.set_front_state(&mut bed.store, 6);
+        bed.settle();
+        VBD.set_front_state(&mut bed.store, 1);
+        bed.run(600);
+        VBD.front_initialise(&mut bed.store);
+        bed.settle();
+        assert_eq!(VBD.back_state(&bed.store), 4, "{key}");
+        assert_eq!(bed.error(VBD), None);
+    }
+}
+
+#[test]
+fn a_connection_that_the_kernel_cannot_make_is_reported() {
+    let mut bed = Bed::new();
+    bed.kernel.refuse_connect = Some(Refusal::new(Errno::EFAULT, "ring page cannot be mapped"));
+    bed.attach(VBD);
+    bed.run(600);
+    VBD.front_initialise(&mut bed.store);
+    bed.settle();
+    assert_eq!(VBD.back_state(&bed.store), 6);
+    assert_eq!(bed.error(VBD), Some("14 ring page cannot be mapped"));
+    VBD.destroy(&mut bed.store);
+    bed.run(600);
+    bed.assert_clean();
+    assert_eq!(bed.error(VBD), None);
+}
+
+#[test]
+fn many_queues_of_many_pages_reach_the_kernel() {
+    let mut bed = Bed::new();
+    bed.attach(VBD);
+    bed.run(600);
+    for (key, value) in [
+        ("multi-queue-num-queues", "2"),
+        ("ring-page-order", "1"),
+        ("queue-0/ring-ref0", "8"),
+        ("queue-0/ring-ref1", "9"),
+        ("queue-0/event-channel", "3"),
+        ("queue-1/ring-ref0", "10"),
+        ("queue-1/ring-ref1", "11"),
+        ("queue-1/event-channel", "4"),
+    ] {
+        bed.store.write(&VBD.front(key), value);
+    }
+    VBD.set_front_state(&mut bed.store, 3);
+    bed.settle();
+    assert_eq!(VBD.back_state(&bed.store), 4);
+    let queues = &bed.kernel.connections[&id(VBD)].layout.queues;
+    assert_eq!(queues.len(), 2);
+    assert_eq!(queues[1].refs, [GrantRef(10), GrantRef(11)]);
+}
+
+#[test]
+fn devices_that_were_there_before_us_are_found() {
+    let mut bed = Bed::new();
+    let second = Vbd {
+        frontend: 7,
+        device: 51728,
+        ..VBD
+    };
+    bed.attach(VBD);
+    second.attach(&mut bed.store, "lun0", "r");
+    bed.settle();
+    assert_eq!(VBD.back_state(&bed.store), 2);
+    assert_eq!(second.back_state(&bed.store), 2);
+    assert_eq!(bed.kernel.open[&id(second)], Access::ReadOnly);
+}
+
+#[test]
+fn what_an_earlier_life_of_ours_left_connected_is_closed_and_taken_up_again() {
+    let mut bed = Bed::new();
+    bed.attach(VBD);
+    bed.store.write(&VBD.back("state"), "4");
+    VBD.set_front_state(&mut bed.store, 4);
+    bed.settle();
+    assert_eq!(VBD.back_state(&bed.store), 6);
+    assert_eq!(bed.kernel.connects, 0);
+    VBD.set_front_state(&mut bed.store, 6);
+    bed.settle();
+    VBD.set_front_state(&mut bed.store, 1);
+    bed.settle();
+    assert_eq!(VBD.back_state(&bed.store), 2);
+}
+
+#[test]
+fn a_directory_made_anew_under_a_connection_is_a_new_device() {
+    let mut bed = Bed::new();
+    bed.connect(VBD);
+    bed.store.remove(&VBD.back_dir());
+    bed.attach(VBD);
+    bed.settle();
+    assert_eq!(VBD.back_state(&bed.store), 2);
+    assert!(bed.kernel.connections.is_empty());
+    assert_eq!(bed.kernel.open.len(), 1);
+}
+
+#[test]
+fn directories_that_vanish_or_lose_keys_leave_nothing_behind() {
+    for key in ["", "/state", "/online", "/params", "/frontend", "/mode"] {
+        for connected in [false, true] {
+            let mut bed = Bed::new();
+            if connected {
+                bed.connect(VBD);
+            }
+            let path = format!("{}{key}", VBD.back_dir());
+            if !connected {
+                bed.attach(VBD);
+            }
+            bed.store.remove(&path);
+            bed.run(10_000);
+            bed.store.remove(&VBD.front_dir());
+            bed.store.remove(&VBD.back_dir());
+            bed.run(10_000);
+            bed.assert_clean();
+        }
+    }
+}
+
+#[test]
+fn conflicts_are_retried_and_storms_are_sat_out() {
+    let mut bed = Bed::new();
+    bed.settle();
+    bed.store.force_conflicts(5);
+    bed.attach(VBD);
+    bed.settle();
+    assert_eq!(VBD.back_state(&bed.store), 2);
+    bed.store.force_conflicts(40);
+    VBD.detach(&mut bed.store);
+    bed.settle();
+    assert_eq!(VBD.back_state(&bed.store), 5, "a pause, not a busy loop");
+    bed.run(5000);
+    bed.assert_clean();
+}
+
+#[test]
+fn writes_that_xenstored_refuses_end_in_a_clear_refusal() {
+    for errno in ["EACCES", "ENOSPC", "EQUOTA"] {
+        let mut bed = Bed::new();
+        bed.store.fail_writes(&VBD.back("sectors"), Some(errno));
+        bed.attach(VBD);
+        bed.run(3000);
+        assert!(
+            bed.error(VBD)
+                .unwrap()
+                .ends_with("xenstored refuses our changes to the device")
+        );
+        assert_eq!(bed.store.read(&VBD.back_dir()), None);
+        bed.assert_clean();
+        bed.store.fail_writes(&VBD.back("sectors"), None);
+        bed.connect(VBD);
+    }
+}
+
+#[test]
+fn a_device_that_can_never_be_written_is_not_retried_for_ever() {
+    let mut bed = Bed::new();
+    bed.connect(VBD);
+    bed.store.fail_writes(&VBD.back("state"), Some("EACCES"));
+    VBD.destroy(&mut bed.store);
+    bed.run(60_000);
+    assert!(
+        bed.kernel.connections.is_empty(),
+        "the guest is gone whatever xenstored says"
+    );
+    assert_eq!(bed.backend.next_deadline(), None);
+    bed.store.remove(&VBD.back_dir());
+    bed.run(100);
+    bed.assert_clean();
+}
+
+#[test]
+fn a_full_store_makes_nothing_by_halves() {
+    let mut bed = Bed::new();
+    bed.settle();
+    bed.attach(VBD);
+    bed.store.set_quota(bed.store.owned() + 3);
+    bed.run(3000);
+    assert_eq!(bed.store.read(&VBD.back_dir()), None);
+    bed.assert_clean();
+}
+
+#[test]
+fn every_way_of_splitting_the_stream_gives_the_same_life() {
+    for chunk in 1..70 {
+        let mut bed = Bed::new();
+        bed.store.set_chunk(chunk);
+        bed.connect(VBD);
+        VBD.destroy(&mut bed.store);
+        bed.run(600);
+        bed.assert_clean();
+    }
+}
+
+#[test]
+fn floods_of_events_cost_no_memory_and_are_survived() {
+    let mut bed = Bed::new();
+    bed.connect(VBD);
+    for round in 0..20_000u32 {
+        let path = format!("backend/vbd/{}/{round}", 1000 + round % 100);
+        bed.store.inject_event(path.as_bytes(), b"backend");
+        bed.store.inject_event(&[b'x'; 3000], b"frontend/5/51712");
+        bed.store
+            .inject_event(b"backend/vbd/5/51712/state", b"\xff\xff");
+        if round % 500 == 0 {
+            bed.settle();
+            assert!(bed.backend.device_count() <= 64);
+        }
+    }
+    bed.settle();
+    assert_eq!(VBD.back_state(&bed.store), 4);
+    assert_eq!(bed.backend.device_count(), 1);
+}
+
+#[test]
+fn a_frontend_that_toggles_never_has_two_connections() {
+    let mut bed = Bed::new();
+    bed.connect(VBD);
+    for round in 0..300u64 {
+        for state in [5, 1, 3, 6, 4, 1, 3] {
+            bed.kernel.slow = round % 3 == 0;
+            VBD.set_front_state(&mut bed.store, state);
+            bed.run(round % 7 * 90);
+        }
+    }
+    bed.kernel.slow = false;
+    VBD.destroy(&mut bed.store);
+    bed.run(6000);
+    bed.assert_clean();
+}
+
+#[test]
+fn more_devices_than_fit_are_refused_and_served_when_there_is_room() {
+    let mut bed = Bed::new();
+    let vbds: Vec<Vbd> = (1..=66).map(|frontend| Vbd { frontend, ..VBD }).collect();
+    for vbd in &vbds {
+        // The quota for 64 devices is the administrator's to raise.
+        bed.store.set_quota(10_000);
+        bed.attach(*vbd);
+        bed.settle();
+    }
+    assert!(bed.error(vbds[65]).unwrap().contains("too many devices"));
+    assert_eq!(vbds[65].back_state(&bed.store), 1);
+    vbds[0].destroy(&mut bed.store);
+    vbds[1].destroy(&mut bed.store);
+    bed.run(600);
+    assert_eq!(vbds[65].back_state(&bed.store), 2);
+    assert_eq!(bed.error(vbds[65]), None);
+}
+
+#[test]
+fn shutdown_is_acknowledged_and_closes_every_device() {
+    let mut bed = Bed::new();
+    let second = Vbd { frontend: 7, ..VBD };
+    bed.connect(VBD);
+    bed.attach(second);
+    bed.settle();
+    let control = format!("/local/domain/{BE}/control/shutdown");
+    bed.store.write(&control, "poweroff");
+    bed.settle();
+    assert_eq!(bed.kernel.shutdown_requested, Some(ShutdownKind::PowerOff));
+    assert_eq!(bed.store.text(&control), Some(""));
+    bed.backend.shutdown(bed.now, bed.now + 10_000 * MS);
+    bed.settle();
+    assert_eq!(VBD.back_state(&bed.store), 5);
+    assert_eq!(bed.kernel.shut_down, None);
+    VBD.set_front_state(&mut bed.store, 6);
+    bed.settle();
+    assert_eq!(bed.kernel.shut_down, Some(true));
+    assert_eq!(VBD.back_state(&bed.store), 6);
+    assert_eq!(second.back_state(&bed.store), 6);
+    assert!(bed.kernel.open.is_empty() && bed.kernel.connections.is_empty());
+}
+
+#[test]
+fn shutdown_ends_by_its_deadline_whatever_guests_and_disks_do() {
+    let mut bed = Bed::new();
+    bed.connect(VBD);
+    bed.backend.shutdown(bed.now, bed.now + 4000 * MS);
+    bed.run(2500);
+    assert_eq!(bed.kernel.shut_down, Some(true), "cut off half-way");
+    let mut bed = Bed::new();
+    bed.connect(VBD);
+    bed.kernel.slow = true;
+    bed.backend.shutdown(bed.now, bed.now + 4000 * MS);
+    bed.run(3900);
+    assert_eq!(bed.kernel.shut_down, None);
+    bed.run(200);
+    assert_eq!(bed.kernel.shut_down, Some(false));
+}
+
+#[test]
+fn what_is_published_reaches_the_store() {
+    let mut bed = Bed::new();
+    for round in 0..1000 {
+        bed.backend.publish("data/spindle/ready", round.to_string());
+    }
+    bed.settle();
+    let path = format!("/local/domain/{BE}/data/spindle/ready");
+    assert_eq!(bed.store.text(&path), Some("999"));
+}
+
+#[test]
+fn a_lost_store_is_reported_once() {
+    let mut bed = Bed::new();
+    bed.settle();
+    bed.store.inject_bytes(&[0xff; 64]);
+    while bed.store.step() {}
+    bed.settle();
+    assert!(bed.kernel.store_lost);
+}
