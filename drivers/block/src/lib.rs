@@ -17,7 +17,7 @@ mod volume;
 pub use command::{Command, Op, Segment, Tag};
 pub use queue::{DiskQueue, IoError, IoResult, SubmitError};
 pub use ram::{RamDisk, RamQueue};
-pub use target::{TargetError, Targets};
+pub use target::{TargetError, Targets, Use};
 pub use volume::{Unit, Volume};
 
 /// The unit of `sectors` in blkif and of [`Volume::sectors`], whatever the disk's block size.

@@ -8,6 +8,17 @@ use alloc::vec::Vec;
 
 use crate::Volume;
 
+/// What somebody wants of a volume.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Use {
+    /// Read it; nobody else may write.
+    Read,
+    /// Write it; nobody else may have it.
+    Write,
+    /// Write it, whoever else has it: the guests have agreed on how (xl's `w!`).
+    SharedWrite,
+}
+
 /// Why a volume was not given out.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TargetError {
@@ -45,7 +56,7 @@ fn list(names: &[String]) -> String {
 struct Claim {
     volume: usize,
     holder: String,
-    writes: bool,
+    usage: Use,
 }
 
 /// All volumes, and who has them.
@@ -78,7 +89,7 @@ impl Targets {
     pub fn claim(
         &mut self,
         target: &str,
-        writes: bool,
+        usage: Use,
         holder: &str,
     ) -> Result<&Volume, TargetError> {
         let name = target.strip_prefix("/dev/").unwrap_or(target);
@@ -94,11 +105,15 @@ impl Targets {
             });
         };
         let volume = &self.volumes[index];
-        if writes && volume.read_only {
+        if usage != Use::Read && volume.read_only {
             return Err(TargetError::ReadOnly(volume.name.clone()));
         }
         let conflict = |claim: &&Claim| {
-            claim.volume == index && claim.holder != holder && (writes || claim.writes)
+            let exclusive = usage == Use::Write || claim.usage != Use::Read;
+            claim.volume == index
+                && claim.holder != holder
+                && usage != Use::SharedWrite
+                && exclusive
         };
         if let Some(claim) = self.claims.iter().find(conflict) {
             let holder = claim.holder.clone();
@@ -147,23 +162,30 @@ mod tests {
     fn a_target_is_found_with_and_without_dev() {
         let mut targets = targets();
         assert_eq!(
-            targets.claim("/dev/nvme0n1", true, "1/51712").unwrap().name,
+            targets
+                .claim("/dev/nvme0n1", Use::Write, "1/51712")
+                .unwrap()
+                .name,
             "nvme0n1"
         );
         assert_eq!(
-            targets.claim("ram0", false, "1/51728").unwrap().name,
+            targets.claim("ram0", Use::Read, "1/51728").unwrap().name,
             "ram0"
         );
     }
 
     #[test]
     fn an_unknown_target_is_told_what_there_is() {
-        let error = targets().claim("/dev/sda", true, "1/51712").unwrap_err();
+        let error = targets()
+            .claim("/dev/sda", Use::Write, "1/51712")
+            .unwrap_err();
         assert_eq!(
             error.to_string(),
             "no such target \"/dev/sda\"; have nvme0n1, ram0"
         );
-        let error = Targets::default().claim("x", true, "1/51712").unwrap_err();
+        let error = Targets::default()
+            .claim("x", Use::Write, "1/51712")
+            .unwrap_err();
         assert_eq!(
             error.to_string(),
             "no such target \"x\"; have no disk at all"
@@ -173,22 +195,32 @@ mod tests {
     #[test]
     fn a_writer_is_alone_and_readers_share() {
         let mut targets = targets();
-        targets.claim("nvme0n1", false, "1/51712").unwrap();
-        targets.claim("nvme0n1", false, "2/51712").unwrap();
+        targets.claim("nvme0n1", Use::Read, "1/51712").unwrap();
+        targets.claim("nvme0n1", Use::Read, "2/51712").unwrap();
         assert!(matches!(
-            targets.claim("nvme0n1", true, "3/51712"),
+            targets.claim("nvme0n1", Use::Write, "3/51712"),
             Err(TargetError::InUse { holder, .. }) if holder == "1/51712"
         ));
         targets.release("1/51712");
         targets.release("2/51712");
-        targets.claim("nvme0n1", true, "3/51712").unwrap();
-        assert!(targets.claim("nvme0n1", false, "1/51712").is_err());
-        targets.claim("nvme0n1", true, "3/51712").unwrap();
+        targets.claim("nvme0n1", Use::Write, "3/51712").unwrap();
+        assert!(targets.claim("nvme0n1", Use::Read, "1/51712").is_err());
+        targets.claim("nvme0n1", Use::Write, "3/51712").unwrap();
+    }
+
+    #[test]
+    fn a_guest_that_asks_to_share_writing_gets_it() {
+        let mut targets = targets();
+        targets.claim("nvme0n1", Use::Write, "1/51712").unwrap();
+        targets
+            .claim("nvme0n1", Use::SharedWrite, "2/51712")
+            .unwrap();
+        assert!(targets.claim("nvme0n1", Use::Write, "3/51712").is_err());
     }
 
     #[test]
     fn a_write_protected_disk_is_only_given_to_readers() {
-        let error = targets().claim("ram0", true, "1/51712").unwrap_err();
+        let error = targets().claim("ram0", Use::Write, "1/51712").unwrap_err();
         assert_eq!(error, TargetError::ReadOnly("ram0".to_string()));
     }
 }

@@ -10,3 +10,13 @@ pub trait Clock {
     /// Called once per turn of a waiting loop: a pause or a short sleep. Fakes move time here.
     fn relax(&self);
 }
+
+impl<T: Clock + ?Sized> Clock for &T {
+    fn now_ns(&self) -> u64 {
+        (**self).now_ns()
+    }
+
+    fn relax(&self) {
+        (**self).relax();
+    }
+}
