@@ -5,29 +5,16 @@ use alloc::collections::{BTreeMap, VecDeque};
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use log::{error, info, warn};
+use log::warn;
 
 use super::device::{Device, PATIENCE_NS};
+use super::jobs::Job;
 use super::look::Look;
-use super::{Action, DeviceId, DiskFacts, Generation, Offer, Refusal, ShutdownKind};
-use crate::Errno;
-use crate::store::{Client, Event, Reply, Request, Ring, TransactionError, wire};
+use super::{Action, DeviceId, DiskFacts, Generation, Offer, Refusal};
+use crate::store::{Client, Event, Ring};
 
-/// Devices served at once, at most; the frontends' watches count against xenstored's 128.
-const MAX_DEVICES: usize = 64;
-/// Values waiting to be published, at most.
-const MAX_PUBLISH: usize = 256;
-/// Error nodes kept in the store, at most: they count against our quota.
-const MAX_ERRORS: usize = 32;
 /// Things handled in one [`Backend::pump`], so that a flood does not keep the caller.
 const BUDGET: usize = 256;
-/// Guests looked at in one scan of `backend/vbd`.
-const MAX_SCAN: usize = 256;
-
-const ROOT: &str = "backend/vbd";
-const SHUTDOWN: &str = "control/shutdown";
-const ROOT_TOKEN: &str = "backend";
-const SHUTDOWN_TOKEN: &str = "shutdown";
 
 /// A device and what is due for it.
 #[derive(Debug)]
@@ -52,20 +39,8 @@ pub(super) struct Entry {
     pub(super) vanished: bool,
 }
 
-/// The unit of work under way.
-#[derive(Debug)]
-enum Job {
-    None,
-    Setup,
-    Scan { frontends: Option<Vec<Vec<u8>>> },
-    Acknowledge { kind: Option<ShutdownKind> },
-    Publish { paths: Vec<String> },
-    Unwatch,
-    Look(Look),
-}
-
 #[derive(Clone, Copy, Debug)]
-struct Shutdown {
+pub(super) struct Shutdown {
     deadline: u64,
     patience_ns: u64,
     told: bool,
@@ -90,21 +65,22 @@ pub struct Backend {
     pub(super) entries: Vec<Entry>,
     pub(super) actions: VecDeque<Action>,
     pub(super) now: u64,
-    job: Job,
-    cursor: usize,
-    next_generation: u64,
-    publish: BTreeMap<String, Option<Vec<u8>>>,
+    pub(super) job: Job,
+    pub(super) cursor: usize,
+    pub(super) next_generation: u64,
+    /// Paths and values to write, or to remove, when there is time.
+    pub(super) outbox: BTreeMap<String, Option<Vec<u8>>>,
     /// Devices with an error node, oldest first.
-    errors: VecDeque<DeviceId>,
-    unwatch: Vec<DeviceId>,
-    set_up: bool,
-    scan_due: bool,
+    pub(super) errors: VecDeque<DeviceId>,
+    pub(super) unwatch: Vec<DeviceId>,
+    pub(super) set_up: bool,
+    pub(super) scan_due: bool,
     /// Some device found no room.
-    crowded: bool,
-    shutdown_due: bool,
-    shutdown: Option<Shutdown>,
+    pub(super) crowded: bool,
+    pub(super) shutdown_due: bool,
+    pub(super) shutdown: Option<Shutdown>,
     /// The last pump ended by its budget.
-    unfinished: bool,
+    pub(super) unfinished: bool,
 }
 
 impl Backend {
@@ -121,7 +97,7 @@ impl Backend {
             job: Job::None,
             cursor: 0,
             next_generation: 1,
-            publish: BTreeMap::new(),
+            outbox: BTreeMap::new(),
             errors: VecDeque::new(),
             unwatch: Vec::new(),
             set_up: false,
@@ -167,11 +143,15 @@ impl Backend {
         if self.unfinished {
             return Some(self.now);
         }
+        let shutdown = self.shutdown.filter(|s| !s.told).map(|s| s.deadline);
+        if !self.client.is_idle() {
+            // Nothing else is started before xenstored has answered.
+            return shutdown;
+        }
         let due = self.entries.iter().flat_map(|entry| {
             let blocked = entry.dirty.then_some(entry.blocked_until);
             [entry.wake_at, blocked.filter(|until| *until > self.now)]
         });
-        let shutdown = self.shutdown.filter(|s| !s.told).map(|s| s.deadline);
         due.flatten().chain(shutdown).min()
     }
 
@@ -261,63 +241,6 @@ impl Backend {
         }
     }
 
-    /// A watch event only marks what it is about.
-    fn route(&mut self, path: &[u8], token: &[u8]) {
-        if token == SHUTDOWN_TOKEN.as_bytes() {
-            self.shutdown_due = true;
-            return;
-        }
-        if token == ROOT_TOKEN.as_bytes() {
-            let Some(rest) = path.strip_prefix(ROOT.as_bytes()) else {
-                return;
-            };
-            let mut parts = rest.split(|&byte| byte == b'/').skip(1);
-            match (parts.next(), parts.next()) {
-                (Some(frontend), Some(device)) => {
-                    if let Some(id) = DeviceId::parse(frontend, device) {
-                        self.mark(id);
-                    }
-                }
-                _ => self.scan_due = true,
-            }
-            return;
-        }
-        let mut parts = token.split(|&byte| byte == b'/').skip(1);
-        if let (Some(frontend), Some(device)) = (parts.next(), parts.next())
-            && let Some(id) = DeviceId::parse(frontend, device)
-            && let Some(entry) = self.entry(id)
-        {
-            entry.dirty = true;
-        }
-    }
-
-    /// Marks a device, which may be new.
-    fn mark(&mut self, id: DeviceId) {
-        if let Some(entry) = self.entry(id) {
-            entry.dirty = true;
-        } else if self.entries.len() < MAX_DEVICES {
-            self.entries.push(Entry {
-                id,
-                device: Device::new(),
-                generation: Generation(0),
-                watched: false,
-                dirty: true,
-                blocked_until: 0,
-                wake_at: None,
-                conflicts: 0,
-                failures: 0,
-                told: false,
-                vanished: false,
-            });
-        } else {
-            self.crowded = true;
-            if !self.errors.contains(&id) {
-                let text = "too many devices: 64 are served already";
-                self.publish_error(id, &Refusal::new(Errno::ENOSPC, text));
-            }
-        }
-    }
-
     /// Drops a device of which nothing is left.
     pub(super) fn forget(&mut self, id: DeviceId) {
         let Some(at) = self.entries.iter().position(|entry| entry.id == id) else {
@@ -333,65 +256,13 @@ impl Backend {
         self.scan_due |= core::mem::take(&mut self.crowded);
     }
 
-    /// Makes a refusal known, once.
-    pub(super) fn tell_refusal(&mut self, id: DeviceId) {
-        let Some(entry) = self.entry(id) else {
-            return;
-        };
-        let refusal = entry.device.refused().cloned();
-        let told = core::mem::replace(&mut entry.told, refusal.is_some());
-        if let Some(refusal) = refusal.filter(|_| !told) {
-            self.publish_error(id, &refusal);
-        }
-    }
-
-    fn publish_error(&mut self, id: DeviceId, refusal: &Refusal) {
-        error!("vbd {id}: refused: {refusal}");
-        self.errors.retain(|known| *known != id);
-        if self.errors.len() >= MAX_ERRORS
-            && let Some(oldest) = self.errors.front().copied()
-        {
-            self.clear_error(oldest);
-        }
-        self.errors.push_back(id);
-        let text = alloc::format!("{refusal}");
-        self.enqueue(alloc::format!("{}/error", id.error()), Some(text.into()));
-    }
-
-    /// Takes the error node away, and its guest's directory with the last one.
-    pub(super) fn clear_error(&mut self, id: DeviceId) {
-        if !self.errors.contains(&id) {
-            return;
-        }
-        self.errors.retain(|known| *known != id);
-        self.publish.remove(&alloc::format!("{}/error", id.error()));
-        let path = if self
-            .errors
-            .iter()
-            .any(|other| other.frontend == id.frontend)
-        {
-            id.error()
-        } else {
-            alloc::format!("error/{ROOT}/{}", id.frontend.0)
-        };
-        self.enqueue(path, None);
-    }
-
-    fn enqueue(&mut self, path: String, value: Option<Vec<u8>>) {
-        if self.publish.len() >= MAX_PUBLISH && !self.publish.contains_key(&path) {
-            warn!("{path} is not published: too much is waiting");
-            return;
-        }
-        self.publish.insert(path, value);
-    }
-
     fn anything_due(&self) -> bool {
         matches!(self.job, Job::None)
             && (!self.set_up
                 || self.shutdown_due
                 || self.scan_due
                 || !self.unwatch.is_empty()
-                || !self.publish.is_empty()
+                || !self.outbox.is_empty()
                 || self
                     .entries
                     .iter()
@@ -399,53 +270,8 @@ impl Backend {
                 || !self.actions.is_empty())
     }
 
-    fn start_next(&mut self) {
-        if !self.set_up {
-            self.job = Job::Setup;
-            self.client.send(Vec::from([
-                Request::Watch(ROOT.into(), ROOT_TOKEN.into()),
-                Request::Watch(SHUTDOWN.into(), SHUTDOWN_TOKEN.into()),
-                Request::Write("control/feature-poweroff".into(), b"1".into()),
-                Request::Write("control/feature-reboot".into(), b"1".into()),
-            ]));
-        } else if core::mem::take(&mut self.shutdown_due) {
-            self.job = Job::Acknowledge { kind: None };
-            self.client
-                .begin(Vec::from([Request::Read(SHUTDOWN.into())]));
-        } else if !self.unwatch.is_empty() {
-            self.job = Job::Unwatch;
-            let gone = self.unwatch.drain(..);
-            let gone = gone.map(|id| Request::Unwatch(state_of(id), token_of(id)));
-            self.client.send(gone.collect());
-        } else if !self.publish.is_empty() {
-            self.start_publish();
-        } else if core::mem::take(&mut self.scan_due) {
-            self.job = Job::Scan { frontends: None };
-            self.client
-                .send(Vec::from([Request::Directory(ROOT.into())]));
-        } else if let Some(look) = self.next_look() {
-            self.job = Job::Look(look);
-        }
-    }
-
-    fn start_publish(&mut self) {
-        let mut paths = Vec::new();
-        let mut requests = Vec::new();
-        while requests.len() < 16
-            && let Some((path, value)) = self.publish.pop_first()
-        {
-            paths.push(path.clone());
-            requests.push(match value {
-                Some(value) => Request::Write(path, value),
-                None => Request::Remove(path),
-            });
-        }
-        self.job = Job::Publish { paths };
-        self.client.send(requests);
-    }
-
     /// The next device in turn that something is due for.
-    fn next_look(&mut self) -> Option<Look> {
+    pub(super) fn next_look(&mut self) -> Option<Look> {
         let now = self.now;
         let count = self.entries.len();
         for step in 0..count {
@@ -463,100 +289,6 @@ impl Backend {
             }
         }
         None
-    }
-
-    fn replied(&mut self, replies: &[Reply]) {
-        self.job = match core::mem::replace(&mut self.job, Job::None) {
-            Job::None | Job::Unwatch => Job::None,
-            Job::Setup => {
-                self.set_up = true;
-                if let Some(Err(errno)) = replies.first() {
-                    error!("cannot watch {ROOT}: {errno}; no device will be found");
-                }
-                Job::None
-            }
-            Job::Publish { paths } => {
-                for (path, reply) in paths.iter().zip(replies) {
-                    if let Err(errno) = reply
-                        && *errno != Errno::ENOENT
-                    {
-                        warn!("cannot publish {path}: {errno}");
-                    }
-                }
-                Job::None
-            }
-            Job::Scan { frontends } => self.scanned(frontends, replies),
-            Job::Acknowledge { .. } => self.acknowledge(replies.first()),
-            Job::Look(look) => self.look_on(look, replies).map_or(Job::None, Job::Look),
-        };
-    }
-
-    fn scanned(&mut self, frontends: Option<Vec<Vec<u8>>>, replies: &[Reply]) -> Job {
-        let Some(frontends) = frontends else {
-            let names = match replies.first() {
-                Some(Ok(names)) => names.as_slice(),
-                // There is none as long as there is no device.
-                Some(Err(Errno::ENOENT)) | None => &[],
-                Some(Err(errno)) => {
-                    warn!("cannot list {ROOT}: {errno}");
-                    &[]
-                }
-            };
-            let names: Vec<Vec<u8>> = wire::strings(names)
-                .take(MAX_SCAN)
-                .map(<[u8]>::to_vec)
-                .collect();
-            let paths = names.iter().map(|name| {
-                Request::Directory(alloc::format!("{ROOT}/{}", String::from_utf8_lossy(name)))
-            });
-            self.client.send(paths.collect());
-            return Job::Scan {
-                frontends: Some(names),
-            };
-        };
-        for (frontend, reply) in frontends.iter().zip(replies) {
-            for device in wire::strings(reply.as_deref().unwrap_or_default()) {
-                if let Some(id) = DeviceId::parse(frontend, device) {
-                    self.mark(id);
-                }
-            }
-        }
-        self.entries.iter_mut().for_each(|entry| entry.dirty = true);
-        Job::None
-    }
-
-    fn acknowledge(&mut self, reply: Option<&Reply>) -> Job {
-        let value = reply
-            .and_then(|reply| reply.as_deref().ok())
-            .unwrap_or_default();
-        let kind = ShutdownKind::parse(value);
-        let changes = if value.is_empty() {
-            Vec::new()
-        } else {
-            Vec::from([Request::Write(SHUTDOWN.into(), Vec::new())])
-        };
-        if kind.is_none() && !value.is_empty() {
-            warn!(
-                "{SHUTDOWN} asks for {:?}, which is not supported",
-                value.escape_ascii()
-            );
-        }
-        self.client.commit(changes);
-        Job::Acknowledge { kind }
-    }
-
-    fn ended(&mut self, result: Result<(), TransactionError>) {
-        match core::mem::replace(&mut self.job, Job::None) {
-            Job::Acknowledge { .. } if result == Err(TransactionError::Conflict) => {
-                self.shutdown_due = true;
-            }
-            Job::Acknowledge { kind: Some(kind) } => {
-                info!("shutdown requested: {kind:?}");
-                self.actions.push_back(Action::ShutdownRequested(kind));
-            }
-            Job::Look(look) => self.look_ended(look, result),
-            _ => {}
-        }
     }
 }
 

@@ -7,17 +7,22 @@
 //!
 //! | part | job |
 //! | --- | --- |
-//! | [`Backend`] | finds devices, runs one look at a time, talks to the kernel |
+//! | [`Backend`] | what the kernel calls |
+//! | `jobs` | one unit of xenstore work at a time; where watch events lead |
+//! | `look` | one look at a device: read, decide, carry out |
 //! | `device` | one device's state machine: the next step from what is there |
 //! | `view` | what a look has read |
 //! | `rings` | the frontend's rings, validated: [`RingLayout`] |
-//! | `features` | what we publish |
+//! | `features` | what we say in a device's directory |
+//! | `publish` | what we say elsewhere: errors, and the kernel's own values |
 //! | `types` | the words the kernel and the backend share |
 
 mod backend;
 mod device;
 mod features;
+mod jobs;
 mod look;
+mod publish;
 mod rings;
 mod types;
 mod view;
