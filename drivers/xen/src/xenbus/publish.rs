@@ -1,0 +1,108 @@
+//! What we tell in the store besides a device's own directory: why devices are refused, and
+//! whatever the kernel publishes.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use log::{error, warn};
+
+use super::jobs::ROOT;
+use super::{Backend, DeviceId, Refusal};
+use crate::Errno;
+use crate::store::{Reply, Request};
+
+/// Values waiting to be published, at most.
+const MAX_PUBLISH: usize = 256;
+/// Error nodes kept in the store, at most: they count against our quota.
+const MAX_ERRORS: usize = 32;
+/// Values published in one unit of work.
+const BATCH: usize = 16;
+
+/// The paths of a batch under way.
+#[derive(Debug)]
+pub(super) struct PublishBatch {
+    paths: Vec<String>,
+}
+
+impl PublishBatch {
+    /// Says which values were not taken; there is no second try.
+    pub(super) fn check(&self, replies: &[Reply]) {
+        for (path, reply) in self.paths.iter().zip(replies) {
+            if let Err(errno) = reply
+                && *errno != Errno::ENOENT
+            {
+                warn!("cannot publish {path}: {errno}");
+            }
+        }
+    }
+}
+
+impl Backend {
+    /// Makes a refusal known, once.
+    pub(super) fn tell_refusal(&mut self, id: DeviceId) {
+        let Some(entry) = self.entry(id) else {
+            return;
+        };
+        let refusal = entry.device.refused().cloned();
+        let told = core::mem::replace(&mut entry.told, refusal.is_some());
+        if let Some(refusal) = refusal.filter(|_| !told) {
+            self.publish_error(id, &refusal);
+        }
+    }
+
+    pub(super) fn publish_error(&mut self, id: DeviceId, refusal: &Refusal) {
+        error!("vbd {id}: refused: {refusal}");
+        self.errors.retain(|known| *known != id);
+        if self.errors.len() >= MAX_ERRORS
+            && let Some(oldest) = self.errors.front().copied()
+        {
+            self.clear_error(oldest);
+        }
+        self.errors.push_back(id);
+        let text = alloc::format!("{refusal}");
+        self.enqueue(alloc::format!("{}/error", id.error()), Some(text.into()));
+    }
+
+    /// Takes the error node away, and its guest's directory with the last one.
+    pub(super) fn clear_error(&mut self, id: DeviceId) {
+        if !self.errors.contains(&id) {
+            return;
+        }
+        self.errors.retain(|known| *known != id);
+        self.outbox.remove(&alloc::format!("{}/error", id.error()));
+        let path = if self
+            .errors
+            .iter()
+            .any(|other| other.frontend == id.frontend)
+        {
+            id.error()
+        } else {
+            alloc::format!("error/{ROOT}/{}", id.frontend.0)
+        };
+        self.enqueue(path, None);
+    }
+
+    pub(super) fn enqueue(&mut self, path: String, value: Option<Vec<u8>>) {
+        if self.outbox.len() >= MAX_PUBLISH && !self.outbox.contains_key(&path) {
+            warn!("{path} is not published: too much is waiting");
+            return;
+        }
+        self.outbox.insert(path, value);
+    }
+
+    pub(super) fn start_publish(&mut self) -> PublishBatch {
+        let mut paths = Vec::new();
+        let mut requests = Vec::new();
+        while requests.len() < BATCH
+            && let Some((path, value)) = self.outbox.pop_first()
+        {
+            paths.push(path.clone());
+            requests.push(match value {
+                Some(value) => Request::Write(path, value),
+                None => Request::Remove(path),
+            });
+        }
+        self.client.send(requests);
+        PublishBatch { paths }
+    }
+}
