@@ -23,7 +23,7 @@ use crate::xen::{Events, Ring, sched, time};
 const DEBUG_PORT: u16 = 0xe9;
 const LINE_MAX: usize = 400;
 /// How long one line waits for room in the console ring, once.
-const PATIENCE_NS: u64 = 20_000_000;
+const PATIENCE_NS: u64 = 100_000_000;
 /// How long the last words wait for somebody to read them.
 const LAST_PATIENCE_NS: u64 = 300_000_000;
 
@@ -76,7 +76,7 @@ pub(crate) fn attach_console(ring: Ring, events: Events) {
     });
     let mut sink = SINK.lock();
     let early = core::mem::take(&mut sink.early);
-    sink.to_console(&early);
+    sink.write_console(&early);
 }
 
 /// Sends all lines to the debug port from now on, beginning with those that no console got.
@@ -109,7 +109,7 @@ impl Log for Logger {
         let bytes = line.0.as_bytes();
         let mut sink = SINK.lock();
         if CONSOLE.get().is_some() {
-            sink.to_console(bytes);
+            sink.write_console(bytes);
         } else if !ALL_TO_PORT.load(Relaxed) && sink.early.extend_from_slice(bytes).is_err() {
             sink.lost += 1;
         }
@@ -123,7 +123,7 @@ impl Log for Logger {
 
 impl Sink {
     /// Writes whole lines or, if nobody makes room, none of them.
-    fn to_console(&mut self, bytes: &[u8]) {
+    fn write_console(&mut self, bytes: &[u8]) {
         let Some(console) = CONSOLE.get() else {
             return;
         };

@@ -9,7 +9,7 @@ use spindle_hw::SharedPages;
 /// Bytes of a `struct vcpu_time_info`.
 pub const TIME_INFO_SIZE: usize = 32;
 
-/// One consistent copy of a `struct vcpu_time_info`.
+/// What a `struct vcpu_time_info` says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TimeInfo {
     /// The counter's value when the rest was written.
@@ -46,12 +46,14 @@ impl TimeInfo {
         }
     }
 
-    /// A consistent copy of the structure at byte `offset`, or `None` while Xen is writing it.
+    /// System time by the structure at byte `offset`, in nanoseconds, or `None` while Xen is
+    /// writing it. The counter is read in between, so that both come from the same processor.
     ///
     /// # Panics
     /// If `offset` is misaligned or the structure is not inside `pages`.
+    #[inline]
     #[must_use]
-    pub fn read(pages: &SharedPages, offset: usize) -> Option<Self> {
+    pub fn now_ns(pages: &SharedPages, offset: usize, tsc: impl FnOnce() -> u64) -> Option<u64> {
         let version = pages.u32_at(offset).load(Acquire);
         let scale = pages.u64_at(offset + 24).load(Relaxed);
         let info = Self {
@@ -60,17 +62,21 @@ impl TimeInfo {
             multiplier: scale as u32,
             shift: (scale >> 32) as i8,
         };
+        let now = info.ns_at(tsc());
         fence(Acquire);
         let unchanged = pages.u32_at(offset).load(Relaxed) == version;
-        (unchanged && version % 2 == 0).then_some(info)
+        (unchanged && version.is_multiple_of(2)).then_some(now)
     }
 
     /// Nanoseconds of system time when the counter stands at `tsc`.
     ///
-    /// A counter that stands a little behind (another core's) gives the time of the stamp.
+    /// A counter that stands a little behind (another core's) gives the time of the stamp. The
+    /// stamp may be from before the counter was set to 0, as it is in a new domain: differences
+    /// wrap around.
     #[must_use]
     pub fn ns_at(&self, tsc: u64) -> u64 {
-        let ticks = u128::from(tsc.saturating_sub(self.tsc));
+        let ticks = tsc.wrapping_sub(self.tsc).cast_signed();
+        let ticks = u128::from(u64::try_from(ticks).unwrap_or(0));
         let by = u32::from(self.shift.unsigned_abs()).min(63);
         let ticks = if self.shift < 0 {
             ticks >> by
@@ -116,6 +122,17 @@ mod tests {
         assert_eq!(fast.ns_at(1080), 17);
     }
 
+    #[test]
+    fn a_stamp_from_before_the_counter_was_reset_counts() {
+        let info = TimeInfo {
+            tsc: 0u64.wrapping_sub(1000),
+            system_ns: 7,
+            multiplier: 1 << 31,
+            shift: 0,
+        };
+        assert_eq!(info.ns_at(1000), 1007);
+    }
+
     proptest! {
         #[test]
         fn a_second_of_ticks_is_a_second(hz in 1_000_000u64..20_000_000_000, start in any::<u32>()) {
@@ -127,10 +144,12 @@ mod tests {
         #[test]
         fn any_figures_are_taken_without_a_panic_and_time_goes_forward(
             tsc in any::<u64>(), system_ns in any::<u64>(), multiplier in any::<u32>(),
-            shift in any::<i8>(), a in any::<u64>(), b in any::<u64>(),
+            shift in any::<i8>(), a in 0..u64::MAX / 2, b in 0..u64::MAX / 2,
         ) {
             let info = TimeInfo { tsc, system_ns, multiplier, shift };
-            prop_assert!(info.ns_at(a.min(b)) <= info.ns_at(a.max(b)));
+            let at = |ticks| info.ns_at(tsc.wrapping_add(ticks));
+            prop_assert!(at(a.min(b)) <= at(a.max(b)));
+            prop_assert!(at(0) == system_ns && info.ns_at(tsc.wrapping_sub(1)) == system_ns);
         }
     }
 }

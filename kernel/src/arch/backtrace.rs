@@ -21,7 +21,7 @@ pub(crate) fn write(out: &mut impl Write, rip: u64, mut frame: u64) -> fmt::Resu
     let tables = unsafe { PageTables::from_root(cpu::root_table(), IdentityTables::new(|| None)) };
     write!(out, "backtrace: {rip:#x}")?;
     for _ in 0..DEPTH {
-        let readable = |at: u64| at % 8 == 0 && tables.is_mapped(at);
+        let readable = |at: u64| at.is_multiple_of(8) && tables.is_mapped(at);
         let Some(above) = frame.checked_add(8) else {
             break;
         };

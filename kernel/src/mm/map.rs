@@ -74,7 +74,7 @@ pub(crate) fn special_page(frame: u64) -> Result<SharedPages, MapError> {
 /// page tables.
 pub(crate) fn registers(at: u64, len: usize) -> Result<Mmio, MapError> {
     let end = at.saturating_add(len as u64);
-    if at % 8 != 0 || at == 0 {
+    if !at.is_multiple_of(8) || at == 0 {
         return Err(MapError::Range(at, end));
     }
     let pages = at & !(PAGE - 1)..end.checked_next_multiple_of(PAGE).unwrap_or(end);

@@ -31,5 +31,6 @@ fn domid(base: u32) -> Option<DomId> {
     /// `XEN_HVM_CPUID_DOMID_PRESENT`.
     const DOMID_PRESENT: u32 = 1 << 4;
     let leaf = __cpuid(base + 4);
-    (__cpuid(base).eax >= base + 4 && leaf.eax & DOMID_PRESENT != 0).then(|| DomId(leaf.ecx as u16))
+    (__cpuid(base).eax >= base + 4 && leaf.eax & DOMID_PRESENT != 0)
+        .then_some(DomId(leaf.ecx as u16))
 }

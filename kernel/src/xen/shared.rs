@@ -13,6 +13,7 @@ use spindle_xen::{DomId, Errno};
 
 use super::hypercall::{self, MEMORY_OP};
 use super::params;
+use crate::arch::cpu;
 
 /// Ports of the two-level ABI.
 const PORTS: u32 = 4096;
@@ -94,9 +95,10 @@ impl SharedInfo {
                 != 0
     }
 
-    /// The clock's parameters for `vcpu`, unless Xen is changing them.
+    /// System time in nanoseconds, as `vcpu` itself must read it, unless Xen is changing its
+    /// parameters.
     #[inline]
-    pub(super) fn time(&self, vcpu: usize) -> Option<TimeInfo> {
-        TimeInfo::read(&self.page, vcpu.min(VCPUS - 1) * VCPU_INFO + TIME)
+    pub(super) fn now_ns(&self, vcpu: usize) -> Option<u64> {
+        TimeInfo::now_ns(&self.page, vcpu.min(VCPUS - 1) * VCPU_INFO + TIME, cpu::tsc)
     }
 }

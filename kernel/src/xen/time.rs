@@ -67,9 +67,9 @@ impl Clock for CoreClock {
         /// Xen changes the parameters in far less time than this many looks take.
         const LOOKS: usize = 1000;
         let now = match self.source {
-            Source::Xen { shared, vcpu } => (0..LOOKS)
-                .find_map(|_| shared.time(vcpu))
-                .map_or(0, |info| info.ns_at(cpu::tsc())),
+            Source::Xen { shared, vcpu } => {
+                (0..LOOKS).find_map(|_| shared.now_ns(vcpu)).unwrap_or(0)
+            }
             Source::Tsc(info) => info.ns_at(cpu::tsc()),
         };
         now.max(self.last.fetch_max(now, Relaxed))

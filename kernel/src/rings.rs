@@ -1,0 +1,129 @@
+//! A ring between xenbus and a ring core: its pages mapped, its event channel bound, and both let
+//! go again when the core is done with it.
+
+use alloc::format;
+use alloc::vec::Vec;
+
+use log::error;
+use spindle_blkif::abi::Abi;
+use spindle_blkif::{Attachment, Detached, Session, Window};
+use spindle_block::Volume;
+use spindle_hw::{PAGE_SIZE, SharedPages};
+use spindle_xen::event::Port;
+use spindle_xen::grant::{GrantOps, MapOp, UnmapOp};
+use spindle_xen::xenbus::{Protocol, QueueParams, Refusal};
+use spindle_xen::{DomId, Errno};
+
+use crate::mm::GrantWindow;
+use crate::xen::{Events, Grants};
+
+/// Grants that one ring keeps mapped. 32 requests of 11 segments can name 352; the rest is for
+/// frontends that rotate through more.
+const CACHED_GRANTS: usize = 1024;
+
+/// What maps rings and binds their ports.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rings {
+    pub(crate) grants: Grants,
+    pub(crate) events: Events,
+    pub(crate) window: GrantWindow,
+}
+
+/// What the control core keeps of a ring while a ring core has the session.
+#[derive(Debug)]
+pub(crate) struct Mapped {
+    /// For the unmap: handle and guest-physical address of each page.
+    pages: Vec<(u32, u64)>,
+    cache: Option<SharedPages>,
+}
+
+impl Rings {
+    /// Maps a frontend's ring and binds its event channel.
+    ///
+    /// # Errors
+    /// With the reason; nothing is left mapped or bound then.
+    pub(crate) fn open(
+        self,
+        domain: DomId,
+        queue: &QueueParams,
+        volume: Volume,
+        protocol: Protocol,
+        persistent: bool,
+    ) -> Result<(Session, Mapped), Refusal> {
+        if protocol != Protocol::X86_64 {
+            return Err(Refusal::new(Errno::EOPNOTSUPP, "the x86_32 ring layout is not supported"));
+        }
+        let no_room = || Refusal::new(Errno::ENOMEM, "no guest frames left to map grants at");
+        let pages = self.window.alloc(queue.refs.len()).ok_or_else(no_room)?;
+        let mut mapped = Mapped { pages: self.map(domain, queue, &pages)?, cache: None };
+        let remote = Port(queue.event_channel);
+        let port = match self.events.bind_interdomain(domain, remote) {
+            Ok(port) => port,
+            Err(error) => {
+                self.unmap(&mapped.pages, &pages);
+                let text = format!("cannot bind event-channel {}: {error}", queue.event_channel);
+                return Err(Refusal::new(error, text));
+            }
+        };
+        // Without room for a cache everything is copied, which works as well.
+        mapped.cache = if persistent { self.window.alloc(CACHED_GRANTS) } else { None };
+        let window = mapped.cache.as_ref().map(|cache| Window::new(cache.bus(), CACHED_GRANTS));
+        let attachment = Attachment { domain, port, volume, abi: Abi::Native, start: 0, window };
+        // The layout has been checked to be a power of two of pages, so this is our mistake.
+        Session::new(pages, attachment)
+            .map(|session| (session, mapped))
+            .map_err(|error| Refusal::new(Errno::EINVAL, format!("{error}")))
+    }
+
+    /// Lets go of a ring that its core gave back.
+    pub(crate) fn close(self, mapped: &Mapped, detached: &Detached) {
+        if let Err(error) = self.events.close(detached.port) {
+            error!("cannot close event channel {}: {error}", detached.port.0);
+        }
+        self.unmap(&mapped.pages, &detached.ring);
+        let lost = detached.window.as_ref().map_or(0, Window::unusable);
+        match &mapped.cache {
+            Some(cache) if lost == 0 => self.window.free(cache),
+            Some(_) => error!("{lost} grants could not be unmapped; their window is given up"),
+            None => {}
+        }
+    }
+
+    /// Maps all pages or none.
+    fn map(
+        self,
+        domain: DomId,
+        queue: &QueueParams,
+        pages: &SharedPages,
+    ) -> Result<Vec<(u32, u64)>, Refusal> {
+        let at = |i: usize| pages.bus() + (i * PAGE_SIZE) as u64;
+        let op = |(i, gref)| MapOp::new(domain, *gref, at(i), false);
+        let mut ops: Vec<MapOp> = queue.refs.iter().enumerate().map(op).collect();
+        let call = self.grants.map(&mut ops);
+        let done = ops.iter().filter(|op| op.status.is_ok());
+        let mapped: Vec<_> = done.map(|op| (op.handle, op.host_addr)).collect();
+        if mapped.len() == ops.len() {
+            return Ok(mapped);
+        }
+        self.unmap(&mapped, pages);
+        let text = match (call, ops.iter().find(|op| !op.status.is_ok())) {
+            (Ok(()), Some(op)) => {
+                format!("cannot map ring-ref {}: grant status {}", op.gref, op.status.0)
+            }
+            (Err(error), _) => format!("cannot map the ring: {error}"),
+            (Ok(()), None) => "cannot map the ring".into(),
+        };
+        Err(Refusal::new(Errno::EINVAL, text))
+    }
+
+    /// Unmaps a ring's pages and gives their frames back, if they are free again.
+    fn unmap(self, mapped: &[(u32, u64)], pages: &SharedPages) {
+        let mut ops: Vec<_> = mapped.iter().map(|&(handle, at)| UnmapOp::new(handle, at)).collect();
+        let call = self.grants.unmap(&mut ops);
+        if call.is_ok() && ops.iter().all(|op| op.status.is_ok()) {
+            self.window.free(pages);
+        } else {
+            error!("a ring at {:#x} could not be unmapped; its frames are given up", pages.bus());
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! The knobs, collected before anything depends on them: xenstore first, then the command line,
+//! which wins.
+
+use alloc::vec;
+
+use log::{info, warn};
+use spindle_config::{Config, STORE_PATH};
+use spindle_hw::Clock;
+use spindle_xen::event::{Notify, Port};
+use spindle_xen::store::{Client, Event, Request, Ring};
+
+use crate::xen::{Events, sched, time::CoreClock};
+
+/// How long xenstored may take to answer; it does so in milliseconds when it is there at all.
+const PATIENCE_NS: u64 = 5_000_000_000;
+
+/// Reads the knobs from xenstore, if there is a ring to it, and from the command line, and sets
+/// the log level.
+pub(crate) fn collect(
+    store: Option<(&mut Ring, Port, Events)>,
+    clock: &CoreClock,
+    command_line: &str,
+) -> Config {
+    let mut config = Config::default();
+    let complain = |place: &str, error: spindle_config::ConfigError| warn!("{place}: {error}");
+    if let Some((ring, port, events)) = store {
+        match read(ring, port, events, clock) {
+            Some(text) => {
+                info!("knobs in xenstore: {text}");
+                config.set_all(&text, |error| complain(STORE_PATH, error));
+            }
+            None => info!("no knobs in xenstore"),
+        }
+    }
+    for word in xen_pvh_boot::words(command_line).filter(|word| word.key != "debug_port") {
+        if let Err(error) = config.set(word.key, word.value) {
+            complain("command line", error);
+        }
+    }
+    log::set_max_level(config.log);
+    config
+}
+
+/// The text of the knobs' node; `None` without one.
+fn read(
+    ring: &mut Ring,
+    port: Port,
+    events: Events,
+    clock: &CoreClock,
+) -> Option<alloc::string::String> {
+    let mut client = Client::new();
+    client.send(vec![Request::Read(STORE_PATH.into())]);
+    let deadline = clock.now_ns() + PATIENCE_NS;
+    loop {
+        events.take_pending(port);
+        match client.poll(ring) {
+            Some(Event::Batch(replies)) => {
+                let text = replies.into_iter().next()?.ok()?;
+                return alloc::string::String::from_utf8(text).ok();
+            }
+            Some(Event::Broken) => return None,
+            Some(_) => continue,
+            None => {}
+        }
+        if ring.take_notify() {
+            events.notify(port);
+        }
+        if clock.now_ns() >= deadline {
+            warn!("xenstored does not answer");
+            return None;
+        }
+        // An error only means that the sleep was short.
+        let _ = sched::poll(&[port], deadline);
+    }
+}
