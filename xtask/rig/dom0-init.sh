@@ -19,7 +19,7 @@ exec 3<>/dev/ttyS1
 
 for m in xen-gntdev xen-gntalloc xen-evtchn xen-privcmd xenfs; do modprobe $m; done
 mount -t xenfs xenfs /proc/xen
-xenstored --pid-file /run/xenstored.pid
+xenstored --pid-file /run/xenstored.pid --trace-file=/run/xenstored.trace
 xen-init-dom0
 xenconsoled --pid-file=/run/xenconsoled.pid --log=guest --log-dir=/var/log/xen
 case $BACKEND in

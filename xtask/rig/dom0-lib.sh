@@ -54,6 +54,8 @@ look_around() {
 	xl list
 	say "xenstore:"
 	xenstore-ls -f
+	say "xenstore's last requests:"
+	tail -n 150 /run/xenstored.trace
 	say "Xen:"
 	xl dmesg | tail -n 60
 	say "dom0:"

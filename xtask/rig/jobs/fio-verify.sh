@@ -6,7 +6,7 @@ check() {
 	name=$1
 	shift
 	/usr/bin/fio --name=$name --filename=/dev/xvda --ioengine=libaio --direct=1 --verify=crc32c \
-		--verify_fatal=1 --do_verify=1 --randrepeat=0 --output=/tmp/$name.txt "$@" || {
+		--verify_fatal=1 --do_verify=1 --randrepeat=0 --eta=never --output=/tmp/$name.txt "$@" || {
 		cat /tmp/$name.txt
 		fail "fio $name"
 	}

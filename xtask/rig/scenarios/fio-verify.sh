@@ -1,4 +1,6 @@
 # Checksums in every block, through the whole path.
 spindle_up
 guest_start fio fio-verify "disk=['$(disk xvda)']"
-guest_finish fio 300
+guest_need fio 'done' 300
+mark note "text=\"$(sed -n 's/.*%% fio job=//p' $(guest_log fio) | tr -d '\r' | tr '\n' ';')\""
+guest_end fio

@@ -3,5 +3,6 @@ spindle_up
 guest_start phoenix reboot "disk=['$(disk xvda)']" 'on_reboot="restart"' \
 	"cmdline=\"console=hvc0 rdinit=/init loglevel=4 token=token-$(now)\""
 guest_need phoenix first-boot 60
-guest_need phoenix second-boot 150
+# Between its two lives the domain does not exist.
+wait_until 150 guest_said phoenix second-boot || fail "no data after the reboot: $(last_words phoenix)"
 guest_end phoenix
