@@ -120,6 +120,22 @@ impl SharedPages {
         unsafe { AtomicU64::from_ptr(self.base.as_ptr().add(offset).cast()) }
     }
 
+    /// The `N` 64-bit words from byte `offset` on, for one check instead of `N`.
+    ///
+    /// # Panics
+    /// If `offset` is misaligned or the words are not all in range. Offsets are the caller's own,
+    /// never a peer's.
+    #[inline]
+    #[must_use]
+    pub fn u64s_at<const N: usize>(&self, offset: usize) -> &[AtomicU64; N] {
+        assert!(offset.is_multiple_of(8));
+        self.check(offset, N * size_of::<u64>());
+        // SAFETY: in range and aligned by the checks, and an array of atomics is laid out as its
+        // words are. `from_raw` promises the mapping outlives `self` and that no reference to
+        // plain data covers it.
+        unsafe { &*self.base.as_ptr().add(offset).cast() }
+    }
+
     /// Copies bytes out, starting at `offset`. What a racing writer leaves is unspecified.
     ///
     /// # Panics
@@ -197,10 +213,17 @@ mod tests {
         assert_eq!(bytes, [1, 2, 3, 4]);
         theirs.write_bytes(4096, &[0xff; 8]);
         assert_eq!(ours.u64_at(4096).load(Relaxed), u64::MAX);
+        assert_eq!(ours.u64s_at::<512>(4096)[0].load(Relaxed), u64::MAX);
         ours.zero(4096, 4);
         assert_eq!(theirs.u64_at(4096).load(Relaxed), 0xffff_ffff_0000_0000);
         ours.copy_from(8, &theirs, 4, 4);
         assert_eq!(ours.u32_at(8).load(Relaxed), 0x0403_0201);
+    }
+
+    #[test]
+    #[should_panic(expected = "assertion failed")]
+    fn words_that_reach_beyond_the_end_are_refused() {
+        let _ = SharedPages::host(1, 0).u64s_at::<2>(4088);
     }
 
     #[test]
