@@ -44,14 +44,14 @@ impl Entry {
     /// Writes the entry into slot `index` of a submission queue.
     #[inline]
     pub(crate) fn store(&self, queue: &SharedPages, index: usize) {
-        let at = index << SUBMISSION_SHIFT;
+        let words = queue.u64s_at::<8>(index << SUBMISSION_SHIFT);
         let head =
             u64::from(self.opcode) | u64::from(self.cid) << 16 | u64::from(self.namespace) << 32;
-        queue.u64_at(at).store(head, Relaxed);
-        queue.u64_at(at + 24).store(self.prp1, Relaxed);
-        queue.u64_at(at + 32).store(self.prp2, Relaxed);
-        queue.u64_at(at + 40).store(self.cdw10, Relaxed);
-        queue.u64_at(at + 48).store(self.cdw12.into(), Relaxed);
+        words[0].store(head, Relaxed);
+        words[3].store(self.prp1, Relaxed);
+        words[4].store(self.prp2, Relaxed);
+        words[5].store(self.cdw10, Relaxed);
+        words[6].store(self.cdw12.into(), Relaxed);
     }
 }
 

@@ -277,7 +277,7 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
     ///
     /// # Errors
     /// [`Error::Gone`] or [`Error::Fatal`]: each core should then call
-    /// [`QueuePair::fail_all`] and give its queues back.
+    /// [`spindle_block::DiskQueue::fail_all`] and give its queues back.
     pub fn health(&self) -> Result<(), Error> {
         if self.registers.status()?.fatal() {
             return Err(Error::Fatal);

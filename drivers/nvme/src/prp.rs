@@ -42,6 +42,18 @@ pub(crate) struct Runs<'a> {
 
 const OFFSET: u64 = PAGE_SIZE as u64 - 1;
 
+/// Whether `segment` alone is the memory of a command, without a list or a cut: most are, and
+/// [`Runs`] would make one run of it.
+#[inline]
+pub(crate) fn is_simple(segment: Segment, block_shift: u8) -> bool {
+    let block_mask = (1 << (block_shift & 31)) - 1;
+    let end = (segment.bus & OFFSET) + u64::from(segment.len);
+    segment.len != 0
+        && end <= PAGE_SIZE as u64
+        && segment.bus & 3 == 0
+        && segment.len & block_mask == 0
+}
+
 impl<'a> Runs<'a> {
     /// Runs of at most `limit` bytes, a multiple of the page size, that end where blocks of
     /// `1 << block_shift` bytes end.

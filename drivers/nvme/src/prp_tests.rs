@@ -40,6 +40,19 @@ fn a_page_or_less_uses_prp1_only() {
 }
 
 #[test]
+fn a_simple_segment_is_one_that_makes_one_run() {
+    for bus in [0x1000, 0x1002, 0x1200, 0x1800, 0x1e00] {
+        for len in [0, 2, 256, 512, 1024, 2048, 4096, 8192] {
+            for shift in [9, 12] {
+                let one = vec![(bus, Second::None, len, vec![])];
+                let simple = is_simple(Segment { bus, len }, shift);
+                assert_eq!(simple, plan(&[(bus, len)], 4096, shift) == Ok(one));
+            }
+        }
+    }
+}
+
+#[test]
 fn two_pages_put_the_second_into_prp2() {
     let segments = [(0x1200, 0xe00), (0x9000, 0x200)];
     let expected = vec![(0x1200, Second::Page(0x9000), 4096, vec![])];

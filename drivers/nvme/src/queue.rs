@@ -2,12 +2,12 @@
 
 use core::sync::atomic::{Ordering, fence};
 
-use spindle_block::{Command, DiskQueue, IoError, IoResult, Op, SubmitError, Tag};
+use spindle_block::{Command, DiskQueue, IoError, IoResult, Op, Segment, SubmitError, Tag};
 use spindle_hw::{Registers, SharedPages};
 
 use crate::Status;
 use crate::command::{Entry, answer, io};
-use crate::prp::{Runs, Second};
+use crate::prp::{Runs, Second, is_simple};
 use crate::registers::{completion_doorbell, submission_doorbell};
 use crate::slots::Slots;
 
@@ -111,13 +111,28 @@ impl<R: Registers> QueuePair<R> {
         self.slots.oldest(self.epoch)
     }
 
-    /// Gives the queue up: every command in flight is handed to `done` as aborted, and from now
-    /// on nothing is taken.
-    ///
-    /// The memory of those commands may still be written to until the controller is disabled.
-    pub fn fail_all(&mut self, mut done: impl FnMut(Tag, IoResult)) {
-        self.gone = true;
-        self.slots.abandon(|tag| done(tag, Err(IoError::Aborted)));
+    /// A read or write of one segment that needs nothing of what [`Self::transfer`] can do.
+    #[inline]
+    fn transfer_simple(
+        &mut self,
+        command: &Command<'_>,
+        segment: Segment,
+        opcode: u8,
+        tag: Tag,
+    ) -> Result<(), SubmitError> {
+        let cid = self.slots.begin_one(tag, self.epoch);
+        let entry = Entry {
+            opcode,
+            cid: cid.ok_or(SubmitError::Full)?,
+            namespace: command.unit.0,
+            prp1: segment.bus,
+            prp2: 0,
+            cdw10: command.block,
+            cdw12: (segment.len >> (command.block_shift & 31)) - 1,
+        };
+        entry.store(&self.memory.submission, self.tail);
+        self.tail = (self.tail + 1) & self.mask;
+        Ok(())
     }
 
     fn transfer(&mut self, command: &Command<'_>, opcode: u8, tag: Tag) -> Result<(), SubmitError> {
@@ -167,7 +182,8 @@ impl<R: Registers> QueuePair<R> {
         if parts == 0 {
             return Err(SubmitError::Scattered);
         }
-        self.accept(parts, tag);
+        self.slots.begin(parts, tag, self.epoch);
+        self.tail = (self.tail + parts) & self.mask;
         Ok(())
     }
 
@@ -188,22 +204,16 @@ impl<R: Registers> QueuePair<R> {
     }
 
     fn flush(&mut self, command: &Command<'_>, tag: Tag) -> Result<(), SubmitError> {
-        let (_, cid) = self.slots.reserve(0).ok_or(SubmitError::Full)?;
+        let cid = self.slots.begin_one(tag, self.epoch);
         let entry = Entry {
             opcode: io::FLUSH,
-            cid,
+            cid: cid.ok_or(SubmitError::Full)?,
             namespace: command.unit.0,
             ..Entry::default()
         };
         entry.store(&self.memory.submission, self.tail);
-        self.accept(1, tag);
+        self.tail = (self.tail + 1) & self.mask;
         Ok(())
-    }
-
-    #[inline]
-    fn accept(&mut self, parts: usize, tag: Tag) {
-        self.slots.begin(parts, tag, self.epoch);
-        self.tail = (self.tail + parts) & self.mask;
     }
 }
 
@@ -213,10 +223,16 @@ impl<R: Registers> DiskQueue for QueuePair<R> {
         if self.gone {
             return Err(SubmitError::Gone);
         }
-        match command.op {
-            Op::Read => self.transfer(command, io::READ, tag),
-            Op::Write => self.transfer(command, io::WRITE, tag),
-            Op::Flush => self.flush(command, tag),
+        let opcode = match command.op {
+            Op::Read => io::READ,
+            Op::Write => io::WRITE,
+            Op::Flush => return self.flush(command, tag),
+        };
+        match *command.segments {
+            [segment] if is_simple(segment, command.block_shift) => {
+                self.transfer_simple(command, segment, opcode, tag)
+            }
+            _ => self.transfer(command, opcode, tag),
         }
     }
 
@@ -233,16 +249,18 @@ impl<R: Registers> DiskQueue for QueuePair<R> {
 
     #[inline]
     fn poll(&mut self, mut done: impl FnMut(Tag, IoResult)) -> usize {
+        if self.gone {
+            return 0;
+        }
+        let (mut head, mut phase) = (self.head, self.phase);
         let mut count = 0;
-        let mut seen = 0;
         // One turn of the queue at most: a controller that keeps writing must not keep this core.
-        while seen <= self.mask && !self.gone {
-            let Some(answer) = answer(&self.memory.completion, self.head, self.phase) else {
+        for _ in 0..self.capacity() + 1 {
+            let Some(answer) = answer(&self.memory.completion, head, phase) else {
                 break;
             };
-            seen += 1;
-            self.head = (self.head + 1) & self.mask;
-            self.phase ^= u32::from(self.head == 0);
+            head = (head + 1) & self.mask;
+            phase ^= u32::from(head == 0);
             match self.slots.finish(answer.cid, Status(answer.status)) {
                 Ok(Some((tag, status))) => {
                     count += 1;
@@ -252,8 +270,9 @@ impl<R: Registers> DiskQueue for QueuePair<R> {
                 Err(_) => self.spurious += 1,
             }
         }
-        if seen > 0 {
-            self.registers.write32(self.head_doorbell, self.head as u32);
+        if (head, phase) != (self.head, self.phase) {
+            (self.head, self.phase) = (head, phase);
+            self.registers.write32(self.head_doorbell, head as u32);
         }
         count
     }
@@ -261,5 +280,10 @@ impl<R: Registers> DiskQueue for QueuePair<R> {
     #[inline]
     fn in_flight(&self) -> usize {
         self.slots.commands()
+    }
+
+    fn fail_all(&mut self, mut done: impl FnMut(Tag, IoResult)) {
+        self.gone = true;
+        self.slots.abandon(|tag| done(tag, Err(IoError::Aborted)));
     }
 }
