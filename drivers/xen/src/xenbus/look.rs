@@ -173,7 +173,11 @@ impl Backend {
         let Some(entry) = self.entry(id) else {
             return (Vec::new(), None);
         };
-        let step = entry.device.decide(view, &at);
+        let step = match entry.device.decide(view, &at) {
+            // The directory may have come back since it was read.
+            Step::Forget if entry.dirty => Step::Again,
+            step => step,
+        };
         entry.dirty |= !matches!(step, Step::Wait | Step::WaitUntil(_));
         entry.wake_at = match step {
             Step::WaitUntil(time) => Some(time),

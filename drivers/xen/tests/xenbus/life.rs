@@ -521,3 +521,24 @@ fn a_lost_store_is_reported_once() {
     bed.settle();
     assert!(bed.kernel.store_lost);
 }
+
+#[test]
+fn a_directory_that_comes_back_while_its_absence_is_being_read_is_not_missed() {
+    for steps in 0..12 {
+        let mut bed = Bed::new();
+        bed.store.set_chunk(41);
+        bed.kernel.slow = true;
+        VBD.attach(&mut bed.store, "nope", "w");
+        bed.settle();
+        bed.kernel.slow = false;
+        bed.answer();
+        bed.store.remove(&VBD.back_dir());
+        bed.breathe(steps);
+        bed.attach(VBD);
+        bed.settle();
+        VBD.destroy(&mut bed.store);
+        bed.run(1000);
+        bed.assert_clean();
+        assert_eq!(bed.store.read(&VBD.back_dir()), None, "{steps}");
+    }
+}
