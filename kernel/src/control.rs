@@ -30,8 +30,12 @@ const HEALTH_NS: u64 = 1_000_000_000;
 const BUFFERS: (u64, u64) = (128, 1024);
 
 /// What the whole domain offers to frontends.
-const OFFER: Offer =
-    Offer { max_queues: 1, max_ring_page_order: 0, max_indirect_segments: 0, persistent: true };
+const OFFER: Offer = Offer {
+    max_queues: 1,
+    max_ring_page_order: 0,
+    max_indirect_segments: 0,
+    persistent: true,
+};
 
 /// A device whose disk is open.
 #[derive(Debug)]
@@ -90,7 +94,10 @@ impl Control {
         mut disks: Disks,
     ) -> Result<Self, alloc::string::String> {
         let pages = (memory.dma.free_bytes() / 4096 / 16).clamp(BUFFERS.0, BUFFERS.1);
-        let buffers = memory.dma.alloc(pages as usize).ok_or("no memory for buffers")?;
+        let buffers = memory
+            .dma
+            .alloc(pages as usize)
+            .ok_or("no memory for buffers")?;
         let queues = disks.queues()?;
         let Rings { grants, events, .. } = rings;
         let core = RingCore::new(CoreConfig::default(), queues, grants, events, buffers)
@@ -138,7 +145,10 @@ impl Control {
             }
         };
         for connection in &self.connections {
-            warn!("{}: still connected at shutdown; cut off", connection.device);
+            warn!(
+                "{}: still connected at shutdown; cut off",
+                connection.device
+            );
         }
         self.disks.shutdown(self.core.into_queues());
         kind
@@ -153,7 +163,11 @@ impl Control {
         self.pump_due = false;
         while let Some(action) = self.backend.pump(&mut self.store, now) {
             match action {
-                Action::Open { device, params, access } => {
+                Action::Open {
+                    device,
+                    params,
+                    access,
+                } => {
                     let result = self.open(device, &params, access);
                     self.backend.opened(device, result);
                 }
@@ -215,7 +229,15 @@ impl Control {
             barrier: false,
             discard: None,
         };
-        info!("{device}: {} for {}", volume.name, if facts.read_only { "reading" } else { "writing" });
+        info!(
+            "{device}: {} for {}",
+            volume.name,
+            if facts.read_only {
+                "reading"
+            } else {
+                "writing"
+            }
+        );
         self.opened.retain(|opened| opened.device != device);
         self.opened.push(Opened { device, volume });
         Ok(facts)
@@ -238,14 +260,22 @@ impl Control {
         let device = request.device;
         let ours = |what: &'static str| Refusal::new(Errno::EINVAL, what);
         let opened = self.opened.iter().find(|opened| opened.device == device);
-        let volume = opened.ok_or_else(|| ours("its disk is not open"))?.volume.clone();
+        let volume = opened
+            .ok_or_else(|| ours("its disk is not open"))?
+            .volume
+            .clone();
         let layout = &request.layout;
         let [queue] = &layout.queues[..] else {
             return Err(ours("one queue was offered"));
         };
         let rings = self.rings;
-        let (session, mapped) =
-            rings.open(device.frontend, queue, volume, layout.protocol, layout.persistent)?;
+        let (session, mapped) = rings.open(
+            device.frontend,
+            queue,
+            volume,
+            layout.protocol,
+            layout.persistent,
+        )?;
         let ring = match self.core.attach(session) {
             Ok(ring) => ring,
             Err((error, session)) => {
@@ -253,10 +283,23 @@ impl Control {
                 return Err(Refusal::new(Errno::ENOSPC, error.to_string()));
             }
         };
-        let path = if layout.persistent { "persistent grants" } else { "grant copy" };
-        info!("{device}: connected, {} page ring, {path}", queue.refs.len());
+        let path = if layout.persistent {
+            "persistent grants"
+        } else {
+            "grant copy"
+        };
+        info!(
+            "{device}: connected, {} page ring, {path}",
+            queue.refs.len()
+        );
         let generation = request.generation;
-        self.connections.push(Connection { device, generation, ring, mapped, draining: false });
+        self.connections.push(Connection {
+            device,
+            generation,
+            ring,
+            mapped,
+            draining: false,
+        });
         Ok(())
     }
 
@@ -274,15 +317,17 @@ impl Control {
 
     /// Lets go of the rings that have nothing in flight any more.
     fn finish_drained(&mut self) {
-        let drained = |c: &Connection| c.draining && self.core.is_drained(c.ring);
-        while let Some(at) = self.connections.iter().position(drained) {
-            let connection = self.connections.swap_remove(at);
+        let core = &self.core;
+        let drained = |c: &mut Connection| c.draining && core.is_drained(c.ring);
+        let drained: Vec<Connection> = self.connections.extract_if(.., drained).collect();
+        for connection in drained {
             match self.core.detach(connection.ring) {
                 Ok(detached) => self.rings.close(&connection.mapped, &detached),
                 Err(error) => error!("{}: {error}", connection.device),
             }
             info!("{}: disconnected", connection.device);
-            self.backend.disconnected(connection.device, connection.generation);
+            self.backend
+                .disconnected(connection.device, connection.generation);
             self.pump_due = true;
         }
     }
@@ -290,10 +335,14 @@ impl Control {
     fn report_faults(&mut self) {
         while let Some((ring, halt)) = self.core.next_fault() {
             let connection = self.connections.iter().find(|c| c.ring == ring);
-            if let Some(Connection { device, generation, .. }) = connection {
+            if let Some(Connection {
+                device, generation, ..
+            }) = connection
+            {
                 error!("{device}: ring halted: {halt}");
                 let text = format!("ring halted: {halt}");
-                self.backend.failed(*device, *generation, Refusal::new(Errno::EINVAL, text));
+                self.backend
+                    .failed(*device, *generation, Refusal::new(Errno::EINVAL, text));
                 self.pump_due = true;
             }
         }

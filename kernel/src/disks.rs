@@ -50,7 +50,10 @@ impl Disks {
         let mut volumes = Vec::new();
         for (number, (controller, registers)) in controllers(memory, clock).enumerate() {
             volumes.extend(controller.volumes(disks.len(), number));
-            disks.push(Disk::Nvme { controller, registers });
+            disks.push(Disk::Nvme {
+                controller,
+                registers,
+            });
         }
         for &RamDiskSize { number, bytes } in &config.ram_disks {
             match RamDisk::new(bytes, &memory.dma) {
@@ -72,7 +75,11 @@ impl Disks {
                  ramN= asks for a RAM disk; every attach will be refused"
             );
         }
-        Self { disks, bus: memory.bus, targets: Targets::new(volumes) }
+        Self {
+            disks,
+            bus: memory.bus,
+            targets: Targets::new(volumes),
+        }
     }
 
     /// A queue on every disk, for one core.
@@ -82,7 +89,10 @@ impl Disks {
     pub(crate) fn queues(&mut self) -> Result<Vec<Queue>, String> {
         let bus = self.bus;
         let queue = |disk: &mut Disk| match disk {
-            Disk::Nvme { controller, registers } => {
+            Disk::Nvme {
+                controller,
+                registers,
+            } => {
                 let queue = controller.create_queue(registers.share());
                 queue.map(Queue::Nvme).map_err(|error| error.to_string())
             }
@@ -97,8 +107,14 @@ impl Disks {
             Disk::Nvme { controller, .. } => controller.health().err(),
             Disk::Ram(_) => None,
         };
-        let disks = self.disks.iter().enumerate().filter(|(i, _)| !known.contains(i));
-        disks.into_iter().find_map(|(i, disk)| Some((i, health(disk)?)))
+        let disks = self
+            .disks
+            .iter()
+            .enumerate()
+            .filter(|(i, _)| !known.contains(i));
+        disks
+            .into_iter()
+            .find_map(|(i, disk)| Some((i, health(disk)?)))
     }
 
     /// One line per target, for people and tools in dom0: name, sectors of 512 bytes, block size,
@@ -109,7 +125,12 @@ impl Disks {
             let (name, sectors, what) = (&volume.name, volume.sectors, &volume.description);
             format!("{name} {sectors} {} {mode} {what}", 1 << volume.block_shift)
         };
-        self.targets.volumes().iter().map(line).collect::<Vec<_>>().join("\n")
+        self.targets
+            .volumes()
+            .iter()
+            .map(line)
+            .collect::<Vec<_>>()
+            .join("\n")
     }
 
     /// Ends it all: caches written out, controllers off. `queues` are all that were made.
@@ -133,22 +154,25 @@ impl Disks {
 }
 
 /// The NVMe controllers that could be brought up.
-fn controllers(
-    memory: &Memory,
-    clock: &'static CoreClock,
-) -> impl Iterator<Item = (Nvme, Mmio)> {
+fn controllers(memory: &Memory, clock: &'static CoreClock) -> impl Iterator<Item = (Nvme, Mmio)> {
     let bus = Bus::new(crate::log::ports());
     // Nothing ran before us in a domain: what the registers hold there is the host's.
     let mut window = Window::HVM;
     let dma = memory.dma;
     let functions = bus.scan().into_iter().filter(|f| f.class == Class::NVME);
     functions.filter_map(move |function| {
-        let placement =
-            if xen::is_present() { Placement::Assign(&mut window) } else { Placement::Keep };
+        let placement = if xen::is_present() {
+            Placement::Assign(&mut window)
+        } else {
+            Placement::Keep
+        };
         let started = start(&bus, function, placement, dma, clock);
         if let Err(reason) = &started {
             bus.disable(function.address);
-            error!("pci {}: NVMe controller not usable: {reason}", function.address);
+            error!(
+                "pci {}: NVMe controller not usable: {reason}",
+                function.address
+            );
         }
         started.ok()
     })
@@ -161,9 +185,14 @@ fn start(
     dma: Dma,
     clock: &'static CoreClock,
 ) -> Result<(Nvme, Mmio), String> {
-    let bars = bus.enable(function.address, placement).map_err(|error| error.to_string())?;
+    let bars = bus
+        .enable(function.address, placement)
+        .map_err(|error| error.to_string())?;
     // The registers are in BAR 0 and 1 (NVMe 1.4, 2.1.10).
-    let bar = bars.iter().find(|bar| bar.index == 0).ok_or("it has no memory BAR 0")?;
+    let bar = bars
+        .iter()
+        .find(|bar| bar.index == 0)
+        .ok_or("it has no memory BAR 0")?;
     let len = usize::try_from(bar.size).map_err(|error| error.to_string())?;
     let registers = mm::registers(bar.address, len).map_err(|error| error.to_string())?;
     let controller = Controller::start(registers.share(), clock, dma, Options::default())

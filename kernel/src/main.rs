@@ -5,19 +5,29 @@
 extern crate alloc;
 
 mod arch;
+mod control;
+mod disks;
 mod log;
 mod mm;
 mod panic;
+mod rings;
+mod settings;
 mod xen;
 
 use ::log::info;
-use spindle_hw::Clock;
+use spindle_xen::store::Ring as StoreRing;
+use spindle_xen::xenbus::ShutdownKind;
 use xen_pvh_boot::{Boot, BootError};
+
+use control::{Control, Store};
+use disks::Disks;
+use rings::Rings;
+use xen::sched::Reason;
 
 xen_pvh_boot::entry!(main);
 
 /// What is built in, for the first line of the log.
-const FEATURES: &str = "none";
+const FEATURES: &str = "nvme, ram, persistent grants, grant copy, flush";
 
 /// The machine, set up.
 #[derive(Debug)]
@@ -31,7 +41,7 @@ struct Machine {
 fn main(boot: Result<Boot, BootError>) -> ! {
     log::init();
     let boot = boot.unwrap_or_else(|e| panic!("cannot use the boot information: {e}"));
-    idle(start(boot))
+    serve(start(boot))
 }
 
 /// Brings the machine up as far as the log and the clock.
@@ -73,13 +83,41 @@ fn banner(boot: &Boot, memory: &mm::Memory, xen: Option<&xen::Xen>) {
     );
 }
 
-/// Sleeps a second at a time.
-fn idle(machine: Machine) -> ! {
-    loop {
-        let now = xen::time::clock().map_or(0, Clock::now_ns);
-        if machine.xen.is_some() {
-            let _ = xen::sched::poll(&[], now + 1_000_000_000);
-        }
-        info!("still here");
-    }
+/// Finds the disks and serves them until the toolstack ends it.
+fn serve(machine: Machine) -> ! {
+    let Machine { boot, memory, xen } = machine;
+    let clock = xen::time::clock().unwrap_or_else(|| panic!("the clock does not run"));
+    let line = &boot.info.command_line;
+    let Some((store, xen)) = xen.and_then(|mut xen| Some((xen.store.take()?, xen))) else {
+        let config = settings::collect(None, clock, line);
+        let mut disks = Disks::probe(&config, &memory, clock);
+        info!("no xenstore: nobody to serve");
+        let queues = disks.queues().unwrap_or_else(|error| panic!("{error}"));
+        disks.shutdown(queues);
+        panic::stop(Reason::PowerOff)
+    };
+    let mut ring = StoreRing::new(store.page);
+    let config = settings::collect(Some((&mut ring, store.port, xen.events)), clock, line);
+    let disks = Disks::probe(&config, &memory, clock);
+    let rings = Rings {
+        grants: xen.grants,
+        events: xen.events,
+        window: memory.grants,
+    };
+    let store = Store {
+        ring,
+        port: store.port,
+    };
+    let control = Control::new(&memory, clock, rings, store, disks);
+    let control = control.unwrap_or_else(|error| panic!("cannot serve: {error}"));
+    info!(
+        "ready, {} ms after boot",
+        xen::time::uptime_ns() / 1_000_000
+    );
+    let kind = control.run();
+    info!("closed; {kind:?}");
+    panic::stop(match kind {
+        ShutdownKind::PowerOff | ShutdownKind::Halt => Reason::PowerOff,
+        ShutdownKind::Reboot => Reason::Reboot,
+    })
 }

@@ -51,11 +51,17 @@ impl Rings {
         persistent: bool,
     ) -> Result<(Session, Mapped), Refusal> {
         if protocol != Protocol::X86_64 {
-            return Err(Refusal::new(Errno::EOPNOTSUPP, "the x86_32 ring layout is not supported"));
+            return Err(Refusal::new(
+                Errno::EOPNOTSUPP,
+                "the x86_32 ring layout is not supported",
+            ));
         }
         let no_room = || Refusal::new(Errno::ENOMEM, "no guest frames left to map grants at");
         let pages = self.window.alloc(queue.refs.len()).ok_or_else(no_room)?;
-        let mut mapped = Mapped { pages: self.map(domain, queue, &pages)?, cache: None };
+        let mut mapped = Mapped {
+            pages: self.map(domain, queue, &pages)?,
+            cache: None,
+        };
         let remote = Port(queue.event_channel);
         let port = match self.events.bind_interdomain(domain, remote) {
             Ok(port) => port,
@@ -66,9 +72,23 @@ impl Rings {
             }
         };
         // Without room for a cache everything is copied, which works as well.
-        mapped.cache = if persistent { self.window.alloc(CACHED_GRANTS) } else { None };
-        let window = mapped.cache.as_ref().map(|cache| Window::new(cache.bus(), CACHED_GRANTS));
-        let attachment = Attachment { domain, port, volume, abi: Abi::Native, start: 0, window };
+        mapped.cache = if persistent {
+            self.window.alloc(CACHED_GRANTS)
+        } else {
+            None
+        };
+        let window = mapped
+            .cache
+            .as_ref()
+            .map(|cache| Window::new(cache.bus(), CACHED_GRANTS));
+        let attachment = Attachment {
+            domain,
+            port,
+            volume,
+            abi: Abi::Native,
+            start: 0,
+            window,
+        };
         // The layout has been checked to be a power of two of pages, so this is our mistake.
         Session::new(pages, attachment)
             .map(|session| (session, mapped))
@@ -97,8 +117,10 @@ impl Rings {
         pages: &SharedPages,
     ) -> Result<Vec<(u32, u64)>, Refusal> {
         let at = |i: usize| pages.bus() + (i * PAGE_SIZE) as u64;
-        let op = |(i, gref)| MapOp::new(domain, *gref, at(i), false);
-        let mut ops: Vec<MapOp> = queue.refs.iter().enumerate().map(op).collect();
+        let refs = queue.refs.iter().enumerate();
+        let mut ops: Vec<MapOp> = refs
+            .map(|(i, gref)| MapOp::new(domain, *gref, at(i), false))
+            .collect();
         let call = self.grants.map(&mut ops);
         let done = ops.iter().filter(|op| op.status.is_ok());
         let mapped: Vec<_> = done.map(|op| (op.handle, op.host_addr)).collect();
@@ -108,7 +130,10 @@ impl Rings {
         self.unmap(&mapped, pages);
         let text = match (call, ops.iter().find(|op| !op.status.is_ok())) {
             (Ok(()), Some(op)) => {
-                format!("cannot map ring-ref {}: grant status {}", op.gref, op.status.0)
+                format!(
+                    "cannot map ring-ref {}: grant status {}",
+                    op.gref, op.status.0
+                )
             }
             (Err(error), _) => format!("cannot map the ring: {error}"),
             (Ok(()), None) => "cannot map the ring".into(),
@@ -118,12 +143,18 @@ impl Rings {
 
     /// Unmaps a ring's pages and gives their frames back, if they are free again.
     fn unmap(self, mapped: &[(u32, u64)], pages: &SharedPages) {
-        let mut ops: Vec<_> = mapped.iter().map(|&(handle, at)| UnmapOp::new(handle, at)).collect();
+        let mut ops: Vec<_> = mapped
+            .iter()
+            .map(|&(handle, at)| UnmapOp::new(handle, at))
+            .collect();
         let call = self.grants.unmap(&mut ops);
         if call.is_ok() && ops.iter().all(|op| op.status.is_ok()) {
             self.window.free(pages);
         } else {
-            error!("a ring at {:#x} could not be unmapped; its frames are given up", pages.bus());
+            error!(
+                "a ring at {:#x} could not be unmapped; its frames are given up",
+                pages.bus()
+            );
         }
     }
 }

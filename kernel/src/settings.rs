@@ -54,7 +54,7 @@ fn read(
     loop {
         events.take_pending(port);
         match client.poll(ring) {
-            Some(Event::Batch(replies)) => {
+            Some(Event::Replies(replies)) => {
                 let text = replies.into_iter().next()?.ok()?;
                 return alloc::string::String::from_utf8(text).ok();
             }
