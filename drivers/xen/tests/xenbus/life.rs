@@ -524,18 +524,17 @@ fn a_lost_store_is_reported_once() {
 
 #[test]
 fn a_directory_that_comes_back_while_its_absence_is_being_read_is_not_missed() {
-    for steps in 0..12 {
+    for steps in 0..40 {
         let mut bed = Bed::new();
         bed.store.set_chunk(41);
-        bed.kernel.slow = true;
         VBD.attach(&mut bed.store, "nope", "w");
+        bed.kernel.slow = true;
         bed.settle();
-        bed.kernel.slow = false;
-        bed.answer();
         bed.store.remove(&VBD.back_dir());
+        bed.answer();
+        bed.kernel.slow = false;
         bed.breathe(steps);
         bed.attach(VBD);
-        bed.settle();
         VBD.destroy(&mut bed.store);
         bed.run(1000);
         bed.assert_clean();
