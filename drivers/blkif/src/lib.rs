@@ -21,6 +21,7 @@ extern crate alloc;
 pub mod abi;
 pub mod batch;
 pub mod cache;
+mod fifo;
 pub mod pool;
 pub mod request;
 pub mod ring;

@@ -74,7 +74,7 @@ impl Request {
         }
         let mut sectors = 0;
         let mut all = 0;
-        for &word in body.iter().take(count) {
+        for &word in &body[..count] {
             let segment = RawSegment::from_word(word);
             if segment.first_sect > segment.last_sect || segment.last_sect >= SECTORS_PER_PAGE {
                 return Err(Reject::SegmentSectors);

@@ -194,8 +194,10 @@ impl<M: RingMemory> BackRing<M> {
             Operation::READ | Operation::WRITE => usize::from(request.detail).min(MAX_SEGMENTS),
             _ => 0,
         };
-        for (i, word) in body.iter_mut().take(words).enumerate() {
-            *word = self.memory.read(at + 24 + 8 * i);
+        let mut from = at + 24;
+        for word in &mut body[..words] {
+            *word = self.memory.read(from);
+            from += 8;
         }
         self.req_cons = self.req_cons.wrapping_add(1);
         Some(request)

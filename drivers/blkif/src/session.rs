@@ -7,7 +7,6 @@
 mod prepare;
 
 use alloc::boxed::Box;
-use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
@@ -21,6 +20,7 @@ use spindle_xen::grant::{CopyEnd, CopyOp, GrantOps, GrantRef};
 use crate::abi::{Abi, MAX_SEGMENTS, Operation, RawSegment, RspStatus};
 use crate::batch::CopyBatch;
 use crate::cache::GrantCache;
+use crate::fifo::Fifo;
 use crate::pool::BufferPool;
 use crate::request::Request;
 use crate::ring::{BackRing, BadRingSize, Body, Halt};
@@ -69,14 +69,15 @@ enum Path {
     Copied,
 }
 
-#[derive(Clone, Copy, Debug)]
+/// A request between ring and response. All of it lies together, for the cache's sake.
+#[derive(Clone, Debug)]
 struct Slot {
     id: u64,
     block: u64,
     sectors: u32,
     /// Segments in the body.
     segments: u8,
-    /// Pieces of memory for the disk.
+    /// How many of `memory` count.
     pieces: u8,
     operation: Operation,
     op: Op,
@@ -86,6 +87,22 @@ struct Slot {
     must_copy: bool,
     /// A grant copy failed.
     failed: bool,
+    /// The private copy of its segments.
+    body: Body,
+    /// Its memory as the disk is told of it.
+    memory: [Segment; MAX_SEGMENTS],
+}
+
+impl Slot {
+    #[inline]
+    fn words(&self) -> &[u64] {
+        &self.body[..MAX_SEGMENTS.min(self.segments.into())]
+    }
+
+    #[inline]
+    fn pieces(&self) -> &[Segment] {
+        &self.memory[..MAX_SEGMENTS.min(self.pieces.into())]
+    }
 }
 
 const FREE_SLOT: Slot = Slot {
@@ -100,6 +117,8 @@ const FREE_SLOT: Slot = Slot {
     path: Path::None,
     must_copy: false,
     failed: false,
+    body: [0; MAX_SEGMENTS],
+    memory: [Segment { bus: 0, len: 0 }; MAX_SEGMENTS],
 };
 
 /// The backend's side of one ring.
@@ -111,17 +130,13 @@ pub struct Session {
     volume: Volume,
     cache: Option<GrantCache>,
     slots: Box<[Slot]>,
-    /// Each slot's private copy of its segments.
-    bodies: Box<[Body]>,
-    /// Each slot's memory as the disk is told of it.
-    pieces: Box<[[Segment; MAX_SEGMENTS]]>,
     free: Vec<u16>,
     /// Accepted and not yet with the disk, in the order of the ring.
-    line: VecDeque<u16>,
+    line: Fifo,
     /// How many at the head of the line are known to be ready.
     ready: usize,
     /// Reads whose data still is in buffers.
-    finished: VecDeque<u16>,
+    finished: Fifo,
     /// How many at the head of `finished` are in the copy batch.
     copying: usize,
     stats: Arc<RingStats>,
@@ -148,12 +163,10 @@ impl Session {
                 .window
                 .map(|window| GrantCache::new(domain, window)),
             slots: vec![FREE_SLOT; size].into(),
-            bodies: vec![[0; MAX_SEGMENTS]; size].into(),
-            pieces: vec![[Segment::default(); MAX_SEGMENTS]; size].into(),
             free: (0..size as u16).rev().collect(),
-            line: VecDeque::with_capacity(size),
+            line: Fifo::new(size),
             ready: 0,
-            finished: VecDeque::with_capacity(size),
+            finished: Fifo::new(size),
             copying: 0,
             stats: Arc::default(),
             halt: None,
@@ -246,9 +259,9 @@ impl Session {
 
     fn take_one(&mut self) -> Option<()> {
         let index = *self.free.last()?;
-        let body = &mut self.bodies[usize::from(index)];
-        let raw = self.ring.take(body)?;
-        let request = match Request::decode(&raw, body, &self.volume) {
+        let slot = &mut self.slots[usize::from(index)];
+        let raw = self.ring.take(&mut slot.body)?;
+        let request = match Request::decode(&raw, &slot.body, &self.volume) {
             Ok(request) => request,
             Err(reject) => {
                 self.respond(raw.id, raw.operation, reject.status());
@@ -274,20 +287,16 @@ impl Session {
             }
         }
         self.free.pop();
-        self.slots[usize::from(index)] = Slot {
-            id: raw.id,
-            block: request.block,
-            sectors: request.sectors,
-            segments: request.segments,
-            pieces: 0,
-            operation: raw.operation,
-            op: request.op,
-            state: State::Waiting,
-            path: Path::None,
-            must_copy: !request.whole_blocks,
-            failed: false,
-        };
-        self.line.push_back(index);
+        slot.id = raw.id;
+        slot.block = request.block;
+        slot.sectors = request.sectors;
+        slot.segments = request.segments;
+        slot.operation = raw.operation;
+        slot.op = request.op;
+        slot.state = State::Waiting;
+        slot.must_copy = !request.whole_blocks;
+        slot.failed = false;
+        self.line.push(index);
         Some(())
     }
 
@@ -300,8 +309,8 @@ impl Session {
         pool: &mut BufferPool,
     ) -> (u32, bool) {
         let mut taken = 0;
-        while let Some(&index) = self.line.front() {
-            let slot = self.slots[usize::from(index)];
+        while let Some(index) = self.line.get(0) {
+            let slot = &mut self.slots[usize::from(index)];
             if slot.state != State::Ready {
                 break;
             }
@@ -313,13 +322,13 @@ impl Session {
                     unit: self.volume.unit,
                     block_shift: self.volume.block_shift,
                     block: slot.block,
-                    segments: &self.pieces[usize::from(index)][..usize::from(slot.pieces)],
+                    segments: slot.pieces(),
                 };
                 queue.submit(&command, tag(ring, index))
             };
             match submitted {
                 Ok(()) => {
-                    self.slots[usize::from(index)].state = State::InFlight;
+                    slot.state = State::InFlight;
                     self.leave_line();
                     taken += 1;
                 }
@@ -328,12 +337,16 @@ impl Session {
                     return (taken, true);
                 }
                 Err(SubmitError::Scattered) if slot.path == Path::Mapped => {
-                    // It keeps its place and is copied at the next visit.
-                    self.release(index, pool);
-                    let slot = &mut self.slots[usize::from(index)];
-                    slot.state = State::Waiting;
-                    slot.must_copy = true;
-                    self.ready = 0;
+                    // It keeps its place and is copied at the next visit. Those behind it give
+                    // their buffers back, or it might wait for them for ever.
+                    self.take_back(index, pool);
+                    for at in 1..core::mem::take(&mut self.ready) {
+                        if let Some(index) = self.line.get(at)
+                            && self.slots[usize::from(index)].path == Path::Copied
+                        {
+                            self.take_back(index, pool);
+                        }
+                    }
                     break;
                 }
                 Err(SubmitError::Scattered | SubmitError::Gone) => {
@@ -346,7 +359,7 @@ impl Session {
     }
 
     fn leave_line(&mut self) {
-        self.line.pop_front();
+        self.line.pop();
         self.ready = self.ready.saturating_sub(1);
     }
 
@@ -361,7 +374,7 @@ impl Session {
         let status = match result {
             Ok(()) if slot.op == Op::Read && slot.path == Path::Copied => {
                 slot.state = State::Finished;
-                self.finished.push_back(index);
+                self.finished.push(index);
                 return true;
             }
             Ok(()) => RspStatus::OKAY,
@@ -374,7 +387,7 @@ impl Session {
 
     /// Adds the copies of finished reads to the batch, as far as they fit.
     pub(crate) fn copy_out(&mut self, ring: u16, copies: &mut CopyBatch) {
-        while let Some(&index) = self.finished.get(self.copying) {
+        while let Some(index) = self.finished.get(self.copying) {
             if copies.room() < 2 * MAX_SEGMENTS {
                 self.stats.out_of_room.add(1);
                 return;
@@ -391,7 +404,7 @@ impl Session {
     /// Answers the reads whose copies were carried out.
     pub(crate) fn finish_copies(&mut self, pool: &mut BufferPool) {
         for _ in 0..core::mem::take(&mut self.copying) {
-            let Some(index) = self.finished.pop_front() else {
+            let Some(index) = self.finished.pop() else {
                 return;
             };
             let failed = self.slots[usize::from(index)].failed;
@@ -442,6 +455,7 @@ impl Session {
     }
 
     /// Answers a request and frees all that it held.
+    #[inline]
     fn finish(&mut self, index: u16, status: RspStatus, pool: &mut BufferPool) {
         self.release(index, pool);
         let slot = &mut self.slots[usize::from(index)];
@@ -451,6 +465,7 @@ impl Session {
         self.respond(id, operation, status);
     }
 
+    #[inline]
     fn respond(&mut self, id: u64, operation: Operation, status: RspStatus) {
         if status != RspStatus::OKAY {
             self.stats.errors.add(1);
@@ -458,17 +473,26 @@ impl Session {
         self.ring.push_response(id, operation, status);
     }
 
+    /// Makes a request in line wait again, for buffers.
+    fn take_back(&mut self, index: u16, pool: &mut BufferPool) {
+        self.release(index, pool);
+        let slot = &mut self.slots[usize::from(index)];
+        slot.state = State::Waiting;
+        slot.must_copy = true;
+        slot.failed = false;
+    }
+
     /// Lets go of a request's memory.
+    #[inline]
     fn release(&mut self, index: u16, pool: &mut BufferPool) {
         let slot = &mut self.slots[usize::from(index)];
         let path = core::mem::replace(&mut slot.path, Path::None);
-        let held = usize::from(core::mem::take(&mut slot.pieces));
-        let pieces = &self.pieces[usize::from(index)][..held];
         match (path, &mut self.cache) {
-            (Path::Mapped, Some(cache)) => pieces.iter().for_each(|p| cache.unpin(p.bus)),
-            (Path::Copied, _) => pieces.iter().for_each(|p| pool.give(p.bus)),
+            (Path::Mapped, Some(cache)) => slot.pieces().iter().for_each(|p| cache.unpin(p.bus)),
+            (Path::Copied, _) => slot.pieces().iter().for_each(|p| pool.give(p.bus)),
             _ => {}
         }
+        slot.pieces = 0;
     }
 
     /// Walks the pieces that a request's data is copied in: for each the segment, the offset in
@@ -476,11 +500,9 @@ impl Session {
     /// side, and nothing outside `first_sect..=last_sect` is touched (XSA-403).
     fn each_copy(&self, index: u16, mut copy: impl FnMut(RawSegment, u16, u64, u16)) {
         let slot = &self.slots[usize::from(index)];
-        let buffers = &self.pieces[usize::from(index)][..usize::from(slot.pieces)];
-        let words = &self.bodies[usize::from(index)][..usize::from(slot.segments)];
-        let mut buffers = buffers.iter();
+        let mut buffers = slot.pieces().iter();
         let mut buffer = Segment::default();
-        for &word in words {
+        for &word in slot.words() {
             let segment = RawSegment::from_word(word);
             let (mut offset, mut left) = extent(segment);
             while left > 0 {

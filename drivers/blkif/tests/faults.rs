@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{COPIED, How, PERSISTENT, Rig, assert_all};
+use common::{COPIED, How, PERSISTENT, Rig, Sizes, assert_all};
 use spindle_blkif::abi::{Operation, RawSegment, RspStatus};
 use spindle_testkit::blkfront::{Answer, Blkfront, GuestPage};
 use spindle_testkit::grants::{Call, Fault};
@@ -192,6 +192,45 @@ fn memory_that_the_disk_will_not_take_is_copied_and_order_is_kept() {
     front.push(Operation::WRITE, 8, &[page.segment(0, 7)]);
     front.publish();
     assert_all(&rig.settle(&mut front), 1, ERROR);
+    rig.detach(ring);
+    rig.assert_nothing_leaked();
+}
+
+#[test]
+fn a_request_that_must_be_copied_after_all_gets_the_buffers_of_those_behind_it() {
+    let mut rig = Rig::sized(&Sizes {
+        buffers: 11,
+        ..Sizes::default()
+    });
+    let frames = Some(11);
+    let (ring, mut front) = rig.attach(
+        1,
+        How {
+            frames,
+            ..PERSISTENT
+        },
+    );
+    let pages: Vec<_> = (0..14).map(|_| front.page(false)).collect();
+    let segments: Vec<_> = pages.iter().map(|page| page.segment(0, 7)).collect();
+    // The first fills the cache, so the others are copied; then the disk refuses the first.
+    rig.disk().scattered_above = 1 << 40;
+    front.push(Operation::WRITE, 8, &segments[..11]);
+    for (sector, segment) in [96, 104, 112].into_iter().zip(&segments[11..]) {
+        front.push(Operation::WRITE, sector, &[*segment]);
+    }
+    front.publish();
+    assert_all(&rig.settle(&mut front), 4, OK);
+    let blocks: Vec<_> = rig.disk().submitted.iter().map(|&(_, at, _)| at).collect();
+    assert_eq!(blocks, [8, 96, 104, 112]);
+    // The same where a map fails.
+    rig.disk().scattered_above = u64::MAX;
+    let others: Vec<_> = (0..11).map(|_| front.page(false).segment(0, 7)).collect();
+    let fault = Fault::Operation(Status::GENERAL_ERROR);
+    rig.grants.inject(Call::Map, 0, fault);
+    front.push(Operation::WRITE, 8, &others);
+    front.push(Operation::WRITE, 96, &segments[11..12]);
+    front.publish();
+    assert_all(&rig.settle(&mut front), 2, OK);
     rig.detach(ring);
     rig.assert_nothing_leaked();
 }

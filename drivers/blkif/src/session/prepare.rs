@@ -28,8 +28,11 @@ enum Mapping {
 }
 
 impl Session {
-    /// Prepares the requests in line, in order, until one finds no room. Grants not in the cache
-    /// are mapped by one hypercall; copies are left in the core's batch.
+    /// Prepares the requests in line. Grants not in the cache are mapped by one hypercall; copies
+    /// are left in the core's batch.
+    ///
+    /// Buffers are handed out strictly in line order, after it is settled who needs them: were
+    /// they held by a request behind one that waits for some, neither could ever leave.
     pub(crate) fn prepare<G: GrantOps>(&mut self, ring: u16, means: &mut Means<'_, G>) {
         if self.ready == self.line.len() {
             return;
@@ -37,43 +40,52 @@ impl Session {
         if let Some(cache) = &mut self.cache {
             cache.next_turn();
         }
-        means.pool.start_turn(ring);
         let start = self.ready;
-        while let Some(&index) = self.line.get(self.ready) {
-            if !self.prepare_one(ring, index, means) {
+        let (end, mut copying) = self.map_line(means);
+        if !means.maps.is_empty() && !self.map_misses(means) {
+            copying |= self.give_up_broken(start, end, means);
+        }
+        if !copying {
+            self.ready = end;
+            return;
+        }
+        means.pool.start_turn(ring);
+        while self.ready < end
+            && let Some(index) = self.line.get(self.ready)
+        {
+            let waiting = self.slots[usize::from(index)].state == State::Waiting;
+            if waiting && !self.buffer(ring, index, means) {
                 self.stats.out_of_room.add(1);
-                break;
+                return;
             }
             self.ready += 1;
         }
-        if !means.maps.is_empty() {
-            self.map_misses(ring, start, means);
-        }
     }
 
-    /// Prepares one request; false if it has to wait.
-    fn prepare_one<G: GrantOps>(
-        &mut self,
-        ring: u16,
-        index: u16,
-        means: &mut Means<'_, G>,
-    ) -> bool {
-        let slot = &mut self.slots[usize::from(index)];
-        if slot.state == State::Ready {
-            return true;
-        }
-        if slot.op == Op::Flush {
-            slot.state = State::Ready;
-            return true;
-        }
-        if !slot.must_copy {
-            match self.map(index, means) {
-                Mapping::Done => return true,
-                Mapping::Later => return false,
-                Mapping::Impossible => {}
+    /// Pins the pages of all in line that can be served so. Returns how far it came, and whether
+    /// there are requests that have to be copied.
+    fn map_line<G: GrantOps>(&mut self, means: &mut Means<'_, G>) -> (usize, bool) {
+        let mut copying = false;
+        let mut at = self.ready;
+        while let Some(index) = self.line.get(at) {
+            let slot = &mut self.slots[usize::from(index)];
+            if slot.state == State::Ready || slot.op == Op::Flush {
+                slot.state = State::Ready;
+            } else if slot.must_copy {
+                copying = true;
+            } else {
+                match self.map(index, means) {
+                    Mapping::Done => {}
+                    Mapping::Impossible => copying = true,
+                    Mapping::Later => {
+                        self.stats.out_of_room.add(1);
+                        break;
+                    }
+                }
             }
+            at += 1;
         }
-        self.buffer(ring, index, means)
+        (at, copying)
     }
 
     /// Pins a request's pages in the cache.
@@ -85,10 +97,9 @@ impl Session {
             return Mapping::Later;
         }
         let slot = &mut self.slots[usize::from(index)];
-        let count = usize::from(slot.segments);
-        let pieces = &mut self.pieces[usize::from(index)][..count];
-        let words = &self.bodies[usize::from(index)][..count];
-        for (i, &word) in words.iter().enumerate() {
+        let count = MAX_SEGMENTS.min(slot.segments.into());
+        let words = slot.body[..count].iter();
+        for (i, (&word, piece)) in words.zip(&mut slot.memory).enumerate() {
             let segment = RawSegment::from_word(word);
             let page = cache.pin(segment.gref).or_else(|| {
                 if cache.is_full() {
@@ -102,11 +113,12 @@ impl Session {
             });
             let Some(page) = page else {
                 // All or nothing. What was reserved for it is still mapped, for the next time.
-                pieces[..i].iter().for_each(|piece| cache.unpin(piece.bus));
+                slot.must_copy = true;
+                slot.memory[..i].iter().for_each(|p| cache.unpin(p.bus));
                 return Mapping::Impossible;
             };
             let (offset, len) = extent(segment);
-            pieces[i] = Segment {
+            *piece = Segment {
                 bus: page + u64::from(offset),
                 len,
             };
@@ -117,49 +129,41 @@ impl Session {
         Mapping::Done
     }
 
-    /// Maps the batch of misses. A request of which any page could not be mapped lets go of all
-    /// of them (XSA-365) and is copied instead, which also settles whether the grant is any good.
-    fn map_misses<G: GrantOps>(&mut self, ring: u16, start: usize, means: &mut Means<'_, G>) {
+    /// Maps the batch of misses; false if any of them failed.
+    fn map_misses<G: GrantOps>(&mut self, means: &mut Means<'_, G>) -> bool {
         means.maps.execute(means.grants);
-        let Some(cache) = &mut self.cache else {
-            means.maps.clear();
-            return;
-        };
         let ops = means.maps.ops();
-        let mapped = ops.iter().filter(|op| cache.record(op)).count();
+        let mapped = match &mut self.cache {
+            Some(cache) => ops.iter().filter(|op| cache.record(op)).count(),
+            None => 0,
+        };
         let all = mapped == ops.len();
         means.maps.clear();
         self.stats.grants_mapped.add(mapped as u64);
-        if all {
-            return;
-        }
-        let prepared = self.ready;
-        for at in start..prepared {
-            let Some(&index) = self.line.get(at) else {
-                return;
-            };
-            if self.is_whole(index) {
-                continue;
-            }
-            self.release(index, means.pool);
-            let slot = &mut self.slots[usize::from(index)];
-            slot.state = State::Waiting;
-            slot.must_copy = true;
-            if !self.buffer(ring, index, means) {
-                // It and what is behind it wait; what is behind keeps what it has.
-                self.stats.out_of_room.add(1);
-                self.ready = self.ready.min(at);
+        all
+    }
+
+    /// Makes requests of which any page could not be mapped let go of all of them (XSA-365), to be
+    /// copied instead, which also settles whether the grant is any good. True if there are any.
+    fn give_up_broken<G>(&mut self, start: usize, end: usize, means: &mut Means<'_, G>) -> bool {
+        let mut any = false;
+        for at in start..end {
+            if let Some(index) = self.line.get(at)
+                && !self.is_whole(index)
+            {
+                self.take_back(index, means.pool);
+                any = true;
             }
         }
+        any
     }
 
     /// Whether a request has all the pages that it was promised.
     fn is_whole(&self, index: u16) -> bool {
         let slot = &self.slots[usize::from(index)];
-        let pieces = &self.pieces[usize::from(index)][..usize::from(slot.pieces)];
         match &self.cache {
             Some(cache) if slot.path == Path::Mapped => {
-                pieces.iter().all(|piece| cache.is_mapped(piece.bus))
+                slot.pieces().iter().all(|p| cache.is_mapped(p.bus))
             }
             _ => true,
         }
@@ -182,7 +186,7 @@ impl Session {
         slot.state = State::Ready;
         slot.pieces = 0;
         // Filled page by page, so that the disk sees one run without holes.
-        for piece in &mut self.pieces[usize::from(index)][..pages] {
+        for piece in slot.memory.iter_mut().take(pages) {
             let Some(bus) = means.pool.take() else {
                 break;
             };

@@ -1,0 +1,57 @@
+//! A queue of slot numbers with a fixed capacity, cheap enough for the data path.
+
+use alloc::boxed::Box;
+use alloc::vec;
+
+/// First in, first out; never grows.
+#[derive(Debug)]
+pub(crate) struct Fifo {
+    /// A power of two of places.
+    items: Box<[u16]>,
+    /// Taken and put in so far, wrapping.
+    head: usize,
+    tail: usize,
+}
+
+impl Fifo {
+    /// Room for at least `capacity` items.
+    pub(crate) fn new(capacity: usize) -> Self {
+        Self {
+            items: vec![0; capacity.next_power_of_two()].into(),
+            head: 0,
+            tail: 0,
+        }
+    }
+
+    #[inline]
+    pub(crate) fn len(&self) -> usize {
+        self.tail.wrapping_sub(self.head)
+    }
+
+    /// The item `at` places from the front.
+    #[inline]
+    pub(crate) fn get(&self, at: usize) -> Option<u16> {
+        if at >= self.len() {
+            return None;
+        }
+        let mask = self.items.len() - 1;
+        self.items.get(self.head.wrapping_add(at) & mask).copied()
+    }
+
+    /// Adds an item; there is room, since a ring's slots are never in a queue twice.
+    #[inline]
+    pub(crate) fn push(&mut self, item: u16) {
+        debug_assert!(self.len() < self.items.len());
+        let mask = self.items.len() - 1;
+        self.items[self.tail & mask] = item;
+        self.tail = self.tail.wrapping_add(1);
+    }
+
+    /// Removes the front item.
+    #[inline]
+    pub(crate) fn pop(&mut self) -> Option<u16> {
+        let item = self.get(0)?;
+        self.head = self.head.wrapping_add(1);
+        Some(item)
+    }
+}
