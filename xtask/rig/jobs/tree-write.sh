@@ -10,7 +10,7 @@ mkdir /mnt/tree
 cd /mnt/tree
 for i in $(seq 0 240); do
 	size=4194304
-	for power in 1 2 3 4 5 6 7 8 9 10 11 12; do size=$((size * i / 240)); done
+	for power in $(seq 1 20); do size=$((size * i / 240)); done
 	head -c $size /dev/urandom > file-$i || fail "write file-$i"
 done
 sha256sum file-* > /tmp/MANIFEST
