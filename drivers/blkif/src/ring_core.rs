@@ -198,11 +198,9 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
     /// # Errors
     /// [`RingError::Busy`] or [`RingError::Unknown`].
     pub fn detach(&mut self, ring: RingId) -> Result<Detached, RingError> {
-        let session = self.session(ring).ok_or(RingError::Unknown)?;
         if !self.is_drained(ring) {
             return Err(RingError::Busy);
         }
-        let (port, stats) = (session.port(), session.stats());
         let place = self.rings.get_mut(usize::from(ring.0));
         let session = place.and_then(Option::take).ok_or(RingError::Unknown)?;
         let last = self.rings.iter().rposition(Option::is_some);
@@ -211,14 +209,25 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
         for disk in &mut self.disks {
             disk.stalled.take_if(|stalled| *stalled == ring.0);
         }
-        let (memory, window, consumed) = session.dismantle(&self.grants);
-        Ok(Detached {
-            ring: memory,
-            port,
-            window,
-            stats,
-            consumed,
-        })
+        Ok(session.dismantle(&self.grants))
+    }
+
+    /// Gives a disk up: all that is in flight on it fails, and so does all that comes for it.
+    pub fn fail_disk(&mut self, disk: usize) {
+        let (rings, pool) = (&mut self.rings, &mut self.pool);
+        if let Some(disk) = self.disks.get_mut(disk) {
+            disk.queue.fail_all(|tag, result| {
+                let (ring, index) = split(tag);
+                if let Some(Some(session)) = rings.get_mut(ring) {
+                    session.complete(index, result, pool);
+                }
+            });
+        }
+    }
+
+    /// Ends the core, giving its disk queues back.
+    pub fn into_queues(self) -> Vec<Q> {
+        self.disks.into_iter().map(|disk| disk.queue).collect()
     }
 
     /// One turn over everything. See the module's description.

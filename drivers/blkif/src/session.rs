@@ -24,6 +24,7 @@ use crate::fifo::Fifo;
 use crate::pool::BufferPool;
 use crate::request::Request;
 use crate::ring::{BackRing, BadRingSize, Body, Halt};
+use crate::ring_core::Detached;
 use crate::stats::RingStats;
 use crate::window::Window;
 
@@ -447,11 +448,16 @@ impl Session {
         }
     }
 
-    /// Takes the session apart; there must be no request in it.
-    pub(crate) fn dismantle(self, grants: &impl GrantOps) -> (SharedPages, Option<Window>, u32) {
-        let consumed = self.ring.consumed();
-        let window = self.cache.map(|cache| cache.dismantle(grants));
-        (self.ring.into_memory(), window, consumed)
+    /// Takes the session apart, unmapping its cached grants. For one that no core would have; a
+    /// core's own is given back by [`crate::RingCore::detach`]. There must be no request in it.
+    pub fn dismantle(self, grants: &impl GrantOps) -> Detached {
+        Detached {
+            consumed: self.ring.consumed(),
+            window: self.cache.map(|cache| cache.dismantle(grants)),
+            ring: self.ring.into_memory(),
+            port: self.port,
+            stats: self.stats,
+        }
     }
 
     /// Answers a request and frees all that it held.

@@ -70,4 +70,8 @@ pub trait DiskQueue {
 
     /// Commands taken and not yet handed back.
     fn in_flight(&self) -> usize;
+
+    /// Gives the disk up: hands every command in flight to `done` as failed, and takes none from
+    /// now on. Memory of those commands may still be written to until the disk is switched off.
+    fn fail_all(&mut self, done: impl FnMut(Tag, IoResult));
 }

@@ -126,7 +126,7 @@ impl Targets {
         self.claims.push(Claim {
             volume: index,
             holder: holder.to_string(),
-            writes,
+            usage,
         });
         Ok(&self.volumes[index])
     }

@@ -78,6 +78,11 @@ impl DiskQueue for TestDisk {
     fn in_flight(&self) -> usize {
         self.inner.in_flight()
     }
+
+    fn fail_all(&mut self, done: impl FnMut(Tag, IoResult)) {
+        self.refuse = Some(SubmitError::Gone);
+        self.inner.fail_all(done);
+    }
 }
 
 /// Sizes of a rig.

@@ -167,6 +167,14 @@ impl Backend {
         });
     }
 
+    /// Reports that a connection cannot go on: the frontend broke the protocol. It is told, and
+    /// [`Action::Disconnect`] follows.
+    pub fn failed(&mut self, device: DeviceId, of: Generation, why: Refusal) {
+        self.report(device, |entry| {
+            entry.generation == of && entry.device.failed(why)
+        });
+    }
+
     /// Reports the end of [`Action::Disconnect`]: nothing is in flight or mapped any more.
     pub fn disconnected(&mut self, device: DeviceId, of: Generation) {
         self.report(device, |entry| {

@@ -166,6 +166,15 @@ impl Device {
         true
     }
 
+    /// A connection cannot go on; false if there is none.
+    pub(super) fn failed(&mut self, why: Refusal) -> bool {
+        let expected = self.link == Link::Up;
+        if expected {
+            self.failure = Some(why);
+        }
+        expected
+    }
+
     /// The kernel has let go of the connection; false if it was not asked to.
     pub(super) fn disconnected(&mut self) -> bool {
         let expected = self.link == Link::Draining;
