@@ -169,7 +169,10 @@ backend_dir() {
 backend_gone() { [ -z "$(xenstore-list $(backend_dir $1) 2> /dev/null)" ]; }
 
 # refusal [DRIVER-DOMAIN]: the newest reasons a driver domain gave
-refusal() { xenstore-ls -f $HOME_DIR/$(xl domid ${1:-spindle})/error 2> /dev/null | sed -n 's/.*\/error = "\(.*\)"$/\1/p'; }
+refusal() {
+	xenstore-ls -f $HOME_DIR/$(xl domid ${1:-spindle})/error 2> /dev/null |
+		sed -n 's/.*\/error = "\(.*\)"$/\1/p' | tr -d '\\' | tr '"' "'"
+}
 
 # The hotplug script for Linux' own backend, where dom0 plays the driver domain.
 linux_block_script() {
