@@ -541,3 +541,21 @@ fn a_directory_that_comes_back_while_its_absence_is_being_read_is_not_missed() {
         assert_eq!(bed.store.read(&VBD.back_dir()), None, "{steps}");
     }
 }
+
+#[test]
+fn a_frontend_that_broke_the_protocol_is_cut_off_and_may_start_over() {
+    let mut bed = Bed::new();
+    bed.connect(VBD);
+    let generation = bed.kernel.connections[&id(VBD)].generation;
+    let why = Refusal::new(Errno::EINVAL, "ring halted: rubbish");
+    bed.backend.failed(id(VBD), generation, why);
+    bed.run(100);
+    assert!(bed.kernel.connections.is_empty());
+    assert_eq!(VBD.back_state(&bed.store), 6);
+    assert_eq!(bed.error(VBD), Some("22 ring halted: rubbish"));
+    VBD.set_front_state(&mut bed.store, 6);
+    VBD.set_front_state(&mut bed.store, 1);
+    bed.settle();
+    assert_eq!(VBD.back_state(&bed.store), 2);
+    assert_eq!(bed.error(VBD), None);
+}
