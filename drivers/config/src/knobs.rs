@@ -8,7 +8,7 @@ use log::LevelFilter;
 use crate::value::{nearest, size};
 
 /// Every key, for the message about an unknown one. `ramN` stands for `ram0`, `ram1`, ...
-const KEYS: [&str; 2] = ["log", "ramN"];
+const KEYS: [&str; 5] = ["log", "poll_us", "queues", "ring_order", "ramN"];
 
 /// Most RAM disks.
 const MAX_RAM_DISKS: usize = 16;
@@ -22,11 +22,27 @@ pub struct RamDiskSize {
     pub bytes: u64,
 }
 
+/// `poll_us=`: how long a core goes on polling without finding work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PollUs {
+    /// So many microseconds; 0 = sleep at once.
+    For(u32),
+    /// For ever.
+    Always,
+}
+
 /// What can be set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// `log=`: the least severe messages that are still written.
     pub log: LevelFilter,
+    /// `poll_us=`: how long a ring core polls before it sleeps.
+    pub poll: PollUs,
+    /// `queues=`: at most so many queues are offered to a frontend, fewer where there are fewer
+    /// ring cores.
+    pub queues: u32,
+    /// `ring_order=`: log2 of the pages that a ring may have, 0 to 4.
+    pub ring_order: u32,
     /// `ramN=`: RAM disks, by number.
     pub ram_disks: Vec<RamDiskSize>,
 }
@@ -35,6 +51,9 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             log: LevelFilter::Info,
+            poll: PollUs::For(100),
+            queues: u32::MAX,
+            ring_order: 4,
             ram_disks: Vec::new(),
         }
     }
@@ -76,29 +95,37 @@ impl Config {
             value: value.to_string(),
             expected,
         };
-        if key == "log" {
-            self.log = value
-                .parse()
-                .map_err(|_| bad("off, error, warn, info, debug or trace"))?;
-            return Ok(());
+        let number = |expected, allowed: core::ops::RangeInclusive<u32>| {
+            let number = value.parse().ok().filter(|n| allowed.contains(n));
+            number.ok_or_else(|| bad(expected))
+        };
+        match key {
+            "log" => {
+                let expected = "off, error, warn, info, debug or trace";
+                self.log = value.parse().map_err(|_| bad(expected))?;
+            }
+            "poll_us" if value == "always" => self.poll = PollUs::Always,
+            "poll_us" => {
+                let expected = "a number of microseconds or always";
+                self.poll = PollUs::For(number(expected, 0..=u32::MAX)?);
+            }
+            "queues" => self.queues = number("a number from 1 on", 1..=u32::MAX)?,
+            "ring_order" => self.ring_order = number("a number from 0 to 4", 0..=4)?,
+            _ => match ram_disk(key) {
+                Some(number) => {
+                    let bytes = size(value).filter(|&bytes| bytes > 0);
+                    let bytes = bytes.ok_or_else(|| bad("a size such as 64M or 1G"))?;
+                    self.ram_disks.retain(|disk| disk.number != number);
+                    self.ram_disks.push(RamDiskSize { number, bytes });
+                    self.ram_disks.sort_by_key(|disk| disk.number);
+                }
+                None => {
+                    let hint = nearest(key, &KEYS);
+                    return Err(ConfigError::UnknownKey(key.to_string(), hint));
+                }
+            },
         }
-        let number = key
-            .strip_prefix("ram")
-            .filter(|n| n.bytes().all(|b| b.is_ascii_digit()));
-        if let Some(Ok(number)) = number.map(str::parse::<u8>)
-            && usize::from(number) < MAX_RAM_DISKS
-        {
-            let bytes = size(value).filter(|&bytes| bytes > 0);
-            let bytes = bytes.ok_or_else(|| bad("a size such as 64M or 1G"))?;
-            self.ram_disks.retain(|disk| disk.number != number);
-            self.ram_disks.push(RamDiskSize { number, bytes });
-            self.ram_disks.sort_by_key(|disk| disk.number);
-            return Ok(());
-        }
-        Err(ConfigError::UnknownKey(
-            key.to_string(),
-            nearest(key, &KEYS),
-        ))
+        Ok(())
     }
 
     /// Sets every knob in a text of words separated by white space, as in xenstore, and hands
@@ -114,6 +141,14 @@ impl Config {
             }
         }
     }
+}
+
+/// N of `ramN`.
+fn ram_disk(key: &str) -> Option<u8> {
+    let digits = key.strip_prefix("ram")?;
+    let plain = digits.bytes().all(|b| b.is_ascii_digit());
+    let number = digits.parse().ok().filter(|_| plain)?;
+    (usize::from(number) < MAX_RAM_DISKS).then_some(number)
 }
 
 #[cfg(test)]
@@ -139,6 +174,27 @@ mod tests {
             },
         ];
         assert_eq!(config.ram_disks, disks);
+    }
+
+    #[test]
+    fn polling_and_ring_limits_are_set_within_their_bounds() {
+        let mut config = Config::default();
+        config.set_all("poll_us=always queues=2 ring_order=0", |error| {
+            panic!("{error}")
+        });
+        assert_eq!(
+            (config.poll, config.queues, config.ring_order),
+            (PollUs::Always, 2, 0)
+        );
+        let mut complaints = 0;
+        config.set_all("poll_us=-1 queues=0 ring_order=5", |_| complaints += 1);
+        assert_eq!(complaints, 3);
+        assert_eq!(
+            (config.poll, config.queues, config.ring_order),
+            (PollUs::Always, 2, 0)
+        );
+        config.set_all("poll_us=0", |error| panic!("{error}"));
+        assert_eq!(config.poll, PollUs::For(0));
     }
 
     #[test]
