@@ -1,14 +1,15 @@
-//! The control core's loop: xenbus, the rings' coming and going, shutdown. With one vCPU the same
-//! loop also turns the ring core.
+//! The control core's loop: xenbus, the rings' coming and going, the disks' health, shutdown. In a
+//! domain with one vCPU it turns the only worker as well.
 
 use alloc::format;
 use alloc::string::ToString;
 use alloc::vec::Vec;
 
 use log::{error, info, warn};
-use spindle_blkif::{Config as CoreConfig, RingCore, RingId};
+use spindle_blkif::worker::{Next, Order, Report};
 use spindle_block::{TargetError, Use, Volume};
-use spindle_hw::{Clock, DmaAlloc};
+use spindle_config::Config;
+use spindle_hw::Clock;
 use spindle_xen::Errno;
 use spindle_xen::event::{Notify, Port};
 use spindle_xen::store::Ring as StoreRing;
@@ -17,25 +18,21 @@ use spindle_xen::xenbus::{
     ShutdownKind,
 };
 
+use crate::connections::Connections;
+use crate::cores::{Cores, rest};
 use crate::disks::{Disks, Queue};
-use crate::mm::Memory;
-use crate::rings::{Mapped, Rings};
-use crate::xen::{Events, Grants, sched, time::CoreClock};
+use crate::rings::Rings;
+use crate::xen::{Events, sched, time::CoreClock};
 
 /// How long the guests get to let go of their disks when we are told to shut down.
 const SHUTDOWN_NS: u64 = 8_000_000_000;
-/// How often the disks are asked whether they are well.
+/// How long a core may take to give its queues up.
+const STOP_NS: u64 = 2_000_000_000;
+/// How often the disks are asked whether they are well, as long as somebody uses them.
 const HEALTH_NS: u64 = 1_000_000_000;
-/// Buffer pages for grant copy: a sixteenth of what is free, within these bounds.
-const BUFFERS: (u64, u64) = (128, 1024);
-
-/// What the whole domain offers to frontends.
-const OFFER: Offer = Offer {
-    max_queues: 1,
-    max_ring_page_order: 0,
-    max_indirect_segments: 0,
-    persistent: true,
-};
+/// How soon to look for the answer of a core. Cores do not wake control: an event for it would
+/// wake every core that sleeps on more than one port.
+const ANSWER_NS: u64 = 500_000;
 
 /// A device whose disk is open.
 #[derive(Debug)]
@@ -44,29 +41,17 @@ struct Opened {
     volume: Volume,
 }
 
-/// A ring that a core serves.
-#[derive(Debug)]
-struct Connection {
-    device: DeviceId,
-    generation: Generation,
-    ring: RingId,
-    mapped: Mapped,
-    draining: bool,
-}
-
 /// The control core's state.
 #[derive(Debug)]
 pub(crate) struct Control {
     clock: &'static CoreClock,
     events: Events,
-    store: StoreRing,
-    store_port: Port,
+    store: Store,
     backend: Backend,
     disks: Disks,
-    rings: Rings,
-    core: RingCore<Queue, Grants, Events>,
+    cores: Cores,
     opened: Vec<Opened>,
-    connections: Vec<Connection>,
+    connections: Connections,
     /// Whether the backend has something to do besides what xenstored may send.
     pump_due: bool,
     health_at: u64,
@@ -82,47 +67,39 @@ pub(crate) struct Store {
 }
 
 impl Control {
-    /// Sets up the ring core and the backend, and says hello in xenstore.
-    ///
-    /// # Errors
-    /// With the reason, if there is not the memory for it or a disk gives no queue.
+    /// Sets up the backend, and says hello in xenstore.
     pub(crate) fn new(
-        memory: &Memory,
+        config: &Config,
         clock: &'static CoreClock,
         rings: Rings,
         store: Store,
-        mut disks: Disks,
-    ) -> Result<Self, alloc::string::String> {
-        let pages = (memory.dma.free_bytes() / 4096 / 16).clamp(BUFFERS.0, BUFFERS.1);
-        let buffers = memory
-            .dma
-            .alloc(pages as usize)
-            .ok_or("no memory for buffers")?;
-        let queues = disks.queues()?;
-        let Rings { grants, events, .. } = rings;
-        let core = RingCore::new(CoreConfig::default(), queues, grants, events, buffers)
-            .map_err(|error| error.to_string())?;
-        let mut backend = Backend::new(OFFER);
+        disks: Disks,
+        cores: Cores,
+    ) -> Self {
+        let mut backend = Backend::new(Offer {
+            max_queues: cores.len() as u32,
+            max_ring_page_order: config.ring_order,
+            max_indirect_segments: 0,
+            persistent: true,
+        });
         let version = format!("{} {}", env!("CARGO_PKG_VERSION"), env!("SPINDLE_GIT"));
         backend.publish("data/spindle/version", version);
         backend.publish("data/spindle/disks", disks.list());
         backend.publish("data/spindle/ready", "1");
-        Ok(Self {
+        Self {
             clock,
-            events,
-            store: store.ring,
-            store_port: store.port,
+            events: rings.events,
+            store,
             backend,
             disks,
-            rings,
-            core,
+            cores,
             opened: Vec::new(),
-            connections: Vec::new(),
+            connections: Connections::new(rings),
             pump_due: true,
             health_at: 0,
             failed: Vec::new(),
             shutdown: None,
-        })
+        }
     }
 
     /// Runs until the toolstack asks for a shutdown; then everything is closed and off.
@@ -132,36 +109,41 @@ impl Control {
             if let Some(kind) = self.pump(now) {
                 break kind;
             }
-            let work = self.core.visit();
-            if work.fault {
-                self.report_faults();
+            while let Some((core, report)) = self.cores.report() {
+                let (backend, cores) = (&mut self.backend, &mut self.cores);
+                self.connections.reported(core, report, backend, cores);
+                self.pump_due = true;
             }
-            self.finish_drained();
-            if now >= self.health_at {
+            self.pump_due |= self.connections.settle(&mut self.backend, &mut self.cores);
+            if now >= self.health_at && self.connections.iter().next().is_some() {
                 self.look_at_disks(now);
             }
-            if work.is_idle() && !self.pump_due {
-                self.sleep();
+            let next = match &mut self.cores.local {
+                Some(worker) => worker.turn(now),
+                None => Next::Rest(None),
+            };
+            if let Next::Rest(until) = next
+                && !self.pump_due
+            {
+                self.sleep(now, until);
             }
         };
-        for connection in &self.connections {
-            warn!(
-                "{}: still connected at shutdown; cut off",
-                connection.device
-            );
+        for connection in self.connections.iter() {
+            warn!("{}: still connected at shutdown; cut off", connection.device);
         }
-        self.disks.shutdown(self.core.into_queues());
+        let queues = self.stop_cores();
+        self.disks.shutdown(queues);
         kind
     }
 
     /// Lets the backend do what is due. Gives the kind of shutdown once that is through.
     fn pump(&mut self, now: u64) -> Option<ShutdownKind> {
         let due = self.backend.next_deadline().is_some_and(|at| at <= now);
-        if !(self.events.take_pending(self.store_port) || self.pump_due || due) {
+        if !(self.events.take_pending(self.store.port) || self.pump_due || due) {
             return None;
         }
         self.pump_due = false;
-        while let Some(action) = self.backend.pump(&mut self.store, now) {
+        while let Some(action) = self.backend.pump(&mut self.store.ring, now) {
             match action {
                 Action::Open {
                     device,
@@ -191,8 +173,8 @@ impl Control {
                 }
             }
         }
-        if self.store.take_notify() {
-            self.events.notify(self.store_port);
+        if self.store.ring.take_notify() {
+            self.events.notify(self.store.port);
         }
         None
     }
@@ -251,100 +233,20 @@ impl Control {
 
     fn connect(&mut self, request: &ConnectRequest) {
         let (device, generation) = (request.device, request.generation);
-        let result = self.try_connect(request);
-        self.backend.connected(device, generation, result);
-        self.pump_due = true;
-    }
-
-    fn try_connect(&mut self, request: &ConnectRequest) -> Result<(), Refusal> {
-        let device = request.device;
-        let ours = |what: &'static str| Refusal::new(Errno::EINVAL, what);
-        let opened = self.opened.iter().find(|opened| opened.device == device);
-        let volume = opened
-            .ok_or_else(|| ours("its disk is not open"))?
-            .volume
-            .clone();
-        let layout = &request.layout;
-        let [queue] = &layout.queues[..] else {
-            return Err(ours("one queue was offered"));
-        };
-        let rings = self.rings;
-        let (session, mapped) = rings.open(
-            device.frontend,
-            queue,
-            volume,
-            layout.protocol,
-            layout.persistent,
-        )?;
-        let ring = match self.core.attach(session) {
-            Ok(ring) => ring,
-            Err((error, session)) => {
-                rings.close(&mapped, &session.dismantle(&rings.grants));
-                return Err(Refusal::new(Errno::ENOSPC, error.to_string()));
+        match self.opened.iter().find(|opened| opened.device == device) {
+            Some(opened) => self.connections.connect(request, &opened.volume, &mut self.cores),
+            None => {
+                let refusal = Refusal::new(Errno::EINVAL, "its disk is not open");
+                self.backend.connected(device, generation, Err(refusal));
+                self.pump_due = true;
             }
-        };
-        let path = if layout.persistent {
-            "persistent grants"
-        } else {
-            "grant copy"
-        };
-        info!(
-            "{device}: connected, {} page ring, {path}",
-            queue.refs.len()
-        );
-        let generation = request.generation;
-        self.connections.push(Connection {
-            device,
-            generation,
-            ring,
-            mapped,
-            draining: false,
-        });
-        Ok(())
+        }
     }
 
     fn disconnect(&mut self, device: DeviceId, generation: Generation) {
-        let mut connections = self.connections.iter_mut();
-        match connections.find(|c| c.device == device && c.generation == generation) {
-            Some(connection) => {
-                connection.draining = true;
-                self.core.begin_detach(connection.ring);
-            }
-            None => self.backend.disconnected(device, generation),
-        }
-        self.pump_due = true;
-    }
-
-    /// Lets go of the rings that have nothing in flight any more.
-    fn finish_drained(&mut self) {
-        let core = &self.core;
-        let drained = |c: &mut Connection| c.draining && core.is_drained(c.ring);
-        let drained: Vec<Connection> = self.connections.extract_if(.., drained).collect();
-        for connection in drained {
-            match self.core.detach(connection.ring) {
-                Ok(detached) => self.rings.close(&connection.mapped, &detached),
-                Err(error) => error!("{}: {error}", connection.device),
-            }
-            info!("{}: disconnected", connection.device);
-            self.backend
-                .disconnected(connection.device, connection.generation);
+        if !self.connections.disconnect(device, generation) {
+            self.backend.disconnected(device, generation);
             self.pump_due = true;
-        }
-    }
-
-    fn report_faults(&mut self) {
-        while let Some((ring, halt)) = self.core.next_fault() {
-            let connection = self.connections.iter().find(|c| c.ring == ring);
-            if let Some(Connection {
-                device, generation, ..
-            }) = connection
-            {
-                error!("{device}: ring halted: {halt}");
-                let text = format!("ring halted: {halt}");
-                self.backend
-                    .failed(*device, *generation, Refusal::new(Errno::EINVAL, text));
-                self.pump_due = true;
-            }
         }
     }
 
@@ -353,25 +255,48 @@ impl Control {
         while let Some((disk, reason)) = self.disks.failed(&self.failed) {
             error!("disk {disk} is lost: {reason}; all requests to it fail from now on");
             self.failed.push(disk);
-            self.core.fail_disk(disk);
+            self.cores.order_all(|| Order::FailDisk(disk));
         }
     }
 
-    /// Sleeps until there is something to do, unless there is already.
-    fn sleep(&mut self) {
-        let mut ports: heapless::Vec<Port, { sched::POLL_MAX }> = heapless::Vec::new();
-        let rings = self.core.sessions().map(|(_, session)| session.port());
-        for port in [self.store_port].into_iter().chain(rings) {
-            if port != self.store_port {
-                self.events.take_pending(port);
+    /// Sleeps until xenstored or a ring of the local worker has something, or a time limit.
+    fn sleep(&mut self, now: u64, until: Option<u64>) {
+        let answer = self.cores.are_waited_for().then_some(now + ANSWER_NS);
+        let health = self.connections.iter().next().map(|_| self.health_at);
+        let limits = [self.backend.next_deadline(), answer, health, until];
+        let until = limits.into_iter().flatten().min();
+        match &mut self.cores.local {
+            // An event for the store ends the sleep and is dealt with by the next pump, whatever
+            // became of its bit.
+            Some(worker) => {
+                self.pump_due = true;
+                rest(worker, self.events, &[self.store.port], until);
             }
-            if ports.push(port).is_err() {
-                return;
+            // One port only: Xen then wakes this core for no other.
+            None => drop(sched::poll(&[self.store.port], until.unwrap_or(0))),
+        }
+    }
+
+    /// Stops the cores; gives each one's disk queues.
+    fn stop_cores(&mut self) -> Vec<Vec<Queue>> {
+        self.cores.order_all(|| Order::Stop);
+        let deadline = self.clock.now_ns() + STOP_NS;
+        let mut queues = Vec::new();
+        while queues.len() < self.cores.len() {
+            let now = self.clock.now_ns();
+            if now >= deadline {
+                warn!("{} ring cores do not stop", self.cores.len() - queues.len());
+                break;
+            }
+            if let Some(worker) = &mut self.cores.local {
+                worker.turn(now);
+            }
+            match self.cores.report() {
+                Some((_, Report::Stopped(given))) => queues.push(given),
+                Some(_) => {}
+                None => sched::yield_now(),
             }
         }
-        if self.core.arm() {
-            // An error means that a port just went away: look again.
-            let _ = sched::poll(&ports, self.backend.next_deadline().unwrap_or(0));
-        }
+        queues
     }
 }

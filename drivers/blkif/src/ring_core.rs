@@ -230,9 +230,13 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
         self.disks.into_iter().map(|disk| disk.queue).collect()
     }
 
-    /// One turn over everything. See the module's description.
-    pub fn visit(&mut self) -> Work {
+    /// One turn over everything. See the module's description. `now_ns` is the caller's clock,
+    /// read once a visit; it dates requests for the latency counters.
+    pub fn visit(&mut self, now_ns: u64) -> Work {
         let mut work = Work::default();
+        for session in self.rings[..self.used].iter_mut().flatten() {
+            session.begin_visit(now_ns);
+        }
         for disk in &mut self.disks {
             let (rings, pool) = (&mut self.rings, &mut self.pool);
             disk.queue.poll(|tag, result| {
@@ -311,14 +315,30 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
     /// Asks every frontend to notify us of its next request, then looks once more. True if the
     /// core may sleep until one does: nothing was found and nothing is in flight.
     pub fn arm(&mut self) -> bool {
-        if self.disks.iter().any(|disk| disk.queue.in_flight() > 0) {
-            return false;
-        }
+        let busy = self.rings.iter().flatten().any(|session| session.active() > 0);
+        self.listen() && !busy && !self.is_in_flight()
+    }
+
+    /// Asks every frontend to notify us of its next request, then looks once more; true if there
+    /// is none, whatever is in flight.
+    pub fn listen(&mut self) -> bool {
         let mut found = false;
         for session in self.rings.iter_mut().flatten() {
-            found |= session.active() > 0 || session.arm();
+            found |= session.arm();
         }
         !found
+    }
+
+    /// Whether a disk has commands of ours.
+    #[must_use]
+    pub fn is_in_flight(&self) -> bool {
+        self.disks.iter().any(|disk| disk.queue.in_flight() > 0)
+    }
+
+    /// Rings that can be attached at once.
+    #[must_use]
+    pub fn places(&self) -> usize {
+        self.rings.len()
     }
 
     /// A ring that was halted because its frontend broke the protocol; each once.

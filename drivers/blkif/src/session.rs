@@ -73,6 +73,8 @@ enum Path {
 /// A request between ring and response. All of it lies together, for the cache's sake.
 #[derive(Clone, Debug)]
 struct Slot {
+    /// When the visit that took it began.
+    taken_ns: u64,
     id: u64,
     block: u64,
     sectors: u32,
@@ -107,6 +109,7 @@ impl Slot {
 }
 
 const FREE_SLOT: Slot = Slot {
+    taken_ns: 0,
     id: 0,
     block: 0,
     sectors: 0,
@@ -121,6 +124,9 @@ const FREE_SLOT: Slot = Slot {
     body: [0; MAX_SEGMENTS],
     memory: [Segment { bus: 0, len: 0 }; MAX_SEGMENTS],
 };
+
+/// log2 of the nanoseconds in a unit of [`RingStats::latency`].
+const LATENCY_SHIFT: u32 = 10;
 
 /// The backend's side of one ring.
 #[derive(Debug)]
@@ -141,6 +147,8 @@ pub struct Session {
     /// How many at the head of `finished` are in the copy batch.
     copying: usize,
     stats: Arc<RingStats>,
+    /// When the current visit began.
+    now_ns: u64,
     halt: Option<Halt>,
     halt_reported: bool,
     closing: bool,
@@ -170,6 +178,7 @@ impl Session {
             finished: Fifo::new(size),
             copying: 0,
             stats: Arc::default(),
+            now_ns: 0,
             halt: None,
             halt_reported: false,
             closing: false,
@@ -235,6 +244,12 @@ impl Session {
         self.closing
     }
 
+    /// Starts a visit.
+    #[inline]
+    pub(crate) fn begin_visit(&mut self, now_ns: u64) {
+        self.now_ns = now_ns;
+    }
+
     /// Takes up to `budget` requests off the ring; answers those that are not for the disk.
     pub(crate) fn intake(&mut self, budget: u32) -> u32 {
         if self.closing || self.halt.is_some() {
@@ -248,7 +263,7 @@ impl Session {
                 return 0;
             }
         };
-        self.stats.batches.add(1);
+        self.stats.batches.count(waiting.into());
         for taken in 0..waiting {
             if self.take_one().is_none() {
                 return taken;
@@ -265,6 +280,9 @@ impl Session {
         let request = match Request::decode(&raw, &slot.body, &self.volume) {
             Ok(request) => request,
             Err(reject) => {
+                if raw.operation == Operation::DISCARD {
+                    self.stats.discards.add(1);
+                }
                 self.respond(raw.id, raw.operation, reject.status());
                 return Some(());
             }
@@ -288,6 +306,7 @@ impl Session {
             }
         }
         self.free.pop();
+        slot.taken_ns = self.now_ns;
         slot.id = raw.id;
         slot.block = request.block;
         slot.sectors = request.sectors;
@@ -467,6 +486,8 @@ impl Session {
         let slot = &mut self.slots[usize::from(index)];
         slot.state = State::Free;
         let (id, operation) = (slot.id, slot.operation);
+        let latency = self.now_ns.saturating_sub(slot.taken_ns);
+        self.stats.latency.count(latency >> LATENCY_SHIFT);
         self.free.push(index);
         self.respond(id, operation, status);
     }

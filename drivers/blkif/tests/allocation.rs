@@ -62,7 +62,7 @@ fn visits_allocate_nothing() {
             front.publish();
             let before = COUNT.get();
             for _ in 0..4 {
-                rig.core.visit();
+                rig.core.visit(0);
             }
             rig.core.arm();
             // In the first round the fake grant table grows.

@@ -138,7 +138,7 @@ fn a_warm_cache_needs_no_hypercall_and_one_doorbell_a_visit() {
     assert_eq!(rig.events.sent(spindle_xen::event::Port(3)), sent + 1);
     let stats = rig.detach(ring).stats.snapshot();
     assert_eq!(
-        (stats.writes, stats.sectors_written, stats.batches),
+        (stats.writes, stats.sectors_written, stats.batches.0[6]),
         (64, 512, 2)
     );
     assert_eq!(

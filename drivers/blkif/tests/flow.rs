@@ -32,7 +32,7 @@ fn a_visit_takes_no_more_than_the_budget_of_each_ring() {
         let page = front.page(false);
         push_reads(front, &page, 12);
     }
-    let taken: Vec<_> = (0..4).map(|_| rig.core.visit().taken).collect();
+    let taken: Vec<_> = (0..4).map(|_| rig.core.visit(0).taken).collect();
     assert_eq!(taken, [15, 15, 6, 0]);
 }
 
@@ -50,7 +50,7 @@ fn a_full_disk_is_shared_by_all_rings_and_order_is_kept() {
             let free = front.free();
             push_reads(front, page, free);
         }
-        rig.core.visit();
+        rig.core.visit(0);
         for (front, count) in fronts.iter_mut().zip(&mut answered) {
             let ids: Vec<_> = front.answers().iter().map(|a| a.id).collect();
             let expected: Vec<_> = (*count + 1..).take(ids.len()).collect();
@@ -83,7 +83,7 @@ fn a_large_request_is_not_starved_of_buffers_by_small_ones() {
             large.push(Operation::READ, 0, &segments);
             large.publish();
         }
-        rig.core.visit();
+        rig.core.visit(0);
         answered.0 += small.answers().len();
         answered.1 += large.answers().len();
     }
@@ -128,8 +128,8 @@ fn the_frontend_is_notified_only_when_it_asked() {
         front.arm(4);
         for expected in [0, 0, 0, 1, 1] {
             push_reads(&mut front, &page, 1);
-            rig.core.visit();
-            rig.core.visit();
+            rig.core.visit(0);
+            rig.core.visit(0);
             assert_eq!(sent(&rig), expected);
         }
         assert_eq!(front.answers().len(), 5);
@@ -154,7 +154,7 @@ fn a_core_that_armed_is_notified_of_the_next_request_and_only_of_that() {
             front.push(Operation::READ, 0, &segment);
             assert!(front.publish(), "the first after arming");
             assert!(!rig.core.arm(), "there is a request");
-            rig.core.visit();
+            rig.core.visit(0);
             front.push(Operation::READ, 0, &segment);
             assert!(!front.publish(), "not asked for");
             assert!(!rig.core.arm(), "one is in flight");
@@ -193,7 +193,7 @@ fn a_flush_without_a_write_cache_is_answered_at_once() {
     let (_, mut front) = rig.attach(1, PERSISTENT);
     front.push(Operation::FLUSH, 0, &[]);
     front.publish();
-    rig.core.visit();
+    rig.core.visit(0);
     assert_all(&front.answers(), 1, RspStatus::OKAY);
     assert!(rig.disk().submitted.is_empty());
 }
@@ -253,7 +253,7 @@ fn a_disk_that_is_gone_fails_what_waits_for_it() {
         rig.disk().refuse = Some(SubmitError::Full);
         push_reads(&mut front, &page, 3);
         for _ in 0..3 {
-            assert!(rig.core.visit().busy);
+            assert!(rig.core.visit(0).busy);
         }
         assert!(front.answers().is_empty());
         rig.disk().refuse = Some(SubmitError::Gone);
@@ -270,14 +270,14 @@ fn detaching_waits_for_the_disk_and_takes_nothing_new() {
     let page = front.page(false);
     rig.disk().hold = true;
     push_reads(&mut front, &page, 3);
-    rig.core.visit();
+    rig.core.visit(0);
     rig.core.begin_detach(ring);
     push_reads(&mut front, &page, 2);
-    rig.core.visit();
+    rig.core.visit(0);
     assert!(!rig.core.is_drained(ring));
     assert_eq!(rig.core.detach(ring).unwrap_err(), RingError::Busy);
     rig.disk().hold = false;
-    rig.core.visit();
+    rig.core.visit(0);
     assert!(rig.core.is_drained(ring));
     assert_eq!(front.answers().len(), 3);
     assert_eq!(rig.grants.outstanding(), 1);
@@ -328,4 +328,24 @@ fn numbers_that_repeat_are_answered_as_often_as_asked() {
     front.publish();
     assert_all(&rig.settle(&mut front), 7, RspStatus::OKAY);
     assert_eq!(front.outstanding(), 0);
+}
+
+#[test]
+fn requests_are_dated_by_the_visits_that_take_and_answer_them() {
+    let mut rig = Rig::new();
+    let (ring, mut front) = rig.attach(1, PERSISTENT);
+    let page = front.page(false);
+    let start = 1 << 50;
+    push_reads(&mut front, &page, 3);
+    rig.core.visit(start);
+    rig.core.visit(start + (5 << 10));
+    front.push(Operation::DISCARD, 0, &[]);
+    push_reads(&mut front, &page, 1);
+    rig.core.visit(start + (6 << 10));
+    // A clock that goes backwards must do no harm.
+    rig.core.visit(0);
+    let stats = rig.detach(ring).stats.snapshot();
+    assert_eq!(stats.latency.to_string(), "0:1,4:3");
+    assert_eq!(stats.batches.to_string(), "2:2");
+    assert_eq!((stats.reads, stats.discards, stats.errors), (4, 1, 1));
 }

@@ -19,7 +19,7 @@ fn a_ring_with_too_many_requests_is_halted_once_and_its_neighbour_carries_on() {
         let page = good.page(false);
         good.push(Operation::READ, 0, &[page.segment(0, 7)]);
         good.publish();
-        assert!(rig.core.visit().fault);
+        assert!(rig.core.visit(0).fault);
         let halt = Halt::Overflow {
             req_prod: bad,
             req_cons: 0,
@@ -29,7 +29,7 @@ fn a_ring_with_too_many_requests_is_halted_once_and_its_neighbour_carries_on() {
         assert_eq!(rig.core.next_fault(), None);
         // Good behaviour afterwards does not bring it back.
         evil.set_req_prod(1);
-        assert!(!rig.core.visit().fault);
+        assert!(!rig.core.visit(0).fault);
         assert_all(&rig.settle(&mut good), 1, RspStatus::OKAY);
         assert!(evil.answers().is_empty());
         assert!(rig.core.arm(), "a halted ring keeps nobody awake");
@@ -47,9 +47,9 @@ fn what_was_in_flight_when_a_ring_is_halted_is_still_answered() {
     rig.disk().hold = true;
     front.push(Operation::READ, 0, &[page.segment(0, 7)]);
     front.publish();
-    rig.core.visit();
+    rig.core.visit(0);
     front.set_req_prod(100);
-    rig.core.visit();
+    rig.core.visit(0);
     assert!(rig.core.next_fault().is_some());
     rig.disk().hold = false;
     assert_all(&rig.settle(&mut front), 1, RspStatus::OKAY);
@@ -66,7 +66,7 @@ fn a_slot_changed_after_it_was_taken_changes_nothing() {
         rig.disk().hold = true;
         let id = front.push(Operation::READ, 0, &[page.segment(0, 7)]);
         front.publish();
-        rig.core.visit();
+        rig.core.visit(0);
         let evil = NativeRequest {
             operation: Operation::WRITE,
             nr_segments: 200,
@@ -108,7 +108,7 @@ fn a_guest_that_never_uses_a_grant_twice_causes_one_unmap_a_visit_at_most() {
         }
         front.publish();
         let before = rig.grants.counts();
-        rig.core.visit();
+        rig.core.visit(0);
         let after = rig.grants.counts();
         assert!(after.unmap_calls - before.unmap_calls <= 1);
         assert!(after.map_calls - before.map_calls <= 1);

@@ -189,7 +189,7 @@ impl Rig {
     /// Visits until no request is under way, then collects the answers.
     pub fn settle(&mut self, front: &mut Blkfront<'_>) -> Vec<Answer> {
         for _ in 0..10_000 {
-            if self.core.visit().is_idle() {
+            if self.core.visit(0).is_idle() {
                 return front.answers();
             }
         }
@@ -200,7 +200,7 @@ impl Rig {
     pub fn detach(&mut self, ring: RingId) -> Detached {
         self.core.begin_detach(ring);
         for _ in 0..1000 {
-            self.core.visit();
+            self.core.visit(0);
         }
         assert!(self.core.is_drained(ring));
         self.core.detach(ring).unwrap()
