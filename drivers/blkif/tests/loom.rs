@@ -1,0 +1,317 @@
+//! The ring's hold-off under every interleaving and every stale read that the memory model
+//! allows: the real [`BackRing`] against a frontend that follows `public/io/ring.h`.
+//!
+//! Run by `cargo xtask loom`. A lost wake-up shows as a deadlock, which loom reports.
+#![cfg(loom)]
+
+// Not loom's: that one cannot be dropped when a model has failed, as two here must.
+use std::sync::Arc;
+
+use loom::sync::Notify;
+use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+use loom::thread;
+use spindle_blkif::abi::{Abi, Operation, RING_HEADER, RspStatus};
+use spindle_blkif::ring::{BackRing, Index, RingMemory};
+
+/// Slots whose memory is modelled; ring numbers are folded onto them.
+const SLOTS: usize = 2;
+/// Words of a slot that are modelled: what precedes the segments.
+const WORDS: usize = 3;
+
+/// A ring of one page, and one event channel in each direction.
+struct Shared {
+    indices: [AtomicU32; 4],
+    slots: [[AtomicU64; WORDS]; SLOTS],
+    to_back: Notify,
+    to_front: Notify,
+    /// Whether the backend's fences count: without, the model must find a lost wake-up.
+    fenced: bool,
+}
+
+impl Shared {
+    fn new(start: u32, fenced: bool) -> Arc<Self> {
+        let event = start.wrapping_add(1);
+        Arc::new(Self {
+            indices: [start, event, start, event].map(AtomicU32::new),
+            slots: core::array::from_fn(|_| core::array::from_fn(|_| AtomicU64::new(u64::MAX))),
+            to_back: Notify::new(),
+            to_front: Notify::new(),
+            fenced,
+        })
+    }
+
+    fn index(&self, index: Index) -> &AtomicU32 {
+        &self.indices[index as usize / 4]
+    }
+
+    fn word(&self, slot: usize, word: usize) -> &AtomicU64 {
+        &self.slots[slot % SLOTS][word]
+    }
+}
+
+struct Memory(Arc<Shared>);
+
+impl Memory {
+    fn at(&self, offset: usize) -> &AtomicU64 {
+        let (slot, byte) = (
+            (offset - RING_HEADER) / Abi::Native.slot_bytes(),
+            (offset - RING_HEADER) % Abi::Native.slot_bytes(),
+        );
+        self.0.word(slot, byte / 8)
+    }
+}
+
+impl RingMemory for Memory {
+    fn bytes(&self) -> usize {
+        4096
+    }
+
+    fn load(&self, index: Index, order: Ordering) -> u32 {
+        self.0.index(index).load(order)
+    }
+
+    fn store(&self, index: Index, value: u32, order: Ordering) {
+        self.0.index(index).store(value, order);
+    }
+
+    fn fence(&self) {
+        if self.0.fenced {
+            fence(Ordering::SeqCst);
+        }
+    }
+
+    fn read(&self, offset: usize) -> u64 {
+        self.at(offset).load(Ordering::Relaxed)
+    }
+
+    fn write(&self, offset: usize, value: u64) {
+        self.at(offset).store(value, Ordering::Relaxed);
+    }
+}
+
+/// The frontend: `RING_PUSH_REQUESTS_AND_CHECK_NOTIFY` and `RING_FINAL_CHECK_FOR_RESPONSES`.
+struct Front {
+    shared: Arc<Shared>,
+    req_prod: u32,
+    rsp_cons: u32,
+    notified: u32,
+    asked: u32,
+}
+
+impl Front {
+    fn new(shared: &Arc<Shared>, start: u32) -> Self {
+        Self {
+            shared: shared.clone(),
+            req_prod: start,
+            rsp_cons: start,
+            notified: 0,
+            asked: 0,
+        }
+    }
+
+    /// Pushes a request whose number is its index and notifies if asked to.
+    fn push(&mut self) {
+        let slot = self.req_prod as usize;
+        let id = u64::from(self.req_prod);
+        let read = u64::from(Operation::READ.0);
+        for (word, value) in [read, id, 8].into_iter().enumerate() {
+            let word = self.shared.word(slot, word);
+            word.store(value, Ordering::Relaxed);
+        }
+        self.req_prod = self.req_prod.wrapping_add(1);
+        let prod = self.shared.index(Index::ReqProd);
+        prod.store(self.req_prod, Ordering::Release);
+        fence(Ordering::SeqCst);
+        let event = self.shared.index(Index::ReqEvent);
+        if self.req_prod.wrapping_sub(event.load(Ordering::Relaxed)) < 1 {
+            self.notified += 1;
+            self.shared.to_back.notify();
+        }
+    }
+
+    /// Consumes the responses that are there and checks them.
+    fn consume(&mut self) -> u32 {
+        let prod = self.shared.index(Index::RspProd).load(Ordering::Acquire);
+        let found = prod.wrapping_sub(self.rsp_cons);
+        while self.rsp_cons != prod {
+            let slot = self.rsp_cons as usize;
+            let word = |word| self.shared.word(slot, word).load(Ordering::Relaxed);
+            assert_eq!(
+                word(0),
+                u64::from(self.rsp_cons),
+                "a response not yet written"
+            );
+            assert_eq!(word(1), 0, "operation, status and padding");
+            self.rsp_cons = self.rsp_cons.wrapping_add(1);
+        }
+        found
+    }
+
+    /// Consumes until `count` responses are there, asking to be notified of the next one, or
+    /// only of the last.
+    fn await_responses(&mut self, count: u32, last: bool) {
+        let mut found = 0;
+        while found < count {
+            let more = self.consume();
+            found += more;
+            if more > 0 {
+                continue;
+            }
+            let ahead = if last { count - found } else { 1 };
+            let event = self.shared.index(Index::RspEvent);
+            event.store(self.rsp_cons.wrapping_add(ahead), Ordering::Relaxed);
+            self.asked += 1;
+            fence(Ordering::SeqCst);
+            let prod = self.shared.index(Index::RspProd).load(Ordering::Relaxed);
+            if prod == self.rsp_cons {
+                self.shared.to_front.wait();
+            }
+        }
+    }
+}
+
+/// The backend as a ring core drives it: take, answer, publish; nothing there: arm and sleep.
+struct Back {
+    shared: Arc<Shared>,
+    ring: BackRing<Memory>,
+    armed: u32,
+    notified: u32,
+}
+
+impl Back {
+    fn new(shared: &Arc<Shared>, start: u32) -> Self {
+        let memory = Memory(shared.clone());
+        Self {
+            shared: shared.clone(),
+            ring: BackRing::new(memory, Abi::Native, start).unwrap(),
+            armed: 0,
+            notified: 0,
+        }
+    }
+
+    /// Takes requests until there were `count`, and answers them if told to.
+    fn serve(&mut self, count: u32, answer: bool) {
+        let mut body = [0; 11];
+        let mut taken = 0;
+        while taken < count {
+            if self.ring.pending().unwrap() == 0 {
+                self.armed += 1;
+                if !self.ring.arm().unwrap() {
+                    self.shared.to_back.wait();
+                }
+                continue;
+            }
+            let index = self.ring.consumed();
+            let request = self.ring.take(&mut body).unwrap();
+            assert_eq!(request.id, u64::from(index), "a request not yet written");
+            assert_eq!((request.operation, request.sector), (Operation::READ, 8));
+            taken += 1;
+            if answer {
+                self.answer(index);
+            }
+        }
+    }
+
+    fn answer(&mut self, index: u32) {
+        let id = u64::from(index);
+        self.ring
+            .push_response(id, Operation::READ, RspStatus::OKAY);
+        if self.ring.publish() {
+            self.notified += 1;
+            self.shared.to_front.notify();
+        }
+    }
+}
+
+/// Where rings start: at the beginning, and one before the indices wrap.
+const STARTS: [u32; 2] = [0, u32::MAX];
+
+fn requests(start: u32, fenced: bool) {
+    loom::model(move || {
+        let shared = Shared::new(start, fenced);
+        let mut front = Front::new(&shared, start);
+        let pusher = thread::spawn(move || {
+            front.push();
+            front.push();
+            front.notified
+        });
+        let mut back = Back::new(&shared, start);
+        back.serve(2, false);
+        let notified = pusher.join().unwrap();
+        // The first is asked for from the start, later ones by arming only.
+        assert!(notified <= 1 + back.armed, "notified without being asked");
+    });
+}
+
+#[test]
+fn no_request_is_slept_through() {
+    for start in STARTS {
+        requests(start, true);
+    }
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn without_its_fence_the_backend_would_sleep_through_a_request() {
+    requests(0, false);
+}
+
+fn responses(start: u32, fenced: bool, last: bool) {
+    loom::model(move || {
+        let shared = Shared::new(start, fenced);
+        let mut front = Front::new(&shared, start);
+        front.push();
+        front.push();
+        let mut back = Back::new(&shared, start);
+        back.serve(2, false);
+        let answerer = thread::spawn(move || {
+            back.answer(start);
+            back.answer(start.wrapping_add(1));
+            back.notified
+        });
+        front.await_responses(2, last);
+        let notified = answerer.join().unwrap();
+        assert!(notified <= 1 + front.asked, "notified without being asked");
+    });
+}
+
+#[test]
+fn no_response_is_slept_through() {
+    for start in STARTS {
+        responses(start, true, false);
+    }
+}
+
+#[test]
+fn a_frontend_that_asks_for_the_last_response_only_is_woken_by_it() {
+    for start in STARTS {
+        responses(start, true, true);
+    }
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn without_the_backends_fence_a_frontend_would_sleep_through_a_response() {
+    responses(0, false, false);
+}
+
+#[test]
+fn both_ends_asleep_by_turns_get_everything_done() {
+    for start in STARTS {
+        let mut model = loom::model::Builder::new();
+        // Each end runs out of things to do and sleeps twice; more switches than these are
+        // covered one direction at a time above.
+        model.preemption_bound = Some(3);
+        model.check(move || {
+            let shared = Shared::new(start, true);
+            let mut back = Back::new(&shared, start);
+            let mut front = Front::new(&shared, start);
+            let server = thread::spawn(move || back.serve(2, true));
+            for _ in 0..2 {
+                front.push();
+                front.await_responses(1, false);
+            }
+            server.join().unwrap();
+        });
+    }
+}
