@@ -23,11 +23,14 @@ xenstored --pid-file /run/xenstored.pid --trace-file=/run/xenstored.trace
 xen-init-dom0
 xenconsoled --pid-file=/run/xenconsoled.pid --log=guest --log-dir=/var/log/xen
 case $BACKEND in
-spindle)
+spindle | bench)
 	modprobe xen-pciback
 	xl pci-assignable-add $BDF
 	;;
-dom0)
+esac
+[ $BACKEND != bench ] || xl pci-assignable-add $LINUX_BDF
+case $BACKEND in
+dom0 | bench)
 	modprobe nvme
 	modprobe xen-blkback
 	linux_block_script > /etc/xen/scripts/block-plain
@@ -37,12 +40,12 @@ esac
 
 ship_forever &
 mark ready uptime=$(now)
-while read -r command name seconds <&3; do
+while read -r command name seconds settings <&3; do
 	case $command in
 	run)
 		mark begin name=$name
 		log=/var/log/xen/scenario-$name.log
-		timeout $seconds sh -c ". /spindle/lib.sh; . /spindle/scenarios/$name.sh" > $log 2>&1
+		env $settings timeout $seconds sh -c ". /spindle/lib.sh; . /spindle/scenarios/$name.sh" > $log 2>&1
 		rc=$?
 		[ $rc = 143 ] && mark fail "why=\"no end after $seconds s\""
 		[ $rc = 0 ] || look_around >> $log 2>&1

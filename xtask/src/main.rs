@@ -1,10 +1,11 @@
 //! `cargo xtask`: builds Spindle, boots it under nested Xen and tests it there.
 //!
-//! One file per task (`kernel`, `run`, `test`, `ci`, `size`); `rig` holds the machine
+//! One file per task (`kernel`, `run`, `test`, `bench`, `ci`, `size`); `rig` holds the machine
 //! they share, `scenario` what is done with it.
 
 #![forbid(unsafe_code)]
 
+mod bench;
 mod ci;
 mod kernel;
 mod rig;
@@ -44,6 +45,8 @@ enum Task {
     Test(test::Args),
     /// What CI does: formatting, lints, documentation, licences, then `test` on both suites.
     Ci(ci::Args),
+    /// Compare Spindle with Linux' xen-blkback, and measure its hot path on the host.
+    Bench(bench::Args),
     /// Print the size of the image and of each crate (lines, `unsafe` blocks).
     Size,
 }
@@ -61,6 +64,7 @@ fn main() -> ExitCode {
         Task::Run(args) => run::run(&args),
         Task::Test(args) => test::run(&args),
         Task::Ci(args) => ci::run(&args),
+        Task::Bench(args) => bench::run(&args),
         Task::Size => size::run(),
     };
     match result {

@@ -20,7 +20,7 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> Result<()> {
     let _lock = rig::lock()?;
     let image = match args.backend {
-        Backend::Spindle => Some(kernel::build()?),
+        Backend::Spindle | Backend::Bench => Some(kernel::build()?),
         Backend::Dom0 => None,
     };
     let images = rig::prepare(args.suite)?;

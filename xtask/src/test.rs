@@ -27,9 +27,9 @@ pub(crate) struct Args {
     /// Which Debian the rig is made of.
     #[arg(long, value_enum, default_value = "both")]
     suite: Suites,
-    /// Run only the scenarios whose name contains this.
-    #[arg(long, default_value = "")]
-    filter: String,
+    /// Run only the scenarios whose name contains this (several: separated by commas).
+    #[arg(long, value_delimiter = ',')]
+    filter: Vec<String>,
     /// Leave the rig out.
     #[arg(long)]
     host_only: bool,
@@ -42,11 +42,15 @@ pub(crate) struct Args {
 }
 
 impl Args {
+    fn wants(&self, name: &str) -> bool {
+        self.filter.is_empty() || self.filter.iter().any(|part| name.contains(part))
+    }
+
     /// Everything, on both suites, but the host's tests.
     pub(crate) fn rig_on_both() -> Self {
         Self {
             suite: Suites::Both,
-            filter: String::new(),
+            filter: Vec::new(),
             host_only: false,
             rig_only: true,
             backend: Backend::Spindle,
@@ -64,19 +68,19 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     let chosen: Vec<&Scenario> = scenario::ALL
         .iter()
-        .filter(|scenario| scenario.name.contains(&args.filter) && scenario.fits(args.backend))
+        .filter(|scenario| scenario.fits(args.backend) && args.wants(scenario.name))
         .collect();
     if chosen.is_empty() {
         let names: Vec<&str> = scenario::ALL.iter().map(|scenario| scenario.name).collect();
         bail!(
             "no scenario is called like \"{}\"; there are: {}",
-            args.filter,
+            args.filter.join(","),
             names.join(" ")
         );
     }
     let _lock = rig::lock()?;
     let image = match args.backend {
-        Backend::Spindle => Some(kernel::build()?.path),
+        Backend::Spindle | Backend::Bench => Some(kernel::build()?.path),
         Backend::Dom0 => None,
     };
     let suites: &[Suite] = match args.suite {

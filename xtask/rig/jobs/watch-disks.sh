@@ -1,4 +1,4 @@
-# The probe: writes and reads back 2 MiB on each disk that appears, says when one goes.
+# The probe: writes and reads back 2 MiB at 32 MiB on each disk that appears, says when one goes.
 modprobe xen-blkfront
 seen=
 while :; do
@@ -8,9 +8,9 @@ while :; do
 		case " $seen " in *" $name "*) continue ;; esac
 		seen="$seen $name"
 		head -c 2097152 /dev/urandom > /tmp/pattern
-		dd if=/tmp/pattern of=/dev/$name bs=64k seek=3200 conv=notrunc,fsync 2> /dev/null
+		dd if=/tmp/pattern of=/dev/$name bs=64k seek=512 conv=notrunc,fsync 2> /dev/null
 		want=$(sha256sum < /tmp/pattern | cut -d' ' -f1)
-		if [ "$(sum_range $name 200 2)" = "$want" ]; then report works $name; else report broken $name; fi
+		if [ "$(sum_range $name 32 2)" = "$want" ]; then report works $name; else report broken $name; fi
 	done
 	for name in $seen; do
 		[ -b /dev/$name ] || {

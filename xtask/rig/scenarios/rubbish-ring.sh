@@ -10,7 +10,7 @@ for rubbish in 4000000000 0 -1 18446744073709551616 'no number'; do
 	id=$(xl domid rogue)
 	front=$HOME_DIR/$id/device/vbd/51712 back=$(backend_dir $id)/51712
 	wait_until 10 state_is 2 || fail "the backend is in state $(read_store $back/state), not InitWait"
-	xenstore-write $front/ring-ref "$rubbish" $front/event-channel "$rubbish" \
+	xenstore-write -- $front/ring-ref "$rubbish" $front/event-channel "$rubbish" \
 		$front/protocol x86_64-abi $front/state 3
 	wait_until 10 refused || fail "'$rubbish' is not refused; the backend is in state $(read_store $back/state)"
 	state_is 4 && fail "the backend connected to '$rubbish'"

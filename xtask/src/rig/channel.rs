@@ -6,6 +6,7 @@
 //! Anything else is noise and kept in `channel.log`.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
@@ -21,7 +22,7 @@ pub(crate) struct Mark {
 
 impl Mark {
     /// Reads `name key=value key="a value"`.
-    fn parse(text: &str) -> Option<Self> {
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         let (name, mut rest) = text.trim().split_once(' ').unwrap_or((text.trim(), ""));
         if name.is_empty() {
             return None;
@@ -41,6 +42,31 @@ impl Mark {
         })
     }
 
+    /// A mark of the host's own.
+    pub(crate) fn new(name: &str) -> Self {
+        Self {
+            name: name.to_string(),
+            fields: BTreeMap::new(),
+        }
+    }
+
+    /// The same with one more field.
+    pub(crate) fn with(mut self, key: &str, value: impl ToString) -> Self {
+        self.fields.insert(key.to_string(), value.to_string());
+        self
+    }
+
+    /// The same under another name.
+    pub(crate) fn renamed(mut self, name: &str) -> Self {
+        self.name = name.to_string();
+        self
+    }
+
+    /// The names of the fields.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &str> {
+        self.fields.keys().map(String::as_str)
+    }
+
     /// The value of a field, empty if there is none.
     pub(crate) fn get(&self, key: &str) -> &str {
         self.fields.get(key).map_or("", String::as_str)
@@ -49,6 +75,20 @@ impl Mark {
     /// The value of a field as a number.
     pub(crate) fn number(&self, key: &str) -> Option<f64> {
         self.get(key).parse().ok()
+    }
+}
+
+impl fmt::Display for Mark {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.name)?;
+        for (key, value) in &self.fields {
+            if value.is_empty() || value.contains(' ') {
+                write!(f, " {key}=\"{value}\"")?;
+            } else {
+                write!(f, " {key}={value}")?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -106,6 +146,7 @@ mod tests {
         assert_eq!(mark.get("last"), "x");
         assert_eq!(mark.number("rc"), Some(0.0));
         assert_eq!(mark.get("nosuch"), "");
+        assert_eq!(Mark::parse(&mark.to_string()), Some(mark));
     }
 
     #[test]

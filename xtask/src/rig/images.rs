@@ -34,8 +34,23 @@ const DOM0_MODULES: &[&str] = &[
 /// Kernel modules for the guests.
 const GUEST_MODULES: &[&str] = &["xen-blkfront", "ext4", "crc32c_generic"];
 
+/// Kernel modules for the Linux driver domain that Spindle is compared to.
+const LINUX_MODULES: &[&str] = &["nvme", "xen-blkback"];
+
 /// Files that `xl` and QEMU look for by name.
 const DOM0_FILES: &[&str] = &["/etc/xen", "/usr/share/qemu/keymaps", "/usr/share/seabios"];
+
+/// What scripts speak to xenstore with.
+const XENSTORE_TOOLS: [&str; 8] = [
+    "xenstore-read",
+    "xenstore-write",
+    "xenstore-ls",
+    "xenstore-list",
+    "xenstore-rm",
+    "xenstore-exists",
+    "xenstore-watch",
+    "xenstore-chmod",
+];
 
 /// ROMs that QEMU loads into every domain it emulates a machine for.
 const QEMU_ROMS: &[&str] = &[
@@ -167,6 +182,11 @@ fn cut(sh: &Shell, suite: Suite, root: &Path, dir: &Path, images: &Images) -> Re
     let fio = Tree::create(sh, root, &dir.join("fio"))?;
     fio.programs(&["/usr/bin/fio"])?;
 
+    let linux = Tree::create(sh, root, &dir.join("driver-domain"))?;
+    linux.busybox()?;
+    linux.programs(&XENSTORE_TOOLS.map(|tool| format!("/usr/bin/{tool}")))?;
+    linux.modules(&release, LINUX_MODULES)?;
+
     let dom0 = Tree::create(sh, root, &dir.join("dom0"))?;
     dom0.busybox()?;
     let bin = format!("/usr/lib/xen-{}/bin", suite.xen());
@@ -176,23 +196,12 @@ fn cut(sh: &Shell, suite: Suite, root: &Path, dir: &Path, images: &Images) -> Re
         "xenconsoled",
         "xenconsole",
         "xen-init-dom0",
+        "xentop",
         "libxl-save-helper",
     ];
     let tools: Vec<String> = tools.iter().map(|tool| format!("{bin}/{tool}")).collect();
     dom0.programs(&tools)?;
-    dom0.programs(
-        &[
-            "xenstore-read",
-            "xenstore-write",
-            "xenstore-ls",
-            "xenstore-list",
-            "xenstore-rm",
-            "xenstore-exists",
-            "xenstore-watch",
-            "xenstore-chmod",
-        ]
-        .map(|tool| format!("/usr/bin/{tool}")),
-    )?;
+    dom0.programs(&XENSTORE_TOOLS.map(|tool| format!("/usr/bin/{tool}")))?;
     dom0.programs(&["/usr/bin/flock", "/usr/libexec/xen-qemu-system-i386"])?;
     dom0.files(DOM0_FILES)?;
     dom0.files(
@@ -208,6 +217,7 @@ fn cut(sh: &Shell, suite: Suite, root: &Path, dir: &Path, images: &Images) -> Re
     fs::copy(&images.linux, dom0.path("/images/vmlinuz"))?;
     guest.pack(&dom0.path("/images/guest.cpio"))?;
     fio.pack(&dom0.path("/images/fio.cpio"))?;
+    linux.pack(&dom0.path("/images/driver-domain.cpio"))?;
     dom0.pack(&images.dom0)
 }
 

@@ -21,7 +21,7 @@ use crate::ui::{self, Progress};
 const CPU: &str = "EPYC,+svm,+npt,-smap,-smep,-monitor,-xsave,-avx,-avx2,-fma,-f16c,-rdtscp";
 
 /// One emulated CPU each for dom0, the driver domain and a guest.
-const CPUS: &str = "3";
+const CPUS: u32 = 3;
 
 /// With more than one dom0 CPU, dom0 rarely dies at boot in code patching.
 const XEN: &str = "com1=115200,8n1 console=com1 dom0_mem=2G,max:2G dom0_max_vcpus=1 \
@@ -65,14 +65,25 @@ impl Machine {
         kernel: Option<&Path>,
         backend: Backend,
     ) -> Result<Self> {
-        match Self::boot_once(suite, images, kernel, backend) {
+        Self::boot_with(suite, images, kernel, backend, CPUS)
+    }
+
+    /// The same with another number of emulated CPUs.
+    pub(crate) fn boot_with(
+        suite: Suite,
+        images: &Images,
+        kernel: Option<&Path>,
+        backend: Backend,
+        cpus: u32,
+    ) -> Result<Self> {
+        match Self::boot_once(suite, images, kernel, backend, cpus) {
             Ok(machine) => Ok(machine),
             Err(error) => {
                 ui::step(
                     "rig",
                     &format!("retry: the machine did not come up ({error:#})"),
                 );
-                Self::boot_once(suite, images, kernel, backend)
+                Self::boot_once(suite, images, kernel, backend, cpus)
             }
         }
     }
@@ -82,17 +93,23 @@ impl Machine {
         images: &Images,
         kernel: Option<&Path>,
         backend: Backend,
+        cpus: u32,
     ) -> Result<Self> {
         let logs = fresh_logs(suite)?;
-        let (nvme, initrd) = (
-            suite.dir().join("nvme.img"),
-            suite.dir().join("initrd.cpio"),
-        );
-        disk::create(&nvme)?;
+        let initrd = suite.dir().join("initrd.cpio");
+        let mut disks = vec![suite.dir().join("nvme.img")];
+        if backend == Backend::Bench {
+            disks.push(suite.dir().join("nvme-linux.img"));
+            disks.push(suite.dir().join("nvme-dom0.img"));
+        }
+        for disk in &disks {
+            disk::create(disk)?;
+        }
         payload::append(&images.dom0, kernel, &initrd)?;
         let progress = Progress::start("rig", &format!("booting Xen {} and dom0", suite.xen()));
         let began = Instant::now();
-        let mut qemu = command(images, &initrd, &nvme, &logs, backend)
+        let mut qemu = command(images, &initrd, &disks, &logs, backend)
+            .args(["-smp", &cpus.to_string()])
             .stderr(fs::File::create(logs.join("qemu.log"))?)
             .spawn()
             .context("start qemu-system-x86_64")?;
@@ -111,7 +128,7 @@ impl Machine {
             commands,
             marks,
             logs,
-            nvme,
+            nvme: disks.swap_remove(0),
         };
         machine.wait("ready", Instant::now() + BOOT_TIMEOUT, &mut Vec::new())?;
         drop(progress);
@@ -153,8 +170,22 @@ impl Machine {
 
     /// Has dom0 start a scenario.
     pub(crate) fn start(&mut self, scenario: &str, timeout: Duration) -> Result<()> {
-        writeln!(self.commands, "run {scenario} {}", timeout.as_secs())
-            .context("send dom0 a command")?;
+        self.start_with(scenario, timeout, "")
+    }
+
+    /// The same with settings, `NAME=value ...`, for the scenario's environment.
+    pub(crate) fn start_with(
+        &mut self,
+        scenario: &str,
+        timeout: Duration,
+        settings: &str,
+    ) -> Result<()> {
+        writeln!(
+            self.commands,
+            "run {scenario} {} {settings}",
+            timeout.as_secs()
+        )
+        .context("send dom0 a command")?;
         self.commands.flush().context("send dom0 a command")
     }
 
@@ -166,20 +197,26 @@ impl Machine {
         seen: &mut Vec<Mark>,
     ) -> Result<Mark> {
         loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            match self.marks.recv_timeout(left) {
-                Ok(mark) if mark.name == name => return Ok(mark),
-                Ok(mark) => {
-                    if mark.name == "note" {
-                        ui::step("dom0", mark.get("text"));
-                    }
-                    seen.push(mark);
-                }
-                Err(RecvTimeoutError::Timeout) => bail!("no `{name}` from dom0 in time"),
-                Err(RecvTimeoutError::Disconnected) => {
-                    bail!("the machine died: {}", self.epitaph())
-                }
+            let mark = self
+                .next(deadline)
+                .with_context(|| format!("wait for `{name}`"))?;
+            if mark.name == name {
+                return Ok(mark);
             }
+            if mark.name == "note" {
+                ui::step("dom0", mark.get("text"));
+            }
+            seen.push(mark);
+        }
+    }
+
+    /// Waits for whatever dom0 reports next.
+    pub(crate) fn next(&mut self, deadline: Instant) -> Result<Mark> {
+        let left = deadline.saturating_duration_since(Instant::now());
+        match self.marks.recv_timeout(left) {
+            Ok(mark) => Ok(mark),
+            Err(RecvTimeoutError::Timeout) => bail!("nothing from dom0 in time"),
+            Err(RecvTimeoutError::Disconnected) => bail!("the machine died: {}", self.epitaph()),
         }
     }
 
@@ -225,10 +262,17 @@ impl Drop for Machine {
 }
 
 /// QEMU's command line. `setpriv` ends QEMU should this process die.
-fn command(images: &Images, initrd: &Path, nvme: &Path, logs: &Path, backend: Backend) -> Command {
+fn command(
+    images: &Images,
+    initrd: &Path,
+    disks: &[PathBuf],
+    logs: &Path,
+    backend: Backend,
+) -> Command {
     let backend = match backend {
         Backend::Spindle => "spindle",
         Backend::Dom0 => "dom0",
+        Backend::Bench => "bench",
     };
     let mut command = Command::new("setpriv");
     command
@@ -239,7 +283,7 @@ fn command(images: &Images, initrd: &Path, nvme: &Path, logs: &Path, backend: Ba
             "-accel",
             "tcg,thread=multi",
         ])
-        .args(["-machine", "q35", "-cpu", CPU, "-smp", CPUS, "-m", "5G"])
+        .args(["-machine", "q35", "-cpu", CPU, "-m", "5G"])
         .args([
             "-nodefaults",
             "-no-reboot",
@@ -266,15 +310,21 @@ fn command(images: &Images, initrd: &Path, nvme: &Path, logs: &Path, backend: Ba
             images.linux.display(),
             initrd.display()
         ))
-        .args(["-device", "amd-iommu", "-drive"])
-        .arg(format!(
-            "file={},if=none,id=nvme,format=raw",
-            nvme.display()
-        ))
-        // Not in slot 2, where Xen's QEMU would take it for an Intel graphics device.
-        .args(["-device", "nvme,drive=nvme,serial=spindle0,addr=5"])
+        .args(["-device", "amd-iommu"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped());
+    // Not in slot 2, where Xen's QEMU would take a disk for an Intel graphics device.
+    for (number, disk) in disks.iter().enumerate() {
+        let file = disk.display();
+        let slot = 5 + number;
+        command
+            .arg("-drive")
+            .arg(format!("file={file},if=none,id=nvme{number},format=raw"))
+            .arg("-device")
+            .arg(format!(
+                "nvme,drive=nvme{number},serial=spindle{number},addr={slot}"
+            ));
+    }
     command
 }
 

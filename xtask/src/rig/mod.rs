@@ -64,6 +64,9 @@ pub(crate) enum Backend {
     Spindle,
     /// Linux' xen-blkback in dom0: checks the rig itself, and is what Spindle is compared to.
     Dom0,
+    /// Everybody at once, each with a disk of its own, to be compared by `bench`.
+    #[value(skip)]
+    Bench,
 }
 
 /// Held while a rig runs: two at once on one machine slow each other to a crawl.

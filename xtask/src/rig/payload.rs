@@ -8,8 +8,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 
 use super::cpio::Archive;
-use crate::root;
-use crate::scenario;
+use crate::{bench, root, scenario};
 
 const DOM0_INIT: &str = include_str!("../../rig/dom0-init.sh");
 const DOM0_LIB: &str = include_str!("../../rig/dom0-lib.sh");
@@ -35,10 +34,13 @@ pub(super) fn append(dom0: &Path, kernel: Option<&Path>, initrd: &Path) -> Resul
         archive.folder(folder);
     }
     archive.file("spindle/lib.sh", DOM0_LIB.as_bytes());
-    for (name, script) in scenario::scripts() {
+    for (name, script) in scenario::scripts().chain([bench::SCRIPT]) {
         archive.file(&format!("spindle/scenarios/{name}.sh"), script.as_bytes());
     }
-    for (name, script) in JOBS {
+    let mut linux = Archive::default();
+    linux.file("init", bench::LINUX_INIT.as_bytes());
+    archive.file("spindle/linux-init.cpio", &linux.finish());
+    for (name, script) in JOBS.iter().chain(&[bench::JOB]) {
         let mut job = Archive::default();
         job.file("init", GUEST_INIT.as_bytes());
         job.file("job.sh", script.as_bytes());

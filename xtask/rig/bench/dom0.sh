@@ -1,0 +1,128 @@
+# Measures the backends side by side: one guest has a disk of each and uses them in turn.
+# Settings: VARIANTS and JOBS (lists with commas), QUEUES, VCPUS (of a driver domain),
+# GUEST_VCPUS, REPS and RUNTIME (seconds of each job).
+
+# kib PATH: the size of a file
+kib() { du -k $1 | cut -f1; }
+
+# linux_create: create the Linux driver domain and say how long that took. A kernel that
+# dies early is started again: emulation does that now and then.
+linux_create() {
+	cat /images/driver-domain.cpio /spindle/linux-init.cpio > /run/linux.ramdisk
+	cat > /run/linux.cfg <<-C
+		name = "linux"
+		type = "hvm"
+		kernel = "/images/vmlinuz"
+		ramdisk = "/run/linux.ramdisk"
+		cmdline = "console=hvc0 rdinit=/init loglevel=4"
+		memory = 128
+		vcpus = $VCPUS
+		pci = [ "$LINUX_BDF" ]
+		driver_domain = 1
+		tsc_mode = "native"
+		vga = "none"
+		vnc = 0
+		usb = 0
+		serial = "none"
+		on_reboot = "destroy"
+		on_crash = "destroy"
+	C
+	for try in 1 2 3; do
+		new_log linux
+		began=$(now)
+		xl create -p /run/linux.cfg || fail "xl create linux"
+		created=$(since $began)
+		home=$HOME_DIR/$(xl domid linux)/data/linux
+		timeout 120 xenstore-watch -n 2 $home/ready > /dev/null &
+		watcher=$!
+		sleep 0.5
+		began=$(now)
+		xl unpause linux || fail "xl unpause linux"
+		while kill -0 $watcher 2> /dev/null && alive linux; do sleep 0.1; done
+		ready=$(since $began)
+		[ "$(read_store $home/ready)" = 1 ] && {
+			kib=$(gzip -c /run/linux.ramdisk | wc -c | awk '{print int($1 / 1024)}')
+			mark backend name=linux create=$created unpause=$ready memory=$(xl list linux | awk 'NR == 2 {print $3}') \
+				image=$(($(kib /images/vmlinuz) + kib)) version="$(read_store $home/version)"
+			rm -f /run/linux.ramdisk
+			return 0
+		}
+		kill $watcher
+		cat $(guest_log linux)
+		xl destroy linux
+		mark note "text=\"retry: the kernel of the Linux driver domain died early\""
+	done
+	fail "the Linux driver domain does not come up: $(last_words linux)"
+}
+
+# disk_of VARIANT VDEV: a disk specification for xl
+disk_of() {
+	case $1 in
+	spindle) echo "'format=raw,vdev=$2,access=rw,backend=spindle,target=nvme0n1'" ;;
+	linux) echo "'format=raw,vdev=$2,access=rw,backend=linux,target=/dev/nvme0n1'" ;;
+	dom0) echo "'format=raw,vdev=$2,access=rw,script=block-plain,target=/dev/nvme0n1'" ;;
+	ram) echo "'format=raw,vdev=$2,access=rw,backend=ram,target=ram0'" ;;
+	esac
+}
+
+# shares SECONDS: how much of a processor each domain uses meanwhile, in percent
+shares() {
+	xentop -b -f -d $1 -i 2 | awk '
+		$1 == "NAME" { part++; next }
+		part == 2 { gsub("Domain-0", "dom0"); printf "%s.cpu=%s ", $1, $4 }'
+}
+
+# counters VARIANT: what a Spindle has counted that tells of hypercalls, on one line
+counters() {
+	case $1 in
+	spindle | ram)
+		xenstore-ls -f $HOME_DIR/$(xl domid $1) | tr '" ' '\n\n' |
+			grep -E '^(rd_req|wr_req|notify|sleeps)=' | tr '\n' ' '
+		;;
+	esac
+}
+
+vdevs='xvda xvdb xvdc xvdd'
+disks= pairs=
+for variant in $(echo $VARIANTS | tr ',' ' '); do
+	case $variant in
+	spindle)
+		spindle_create spindle spindle-hvm.cfg 'firmware_override="/spindle/spindle.elf"' \
+			"pci=[\"$BDF\"]" "vcpus=$VCPUS"
+		;;
+	ram)
+		spindle_create ram spindle-pvh.cfg 'kernel="/spindle/spindle.elf"' "vcpus=$VCPUS"
+		;;
+	linux) linux_create ;;
+	esac
+	vdev=${vdevs%% *}
+	vdevs=${vdevs#* }
+	disks="$disks${disks:+, }$(disk_of $variant $vdev)"
+	pairs="$pairs${pairs:+,}$variant:$vdev"
+done
+guest_start bench fio-bench "disk=[$disks]" "vcpus=$GUEST_VCPUS" \
+	"cmdline=\"console=hvc0 rdinit=/init loglevel=4 bench.queues=$QUEUES bench.seconds=$RUNTIME bench.reps=$REPS bench.jobs=$JOBS bench.disks=$pairs\""
+ship
+touch /run/quiet
+trap 'rm -f /run/quiet' EXIT
+rest=$(shares 3)
+guest_need bench "begin" 120
+mark rest $rest
+for round in $(seq 1 $REPS); do
+	for job in $(echo $JOBS | tr ',' ' '); do
+		for variant in $(echo $VARIANTS | tr ',' ' '); do
+			guest_need bench "begin $variant $job $round" 60
+			before=$(counters $variant)
+			# fio needs a second to start, warms up for two, and runs a little longer than this.
+			sleep 3
+			used=$(shares $((RUNTIME - 1)))
+			guest_need bench "fio $variant $job $round" 60
+			mark sample variant=$variant job=$job round=$round $used \
+				"fio=$(sed -n "s/^%% fio $variant $job $round \(.*\)/\1/p" $(guest_log bench) | tr -d '\r')" \
+				"before=\"$before\" after=\"$(counters $variant)\""
+		done
+	done
+done
+guest_need bench 'done' 60
+mark connected "disks=\"$(sed -n 's/^%% disk //p' $(guest_log bench) | tr '\r\n' '  ')\""
+xl destroy bench

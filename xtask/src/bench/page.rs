@@ -1,0 +1,204 @@
+//! The results page, in Markdown.
+
+use std::fmt::{self, Write};
+
+use super::plan::{self, JOBS, VARIANTS};
+use super::samples::{Sample, Samples};
+use super::targets::{self, Bound};
+use crate::rig::Mark;
+
+const HEAD: &str = "# Benchmark results\n\n\
+    Written by `cargo xtask bench` from `record.txt`; do not edit by hand.\n\n";
+
+const RIG: &str = "\n## Side by side under nested Xen\n\n\
+    One Linux guest has a disk of each backend and runs each fio job on them in turn, so that \
+    whatever disturbs the host disturbs all alike. Spindle and the Linux driver domain (an HVM guest \
+    with Linux' NVMe driver and xen-blkback) each have an NVMe disk by PCI passthrough, dom0 has a \
+    third; the disks are of one kind. With one queue, a driver domain has one vCPU, else one for each \
+    queue and one more. All domains have `tsc_mode=\"native\"`.\n\n\
+    The machine is emulated (QEMU's TCG): absolute figures say little, quotients are what counts. \
+    Each cell is the median of the rounds and, in brackets, the least and the greatest. A quotient \
+    is taken round by round. The processor time is that of the backend's domain in the middle of the \
+    job; for dom0, without what it uses at rest. MB are 10^6 bytes; latencies are from submission \
+    to completion as fio in the guest sees them; the depth is that of each queue.\n";
+
+const HYPERCALLS: &str = "Hypercalls per I/O are notifications and sleeps as Spindle counts them; \
+    Linux does not count, and Debian's Xen has no counters for it.\n";
+
+const HOST: &str = "\n## The hot path on the host\n\n\
+    Rings, grant cache and NVMe queues natively, against a software NVMe and fake grants, for one \
+    4 KiB request. Targets at batch 32 with persistent grants: under 100 ns and under 400 \
+    instructions, with any number of rings.\n\n";
+
+/// Writes the page.
+pub(super) fn write(record: &[Mark], samples: &Samples) -> Result<String, fmt::Error> {
+    let mut page = HEAD.to_string();
+    circumstances(&mut page, record)?;
+    page.push_str(RIG);
+    if !samples.queues().is_empty() {
+        page.push_str("\n![IOPS and I/Os per backend CPU-second](bench.svg)\n");
+    }
+    verdicts(&mut page, record, samples)?;
+    domains(&mut page, record)?;
+    for queues in samples.queues() {
+        jobs(&mut page, samples, queues)?;
+    }
+    host(&mut page, record)?;
+    Ok(page)
+}
+
+fn circumstances(page: &mut String, record: &[Mark]) -> fmt::Result {
+    for mark in record.iter().filter(|mark| mark.name == "circumstances") {
+        writeln!(
+            page,
+            "- {}: {}, {} cores, Linux {}, QEMU {}; Debian {}, Xen {}; Spindle {}; {}",
+            mark.number("queues").map_or_else(
+                || "host".to_string(),
+                |queues| targets::queues_text(queues as u32)
+            ),
+            mark.get("cpu"),
+            mark.get("cores"),
+            mark.get("linux"),
+            mark.get("qemu"),
+            mark.get("suite"),
+            mark.get("xen"),
+            mark.get("spindle"),
+            mark.get("date")
+        )?;
+    }
+    Ok(())
+}
+
+fn verdicts(page: &mut String, record: &[Mark], samples: &Samples) -> fmt::Result {
+    let verdicts = targets::judge(record, samples);
+    if verdicts.is_empty() {
+        return Ok(());
+    }
+    page.push_str("\n### Spindle to the Linux driver domain\n\n");
+    row(page, &["what", "quotient", "target", ""])?;
+    row(page, &["---", "---", "---", "---"])?;
+    for verdict in verdicts {
+        let target = match verdict.bound {
+            Bound::AtLeast(bound) => format!("at least {bound}"),
+            Bound::AtMost(bound) => format!("at most {bound}"),
+        };
+        let met = if verdict.is_met() { "met" } else { "missed" };
+        row(page, &[&verdict.what, &verdict.ratio.text(3), &target, met])?;
+    }
+    Ok(())
+}
+
+fn domains(page: &mut String, record: &[Mark]) -> fmt::Result {
+    page.push_str("\n### Starting, memory, size\n\n");
+    row(
+        page,
+        &[
+            "backend",
+            "`xl create -p`, s",
+            "unpause to ready, s",
+            "`xl create` to ready, s",
+            "memory, MiB",
+            "image, KiB",
+        ],
+    )?;
+    row(page, &["---"; 6])?;
+    for variant in VARIANTS {
+        let cell = |fields: &[&str], digits| {
+            targets::domain(record, variant.name, fields).map(|spread| spread.text(digits))
+        };
+        if let Some(memory) = cell(&["memory"], 0) {
+            row(
+                page,
+                &[
+                    variant.title,
+                    &cell(&["create"], 2).unwrap_or_default(),
+                    &cell(&["unpause"], 2).unwrap_or_default(),
+                    &cell(&["create", "unpause"], 2).unwrap_or_default(),
+                    &memory,
+                    &cell(&["image"], 0).unwrap_or_default(),
+                ],
+            )?;
+        }
+    }
+    page.push_str("\nLinux' image is its kernel and a compressed initramfs.\n");
+    Ok(())
+}
+
+fn jobs(page: &mut String, samples: &Samples, queues: u32) -> fmt::Result {
+    let vcpus = plan::vcpus(queues);
+    write!(
+        page,
+        "\n### {}, {vcpus} vCPU{} in a driver domain\n\n",
+        targets::queues_text(queues),
+        if vcpus == 1 { "" } else { "s" }
+    )?;
+    row(
+        page,
+        &[
+            "job",
+            "backend",
+            "IOPS",
+            "MB/s",
+            "p50, ms",
+            "p99, ms",
+            "backend CPU, %",
+            "I/Os per backend CPU-s",
+            "hypercalls per I/O",
+        ],
+    )?;
+    row(page, &["---"; 9])?;
+    for job in JOBS {
+        for variant in VARIANTS {
+            let cell = |figure: fn(&Sample) -> f64, digits| {
+                samples
+                    .spread(variant.name, job, queues, figure)
+                    .map_or_else(String::new, |spread| spread.text(digits))
+            };
+            if samples
+                .spread(variant.name, job, queues, |sample| sample.iops)
+                .is_none()
+            {
+                continue;
+            }
+            row(
+                page,
+                &[
+                    job,
+                    variant.title,
+                    &cell(|sample| sample.iops, 0),
+                    &cell(|sample| sample.megabytes, 1),
+                    &cell(|sample| sample.p50 / 1000.0, 2),
+                    &cell(|sample| sample.p99 / 1000.0, 2),
+                    &cell(|sample| sample.cpu * 100.0, 0),
+                    &cell(|sample| sample.per_cpu, 0),
+                    &cell(|sample| sample.hypercalls, 3),
+                ],
+            )?;
+        }
+    }
+    write!(page, "\n{HYPERCALLS}")
+}
+
+fn host(page: &mut String, record: &[Mark]) -> fmt::Result {
+    let cases: Vec<&Mark> = record.iter().filter(|mark| mark.name == "bench").collect();
+    if cases.is_empty() {
+        return Ok(());
+    }
+    page.push_str(HOST);
+    let mut keys: Vec<&str> = cases.iter().flat_map(|mark| mark.keys()).collect();
+    keys.sort_unstable();
+    keys.dedup();
+    // The name first.
+    keys.sort_by_key(|key| *key != "name");
+    row(page, &keys)?;
+    row(page, &vec!["---"; keys.len()])?;
+    for case in cases {
+        let cells: Vec<&str> = keys.iter().map(|key| case.get(key)).collect();
+        row(page, &cells)?;
+    }
+    Ok(())
+}
+
+fn row(page: &mut String, cells: &[&str]) -> fmt::Result {
+    writeln!(page, "| {} |", cells.join(" | "))
+}

@@ -1,0 +1,113 @@
+//! The comparison in the rig: boots it with all backends and records what dom0 measures.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+
+use super::plan::{self, Plan};
+use super::record::{self, Record};
+use super::samples;
+use super::targets::queues_text;
+use crate::rig::{self, Backend, Images, Machine, Mark, Suite};
+use crate::{kernel, ui};
+
+/// How often a boot may fail before this gives up: emulation kills a domain now and then.
+const TRIES: u32 = 3;
+
+/// Measures with each number of queues.
+pub(super) fn run(suite: Suite, plan: &Plan, queues: &[u32], record: &mut Record) -> Result<()> {
+    let _lock = rig::lock()?;
+    let image = kernel::build()?;
+    let images = rig::prepare(suite)?;
+    for &queues in queues {
+        let mut tries = 1;
+        let marks = loop {
+            match measure(suite, &images, &image, plan, queues) {
+                Ok(marks) => break marks,
+                Err(error) if tries < TRIES => {
+                    ui::step("bench", &format!("retry: {error:#}"));
+                    tries += 1;
+                }
+                Err(error) => return Err(error),
+            }
+        };
+        record.forget(|mark| mark.name != "bench" && mark.get("queues") == queues.to_string());
+        record.add([record::circumstances(suite, queues)?.with("tries", tries)])?;
+        record.add(marks)?;
+    }
+    Ok(())
+}
+
+/// One boot.
+fn measure(
+    suite: Suite,
+    images: &Images,
+    image: &kernel::Image,
+    plan: &Plan,
+    queues: u32,
+) -> Result<Vec<Mark>> {
+    let cpus = plan::cpus(queues);
+    let kernel: &Path = &image.path;
+    let mut machine = Machine::boot_with(suite, images, Some(kernel), Backend::Bench, cpus)?;
+    let expected = plan.duration();
+    ui::step(
+        "bench",
+        &format!(
+            "{}, {cpus} CPUs: about {} minutes",
+            queues_text(queues),
+            expected.div_ceil(60)
+        ),
+    );
+    let timeout = Duration::from_secs(2 * expected);
+    machine.start_with("bench", timeout, &plan.settings(queues))?;
+    let deadline = Instant::now() + timeout + Duration::from_secs(60);
+    let mut rest = 0.0;
+    let mut kept = Vec::new();
+    loop {
+        // One mark at a time, so that the user sees the figures come in.
+        let mark = machine.next(deadline)?;
+        match mark.name.as_str() {
+            "rest" => rest = mark.number("dom0.cpu").unwrap_or(0.0),
+            "sample" => match samples::condense(&mark, queues, rest) {
+                Some(sample) => {
+                    ui::step("bench", &describe(&sample));
+                    kept.push(sample);
+                }
+                None => bail!("fio failed: {mark}; logs: {}", machine.logs.display()),
+            },
+            "spindle" => kept.push(
+                mark.renamed("backend")
+                    .with("image", image.size / 1024)
+                    .with("queues", queues),
+            ),
+            "backend" => kept.push(mark.with("queues", queues)),
+            "connected" => ui::step("bench", mark.get("disks")),
+            "note" => ui::step("dom0", mark.get("text")),
+            "fail" => bail!("{}; logs: {}", mark.get("why"), machine.logs.display()),
+            "end" if mark.get("rc") == "0" => break,
+            "end" => bail!(
+                "dom0's script ended with status {}; logs: {}",
+                mark.get("rc"),
+                machine.logs.display()
+            ),
+            _ => {}
+        }
+    }
+    machine.power_off()?;
+    Ok(kept)
+}
+
+/// A sample for the user.
+fn describe(sample: &Mark) -> String {
+    let number = |key| sample.number(key).unwrap_or(f64::NAN);
+    format!(
+        "{:14} {:8} round {}: {:6.0} IOPS, p50 {:6.2} ms, backend CPU {:3.0} %",
+        sample.get("job"),
+        sample.get("variant"),
+        sample.get("round"),
+        number("iops"),
+        number("p50") / 1000.0,
+        number("cpu") * 100.0
+    )
+}

@@ -1,0 +1,56 @@
+//! A figure that was measured several times.
+
+/// The least, the middle and the greatest of some measurements.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Spread {
+    /// The least.
+    pub(super) min: f64,
+    /// The one in the middle, or the mean of the two there.
+    pub(super) median: f64,
+    /// The greatest.
+    pub(super) max: f64,
+}
+
+impl Spread {
+    /// Of these values; none if there are none or one of them is no number.
+    pub(super) fn of(values: impl IntoIterator<Item = f64>) -> Option<Self> {
+        let mut values: Vec<f64> = values.into_iter().collect();
+        if values.iter().any(|value| !value.is_finite()) {
+            return None;
+        }
+        values.sort_by(f64::total_cmp);
+        let (min, max) = (*values.first()?, *values.last()?);
+        let half = values.len() / 2;
+        let upper = values[half];
+        let lower = values[(values.len() - 1) / 2];
+        Some(Self {
+            min,
+            median: f64::midpoint(lower, upper),
+            max,
+        })
+    }
+
+    /// `median (min-max)` with so many digits after the point.
+    pub(super) fn text(&self, digits: usize) -> String {
+        let Self { min, median, max } = self;
+        format!("{median:.digits$} ({min:.digits$}–{max:.digits$})")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_of_an_even_number_is_between_the_two_in_the_middle() {
+        let spread = Spread::of([4.0, 1.0, 2.0, 9.0]).expect("values");
+        assert_eq!((spread.min, spread.median, spread.max), (1.0, 3.0, 9.0));
+        assert_eq!(spread.text(1), "3.0 (1.0–9.0)");
+    }
+
+    #[test]
+    fn nothing_and_not_a_number_have_no_spread() {
+        assert_eq!(Spread::of([]), None);
+        assert_eq!(Spread::of([1.0, f64::NAN]), None);
+    }
+}
