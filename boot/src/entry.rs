@@ -205,7 +205,9 @@ fn build(memory: impl TableMemory, image: &Image, ram: &Regions) -> Result<u64, 
 
 /// Makes memory cacheable where firmware should have: in an HVM container entered without
 /// firmware the MTRRs are off, and on Intel with a passed-through device all RAM is uncached then.
-fn enable_write_back() {
+///
+/// The boot processor has done so when the kernel's main function runs; every other core must.
+pub fn enable_write_back() {
     const MTRR_FEATURE: u32 = 1 << 12;
     const MTRR_DEFAULT_TYPE: u32 = 0x2ff;
     const ENABLED: u32 = 1 << 11;

@@ -37,7 +37,7 @@ mod start_info;
 
 pub use cmdline::{Word, Words, words};
 #[cfg(target_os = "none")]
-pub use entry::{Boot, IdentityTables, Image, image};
+pub use entry::{Boot, IdentityTables, Image, enable_write_back, image};
 pub use info::{BootError, BootInfo, COMMAND_LINE_MAX, MAP_MAX, MODULES_MAX, MapEntry, PhysRead};
 pub use paging::{Kind, MapError, PageTables, TableMemory};
 pub use regions::{REGIONS_MAX, Regions};

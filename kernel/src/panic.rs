@@ -2,7 +2,7 @@
 
 use core::fmt::{self, Write};
 use core::panic::PanicInfo;
-use core::sync::atomic::{AtomicBool, Ordering::AcqRel};
+use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use spindle_hw::Ports;
 
@@ -10,19 +10,31 @@ use crate::arch::{backtrace, cpu};
 use crate::log::LastWords;
 use crate::xen::{self, sched};
 
-/// Set by the first core that dies.
-static DYING: AtomicBool = AtomicBool::new(false);
+/// No core's number.
+const NOBODY: usize = usize::MAX;
+/// The first core that dies.
+static DYING: AtomicUsize = AtomicUsize::new(NOBODY);
 
 #[panic_handler]
 fn panic(info: &PanicInfo<'_>) -> ! {
     let here = (panic as fn(&PanicInfo<'_>) -> !) as usize as u64;
-    die(format_args!("PANIC: {info}\n"), here, cpu::frame_pointer())
+    let core = cpu::number();
+    die(
+        format_args!("PANIC on core {core}: {info}\n"),
+        here,
+        cpu::frame_pointer(),
+    )
 }
 
 /// Tells `message` with a backtrace from `rip` and the frame at `frame`, and ends the domain.
-/// Dying while dying ends it at once.
+/// Dying while dying ends it at once; a second core that dies leaves the word to the first.
 pub(crate) fn die(message: fmt::Arguments<'_>, rip: u64, frame: u64) -> ! {
-    if !DYING.swap(true, AcqRel) {
+    let this = cpu::number();
+    let first = DYING.compare_exchange(NOBODY, this, Relaxed, Relaxed);
+    if first.is_err_and(|first| first != this) {
+        cpu::halt()
+    }
+    if first.is_ok() {
         let mut out = LastWords::begin();
         // These writers do not fail; if they did there would be nobody left to tell.
         let _ = write!(out, "\n{message}");

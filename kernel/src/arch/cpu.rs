@@ -6,6 +6,9 @@
 use core::arch::asm;
 use core::arch::x86_64::{__cpuid, _rdtsc};
 
+use x86_64::VirtAddr;
+use x86_64::registers::model_specific::GsBase;
+
 /// The time stamp counter.
 #[inline]
 pub(crate) fn tsc() -> u64 {
@@ -13,12 +16,23 @@ pub(crate) fn tsc() -> u64 {
     unsafe { _rdtsc() }
 }
 
-/// Stops this core for good.
+/// Stops this core for good. Under Xen it goes down, and the domain ends with its last core.
 pub(crate) fn halt() -> ! {
     loop {
         // SAFETY: with interrupts off, the core just stays here.
         unsafe { asm!("cli", "hlt", options(nomem, nostack)) };
     }
+}
+
+/// This core's number, 0 for the boot core; right wherever a core may die.
+pub(crate) fn number() -> usize {
+    GsBase::read().as_u64() as usize
+}
+
+/// Numbers this core. Nothing is addressed through GS, so that its base can hold the number
+/// itself: 0 until it is set, as it is on the boot core.
+pub(super) fn set_number(number: u32) {
+    GsBase::write(VirtAddr::new(number.into()));
 }
 
 /// The faulting address of the last page fault.

@@ -72,7 +72,8 @@ impl fmt::Display for Frame {
         let name = NAMES.get(self.vector as usize).unwrap_or(&"unknown");
         writeln!(
             f,
-            "EXCEPTION {name} (vector {}, error {:#x}) at rip {:#x}, cr2 {:#x}",
+            "EXCEPTION on core {}: {name} (vector {}, error {:#x}) at rip {:#x}, cr2 {:#x}",
+            cpu::number(),
             self.vector,
             self.error,
             self.rip,

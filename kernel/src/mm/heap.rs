@@ -27,11 +27,6 @@ pub(super) fn init(range: Range<u64>) {
     };
 }
 
-/// Bytes that are free.
-pub(crate) fn free() -> usize {
-    HEAP.0.lock().free()
-}
-
 // SAFETY: `Heap` hands out disjoint blocks of the requested layout, and the lock makes it usable
 // from any core.
 unsafe impl GlobalAlloc for KernelHeap {

@@ -3,16 +3,20 @@
 // UNSAFETY: hypercalls.
 #![expect(unsafe_code)]
 
+use spindle_hw::Clock;
 use spindle_xen::event::{Notify, Port};
 use spindle_xen::{DomId, Errno};
 
 use super::hypercall::{self, EVENT_CHANNEL_OP};
+use super::sched;
 use super::shared::SharedInfo;
 
 const BIND_INTERDOMAIN: u64 = 0;
 const CLOSE: u64 = 3;
 const SEND: u64 = 4;
-const ALLOC_UNBOUND: u64 = 6;
+const BIND_IPI: u64 = 7;
+/// How late an event may be noticed by a core that sleeps on more ports than Xen takes.
+const MANY_PORTS_NS: u64 = 1_000_000;
 
 /// The domain's event channels. Ports stay masked: nobody is interrupted, everybody polls.
 #[derive(Clone, Copy, Debug)]
@@ -55,25 +59,55 @@ impl Events {
         Ok(Port(bind.local_port))
     }
 
-    /// A new local port that `remote` may bind to.
+    /// A new port within the domain: any core may notify it, and whoever sleeps on it wakes. It is
+    /// bound to `vcpu`, which matters to interrupts only, not to polling.
     ///
     /// # Errors
-    /// Xen's: ENOSPC if there are no ports left.
-    pub(crate) fn alloc_unbound(self, remote: DomId) -> Result<Port, Errno> {
-        /// `struct evtchn_alloc_unbound`.
+    /// Xen's: ENOENT if there is no such vCPU, ENOSPC if there are no ports left.
+    pub(crate) fn bind_ipi(self, vcpu: usize) -> Result<Port, Errno> {
+        /// `struct evtchn_bind_ipi`.
         #[repr(C)]
-        struct Alloc {
-            domid: u16,
-            remote: u16,
+        struct Bind {
+            vcpu: u32,
             port: u32,
         }
-        let mut alloc = Alloc {
-            domid: DomId::SELF.0,
-            remote: remote.0,
-            port: 0,
+        let vcpu = u32::try_from(vcpu).map_err(|_| Errno::ENOENT)?;
+        let mut bind = Bind { vcpu, port: 0 };
+        op(BIND_IPI, &mut bind)?;
+        Ok(Port(bind.port))
+    }
+
+    /// Sleeps as [`sched::poll`] does, on any number of ports.
+    ///
+    /// Xen looks at [`sched::POLL_MAX`] of them at most. Asleep on more than one port, a vCPU is
+    /// woken by every event of the domain; so all that could be missed is what comes for one of
+    /// the others just before it falls asleep, and that is why it then sleeps for 1 ms at most.
+    ///
+    /// # Errors
+    /// Xen's: EINVAL for a port that is not ours.
+    pub(crate) fn sleep(
+        self,
+        ports: impl IntoIterator<Item = Port>,
+        deadline_ns: u64,
+        clock: &impl Clock,
+    ) -> Result<(), Errno> {
+        let mut listed: heapless::Vec<Port, { sched::POLL_MAX }> = heapless::Vec::new();
+        let mut crowded = false;
+        for port in ports {
+            if let Err(port) = listed.push(port) {
+                crowded = true;
+                if self.is_pending(port) {
+                    return Ok(());
+                }
+            }
+        }
+        let soon = clock.now_ns().saturating_add(MANY_PORTS_NS);
+        let deadline_ns = match deadline_ns {
+            0 if crowded => soon,
+            at if crowded => at.min(soon),
+            at => at,
         };
-        op(ALLOC_UNBOUND, &mut alloc)?;
-        Ok(Port(alloc.port))
+        sched::poll(&listed, deadline_ns)
     }
 
     /// Closes a local port and forgets what came for it.

@@ -13,6 +13,7 @@ use crate::arch::cpu;
 /// `__HYPERVISOR_*` (`public/xen.h`).
 pub(super) const MEMORY_OP: u64 = 12;
 pub(super) const GRANT_TABLE_OP: u64 = 20;
+pub(super) const VCPU_OP: u64 = 24;
 pub(super) const SCHED_OP: u64 = 29;
 pub(super) const EVENT_CHANNEL_OP: u64 = 32;
 pub(super) const HVM_OP: u64 = 34;

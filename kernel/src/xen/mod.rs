@@ -8,6 +8,7 @@ mod params;
 pub(crate) mod sched;
 mod shared;
 pub(crate) mod time;
+pub(crate) mod vcpus;
 
 pub(crate) use cpuid::Hypervisor;
 pub(crate) use events::Events;
@@ -60,6 +61,7 @@ pub(crate) fn init(window: GrantWindow) -> Result<Option<Xen>, &'static str> {
     let shared = SharedInfo::new(page).map_err(|_| "Xen refused shared_info")?;
     let shared = &*Box::leak(Box::new(shared));
     time::start(time::Source::Xen { shared, vcpu: 0 });
+    vcpus::init(shared);
     Ok(Some(Xen {
         hypervisor,
         events: Events::new(shared),

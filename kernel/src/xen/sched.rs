@@ -31,6 +31,9 @@ pub(crate) enum Reason {
 /// Sleeps until an event is pending on one of `ports`, or until `deadline_ns` of system time
 /// (0 = no deadline). Returns at once if one is pending already: take it first. May return early.
 ///
+/// It does not matter which vCPU a port is bound to. A vCPU asleep on one port is woken by that
+/// one alone; asleep on several, by every event of the domain.
+///
 /// # Errors
 /// Xen's: EINVAL for more than [`POLL_MAX`] ports or a port that is not ours.
 pub(crate) fn poll(ports: &[Port], deadline_ns: u64) -> Result<(), Errno> {

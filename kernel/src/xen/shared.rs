@@ -20,7 +20,7 @@ const PORTS: u32 = 4096;
 /// `sizeof(struct vcpu_info)`.
 const VCPU_INFO: usize = 64;
 /// vCPUs with a `vcpu_info` in this page (`XEN_LEGACY_MAX_VCPUS`).
-const VCPUS: usize = 32;
+pub(super) const VCPUS: usize = 32;
 const TIME: usize = 32;
 const PENDING: usize = VCPUS * VCPU_INFO;
 const MASK: usize = PENDING + 512;
