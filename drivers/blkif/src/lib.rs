@@ -13,6 +13,7 @@
 //! | memory | [`cache`], [`pool`] | mapped grants for direct DMA; buffers for grant copy |
 //! | ring state | [`session`] | a request from ring slot to response |
 //! | core | [`ring_core`] | turns over many rings: poll, take, resolve, submit, answer |
+//! | around it | [`worker`], [`mailbox`], [`pacer`] | orders from control, and rest |
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -22,6 +23,8 @@ pub mod abi;
 pub mod batch;
 pub mod cache;
 mod fifo;
+pub mod mailbox;
+pub mod pacer;
 pub mod pool;
 pub mod request;
 pub mod ring;
@@ -29,6 +32,7 @@ pub mod ring_core;
 pub mod session;
 pub mod stats;
 pub mod window;
+pub mod worker;
 
 pub use ring::BackRing;
 pub use ring_core::{Config, Detached, RingCore, RingId, Work};

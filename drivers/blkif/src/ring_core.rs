@@ -315,7 +315,11 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
     /// Asks every frontend to notify us of its next request, then looks once more. True if the
     /// core may sleep until one does: nothing was found and nothing is in flight.
     pub fn arm(&mut self) -> bool {
-        let busy = self.rings.iter().flatten().any(|session| session.active() > 0);
+        let busy = self
+            .rings
+            .iter()
+            .flatten()
+            .any(|session| session.active() > 0);
         self.listen() && !busy && !self.is_in_flight()
     }
 

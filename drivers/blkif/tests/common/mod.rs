@@ -20,6 +20,7 @@ use spindle_xen::DomId;
 use spindle_xen::event::Port;
 
 /// The queue of a RAM disk, with counters and faults.
+#[derive(Debug)]
 pub struct TestDisk {
     inner: RamQueue<&'static FakeBus>,
     /// Doorbells.
@@ -171,6 +172,12 @@ impl Rig {
 
     /// Attaches a frontend of domain `dom`, which notifies on port `dom`.
     pub fn attach(&mut self, dom: u16, how: How) -> (RingId, Blkfront<'static>) {
+        let (session, front) = self.session(dom, how);
+        (self.core.attach(session).unwrap(), front)
+    }
+
+    /// A frontend as [`Rig::attach`] makes it, and the session for its ring.
+    pub fn session(&mut self, dom: u16, how: How) -> (Session, Blkfront<'static>) {
         let front = Blkfront::new(self.grants, DomId(dom), how.ring_pages, how.start);
         self.windows += 1;
         let base = (1 << 40) + (self.windows << 32);
@@ -182,8 +189,7 @@ impl Rig {
             start: how.start,
             window: how.frames.map(|frames| Window::new(base, frames)),
         };
-        let session = Session::new(front.ring(), attachment).unwrap();
-        (self.core.attach(session).unwrap(), front)
+        (Session::new(front.ring(), attachment).unwrap(), front)
     }
 
     /// Visits until no request is under way, then collects the answers.

@@ -1,0 +1,236 @@
+//! A ring core at work: its [`RingCore`], what control asks of it, and its rest.
+//!
+//! Control hands rings over and asks for them back through one-slot mailboxes; a ring belongs to
+//! exactly one core in between. The same worker runs on a core of its own or, in a domain with
+//! one vCPU, inside control's loop.
+
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use spindle_block::DiskQueue;
+use spindle_xen::event::{Notify, Port};
+use spindle_xen::grant::GrantOps;
+
+use crate::mailbox::Mailbox;
+use crate::pacer::{Pacer, PollTime, Rest};
+use crate::ring::Halt;
+use crate::ring_core::{Detached, RingCore, RingError, RingId};
+use crate::session::Session;
+
+/// What control asks of a core.
+#[derive(Debug)]
+pub enum Order {
+    /// Serve a ring; answered by [`Report::Attached`] or [`Report::Refused`] with the same token.
+    Attach {
+        /// Control's name for the ring.
+        token: u64,
+        /// The ring.
+        session: Box<Session>,
+    },
+    /// Stop serving a ring; answered by [`Report::Detached`] when nothing of it is in flight.
+    Detach(RingId),
+    /// A disk is lost: fail all that is in flight on it and all that comes. No answer.
+    FailDisk(usize),
+    /// Give up the disk queues and end; answered by [`Report::Stopped`].
+    Stop,
+}
+
+/// What a core tells control.
+#[derive(Debug)]
+pub enum Report<Q> {
+    /// A ring is being served.
+    Attached {
+        /// From the order.
+        token: u64,
+        /// Its place on the core.
+        ring: RingId,
+    },
+    /// A ring could not be taken on.
+    Refused {
+        /// From the order.
+        token: u64,
+        /// Why.
+        error: RingError,
+        /// The ring.
+        session: Box<Session>,
+    },
+    /// A ring has left the core.
+    Detached {
+        /// What was its place.
+        ring: RingId,
+        /// What is left of it.
+        remains: Box<Detached>,
+    },
+    /// A ring was halted because its frontend broke the protocol. It is still attached.
+    Halted {
+        /// Its place.
+        ring: RingId,
+        /// Why.
+        halt: Halt,
+    },
+    /// The core has ended.
+    Stopped(Vec<Q>),
+}
+
+/// The two mailboxes between control and one core.
+#[derive(Debug)]
+pub struct Link<Q> {
+    /// From control.
+    pub orders: Mailbox<Order>,
+    /// To control.
+    pub reports: Mailbox<Report<Q>>,
+}
+
+impl<Q> Default for Link<Q> {
+    fn default() -> Self {
+        Self {
+            orders: Mailbox::new(),
+            reports: Mailbox::new(),
+        }
+    }
+}
+
+/// What a core does after a turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Take the next turn.
+    Turn,
+    /// Rest until an event comes on one of [`Worker::ports`] or the core's own, if
+    /// [`Worker::listen`] agrees, or until the time given.
+    Rest(Option<u64>),
+    /// It is over; take no further turn.
+    Stop,
+}
+
+/// A ring core and its link to control.
+#[derive(Debug)]
+pub struct Worker<Q, G, N> {
+    core: Option<RingCore<Q, G, N>>,
+    link: Arc<Link<Q>>,
+    pacer: Pacer,
+    /// A report that found the mailbox full.
+    report: Option<Report<Q>>,
+    /// Rings to be given back once they are drained.
+    draining: Vec<RingId>,
+    reported: bool,
+}
+
+impl<Q: DiskQueue, G: GrantOps, N: Notify> Worker<Q, G, N> {
+    /// A worker for `core`.
+    #[must_use]
+    pub fn new(core: RingCore<Q, G, N>, link: Arc<Link<Q>>, poll: PollTime) -> Self {
+        Self {
+            draining: Vec::with_capacity(core.places()),
+            core: Some(core),
+            link,
+            pacer: Pacer::new(poll),
+            report: None,
+            reported: false,
+        }
+    }
+
+    /// One turn: orders, a visit to all rings and disks, reports.
+    pub fn turn(&mut self, now_ns: u64) -> Next {
+        let Some(core) = &mut self.core else {
+            return Next::Stop;
+        };
+        let work = core.visit(now_ns);
+        let in_flight = core.is_in_flight();
+        if self.link.orders.is_full() || work.fault || !self.draining.is_empty() {
+            self.attend();
+        }
+        self.send();
+        if self.core.is_none() {
+            return if self.report.is_none() {
+                Next::Stop
+            } else {
+                Next::Turn
+            };
+        }
+        if work.taken > 0 || work.completed > 0 {
+            self.pacer.worked(now_ns, work.completed > 0, in_flight);
+            return Next::Turn;
+        }
+        match self.pacer.idle(now_ns, in_flight) {
+            Rest::Poll => Next::Turn,
+            Rest::Nap(until) => Next::Rest(Some(until)),
+            // What waits for memory or room, though nothing is in flight, has to be tried again.
+            Rest::Sleep if work.busy => Next::Turn,
+            Rest::Sleep => Next::Rest(None),
+        }
+    }
+
+    /// The ports of the rings that are attached.
+    pub fn ports(&self) -> impl Iterator<Item = Port> {
+        let sessions = self.core.iter().flat_map(RingCore::sessions);
+        sessions.map(|(_, session)| session.port())
+    }
+
+    /// Asks every frontend to send an event for its next request, then looks once more: true if
+    /// the core may rest. Events that came before must have been forgotten by then, so that one
+    /// for a request that this look misses ends the rest at once.
+    pub fn listen(&mut self) -> bool {
+        let quiet = self.core.as_mut().is_some_and(RingCore::listen);
+        quiet && !self.link.orders.is_full() && self.report.is_none()
+    }
+
+    /// Whether control has been sent a report since this was last asked, and must be woken.
+    pub fn take_reported(&mut self) -> bool {
+        core::mem::take(&mut self.reported)
+    }
+
+    /// Deals with the next order and whatever there is to report, one report at a time.
+    fn attend(&mut self) {
+        let Some(core) = &mut self.core else { return };
+        if self.report.is_some() {
+            return;
+        }
+        let drained = |ring: &RingId| core.is_drained(*ring);
+        if let Some(at) = self.draining.iter().position(drained) {
+            let ring = self.draining.swap_remove(at);
+            if let Ok(remains) = core.detach(ring) {
+                let remains = Box::new(remains);
+                self.report = Some(Report::Detached { ring, remains });
+            }
+            return;
+        }
+        if let Some((ring, halt)) = core.next_fault() {
+            self.report = Some(Report::Halted { ring, halt });
+            return;
+        }
+        match self.link.orders.take() {
+            Some(Order::Attach { token, session }) => {
+                self.report = Some(match core.attach(*session) {
+                    Ok(ring) => Report::Attached { token, ring },
+                    Err((error, session)) => Report::Refused {
+                        token,
+                        error,
+                        session,
+                    },
+                });
+            }
+            Some(Order::Detach(ring)) => {
+                core.begin_detach(ring);
+                if !self.draining.contains(&ring) {
+                    self.draining.push(ring);
+                }
+            }
+            Some(Order::FailDisk(disk)) => core.fail_disk(disk),
+            Some(Order::Stop) => {
+                let queues = self.core.take().map(RingCore::into_queues);
+                self.report = Some(Report::Stopped(queues.unwrap_or_default()));
+            }
+            None => {}
+        }
+    }
+
+    fn send(&mut self) {
+        if let Some(report) = self.report.take() {
+            match self.link.reports.put(report) {
+                Ok(()) => self.reported = true,
+                Err(report) => self.report = Some(report),
+            }
+        }
+    }
+}

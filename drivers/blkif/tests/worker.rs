@@ -1,0 +1,219 @@
+//! A ring core under control's orders: rings come and go while others are at work.
+
+mod common;
+
+use std::sync::Arc;
+
+use common::{PERSISTENT, Rig, Sizes, TestDisk, assert_all};
+use spindle_blkif::abi::{Operation, RspStatus};
+use spindle_blkif::pacer::PollTime;
+use spindle_blkif::ring_core::RingError;
+use spindle_blkif::worker::{Link, Next, Order, Report, Worker};
+use spindle_blkif::{Config, RingId};
+use spindle_testkit::blkfront::Blkfront;
+use spindle_testkit::grants::{FakeEvents, FakeGrants};
+use spindle_xen::event::Port;
+
+type Bench = Worker<TestDisk, &'static FakeGrants<'static>, &'static FakeEvents>;
+
+struct Desk {
+    worker: Bench,
+    link: Arc<Link<TestDisk>>,
+    grants: &'static FakeGrants<'static>,
+    now: u64,
+}
+
+const POLL_NS: u64 = 1000;
+
+impl Desk {
+    /// A worker with place for `rings`, and sessions for as many frontends.
+    fn new(rings: usize, fronts: u16) -> (Self, Vec<(Order, Blkfront<'static>)>) {
+        let config = Config {
+            rings,
+            ..Config::default()
+        };
+        let mut rig = Rig::sized(&Sizes {
+            config,
+            ..Sizes::default()
+        });
+        let attach = |dom| {
+            let (session, front) = rig.session(dom, PERSISTENT);
+            (
+                Order::Attach {
+                    token: dom.into(),
+                    session: Box::new(session),
+                },
+                front,
+            )
+        };
+        let fronts = (1..=fronts).map(attach).collect();
+        let link = Arc::new(Link::default());
+        let worker = Worker::new(rig.core, link.clone(), PollTime::For(POLL_NS));
+        (
+            Self {
+                worker,
+                link,
+                grants: rig.grants,
+                now: 0,
+            },
+            fronts,
+        )
+    }
+
+    fn turn(&mut self) -> Next {
+        self.now += 100;
+        self.worker.turn(self.now)
+    }
+
+    /// Takes turns until there is a report.
+    fn report(&mut self) -> Report<TestDisk> {
+        for _ in 0..1000 {
+            self.turn();
+            if self.worker.take_reported() {
+                return self.link.reports.take().unwrap();
+            }
+        }
+        panic!("no report");
+    }
+
+    fn attach(&mut self, order: Order) -> RingId {
+        self.link.orders.put(order).unwrap();
+        match self.report() {
+            Report::Attached { ring, .. } => ring,
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+fn read(front: &mut Blkfront<'_>) {
+    let page = front.page(false);
+    front.push(Operation::READ, 0, &[page.segment(0, 7)]);
+    front.publish();
+}
+
+#[test]
+fn a_ring_is_attached_served_and_given_back() {
+    let (mut desk, mut fronts) = Desk::new(4, 1);
+    let (order, mut front) = fronts.pop().unwrap();
+    let ring = desk.attach(order);
+    assert_eq!(desk.worker.ports().collect::<Vec<_>>(), [Port(1)]);
+    read(&mut front);
+    desk.turn();
+    desk.turn();
+    assert_all(&front.answers(), 1, RspStatus::OKAY);
+    desk.link.orders.put(Order::Detach(ring)).unwrap();
+    let Report::Detached {
+        ring: gone,
+        remains,
+    } = desk.report()
+    else {
+        panic!("it has nothing in flight");
+    };
+    assert_eq!((gone, remains.consumed), (ring, 1));
+    assert_eq!(desk.grants.outstanding(), 0);
+    assert_eq!(desk.worker.ports().count(), 0);
+}
+
+#[test]
+fn what_is_in_flight_is_waited_for_before_a_ring_is_given_back() {
+    let (mut desk, mut fronts) = Desk::new(4, 2);
+    let (order, mut busy) = fronts.pop().unwrap();
+    let ring = desk.attach(order);
+    let (order, mut other) = fronts.pop().unwrap();
+    desk.attach(order);
+    read(&mut busy);
+    // Taken in this turn; its completion is only looked for in the next.
+    desk.link.orders.put(Order::Detach(ring)).unwrap();
+    desk.turn();
+    assert!(!desk.link.reports.is_full());
+    read(&mut other);
+    assert!(matches!(desk.report(), Report::Detached { ring: gone, .. } if gone == ring));
+    assert_all(&busy.answers(), 1, RspStatus::OKAY);
+    desk.turn();
+    assert_all(&other.answers(), 1, RspStatus::OKAY);
+}
+
+#[test]
+fn a_ring_for_which_there_is_no_place_comes_back() {
+    let (mut desk, mut fronts) = Desk::new(1, 2);
+    desk.attach(fronts.pop().unwrap().0);
+    desk.link.orders.put(fronts.pop().unwrap().0).unwrap();
+    let Report::Refused {
+        token: 1,
+        error: RingError::Crowded,
+        session,
+    } = desk.report()
+    else {
+        panic!("there is one place");
+    };
+    session.dismantle(&desk.grants);
+}
+
+#[test]
+fn a_halted_ring_is_reported_once_and_can_be_detached() {
+    let (mut desk, mut fronts) = Desk::new(2, 1);
+    let (order, mut front) = fronts.pop().unwrap();
+    let ring = desk.attach(order);
+    front.set_req_prod(1000);
+    assert!(matches!(desk.report(), Report::Halted { ring: halted, .. } if halted == ring));
+    for _ in 0..10 {
+        desk.turn();
+    }
+    assert!(!desk.link.reports.is_full());
+    desk.link.orders.put(Order::Detach(ring)).unwrap();
+    assert!(matches!(desk.report(), Report::Detached { .. }));
+}
+
+#[test]
+fn a_worker_polls_for_its_time_then_rests_until_a_request_comes() {
+    let (mut desk, mut fronts) = Desk::new(2, 1);
+    let (order, mut front) = fronts.pop().unwrap();
+    desk.attach(order);
+    read(&mut front);
+    desk.turn();
+    desk.turn();
+    let idle: Vec<_> = (0..20).map(|_| desk.turn()).collect();
+    assert_eq!(idle[0], Next::Turn);
+    assert_eq!(idle[19], Next::Rest(None));
+    assert!(desk.worker.listen());
+    read(&mut front);
+    assert!(!desk.worker.listen(), "a request came in between");
+    desk.link.orders.put(Order::FailDisk(0)).unwrap();
+    desk.turn();
+    desk.turn();
+    assert!(desk.worker.listen());
+    desk.link.orders.put(Order::FailDisk(0)).unwrap();
+    assert!(!desk.worker.listen(), "an order came in between");
+}
+
+#[test]
+fn a_report_waits_for_the_mailbox_and_none_is_lost() {
+    let (mut desk, fronts) = Desk::new(2, 2);
+    let mut orders = fronts.into_iter().map(|(order, _)| order);
+    desk.link.orders.put(orders.next().unwrap()).unwrap();
+    desk.turn();
+    desk.link.orders.put(orders.next().unwrap()).unwrap();
+    desk.turn();
+    desk.turn();
+    assert!(matches!(
+        desk.link.reports.take(),
+        Some(Report::Attached { token: 1, .. })
+    ));
+    desk.turn();
+    assert!(matches!(
+        desk.link.reports.take(),
+        Some(Report::Attached { token: 2, .. })
+    ));
+}
+
+#[test]
+fn a_stopped_worker_gives_its_queues_up() {
+    let (mut desk, _) = Desk::new(1, 0);
+    desk.link.orders.put(Order::Stop).unwrap();
+    assert_eq!(desk.turn(), Next::Stop);
+    let Some(Report::Stopped(queues)) = desk.link.reports.take() else {
+        panic!("it was told to stop");
+    };
+    assert_eq!(queues.len(), 1);
+    assert_eq!(desk.turn(), Next::Stop);
+}
