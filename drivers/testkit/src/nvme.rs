@@ -9,6 +9,7 @@
 mod admin;
 mod dma;
 mod execute;
+mod null;
 mod registers;
 mod ring;
 mod store;
@@ -17,6 +18,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use crate::mem::FakeBus;
+pub use null::{Doorbells, NullNvme};
 use ring::Queue;
 use store::Store;
 

@@ -1,0 +1,63 @@
+//! What an I/O costs between ring and disk: the real ring, blkif, grant cache and NVMe code, in a
+//! closed loop with a frontend, a disk and grant tables that cost nothing.
+//!
+//! Without arguments every case is timed, counted under callgrind, and, for several rings, looked
+//! at under lackey for cache lines that more than one core touches. Arguments name what to do:
+//! `time`, `instructions`, `lines`. Lines that begin with `bench` are for programs.
+//!
+//! Only visits of a ring core are measured. The frontend and the disk run between them, so that
+//! neither the one's writing of requests nor the other's of completions is counted.
+
+mod allocator;
+mod case;
+mod instructions;
+mod lane;
+mod lines;
+mod time;
+
+use case::Case;
+
+fn main() {
+    // `cargo bench` adds `--bench`.
+    let args: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|a| a != "--bench")
+        .collect();
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    match args[..] {
+        ["--count", case] => instructions::child(case.parse().expect("a case")),
+        ["--trace", case] => lines::child(case.parse().expect("a case")),
+        _ => report(|what| args.is_empty() || args.contains(&what)),
+    }
+}
+
+/// Measures what is wanted of every case.
+fn report(wanted: impl Fn(&str) -> bool) {
+    println!("per 4 KiB I/O: case, ns, cycles, instructions, lines touched by several cores");
+    for case in Case::all() {
+        let mut words = vec![format!("bench name={case}")];
+        let mut columns = vec![format!("{:24}", case.to_string())];
+        let mut add = |name: &str, value: Option<String>| {
+            let value = value.unwrap_or_else(|| "-".into());
+            columns.push(format!("{value:>8}"));
+            words.push(format!("{name}={value}"));
+        };
+        if wanted("time") {
+            let spent = time::measure(case);
+            add("ns", Some(format!("{:.1}", spent.ns)));
+            add("ns_worst", Some(format!("{:.1}", spent.ns_worst)));
+            add("cycles", Some(format!("{:.0}", spent.cycles)));
+        }
+        if wanted("instructions") {
+            add(
+                "instr",
+                instructions::count(case).map(|n| format!("{n:.1}")),
+            );
+        }
+        if wanted("lines") && case.rings > 1 && case.batch > 1 {
+            add("shared_lines", lines::shared(case).map(|n| n.to_string()));
+        }
+        println!("{}", columns.join(" "));
+        println!("{}", words.join(" "));
+    }
+}
