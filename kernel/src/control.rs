@@ -22,6 +22,7 @@ use crate::connections::Connections;
 use crate::cores::{Cores, rest};
 use crate::disks::{Disks, Queue};
 use crate::rings::Rings;
+use crate::statistics::Statistics;
 use crate::xen::{Events, sched, time::CoreClock};
 
 /// How long the guests get to let go of their disks when we are told to shut down.
@@ -55,6 +56,7 @@ pub(crate) struct Control {
     /// Whether the backend has something to do besides what xenstored may send.
     pump_due: bool,
     health_at: u64,
+    statistics: Statistics,
     failed: Vec<usize>,
     shutdown: Option<ShutdownKind>,
 }
@@ -97,6 +99,7 @@ impl Control {
             connections: Connections::new(rings),
             pump_due: true,
             health_at: 0,
+            statistics: Statistics::default(),
             failed: Vec::new(),
             shutdown: None,
         }
@@ -115,9 +118,7 @@ impl Control {
                 self.pump_due = true;
             }
             self.pump_due |= self.connections.settle(&mut self.backend, &mut self.cores);
-            if now >= self.health_at && self.connections.iter().next().is_some() {
-                self.look_at_disks(now);
-            }
+            self.look_around(now);
             let next = match &mut self.cores.local {
                 Some(worker) => worker.turn(now),
                 None => Next::Rest(None),
@@ -129,7 +130,10 @@ impl Control {
             }
         };
         for connection in self.connections.iter() {
-            warn!("{}: still connected at shutdown; cut off", connection.device);
+            warn!(
+                "{}: still connected at shutdown; cut off",
+                connection.device
+            );
         }
         let queues = self.stop_cores();
         self.disks.shutdown(queues);
@@ -234,7 +238,9 @@ impl Control {
     fn connect(&mut self, request: &ConnectRequest) {
         let (device, generation) = (request.device, request.generation);
         match self.opened.iter().find(|opened| opened.device == device) {
-            Some(opened) => self.connections.connect(request, &opened.volume, &mut self.cores),
+            Some(opened) => self
+                .connections
+                .connect(request, &opened.volume, &mut self.cores),
             None => {
                 let refusal = Refusal::new(Errno::EINVAL, "its disk is not open");
                 self.backend.connected(device, generation, Err(refusal));
@@ -250,30 +256,46 @@ impl Control {
         }
     }
 
-    fn look_at_disks(&mut self, now: u64) {
-        self.health_at = now + HEALTH_NS;
-        while let Some((disk, reason)) = self.disks.failed(&self.failed) {
-            error!("disk {disk} is lost: {reason}; all requests to it fail from now on");
-            self.failed.push(disk);
-            self.cores.order_all(|| Order::FailDisk(disk));
+    /// What is done now and then, as long as a disk is attached.
+    fn look_around(&mut self, now: u64) {
+        if !self.is_used() {
+            return;
         }
+        if now >= self.health_at {
+            self.health_at = now + HEALTH_NS;
+            while let Some((disk, reason)) = self.disks.failed(&self.failed) {
+                error!("disk {disk} is lost: {reason}; all requests to it fail from now on");
+                self.failed.push(disk);
+                self.cores.order_all(|| Order::FailDisk(disk));
+            }
+        }
+        if now >= self.statistics.due() {
+            let (connections, cores) = (&self.connections, &self.cores);
+            self.statistics
+                .publish(now, connections, cores, &mut self.backend);
+            self.pump_due = true;
+        }
+    }
+
+    /// Whether a disk is attached, or was at the last look.
+    fn is_used(&self) -> bool {
+        self.connections.iter().next().is_some() || self.statistics.has_disks()
     }
 
     /// Sleeps until xenstored or a ring of the local worker has something, or a time limit.
     fn sleep(&mut self, now: u64, until: Option<u64>) {
         let answer = self.cores.are_waited_for().then_some(now + ANSWER_NS);
-        let health = self.connections.iter().next().map(|_| self.health_at);
-        let limits = [self.backend.next_deadline(), answer, health, until];
+        let look = self.health_at.min(self.statistics.due());
+        let look = self.is_used().then_some(look);
+        let limits = [self.backend.next_deadline(), answer, look, until];
         let until = limits.into_iter().flatten().min();
         match &mut self.cores.local {
-            // An event for the store ends the sleep and is dealt with by the next pump, whatever
-            // became of its bit.
-            Some(worker) => {
-                self.pump_due = true;
-                rest(worker, self.events, &[self.store.port], until);
+            Some(worker) => rest(worker, self.events, self.clock, self.store.port, until),
+            // One port only: Xen then wakes this core for no other. An error cannot be: the port
+            // is ours.
+            None => {
+                let _ = sched::poll(&[self.store.port], until.unwrap_or(0));
             }
-            // One port only: Xen then wakes this core for no other.
-            None => drop(sched::poll(&[self.store.port], until.unwrap_or(0))),
         }
     }
 

@@ -31,6 +31,8 @@ enum Disk {
 pub(crate) enum Queue {
     Nvme(QueuePair<Mmio>),
     Ram(RamQueue<IdentityMap>),
+    /// The disk had no queue left for this core: no ring on that disk is placed here.
+    None,
 }
 
 /// All disks, by the number that [`spindle_block::Volume::disk`] gives.
@@ -45,10 +47,15 @@ pub(crate) struct Disks {
 impl Disks {
     /// Finds the NVMe controllers, makes the RAM disks, and tells the log of both. A disk that
     /// does not work is left out.
-    pub(crate) fn probe(config: &Config, memory: &Memory, clock: &'static CoreClock) -> Self {
+    pub(crate) fn probe(
+        config: &Config,
+        memory: &Memory,
+        clock: &'static CoreClock,
+        cores: usize,
+    ) -> Self {
         let mut disks = Vec::new();
         let mut volumes = Vec::new();
-        for (number, (controller, registers)) in controllers(memory, clock).enumerate() {
+        for (number, (controller, registers)) in controllers(memory, clock, cores).enumerate() {
             volumes.extend(controller.volumes(disks.len(), number));
             disks.push(Disk::Nvme {
                 controller,
@@ -82,11 +89,8 @@ impl Disks {
         }
     }
 
-    /// A queue on every disk, for one core.
-    ///
-    /// # Errors
-    /// With the reason, if a controller has none left.
-    pub(crate) fn queues(&mut self) -> Result<Vec<Queue>, String> {
+    /// A queue on every disk, for one core; [`Queue::None`] where a controller has none left.
+    pub(crate) fn queues(&mut self) -> Vec<Queue> {
         let bus = self.bus;
         let queue = |disk: &mut Disk| match disk {
             Disk::Nvme {
@@ -94,9 +98,13 @@ impl Disks {
                 registers,
             } => {
                 let queue = controller.create_queue(registers.share());
-                queue.map(Queue::Nvme).map_err(|error| error.to_string())
+                queue.map(Queue::Nvme).unwrap_or_else(|error| {
+                    let serial = &controller.identity().serial;
+                    warn!("nvme {serial}: {error}; cores without a queue serve other disks only");
+                    Queue::None
+                })
             }
-            Disk::Ram(ram) => Ok(Queue::Ram(ram.queue(RAM_DEPTH, bus))),
+            Disk::Ram(ram) => Queue::Ram(ram.queue(RAM_DEPTH, bus)),
         };
         self.disks.iter_mut().map(queue).collect()
     }
@@ -133,28 +141,33 @@ impl Disks {
             .join("\n")
     }
 
-    /// Ends it all: caches written out, controllers off. `queues` are all that were made.
-    pub(crate) fn shutdown(self, queues: Vec<Queue>) {
-        let mut queues = queues.into_iter();
+    /// Ends it all: caches written out, controllers off. `queues` are what each core had.
+    pub(crate) fn shutdown(self, queues: Vec<Vec<Queue>>) {
+        let mut queues: Vec<_> = queues.into_iter().map(Vec::into_iter).collect();
         for disk in self.disks {
-            let queue = queues.next();
-            if let Disk::Nvme { controller, .. } = disk {
-                let queue = queue.and_then(|queue| match queue {
-                    Queue::Nvme(queue) => Some(queue),
-                    Queue::Ram(_) => None,
-                });
-                let serial = controller.identity().serial.clone();
-                match controller.shutdown(queue) {
-                    Ok(()) => info!("nvme {serial}: shut down, cache written out"),
-                    Err(error) => error!("nvme {serial}: shutdown failed: {error}"),
-                }
+            let of_disk: Vec<Queue> = queues.iter_mut().filter_map(Iterator::next).collect();
+            let Disk::Nvme { controller, .. } = disk else {
+                continue;
+            };
+            let pairs = of_disk.into_iter().filter_map(|queue| match queue {
+                Queue::Nvme(pair) => Some(pair),
+                Queue::Ram(_) | Queue::None => None,
+            });
+            let serial = controller.identity().serial.clone();
+            match controller.shutdown(pairs) {
+                Ok(()) => info!("nvme {serial}: shut down, cache written out"),
+                Err(error) => error!("nvme {serial}: shutdown failed: {error}"),
             }
         }
     }
 }
 
 /// The NVMe controllers that could be brought up.
-fn controllers(memory: &Memory, clock: &'static CoreClock) -> impl Iterator<Item = (Nvme, Mmio)> {
+fn controllers(
+    memory: &Memory,
+    clock: &'static CoreClock,
+    cores: usize,
+) -> impl Iterator<Item = (Nvme, Mmio)> {
     let bus = Bus::new(crate::log::ports());
     // Nothing ran before us in a domain: what the registers hold there is the host's.
     let mut window = Window::HVM;
@@ -166,7 +179,7 @@ fn controllers(memory: &Memory, clock: &'static CoreClock) -> impl Iterator<Item
         } else {
             Placement::Keep
         };
-        let started = start(&bus, function, placement, dma, clock);
+        let started = start(&bus, function, placement, dma, clock, cores);
         if let Err(reason) = &started {
             bus.disable(function.address);
             error!(
@@ -184,6 +197,7 @@ fn start(
     placement: Placement<'_>,
     dma: Dma,
     clock: &'static CoreClock,
+    cores: usize,
 ) -> Result<(Nvme, Mmio), String> {
     let bars = bus
         .enable(function.address, placement)
@@ -195,7 +209,12 @@ fn start(
         .ok_or("it has no memory BAR 0")?;
     let len = usize::try_from(bar.size).map_err(|error| error.to_string())?;
     let registers = mm::registers(bar.address, len).map_err(|error| error.to_string())?;
-    let controller = Controller::start(registers.share(), clock, dma, Options::default())
+    let queues = u16::try_from(cores).unwrap_or(u16::MAX);
+    let options = Options {
+        queues,
+        ..Options::default()
+    };
+    let controller = Controller::start(registers.share(), clock, dma, options)
         .map_err(|error| error.to_string())?;
     let id = controller.identity();
     info!(
@@ -217,6 +236,7 @@ impl DiskQueue for Queue {
         match self {
             Self::Nvme(queue) => queue.submit(command, tag),
             Self::Ram(queue) => queue.submit(command, tag),
+            Self::None => Err(SubmitError::Gone),
         }
     }
 
@@ -225,6 +245,7 @@ impl DiskQueue for Queue {
         match self {
             Self::Nvme(queue) => queue.commit(),
             Self::Ram(queue) => queue.commit(),
+            Self::None => {}
         }
     }
 
@@ -233,6 +254,7 @@ impl DiskQueue for Queue {
         match self {
             Self::Nvme(queue) => queue.poll(done),
             Self::Ram(queue) => queue.poll(done),
+            Self::None => 0,
         }
     }
 
@@ -241,6 +263,7 @@ impl DiskQueue for Queue {
         match self {
             Self::Nvme(queue) => queue.in_flight(),
             Self::Ram(queue) => queue.in_flight(),
+            Self::None => 0,
         }
     }
 
@@ -248,6 +271,7 @@ impl DiskQueue for Queue {
         match self {
             Self::Nvme(queue) => queue.fail_all(done),
             Self::Ram(queue) => queue.fail_all(done),
+            Self::None => {}
         }
     }
 }

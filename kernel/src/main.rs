@@ -5,14 +5,19 @@
 extern crate alloc;
 
 mod arch;
+mod connections;
 mod control;
+mod cores;
 mod disks;
 mod log;
 mod mm;
 mod panic;
 mod rings;
 mod settings;
+mod statistics;
 mod xen;
+
+use alloc::vec;
 
 use ::log::info;
 use spindle_xen::store::Ring as StoreRing;
@@ -20,6 +25,7 @@ use spindle_xen::xenbus::ShutdownKind;
 use xen_pvh_boot::{Boot, BootError};
 
 use control::{Control, Store};
+use cores::Cores;
 use disks::Disks;
 use rings::Rings;
 use xen::sched::Reason;
@@ -27,7 +33,7 @@ use xen::sched::Reason;
 xen_pvh_boot::entry!(main);
 
 /// What is built in, for the first line of the log.
-const FEATURES: &str = "nvme, ram, persistent grants, grant copy, flush";
+const FEATURES: &str = "nvme, ram, multi-queue, persistent grants, grant copy, flush";
 
 /// The machine, set up.
 #[derive(Debug)]
@@ -83,33 +89,34 @@ fn banner(boot: &Boot, memory: &mm::Memory, xen: Option<&xen::Xen>) {
     );
 }
 
-/// Finds the disks and serves them until the toolstack ends it.
+/// Finds the disks, starts the ring cores, and serves until the toolstack ends it.
 fn serve(machine: Machine) -> ! {
     let Machine { boot, memory, xen } = machine;
     let clock = xen::time::clock().unwrap_or_else(|| panic!("the clock does not run"));
     let line = &boot.info.command_line;
     let Some((store, xen)) = xen.and_then(|mut xen| Some((xen.store.take()?, xen))) else {
         let config = settings::collect(None, clock, line);
-        let mut disks = Disks::probe(&config, &memory, clock);
+        let mut disks = Disks::probe(&config, &memory, clock, 1);
         info!("no xenstore: nobody to serve");
-        let queues = disks.queues().unwrap_or_else(|error| panic!("{error}"));
-        disks.shutdown(queues);
+        let queues = disks.queues();
+        disks.shutdown(vec![queues]);
         panic::stop(Reason::PowerOff)
     };
     let mut ring = StoreRing::new(store.page);
     let config = settings::collect(Some((&mut ring, store.port, xen.events)), clock, line);
-    let disks = Disks::probe(&config, &memory, clock);
+    let mut disks = Disks::probe(&config, &memory, clock, cores::wanted(&config));
     let rings = Rings {
         grants: xen.grants,
         events: xen.events,
         window: memory.grants,
     };
+    let cores = Cores::start(&config, &memory, rings, &mut disks);
+    let cores = cores.unwrap_or_else(|error| panic!("cannot serve: {error}"));
     let store = Store {
         ring,
         port: store.port,
     };
-    let control = Control::new(&memory, clock, rings, store, disks);
-    let control = control.unwrap_or_else(|error| panic!("cannot serve: {error}"));
+    let control = Control::new(&config, clock, rings, store, disks, cores);
     info!(
         "ready, {} ms after boot",
         xen::time::uptime_ns() / 1_000_000

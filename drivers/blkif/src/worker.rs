@@ -17,6 +17,7 @@ use crate::pacer::{Pacer, PollTime, Rest};
 use crate::ring::Halt;
 use crate::ring_core::{Detached, RingCore, RingError, RingId};
 use crate::session::Session;
+use crate::stats::CoreStats;
 
 /// What control asks of a core.
 #[derive(Debug)]
@@ -114,6 +115,9 @@ pub struct Worker<Q, G, N> {
     /// Rings to be given back once they are drained.
     draining: Vec<RingId>,
     reported: bool,
+    stats: Arc<CoreStats>,
+    /// When the last turn was, and whether it found work.
+    last: Option<(u64, bool)>,
 }
 
 impl<Q: DiskQueue, G: GrantOps, N: Notify> Worker<Q, G, N> {
@@ -127,7 +131,15 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> Worker<Q, G, N> {
             pacer: Pacer::new(poll),
             report: None,
             reported: false,
+            stats: Arc::default(),
+            last: None,
         }
+    }
+
+    /// The core's counters, to be read by any core.
+    #[must_use]
+    pub fn stats(&self) -> Arc<CoreStats> {
+        Arc::clone(&self.stats)
     }
 
     /// One turn: orders, a visit to all rings and disks, reports.
@@ -148,7 +160,9 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> Worker<Q, G, N> {
                 Next::Turn
             };
         }
-        if work.taken > 0 || work.completed > 0 {
+        let busy = work.taken > 0 || work.completed > 0;
+        self.account(now_ns, busy);
+        if busy {
             self.pacer.worked(now_ns, work.completed > 0, in_flight);
             return Next::Turn;
         }
@@ -172,7 +186,27 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> Worker<Q, G, N> {
     /// for a request that this look misses ends the rest at once.
     pub fn listen(&mut self) -> bool {
         let quiet = self.core.as_mut().is_some_and(RingCore::listen);
-        quiet && !self.link.orders.is_full() && self.report.is_none()
+        let rests = quiet && !self.link.orders.is_full() && self.report.is_none();
+        self.stats.sleeps.add(u64::from(rests));
+        rests
+    }
+
+    /// Counts a turn, and the time since the last one by what that one found.
+    fn account(&mut self, now_ns: u64, busy: bool) {
+        if busy {
+            self.stats.polls_busy.add(1);
+        } else {
+            self.stats.polls_idle.add(1);
+        }
+        if let Some((at, busy)) = self.last.replace((now_ns, busy)) {
+            let time = now_ns.saturating_sub(at);
+            let counter = if busy {
+                &self.stats.busy_ns
+            } else {
+                &self.stats.idle_ns
+            };
+            counter.add(time);
+        }
     }
 
     /// Whether control has been sent a report since this was last asked, and must be woken.

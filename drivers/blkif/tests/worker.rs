@@ -176,6 +176,9 @@ fn a_worker_polls_for_its_time_then_rests_until_a_request_comes() {
     assert_eq!(idle[0], Next::Turn);
     assert_eq!(idle[19], Next::Rest(None));
     assert!(desk.worker.listen());
+    let stats = desk.worker.stats().snapshot();
+    assert_eq!((stats.polls_busy, stats.sleeps), (2, 1));
+    assert!(stats.busy_ns > 0 && stats.idle_ns >= 19 * 100);
     read(&mut front);
     assert!(!desk.worker.listen(), "a request came in between");
     desk.link.orders.put(Order::FailDisk(0)).unwrap();

@@ -7,6 +7,7 @@
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use core::fmt;
+use core::mem;
 use core::ptr;
 use core::sync::atomic::{
     AtomicU8,
@@ -26,7 +27,6 @@ use crate::mm::{Stack, StackError};
 
 const INITIALISE: u64 = 0;
 const UP: u64 = 1;
-const DOWN: u64 = 2;
 const IS_UP: u64 = 3;
 
 /// Pages of a core's stack.
@@ -97,7 +97,8 @@ pub(crate) fn count() -> usize {
 /// to a second until it is about to enter `main`. Called on the boot core.
 ///
 /// # Errors
-/// If it cannot be used; it will never enter `main` then.
+/// If it cannot be used; it will never enter `main` then, which is dropped, or forgotten after
+/// [`StartError::Silent`].
 pub(crate) fn start(vcpu: usize, main: Main) -> Result<(), StartError> {
     let (Some(&shared), 0..shared::VCPUS) = (SHARED.get(), vcpu) else {
         return Err(StartError::NoClock);
@@ -121,8 +122,7 @@ pub(crate) fn start(vcpu: usize, main: Main) -> Result<(), StartError> {
     if begins(&state) {
         return Ok(());
     }
-    // What it begins with stays: it may be using it. If it comes to life yet, it stops by itself.
-    let _ = vcpu_op(DOWN, vcpu as u64);
+    // Should it come to life yet, it stops by itself: stopped from here it might hold a lock.
     Err(StartError::Silent)
 }
 
@@ -217,6 +217,9 @@ extern "C" fn begin(seed: u64) -> ! {
     let begun = state.compare_exchange(WAITING, RUNNING, Release, Relaxed);
     if begun.is_ok() {
         main(clock);
+    } else {
+        // Too late to do anything, even to give back what it owns: others rely on its silence.
+        mem::forget(main);
     }
     park()
 }

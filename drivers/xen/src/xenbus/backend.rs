@@ -188,6 +188,11 @@ impl Backend {
         self.enqueue(path.into(), Some(value.into()));
     }
 
+    /// Removes what was published at `path`, when there is time for it.
+    pub fn unpublish(&mut self, path: impl Into<String>) {
+        self.enqueue(path.into(), None);
+    }
+
     /// Closes every device: frontends are asked first, those that do not answer are cut off.
     /// [`Action::ShutDown`] comes when all are closed, or at `deadline_ns`.
     pub fn shutdown(&mut self, now_ns: u64, deadline_ns: u64) {

@@ -1,0 +1,275 @@
+//! The ring cores: vCPUs 1 and up, each with a worker of its own. In a domain with one vCPU the
+//! only worker runs inside control's loop.
+
+use alloc::boxed::Box;
+use alloc::collections::VecDeque;
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use log::{error, info, warn};
+use spindle_blkif::pacer::PollTime;
+use spindle_blkif::stats::CoreStats;
+use spindle_blkif::worker::{Link, Next, Order, Report, Worker};
+use spindle_blkif::{Config as CoreConfig, RingCore};
+use spindle_config::{Config, PollUs};
+use spindle_hw::{Clock, DmaAlloc};
+use spindle_xen::event::{Notify, Port};
+
+use crate::disks::{Disks, Queue};
+use crate::mm::Memory;
+use crate::rings::Rings;
+use crate::xen::{Events, Grants, time::CoreClock, vcpus};
+
+/// Buffer pages for grant copy: a sixteenth of what is free, shared out between the cores, within
+/// these bounds for each.
+const BUFFERS: (u64, u64) = (64, 1024);
+
+/// Rings that one core takes.
+const MAX_RINGS: usize = 256;
+
+pub(crate) type RingWorker = Worker<Queue, Grants, Events>;
+
+/// What control knows of a core.
+#[derive(Debug)]
+struct Core {
+    link: Arc<Link<Queue>>,
+    /// Wakes it; `None` for the worker in control's own loop.
+    wake: Option<Port>,
+    /// Orders that wait for the mailbox.
+    orders: VecDeque<Order>,
+    /// Which disks it has a queue on.
+    disks: Vec<bool>,
+    /// Rings given to it and not given back.
+    rings: usize,
+    /// Answers that are due.
+    waiting: usize,
+    stats: Arc<CoreStats>,
+}
+
+/// All ring cores.
+#[derive(Debug)]
+pub(crate) struct Cores {
+    cores: Vec<Core>,
+    events: Events,
+    /// The worker that has no core of its own.
+    pub(crate) local: Option<RingWorker>,
+}
+
+impl Cores {
+    /// Gives every vCPU but the first a worker and starts it. A core that does not start is
+    /// reported and left out.
+    ///
+    /// # Errors
+    /// With the reason, if not even one worker can be had.
+    pub(crate) fn start(
+        config: &Config,
+        memory: &Memory,
+        rings: Rings,
+        disks: &mut Disks,
+    ) -> Result<Self, String> {
+        let mut cores = Self {
+            cores: Vec::new(),
+            events: rings.events,
+            local: None,
+        };
+        let wanted = wanted(config);
+        let share = memory.dma.free_bytes() / 4096 / 16 / wanted as u64;
+        let pages = share.clamp(BUFFERS.0, BUFFERS.1) as usize;
+        let poll = match config.poll {
+            PollUs::For(us) => PollTime::For(u64::from(us) * 1000),
+            PollUs::Always => PollTime::Always,
+        };
+        let sizes = CoreConfig {
+            rings: MAX_RINGS,
+            ..CoreConfig::default()
+        };
+        for vcpu in 1..=wanted {
+            let link = Arc::new(Link::default());
+            let queues = disks.queues();
+            let has = queues
+                .iter()
+                .map(|queue| !matches!(queue, Queue::None))
+                .collect();
+            let buffers = memory.dma.alloc(pages).ok_or("no memory for buffers")?;
+            let (grants, events) = (rings.grants, rings.events);
+            let core = RingCore::new(sizes, queues, grants, events, buffers)
+                .map_err(|error| error.to_string())?;
+            let worker = Worker::new(core, Arc::clone(&link), poll);
+            let stats = worker.stats();
+            let wake = if vcpus::count() > 1 {
+                match launch(vcpu, worker, rings.events) {
+                    Ok(port) => Some(port),
+                    Err(reason) => {
+                        error!("vCPU {vcpu} does not serve rings: {reason}");
+                        continue;
+                    }
+                }
+            } else {
+                cores.local = Some(worker);
+                None
+            };
+            let (orders, rings, waiting) = (VecDeque::new(), 0, 0);
+            cores.cores.push(Core {
+                link,
+                wake,
+                orders,
+                disks: has,
+                rings,
+                waiting,
+                stats,
+            });
+        }
+        match (cores.cores.len(), &cores.local) {
+            (0, _) => return Err("no ring core could be started".to_string()),
+            (_, Some(_)) => info!("one vCPU: it polls rings and does all the rest"),
+            (count, None) => info!("{count} ring cores"),
+        }
+        Ok(cores)
+    }
+
+    /// Number of ring cores.
+    pub(crate) fn len(&self) -> usize {
+        self.cores.len()
+    }
+
+    /// The core with a queue on `disk` that has the fewest rings, and counts one more from now on.
+    pub(crate) fn place(&mut self, disk: usize) -> Option<usize> {
+        let serves = |core: &Core| core.disks.get(disk).copied().unwrap_or(false);
+        let cores = self
+            .cores
+            .iter_mut()
+            .enumerate()
+            .filter(|(_, core)| serves(core));
+        let (index, core) = cores.min_by_key(|(_, core)| core.rings)?;
+        core.rings += 1;
+        Some(index)
+    }
+
+    /// A ring that [`Cores::place`] counted is gone.
+    pub(crate) fn vacate(&mut self, core: usize) {
+        if let Some(core) = self.cores.get_mut(core) {
+            core.rings = core.rings.saturating_sub(1);
+        }
+    }
+
+    /// Sends an order, when the mailbox is free.
+    pub(crate) fn order(&mut self, core: usize, order: Order) {
+        if let Some(core) = self.cores.get_mut(core) {
+            core.waiting += usize::from(!matches!(order, Order::FailDisk(_)));
+            core.orders.push_back(order);
+        }
+        self.deliver();
+    }
+
+    /// Sends an order to every core. `order` makes one for each.
+    pub(crate) fn order_all(&mut self, order: impl Fn() -> Order) {
+        for core in 0..self.cores.len() {
+            self.order(core, order());
+        }
+    }
+
+    /// Puts waiting orders into free mailboxes, and wakes who got one.
+    fn deliver(&mut self) {
+        for core in &mut self.cores {
+            if core.link.orders.is_full() {
+                continue;
+            }
+            let Some(order) = core.orders.pop_front() else {
+                continue;
+            };
+            if let Err(order) = core.link.orders.put(order) {
+                core.orders.push_front(order);
+            } else if let Some(port) = core.wake {
+                self.events.notify(port);
+            }
+        }
+    }
+
+    /// The next report of a core.
+    pub(crate) fn report(&mut self) -> Option<(usize, Report<Queue>)> {
+        self.deliver();
+        for (index, core) in self.cores.iter_mut().enumerate() {
+            if let Some(report) = core.link.reports.take() {
+                if !matches!(report, Report::Halted { .. }) {
+                    core.waiting = core.waiting.saturating_sub(1);
+                }
+                // It may have another one that waits for the mailbox.
+                if let Some(port) = core.wake {
+                    self.events.notify(port);
+                }
+                return Some((index, report));
+            }
+        }
+        None
+    }
+
+    /// The cores' counters.
+    pub(crate) fn stats(&self) -> impl Iterator<Item = &CoreStats> {
+        self.cores.iter().map(|core| &*core.stats)
+    }
+
+    /// Whether a core owes an answer, so that control must look for it before long.
+    pub(crate) fn are_waited_for(&self) -> bool {
+        self.cores.iter().any(|core| core.waiting > 0)
+    }
+}
+
+/// How many ring cores there are to be.
+pub(crate) fn wanted(config: &Config) -> usize {
+    let most = vcpus::count().saturating_sub(1).max(1);
+    usize::try_from(config.queues).map_or(most, |queues| queues.min(most))
+}
+
+/// Starts `worker` on `vcpu`; gives the port that wakes it.
+fn launch(vcpu: usize, worker: RingWorker, events: Events) -> Result<Port, String> {
+    let wake = events
+        .bind_ipi(vcpu)
+        .map_err(|error| format!("no event channel: {error}"))?;
+    let main = move |clock: &'static CoreClock| serve(worker, clock, events, wake);
+    match vcpus::start(vcpu, Box::new(main)) {
+        Ok(()) => Ok(wake),
+        Err(error) => {
+            if let Err(error) = events.close(wake) {
+                warn!("cannot close event channel {}: {error}", wake.0);
+            }
+            Err(error.to_string())
+        }
+    }
+}
+
+/// A ring core's life, until it is told to stop.
+fn serve(mut worker: RingWorker, clock: &'static CoreClock, events: Events, wake: Port) {
+    loop {
+        match worker.turn(clock.now_ns()) {
+            Next::Turn => {}
+            Next::Rest(until) => {
+                // The order that an event was for is found when the worker listens.
+                events.take_pending(wake);
+                rest(&mut worker, events, clock, wake, until);
+            }
+            Next::Stop => return,
+        }
+    }
+}
+
+/// Sleeps until an event comes for one of the worker's rings or on `own`, or until the time
+/// given, unless there is something to do already. What has come on `own` is left for the caller
+/// to take.
+pub(crate) fn rest(
+    worker: &mut RingWorker,
+    events: Events,
+    clock: &CoreClock,
+    own: Port,
+    until: Option<u64>,
+) {
+    for port in worker.ports() {
+        events.take_pending(port);
+    }
+    if worker.listen() {
+        let ports = core::iter::once(own).chain(worker.ports());
+        // An error means that a port just went away: look again.
+        let _ = events.sleep(ports, until.unwrap_or(0), clock);
+    }
+}

@@ -1,0 +1,74 @@
+//! The counters, published in xenstore for dom0 to read: one line for each attached disk, summed
+//! over its rings, and one for each core.
+
+use alloc::collections::BTreeMap;
+use alloc::format;
+use alloc::string::{String, ToString};
+
+use spindle_blkif::stats::RingSnapshot;
+use spindle_xen::xenbus::Backend;
+
+use crate::connections::Connections;
+use crate::cores::Cores;
+
+/// How often, as long as a disk is attached.
+const PERIOD_NS: u64 = 2_000_000_000;
+
+const DISKS: &str = "data/spindle/stat";
+
+/// What was published last, by path.
+#[derive(Debug, Default)]
+pub(crate) struct Statistics {
+    published: BTreeMap<String, String>,
+    due: u64,
+}
+
+impl Statistics {
+    /// When the next round is due.
+    pub(crate) fn due(&self) -> u64 {
+        self.due
+    }
+
+    /// Whether any disk is published.
+    pub(crate) fn has_disks(&self) -> bool {
+        self.published.keys().any(|path| path.starts_with(DISKS))
+    }
+
+    /// Publishes what has changed since the last round, and removes what is of disks gone.
+    pub(crate) fn publish(
+        &mut self,
+        now: u64,
+        connections: &Connections,
+        cores: &Cores,
+        backend: &mut Backend,
+    ) {
+        self.due = now + PERIOD_NS;
+        let disks = connections.iter().map(|connection| {
+            let device = connection.device;
+            let path = format!("{DISKS}/{}-{}", device.frontend.0, device.device);
+            let sum = RingSnapshot::sum(connection.stats().map(|stats| stats.snapshot()));
+            let rings = connection.stats().count();
+            (path, format!("rings={rings} {sum}"))
+        });
+        let cores = cores.stats().enumerate().map(|(core, stats)| {
+            (
+                format!("data/spindle/core/{}", core + 1),
+                stats.snapshot().to_string(),
+            )
+        });
+        let now: BTreeMap<String, String> = disks.chain(cores).collect();
+        for (path, line) in &now {
+            if self.published.get(path) != Some(line) {
+                backend.publish(path.clone(), line.clone());
+            }
+        }
+        for path in self
+            .published
+            .keys()
+            .filter(|path| !now.contains_key(*path))
+        {
+            backend.unpublish(path.clone());
+        }
+        self.published = now;
+    }
+}
