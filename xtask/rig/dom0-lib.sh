@@ -115,7 +115,7 @@ spindle_create() {
 	ready=$(since $began)
 	[ "$(read_store $home/ready)" = 1 ] || fail "$who is not ready: $(last_words $who)"
 	line=$(head -n 1 $(guest_log $who) | tr -d '\r"')
-	mark spindle name=$who create=$created unpause=$ready version="$(read_store $home/version)" \
+	mark spindle name=$who create=$created unpause=$ready version="\"$(read_store $home/version)\"" \
 		disks="\"$(read_store $home/disks)\"" memory=$(xl list $who | awk 'NR == 2 {print $3}') \
 		line="\"$line\""
 }
