@@ -29,7 +29,11 @@ const COLOURS: [RGBColor; 4] = [
     RGBColor(0, 158, 115),
 ];
 
-const PANEL: (u32, u32) = (960, 300);
+/// Size of a panel in pixels.
+const PANEL: (u32, u32) = (960, 280);
+
+/// Room for the legend right of the bars, in jobs.
+const LEGEND: f64 = 1.2;
 
 /// Draws to `path`.
 pub(super) fn draw(samples: &Samples, path: &Path) -> Result<()> {
@@ -72,10 +76,11 @@ fn draw_panel<'a>(
         .margin(8)
         .x_label_area_size(28)
         .y_label_area_size(48)
-        .build_cartesian_2d(-0.5..JOBS.len() as f64 - 0.5, 0.0..highest * 1.1)?;
+        .build_cartesian_2d(-0.5..JOBS.len() as f64 - 0.5 + LEGEND, 0.0..highest * 1.1)?;
     chart
         .configure_mesh()
         .disable_x_mesh()
+        .light_line_style(TRANSPARENT)
         .x_labels(JOBS.len() * 2)
         .x_label_formatter(&|at| label(*at))
         .y_label_formatter(&|value| format!("{value:.1}"))

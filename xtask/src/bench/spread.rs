@@ -30,9 +30,12 @@ impl Spread {
         })
     }
 
-    /// `median (min-max)` with so many digits after the point.
+    /// `median (min-max)` with so many digits after the point; of one value, that value.
     pub(super) fn text(&self, digits: usize) -> String {
         let Self { min, median, max } = self;
+        if min == max {
+            return format!("{median:.digits$}");
+        }
         format!("{median:.digits$} ({min:.digits$}–{max:.digits$})")
     }
 }
@@ -46,6 +49,12 @@ mod tests {
         let spread = Spread::of([4.0, 1.0, 2.0, 9.0]).expect("values");
         assert_eq!((spread.min, spread.median, spread.max), (1.0, 3.0, 9.0));
         assert_eq!(spread.text(1), "3.0 (1.0–9.0)");
+    }
+
+    #[test]
+    fn one_value_has_no_spread_to_show() {
+        let spread = Spread::of([0.5]).expect("a value");
+        assert_eq!(spread.text(2), "0.50");
     }
 
     #[test]
