@@ -21,6 +21,9 @@ const PORTS: u32 = 4096;
 const VCPU_INFO: usize = 64;
 /// vCPUs with a `vcpu_info` in this page (`XEN_LEGACY_MAX_VCPUS`).
 pub(super) const VCPUS: usize = 32;
+/// `HVM_PARAM_CALLBACK_TYPE_VECTOR` in the parameter's top byte.
+const CALLBACK_BY_VECTOR: u64 = 2 << 56;
+const CALLBACK_VECTOR: u8 = 0xf3;
 const TIME: usize = 32;
 const PENDING: usize = VCPUS * VCPU_INFO;
 const MASK: usize = PENDING + 512;
@@ -62,8 +65,10 @@ impl SharedInfo {
                 [XENMEM_ADD_TO_PHYSMAP, (&raw const op).addr() as u64, 0],
             )?;
         }
-        // Asking for no callback makes Xen take the layout from the mode we are in: 64-bit.
-        params::set(params::CALLBACK_IRQ, 0)?;
+        // Asking for a callback makes Xen take the layout from the mode we are in, 64-bit, and
+        // tells libxl that the domain listens to control/shutdown. None will come: all ports are
+        // masked and stay so.
+        params::set(params::CALLBACK_IRQ, CALLBACK_BY_VECTOR | u64::from(CALLBACK_VECTOR))?;
         // Nothing here takes interrupts; polling does not look at masks.
         for word in 0..PORTS as usize / 64 {
             page.u64_at(MASK + word * 8).store(u64::MAX, Relaxed);
