@@ -103,13 +103,17 @@ impl AdminQueue {
     ) -> Result<u32, Error> {
         let start = clock.now_ns();
         let opcode = entry.opcode;
+        let mut warned = false;
         loop {
-            while let Some((cid, status, value)) = self.take() {
+            // One a turn: a controller that posts without end must not outlast the limit.
+            if let Some((cid, status, value)) = self.take() {
                 registers
                     .0
                     .write32(completion_doorbell(0, stride), self.head as u32);
                 if cid != entry.cid {
-                    log::warn!("nvme: ignored a completion of unknown admin command {cid:#x}");
+                    if !core::mem::replace(&mut warned, true) {
+                        log::warn!("nvme: ignored a completion of unknown admin command {cid:#x}");
+                    }
                 } else if status.code() == Status::SUCCESS {
                     return Ok(value);
                 } else {
