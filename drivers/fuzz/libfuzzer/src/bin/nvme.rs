@@ -1,0 +1,4 @@
+//! The target `nvme` under libFuzzer.
+#![no_main]
+
+spindle_libfuzzer::target!(nvme);

@@ -1,0 +1,34 @@
+//! Hostile input for everything that others have a say in. A target is a plain function that
+//! reads what is to happen from bytes and checks what must hold whatever they are, so that
+//! libFuzzer (`cargo xtask fuzz`), the corpus under `cargo test` and a debugger run the same code.
+//!
+//! | target | hostile is | what must hold besides "no panic" |
+//! | --- | --- | --- |
+//! | [`boot`] | the domain builder | RAM is what the map calls RAM, and nothing else |
+//! | [`config`] | who writes the knobs | the same text again changes nothing |
+//! | [`store`] | xenstored | one end to each unit of work, no work without end |
+//! | [`xenbus`] | toolstack and a frontend | the kernel's books add up, all ends clean, another guest is served |
+//! | [`ring`] | a frontend's ring | another ring's data is right, the disk only reaches granted memory, nothing leaks |
+//! | [`nvme`] | the controller | each command ends at most once, every wait ends, memory comes back |
+#![forbid(unsafe_code)]
+
+pub mod boot;
+pub mod config;
+mod disk;
+pub mod nvme;
+pub mod ring;
+pub mod store;
+pub mod xenbus;
+
+/// A target's body.
+pub type Run = fn(&[u8]);
+
+/// Every target by name.
+pub const TARGETS: [(&str, Run); 6] = [
+    ("boot", boot::run),
+    ("config", config::run),
+    ("nvme", nvme::run),
+    ("ring", ring::run),
+    ("store", store::run),
+    ("xenbus", xenbus::run),
+];

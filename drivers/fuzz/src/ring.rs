@@ -1,0 +1,276 @@
+//! A frontend that writes anything into its ring at any time, on a core that it shares with
+//! another guest.
+
+use std::sync::atomic::Ordering::SeqCst;
+
+use arbitrary::{Arbitrary, Unstructured};
+use spindle_blkif::abi::{Abi, NativeRequest, Operation, RING_HEADER, RawSegment, RspStatus};
+use spindle_blkif::ring::{Index, RingMemory};
+use spindle_blkif::{Attachment, Config, RingCore, RingId, Session, Window};
+use spindle_hw::{DmaAlloc, SharedPages};
+use spindle_testkit::blkfront::{Blkfront, fill};
+use spindle_testkit::grants::{FakeEvents, FakeGrants};
+use spindle_testkit::mem::FakeBus;
+use spindle_xen::DomId;
+use spindle_xen::event::Port;
+use spindle_xen::grant::GrantRef;
+use zerocopy::IntoBytes;
+
+use crate::disk::{SmallDisk, volume};
+
+const EVIL: DomId = DomId(1);
+const GOOD: DomId = DomId(2);
+/// Pages that the hostile guest has granted, by references from 8 on.
+const PAGES: u8 = 16;
+
+/// What the core and the hostile ring are like.
+#[derive(Arbitrary, Debug)]
+struct Setting {
+    frames: u8,
+    order: u8,
+    start: u32,
+    buffers: u8,
+    depth: u8,
+    budget: u8,
+}
+
+#[derive(Arbitrary, Debug)]
+enum Step {
+    /// A request that may pass for one, in the next slot.
+    Request(Request),
+    /// A word anywhere in the ring.
+    Word(u16, u64),
+    /// Announces what was written; or something else.
+    Publish,
+    ReqProd(u32),
+    RspEvent(u32),
+    Visit(u8),
+    Arm,
+    Hold(bool),
+    Revoke(u8),
+    Reattach(Setting),
+    Neighbour(u8),
+}
+
+#[derive(Arbitrary, Debug)]
+struct Request {
+    operation: u8,
+    segments: u8,
+    id: u64,
+    sector: u8,
+    sector_high: u8,
+    pages: [(u8, u8); 11],
+}
+
+impl Request {
+    fn native(&self) -> NativeRequest {
+        let segment = |&(page, sectors): &(u8, u8)| RawSegment {
+            gref: 8 + u32::from(page) % (u32::from(PAGES) + 2),
+            first_sect: sectors & 7,
+            // Beyond the page, or before the first, once in a while.
+            last_sect: if sectors.is_multiple_of(16) {
+                7
+            } else {
+                sectors >> 4
+            },
+            pad: 0,
+        };
+        let high = u64::from(self.sector_high).saturating_sub(250) << 60;
+        NativeRequest {
+            operation: Operation(self.operation % 8),
+            nr_segments: self.segments % 14,
+            id: self.id,
+            sector_number: (u64::from(self.sector) % 72) | high,
+            segments: core::array::from_fn(|i| segment(&self.pages[i])),
+            ..NativeRequest::default()
+        }
+    }
+}
+
+/// The hostile frontend: no books, no manners.
+struct Evil {
+    ring: SharedPages,
+    slots: u32,
+    req_prod: u32,
+    id: RingId,
+}
+
+impl Evil {
+    /// Writes a request, if the backend would take one more.
+    fn request(&mut self, request: &NativeRequest) {
+        let answered = self.ring.load(Index::RspProd, SeqCst);
+        if self.req_prod.wrapping_sub(answered) >= self.slots {
+            return;
+        }
+        let slot = (self.req_prod % self.slots) as usize;
+        let at = RING_HEADER + size_of::<NativeRequest>() * slot;
+        self.ring.write_bytes(at, request.as_bytes());
+        self.req_prod = self.req_prod.wrapping_add(1);
+    }
+}
+
+struct Host<'g> {
+    grants: &'g FakeGrants<'g>,
+    core: RingCore<SmallDisk<'g>, &'g FakeGrants<'g>, &'g FakeEvents>,
+    windows: u64,
+    now: u64,
+}
+
+impl<'g> Host<'g> {
+    fn visit(&mut self) -> bool {
+        self.now += 1000;
+        let idle = self.core.visit(self.now).is_idle();
+        while self.core.next_fault().is_some() {}
+        idle
+    }
+
+    fn settle(&mut self) {
+        for _ in 0..10_000 {
+            if self.visit() {
+                return;
+            }
+        }
+        panic!("requests never settle");
+    }
+
+    fn attach(&mut self, ring: SharedPages, domain: DomId, start: u32, frames: u8) -> RingId {
+        self.windows += 1;
+        let base = (1 << 40) + (self.windows << 32);
+        let attachment = Attachment {
+            domain,
+            port: Port(domain.0.into()),
+            volume: volume((domain.0 - EVIL.0).into()),
+            abi: Abi::Native,
+            start,
+            window: (frames > 0).then(|| Window::new(base, frames.into())),
+        };
+        let session = Session::new(ring, attachment).expect("the ring's size is right");
+        self.core.attach(session).expect("there is room")
+    }
+
+    fn attach_evil(&mut self, setting: &Setting) -> Evil {
+        // Made by a frontend, so that the indices start where they should.
+        let front = Blkfront::new(self.grants, EVIL, 1 << (setting.order % 3), setting.start);
+        Evil {
+            ring: front.ring(),
+            slots: front.free(),
+            req_prod: setting.start,
+            id: self.attach(front.ring(), EVIL, setting.start, setting.frames % 40),
+        }
+    }
+
+    fn detach(&mut self, ring: RingId) {
+        let disk = self.core.queue_mut(0).expect("the disk is there");
+        let held = core::mem::take(&mut disk.hold);
+        self.core.begin_detach(ring);
+        self.settle();
+        assert!(self.core.is_drained(ring));
+        let detached = self.core.detach(ring).expect("it is drained");
+        assert_eq!(detached.window.map_or(0, |window| window.unusable()), 0);
+        self.core.queue_mut(0).expect("the disk is there").hold = held;
+    }
+
+    /// The other guest writes and reads back.
+    fn serve(&mut self, good: &mut Blkfront<'_>, sector: u8, seed: u64) {
+        let disk = self.core.queue_mut(0).expect("the disk is there");
+        let held = core::mem::take(&mut disk.hold);
+        let (out, back) = (good.page(false), good.page(false));
+        fill(&out.memory, seed);
+        for (operation, page) in [(Operation::WRITE, &out), (Operation::READ, &back)] {
+            good.push(operation, u64::from(sector) % 56, &[page.segment(0, 7)]);
+            good.publish();
+            self.settle();
+            let answers = good.answers();
+            assert_eq!(answers.len(), 1);
+            assert_eq!(answers[0].status, RspStatus::OKAY);
+        }
+        let mut bytes = [[0; 4096]; 2];
+        out.memory.read_bytes(0, &mut bytes[0]);
+        back.memory.read_bytes(0, &mut bytes[1]);
+        assert_eq!(bytes[0], bytes[1], "the neighbour's data");
+        self.core.queue_mut(0).expect("the disk is there").hold = held;
+    }
+}
+
+/// Runs the target.
+///
+/// # Panics
+/// If something does not hold that must.
+pub fn run(data: &[u8]) {
+    let mut input = Unstructured::new(data);
+    let Ok(setting) = Setting::arbitrary(&mut input) else {
+        return;
+    };
+    let bus = FakeBus::new();
+    let grants = FakeGrants::new(&bus);
+    let events = FakeEvents::default();
+    let buffers = 11 + usize::from(setting.buffers) % 8;
+    let memory = bus.alloc(buffers).expect("the bus has memory");
+    let config = Config {
+        rings: 4,
+        budget: u32::from(setting.budget) % 40,
+        ..Config::default()
+    };
+    let disk = SmallDisk::new(&bus, 1 + usize::from(setting.depth) % 20);
+    let core = RingCore::new(config, vec![disk], &grants, &events, memory);
+    let mut host = Host {
+        grants: &grants,
+        core: core.expect("the buffers suffice"),
+        windows: 0,
+        now: 0,
+    };
+    let mut good = Blkfront::new(&grants, GOOD, 1, 0);
+    let good_ring = host.attach(good.ring(), GOOD, 0, 64);
+    let mut evil = host.attach_evil(&setting);
+    for page in 0..PAGES {
+        let memory = SharedPages::host(1, 0);
+        let gref = GrantRef(8 + u32::from(page));
+        grants.grant_as(EVIL, gref, &memory, page % 5 == 4);
+    }
+    for turn in 0..200 {
+        if input.is_empty() {
+            break;
+        }
+        let Ok(step) = Step::arbitrary(&mut input) else {
+            break;
+        };
+        match step {
+            Step::Request(request) => evil.request(&request.native()),
+            Step::Word(at, word) => {
+                let at = usize::from(at) * 8 % evil.ring.len();
+                evil.ring.u64_at(at).store(word, SeqCst);
+            }
+            Step::Publish => evil.ring.store(Index::ReqProd, evil.req_prod, SeqCst),
+            Step::ReqProd(index) => evil.ring.store(Index::ReqProd, index, SeqCst),
+            Step::RspEvent(index) => evil.ring.store(Index::RspEvent, index, SeqCst),
+            Step::Visit(times) => {
+                for _ in 0..=times % 4 {
+                    host.visit();
+                }
+            }
+            Step::Arm => {
+                // It may sleep only with nothing in flight.
+                let asleep = host.core.arm();
+                let disk = host.core.queue_mut(0).expect("the disk is there");
+                assert!(!asleep || spindle_block::DiskQueue::in_flight(disk) == 0);
+            }
+            Step::Hold(hold) => {
+                host.core.queue_mut(0).expect("the disk is there").hold = hold;
+            }
+            Step::Revoke(page) => {
+                let _ = grants.revoke(EVIL, GrantRef(8 + u32::from(page % PAGES)));
+            }
+            Step::Reattach(setting) => {
+                host.detach(evil.id);
+                evil = host.attach_evil(&setting);
+            }
+            Step::Neighbour(sector) => host.serve(&mut good, sector, turn),
+        }
+    }
+    host.core.queue_mut(0).expect("the disk is there").hold = false;
+    host.serve(&mut good, 8, 1000);
+    host.detach(evil.id);
+    host.detach(good_ring);
+    assert_eq!(grants.outstanding(), 0, "grants still mapped");
+    assert_eq!(host.core.free_buffers(), buffers, "buffers lost");
+}
