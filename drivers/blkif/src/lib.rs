@@ -31,6 +31,7 @@ pub mod ring;
 pub mod ring_core;
 pub mod session;
 pub mod stats;
+mod sync;
 pub mod window;
 pub mod worker;
 

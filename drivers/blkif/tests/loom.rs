@@ -1,5 +1,6 @@
-//! The ring's hold-off under every interleaving and every stale read that the memory model
-//! allows: the real [`BackRing`] against a frontend that follows `public/io/ring.h`.
+//! What runs on two cores at once, under every interleaving and every stale read that the memory
+//! model allows: the real [`BackRing`] against a frontend that follows `public/io/ring.h`, and
+//! the real [`Mailbox`] between control and a core that rests.
 //!
 //! Run by `cargo xtask loom`. A lost wake-up shows as a deadlock, which loom reports.
 #![cfg(loom)]
@@ -8,9 +9,10 @@
 use std::sync::Arc;
 
 use loom::sync::Notify;
-use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+use loom::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 use loom::thread;
 use spindle_blkif::abi::{Abi, Operation, RING_HEADER, RspStatus};
+use spindle_blkif::mailbox::Mailbox;
 use spindle_blkif::ring::{BackRing, Index, RingMemory};
 
 /// Slots whose memory is modelled; ring numbers are folded onto them.
@@ -314,4 +316,92 @@ fn both_ends_asleep_by_turns_get_everything_done() {
             server.join().unwrap();
         });
     }
+}
+
+/// A core's event port: pending until forgotten, and no rest while it is. As with Xen's bits, each
+/// change is one atomic operation, not a plain store.
+struct Port {
+    pending: AtomicBool,
+    event: Notify,
+}
+
+impl Port {
+    fn notify(&self) {
+        self.pending.swap(true, Ordering::AcqRel);
+        self.event.notify();
+    }
+
+    fn forget(&self) {
+        if self.pending.load(Ordering::Relaxed) {
+            self.pending.swap(false, Ordering::AcqRel);
+        }
+    }
+
+    fn rest(&self) {
+        while !self.pending.load(Ordering::Acquire) {
+            self.event.wait();
+        }
+    }
+}
+
+/// Two orders through one mailbox to a core that looks, forgets its events, looks again and
+/// rests, or does so in the wrong order.
+fn orders(forgets_last: bool) {
+    loom::model(move || {
+        let link = Arc::new((
+            Mailbox::new(),
+            Port {
+                pending: AtomicBool::new(false),
+                event: Notify::new(),
+            },
+        ));
+        let theirs = link.clone();
+        let control = thread::spawn(move || {
+            let (orders, port) = &*theirs;
+            assert_eq!(orders.put(1), Ok(()));
+            port.notify();
+            // The second has to wait for the first; control tries again when it next wakes,
+            // which here it does once.
+            let second = orders.put(2).is_ok();
+            if second {
+                port.notify();
+            }
+            second
+        });
+        let (orders, port) = &*link;
+        let mut next = 1;
+        let mut look = |orders: &Mailbox<i32>| {
+            if let Some(order) = orders.take() {
+                assert_eq!(order, next, "lost, or there twice");
+                next += 1;
+            }
+            next > 1
+        };
+        while !look(orders) {
+            if !forgets_last {
+                port.forget();
+            }
+            if !orders.is_full() {
+                if forgets_last {
+                    port.forget();
+                }
+                port.rest();
+            }
+        }
+        let second = control.join().unwrap();
+        look(orders);
+        assert_eq!(next, if second { 3 } else { 2 });
+        assert!(!orders.is_full());
+    });
+}
+
+#[test]
+fn no_order_is_slept_through_lost_or_doubled() {
+    orders(false);
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn a_core_that_forgets_events_after_its_last_look_would_sleep_through_an_order() {
+    orders(true);
 }
