@@ -43,6 +43,7 @@ fn the_allocator_counts() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "nothing for Miri in it, and slow there")]
 fn visits_allocate_nothing() {
     for how in [PERSISTENT, COPIED] {
         let mut rig = Rig::new();

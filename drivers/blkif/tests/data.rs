@@ -85,6 +85,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
     #[test]
+    #[cfg_attr(miri, ignore = "too many bytes to interpret")]
     fn persistent_grants_move_the_right_bytes(
         batches in prop::collection::vec(prop::collection::vec(plan(), 1..24), 1..6),
     ) {
@@ -92,6 +93,7 @@ proptest! {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "too many bytes to interpret")]
     fn grant_copy_moves_the_right_bytes(
         batches in prop::collection::vec(prop::collection::vec(plan(), 1..24), 1..6),
     ) {
@@ -99,6 +101,7 @@ proptest! {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "too many bytes to interpret")]
     fn everything_tiny_still_moves_the_right_bytes(
         batches in prop::collection::vec(prop::collection::vec(plan(), 1..24), 1..6),
         frames in 1usize..40,

@@ -186,7 +186,7 @@ fn well_served(rig: &mut Rig, good: &mut Blkfront<'_>, sector: u64, seed: u64) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 2 } else { 64 }))]
 
     /// Rubbish in every field, through tiny and ordinary cores: everything is answered, the
     /// neighbour's data is right, nothing leaks.

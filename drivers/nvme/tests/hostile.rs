@@ -82,7 +82,7 @@ fn commands_to_a_controller_that_went_away_stay_until_given_up() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 2 } else { 64 }))]
 
     /// Whatever is posted between true completions, each command is answered once, and nothing
     /// panics.

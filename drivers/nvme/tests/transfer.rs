@@ -101,7 +101,7 @@ fn torn(segments: &[Segment], block: u32) -> bool {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(128))]
+    #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 2 } else { 128 }))]
 
     /// Whatever the shape, a transfer moves exactly its bytes, or is refused and moves none.
     #[test]

@@ -207,6 +207,9 @@ impl Rig {
         self.core.begin_detach(ring);
         for _ in 0..1000 {
             self.core.visit(0);
+            if self.core.is_drained(ring) {
+                break;
+            }
         }
         assert!(self.core.is_drained(ring));
         self.core.detach(ring).unwrap()

@@ -41,7 +41,7 @@ fn moves() -> impl Strategy<Value = Move> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(120))]
+    #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 2 } else { 120 }))]
 
     #[test]
     fn every_interleaving_keeps_the_books_and_ends_clean(
