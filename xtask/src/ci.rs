@@ -3,11 +3,11 @@
 use anyhow::{Context, Result};
 use xshell::{Shell, cmd};
 
-use crate::{kernel, root, test, ui};
+use crate::{kernel, miri, root, test, ui};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Leave the rig out: formatting, lints, documentation, licences and the host's tests.
+    /// Leave the rig out: formatting, lints, documentation, licences, the host's tests and models.
     #[arg(long)]
     host_only: bool,
 }
@@ -62,6 +62,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
 
     test::host()?;
+    miri::loom()?;
     if args.host_only {
         kernel::build()?;
         return Ok(());

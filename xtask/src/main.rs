@@ -1,13 +1,15 @@
 //! `cargo xtask`: builds Spindle, boots it under nested Xen and tests it there.
 //!
-//! One file per task (`kernel`, `run`, `test`, `bench`, `ci`, `size`); `rig` holds the machine
-//! they share, `scenario` what is done with it.
+//! One file per task (`kernel`, `run`, `test`, `bench`, `fuzz`, `miri`, `ci`, `size`); `rig` holds
+//! the machine they share, `scenario` what is done with it.
 
 #![forbid(unsafe_code)]
 
 mod bench;
 mod ci;
+mod fuzz;
 mod kernel;
+mod miri;
 mod rig;
 mod run;
 mod scenario;
@@ -43,10 +45,19 @@ enum Task {
     Run(run::Args),
     /// Run every test: the host's first, then the scenarios under nested Xen.
     Test(test::Args),
-    /// What CI does: formatting, lints, documentation, licences, then `test` on both suites.
+    /// What CI does: formatting, lints, documentation, licences, models, then `test` on both
+    /// suites.
     Ci(ci::Args),
     /// Compare Spindle with Linux' xen-blkback, and measure its hot path on the host.
     Bench(bench::Args),
+    /// Feed hostile input to everything that others have a say in (needs a nightly compiler).
+    #[command(subcommand)]
+    Fuzz(fuzz::Action),
+    /// Run the host's tests under Miri, which finds undefined behaviour (needs a nightly
+    /// compiler; half an hour).
+    Miri(miri::Args),
+    /// Check the rings' hold-off and the mailboxes under every interleaving.
+    Loom,
     /// Print the size of the image and of each crate (lines, `unsafe` blocks).
     Size,
 }
@@ -65,6 +76,9 @@ fn main() -> ExitCode {
         Task::Test(args) => test::run(&args),
         Task::Ci(args) => ci::run(&args),
         Task::Bench(args) => bench::run(&args),
+        Task::Fuzz(action) => fuzz::run(&action),
+        Task::Miri(args) => miri::run(&args),
+        Task::Loom => miri::loom(),
         Task::Size => size::run(),
     };
     match result {
