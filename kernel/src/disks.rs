@@ -1,5 +1,6 @@
 //! The disks: NVMe controllers found on PCI and RAM disks asked for, and a core's queues on them.
 
+use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -167,7 +168,7 @@ fn controllers(
     memory: &Memory,
     clock: &'static CoreClock,
     cores: usize,
-) -> impl Iterator<Item = (Nvme, Mmio)> {
+) -> impl Iterator<Item = (Box<Nvme>, Mmio)> {
     let bus = Bus::new(crate::log::ports());
     // Nothing ran before us in a domain: what the registers hold there is the host's.
     let mut window = Window::HVM;
@@ -198,7 +199,7 @@ fn start(
     dma: Dma,
     clock: &'static CoreClock,
     cores: usize,
-) -> Result<(Nvme, Mmio), String> {
+) -> Result<(Box<Nvme>, Mmio), String> {
     let bars = bus
         .enable(function.address, placement)
         .map_err(|error| error.to_string())?;
@@ -227,7 +228,7 @@ fn start(
         id.firmware,
         id.max_transfer >> 10
     );
-    Ok((controller, registers))
+    Ok((Box::new(controller), registers))
 }
 
 impl DiskQueue for Queue {

@@ -5,7 +5,7 @@ use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::{String, ToString};
 
-use spindle_blkif::stats::RingSnapshot;
+use spindle_blkif::stats::{RingSnapshot, RingStats};
 use spindle_xen::xenbus::Backend;
 
 use crate::connections::Connections;
@@ -46,7 +46,7 @@ impl Statistics {
         let disks = connections.iter().map(|connection| {
             let device = connection.device;
             let path = format!("{DISKS}/{}-{}", device.frontend.0, device.device);
-            let sum = RingSnapshot::sum(connection.stats().map(|stats| stats.snapshot()));
+            let sum = RingSnapshot::sum(connection.stats().map(RingStats::snapshot));
             let rings = connection.stats().count();
             (path, format!("rings={rings} {sum}"))
         });

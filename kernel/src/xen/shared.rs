@@ -68,7 +68,10 @@ impl SharedInfo {
         // Asking for a callback makes Xen take the layout from the mode we are in, 64-bit, and
         // tells libxl that the domain listens to control/shutdown. None will come: all ports are
         // masked and stay so.
-        params::set(params::CALLBACK_IRQ, CALLBACK_BY_VECTOR | u64::from(CALLBACK_VECTOR))?;
+        params::set(
+            params::CALLBACK_IRQ,
+            CALLBACK_BY_VECTOR | u64::from(CALLBACK_VECTOR),
+        )?;
         // Nothing here takes interrupts; polling does not look at masks.
         for word in 0..PORTS as usize / 64 {
             page.u64_at(MASK + word * 8).store(u64::MAX, Relaxed);
