@@ -94,8 +94,8 @@ read_store() { xenstore-read "$1" 2> /dev/null; }
 
 ### Spindle
 
-# spindle_create NAME CONFIG KEY=VALUE...: create a Spindle domain, wait until it is ready,
-# and say how long that took
+# spindle_create NAME CONFIG KEY=VALUE...: create a Spindle domain, with the knobs in
+# SPINDLE_KNOBS if there are any, wait until it is ready, and say how long that took
 spindle_create() {
 	who=$1 config=$2
 	shift 2
@@ -105,6 +105,7 @@ spindle_create() {
 	xl create -p /run/$who.cfg || fail "xl create $who"
 	created=$(since $began)
 	home=$HOME_DIR/$(xl domid $who)/data/spindle
+	[ -z "$SPINDLE_KNOBS" ] || xenstore-write $home/config "$SPINDLE_KNOBS"
 	# Fires at once, then when the node changes.
 	timeout 60 xenstore-watch -n 2 $home/ready > /dev/null &
 	watcher=$!

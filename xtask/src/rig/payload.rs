@@ -19,6 +19,7 @@ const JOBS: &[(&str, &str)] = &[
     ("tree-write", include_str!("../../rig/jobs/tree-write.sh")),
     ("tree-check", include_str!("../../rig/jobs/tree-check.sh")),
     ("fio-verify", include_str!("../../rig/jobs/fio-verify.sh")),
+    ("fio-rings", include_str!("../../rig/jobs/fio-rings.sh")),
     ("fio-forever", include_str!("../../rig/jobs/fio-forever.sh")),
     ("flush", include_str!("../../rig/jobs/flush.sh")),
     ("no-blkfront", include_str!("../../rig/jobs/no-blkfront.sh")),

@@ -75,6 +75,8 @@ scenarios! {
     "memory-32" 180 Idle false;
     "devices-before-boot" 180 Idle false;
     "shutdown-with-guests" 360 Idle false;
+    "multi-queue" 480 Idle false;
+    "one-vcpu" 300 Idle false;
     "file-tree" 480 FileTree true;
     "flush-durable" 300 FlushDurable true;
 }
