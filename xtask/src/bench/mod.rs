@@ -83,8 +83,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let mut record = Record::open(&folder)?;
     if !args.page_only {
         if !args.rig_only {
-            record.forget(|mark| mark.name == "bench");
-            record.add(host::run()?)?;
+            let cases = host::run()?;
+            record.forget(|mark| mark.get("queues").is_empty());
+            record.add([record::circumstances(args.suite)?])?;
+            record.add(cases)?;
         }
         if !args.host_only {
             let (reps, seconds) = if args.quick {

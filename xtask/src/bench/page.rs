@@ -52,10 +52,11 @@ fn circumstances(page: &mut String, record: &[Mark]) -> fmt::Result {
         writeln!(
             page,
             "- {}: {}, {} cores, Linux {}, QEMU {}; Debian {}, Xen {}; Spindle {}; {}",
-            mark.number("queues").map_or_else(
-                || "host".to_string(),
-                |queues| targets::queues_text(queues as u32)
-            ),
+            match mark.get("queues") {
+                "" => "on the host".to_string(),
+                "1" => "1 queue".to_string(),
+                queues => format!("{queues} queues"),
+            },
             mark.get("cpu"),
             mark.get("cores"),
             mark.get("linux"),
@@ -188,8 +189,14 @@ fn host(page: &mut String, record: &[Mark]) -> fmt::Result {
     let mut keys: Vec<&str> = cases.iter().flat_map(|mark| mark.keys()).collect();
     keys.sort_unstable();
     keys.dedup();
-    // The name first.
-    keys.sort_by_key(|key| *key != "name");
+    // What there are targets for comes first, then the rest by name.
+    let first = ["name", "instr", "ns"];
+    keys.sort_by_key(|key| {
+        first
+            .iter()
+            .position(|first| first == key)
+            .unwrap_or(first.len())
+    });
     row(page, &keys)?;
     row(page, &vec!["---"; keys.len()])?;
     for case in cases {

@@ -45,7 +45,7 @@ impl Record {
 }
 
 /// What was measured, where, with what and when.
-pub(super) fn circumstances(suite: Suite, queues: u32) -> Result<Mark> {
+pub(super) fn circumstances(suite: Suite) -> Result<Mark> {
     let sh = Shell::new()?;
     sh.change_dir(root());
     let read = |command: xshell::Cmd| command.quiet().ignore_stderr().read().unwrap_or_default();
@@ -57,7 +57,6 @@ pub(super) fn circumstances(suite: Suite, queues: u32) -> Result<Mark> {
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
     let qemu = read(cmd!(sh, "qemu-system-x86_64 --version"));
     Ok(Mark::new("circumstances")
-        .with("queues", queues)
         .with("cpu", model)
         .with("cores", cores)
         .with("linux", read(cmd!(sh, "uname -r")))

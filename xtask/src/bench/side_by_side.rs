@@ -32,8 +32,10 @@ pub(super) fn run(suite: Suite, plan: &Plan, queues: &[u32], record: &mut Record
                 Err(error) => return Err(error),
             }
         };
-        record.forget(|mark| mark.name != "bench" && mark.get("queues") == queues.to_string());
-        record.add([record::circumstances(suite, queues)?.with("tries", tries)])?;
+        record.forget(|mark| mark.get("queues") == queues.to_string());
+        record.add([record::circumstances(suite)?
+            .with("queues", queues)
+            .with("tries", tries)])?;
         record.add(marks)?;
     }
     Ok(())
