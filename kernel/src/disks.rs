@@ -23,7 +23,10 @@ type Nvme = Controller<Mmio, &'static CoreClock, Dma>;
 /// A disk.
 #[derive(Debug)]
 enum Disk {
-    Nvme { controller: Nvme, registers: Mmio },
+    Nvme {
+        controller: Box<Nvme>,
+        registers: Mmio,
+    },
     Ram(RamDisk),
 }
 
