@@ -52,38 +52,50 @@ enum Step {
     Neighbour(u8),
 }
 
-#[derive(Arbitrary, Debug)]
+/// Mostly sound, so that what comes after the first check is reached as well.
+#[derive(Debug)]
 struct Request {
-    operation: u8,
-    segments: u8,
-    id: u64,
-    sector: u8,
-    sector_high: u8,
-    pages: [(u8, u8); 11],
+    native: NativeRequest,
+    publish: bool,
+    visit: bool,
 }
 
-impl Request {
-    fn native(&self) -> NativeRequest {
-        let segment = |&(page, sectors): &(u8, u8)| RawSegment {
-            gref: 8 + u32::from(page) % (u32::from(PAGES) + 2),
-            first_sect: sectors & 7,
-            // Beyond the page, or before the first, once in a while.
-            last_sect: if sectors.is_multiple_of(16) {
-                7
-            } else {
-                sectors >> 4
+impl<'a> Arbitrary<'a> for Request {
+    fn arbitrary(input: &mut Unstructured<'a>) -> arbitrary::Result<Self> {
+        let mut byte = || u8::arbitrary(input);
+        let (kind, count, sector) = (byte()?, byte()?, byte()?);
+        let count = usize::from(count % 14);
+        let mut native = NativeRequest {
+            operation: Operation(if kind < 200 { kind % 2 } else { kind % 8 }),
+            nr_segments: count as u8,
+            id: byte()?.into(),
+            sector_number: match sector {
+                255 => u64::MAX - 3,
+                _ => (sector % 72).into(),
             },
-            pad: 0,
-        };
-        let high = u64::from(self.sector_high).saturating_sub(250) << 60;
-        NativeRequest {
-            operation: Operation(self.operation % 8),
-            nr_segments: self.segments % 14,
-            id: self.id,
-            sector_number: (u64::from(self.sector) % 72) | high,
-            segments: core::array::from_fn(|i| segment(&self.pages[i])),
             ..NativeRequest::default()
+        };
+        for segment in native.segments.iter_mut().take(count) {
+            let (page, sectors) = (byte()?, byte()?);
+            let (first, last) = (sectors & 7, sectors >> 3 & 7);
+            *segment = RawSegment {
+                gref: 8 + u32::from(page % (PAGES + 1)),
+                first_sect: first,
+                last_sect: match sectors {
+                    ..=239 => last.max(first),
+                    // Before the first, or beyond the page.
+                    240..=247 => first.wrapping_sub(1),
+                    _ => 8 + first,
+                },
+                pad: 0,
+            };
         }
+        let then = byte()?;
+        Ok(Self {
+            native,
+            publish: then & 1 == 0,
+            visit: then & 2 == 0,
+        })
     }
 }
 
@@ -220,7 +232,9 @@ pub fn run(data: &[u8]) {
         now: 0,
     };
     let mut good = Blkfront::new(&grants, GOOD, 1, 0);
-    let good_ring = host.attach(good.ring(), GOOD, 0, 64);
+    // Either path must hold up.
+    let frames = if setting.depth & 32 == 0 { 64 } else { 0 };
+    let good_ring = host.attach(good.ring(), GOOD, 0, frames);
     let mut evil = host.attach_evil(&setting);
     for page in 0..PAGES {
         let memory = SharedPages::host(1, 0);
@@ -235,7 +249,15 @@ pub fn run(data: &[u8]) {
             break;
         };
         match step {
-            Step::Request(request) => evil.request(&request.native()),
+            Step::Request(request) => {
+                evil.request(&request.native);
+                if request.publish {
+                    evil.ring.store(Index::ReqProd, evil.req_prod, SeqCst);
+                }
+                if request.visit {
+                    host.visit();
+                }
+            }
             Step::Word(at, word) => {
                 let at = usize::from(at) * 8 % evil.ring.len();
                 evil.ring.u64_at(at).store(word, SeqCst);
