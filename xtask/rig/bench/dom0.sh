@@ -86,7 +86,7 @@ shares() {
 counters() {
 	case $1 in
 	spindle | ram)
-		xenstore-ls -f $HOME_DIR/$(xl domid $1) | tr '" ' '\n\n' |
+		xenstore-ls -f $HOME_DIR/$(cat /run/$1.id)/data/spindle | tr '" ' '\n\n' |
 			grep -E '^(rd_req|wr_req|notify|sleeps)=' | tr '\n' ' '
 		;;
 	esac
@@ -105,6 +105,7 @@ for variant in $(echo $VARIANTS | tr ',' ' '); do
 		;;
 	linux) linux_create ;;
 	esac
+	[ $variant = dom0 ] || xl domid $variant > /run/$variant.id
 	vdev=${vdevs%% *}
 	vdevs=${vdevs#* }
 	disks="$disks${disks:+, }$(disk_of $variant $vdev)"
@@ -115,19 +116,19 @@ guest_start bench fio-bench "disk=[$disks]" "vcpus=$GUEST_VCPUS" \
 ship
 touch /run/quiet
 trap 'rm -f /run/quiet' EXIT
-rest=$(shares 3)
-report_of begin 120
-mark rest $rest
+report_of filled 180
+sleep 1
+mark rest $(shares 6)
 for round in $(seq 1 $REPS); do
 	for job in $(echo $JOBS | tr ',' ' '); do
 		for variant in $(echo $VARIANTS | tr ',' ' '); do
-			report_of "begin $variant $job $round" 60
+			report_of "begin $variant $job $round" 120
 			before=$(counters $variant)
-			# fio needs a second to start, warms up for two, and runs a little longer than this.
-			sleep 3
+			# fio warms up for two seconds and runs for RUNTIME; this must end before it does.
 			used=$(shares $((RUNTIME - 1)))
+			late=$(guest_said bench "fio $variant $job $round" && echo 1)
 			report_of "fio $variant $job $round" 60
-			mark sample variant=$variant job=$job round=$round $used \
+			mark sample variant=$variant job=$job round=$round late=$late $used \
 				"fio=$(sed -n "s/^%% fio $variant $job $round \(.*\)/\1/p" $(guest_log bench) | tr -d '\r')" \
 				"before=\"$before\" after=\"$(counters $variant)\""
 		done

@@ -33,7 +33,12 @@ pub(super) fn condense(mark: &Mark, queues: u32, rest: f64) -> Option<Mark> {
     let report = fio::Report::parse(mark.get("fio"))?;
     let variant = mark.get("variant");
     let background = if variant == "dom0" { rest } else { 0.0 };
-    let share = mark.number(&format!("{variant}.cpu"))? - background;
+    // A share that was taken after fio had ended says nothing.
+    let share = if mark.get("late").is_empty() {
+        mark.number(&format!("{variant}.cpu"))? - background
+    } else {
+        f64::NAN
+    };
     Some(
         Mark::new("sample")
             .with("variant", variant)

@@ -61,7 +61,7 @@ fn measure(
             expected.div_ceil(60)
         ),
     );
-    let timeout = Duration::from_secs(2 * expected);
+    let timeout = Duration::from_secs(300 + 3 * expected);
     machine.start_with("bench", timeout, &plan.settings(queues))?;
     let deadline = Instant::now() + timeout + Duration::from_secs(60);
     let mut rest = 0.0;

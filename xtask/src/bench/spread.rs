@@ -12,12 +12,12 @@ pub(super) struct Spread {
 }
 
 impl Spread {
-    /// Of these values; none if there are none or one of them is no number.
+    /// Of those of the values that are numbers; none if there are none.
     pub(super) fn of(values: impl IntoIterator<Item = f64>) -> Option<Self> {
-        let mut values: Vec<f64> = values.into_iter().collect();
-        if values.iter().any(|value| !value.is_finite()) {
-            return None;
-        }
+        let mut values: Vec<f64> = values
+            .into_iter()
+            .filter(|value| value.is_finite())
+            .collect();
         values.sort_by(f64::total_cmp);
         let (min, max) = (*values.first()?, *values.last()?);
         let half = values.len() / 2;
@@ -58,8 +58,8 @@ mod tests {
     }
 
     #[test]
-    fn nothing_and_not_a_number_have_no_spread() {
-        assert_eq!(Spread::of([]), None);
-        assert_eq!(Spread::of([1.0, f64::NAN]), None);
+    fn what_is_no_number_does_not_count() {
+        assert_eq!(Spread::of([f64::NAN]), None);
+        assert_eq!(Spread::of([1.0, f64::NAN]), Spread::of([1.0]));
     }
 }
