@@ -11,8 +11,9 @@ use spindle_xen::xenbus::Backend;
 use crate::connections::Connections;
 use crate::cores::Cores;
 
-/// How often, as long as a disk is attached.
-const PERIOD_NS: u64 = 2_000_000_000;
+/// How often, as long as a disk is attached. Each round is a trip to xenstored, which has others
+/// to serve.
+const PERIOD_NS: u64 = 5_000_000_000;
 
 const DISKS: &str = "data/spindle/stat";
 

@@ -1,14 +1,14 @@
 # Two guests and three disks at once on two ring cores: more rings than cores, frontends limited
 # to one queue or with large rings, and a disk that comes and goes while the others work. The RAM
 # disks are asked for by the knobs in xenstore.
-[ $BACKEND = spindle ] && spindle_down
+spindle_down
 SPINDLE_KNOBS="ram0=20M ram1=20M ram2=8M"
 spindle_create spindle spindle-hvm.cfg 'firmware_override="/spindle/spindle.elf"' "pci=[\"$BDF\"]" \
 	vcpus=3 memory=128
 SPINDLE_KNOBS=
-guest_start wide fio-rings vcpus=4 "disk=['$(disk xvda)','$(disk xvdb ram0)']" \
+guest_start wide fio-rings vcpus=2 "disk=['$(disk xvda)','$(disk xvdb ram0)']" \
 	'cmdline="console=hvc0 rdinit=/init loglevel=4 disks=xvda,xvdb blkfront=max_ring_page_order=4"'
-guest_start narrow fio-rings vcpus=2 "disk=['$(disk xvda ram1)']" \
+guest_start narrow fio-rings vcpus=1 "disk=['$(disk xvda ram1)']" \
 	'cmdline="console=hvc0 rdinit=/init loglevel=4 disks=xvda blkfront=max_queues=1"'
 guest_need narrow ready 120
 narrow=$(xl domid narrow)
