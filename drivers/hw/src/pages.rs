@@ -125,7 +125,7 @@ impl SharedPages {
     /// # Panics
     /// If `offset` is misaligned or the words are not all in range. Offsets are the caller's own,
     /// never a peer's.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn u64s_at<const N: usize>(&self, offset: usize) -> &[AtomicU64; N] {
         assert!(offset.is_multiple_of(8));

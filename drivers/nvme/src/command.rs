@@ -42,7 +42,7 @@ pub(crate) struct Entry {
 
 impl Entry {
     /// Writes the entry into slot `index` of a submission queue.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn store(&self, queue: &SharedPages, index: usize) {
         let words = queue.u64s_at::<8>(index << SUBMISSION_SHIFT);
         let head =

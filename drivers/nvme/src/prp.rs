@@ -42,16 +42,15 @@ pub(crate) struct Runs<'a> {
 
 const OFFSET: u64 = PAGE_SIZE as u64 - 1;
 
-/// Whether `segment` alone is the memory of a command, without a list or a cut: most are, and
-/// [`Runs`] would make one run of it.
-#[inline]
-pub(crate) fn is_simple(segment: Segment, block_shift: u8) -> bool {
-    let block_mask = (1 << (block_shift & 31)) - 1;
+/// How many blocks `segment` is, if it alone is the memory of a command, without a list or a cut:
+/// most are, and [`Runs`] would make one run of it.
+#[inline(always)]
+pub(crate) fn one_page(segment: Segment, block_shift: u8) -> Option<u32> {
+    let shift = block_shift & 31;
+    let blocks = segment.len >> shift;
     let end = (segment.bus & OFFSET) + u64::from(segment.len);
-    segment.len != 0
-        && end <= PAGE_SIZE as u64
-        && segment.bus & 3 == 0
-        && segment.len & block_mask == 0
+    let simple = end <= PAGE_SIZE as u64 && segment.bus & 3 == 0;
+    (simple && blocks != 0 && blocks << shift == segment.len).then_some(blocks)
 }
 
 impl<'a> Runs<'a> {

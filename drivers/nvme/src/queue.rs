@@ -2,14 +2,14 @@
 
 use core::sync::atomic::{Ordering, fence};
 
-use spindle_block::{Command, DiskQueue, IoError, IoResult, Op, Segment, SubmitError, Tag};
+use spindle_block::{Command, DiskQueue, IoError, IoResult, Op, Segment, SubmitError, Tag, Unit};
 use spindle_hw::{Registers, SharedPages};
 
 use crate::Status;
 use crate::command::{Entry, answer, io};
-use crate::prp::{Runs, Second, is_simple};
+use crate::prp::{Runs, Second, one_page};
 use crate::registers::{completion_doorbell, submission_doorbell};
-use crate::slots::Slots;
+use crate::slots::{Finished, Slots};
 
 /// An NVMe I/O queue pair; made by [`crate::Controller::create_queue`] and given back to
 /// [`crate::Controller::delete_queue`] or [`crate::Controller::shutdown`].
@@ -57,6 +57,16 @@ pub(crate) struct Shape {
     pub(crate) doorbell_stride: usize,
     pub(crate) limit: u32,
     pub(crate) list_shift: u32,
+}
+
+/// A read or write as [`QueuePair::transfer`] is asked for it. A struct of its own, made where it
+/// is needed: a [`Command`] that a call gets to see has to be written to memory for every request.
+struct Transfer<'a> {
+    opcode: u8,
+    unit: Unit,
+    block_shift: u8,
+    block: u64,
+    segments: &'a [Segment],
 }
 
 impl<R: Registers> QueuePair<R> {
@@ -111,34 +121,40 @@ impl<R: Registers> QueuePair<R> {
         self.slots.oldest(self.epoch)
     }
 
-    /// A read or write of one segment that needs nothing of what [`Self::transfer`] can do.
-    #[inline]
-    fn transfer_simple(
+    /// A read or write of one piece of memory that needs nothing of what [`Self::transfer`] can do.
+    #[inline(always)]
+    fn transfer_page(
         &mut self,
         command: &Command<'_>,
-        segment: Segment,
+        bus: u64,
+        blocks: u32,
         opcode: u8,
         tag: Tag,
     ) -> Result<(), SubmitError> {
         let cid = self.slots.begin_one(tag, self.epoch);
         let entry = Entry {
             opcode,
-            cid: cid.ok_or(SubmitError::Full)?,
+            cid: cid.ok_or_else(|| self.full())?,
             namespace: command.unit.0,
-            prp1: segment.bus,
+            prp1: bus,
             prp2: 0,
             cdw10: command.block,
-            cdw12: (segment.len >> (command.block_shift & 31)) - 1,
+            // NLB is 0's based (6.9, 6.15).
+            cdw12: blocks - 1,
         };
         entry.store(&self.memory.submission, self.tail);
         self.tail = (self.tail + 1) & self.mask;
         Ok(())
     }
 
-    fn transfer(&mut self, command: &Command<'_>, opcode: u8, tag: Tag) -> Result<(), SubmitError> {
-        let shift = command.block_shift & 31;
-        let mut block = command.block;
-        let mut runs = Runs::new(command.segments, self.limit, shift);
+    #[inline(never)]
+    fn transfer(&mut self, transfer: &Transfer<'_>, tag: Tag) -> Result<(), SubmitError> {
+        if self.gone {
+            return Err(SubmitError::Gone);
+        }
+        let shift = transfer.block_shift & 31;
+        let mut block = transfer.block;
+        let mut runs = Runs::new(transfer.segments, self.limit, shift);
         // Entries and lists are written as parts come; none counts before `begin` and the new
         // tail, so that giving up half-way needs no undoing.
         let mut parts = 0;
@@ -162,9 +178,9 @@ impl<R: Registers> QueuePair<R> {
             };
             let blocks = run.bytes >> shift;
             let entry = Entry {
-                opcode,
+                opcode: transfer.opcode,
                 cid,
-                namespace: command.unit.0,
+                namespace: transfer.unit.0,
                 prp1: run.prp1,
                 prp2: match run.second {
                     Second::None => 0,
@@ -203,12 +219,23 @@ impl<R: Registers> QueuePair<R> {
         SubmitError::Full
     }
 
-    fn flush(&mut self, command: &Command<'_>, tag: Tag) -> Result<(), SubmitError> {
+    /// Why there is no slot: nobody looks at `gone` before, since then there never is one.
+    #[cold]
+    fn full(&self) -> SubmitError {
+        if self.gone {
+            SubmitError::Gone
+        } else {
+            SubmitError::Full
+        }
+    }
+
+    #[inline(never)]
+    fn flush(&mut self, unit: Unit, tag: Tag) -> Result<(), SubmitError> {
         let cid = self.slots.begin_one(tag, self.epoch);
         let entry = Entry {
             opcode: io::FLUSH,
-            cid: cid.ok_or(SubmitError::Full)?,
-            namespace: command.unit.0,
+            cid: cid.ok_or_else(|| self.full())?,
+            namespace: unit.0,
             ..Entry::default()
         };
         entry.store(&self.memory.submission, self.tail);
@@ -218,22 +245,26 @@ impl<R: Registers> QueuePair<R> {
 }
 
 impl<R: Registers> DiskQueue for QueuePair<R> {
-    #[inline]
+    #[inline(always)]
     fn submit(&mut self, command: &Command<'_>, tag: Tag) -> Result<(), SubmitError> {
-        if self.gone {
-            return Err(SubmitError::Gone);
-        }
         let opcode = match command.op {
             Op::Read => io::READ,
             Op::Write => io::WRITE,
-            Op::Flush => return self.flush(command, tag),
+            Op::Flush => return self.flush(command.unit, tag),
         };
-        match *command.segments {
-            [segment] if is_simple(segment, command.block_shift) => {
-                self.transfer_simple(command, segment, opcode, tag)
-            }
-            _ => self.transfer(command, opcode, tag),
+        if let [segment] = *command.segments
+            && let Some(blocks) = one_page(segment, command.block_shift)
+        {
+            return self.transfer_page(command, segment.bus, blocks, opcode, tag);
         }
+        let transfer = Transfer {
+            opcode,
+            unit: command.unit,
+            block_shift: command.block_shift,
+            block: command.block,
+            segments: command.segments,
+        };
+        self.transfer(&transfer, tag)
     }
 
     #[inline]
@@ -262,12 +293,12 @@ impl<R: Registers> DiskQueue for QueuePair<R> {
             head = (head + 1) & self.mask;
             phase ^= u32::from(head == 0);
             match self.slots.finish(answer.cid, Status(answer.status)) {
-                Ok(Some((tag, status))) => {
+                Finished::Command(status, tag) => {
                     count += 1;
                     done(tag, status.result());
                 }
-                Ok(None) => {}
-                Err(_) => self.spurious += 1,
+                Finished::Part => {}
+                Finished::Nothing => self.spurious += 1,
             }
         }
         if (head, phase) != (self.head, self.phase) {

@@ -15,15 +15,17 @@ struct Slot {
     tag: Tag,
     /// The submitter's epoch when the command was taken; in a leader.
     epoch: u32,
-    /// The identifier of the current or last use.
-    cid: u16,
+    /// The identifier of the current or last use, with [`AWAITED`] until its completion.
+    cid: u32,
     leader: u16,
     /// Parts not yet finished; in a leader.
     remaining: u16,
-    /// The first error of any part; in a leader.
+    /// The first error of any part; in a leader. Success as long as the slot is free.
     status: Status,
-    awaited: bool,
 }
+
+/// Above an identifier: its completion has not come yet.
+const AWAITED: u32 = 1 << 16;
 
 /// The slots of one queue.
 #[derive(Debug)]
@@ -41,14 +43,13 @@ impl Slots {
     /// as many commands as fit the queue. The number of all ones is thus never used, and no
     /// identifier is 0xFFFF, which a controller may take for "none" (5.14.1.1).
     pub(crate) fn new(depth: u16) -> Self {
-        let slot = |index| Slot {
+        let slot = |index: u16| Slot {
             tag: Tag(0),
             epoch: 0,
-            cid: index,
+            cid: index.into(),
             leader: index,
             remaining: 0,
             status: Status::SUCCESS,
-            awaited: false,
         };
         Self {
             slots: (0..depth).map(slot).collect(),
@@ -66,7 +67,7 @@ impl Slots {
         let at = self.available.checked_sub(part + 1)?;
         let index = *self.free.get(at)?;
         let slot = self.slots.get_mut(usize::from(index))?;
-        Some((index.into(), slot.cid.wrapping_add(self.mask + 1)))
+        Some((index.into(), next_use(slot.cid, self.mask)))
     }
 
     /// Takes the slots of the first `parts` reserved parts, 1 or more, for one command.
@@ -76,9 +77,8 @@ impl Slots {
         let leader = self.free[top];
         for &index in &self.free[self.available - parts..self.available] {
             let slot = &mut self.slots[usize::from(index)];
-            slot.cid = slot.cid.wrapping_add(self.mask + 1);
+            slot.cid = u32::from(next_use(slot.cid, self.mask)) | AWAITED;
             slot.leader = leader;
-            slot.awaited = true;
         }
         let first = &mut self.slots[usize::from(leader)];
         first.tag = tag;
@@ -91,69 +91,77 @@ impl Slots {
 
     /// Takes a slot for a command of one part, and returns the identifier for it: what `reserve`
     /// and `begin` do, in one go.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn begin_one(&mut self, tag: Tag, epoch: u32) -> Option<u16> {
-        let top = self.available.checked_sub(1)?;
+        // None available wraps around, where there is no place.
+        let top = self.available.wrapping_sub(1);
         let index = *self.free.get(top)?;
         let slot = self.slots.get_mut(usize::from(index))?;
-        let cid = slot.cid.wrapping_add(self.mask + 1);
-        *slot = Slot {
-            tag,
-            epoch,
-            cid,
-            leader: index,
-            remaining: 1,
-            status: Status::SUCCESS,
-            awaited: true,
-        };
+        let cid = next_use(slot.cid, self.mask);
+        slot.tag = tag;
+        slot.epoch = epoch;
+        slot.cid = u32::from(cid) | AWAITED;
+        slot.leader = index;
+        slot.remaining = 1;
         self.available = top;
         self.commands += 1;
         Some(cid)
     }
 
-    /// Notes that the NVMe command `cid` ended with `status`. `Ok` with the outcome if that was
-    /// the last part of a command, `Err` if nobody waits for `cid`.
-    #[inline]
-    pub(crate) fn finish(
-        &mut self,
-        cid: u16,
-        status: Status,
-    ) -> Result<Option<(Tag, Status)>, NotAwaited> {
+    /// Notes that the NVMe command `cid` ended with `status`.
+    #[inline(always)]
+    pub(crate) fn finish(&mut self, cid: u16, status: Status) -> Finished {
         let index = cid & self.mask;
-        let slot = self.slots.get_mut(usize::from(index)).ok_or(NotAwaited)?;
-        if !slot.awaited || slot.cid != cid {
-            return Err(NotAwaited);
+        let Some(slot) = self.slots.get_mut(usize::from(index)) else {
+            return Finished::Nothing;
+        };
+        if slot.cid != u32::from(cid) | AWAITED {
+            return Finished::Nothing;
         }
-        slot.awaited = false;
+        slot.cid = cid.into();
         let leader = slot.leader;
         if leader == index && slot.remaining == 1 {
             // The common case, a command of one part, touches one slot only.
             slot.remaining = 0;
-            let first_error = match slot.status {
-                Status::SUCCESS => status,
-                earlier => earlier,
+            let earlier = core::mem::replace(&mut slot.status, Status::SUCCESS);
+            let outcome = if earlier == Status::SUCCESS {
+                status
+            } else {
+                earlier
             };
-            let done = (slot.tag, first_error);
+            let tag = slot.tag;
             self.commands -= 1;
             self.release(index);
-            return Ok(Some(done));
+            return Finished::Command(outcome, tag);
         }
+        self.finish_part(index, leader, status)
+    }
+
+    /// Notes that a part of a command of several ended.
+    #[inline(never)]
+    fn finish_part(&mut self, index: u16, leader: u16, status: Status) -> Finished {
         let Some(first) = self.slots.get_mut(usize::from(leader)) else {
-            return Err(NotAwaited);
+            return Finished::Nothing;
         };
         first.remaining = first.remaining.saturating_sub(1);
         if first.status == Status::SUCCESS {
             first.status = status;
         }
-        let done = (first.remaining == 0).then_some((first.tag, first.status));
+        let finished = match first.remaining {
+            0 => {
+                let outcome = core::mem::replace(&mut first.status, Status::SUCCESS);
+                Finished::Command(outcome, first.tag)
+            }
+            _ => Finished::Part,
+        };
         if leader != index {
             self.release(index);
         }
-        if done.is_some() {
+        if matches!(finished, Finished::Command(..)) {
             self.commands -= 1;
             self.release(leader);
         }
-        Ok(done)
+        finished
     }
 
     #[inline]
@@ -164,16 +172,19 @@ impl Slots {
         }
     }
 
-    /// Gives up everything in flight, calling `done` with the tag of each command.
+    /// Gives up everything in flight, and all that may come: no slot is free from now on. Calls
+    /// `done` with the tag of each command.
     pub(crate) fn abandon(&mut self, mut done: impl FnMut(Tag)) {
         for slot in &mut self.slots {
             if slot.remaining > 0 {
                 slot.remaining = 0;
                 done(slot.tag);
             }
-            slot.awaited = false;
+            slot.cid &= !AWAITED;
+            slot.status = Status::SUCCESS;
         }
         self.commands = 0;
+        self.available = 0;
     }
 
     /// Commands in flight.
@@ -188,9 +199,23 @@ impl Slots {
     }
 }
 
-/// A completion for a command that is not in flight.
+/// The identifier that follows `cid` in the same slot.
+#[inline]
+fn next_use(cid: u32, mask: u16) -> u16 {
+    (cid as u16).wrapping_add(mask + 1)
+}
+
+/// What a completion finished. Small enough to be returned in a register.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct NotAwaited;
+pub(crate) enum Finished {
+    /// Nothing: nobody waits for it.
+    Nothing,
+    /// A part of a command whose other parts are still awaited.
+    Part,
+    /// A command, all parts considered.
+    Command(Status, Tag),
+}
+const _: () = assert!(size_of::<Finished>() == size_of::<u64>());
 
 #[cfg(test)]
 mod tests {
@@ -215,9 +240,9 @@ mod tests {
             let cids = take(&mut slots, 3, round).unwrap();
             assert!(!cids.contains(&u16::MAX));
             assert_eq!(slots.reserve(0), None);
-            assert_eq!(slots.finish(cids[2], OK), Ok(None));
-            assert_eq!(slots.finish(cids[0], OK), Ok(None));
-            assert_eq!(slots.finish(cids[1], OK), Ok(Some((Tag(round), OK))));
+            assert_eq!(slots.finish(cids[2], OK), Finished::Part);
+            assert_eq!(slots.finish(cids[0], OK), Finished::Part);
+            assert_eq!(slots.finish(cids[1], OK), Finished::Command(OK, Tag(round)));
         }
     }
 
@@ -225,25 +250,33 @@ mod tests {
     fn a_completion_that_comes_twice_or_for_nothing_is_refused() {
         let mut slots = Slots::new(8);
         let first = take(&mut slots, 1, 1).unwrap()[0];
-        assert_eq!(slots.finish(first ^ 0x100, OK), Err(NotAwaited));
-        assert_eq!(slots.finish(7, OK), Err(NotAwaited));
-        assert!(slots.finish(first, OK).is_ok());
-        assert_eq!(slots.finish(first, OK), Err(NotAwaited));
+        assert_eq!(slots.finish(first ^ 0x100, OK), Finished::Nothing);
+        assert_eq!(slots.finish(7, OK), Finished::Nothing);
+        assert_eq!(slots.finish(first, OK), Finished::Command(OK, Tag(1)));
+        assert_eq!(slots.finish(first, OK), Finished::Nothing);
         let again = take(&mut slots, 1, 2).unwrap()[0];
         assert_eq!(again & 7, first & 7, "the same slot");
-        assert_eq!(slots.finish(first, OK), Err(NotAwaited), "but another use");
+        assert_eq!(
+            slots.finish(first, OK),
+            Finished::Nothing,
+            "but another use"
+        );
     }
 
     #[test]
     fn a_leader_is_not_reused_before_its_followers_are_done() {
         let mut slots = Slots::new(4);
         let split = take(&mut slots, 2, 1).unwrap();
-        assert_eq!(slots.finish(split[0], Status(0x281)), Ok(None));
+        assert_eq!(slots.finish(split[0], Status(0x281)), Finished::Part);
         let other = take(&mut slots, 1, 2).unwrap()[0];
         assert_ne!(other & 3, split[0] & 3);
         assert_eq!(slots.reserve(0), None);
         let done = slots.finish(split[1], Status(0x80));
-        assert_eq!(done, Ok(Some((Tag(1), Status(0x281)))), "the first error");
+        assert_eq!(
+            done,
+            Finished::Command(Status(0x281), Tag(1)),
+            "the first error"
+        );
         assert_eq!(slots.commands(), 1);
     }
 
@@ -258,6 +291,6 @@ mod tests {
         tags.sort_unstable();
         assert_eq!(tags, [5, 6]);
         assert_eq!((slots.commands(), slots.oldest(10)), (0, None));
-        assert_eq!(slots.finish(cid, OK), Err(NotAwaited));
+        assert_eq!(slots.finish(cid, OK), Finished::Nothing);
     }
 }
