@@ -90,15 +90,16 @@ impl GrantCache {
 
     /// The bus address of the page that `gref` grants, if it is mapped or about to be. It stays
     /// until [`GrantCache::unpin`].
-    #[inline]
+    #[inline(always)]
     pub fn pin(&mut self, gref: u32) -> Option<u64> {
         let mask = self.table.len() - 1;
         let home = self.home(gref);
         for at in home..home + PROBES {
             let place = self.table[at & mask];
-            if (place >> 32) as u32 == gref && place != FREE {
+            if (place >> 32) as u32 == gref {
+                // A free place names no frame.
                 let index = place as u32 as usize;
-                let frame = &mut self.frames[index];
+                let frame = self.frames.get_mut(index)?;
                 frame.used = self.turn;
                 frame.pins += 1;
                 return Some(self.window.bus(index));
@@ -154,7 +155,7 @@ impl GrantCache {
     }
 
     /// Lets go of a page that [`GrantCache::pin`] or [`GrantCache::reserve`] gave.
-    #[inline]
+    #[inline(always)]
     pub fn unpin(&mut self, bus: u64) {
         let index = self.window.frame(bus);
         let frame = &mut self.frames[index];
@@ -205,6 +206,7 @@ impl GrantCache {
 
     /// Unmaps everything, in batches, and gives the window back. Nothing may be pinned.
     pub fn dismantle(mut self, grants: &impl GrantOps) -> Window {
+        debug_assert!(self.frames.iter().all(|frame| frame.pins == 0));
         let mut batch = [0u32; EVICT];
         let mut next = 0;
         while next < self.frames.len() {

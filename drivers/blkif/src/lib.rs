@@ -30,8 +30,10 @@ pub mod request;
 pub mod ring;
 pub mod ring_core;
 pub mod session;
+mod stack;
 pub mod stats;
 mod sync;
+mod turnstile;
 pub mod window;
 pub mod worker;
 

@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 use spindle_hw::{PAGE_SIZE, SharedPages};
 
 use crate::abi::MAX_SEGMENTS;
+use crate::turnstile::Turnstile;
 
 /// The pool could not hold one request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -16,57 +17,60 @@ pub struct BadPoolSize(pub usize);
 pub struct BufferPool {
     pages: SharedPages,
     free: Vec<u16>,
-    /// A ring that got no page at its last turn. Until its next the others get none, or their
-    /// small requests could keep its large one waiting for ever.
-    waiting: Option<u16>,
-    /// Whether the ring whose turn it is has had some.
+    /// Rings that got no page at their last turn.
+    waiting: Turnstile,
+    /// Whose turn it is.
+    turn: u16,
+    /// Whether that ring has had some.
     served: bool,
 }
 
 impl BufferPool {
-    /// A pool over `pages`.
+    /// A pool over `pages`, for at most `rings` rings.
     ///
     /// # Errors
     /// If the largest request would not fit, or pages could not be numbered.
-    pub fn new(pages: SharedPages) -> Result<Self, BadPoolSize> {
+    pub fn new(pages: SharedPages, rings: usize) -> Result<Self, BadPoolSize> {
         let count = pages.len() / PAGE_SIZE;
         match u16::try_from(count) {
             Ok(all) if count >= MAX_SEGMENTS => Ok(Self {
                 pages,
                 free: (0..all).rev().collect(),
-                waiting: None,
+                waiting: Turnstile::new(rings),
+                turn: 0,
                 served: false,
             }),
             _ => Err(BadPoolSize(count)),
         }
     }
 
-    /// Starts a ring's turn: what it waited for is no longer kept for it.
+    /// Starts a ring's turn, and ends the one before: what that ring waited for, it got.
     pub fn start_turn(&mut self, ring: u16) {
-        self.withdraw(ring);
+        if self.served {
+            self.waiting.leave(self.turn);
+        }
+        self.turn = ring;
         self.served = false;
     }
 
-    /// Whether `ring`, whose turn it is, may take `pages` pages now. If not, and it has had none
-    /// in this turn, it is served next.
-    pub fn claim(&mut self, ring: u16, pages: usize) -> bool {
-        if self.waiting.is_some_and(|first| first != ring) {
+    /// Whether the ring whose turn it is may take `pages` pages now. If not, and it has had none
+    /// in this turn, it waits, and nobody else gets any before.
+    pub fn claim(&mut self, pages: usize) -> bool {
+        if !self.waiting.admits(self.turn) {
             return false;
         }
         let enough = pages <= self.free.len();
         if enough {
             self.served = true;
         } else if !self.served {
-            self.waiting = Some(ring);
+            self.waiting.join(self.turn);
         }
         enough
     }
 
     /// Forgets that `ring` waits.
     pub fn withdraw(&mut self, ring: u16) {
-        if self.waiting == Some(ring) {
-            self.waiting = None;
-        }
+        self.waiting.leave(ring);
     }
 
     /// The bus address of a page, after a successful [`BufferPool::claim`].

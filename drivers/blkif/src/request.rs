@@ -59,30 +59,21 @@ impl Request {
     ///
     /// # Errors
     /// See [`Reject`].
-    #[inline]
+    #[inline(always)]
     pub fn decode(raw: &RawRequest, body: &Body, volume: &Volume) -> Result<Self, Reject> {
         let op = match raw.operation {
             Operation::READ => Op::Read,
-            Operation::WRITE if volume.read_only => return Err(Reject::ReadOnly),
             Operation::WRITE => Op::Write,
-            Operation::FLUSH => return Self::flush(raw),
-            _ => return Err(Reject::Unsupported),
+            _ => return Self::without_data(raw),
         };
-        let count = usize::from(raw.detail);
-        if count == 0 || count > MAX_SEGMENTS {
-            return Err(Reject::SegmentCount);
+        if volume.read_only && op == Op::Write {
+            return Err(Reject::ReadOnly);
         }
-        let mut sectors = 0;
-        let mut all = 0;
-        for &word in &body[..count] {
-            let segment = RawSegment::from_word(word);
-            if segment.first_sect > segment.last_sect || segment.last_sect >= SECTORS_PER_PAGE {
-                return Err(Reject::SegmentSectors);
-            }
-            let len = u32::from(segment.last_sect - segment.first_sect) + 1;
-            sectors += len;
-            all |= len;
-        }
+        let (sectors, all) = match (raw.detail, body) {
+            // Most requests are for one page, which is whole blocks if the request is.
+            (1, [word, ..]) => (length(*word)?, 0),
+            _ => lengths(raw.detail, body)?,
+        };
         let block = volume
             .locate(raw.sector, u64::from(sectors))
             .ok_or(Reject::Range)?;
@@ -95,7 +86,12 @@ impl Request {
         })
     }
 
-    fn flush(raw: &RawRequest) -> Result<Self, Reject> {
+    /// What is neither a read nor a write.
+    #[inline(never)]
+    fn without_data(raw: &RawRequest) -> Result<Self, Reject> {
+        if raw.operation != Operation::FLUSH {
+            return Err(Reject::Unsupported);
+        }
         // Data with a flush would be a barrier under another name, which was not offered.
         if raw.detail != 0 {
             return Err(Reject::SegmentCount);
@@ -108,6 +104,31 @@ impl Request {
             whole_blocks: true,
         })
     }
+}
+
+/// Sectors of one segment.
+#[inline(always)]
+fn length(word: u64) -> Result<u32, Reject> {
+    let segment = RawSegment::from_word(word);
+    if segment.first_sect > segment.last_sect || segment.last_sect >= SECTORS_PER_PAGE {
+        return Err(Reject::SegmentSectors);
+    }
+    Ok(u32::from(segment.last_sect - segment.first_sect) + 1)
+}
+
+/// Sectors of `count` segments: their sum, and all of them or-ed together.
+fn lengths(count: u8, body: &Body) -> Result<(u32, u32), Reject> {
+    let count = usize::from(count);
+    if count == 0 || count > MAX_SEGMENTS {
+        return Err(Reject::SegmentCount);
+    }
+    let (mut sum, mut all) = (0, 0);
+    for &word in &body[..count] {
+        let len = length(word)?;
+        sum += len;
+        all |= len;
+    }
+    Ok((sum, all))
 }
 
 #[cfg(test)]

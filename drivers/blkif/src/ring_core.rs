@@ -4,6 +4,8 @@
 //! doorbell per disk, responses published, at most one notification per ring. It neither
 //! allocates, nor locks, nor logs.
 
+mod visit;
+
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec;
@@ -18,8 +20,9 @@ use crate::abi::MAX_SEGMENTS;
 use crate::batch::{CopyBatch, MapBatch};
 use crate::pool::{BadPoolSize, BufferPool};
 use crate::ring::Halt;
-use crate::session::{Means, Session};
+use crate::session::Session;
 use crate::stats::RingStats;
+use crate::turnstile::Turnstile;
 use crate::window::Window;
 
 /// Sizes that are fixed when a core starts.
@@ -118,6 +121,8 @@ pub struct RingCore<Q, G, N> {
     budget: u32,
     /// The ring that the next visit starts with.
     first: usize,
+    /// When the last visit began.
+    now_ns: u64,
 }
 
 #[derive(Debug)]
@@ -125,9 +130,11 @@ struct Disk<Q> {
     queue: Q,
     /// Submitted to since the last commit.
     dirty: bool,
-    /// A ring of which the full queue took nothing at its last turn. Until its next the others
-    /// wait, or their small commands could keep its large one waiting for ever.
-    stalled: Option<u16>,
+    /// Some ring found the queue full at its last turn. Nobody submits out of turn then, or those
+    /// that wait in line would get less than those with nobody in line.
+    full: bool,
+    /// Rings of which the full queue took nothing at their last turn.
+    waiting: Turnstile,
 }
 
 impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
@@ -142,24 +149,27 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
         notify: N,
         buffers: SharedPages,
     ) -> Result<Self, BadPoolSize> {
+        let places = config.rings.min(1 << 16);
         let disk = |queue| Disk {
             queue,
             dirty: false,
-            stalled: None,
+            full: false,
+            waiting: Turnstile::new(places),
         };
         let mut rings = vec![];
-        rings.resize_with(config.rings.min(1 << 16), || None);
+        rings.resize_with(places, || None);
         Ok(Self {
             rings: rings.into(),
             used: 0,
             disks: queues.into_iter().map(disk).collect(),
             grants,
             notify,
-            pool: BufferPool::new(buffers)?,
+            pool: BufferPool::new(buffers, places)?,
             maps: MapBatch::new(config.map_batch.max(MAX_SEGMENTS)),
             copies: CopyBatch::new(config.copy_batch.max(2 * MAX_SEGMENTS)),
             budget: config.budget.max(1),
             first: 0,
+            now_ns: 0,
         })
     }
 
@@ -207,19 +217,19 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
         self.used = last.map_or(0, |last| last + 1);
         self.pool.withdraw(ring.0);
         for disk in &mut self.disks {
-            disk.stalled.take_if(|stalled| *stalled == ring.0);
+            disk.waiting.leave(ring.0);
         }
         Ok(session.dismantle(&self.grants))
     }
 
     /// Gives a disk up: all that is in flight on it fails, and so does all that comes for it.
     pub fn fail_disk(&mut self, disk: usize) {
-        let (rings, pool) = (&mut self.rings, &mut self.pool);
+        let (rings, pool, now_ns) = (&mut self.rings, &mut self.pool, self.now_ns);
         if let Some(disk) = self.disks.get_mut(disk) {
             disk.queue.fail_all(|tag, result| {
                 let (ring, index) = split(tag);
                 if let Some(Some(session)) = rings.get_mut(ring) {
-                    session.complete(index, result, pool);
+                    session.complete(index, result, now_ns, pool);
                 }
             });
         }
@@ -228,88 +238,6 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
     /// Ends the core, giving its disk queues back.
     pub fn into_queues(self) -> Vec<Q> {
         self.disks.into_iter().map(|disk| disk.queue).collect()
-    }
-
-    /// One turn over everything. See the module's description. `now_ns` is the caller's clock,
-    /// read once a visit; it dates requests for the latency counters.
-    pub fn visit(&mut self, now_ns: u64) -> Work {
-        let mut work = Work::default();
-        for session in self.rings[..self.used].iter_mut().flatten() {
-            session.begin_visit(now_ns);
-        }
-        for disk in &mut self.disks {
-            let (rings, pool) = (&mut self.rings, &mut self.pool);
-            disk.queue.poll(|tag, result| {
-                let (ring, index) = split(tag);
-                if let Some(Some(session)) = rings.get_mut(ring)
-                    && session.complete(index, result, pool)
-                {
-                    work.completed += 1;
-                }
-            });
-        }
-        let first = if self.first < self.used {
-            self.first
-        } else {
-            0
-        };
-        let (before, from) = (0..first, first..self.used);
-        self.first = first + 1;
-        for place in from.clone().chain(before.clone()) {
-            let Some(session) = &mut self.rings[place] else {
-                continue;
-            };
-            session.copy_out(place as u16, &mut self.copies);
-            work.taken += session.intake(self.budget);
-            let mut means = Means {
-                grants: &self.grants,
-                maps: &mut self.maps,
-                copies: &mut self.copies,
-                pool: &mut self.pool,
-            };
-            session.prepare(place as u16, &mut means);
-        }
-        let rings = &mut self.rings;
-        self.copies.execute(&self.grants, |tag| {
-            let (ring, index) = split(tag);
-            if let Some(Some(session)) = rings.get_mut(ring) {
-                session.copy_failed(index);
-            }
-        });
-        for place in from.chain(before) {
-            self.submit(place);
-        }
-        for disk in &mut self.disks {
-            if core::mem::take(&mut disk.dirty) {
-                disk.queue.commit();
-            }
-        }
-        for session in self.rings[..self.used].iter_mut().flatten() {
-            if session.publish() {
-                self.notify.notify(session.port());
-            }
-            work.busy |= session.active() > 0;
-            work.fault |= session.has_fault();
-        }
-        work
-    }
-
-    /// Answers a ring's copied reads and submits what it has ready.
-    fn submit(&mut self, place: usize) {
-        let Some(session) = &mut self.rings[place] else {
-            return;
-        };
-        session.finish_copies(&mut self.pool);
-        let ring = place as u16;
-        let Some(disk) = self.disks.get_mut(session.volume().disk) else {
-            return;
-        };
-        if disk.stalled.is_some_and(|first| first != ring) {
-            return;
-        }
-        let (taken, full) = session.submit(ring, &mut disk.queue, &mut self.pool);
-        disk.dirty |= taken > 0;
-        disk.stalled = (full && taken == 0).then_some(ring);
     }
 
     /// Asks every frontend to notify us of its next request, then looks once more. True if the

@@ -5,7 +5,8 @@ use spindle_block::{Op, Segment};
 use spindle_hw::PAGE_SIZE;
 use spindle_xen::grant::{CopyEnd, CopyOp, GrantOps, GrantRef};
 
-use super::{Path, Session, State, extent, tag};
+use super::slot::{Path, State, extent};
+use super::{Session, tag};
 use crate::abi::{MAX_SEGMENTS, RawSegment};
 use crate::batch::{CopyBatch, MapBatch};
 use crate::pool::BufferPool;
@@ -179,7 +180,7 @@ impl Session {
         if write && means.copies.room() < 2 * MAX_SEGMENTS {
             return false;
         }
-        if !means.pool.claim(ring, pages) {
+        if !means.pool.claim(pages) {
             return false;
         }
         slot.path = Path::Copied;

@@ -50,8 +50,10 @@ impl<const N: usize> Histogram<N> {
     /// Counts one value; only for the one writer.
     #[inline]
     pub(crate) fn count(&self, value: u64) {
-        let place = (u64::BITS - value.leading_zeros()) as usize;
-        if let Some(counter) = self.0.get(place.min(N - 1)) {
+        // As many bits as the value has, reckoned without a special case for 0.
+        let value = value.min(1 << (N - 2));
+        let place = (value << 1 | 1).ilog2() as usize;
+        if let Some(counter) = self.0.get(place) {
             counter.add(1);
         }
     }

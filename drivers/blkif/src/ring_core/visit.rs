@@ -1,0 +1,129 @@
+//! A visit: one turn over all disks and rings of a core.
+
+use spindle_block::DiskQueue;
+use spindle_xen::event::Notify;
+use spindle_xen::grant::GrantOps;
+
+use super::{RingCore, Work, split};
+use crate::session::Means;
+
+impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
+    /// One turn over everything. See the module's description. `now_ns` is the caller's clock,
+    /// read once a visit; it dates requests for the latency counters.
+    pub fn visit(&mut self, now_ns: u64) -> Work {
+        self.now_ns = now_ns;
+        let mut work = Work::default();
+        for disk in &mut self.disks {
+            let (rings, pool) = (&mut self.rings, &mut self.pool);
+            let completed = disk.queue.poll(|tag, result| {
+                let (ring, index) = split(tag);
+                if let Some(Some(session)) = rings.get_mut(ring) {
+                    session.complete(index, result, now_ns, pool);
+                }
+            });
+            work.completed += completed as u32;
+        }
+        if self.first >= self.used {
+            self.first = 0;
+        }
+        let mut waiting = false;
+        for turn in 0..self.used {
+            let place = self.place(turn);
+            if let Some(Some(session)) = self.rings.get_mut(place) {
+                let ring = place as u16;
+                session.start_turn(now_ns);
+                session.copy_out(ring, &mut self.copies);
+                match self.disks.get_mut(session.volume().disk) {
+                    Some(disk) if !disk.full && disk.waiting.is_free() => {
+                        work.taken += session.intake(ring, self.budget, Some(&mut disk.queue));
+                        disk.dirty |= session.sent() > 0;
+                    }
+                    _ => work.taken += session.intake::<Q>(ring, self.budget, None),
+                }
+                if session.is_waiting() {
+                    waiting = true;
+                    let mut means = Means {
+                        grants: &self.grants,
+                        maps: &mut self.maps,
+                        copies: &mut self.copies,
+                        pool: &mut self.pool,
+                    };
+                    session.prepare(ring, &mut means);
+                }
+            }
+        }
+        if waiting {
+            self.serve_waiting();
+        }
+        self.first += 1;
+        for disk in &mut self.disks {
+            if core::mem::take(&mut disk.dirty) {
+                disk.queue.commit();
+            }
+        }
+        for session in self.rings[..self.used].iter_mut().flatten() {
+            if session.publish() {
+                self.notify.notify(session.port());
+            }
+            work.busy |= session.active() > 0;
+            work.fault |= session.has_fault();
+        }
+        work
+    }
+
+    /// The ring whose turn number `turn` of this visit is.
+    #[inline]
+    fn place(&self, turn: usize) -> usize {
+        let place = self.first + turn;
+        if place < self.used {
+            place
+        } else {
+            place - self.used
+        }
+    }
+
+    /// Copies what is to be copied, and submits what is ready then.
+    #[inline(never)]
+    fn serve_waiting(&mut self) {
+        let rings = &mut self.rings;
+        self.copies.execute(&self.grants, |tag| {
+            let (ring, index) = split(tag);
+            if let Some(Some(session)) = rings.get_mut(ring) {
+                session.copy_failed(index);
+            }
+        });
+        for disk in &mut self.disks {
+            disk.full = false;
+        }
+        for turn in 0..self.used {
+            self.submit(self.place(turn));
+        }
+    }
+
+    /// Answers a ring's copied reads and submits what it has ready.
+    fn submit(&mut self, place: usize) {
+        let Some(session) = &mut self.rings[place] else {
+            return;
+        };
+        session.finish_copies(&mut self.pool);
+        let ring = place as u16;
+        let Some(disk) = self.disks.get_mut(session.volume().disk) else {
+            return;
+        };
+        if !session.is_ready() {
+            disk.waiting.leave(ring);
+            return;
+        }
+        if !disk.waiting.admits(ring) {
+            return;
+        }
+        let (taken, full) = session.submit(ring, &mut disk.queue, &mut self.pool);
+        disk.dirty |= taken > 0;
+        disk.full |= full;
+        if full && taken == 0 {
+            disk.waiting.join(ring);
+        } else {
+            disk.waiting.leave(ring);
+        }
+    }
+}

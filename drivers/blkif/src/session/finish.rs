@@ -1,0 +1,160 @@
+//! From the disk's word back to the ring: completions, copies of what was read, responses.
+
+use spindle_block::{IoError, IoResult, Op, Segment};
+use spindle_xen::grant::{CopyEnd, CopyOp, GrantRef};
+
+use super::slot::{Freed, Path, State, extent};
+use super::{LATENCY_SHIFT, Session, tag};
+use crate::abi::{MAX_SEGMENTS, Operation, RawSegment, RspStatus};
+use crate::batch::CopyBatch;
+use crate::pool::BufferPool;
+
+impl Session {
+    /// The disk is done with a request, unless it makes that up.
+    #[inline(always)]
+    pub(crate) fn complete(
+        &mut self,
+        index: u16,
+        result: IoResult,
+        now_ns: u64,
+        pool: &mut BufferPool,
+    ) {
+        let Some(slot) = self.slots.get_mut(usize::from(index)) else {
+            return;
+        };
+        if slot.state == State::OnePage
+            && let Some(cache) = &mut self.cache
+        {
+            cache.unpin(slot.memory[0].bus);
+            let status = match result {
+                Ok(()) => RspStatus::OKAY,
+                Err(_) => RspStatus::ERROR,
+            };
+            let freed = slot.free();
+            self.answer(index, freed, status, now_ns);
+        } else {
+            self.now_ns = now_ns;
+            self.complete_any(index, result, pool);
+        }
+    }
+
+    /// As [`Session::complete`], for requests that went through the line or have several pieces.
+    #[inline(never)]
+    fn complete_any(&mut self, index: u16, result: IoResult, pool: &mut BufferPool) {
+        let slot = &mut self.slots[usize::from(index)];
+        if slot.state != State::InFlight {
+            return;
+        }
+        let status = match result {
+            Ok(()) if slot.op == Op::Read && slot.path == Path::Copied => {
+                slot.state = State::Finished;
+                self.finished.push(index);
+                return;
+            }
+            Ok(()) => RspStatus::OKAY,
+            Err(IoError::Unsupported) if slot.op == Op::Flush => RspStatus::EOPNOTSUPP,
+            Err(_) => RspStatus::ERROR,
+        };
+        self.finish(index, status, pool);
+    }
+
+    /// Adds the copies of finished reads to the batch, as far as they fit.
+    pub(crate) fn copy_out(&mut self, ring: u16, copies: &mut CopyBatch) {
+        while let Some(index) = self.finished.get(self.copying) {
+            if copies.room() < 2 * MAX_SEGMENTS {
+                self.stats.out_of_room.add(1);
+                return;
+            }
+            let domain = self.domain;
+            self.each_copy(index, |segment, offset, bus, len| {
+                let granted = CopyEnd::granted(domain, GrantRef(segment.gref), offset);
+                copies.push(CopyOp::to_grant(bus, granted, len), tag(ring, index));
+            });
+            self.copying += 1;
+        }
+    }
+
+    /// Answers the reads whose copies were carried out.
+    pub(crate) fn finish_copies(&mut self, pool: &mut BufferPool) {
+        for _ in 0..core::mem::take(&mut self.copying) {
+            let Some(index) = self.finished.pop() else {
+                return;
+            };
+            let failed = self.slots[usize::from(index)].failed;
+            let status = if failed {
+                RspStatus::ERROR
+            } else {
+                RspStatus::OKAY
+            };
+            self.finish(index, status, pool);
+        }
+    }
+
+    /// Notes that a grant copy for a request failed.
+    pub(crate) fn copy_failed(&mut self, index: u16) {
+        if let Some(slot) = self.slots.get_mut(usize::from(index)) {
+            slot.failed = true;
+        }
+    }
+
+    /// Answers a request and frees all that it held.
+    pub(super) fn finish(&mut self, index: u16, status: RspStatus, pool: &mut BufferPool) {
+        self.release(index, pool);
+        let freed = self.slots[usize::from(index)].free();
+        self.answer(index, freed, status, self.now_ns);
+    }
+
+    /// Answers a request whose slot was freed.
+    #[inline(always)]
+    fn answer(&mut self, index: u16, freed: Freed, status: RspStatus, now_ns: u64) {
+        let latency = now_ns.saturating_sub(freed.taken_ns);
+        self.stats.latency.count(latency >> LATENCY_SHIFT);
+        self.free.push(index);
+        self.respond(freed.id, freed.operation, status);
+    }
+
+    #[inline(always)]
+    pub(super) fn respond(&mut self, id: u64, operation: Operation, status: RspStatus) {
+        if status != RspStatus::OKAY {
+            self.stats.errors.add(1);
+        }
+        self.ring.push_response(id, operation, status);
+    }
+
+    /// Lets go of a request's memory.
+    pub(super) fn release(&mut self, index: u16, pool: &mut BufferPool) {
+        let slot = &mut self.slots[usize::from(index)];
+        let path = core::mem::replace(&mut slot.path, Path::None);
+        match (path, &mut self.cache) {
+            (Path::Mapped, Some(cache)) => slot.pieces().iter().for_each(|p| cache.unpin(p.bus)),
+            (Path::Copied, _) => slot.pieces().iter().for_each(|p| pool.give(p.bus)),
+            _ => {}
+        }
+        slot.pieces = 0;
+    }
+
+    /// Walks the pieces that a request's data is copied in: for each the segment, the offset in
+    /// its page, the address in the buffers, and the length. No piece crosses a page on either
+    /// side, and nothing outside `first_sect..=last_sect` is touched (XSA-403).
+    pub(super) fn each_copy(&self, index: u16, mut copy: impl FnMut(RawSegment, u16, u64, u16)) {
+        let slot = &self.slots[usize::from(index)];
+        let mut buffers = slot.pieces().iter();
+        let mut buffer = Segment::default();
+        for &word in slot.words() {
+            let segment = RawSegment::from_word(word);
+            let (mut offset, mut left) = extent(segment);
+            while left > 0 {
+                if buffer.len == 0 {
+                    let Some(&next) = buffers.next() else { return };
+                    buffer = next;
+                }
+                let len = left.min(buffer.len);
+                copy(segment, offset as u16, buffer.bus, len as u16);
+                buffer.bus += u64::from(len);
+                buffer.len -= len;
+                offset += len;
+                left -= len;
+            }
+        }
+    }
+}
