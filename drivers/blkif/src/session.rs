@@ -1,6 +1,6 @@
 //! One ring's state: every request between ring slot and response.
 //!
-//! A request takes a slot of the session, waits in line for its memory ([`crate::session::prepare`])
+//! A request takes a slot of the session, waits in line for its memory (`prepare`)
 //! and for the disk, and leaves by a response. Its slot number is the disk's tag for it, so a
 //! completion finds it without a search. Everything is allocated when the session is made.
 
