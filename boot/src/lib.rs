@@ -1,7 +1,7 @@
 //! Boots a 64-bit guest kernel under Xen: PVH entry, long mode, page tables with W^X, and what
 //! the domain builder said, as a typed [`BootInfo`].
 //!
-//! Use: call [`entry!`] with the kernel's main function, link with a script that defines the
+//! Use: call `entry!` with the kernel's main function, link with a script that defines the
 //! section borders named below, and build for `x86_64-unknown-none`.
 //!
 //! The same image starts in a PVH domain, in an HVM container entered through
