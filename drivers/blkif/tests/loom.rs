@@ -54,12 +54,11 @@ impl Shared {
 struct Memory(Arc<Shared>);
 
 impl Memory {
-    fn at(&self, offset: usize) -> &AtomicU64 {
-        let (slot, byte) = (
-            (offset - RING_HEADER) / Abi::Native.slot_bytes(),
-            (offset - RING_HEADER) % Abi::Native.slot_bytes(),
-        );
-        self.0.word(slot, byte / 8)
+    /// The word at `offset`; none for a segment's, which are not modelled.
+    fn at(&self, offset: usize) -> Option<&AtomicU64> {
+        let slot = (offset - RING_HEADER) / Abi::Native.slot_bytes();
+        let byte = (offset - RING_HEADER) % Abi::Native.slot_bytes();
+        (byte / 8 < WORDS).then(|| self.0.word(slot, byte / 8))
     }
 }
 
@@ -83,11 +82,13 @@ impl RingMemory for Memory {
     }
 
     fn read(&self, offset: usize) -> u64 {
-        self.at(offset).load(Ordering::Relaxed)
+        let word = self.at(offset);
+        word.map_or(0, |word| word.load(Ordering::Relaxed))
     }
 
     fn write(&self, offset: usize, value: u64) {
-        self.at(offset).store(value, Ordering::Relaxed);
+        let word = self.at(offset).expect("responses are two words");
+        word.store(value, Ordering::Relaxed);
     }
 }
 

@@ -100,7 +100,7 @@ mod tests {
 
     #[test]
     fn every_status_is_success_or_an_error_and_hints_do_not_matter() {
-        for raw in 0..=u16::MAX {
+        for raw in (0..=u16::MAX).step_by(if cfg!(miri) { 331 } else { 1 }) {
             let status = Status(raw);
             assert_eq!(status.result().is_ok(), raw & 0x7ff == 0);
             if !matches!(status.result(), Err(IoError::Device(_))) {
