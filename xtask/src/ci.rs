@@ -50,14 +50,14 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         .run()
         .is_ok()
     {
-        ui::step("ci", "licences and advisories");
-        cmd!(sh, "cargo deny --log-level error check")
+        ui::step("ci", "licences and sources");
+        cmd!(sh, "cargo deny --log-level error check bans licenses sources")
             .quiet()
             .run()?;
     } else {
         ui::step(
             "ci",
-            "licences and advisories: left out (cargo install cargo-deny)",
+            "licences and sources: left out (cargo install cargo-deny)",
         );
     }
 
