@@ -1,5 +1,5 @@
-//! The kernel's rule for its heap: every allocation has cache lines of its own, so that what
-//! belongs to one core never shares a line with what belongs to another.
+//! A heap for cores that are to share nothing: every allocation has cache lines of its own, so
+//! that what belongs to one core never lies beside what belongs to another.
 
 // UNSAFETY: a global allocator.
 #![expect(unsafe_code)]

@@ -1,16 +1,17 @@
 //! Cache lines that more than one core touches during visits, by lackey's trace of every access.
 //!
-//! A line counts if one core writes it and another reads or writes it. Each core runs on a thread
-//! of its own, so that stacks are told apart too; everything was made by one thread before, as
-//! the kernel's control core does.
+//! A line counts if one core writes it and another reads or writes it. One thread made all cores,
+//! as the kernel's control core does, and plays each in turn, so that the trace tells without
+//! doubt whose visit an access belongs to. What visits keep on the stack is left out: each core
+//! has a stack of its own.
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::hint::black_box;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering::Release};
-use std::sync::{Condvar, Mutex};
 
 use crate::allocator::LINE;
 use crate::case::Case;
@@ -27,30 +28,24 @@ static MARKS: [Mark; MOST_CORES + 1] = [const { Mark(AtomicU64::new(0)) }; MOST_
 /// Turns traced.
 const TURNS: usize = 8;
 
-/// Runs the turns that lackey traces, one core at a time, each on its own thread.
+/// What visits may need of the stack.
+const STACK: usize = 1 << 20;
+
+/// Runs the turns that lackey traces; prints where the marks and the stack are.
 pub(crate) fn child(case: Case) {
-    println!("{}", (&raw const MARKS).addr());
-    let lanes: Vec<Lane> = (0..case.rings).map(|_| Lane::new(case)).collect();
-    let turn = (Mutex::new(0), Condvar::new());
-    std::thread::scope(|scope| {
-        for (number, mut lane) in lanes.into_iter().enumerate() {
-            let (turn, changed) = &turn;
-            scope.spawn(move || {
-                for _ in 0..TURNS {
-                    let now = turn.lock().unwrap();
-                    let others = |now: &mut usize| *now % case.rings != number;
-                    let mut now = changed.wait_while(now, others).unwrap();
-                    lane.turn(|core, now_ns| {
-                        MARKS[number + 1].0.store(1, Release);
-                        measured_visit(core, now_ns);
-                        MARKS[0].0.store(1, Release);
-                    });
-                    *now += 1;
-                    changed.notify_all();
-                }
+    let here = 0u8;
+    let stack = black_box(&raw const here).addr();
+    println!("{} {stack}", (&raw const MARKS).addr());
+    let mut lanes: Vec<Lane> = (0..case.rings).map(|_| Lane::new(case)).collect();
+    for _ in 0..TURNS {
+        for (lane, mark) in lanes.iter_mut().zip(&MARKS[1..]) {
+            lane.turn(|core, now_ns| {
+                mark.0.store(1, Release);
+                measured_visit(core, now_ns);
+                MARKS[0].0.store(1, Release);
             });
         }
-    });
+    }
 }
 
 /// Who touched a line, one bit for each core.
@@ -75,17 +70,18 @@ pub(crate) fn shared(case: Case) -> Option<usize> {
         .arg(std::env::current_exe().ok()?)
         .args(["--trace", &case.to_string()])
         .output();
-    let marks = output.ok().and_then(|output| {
+    let places = output.ok().and_then(|output| {
         let text = String::from_utf8(output.stdout).ok()?;
-        text.trim().parse().ok()
+        let (marks, stack) = text.trim().split_once(' ')?;
+        Some((marks.parse().ok()?, stack.parse().ok()?))
     });
-    let shared = marks.and_then(|marks| count(&log, marks, case.rings));
+    let shared = places.and_then(|(marks, stack)| count(&log, marks, stack, case.rings));
     let _ = std::fs::remove_file(&log);
     shared
 }
 
 /// Reads a trace: lines such as ` S 1ffeffe7e0,8`, with `L`oad, `S`tore or `M`odify.
-fn count(log: &Path, marks: usize, cores: usize) -> Option<usize> {
+fn count(log: &Path, marks: usize, stack: usize, cores: usize) -> Option<usize> {
     let mut core = None;
     let mut visits = 0;
     let mut lines: BTreeMap<usize, Touched> = BTreeMap::new();
@@ -103,7 +99,9 @@ fn count(log: &Path, marks: usize, cores: usize) -> Option<usize> {
             visits += usize::from(core.is_some());
             continue;
         }
-        let Some(core) = core else { continue };
+        let Some(core) = core.filter(|_| !(stack - STACK..stack).contains(&address)) else {
+            continue;
+        };
         for line in address / LINE..=(address + bytes - 1) / LINE {
             let touched = lines.entry(line).or_default();
             if kind != "S" {

@@ -33,7 +33,9 @@ fn main() {
 
 /// Measures what is wanted of every case.
 fn report(wanted: impl Fn(&str) -> bool) {
-    println!("per 4 KiB I/O: case, ns, cycles, instructions, lines touched by several cores");
+    println!(
+        "per 4 KiB I/O: ns, ns of the worst sample, cycles, instructions, lines shared by cores"
+    );
     for case in Case::all() {
         let mut words = vec![format!("bench name={case}")];
         let mut columns = vec![format!("{:24}", case.to_string())];
@@ -56,6 +58,9 @@ fn report(wanted: impl Fn(&str) -> bool) {
         }
         if wanted("lines") && case.rings > 1 && case.batch > 1 {
             add("shared_lines", lines::shared(case).map(|n| n.to_string()));
+        }
+        if words.len() == 1 {
+            continue;
         }
         println!("{}", columns.join(" "));
         println!("{}", words.join(" "));
