@@ -10,6 +10,9 @@ use core::ptr::{self, NonNull};
 use linked_list_allocator::Heap;
 use spin::Mutex;
 
+/// Bytes in a cache line.
+const CACHE_LINE: usize = 64;
+
 struct KernelHeap(Mutex<Heap>);
 
 #[global_allocator]
@@ -27,20 +30,28 @@ pub(super) fn init(range: Range<u64>) {
     };
 }
 
-// SAFETY: `Heap` hands out disjoint blocks of the requested layout, and the lock makes it usable
-// from any core.
+/// What is asked of the list: whole cache lines, so that what one core writes never shares a line
+/// with what another core uses.
+fn lines(layout: Layout) -> Layout {
+    layout
+        .align_to(CACHE_LINE)
+        .map_or(layout, |l| l.pad_to_align())
+}
+
+// SAFETY: `Heap` hands out disjoint blocks of at least the requested layout, and the lock makes it
+// usable from any core.
 unsafe impl GlobalAlloc for KernelHeap {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         self.0
             .lock()
-            .allocate_first_fit(layout)
+            .allocate_first_fit(lines(layout))
             .map_or(ptr::null_mut(), NonNull::as_ptr)
     }
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
         if let Some(block) = NonNull::new(block) {
             // SAFETY: the caller got `block` from `alloc` with the same layout.
-            unsafe { self.0.lock().deallocate(block, layout) };
+            unsafe { self.0.lock().deallocate(block, lines(layout)) };
         }
     }
 }
