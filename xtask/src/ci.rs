@@ -51,9 +51,12 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         .is_ok()
     {
         ui::step("ci", "licences and sources");
-        cmd!(sh, "cargo deny --log-level error check bans licenses sources")
-            .quiet()
-            .run()?;
+        cmd!(
+            sh,
+            "cargo deny --log-level error check bans licenses sources"
+        )
+        .quiet()
+        .run()?;
     } else {
         ui::step(
             "ci",
