@@ -135,12 +135,14 @@ fn lengths(count: u8, body: &Body) -> Result<(u32, u32), Reject> {
 mod tests {
     use super::*;
     use alloc::string::String;
+    use alloc::vec::Vec;
     use proptest::prelude::*;
     use spindle_block::Unit;
 
     fn volume(sectors: u64, block_shift: u8, read_only: bool) -> Volume {
         Volume {
             name: String::new(),
+            aliases: Vec::new(),
             disk: 0,
             unit: Unit(1),
             start: 1000,
@@ -149,6 +151,7 @@ mod tests {
             physical_block_shift: 12,
             read_only,
             write_cache: true,
+            discard: None,
             description: String::new(),
         }
     }

@@ -9,8 +9,23 @@ pub enum Op {
     Read,
     /// Memory to disk.
     Write,
+    /// As [`Op::Write`], and on stable media when it is answered (forced unit access). Only for
+    /// volumes with a write cache.
+    WriteThrough,
     /// Everything answered before this command is on stable media when this one is answered.
     Flush,
+    /// The blocks' contents are no longer needed; reading them gives anything.
+    Discard,
+    /// As [`Op::Discard`], and nobody can get the old contents back.
+    SecureDiscard,
+}
+
+impl Op {
+    /// Whether the disk's contents change.
+    #[must_use]
+    pub const fn writes(self) -> bool {
+        !matches!(self, Self::Read | Self::Flush)
+    }
 }
 
 /// A piece of one page of memory that the disk can reach.
@@ -37,6 +52,8 @@ pub struct Command<'a> {
     pub block_shift: u8,
     /// First block, in the disk's own blocks, counted from the start of the unit.
     pub block: u64,
-    /// The memory, in order; its total is a whole number of blocks. Empty for [`Op::Flush`].
+    /// How many blocks, for a discard; 0 for everything else, where the segments tell.
+    pub blocks: u64,
+    /// The memory, in order; its total is a whole number of blocks. Empty for a flush or discard.
     pub segments: &'a [Segment],
 }

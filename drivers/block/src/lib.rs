@@ -18,7 +18,7 @@ pub use command::{Command, Op, Segment, Tag};
 pub use queue::{DiskQueue, IoError, IoResult, SubmitError};
 pub use ram::{RamDisk, RamQueue};
 pub use target::{TargetError, Targets, Use};
-pub use volume::{Unit, Volume};
+pub use volume::{Discard, Unit, Volume};
 
 /// The unit of `sectors` in blkif and of [`Volume::sectors`], whatever the disk's block size.
 pub const SECTOR_SIZE: u64 = 512;

@@ -12,6 +12,9 @@ pub enum SubmitError {
     /// two of them); copy them to consecutive memory first.
     #[error("memory pieces do not fit the disk's blocks")]
     Scattered,
+    /// The disk does not know such commands.
+    #[error("not supported")]
+    Unsupported,
     /// The disk has stopped for good.
     #[error("disk is gone")]
     Gone,

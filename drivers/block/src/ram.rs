@@ -7,6 +7,7 @@ use alloc::collections::VecDeque;
 use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 
 use spindle_hw::{BusMemory, DmaAlloc, PAGE_SIZE, SharedPages};
 
@@ -29,7 +30,7 @@ impl RamDisk {
     /// A zeroed RAM disk of `bytes`, rounded up to whole MiB; `None` if there is not the memory.
     pub fn new(bytes: u64, memory: &impl DmaAlloc) -> Option<Self> {
         let count = usize::try_from(bytes.div_ceil(CHUNK as u64)).ok()?;
-        let mut chunks = alloc::vec::Vec::with_capacity(count);
+        let mut chunks = Vec::with_capacity(count);
         for _ in 0..count {
             let Some(chunk) = memory.alloc(CHUNK / PAGE_SIZE) else {
                 chunks.drain(..).for_each(|chunk| memory.free(chunk));
@@ -48,6 +49,7 @@ impl RamDisk {
     pub fn volume(&self, name: &str, disk: usize) -> Volume {
         Volume {
             name: String::from(name),
+            aliases: Vec::new(),
             disk,
             unit: Unit(0),
             start: 0,
@@ -56,6 +58,7 @@ impl RamDisk {
             physical_block_shift: 12,
             read_only: false,
             write_cache: false,
+            discard: None,
             description: format!("RAM disk, {} MiB", self.bytes >> 20),
         }
     }
@@ -91,8 +94,8 @@ impl RamDisk {
             let there = address + done as u64;
             let ok = match op {
                 Op::Read => bus.copy_to_bus(chunk, offset, there, piece),
-                Op::Write => bus.copy_from_bus(there, chunk, offset, piece),
-                Op::Flush => true,
+                Op::Write | Op::WriteThrough => bus.copy_from_bus(there, chunk, offset, piece),
+                Op::Flush | Op::Discard | Op::SecureDiscard => true,
             };
             if !ok {
                 return Err(IoError::Transfer);
@@ -140,6 +143,9 @@ impl<B: BusMemory> DiskQueue for RamQueue<B> {
     fn submit(&mut self, command: &Command<'_>, tag: Tag) -> Result<(), SubmitError> {
         if self.done.len() >= self.depth {
             return Err(SubmitError::Full);
+        }
+        if matches!(command.op, Op::Discard | Op::SecureDiscard) {
+            return Err(SubmitError::Unsupported);
         }
         let result = self.execute(command);
         self.done.push_back((tag, result));

@@ -145,6 +145,7 @@ mod tests {
     fn targets() -> Targets {
         let volume = |name: &str, read_only| Volume {
             name: name.to_string(),
+            aliases: Vec::new(),
             disk: 0,
             unit: Unit(1),
             start: 0,
@@ -153,6 +154,7 @@ mod tests {
             physical_block_shift: 9,
             read_only,
             write_cache: false,
+            discard: None,
             description: String::new(),
         };
         Targets::new([volume("nvme0n1", false), volume("ram0", true)].into())

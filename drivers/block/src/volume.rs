@@ -1,6 +1,7 @@
 //! A volume: the run of a disk's blocks that one attachment serves.
 
 use alloc::string::String;
+use alloc::vec::Vec;
 
 use crate::SECTOR_SIZE;
 
@@ -8,11 +9,25 @@ use crate::SECTOR_SIZE;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Unit(pub u32);
 
+/// How a volume takes discards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Discard {
+    /// Bytes that the disk frees at once; a multiple of the block size.
+    pub granularity: u32,
+    /// Bytes from the start of the volume to the first multiple of the granularity.
+    pub alignment: u32,
+    /// Whether [`crate::Op::SecureDiscard`] is known.
+    pub secure: bool,
+}
+
 /// What can be attached to a guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Volume {
     /// The name used in `target=`, without `/dev/`: `nvme0n1`, `ram0`.
     pub name: String,
+    /// Other names for it, which stay the same wherever the disk is plugged in: by serial number,
+    /// by EUI-64 or NGUID, by partition UUID or label.
+    pub aliases: Vec<String>,
     /// Index of the disk (controller) in the kernel's table.
     pub disk: usize,
     /// Which part of the disk.
@@ -29,6 +44,8 @@ pub struct Volume {
     pub read_only: bool,
     /// Whether finished writes may sit in a cache that a power cut empties.
     pub write_cache: bool,
+    /// How it takes discards, if at all.
+    pub discard: Option<Discard>,
     /// Model, serial number and whatever tells a person which disk this is.
     pub description: String,
 }

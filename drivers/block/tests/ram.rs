@@ -10,6 +10,7 @@ fn command(op: Op, block: u64, segments: &[Segment]) -> Command<'_> {
         unit: Unit(0),
         block_shift: 9,
         block,
+        blocks: 0,
         segments,
     }
 }

@@ -36,6 +36,7 @@ impl<'b> SmallDisk<'b> {
 pub(crate) fn volume(half: u64) -> Volume {
     Volume {
         name: format!("half{half}"),
+        aliases: Vec::new(),
         disk: 0,
         unit: Unit(1),
         start: half * SECTORS,
@@ -44,6 +45,7 @@ pub(crate) fn volume(half: u64) -> Volume {
         physical_block_shift: 9,
         read_only: false,
         write_cache: true,
+        discard: None,
         description: String::new(),
     }
 }

@@ -113,6 +113,7 @@ pub fn run(data: &[u8]) {
                     unit: Unit(1),
                     block_shift: 9,
                     block: block >> 9,
+                    blocks: 0,
                     segments: &segments,
                 };
                 if queue.submit(&command, Tag(tag)).is_ok() {

@@ -2,6 +2,7 @@
 
 use alloc::format;
 use alloc::string::String;
+use alloc::vec::Vec;
 
 use spindle_block::{Unit, Volume};
 
@@ -83,6 +84,7 @@ impl Namespace {
     pub(crate) fn volume(&self, identity: &Identity, disk: usize, controller: usize) -> Volume {
         Volume {
             name: format!("nvme{controller}n{}", self.id),
+            aliases: Vec::new(),
             disk,
             unit: Unit(self.id),
             start: 0,
@@ -91,6 +93,7 @@ impl Namespace {
             physical_block_shift: self.physical_block_shift,
             read_only: self.read_only,
             write_cache: identity.write_cache,
+            discard: None,
             description: self.describe(identity),
         }
     }

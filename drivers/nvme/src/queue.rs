@@ -251,6 +251,9 @@ impl<R: Registers> DiskQueue for QueuePair<R> {
             Op::Read => io::READ,
             Op::Write => io::WRITE,
             Op::Flush => return self.flush(command.unit, tag),
+            Op::WriteThrough | Op::Discard | Op::SecureDiscard => {
+                return Err(SubmitError::Unsupported);
+            }
         };
         if let [segment] = *command.segments
             && let Some(blocks) = one_page(segment, command.block_shift)

@@ -131,6 +131,7 @@ impl Session {
                 unit: self.volume.unit,
                 block_shift: self.volume.block_shift,
                 block: request.block,
+                blocks: 0,
                 segments: slice::from_ref(&slot.memory[0]),
             };
             if queue.submit(&command, tag(ring, index)).is_ok() {

@@ -87,6 +87,7 @@ impl Slot {
             unit: volume.unit,
             block_shift: volume.block_shift,
             block: self.block,
+            blocks: 0,
             segments: self.pieces(),
         }
     }

@@ -50,6 +50,10 @@ impl Session {
                     }
                     break;
                 }
+                Err(SubmitError::Unsupported) => {
+                    self.leave_line();
+                    self.finish(index, RspStatus::EOPNOTSUPP, pool);
+                }
                 Err(SubmitError::Scattered | SubmitError::Gone) => {
                     self.leave_line();
                     self.finish(index, RspStatus::ERROR, pool);

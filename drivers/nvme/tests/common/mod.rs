@@ -66,6 +66,7 @@ pub(crate) fn command(
         unit: Unit(unit),
         block_shift: shift,
         block,
+        blocks: 0,
         segments,
     }
 }
