@@ -1,0 +1,137 @@
+//! The disks: NVMe controllers found on PCI and RAM disks asked for, and a core's queues on them.
+
+mod nvme;
+mod pci;
+mod queue;
+
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use log::{error, info, warn};
+use spindle_block::{RamDisk, Targets};
+use spindle_config::{Config, RamDiskSize};
+use spindle_hw::IdentityMap;
+
+use self::nvme::NvmeDisk;
+use self::pci::Pci;
+pub(crate) use self::queue::Queue;
+use crate::mm::Memory;
+use crate::xen::time::CoreClock;
+
+/// Commands that one core can have on a RAM disk at once.
+const RAM_DEPTH: usize = 256;
+
+/// A disk.
+#[derive(Debug)]
+enum Disk {
+    Nvme(NvmeDisk),
+    Ram(RamDisk),
+}
+
+/// All disks, by the number that [`spindle_block::Volume::disk`] gives.
+#[derive(Debug)]
+pub(crate) struct Disks {
+    disks: Vec<Disk>,
+    bus: IdentityMap,
+    /// What guests can be given, and who has it.
+    pub(crate) targets: Targets,
+}
+
+impl Disks {
+    /// Finds the NVMe controllers, makes the RAM disks, and tells the log of both. A disk that
+    /// does not work is left out.
+    pub(crate) fn probe(
+        config: &Config,
+        memory: &Memory,
+        clock: &'static CoreClock,
+        cores: usize,
+    ) -> Self {
+        let mut disks = Vec::new();
+        let mut volumes = Vec::new();
+        let mut pci = Pci::scan();
+        let controllers = NvmeDisk::probe(&mut pci, memory.dma, clock, cores);
+        for (number, disk) in controllers.into_iter().enumerate() {
+            volumes.extend(disk.volumes(disks.len(), number));
+            disks.push(Disk::Nvme(disk));
+        }
+        for &RamDiskSize { number, bytes } in &config.ram_disks {
+            match RamDisk::new(bytes, &memory.dma) {
+                Some(ram) => {
+                    volumes.push(ram.volume(&format!("ram{number}"), disks.len()));
+                    disks.push(Disk::Ram(ram));
+                }
+                None => error!("ram{number}: no memory for {} MiB", bytes >> 20),
+            }
+        }
+        for volume in &volumes {
+            let (name, what) = (&volume.name, &volume.description);
+            let (mib, block) = (volume.sectors >> 11, 1 << volume.block_shift);
+            info!("disk {name}: {mib} MiB, blocks of {block} bytes: {what}");
+        }
+        if volumes.is_empty() {
+            warn!(
+                "no disk found: nothing passed through by pci= has an NVMe controller, and no \
+                 ramN= asks for a RAM disk; every attach will be refused"
+            );
+        }
+        Self {
+            disks,
+            bus: memory.bus,
+            targets: Targets::new(volumes),
+        }
+    }
+
+    /// A queue on every disk, for one core; [`Queue::None`] where a controller has none left.
+    pub(crate) fn queues(&mut self) -> Vec<Queue> {
+        let bus = self.bus;
+        let queue = |disk: &mut Disk| match disk {
+            Disk::Nvme(disk) => disk.queue(),
+            Disk::Ram(ram) => Queue::Ram(ram.queue(RAM_DEPTH, bus)),
+        };
+        self.disks.iter_mut().map(queue).collect()
+    }
+
+    /// The first disk, other than those in `known`, that has failed, with the reason.
+    pub(crate) fn failed(&self, known: &[usize]) -> Option<(usize, spindle_nvme::Error)> {
+        let health = |disk: &Disk| match disk {
+            Disk::Nvme(disk) => disk.failure(),
+            Disk::Ram(_) => None,
+        };
+        let disks = self
+            .disks
+            .iter()
+            .enumerate()
+            .filter(|(i, _)| !known.contains(i));
+        disks
+            .into_iter()
+            .find_map(|(i, disk)| Some((i, health(disk)?)))
+    }
+
+    /// One line per target, for people and tools in dom0: name, sectors of 512 bytes, block size,
+    /// `r` or `w`, description.
+    pub(crate) fn list(&self) -> String {
+        let line = |volume: &spindle_block::Volume| {
+            let mode = if volume.read_only { 'r' } else { 'w' };
+            let (name, sectors, what) = (&volume.name, volume.sectors, &volume.description);
+            format!("{name} {sectors} {} {mode} {what}", 1 << volume.block_shift)
+        };
+        self.targets
+            .volumes()
+            .iter()
+            .map(line)
+            .collect::<Vec<_>>()
+            .join("\n")
+    }
+
+    /// Ends it all: caches written out, controllers off. `queues` are what each core had.
+    pub(crate) fn shutdown(self, queues: Vec<Vec<Queue>>) {
+        let mut queues: Vec<_> = queues.into_iter().map(Vec::into_iter).collect();
+        for disk in self.disks {
+            let of_disk: Vec<Queue> = queues.iter_mut().filter_map(Iterator::next).collect();
+            if let Disk::Nvme(disk) = disk {
+                disk.shutdown(of_disk.into_iter());
+            }
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! NVMe controllers: from a PCI function to a disk and its queues.
+
+use alloc::boxed::Box;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
+use log::{error, info, warn};
+use spindle_block::Volume;
+use spindle_hw::Mmio;
+use spindle_nvme::{Controller, Error, Options};
+use spindle_pci::{Class, Function};
+
+use super::pci::{self, Pci};
+use super::queue::Queue;
+use crate::mm::Dma;
+use crate::xen::time::CoreClock;
+
+/// A controller that serves.
+#[derive(Debug)]
+pub(super) struct NvmeDisk {
+    // Boxed: it is large, and the other disks are not.
+    controller: Box<Controller<Mmio, &'static CoreClock, Dma>>,
+    registers: Mmio,
+}
+
+impl NvmeDisk {
+    /// Brings up all controllers on the bus, each with up to `cores` queues. One that does not
+    /// work is left out and switched off.
+    pub(super) fn probe(
+        pci: &mut Pci,
+        dma: Dma,
+        clock: &'static CoreClock,
+        cores: usize,
+    ) -> Vec<Self> {
+        let functions = pci.functions.iter().copied();
+        let controllers: Vec<_> = functions.filter(|f| f.class == Class::NVME).collect();
+        let start = |function: Function| match Self::start(pci, &function, dma, clock, cores) {
+            Ok(disk) => Some(disk),
+            Err(reason) => {
+                pci.disable(&function);
+                let at = function.address;
+                error!("pci {at}: NVMe controller not usable: {reason}");
+                None
+            }
+        };
+        controllers.into_iter().filter_map(start).collect()
+    }
+
+    fn start(
+        pci: &mut Pci,
+        function: &Function,
+        dma: Dma,
+        clock: &'static CoreClock,
+        cores: usize,
+    ) -> Result<Self, String> {
+        let bars = pci.enable(function).map_err(|error| error.to_string())?;
+        // The registers are in BAR 0 and 1 (NVMe 1.4, 2.1.10).
+        let registers = pci::registers(&bars, 0)?;
+        let options = Options {
+            queues: u16::try_from(cores).unwrap_or(u16::MAX),
+            ..Options::default()
+        };
+        let controller = Controller::start(registers.share(), clock, dma, options)
+            .map_err(|error| error.to_string())?;
+        let id = controller.identity();
+        info!(
+            "pci {}: NVMe {}.{} controller {}, serial {}, firmware {}, up to {} KiB per command",
+            function.address,
+            id.version.0,
+            id.version.1,
+            id.model,
+            id.serial,
+            id.firmware,
+            id.max_transfer >> 10
+        );
+        Ok(Self {
+            controller: Box::new(controller),
+            registers,
+        })
+    }
+
+    /// Its namespaces, as the volumes of disk `disk`, named after controller number `number`.
+    pub(super) fn volumes(&self, disk: usize, number: usize) -> Vec<Volume> {
+        self.controller.volumes(disk, number)
+    }
+
+    /// A queue for one core; [`Queue::None`] if the controller has none left.
+    pub(super) fn queue(&mut self) -> Queue {
+        let queue = self.controller.create_queue(self.registers.share());
+        queue.map(Queue::Nvme).unwrap_or_else(|error| {
+            let serial = &self.controller.identity().serial;
+            warn!("nvme {serial}: {error}; cores without a queue serve other disks only");
+            Queue::None
+        })
+    }
+
+    /// Why it has failed, if it has.
+    pub(super) fn failure(&self) -> Option<Error> {
+        self.controller.health().err()
+    }
+
+    /// Writes out the cache and switches the controller off. `queues` are all that were made.
+    pub(super) fn shutdown(self, queues: impl Iterator<Item = Queue>) {
+        let pairs = queues.filter_map(|queue| match queue {
+            Queue::Nvme(pair) => Some(pair),
+            Queue::Ram(_) | Queue::None => None,
+        });
+        let serial = self.controller.identity().serial.clone();
+        match self.controller.shutdown(pairs) {
+            Ok(()) => info!("nvme {serial}: shut down, cache written out"),
+            Err(error) => error!("nvme {serial}: shutdown failed: {error}"),
+        }
+    }
+}

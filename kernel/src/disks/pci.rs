@@ -1,0 +1,53 @@
+//! The PCI functions of the domain: found once, and switched on for whichever driver knows them.
+
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
+use spindle_hw::{Mmio, X86Ports};
+use spindle_pci::{Bus, Function, MemoryBar, PciError, Placement, Window};
+
+use crate::{mm, xen};
+
+/// All functions, and where their registers go.
+#[derive(Debug)]
+pub(super) struct Pci {
+    pub(super) bus: Bus<X86Ports>,
+    pub(super) functions: Vec<Function>,
+    window: Window,
+}
+
+impl Pci {
+    /// Looks at every bus.
+    pub(super) fn scan() -> Self {
+        let bus = Bus::new(crate::log::ports());
+        Self {
+            functions: bus.scan(),
+            bus,
+            // Nothing ran before us in a domain: what the registers hold there is the host's.
+            window: Window::HVM,
+        }
+    }
+
+    /// Switches a function on; gives where its memory registers are.
+    pub(super) fn enable(&mut self, function: &Function) -> Result<Vec<MemoryBar>, PciError> {
+        let placement = if xen::is_present() {
+            Placement::Assign(&mut self.window)
+        } else {
+            Placement::Keep
+        };
+        self.bus.enable(function.address, placement)
+    }
+
+    /// Switches a function off again.
+    pub(super) fn disable(&self, function: &Function) {
+        self.bus.disable(function.address);
+    }
+}
+
+/// The registers behind memory BAR `index`, mapped.
+pub(super) fn registers(bars: &[MemoryBar], index: u8) -> Result<Mmio, String> {
+    let bar = bars.iter().find(|bar| bar.index == index);
+    let bar = bar.ok_or_else(|| alloc::format!("it has no memory BAR {index}"))?;
+    let len = usize::try_from(bar.size).map_err(|error| error.to_string())?;
+    mm::registers(bar.address, len).map_err(|error| error.to_string())
+}

@@ -1,0 +1,60 @@
+//! One core's queue on a disk, whatever kind the disk is.
+
+use spindle_block::{Command, DiskQueue, IoResult, RamQueue, SubmitError, Tag};
+use spindle_hw::{IdentityMap, Mmio};
+use spindle_nvme::QueuePair;
+
+/// One core's queue on a disk.
+#[derive(Debug)]
+pub(crate) enum Queue {
+    Nvme(QueuePair<Mmio>),
+    Ram(RamQueue<IdentityMap>),
+    /// The disk had no queue left for this core: no ring on that disk is placed here.
+    None,
+}
+
+impl DiskQueue for Queue {
+    #[inline]
+    fn submit(&mut self, command: &Command<'_>, tag: Tag) -> Result<(), SubmitError> {
+        match self {
+            Self::Nvme(queue) => queue.submit(command, tag),
+            Self::Ram(queue) => queue.submit(command, tag),
+            Self::None => Err(SubmitError::Gone),
+        }
+    }
+
+    #[inline]
+    fn commit(&mut self) {
+        match self {
+            Self::Nvme(queue) => queue.commit(),
+            Self::Ram(queue) => queue.commit(),
+            Self::None => {}
+        }
+    }
+
+    #[inline]
+    fn poll(&mut self, done: impl FnMut(Tag, IoResult)) -> usize {
+        match self {
+            Self::Nvme(queue) => queue.poll(done),
+            Self::Ram(queue) => queue.poll(done),
+            Self::None => 0,
+        }
+    }
+
+    #[inline]
+    fn in_flight(&self) -> usize {
+        match self {
+            Self::Nvme(queue) => queue.in_flight(),
+            Self::Ram(queue) => queue.in_flight(),
+            Self::None => 0,
+        }
+    }
+
+    fn fail_all(&mut self, done: impl FnMut(Tag, IoResult)) {
+        match self {
+            Self::Nvme(queue) => queue.fail_all(done),
+            Self::Ram(queue) => queue.fail_all(done),
+            Self::None => {}
+        }
+    }
+}
