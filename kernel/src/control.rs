@@ -14,8 +14,8 @@ use spindle_xen::Errno;
 use spindle_xen::event::{Notify, Port};
 use spindle_xen::store::Ring as StoreRing;
 use spindle_xen::xenbus::{
-    Access, Action, Backend, ConnectRequest, DeviceId, DiskFacts, Generation, Offer, Refusal,
-    ShutdownKind,
+    Access, Action, Backend, ConnectRequest, DeviceId, Discard, DiskFacts, Generation, Offer,
+    Refusal, ShutdownKind,
 };
 
 use crate::connections::Connections;
@@ -153,8 +153,9 @@ impl Control {
                     device,
                     params,
                     access,
+                    discard,
                 } => {
-                    let result = self.open(device, &params, access);
+                    let result = self.open(device, &params, access, discard);
                     self.backend.opened(device, result);
                 }
                 Action::Connect(request) => self.connect(&request),
@@ -188,6 +189,7 @@ impl Control {
         device: DeviceId,
         params: &str,
         access: Access,
+        discard: bool,
     ) -> Result<DiskFacts, Refusal> {
         let usage = match access {
             Access::ReadOnly => Use::Read,
@@ -205,6 +207,9 @@ impl Control {
         })?;
         let mut volume = volume.clone();
         volume.read_only |= access == Access::ReadOnly;
+        if !discard || volume.read_only {
+            volume.discard = None;
+        }
         let facts = DiskFacts {
             sectors: volume.sectors,
             sector_size: 1 << volume.block_shift,
@@ -213,7 +218,11 @@ impl Control {
             // Also answered where there is no cache to write out: then at once.
             flush: true,
             barrier: false,
-            discard: None,
+            discard: volume.discard.map(|discard| Discard {
+                granularity: discard.granularity,
+                alignment: discard.alignment,
+                secure: discard.secure,
+            }),
         };
         info!(
             "{device}: {} for {}",

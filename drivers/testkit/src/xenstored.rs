@@ -62,6 +62,8 @@ pub struct Xenstored {
     conflicts: usize,
     write_errors: BTreeMap<String, &'static str>,
     quota: usize,
+    /// How often the client has written each path.
+    written: BTreeMap<String, usize>,
 }
 
 impl Xenstored {
@@ -83,6 +85,7 @@ impl Xenstored {
             conflicts: 0,
             write_errors: BTreeMap::new(),
             quota: 1000,
+            written: BTreeMap::new(),
         };
         let home = format!("/local/domain/{client}");
         daemon.make(&home, b"", 0, &[client]);
@@ -113,6 +116,12 @@ impl Xenstored {
     /// Nodes that the client may own.
     pub fn set_quota(&mut self, nodes: usize) {
         self.quota = nodes;
+    }
+
+    /// How often the client has written `path`; what a transaction wrote counts when it commits.
+    #[must_use]
+    pub fn writes(&self, path: &str) -> usize {
+        self.written.get(path).copied().unwrap_or(0)
     }
 
     /// Watches the client has.
@@ -269,6 +278,11 @@ impl Xenstored {
         }
     }
 
+    fn wrote(&mut self, path: &str) {
+        *self.written.entry(path.into()).or_default() += 1;
+        self.touched(path);
+    }
+
     fn fire(&mut self, path: &str, exact: bool) {
         let home = format!("/local/domain/{}/", self.client);
         for (watched, token, relative) in self.watches.clone() {
@@ -394,7 +408,7 @@ impl Xenstored {
             match value {
                 Some(value) => {
                     put(&mut self.tree, &path, &value, self.client);
-                    self.touched(&path);
+                    self.wrote(&path);
                 }
                 None => self.remove(&path),
             }
@@ -441,7 +455,7 @@ impl Xenstored {
                 put(&mut self.tree, path, rest, self.client);
                 match transaction {
                     Some(open) => open.changes.push((path.into(), Some(rest.to_vec()))),
-                    None => self.touched(path),
+                    None => self.wrote(path),
                 }
                 Ok(b"OK\0".to_vec())
             }

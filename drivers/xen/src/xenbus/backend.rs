@@ -160,6 +160,12 @@ impl Backend {
         self.report(device, |entry| entry.device.opened(result));
     }
 
+    /// Tells of a disk's new size, in 512-byte units. A frontend that is connected sees the new
+    /// `sectors` and the state written again, in one transaction, which is when it looks.
+    pub fn resized(&mut self, device: DeviceId, sectors: u64) {
+        self.report(device, |entry| entry.device.resized(sectors));
+    }
+
     /// Reports the outcome of [`Action::Connect`]. After an `Err` nothing may be left mapped.
     pub fn connected(&mut self, device: DeviceId, of: Generation, result: Result<(), Refusal>) {
         self.report(device, |entry| {

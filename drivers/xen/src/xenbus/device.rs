@@ -41,6 +41,8 @@ enum Link {
 pub(super) enum Announce {
     InitWait(DiskFacts),
     Connected(DiskFacts),
+    /// Connected as before; a frontend reads the size again when it sees the state written.
+    Resized(DiskFacts),
     Closing,
     Closed,
 }
@@ -49,7 +51,7 @@ impl Announce {
     pub(super) const fn state(&self) -> XenbusState {
         match self {
             Self::InitWait(_) => S::INIT_WAIT,
-            Self::Connected(_) => S::CONNECTED,
+            Self::Connected(_) | Self::Resized(_) => S::CONNECTED,
             Self::Closing => S::CLOSING,
             Self::Closed => S::CLOSED,
         }
@@ -65,7 +67,11 @@ pub(super) enum Step {
     WaitUntil(u64),
     /// Not enough was read; look again.
     Again,
-    Open(String, Access),
+    Open {
+        params: String,
+        access: Access,
+        discard: bool,
+    },
     Connect(RingLayout),
     Disconnect,
     Close,
@@ -97,6 +103,8 @@ pub(super) struct Device {
     /// The store has shown a state beyond Initialising, so that seeing that again means a new
     /// directory.
     announced: bool,
+    /// `sectors` in the store.
+    published: u64,
     ready_at: u64,
     close_by: Option<u64>,
     remove_at: Option<u64>,
@@ -112,6 +120,7 @@ impl Device {
             refusal: None,
             failure: None,
             announced: false,
+            published: 0,
             ready_at: 0,
             close_by: None,
             remove_at: None,
@@ -184,6 +193,17 @@ impl Device {
         expected
     }
 
+    /// The disk has another size now; false if it is not open.
+    pub(super) fn resized(&mut self, sectors: u64) -> bool {
+        match &mut self.disk {
+            Disk::Open(facts) => {
+                facts.sectors = sectors;
+                true
+            }
+            Disk::None | Disk::Opening => false,
+        }
+    }
+
     /// The device cannot be served.
     pub(super) fn refuse(&mut self, refusal: Refusal) {
         self.refusal.get_or_insert(refusal);
@@ -193,6 +213,11 @@ impl Device {
     pub(super) fn wrote(&mut self, announce: &Announce, now: u64) {
         if let Announce::InitWait(_) = announce {
             self.ready_at = now.saturating_add(HOLD_NS);
+        }
+        if let Announce::InitWait(facts) | Announce::Connected(facts) | Announce::Resized(facts) =
+            announce
+        {
+            self.published = facts.sectors;
         }
     }
 
@@ -229,7 +254,12 @@ impl Device {
         match back.state {
             S::INITIALISING => self.announce_init_wait(back, view.frontend, at),
             S::INIT_WAIT => self.connect(back, view, at),
-            _ if self.link == Link::Up && serving(view.frontend) => Step::Wait,
+            state if self.link == Link::Up && serving(view.frontend) => match self.disk {
+                Disk::Open(facts) if state == S::CONNECTED && facts.sectors != self.published => {
+                    Step::Write(Announce::Resized(facts))
+                }
+                _ => Step::Wait,
+            },
             _ => self.close(back, view.frontend, at),
         }
     }
@@ -267,7 +297,11 @@ impl Device {
             Disk::None => match &back.target {
                 Ok((params, access)) => {
                     self.disk = Disk::Opening;
-                    Step::Open(params.clone(), *access)
+                    Step::Open {
+                        params: params.clone(),
+                        access: *access,
+                        discard: back.discard,
+                    }
                 }
                 Err(refusal) => {
                     self.refuse(refusal.clone());

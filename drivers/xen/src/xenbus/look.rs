@@ -5,6 +5,7 @@
 //! read before the rings, which a frontend publishes in the opposite order.
 
 use alloc::format;
+use alloc::string::ToString;
 use alloc::vec::Vec;
 
 use log::{info, warn};
@@ -187,10 +188,15 @@ impl Backend {
         self.tell_refusal(id);
         let action = match step {
             Step::Wait | Step::WaitUntil(_) | Step::Again => None,
-            Step::Open(params, access) => Some(Action::Open {
+            Step::Open {
+                params,
+                access,
+                discard,
+            } => Some(Action::Open {
                 device: id,
                 params,
                 access,
+                discard,
             }),
             Step::Connect(layout) => {
                 let generation = self.new_generation();
@@ -230,14 +236,15 @@ impl Backend {
     /// What an announcement writes: the features first, the state last.
     fn changes(&self, id: DeviceId, announce: &Announce, view: &View) -> Vec<Request> {
         let back = id.back();
-        let facts = match announce {
-            Announce::InitWait(facts) | Announce::Connected(facts) => Some(facts),
-            Announce::Closing | Announce::Closed => None,
+        let published = match (announce, &view.backend) {
+            (Announce::InitWait(facts) | Announce::Connected(facts), Some(view)) => {
+                features(&self.offer, facts, view)
+            }
+            (Announce::Resized(facts), _) => Vec::from([("sectors", facts.sectors.to_string())]),
+            _ => Vec::new(),
         };
-        let known = facts.zip(view.backend.as_ref());
-        let published = known.map(|(facts, view)| features(&self.offer, facts, view));
         let state = ("state", format!("{}", announce.state().0));
-        let all = published.unwrap_or_default().into_iter().chain([state]);
+        let all = published.into_iter().chain([state]);
         all.map(|(key, value)| Request::Write(format!("{back}/{key}"), value.into()))
             .collect()
     }
@@ -291,7 +298,10 @@ impl Backend {
             Some(Change::Announce(announce)) => {
                 entry.failures = 0;
                 entry.device.wrote(&announce, now);
-                info!("vbd {id}: {}", announce.state());
+                match announce {
+                    Announce::Resized(facts) => info!("vbd {id}: {} sectors now", facts.sectors),
+                    _ => info!("vbd {id}: {}", announce.state()),
+                }
                 if matches!(announce, Announce::InitWait(_) | Announce::Connected(_)) {
                     entry.vanished = false;
                     self.clear_error(id);

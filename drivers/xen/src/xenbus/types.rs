@@ -226,6 +226,9 @@ pub enum Action {
         params: String,
         /// What the guest may do.
         access: Access,
+        /// Whether the toolstack lets the guest discard (`discard-enable`); without, the disk's
+        /// facts must name no [`Discard`].
+        discard: bool,
     },
     /// Map the rings and serve them; answer by [`Backend::connected`](super::Backend::connected).
     Connect(ConnectRequest),

@@ -36,6 +36,8 @@ pub(crate) fn id(vbd: Vbd) -> DeviceId {
 #[derive(Default)]
 pub(crate) struct Kernel {
     pub(crate) open: BTreeMap<DeviceId, Access>,
+    /// Whether the toolstack lets the guest discard, at the last opening.
+    pub(crate) discard: bool,
     pub(crate) connections: BTreeMap<DeviceId, ConnectRequest>,
     pub(crate) connects: usize,
     /// Answers are held back while set.
@@ -119,7 +121,9 @@ impl Bed {
                 device,
                 params,
                 access,
+                discard,
             } => {
+                kernel.discard = discard;
                 if params == "lun0" {
                     assert_eq!(kernel.open.insert(device, access), None, "opened twice");
                 }

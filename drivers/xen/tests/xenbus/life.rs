@@ -559,3 +559,74 @@ fn a_frontend_that_broke_the_protocol_is_cut_off_and_may_start_over() {
     assert_eq!(VBD.back_state(&bed.store), 2);
     assert_eq!(bed.error(VBD), None);
 }
+
+#[test]
+fn what_the_toolstack_says_of_the_disk_reaches_the_frontend() {
+    for (key, value, published, expected) in [
+        ("device-type", "cdrom", "info", "1"),
+        ("removable", "1", "info", "2"),
+        ("mode", "r", "info", "4"),
+        ("discard-enable", "0", "feature-discard", "0"),
+        ("discard-enable", "0", "discard-granularity", "0"),
+        ("discard-enable", "1", "feature-discard", "1"),
+    ] {
+        let mut bed = Bed::new();
+        bed.attach(VBD);
+        bed.store.write(&VBD.back(key), value);
+        bed.settle();
+        let shown = bed.store.text(&VBD.back(published));
+        assert_eq!(shown, Some(expected), "{key}={value}");
+        assert_eq!(
+            bed.kernel.discard,
+            (key, value) != ("discard-enable", "0"),
+            "{key}={value}"
+        );
+    }
+    let mut bed = Bed::new();
+    bed.attach(VBD);
+    bed.store.remove(&VBD.back("discard-enable"));
+    bed.settle();
+    assert!(bed.kernel.discard, "offered unless it is forbidden");
+}
+
+#[test]
+fn a_resized_disk_is_shown_to_a_connected_frontend_with_the_state_written_again() {
+    let mut bed = Bed::new();
+    bed.connect(VBD);
+    let states = bed.store.writes(&VBD.back("state"));
+    let keys = bed.store.writes(&VBD.back("feature-barrier"));
+    bed.backend.resized(id(VBD), 4096);
+    bed.store.force_conflicts(3);
+    bed.settle();
+    assert_eq!(bed.store.text(&VBD.back("sectors")), Some("4096"));
+    assert_eq!(VBD.back_state(&bed.store), 4);
+    assert_eq!(bed.store.writes(&VBD.back("state")), states + 1);
+    assert_eq!(bed.store.writes(&VBD.back("feature-barrier")), keys);
+    // The same size again is no news.
+    bed.backend.resized(id(VBD), 4096);
+    bed.settle();
+    assert_eq!(bed.store.writes(&VBD.back("state")), states + 1);
+    assert_eq!(bed.kernel.connects, 1);
+}
+
+#[test]
+fn a_disk_resized_before_its_frontend_connects_is_shown_with_the_new_size() {
+    let mut bed = Bed::new();
+    bed.attach(VBD);
+    bed.settle();
+    bed.backend.resized(id(VBD), 4096);
+    bed.run(600);
+    VBD.front_initialise(&mut bed.store);
+    bed.settle();
+    assert_eq!(VBD.back_state(&bed.store), 4);
+    assert_eq!(bed.store.text(&VBD.back("sectors")), Some("4096"));
+    // And one resized while the guest lets go is no reason to do anything.
+    VBD.set_front_state(&mut bed.store, 6);
+    bed.settle();
+    bed.backend.resized(id(VBD), 8192);
+    bed.settle();
+    assert_eq!(VBD.back_state(&bed.store), 6);
+    VBD.destroy(&mut bed.store);
+    bed.run(600);
+    bed.assert_clean();
+}
