@@ -19,7 +19,7 @@ use spindle_xen::xenbus::{
 };
 
 use crate::connections::Connections;
-use crate::cores::{Cores, rest};
+use crate::cores::{Cores, nap, rest};
 use crate::disks::{Disks, Queue};
 use crate::rings::Rings;
 use crate::statistics::Statistics;
@@ -123,10 +123,8 @@ impl Control {
                 Some(worker) => worker.turn(now),
                 None => Next::Rest(None),
             };
-            if let Next::Rest(until) = next
-                && !self.pump_due
-            {
-                self.sleep(now, until);
+            if !self.pump_due {
+                self.sleep(now, next);
             }
         };
         for connection in self.connections.iter() {
@@ -291,20 +289,26 @@ impl Control {
         self.connections.iter().next().is_some() || self.statistics.has_disks()
     }
 
-    /// Sleeps until xenstored or a ring of the local worker has something, or a time limit.
-    fn sleep(&mut self, now: u64, until: Option<u64>) {
+    /// Rests as the local worker's turn left it to, or until xenstored has something or control
+    /// is due for something.
+    fn sleep(&mut self, now: u64, next: Next) {
+        let until = match next {
+            Next::Turn | Next::Stop => return,
+            Next::Rest(until) => until,
+            Next::Nap(until) => Some(until),
+        };
         let answer = self.cores.are_waited_for().then_some(now + ANSWER_NS);
         let look = self.health_at.min(self.statistics.due());
         let look = self.is_used().then_some(look);
         let limits = [self.backend.next_deadline(), answer, look, until];
         let until = limits.into_iter().flatten().min();
         match &mut self.cores.local {
-            Some(worker) => rest(worker, self.events, self.clock, self.store.port, until),
-            // One port only: Xen then wakes this core for no other. An error cannot be: the port
-            // is ours.
-            None => {
-                let _ = sched::poll(&[self.store.port], until.unwrap_or(0));
+            Some(worker) if matches!(next, Next::Rest(_)) => {
+                rest(worker, self.events, self.clock, self.store.port, until);
             }
+            Some(worker) if worker.has_orders() => {}
+            // One port only: Xen then wakes this core for no other.
+            _ => nap(self.store.port, until.unwrap_or(0)),
         }
     }
 

@@ -20,7 +20,7 @@ use spindle_xen::event::{Notify, Port};
 use crate::disks::{Disks, Queue};
 use crate::mm::Memory;
 use crate::rings::Rings;
-use crate::xen::{Events, Grants, time::CoreClock, vcpus};
+use crate::xen::{Events, Grants, sched, time::CoreClock, vcpus};
 
 /// Buffer pages for grant copy: a sixteenth of what is free, shared out between the cores, within
 /// these bounds for each.
@@ -249,9 +249,21 @@ fn serve(mut worker: RingWorker, clock: &'static CoreClock, events: Events, wake
                 events.take_pending(wake);
                 rest(&mut worker, events, clock, wake, until);
             }
+            Next::Nap(until) => {
+                events.take_pending(wake);
+                if !worker.has_orders() {
+                    nap(wake, until);
+                }
+            }
             Next::Stop => return,
         }
     }
+}
+
+/// Sleeps until an event comes on `own`, or until the time given; 0 = no such time.
+pub(crate) fn nap(own: Port, until: u64) {
+    // An error cannot be: the port is ours.
+    let _ = sched::poll(&[own], until);
 }
 
 /// Sleeps until an event comes for one of the worker's rings or on `own`, or until the time

@@ -1,19 +1,32 @@
-//! When a core that finds no work goes on polling, and when it sleeps.
+//! When a core that finds no work goes on polling, and when it rests.
 //!
 //! While work keeps coming the core spins, so that the next request or completion is found at
-//! once. After `poll_ns` without any it rests: with nothing in flight until an event comes; with
-//! commands on a disk, for a nap of about half the time such commands have been taking, because
-//! no interrupt will tell of their end. A disk that answers within `poll_ns` is never napped on.
+//! once; how long, follows from whether spinning has been finding any, with `poll_ns` as the
+//! most. Then it rests: with nothing in flight until an event comes; with commands on a disk for a
+//! nap, because no interrupt will tell of their end. A nap is about half the time that such
+//! commands have been taking, but not shorter than a trip to the hypervisor is worth: that is
+//! measured, and the more commands are in flight, the more of them one trip is made to find.
 
 /// The shortest nap worth the two trips to the hypervisor.
 const NAP_MIN_NS: u64 = 20_000;
 /// The longest nap: a bound on what a wrong guess can add to a request.
 const NAP_MAX_NS: u64 = 2_000_000;
+/// The most that one measured trip may count for: it also measures how busy the host is.
+const TRIP_MAX_NS: u64 = 500_000;
+/// With so many commands in flight frontends wait for those rather than adding others: their next
+/// requests are looked for at the end of the nap, if that is soon, and they need not send events.
+const MANY: usize = 8;
+/// What is soon, where trips are cheap.
+const SOON_NS: u64 = 100_000;
+/// At most so many trips make a nap, reached with [`MANY`] commands in flight.
+const TRIPS: u64 = 4;
+/// Every so many rests the core spins as long as it may, in case that is worth it again.
+const PROBE: u32 = 64;
 
 /// How long to poll without finding work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PollTime {
-    /// So many nanoseconds; 0 = rest at once.
+    /// At most so many nanoseconds; 0 = rest at once.
     For(u64),
     /// For ever: a core that has a CPU to itself.
     Always,
@@ -24,8 +37,13 @@ pub enum PollTime {
 pub enum Rest {
     /// Go on polling.
     Poll,
-    /// Sleep until an event comes, or until this time on the clock of [`Pacer::idle`].
-    Nap(u64),
+    /// Sleep until an event comes, or until the time `until` on the clock of [`Pacer::idle`].
+    Nap {
+        /// When to wake.
+        until: u64,
+        /// Whether the rings are to be armed first, so that a request ends the nap.
+        listen: bool,
+    },
     /// Sleep until an event comes. The rings must be armed first.
     Sleep,
 }
@@ -34,61 +52,130 @@ pub enum Rest {
 #[derive(Debug)]
 pub struct Pacer {
     poll: PollTime,
+    /// For how long it spins now.
+    spin: u64,
+    /// Rests since it last spun for as long as it may.
+    rests: u32,
     /// Work was found last at this time.
     worked_at: u64,
+    /// Nothing was found in the last turn.
+    idle: bool,
     /// When what is in flight began to be waited for.
     waiting_since: Option<u64>,
     /// How long waits have been taking: an eighth of the weight is the last one's.
     usual_wait: u64,
+    /// The end of the nap that the core is in.
+    nap: Option<u64>,
+    /// How much later than asked for naps have been ending.
+    trip: u64,
 }
 
 impl Pacer {
     /// A pacer that has seen nothing yet.
     #[must_use]
     pub const fn new(poll: PollTime) -> Self {
+        let spin = match poll {
+            PollTime::For(limit) => limit,
+            PollTime::Always => u64::MAX,
+        };
         Self {
             poll,
+            spin,
+            rests: 0,
             worked_at: 0,
+            idle: false,
             waiting_since: None,
             usual_wait: 0,
+            nap: None,
+            trip: 0,
         }
     }
 
     /// Notes a turn that found work. `completed` tells whether a disk finished something,
-    /// `in_flight` whether something is still with one.
+    /// `in_flight` how much still is with one.
     #[inline]
-    pub fn worked(&mut self, now_ns: u64, completed: bool, in_flight: bool) {
+    pub fn worked(&mut self, now_ns: u64, completed: bool, in_flight: usize) {
+        self.woke(now_ns);
+        if core::mem::take(&mut self.idle) {
+            self.judge(now_ns.saturating_sub(self.worked_at));
+        }
         self.worked_at = now_ns;
         if completed && let Some(since) = self.waiting_since.take() {
             let wait = now_ns.saturating_sub(since).min(8 * NAP_MAX_NS);
-            self.usual_wait = self.usual_wait - self.usual_wait / 8 + wait / 8;
+            self.usual_wait = follow(self.usual_wait, wait);
         }
-        if in_flight {
+        if in_flight > 0 {
             self.waiting_since.get_or_insert(now_ns);
         } else {
             self.waiting_since = None;
         }
     }
 
-    /// What to do after a turn that found nothing.
+    /// What to do after a turn that found nothing, with so many commands in flight.
     #[inline]
-    pub fn idle(&mut self, now_ns: u64, in_flight: bool) -> Rest {
+    pub fn idle(&mut self, now_ns: u64, in_flight: usize) -> Rest {
+        self.woke(now_ns);
+        self.idle = true;
         let polled = now_ns.saturating_sub(self.worked_at);
-        match self.poll {
+        let limit = match self.poll {
             PollTime::Always => return Rest::Poll,
-            PollTime::For(limit) if polled < limit => return Rest::Poll,
-            PollTime::For(_) => {}
+            PollTime::For(limit) => limit,
+        };
+        if polled < self.spin || (self.rests >= PROBE && polled < limit) {
+            return Rest::Poll;
         }
-        if !in_flight {
+        self.rests = if self.rests >= PROBE {
+            0
+        } else {
+            self.rests + 1
+        };
+        if in_flight == 0 {
             return Rest::Sleep;
         }
         // What is left of half the usual wait; once that is over, naps of an eighth.
         let waited = now_ns.saturating_sub(self.waiting_since.unwrap_or(now_ns));
+        let trips = 1 + (TRIPS - 1) * in_flight.min(MANY) as u64 / MANY as u64;
+        let least = self.trip * trips;
         let nap = (self.usual_wait / 2)
             .saturating_sub(waited)
-            .max(self.usual_wait / 8);
-        Rest::Nap(now_ns.saturating_add(nap.clamp(NAP_MIN_NS, NAP_MAX_NS)))
+            .max(self.usual_wait / 8)
+            .max(least)
+            .clamp(NAP_MIN_NS, NAP_MAX_NS);
+        let until = now_ns.saturating_add(nap);
+        self.nap = Some(until);
+        Rest::Nap {
+            until,
+            listen: in_flight < MANY || nap > least.max(SOON_NS),
+        }
     }
+
+    /// Learns from the end of a nap what the trip costs.
+    #[inline]
+    fn woke(&mut self, now_ns: u64) {
+        if let Some(late) = self.nap.take().and_then(|until| now_ns.checked_sub(until)) {
+            self.trip = follow(self.trip, late.min(TRIP_MAX_NS));
+        }
+    }
+
+    /// Learns from a gap between work and work whether spinning through it was right, or would
+    /// have been.
+    fn judge(&mut self, gap: u64) {
+        let PollTime::For(limit) = self.poll else {
+            return;
+        };
+        self.spin = if gap <= limit {
+            limit.min(self.spin.max(gap) * 2)
+        } else if self.spin > limit / 16 {
+            self.spin / 2
+        } else {
+            0
+        };
+    }
+}
+
+/// A mean of which the last value has an eighth of the weight.
+fn follow(mean: u64, value: u64) -> u64 {
+    mean - mean / 8 + value / 8
 }
 
 #[cfg(test)]
@@ -97,22 +184,74 @@ mod tests {
 
     const US: u64 = 1000;
 
+    /// A nap's length and whether it listens.
+    fn nap(pacer: &mut Pacer, now: u64, in_flight: usize) -> (u64, bool) {
+        match pacer.idle(now, in_flight) {
+            Rest::Nap { until, listen } => (until - now, listen),
+            rest => panic!("{rest:?}: nothing will wake it"),
+        }
+    }
+
+    /// Work after a gap, found by spinning or otherwise.
+    fn gap(pacer: &mut Pacer, now: &mut u64, gap: u64) {
+        pacer.idle(*now, 0);
+        *now += gap;
+        pacer.worked(*now, false, 0);
+    }
+
     #[test]
     fn a_core_polls_for_its_time_and_then_sleeps() {
         let mut pacer = Pacer::new(PollTime::For(50 * US));
-        pacer.worked(1000 * US, true, false);
-        assert_eq!(pacer.idle(1049 * US, false), Rest::Poll);
-        assert_eq!(pacer.idle(1050 * US, false), Rest::Sleep);
+        pacer.worked(1000 * US, true, 0);
+        assert_eq!(pacer.idle(1049 * US, 0), Rest::Poll);
+        assert_eq!(pacer.idle(1050 * US, 0), Rest::Sleep);
         let mut never = Pacer::new(PollTime::For(0));
-        never.worked(1000 * US, true, false);
-        assert_eq!(never.idle(1000 * US, false), Rest::Sleep);
+        never.worked(1000 * US, true, 0);
+        assert_eq!(never.idle(1000 * US, 0), Rest::Sleep);
     }
 
     #[test]
     fn a_core_of_its_own_never_rests() {
         let mut pacer = Pacer::new(PollTime::Always);
-        assert_eq!(pacer.idle(u64::MAX, false), Rest::Poll);
-        assert_eq!(pacer.idle(u64::MAX, true), Rest::Poll);
+        for i in 0..1000 {
+            pacer.worked(i * 1_000_000 * US, true, 1);
+            assert_eq!(pacer.idle(i * 1_000_000 * US + 500_000 * US, 0), Rest::Poll);
+        }
+        assert_eq!(pacer.idle(u64::MAX, 0), Rest::Poll);
+        assert_eq!(pacer.idle(u64::MAX, 1), Rest::Poll);
+    }
+
+    #[test]
+    fn spinning_that_finds_nothing_is_given_up_and_taken_up_again() {
+        let mut pacer = Pacer::new(PollTime::For(50 * US));
+        let mut now = 1000 * US;
+        pacer.worked(now, true, 0);
+        for _ in 0..20 {
+            gap(&mut pacer, &mut now, 300 * US);
+        }
+        assert_eq!(pacer.idle(now, 0), Rest::Sleep, "it did not pay");
+        // Work that would have been found makes it spin again.
+        for _ in 0..3 {
+            gap(&mut pacer, &mut now, 20 * US);
+        }
+        assert_eq!(pacer.idle(now + 30 * US, 0), Rest::Poll);
+        assert_eq!(pacer.idle(now + 50 * US, 0), Rest::Sleep, "the knob bounds");
+    }
+
+    #[test]
+    fn where_rests_are_long_it_still_tries_spinning_now_and_then() {
+        let mut pacer = Pacer::new(PollTime::For(50 * US));
+        let mut now = 1000 * US;
+        let mut probes = 0;
+        for _ in 0..10 * PROBE {
+            pacer.worked(now, false, 0);
+            if pacer.idle(now, 0) == Rest::Poll {
+                probes += 1;
+                pacer.idle(now + 50 * US, 0);
+            }
+            now += 300 * US;
+        }
+        assert!((9..=20).contains(&probes), "{probes}");
     }
 
     #[test]
@@ -120,41 +259,44 @@ mod tests {
         let mut pacer = Pacer::new(PollTime::For(0));
         let mut now = 0;
         for _ in 0..64 {
-            pacer.worked(now, false, true);
+            pacer.worked(now, false, 1);
             now += 1000 * US;
-            pacer.worked(now, true, false);
+            pacer.worked(now, true, 0);
         }
-        pacer.worked(now, false, true);
-        let Rest::Nap(until) = pacer.idle(now, true) else {
-            panic!("nothing will wake it otherwise");
-        };
-        assert!(
-            (400 * US..=500 * US).contains(&(until - now)),
-            "{}",
-            until - now
-        );
-        let Rest::Nap(again) = pacer.idle(until, true) else {
-            panic!("nothing will wake it otherwise");
-        };
-        assert!(
-            (100 * US..=125 * US).contains(&(again - until)),
-            "{}",
-            again - until
-        );
+        pacer.worked(now, false, 1);
+        let (first, listen) = nap(&mut pacer, now, 1);
+        assert!((400 * US..=500 * US).contains(&first), "{first}");
+        assert!(listen);
+        let (second, _) = nap(&mut pacer, now + first, 1);
+        assert!((100 * US..=125 * US).contains(&second), "{second}");
+    }
+
+    #[test]
+    fn where_trips_are_dear_naps_are_longer_the_more_is_in_flight() {
+        let mut pacer = Pacer::new(PollTime::For(0));
+        let mut now = 0;
+        pacer.worked(now, false, 1);
+        for _ in 0..64 {
+            now += nap(&mut pacer, now, 1).0 + 200 * US;
+        }
+        let (one, listen) = nap(&mut pacer, now, 1);
+        assert!((180 * US..=300 * US).contains(&one), "{one}");
+        assert!(listen);
+        let (many, listen) = nap(&mut pacer, now, 32);
+        assert!((720 * US..=800 * US).contains(&many), "{many}");
+        assert!(!listen, "nothing new is to be expected");
     }
 
     #[test]
     fn a_nap_is_bounded_whatever_was_seen() {
         let mut pacer = Pacer::new(PollTime::For(0));
-        pacer.worked(0, false, true);
-        assert_eq!(pacer.idle(0, true), Rest::Nap(NAP_MIN_NS));
+        pacer.worked(0, false, 1);
+        assert_eq!(nap(&mut pacer, 0, 1).0, NAP_MIN_NS);
         for i in 1..100 {
-            pacer.worked(i * 1_000_000 * US, true, true);
+            pacer.worked(i * 1_000_000 * US, true, 1);
+            pacer.idle(i * 1_000_000 * US, 1);
         }
         let now = 100 * 1_000_000 * US;
-        let Rest::Nap(until) = pacer.idle(now, true) else {
-            panic!("nothing will wake it otherwise");
-        };
-        assert!(until - now <= NAP_MAX_NS);
+        assert!(nap(&mut pacer, now, 1000).0 <= NAP_MAX_NS);
     }
 }

@@ -248,7 +248,7 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
             .iter()
             .flatten()
             .any(|session| session.active() > 0);
-        self.listen() && !busy && !self.is_in_flight()
+        self.listen() && !busy && self.in_flight() == 0
     }
 
     /// Asks every frontend to notify us of its next request, then looks once more; true if there
@@ -261,10 +261,10 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
         !found
     }
 
-    /// Whether a disk has commands of ours.
+    /// How many commands of ours the disks have.
     #[must_use]
-    pub fn is_in_flight(&self) -> bool {
-        self.disks.iter().any(|disk| disk.queue.in_flight() > 0)
+    pub fn in_flight(&self) -> usize {
+        self.disks.iter().map(|disk| disk.queue.in_flight()).sum()
     }
 
     /// Rings that can be attached at once.

@@ -100,6 +100,9 @@ pub enum Next {
     /// Rest until an event comes on one of [`Worker::ports`] or the core's own, if
     /// [`Worker::listen`] agrees, or until the time given.
     Rest(Option<u64>),
+    /// Rest until the time given, or an event on the core's own port: what the rings have is
+    /// looked for then. No frontend is asked for events.
+    Nap(u64),
     /// It is over; take no further turn.
     Stop,
 }
@@ -148,7 +151,7 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> Worker<Q, G, N> {
             return Next::Stop;
         };
         let work = core.visit(now_ns);
-        let in_flight = core.is_in_flight();
+        let in_flight = core.in_flight();
         if self.link.orders.is_full() || work.fault || !self.draining.is_empty() {
             self.attend();
         }
@@ -168,7 +171,14 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> Worker<Q, G, N> {
         }
         match self.pacer.idle(now_ns, in_flight) {
             Rest::Poll => Next::Turn,
-            Rest::Nap(until) => Next::Rest(Some(until)),
+            Rest::Nap {
+                until,
+                listen: true,
+            } => Next::Rest(Some(until)),
+            Rest::Nap { until, .. } => {
+                self.stats.sleeps.add(1);
+                Next::Nap(until)
+            }
             // What waits for memory or room, though nothing is in flight, has to be tried again.
             Rest::Sleep if work.busy => Next::Turn,
             Rest::Sleep => Next::Rest(None),
@@ -189,6 +199,13 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> Worker<Q, G, N> {
         let rests = quiet && !self.link.orders.is_full() && self.report.is_none();
         self.stats.sleeps.add(u64::from(rests));
         rests
+    }
+
+    /// Whether control has put in an order. To be asked before a nap, after events that came on
+    /// the core's own port were forgotten.
+    #[must_use]
+    pub fn has_orders(&self) -> bool {
+        self.link.orders.is_full()
     }
 
     /// Counts a turn, and the time since the last one by what that one found.
