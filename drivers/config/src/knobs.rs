@@ -5,13 +5,13 @@ use alloc::vec::Vec;
 
 use log::LevelFilter;
 
-use crate::value::{nearest, size};
+use crate::value::{frames, nearest, size};
 
 /// Every key, for the message about an unknown one. `ramN` stands for `ram0`, `ram1`, ...
-const KEYS: [&str; 5] = ["log", "poll_us", "queues", "ring_order", "ramN"];
+const KEYS: [&str; 6] = ["log", "poll_us", "queues", "ring_order", "ramN", "nvmeN"];
 
-/// Most RAM disks.
-const MAX_RAM_DISKS: usize = 16;
+/// Most RAM disks, and most placed controllers.
+const MAX_NUMBERED: usize = 16;
 
 /// A RAM disk to make: `ramN=SIZE`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,6 +20,18 @@ pub struct RamDiskSize {
     pub number: u8,
     /// Size in bytes.
     pub bytes: u64,
+}
+
+/// The registers of an NVMe controller in a domain without PCI: `nvmeN=GFN,PAGES`, both in
+/// hexadecimal, as they stand in xl's `iomem=[ "MFN,PAGES@GFN" ]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PlacedController {
+    /// N.
+    pub number: u8,
+    /// The first guest frame (page number) of BAR 0.
+    pub frame: u64,
+    /// How many pages of it there are.
+    pub pages: u64,
 }
 
 /// `poll_us=`: how long a core goes on polling without finding work.
@@ -45,6 +57,8 @@ pub struct Config {
     pub ring_order: u32,
     /// `ramN=`: RAM disks, by number.
     pub ram_disks: Vec<RamDiskSize>,
+    /// `nvmeN=`: controllers that dom0 placed into guest memory, by number.
+    pub placed_controllers: Vec<PlacedController>,
 }
 
 impl Default for Config {
@@ -55,6 +69,7 @@ impl Default for Config {
             queues: u32::MAX,
             ring_order: 4,
             ram_disks: Vec::new(),
+            placed_controllers: Vec::new(),
         }
     }
 }
@@ -111,19 +126,29 @@ impl Config {
             }
             "queues" => self.queues = number("a number from 1 on", 1..=u32::MAX)?,
             "ring_order" => self.ring_order = number("a number from 0 to 4", 0..=4)?,
-            _ => match ram_disk(key) {
-                Some(number) => {
+            _ => {
+                if let Some(number) = numbered(key, "ram") {
                     let bytes = size(value).filter(|&bytes| bytes > 0);
                     let bytes = bytes.ok_or_else(|| bad("a size such as 64M or 1G"))?;
                     self.ram_disks.retain(|disk| disk.number != number);
                     self.ram_disks.push(RamDiskSize { number, bytes });
                     self.ram_disks.sort_by_key(|disk| disk.number);
-                }
-                None => {
+                } else if let Some(number) = numbered(key, "nvme") {
+                    let expected = "GFN,PAGES in hexadecimal, such as e0000,4";
+                    let (frame, pages) = frames(value).ok_or_else(|| bad(expected))?;
+                    let placed = &mut self.placed_controllers;
+                    placed.retain(|controller| controller.number != number);
+                    placed.push(PlacedController {
+                        number,
+                        frame,
+                        pages,
+                    });
+                    placed.sort_by_key(|controller| controller.number);
+                } else {
                     let hint = nearest(key, &KEYS);
                     return Err(ConfigError::UnknownKey(key.to_string(), hint));
                 }
-            },
+            }
         }
         Ok(())
     }
@@ -143,12 +168,12 @@ impl Config {
     }
 }
 
-/// N of `ramN`.
-fn ram_disk(key: &str) -> Option<u8> {
-    let digits = key.strip_prefix("ram")?;
+/// N of a key such as `ramN`.
+fn numbered(key: &str, name: &str) -> Option<u8> {
+    let digits = key.strip_prefix(name)?;
     let plain = digits.bytes().all(|b| b.is_ascii_digit());
     let number = digits.parse().ok().filter(|_| plain)?;
-    (usize::from(number) < MAX_RAM_DISKS).then_some(number)
+    (usize::from(number) < MAX_NUMBERED).then_some(number)
 }
 
 #[cfg(test)]
@@ -195,6 +220,31 @@ mod tests {
         );
         config.set_all("poll_us=0", |error| panic!("{error}"));
         assert_eq!(config.poll, PollUs::For(0));
+    }
+
+    #[test]
+    fn a_placed_controller_is_given_by_frames_in_hexadecimal() {
+        let mut config = Config::default();
+        config.set_all("nvme1=e0010,2 nvme0=e0000,4 nvme1=F0000,10", |error| {
+            panic!("{error}")
+        });
+        let placed = |number, frame, pages| PlacedController {
+            number,
+            frame,
+            pages,
+        };
+        let expected = [placed(0, 0xe0000, 4), placed(1, 0xf0000, 0x10)];
+        assert_eq!(config.placed_controllers, expected);
+        let mut complaints = Vec::new();
+        config.set_all("nvme0=febf8 nvme16=e0000,4", |error| {
+            complaints.push(error.to_string());
+        });
+        let told = [
+            "\"febf8\" is no value for nvme0: expected GFN,PAGES in hexadecimal, such as e0000,4",
+            "unknown knob \"nvme16\"; did you mean \"nvmeN\"?",
+        ];
+        assert_eq!(complaints, told);
+        assert_eq!(config.placed_controllers, expected);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Values of knobs: sizes with a unit, and the nearest key to a mistyped one.
+//! Values of knobs: sizes with a unit, runs of guest frames, and the nearest key to a mistyped one.
 
 /// A size in bytes: digits and an optional `K`, `M` or `G` (powers of 1024), as xl writes them.
 pub(crate) fn size(text: &str) -> Option<u64> {
@@ -12,6 +12,24 @@ pub(crate) fn size(text: &str) -> Option<u64> {
         return None;
     }
     digits.parse::<u64>().ok()?.checked_mul(1 << shift)
+}
+
+/// The most pages in a run of frames: 1 GiB, far more than any register block has.
+const MAX_FRAMES: u64 = 1 << 18;
+/// Page numbers end where addresses of 52 bits do.
+const FRAME_LIMIT: u64 = 1 << 40;
+
+/// `GFN,PAGES`, both in hexadecimal without a prefix, as xl's `iomem=` has them: a run of at least
+/// one page that does not start at frame 0.
+pub(crate) fn frames(text: &str) -> Option<(u64, u64)> {
+    let hex = |digits: &str| {
+        let plain = digits.bytes().all(|b| b.is_ascii_hexdigit());
+        u64::from_str_radix(digits, 16).ok().filter(|_| plain)
+    };
+    let (frame, pages) = text.split_once(',')?;
+    let (frame, pages) = (hex(frame)?, hex(pages)?);
+    let sound = frame > 0 && (1..=MAX_FRAMES).contains(&pages) && frame <= FRAME_LIMIT - pages;
+    sound.then_some((frame, pages))
 }
 
 /// The candidate that `word` most looks like, if it looks like any.
@@ -56,6 +74,28 @@ mod tests {
         assert_eq!(size("2g"), Some(2 << 30));
         for bad in ["", "M", "-1", "+1", "1.5G", "1T", "99999999999G", "1 M"] {
             assert_eq!(size(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn frames_are_those_that_iomem_takes_within_the_address_space() {
+        assert_eq!(frames("e0000,4"), Some((0xe0000, 4)));
+        assert_eq!(frames("FFFFFFFFFF,1"), Some(((1 << 40) - 1, 1)));
+        for bad in [
+            "",
+            ",",
+            "e0000",
+            "e0000,",
+            "e0000,0",
+            "0,4",
+            "0xe0000,4",
+            "+e0000,4",
+            "e0000,4,4",
+            "ffffffffff,2",
+            "1,40001",
+            "10000000000000000,1",
+        ] {
+            assert_eq!(frames(bad), None, "{bad}");
         }
     }
 
