@@ -96,7 +96,7 @@ fn serve(machine: Machine) -> ! {
     let line = &boot.info.command_line;
     let Some((store, xen)) = xen.and_then(|mut xen| Some((xen.store.take()?, xen))) else {
         let config = settings::collect(None, clock, line);
-        let mut disks = Disks::probe(&config, &memory, clock, 1);
+        let mut disks = Disks::probe(&config, &boot.info.map, &memory, clock, 1);
         info!("no xenstore: nobody to serve");
         let queues = disks.queues();
         disks.shutdown(vec![queues]);
@@ -104,7 +104,13 @@ fn serve(machine: Machine) -> ! {
     };
     let mut ring = StoreRing::new(store.page);
     let config = settings::collect(Some((&mut ring, store.port, xen.events)), clock, line);
-    let mut disks = Disks::probe(&config, &memory, clock, cores::wanted(&config));
+    let mut disks = Disks::probe(
+        &config,
+        &boot.info.map,
+        &memory,
+        clock,
+        cores::wanted(&config),
+    );
     let rings = Rings {
         grants: xen.grants,
         events: xen.events,

@@ -1,7 +1,9 @@
-//! The disks: NVMe controllers found on PCI and RAM disks asked for, and a core's queues on them.
+//! The disks: NVMe controllers found on PCI or placed by dom0, RAM disks asked for, and a core's
+//! queues on them.
 
 mod nvme;
 mod pci;
+mod placed;
 mod queue;
 
 use alloc::format;
@@ -12,6 +14,7 @@ use log::{error, info, warn};
 use spindle_block::{RamDisk, Targets};
 use spindle_config::{Config, RamDiskSize};
 use spindle_hw::IdentityMap;
+use xen_pvh_boot::MapEntry;
 
 use self::nvme::NvmeDisk;
 use self::pci::Pci;
@@ -40,9 +43,10 @@ pub(crate) struct Disks {
 
 impl Disks {
     /// Finds the NVMe controllers, makes the RAM disks, and tells the log of both. A disk that
-    /// does not work is left out.
+    /// does not work is left out. `map` is the domain's memory map.
     pub(crate) fn probe(
         config: &Config,
+        map: &[MapEntry],
         memory: &Memory,
         clock: &'static CoreClock,
         cores: usize,
@@ -50,8 +54,13 @@ impl Disks {
         let mut disks = Vec::new();
         let mut volumes = Vec::new();
         let mut pci = Pci::scan();
-        let controllers = NvmeDisk::probe(&mut pci, memory.dma, clock, cores);
-        for (number, disk) in controllers.into_iter().enumerate() {
+        let placed = &config.placed_controllers;
+        let mut controllers = placed::controllers(placed, map, memory.dma, clock, cores);
+        // Those found on PCI take the numbers that the knobs leave.
+        let taken: Vec<_> = placed.iter().map(|p| usize::from(p.number)).collect();
+        let free = (0..).filter(|number| !taken.contains(number));
+        controllers.extend(free.zip(NvmeDisk::probe(&mut pci, memory.dma, clock, cores)));
+        for (number, disk) in controllers {
             volumes.extend(disk.volumes(disks.len(), number));
             disks.push(Disk::Nvme(disk));
         }
@@ -71,8 +80,8 @@ impl Disks {
         }
         if volumes.is_empty() {
             warn!(
-                "no disk found: nothing passed through by pci= has an NVMe controller, and no \
-                 ramN= asks for a RAM disk; every attach will be refused"
+                "no disk found: nothing passed through by pci= or placed by nvmeN= has an NVMe \
+                 controller, and no ramN= asks for a RAM disk; every attach will be refused"
             );
         }
         Self {

@@ -1,6 +1,8 @@
-//! NVMe controllers: from a PCI function to a disk and its queues.
+//! NVMe controllers: from registers, behind a PCI function or placed by dom0, to a disk and its
+//! queues.
 
 use alloc::boxed::Box;
+use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
@@ -34,28 +36,34 @@ impl NvmeDisk {
     ) -> Vec<Self> {
         let functions = pci.functions.iter().copied();
         let controllers: Vec<_> = functions.filter(|f| f.class == Class::NVME).collect();
-        let start = |function: Function| match Self::start(pci, &function, dma, clock, cores) {
-            Ok(disk) => Some(disk),
-            Err(reason) => {
+        let start = |function: Function| {
+            let at = format!("pci {}", function.address);
+            let found = Self::find(pci, &function);
+            let started = found.and_then(|found| Self::start(&at, found, dma, clock, cores));
+            if let Err(reason) = &started {
                 pci.disable(&function);
-                let at = function.address;
-                error!("pci {at}: NVMe controller not usable: {reason}");
-                None
+                error!("{at}: NVMe controller not usable: {reason}");
             }
+            started.ok()
         };
         controllers.into_iter().filter_map(start).collect()
     }
 
-    fn start(
-        pci: &mut Pci,
-        function: &Function,
+    /// Switches a PCI function on and maps its registers.
+    fn find(pci: &mut Pci, function: &Function) -> Result<Mmio, String> {
+        let bars = pci.enable(function).map_err(|error| error.to_string())?;
+        // The registers are in BAR 0 and 1 (NVMe 1.4, 2.1.10).
+        pci::registers(&bars, 0)
+    }
+
+    /// Brings up the controller behind `registers`; `at` says where that is.
+    pub(super) fn start(
+        at: &str,
+        registers: Mmio,
         dma: Dma,
         clock: &'static CoreClock,
         cores: usize,
     ) -> Result<Self, String> {
-        let bars = pci.enable(function).map_err(|error| error.to_string())?;
-        // The registers are in BAR 0 and 1 (NVMe 1.4, 2.1.10).
-        let registers = pci::registers(&bars, 0)?;
         let options = Options {
             queues: u16::try_from(cores).unwrap_or(u16::MAX),
             ..Options::default()
@@ -64,8 +72,7 @@ impl NvmeDisk {
             .map_err(|error| error.to_string())?;
         let id = controller.identity();
         info!(
-            "pci {}: NVMe {}.{} controller {}, serial {}, firmware {}, up to {} KiB per command",
-            function.address,
+            "{at}: NVMe {}.{} controller {}, serial {}, firmware {}, up to {} KiB per command",
             id.version.0,
             id.version.1,
             id.model,
