@@ -47,7 +47,7 @@ pub(crate) fn init(boot: &Boot) -> Result<Memory, &'static str> {
     let mut free = boot.free.clone();
     let heap = (free.total() / 4).clamp(HEAP_MIN, HEAP_MAX) & !(PAGE - 1);
     let largest = free.largest().filter(|r| r.end - r.start > heap);
-    let largest = largest.ok_or("not enough memory: 16 MiB are needed")?;
+    let largest = largest.ok_or("not enough memory: 12 MiB are needed")?;
     let heap_range = largest.start..largest.start + heap;
     free.remove(&heap_range);
     heap::init(heap_range);

@@ -98,7 +98,7 @@ for variant in $(echo $VARIANTS | tr ',' ' '); do
 	case $variant in
 	spindle)
 		spindle_create spindle spindle-hvm.cfg 'firmware_override="/spindle/spindle.elf"' \
-			"pci=[\"$BDF\"]" "vcpus=$VCPUS"
+			"pci=[\"$BDF\"]" "vcpus=$VCPUS" memory=12
 		;;
 	ram)
 		spindle_create ram spindle-pvh.cfg 'kernel="/spindle/spindle.elf"' "vcpus=$VCPUS"

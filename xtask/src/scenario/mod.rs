@@ -72,7 +72,7 @@ scenarios! {
     "destroy-mid-io" 360 Idle true;
     "guest-reboot" 300 Idle true;
     "pvh-ram" 180 Idle false;
-    "memory-32" 180 Idle false;
+    "memory-12" 180 Idle false;
     "devices-before-boot" 180 Idle false;
     "shutdown-with-guests" 360 Idle false;
     "multi-queue" 480 Idle false;
