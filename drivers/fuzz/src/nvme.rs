@@ -76,6 +76,7 @@ pub fn run(data: &[u8]) {
         assert!(volume.sectors > 0 && volume.sectors <= i64::MAX as u64 >> 9);
         assert!(volume.physical_block_shift >= volume.block_shift);
         assert!(volume.description.is_ascii());
+        assert!(volume.aliases.iter().all(|name| !name.contains(['/', ' '])));
     }
     let Ok(mut queue) = controller.create_queue(liar.clone()) else {
         let _ = controller.shutdown(Vec::<spindle_nvme::QueuePair<Liar<'_>>>::new());
@@ -97,9 +98,16 @@ pub fn run(data: &[u8]) {
                 pages,
                 torn,
             } => {
-                let op = [Op::Read, Op::Write, Op::Flush][usize::from(op) % 3];
+                let ops = [
+                    Op::Read,
+                    Op::Write,
+                    Op::Flush,
+                    Op::WriteThrough,
+                    Op::Discard,
+                ];
+                let op = ops[usize::from(op) % ops.len()];
                 let mut segments = Vec::new();
-                if op != Op::Flush {
+                if !matches!(op, Op::Flush | Op::Discard) {
                     segments.extend((0..u64::from(pages % 8) + 1).map(|page| Segment {
                         bus: memory.bus() + page * 4096,
                         len: 4096,
@@ -113,7 +121,7 @@ pub fn run(data: &[u8]) {
                     unit: Unit(1),
                     block_shift: 9,
                     block: block >> 9,
-                    blocks: 0,
+                    blocks: if op == Op::Discard { block << 3 } else { 0 },
                     segments: &segments,
                 };
                 if queue.submit(&command, Tag(tag)).is_ok() {

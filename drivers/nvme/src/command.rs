@@ -14,6 +14,9 @@ pub(crate) mod io {
     pub(crate) const FLUSH: u8 = 0x00;
     pub(crate) const WRITE: u8 = 0x01;
     pub(crate) const READ: u8 = 0x02;
+    pub(crate) const DATASET_MANAGEMENT: u8 = 0x09;
+    /// Doubleword 12 of a write: on stable media before it is answered (6.15).
+    pub(crate) const FORCE_UNIT_ACCESS: u32 = 1 << 30;
 }
 
 /// Opcodes of admin commands (5).

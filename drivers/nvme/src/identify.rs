@@ -10,6 +10,9 @@ pub(crate) mod cns {
     pub(crate) const NAMESPACE: u32 = 0;
     pub(crate) const CONTROLLER: u32 = 1;
     pub(crate) const ACTIVE_NAMESPACES: u32 = 2;
+    pub(crate) const NAMESPACE_DESCRIPTORS: u32 = 3;
+    /// Identify Controller data of one command set; the NVM command set's number is 0.
+    pub(crate) const NVM_LIMITS: u32 = 6;
 }
 
 /// Identify Controller (5.15.2.2).
@@ -42,7 +45,10 @@ pub(crate) struct IdentifyController {
     _to_vwc: [u8; 3],
     /// VWC: bit 0 says that there is a volatile write cache.
     pub(crate) vwc: u8,
-    _rest: [u8; 3570],
+    _awun: [u8; 2],
+    /// AWUPF: blocks written whole or not at all when power fails, 0's based.
+    pub(crate) awupf: U16,
+    _rest: [u8; 3566],
 }
 
 const _: () = assert!(size_of::<IdentifyController>() == 4096);
@@ -50,6 +56,7 @@ const _: () = assert!(core::mem::offset_of!(IdentifyController, mdts) == 77);
 const _: () = assert!(core::mem::offset_of!(IdentifyController, shutdown_us) == 88);
 const _: () = assert!(core::mem::offset_of!(IdentifyController, sqes) == 512);
 const _: () = assert!(core::mem::offset_of!(IdentifyController, vwc) == 525);
+const _: () = assert!(core::mem::offset_of!(IdentifyController, awupf) == 528);
 
 /// An LBA format (5.15.2.1, figure 246).
 #[repr(C)]
@@ -69,18 +76,31 @@ pub(crate) struct IdentifyNamespace {
     /// NSZE: blocks.
     pub(crate) blocks: U64,
     _capacity: [u8; 16],
-    /// NSFEAT: bit 4 says that NPWG counts.
+    /// NSFEAT: bit 1 says that NAWUPF counts, bit 4 that NPWG and NPDG do.
     pub(crate) features: u8,
     _nlbaf: u8,
     /// FLBAS: the format in use, its number in bits 3:0 and, above, 6:5.
     pub(crate) format: u8,
-    _to_npwg: [u8; 37],
+    _to_nawupf: [u8; 9],
+    /// NAWUPF: blocks written whole or not at all when power fails, 0's based.
+    pub(crate) atomic_write: U16,
+    _to_nabo: [u8; 4],
+    /// NABO: the first block at which an atomic write may begin.
+    pub(crate) atomic_offset: U16,
+    _to_npwg: [u8; 20],
     /// NPWG: the write granularity in blocks, 0's based.
     pub(crate) write_granularity: U16,
-    _to_nsattr: [u8; 33],
+    _npwa: [u8; 2],
+    /// NPDG: the granularity of discards in blocks, 0's based.
+    pub(crate) discard_granularity: U16,
+    _to_nsattr: [u8; 29],
     /// NSATTR: bit 0 says write-protected.
     pub(crate) attributes: u8,
-    _to_lbaf: [u8; 28],
+    _to_nguid: [u8; 4],
+    /// NGUID: an identifier for all time, or zeroes.
+    pub(crate) nguid: [u8; 16],
+    /// EUI64: likewise.
+    pub(crate) eui64: [u8; 8],
     /// LBAF: the formats there are.
     pub(crate) formats: [LbaFormat; 64],
     _rest: [u8; 3712],
@@ -88,8 +108,13 @@ pub(crate) struct IdentifyNamespace {
 
 const _: () = assert!(size_of::<IdentifyNamespace>() == 4096);
 const _: () = assert!(core::mem::offset_of!(IdentifyNamespace, format) == 26);
+const _: () = assert!(core::mem::offset_of!(IdentifyNamespace, atomic_write) == 36);
+const _: () = assert!(core::mem::offset_of!(IdentifyNamespace, atomic_offset) == 42);
 const _: () = assert!(core::mem::offset_of!(IdentifyNamespace, write_granularity) == 64);
+const _: () = assert!(core::mem::offset_of!(IdentifyNamespace, discard_granularity) == 68);
 const _: () = assert!(core::mem::offset_of!(IdentifyNamespace, attributes) == 99);
+const _: () = assert!(core::mem::offset_of!(IdentifyNamespace, nguid) == 104);
+const _: () = assert!(core::mem::offset_of!(IdentifyNamespace, eui64) == 120);
 const _: () = assert!(core::mem::offset_of!(IdentifyNamespace, formats) == 128);
 
 /// Active namespace IDs (5.15.2.3): in ascending order, ended by 0.
@@ -100,6 +125,50 @@ pub(crate) struct NamespaceList {
 }
 
 const _: () = assert!(size_of::<NamespaceList>() == 4096);
+
+/// Namespace Identification Descriptors (5.15.2.4): each a type, a length, two unused bytes and
+/// the identifier; a length of 0 ends them.
+#[repr(C)]
+#[derive(Clone, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub(crate) struct NamespaceDescriptors {
+    bytes: [u8; 4096],
+}
+
+impl NamespaceDescriptors {
+    /// NIDT of a UUID.
+    const UUID: u8 = 3;
+
+    /// The UUID, if there is one.
+    pub(crate) fn uuid(&self) -> Option<[u8; 16]> {
+        let mut rest = &self.bytes[..];
+        while let [kind, len, _, _, tail @ ..] = rest {
+            let id = tail.get(..usize::from(*len)).filter(|id| !id.is_empty())?;
+            if *kind == Self::UUID {
+                return id.try_into().ok().filter(|id| *id != [0; 16]);
+            }
+            rest = &tail[id.len()..];
+        }
+        None
+    }
+}
+
+/// Identify Controller data of the NVM command set (NVM Command Set Specification 1.0, 4.1.5.4);
+/// every limit is 0 where there is none.
+#[repr(C)]
+#[derive(Clone, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub(crate) struct NvmLimits {
+    _to_dmrl: [u8; 3],
+    /// DMRL: ranges in a Dataset Management command.
+    pub(crate) ranges: u8,
+    /// DMRSL: blocks in one range.
+    pub(crate) range_blocks: U32,
+    /// DMSL: blocks in all ranges of a command.
+    pub(crate) total_blocks: U64,
+    _rest: [u8; 4080],
+}
+
+const _: () = assert!(size_of::<NvmLimits>() == 4096);
+const _: () = assert!(core::mem::offset_of!(NvmLimits, range_blocks) == 4);
 
 /// A structure that Identify fills, on the heap: they are a page each, and stacks are small.
 pub(crate) fn blank<T: FromZeros>() -> Option<alloc::boxed::Box<T>> {
@@ -126,5 +195,21 @@ mod tests {
         assert_eq!(text(b"  QEMU NVMe Ctrl   "), "QEMU NVMe Ctrl");
         assert_eq!(text(b"a\x1b[2Jb\n\xff\0secret"), "a?[2Jb??");
         assert_eq!(text(b"\0\0"), "");
+    }
+
+    #[test]
+    fn the_uuid_is_found_among_other_descriptors_and_lengths_are_not_trusted() {
+        let uuid_in = |descriptors: &[u8]| {
+            let mut page = blank::<NamespaceDescriptors>().unwrap();
+            page.bytes[..descriptors.len()].copy_from_slice(descriptors);
+            page.uuid()
+        };
+        let eui = [1, 8, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8];
+        let uuid = [[3, 16, 0, 0].as_slice(), &[0x5a; 16]].concat();
+        assert_eq!(uuid_in(&[&eui, &uuid[..]].concat()), Some([0x5a; 16]));
+        assert_eq!(uuid_in(&eui), None);
+        assert_eq!(uuid_in(&[3, 8, 0, 0, 1, 2, 3, 4]), None, "too short");
+        assert_eq!(uuid_in(&[3, 16]), None, "not set");
+        assert_eq!(uuid_in(&[0xff; 4096]), None);
     }
 }

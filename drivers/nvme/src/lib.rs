@@ -14,11 +14,15 @@
 //! | `registers` | controller registers and doorbells |
 //! | `command`, `status`, `identify` | what goes over the wire |
 //! | `admin` | the admin queue, one command at a time |
-//! | `controller`, `lifecycle` | bring-up, queue creation; readiness and shutdown |
-//! | `namespace` | from an identify page to a volume |
+//! | `controller`, `lifecycle` | bring-up and its end; readiness and shutdown |
+//! | `discovery`, `identity`, `namespace` | from identify pages to volumes |
+//! | `queues` | making queue pairs |
 //! | `prp` | cutting a command into what one NVMe command can describe |
 //! | `slots` | which command identifiers are in flight, and for whom |
+//! | `discard` | the same for a discard |
 //! | `queue` | the data path |
+//!
+//! Write Zeroes is not used: no request of blkif asks for zeroes, and a discard promises none.
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -27,18 +31,23 @@ extern crate alloc;
 mod admin;
 mod command;
 mod controller;
+mod discard;
+mod discovery;
 mod error;
 mod identify;
+mod identity;
 mod lifecycle;
 mod namespace;
 mod prp;
 mod queue;
+mod queues;
 mod registers;
 mod slots;
 mod status;
 
-pub use controller::{Controller, Identity, Options};
+pub use controller::{Controller, Options};
 pub use error::Error;
+pub use identity::Identity;
 pub use namespace::{Namespace, NamespaceError};
 pub use queue::QueuePair;
 pub use status::Status;

@@ -4,7 +4,7 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use spindle_block::{Unit, Volume};
+use spindle_block::{Discard, Unit, Volume};
 
 use crate::Identity;
 use crate::identify::IdentifyNamespace;
@@ -35,19 +35,34 @@ pub struct Namespace {
     pub blocks: u64,
     /// log2 of the block size in bytes: 9 or 12.
     pub block_shift: u8,
-    /// log2 of the preferred write granularity in bytes; at least `block_shift`.
+    /// log2 of the bytes that are written whole or not at all, as far as writes that small cost
+    /// more; at least `block_shift`.
     pub physical_block_shift: u8,
+    /// Blocks that a discard frees at once.
+    pub discard_blocks: u32,
     /// Whether it is write-protected.
     pub read_only: bool,
+    /// IEEE extended unique identifier, if it has one.
+    pub eui64: Option<[u8; 8]>,
+    /// Namespace globally unique identifier, if it has one.
+    pub nguid: Option<[u8; 16]>,
+    /// UUID, if it has one.
+    pub uuid: Option<[u8; 16]>,
 }
 
+/// NSFEAT bit 1: NAWUPF is given.
+const HAS_ATOMIC_WRITE: u8 = 1 << 1;
 /// NSFEAT bit 4: NPWG and its companions are given.
 const HAS_GRANULARITY: u8 = 1 << 4;
 
 impl Namespace {
     /// Reads what Identify said of namespace `id`; `None` if it is not active, which shows as a
-    /// page of zeroes.
-    pub(crate) fn parse(id: u32, data: &IdentifyNamespace) -> Result<Option<Self>, NamespaceError> {
+    /// page of zeroes. `atomic_blocks` is what the controller says of all its namespaces.
+    pub(crate) fn parse(
+        id: u32,
+        data: &IdentifyNamespace,
+        atomic_blocks: u32,
+    ) -> Result<Option<Self>, NamespaceError> {
         let blocks = data.blocks.get();
         if blocks == 0 {
             return Ok(None);
@@ -65,18 +80,21 @@ impl Namespace {
         if blocks > i64::MAX as u64 >> shift {
             return Err(NamespaceError::Size { blocks });
         }
-        let granularity = u32::from(data.write_granularity.get()) + 1;
-        let physical = if data.features & HAS_GRANULARITY != 0 && granularity.is_power_of_two() {
-            shift + granularity.trailing_zeros() as u8
-        } else {
-            shift
-        };
+        let known = data.features & HAS_GRANULARITY != 0;
+        let granularity = |zero_based: u16| if known { u32::from(zero_based) + 1 } else { 1 };
+        let write = granularity(data.write_granularity.get());
+        let write = if write.is_power_of_two() { write } else { 1 };
+        let physical = write.min(atomic(data, atomic_blocks));
         Ok(Some(Self {
             id,
             blocks,
             block_shift: shift,
-            physical_block_shift: physical,
+            physical_block_shift: shift + physical.ilog2() as u8,
+            discard_blocks: granularity(data.discard_granularity.get()),
             read_only: data.attributes & 1 != 0,
+            eui64: Some(data.eui64).filter(|id| *id != [0; 8]),
+            nguid: Some(data.nguid).filter(|id| *id != [0; 16]),
+            uuid: None,
         }))
     }
 
@@ -84,7 +102,7 @@ impl Namespace {
     pub(crate) fn volume(&self, identity: &Identity, disk: usize, controller: usize) -> Volume {
         Volume {
             name: format!("nvme{controller}n{}", self.id),
-            aliases: Vec::new(),
+            aliases: self.aliases(identity),
             disk,
             unit: Unit(self.id),
             start: 0,
@@ -93,9 +111,30 @@ impl Namespace {
             physical_block_shift: self.physical_block_shift,
             read_only: self.read_only,
             write_cache: identity.write_cache,
-            discard: None,
+            discard: identity.discards().then_some(Discard {
+                // At most 65,536 blocks of 4096 bytes.
+                granularity: self.discard_blocks << self.block_shift,
+                alignment: 0,
+                secure: false,
+            }),
             description: self.describe(identity),
         }
+    }
+
+    /// Names that follow the disk wherever it is plugged in, as Linux gives them in
+    /// /dev/disk/by-id where it gives them: by serial number, EUI-64, NGUID and UUID.
+    fn aliases(&self, identity: &Identity) -> Vec<String> {
+        let mut names = Vec::new();
+        if !identity.serial.is_empty() {
+            names.push(format!("nvme-{}-n{}", word(&identity.serial), self.id));
+        }
+        names.extend(self.eui64.map(|id| format!("nvme-eui.{}", hex(&id))));
+        names.extend(self.nguid.map(|id| format!("nvme-eui.{}", hex(&id))));
+        names.extend(self.uuid.map(|id| {
+            let parts = [&id[..4], &id[4..6], &id[6..8], &id[8..10], &id[10..]];
+            format!("nvme-uuid.{}", parts.map(hex).join("-"))
+        }));
+        names
     }
 
     fn describe(&self, identity: &Identity) -> String {
@@ -110,6 +149,33 @@ impl Namespace {
             self.id
         )
     }
+}
+
+/// How many blocks are written whole or not at all when power fails, a power of two. Who writes a
+/// physical block relies on it, whatever the size that costs least.
+fn atomic(data: &IdentifyNamespace, of_controller: u32) -> u32 {
+    let given = data.features & HAS_ATOMIC_WRITE != 0 && data.atomic_write.get() != 0;
+    let blocks = match data.atomic_write.get() {
+        blocks if given => u32::from(blocks) + 1,
+        _ => of_controller,
+    };
+    // Such writes begin at block NABO, not at block 0.
+    if data.atomic_offset.get() != 0 {
+        return 1;
+    }
+    blocks.max(1)
+}
+
+/// A serial number as a part of a name that needs no quoting.
+fn word(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    text.chars()
+        .map(|c| if plain(c) { c } else { '_' })
+        .collect()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]
@@ -127,7 +193,7 @@ mod tests {
 
     #[test]
     fn plain_formats_are_taken_and_others_refused_with_the_reason() {
-        let parse = |page: &IdentifyNamespace| Namespace::parse(1, page);
+        let parse = |page: &IdentifyNamespace| Namespace::parse(1, page, 8);
         assert_eq!(parse(&page(0, 9)), Ok(None));
         assert_eq!(parse(&page(8, 9)).unwrap().unwrap().block_shift, 9);
         assert_eq!(parse(&page(8, 12)).unwrap().unwrap().block_shift, 12);
@@ -148,7 +214,10 @@ mod tests {
         let mut page = page(8, 9);
         page.formats[0x2f].block_shift = 12;
         page.format = 0x4f;
-        assert_eq!(Namespace::parse(1, &page).unwrap().unwrap().block_shift, 12);
+        assert_eq!(
+            Namespace::parse(1, &page, 8).unwrap().unwrap().block_shift,
+            12
+        );
     }
 
     #[test]
@@ -156,7 +225,7 @@ mod tests {
         let mut page = page(8, 9);
         page.write_granularity.set(7);
         let shift = |page: &IdentifyNamespace| {
-            Namespace::parse(1, page)
+            Namespace::parse(1, page, 8)
                 .unwrap()
                 .unwrap()
                 .physical_block_shift
@@ -166,5 +235,40 @@ mod tests {
         assert_eq!(shift(&page), 12);
         page.write_granularity.set(6);
         assert_eq!(shift(&page), 9, "7 blocks are no power of two");
+        page.write_granularity.set(15);
+        assert_eq!(
+            shift(&page),
+            12,
+            "the controller writes 8 blocks atomically"
+        );
+        page.features |= 2;
+        page.atomic_write.set(1);
+        assert_eq!(shift(&page), 10, "the namespace 2");
+        page.atomic_offset.set(1);
+        assert_eq!(shift(&page), 9, "and not from block 0 on");
+    }
+
+    #[test]
+    fn aliases_are_those_of_linux_and_need_no_quoting() {
+        let identity = Identity {
+            serial: "S4 E/1".into(),
+            ..Identity::default()
+        };
+        let mut page = page(8, 9);
+        let found = Namespace::parse(3, &page, 1).unwrap().unwrap();
+        assert_eq!(found.volume(&identity, 0, 0).aliases, ["nvme-S4_E_1-n3"]);
+        assert_eq!(found.volume(&Identity::default(), 0, 0).aliases.len(), 0);
+        page.eui64 = [0, 0x25, 0x38, 0x5b, 0x71, 0xb0, 0xf1, 0xd9];
+        page.nguid = [0xab; 16];
+        let mut found = Namespace::parse(3, &page, 1).unwrap().unwrap();
+        found.uuid = Some(core::array::from_fn(|i| i as u8));
+        assert_eq!(
+            found.volume(&identity, 0, 0).aliases[1..],
+            [
+                "nvme-eui.0025385b71b0f1d9",
+                "nvme-eui.abababababababababababababababab",
+                "nvme-uuid.00010203-0405-0607-0809-0a0b0c0d0e0f"
+            ]
+        );
     }
 }

@@ -1,13 +1,18 @@
 //! The data path: a submission and a completion queue that one core owns.
 
+mod discard;
+mod transfer;
+
 use core::sync::atomic::{Ordering, fence};
 
-use spindle_block::{Command, DiskQueue, IoError, IoResult, Op, Segment, SubmitError, Tag, Unit};
+use spindle_block::{Command, DiskQueue, IoError, IoResult, Op, SubmitError, Tag};
 use spindle_hw::{Registers, SharedPages};
 
+use self::transfer::{Kind, Transfer};
 use crate::Status;
-use crate::command::{Entry, answer, io};
-use crate::prp::{Runs, Second, one_page};
+use crate::command::answer;
+use crate::discard::DiscardLimits;
+use crate::prp::one_page;
 use crate::registers::{completion_doorbell, submission_doorbell};
 use crate::slots::{Finished, Slots};
 
@@ -34,6 +39,7 @@ pub struct QueuePair<R> {
     limit: u32,
     /// log2 of the bytes of each slot's PRP list.
     list_shift: u32,
+    discards: Option<DiscardLimits>,
     epoch: u32,
     spurious: u64,
     gone: bool,
@@ -44,7 +50,7 @@ pub struct QueuePair<R> {
 pub(crate) struct QueueMemory {
     pub(crate) submission: SharedPages,
     pub(crate) completion: SharedPages,
-    /// One PRP list for each slot.
+    /// One PRP list for each slot, or the ranges of a discard.
     pub(crate) lists: SharedPages,
 }
 
@@ -57,16 +63,7 @@ pub(crate) struct Shape {
     pub(crate) doorbell_stride: usize,
     pub(crate) limit: u32,
     pub(crate) list_shift: u32,
-}
-
-/// A read or write as [`QueuePair::transfer`] is asked for it. A struct of its own, made where it
-/// is needed: a [`Command`] that a call gets to see has to be written to memory for every request.
-struct Transfer<'a> {
-    opcode: u8,
-    unit: Unit,
-    block_shift: u8,
-    block: u64,
-    segments: &'a [Segment],
+    pub(crate) discards: Option<DiscardLimits>,
 }
 
 impl<R: Registers> QueuePair<R> {
@@ -85,6 +82,7 @@ impl<R: Registers> QueuePair<R> {
             head_doorbell: completion_doorbell(shape.id, shape.doorbell_stride),
             limit: shape.limit,
             list_shift: shape.list_shift,
+            discards: shape.discards.map(|it| it.within(1 << shape.list_shift)),
             epoch: 0,
             spurious: 0,
             gone: false,
@@ -120,148 +118,27 @@ impl<R: Registers> QueuePair<R> {
     pub fn oldest(&self) -> Option<u32> {
         self.slots.oldest(self.epoch)
     }
-
-    /// A read or write of one piece of memory that needs nothing of what [`Self::transfer`] can do.
-    #[inline(always)]
-    fn transfer_page(
-        &mut self,
-        command: &Command<'_>,
-        bus: u64,
-        blocks: u32,
-        opcode: u8,
-        tag: Tag,
-    ) -> Result<(), SubmitError> {
-        let cid = self.slots.begin_one(tag, self.epoch);
-        let entry = Entry {
-            opcode,
-            cid: cid.ok_or_else(|| self.full())?,
-            namespace: command.unit.0,
-            prp1: bus,
-            prp2: 0,
-            cdw10: command.block,
-            // NLB is 0's based (6.9, 6.15).
-            cdw12: blocks - 1,
-        };
-        entry.store(&self.memory.submission, self.tail);
-        self.tail = (self.tail + 1) & self.mask;
-        Ok(())
-    }
-
-    #[inline(never)]
-    fn transfer(&mut self, transfer: &Transfer<'_>, tag: Tag) -> Result<(), SubmitError> {
-        if self.gone {
-            return Err(SubmitError::Gone);
-        }
-        let shift = transfer.block_shift & 31;
-        let mut block = transfer.block;
-        let mut runs = Runs::new(transfer.segments, self.limit, shift);
-        // Entries and lists are written as parts come; none counts before `begin` and the new
-        // tail, so that giving up half-way needs no undoing.
-        let mut parts = 0;
-        loop {
-            let slot = self.slots.reserve(parts);
-            let list = slot.map_or(0, |(index, _)| index << self.list_shift);
-            let lists = &self.memory.lists;
-            let run = runs.next(|index, page| {
-                if slot.is_some() {
-                    lists
-                        .u64_at(list + index * size_of::<u64>())
-                        .store(page, Ordering::Relaxed);
-                }
-            });
-            let run = match run {
-                None => break,
-                Some(run) => run.map_err(|_| SubmitError::Scattered)?,
-            };
-            let Some((_, cid)) = slot else {
-                return Err(self.no_room(parts + 1, runs));
-            };
-            let blocks = run.bytes >> shift;
-            let entry = Entry {
-                opcode: transfer.opcode,
-                cid,
-                namespace: transfer.unit.0,
-                prp1: run.prp1,
-                prp2: match run.second {
-                    Second::None => 0,
-                    Second::Page(page) => page,
-                    Second::List => lists.bus() + list as u64,
-                },
-                cdw10: block,
-                // NLB is 0's based and 16 bits wide (6.9, 6.15); MAX_TRANSFER keeps far below.
-                cdw12: blocks.wrapping_sub(1) & 0xffff,
-            };
-            entry.store(&self.memory.submission, (self.tail + parts) & self.mask);
-            block = block.wrapping_add(blocks.into());
-            parts += 1;
-        }
-        if parts == 0 {
-            return Err(SubmitError::Scattered);
-        }
-        self.slots.begin(parts, tag, self.epoch);
-        self.tail = (self.tail + parts) & self.mask;
-        Ok(())
-    }
-
-    /// What to say of a command whose first `parts` runs, before `rest`, are more than there are
-    /// free slots: a later try helps only if an empty queue would do.
-    #[cold]
-    fn no_room(&self, mut parts: usize, mut rest: Runs<'_>) -> SubmitError {
-        while let Some(run) = rest.next(|_, _| {}) {
-            if run.is_err() {
-                return SubmitError::Scattered;
-            }
-            parts += 1;
-        }
-        if parts > self.capacity() {
-            return SubmitError::Scattered;
-        }
-        SubmitError::Full
-    }
-
-    /// Why there is no slot: nobody looks at `gone` before, since then there never is one.
-    #[cold]
-    fn full(&self) -> SubmitError {
-        if self.gone {
-            SubmitError::Gone
-        } else {
-            SubmitError::Full
-        }
-    }
-
-    #[inline(never)]
-    fn flush(&mut self, unit: Unit, tag: Tag) -> Result<(), SubmitError> {
-        let cid = self.slots.begin_one(tag, self.epoch);
-        let entry = Entry {
-            opcode: io::FLUSH,
-            cid: cid.ok_or_else(|| self.full())?,
-            namespace: unit.0,
-            ..Entry::default()
-        };
-        entry.store(&self.memory.submission, self.tail);
-        self.tail = (self.tail + 1) & self.mask;
-        Ok(())
-    }
 }
 
 impl<R: Registers> DiskQueue for QueuePair<R> {
     #[inline(always)]
     fn submit(&mut self, command: &Command<'_>, tag: Tag) -> Result<(), SubmitError> {
-        let opcode = match command.op {
-            Op::Read => io::READ,
-            Op::Write => io::WRITE,
+        let kind = match command.op {
+            Op::Read => Kind::READ,
+            Op::Write => Kind::WRITE,
+            Op::WriteThrough => Kind::WRITE_THROUGH,
             Op::Flush => return self.flush(command.unit, tag),
-            Op::WriteThrough | Op::Discard | Op::SecureDiscard => {
-                return Err(SubmitError::Unsupported);
-            }
+            Op::Discard => return self.discard(command, tag),
+            // Deallocated blocks may still be on the medium.
+            Op::SecureDiscard => return Err(SubmitError::Unsupported),
         };
         if let [segment] = *command.segments
             && let Some(blocks) = one_page(segment, command.block_shift)
         {
-            return self.transfer_page(command, segment.bus, blocks, opcode, tag);
+            return self.transfer_page(command, segment.bus, blocks, kind, tag);
         }
         let transfer = Transfer {
-            opcode,
+            kind,
             unit: command.unit,
             block_shift: command.block_shift,
             block: command.block,

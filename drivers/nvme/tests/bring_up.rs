@@ -193,6 +193,44 @@ fn a_controller_of_version_1_0_is_asked_namespace_by_namespace() {
 }
 
 #[test]
+fn namespaces_beyond_the_first_list_are_found() {
+    let ids = (1..=1030).map(|n| n * 3);
+    let namespaces = ids.clone().map(|id| NamespaceConfig::new(id, 8, 9));
+    let rig = Rig::new(Config {
+        namespaces: namespaces.collect(),
+        ..config()
+    });
+    let controller = rig.start().unwrap();
+    let found: Vec<u32> = controller.namespaces().iter().map(|n| n.id).collect();
+    assert_eq!(found, ids.collect::<Vec<_>>());
+    rig.obeyed();
+}
+
+#[test]
+fn a_volume_has_the_names_that_its_namespace_was_given() {
+    let mut namespaces = vec![NamespaceConfig::new(1, 8, 9), NamespaceConfig::new(2, 8, 9)];
+    namespaces[1].eui64 = [0x11; 8];
+    namespaces[1].uuid = [0x22; 16];
+    for (version, uuid) in [(0x0001_0200, 0), (0x0001_0300, 1)] {
+        let rig = Rig::new(Config {
+            version,
+            namespaces: namespaces.clone(),
+            ..config()
+        });
+        let controller = rig.start().unwrap();
+        let volumes = controller.volumes(0, 0);
+        assert_eq!(volumes[0].aliases, ["nvme-SPINDLE-0001-n1"]);
+        let expected = [
+            "nvme-SPINDLE-0001-n2",
+            "nvme-eui.1111111111111111",
+            "nvme-uuid.22222222-2222-2222-2222-222222222222",
+        ];
+        assert_eq!(volumes[1].aliases, expected[..2 + uuid]);
+        rig.obeyed();
+    }
+}
+
+#[test]
 fn queues_that_are_refused_cost_nothing_and_can_be_tried_again() {
     let rig = Rig::new(config());
     let mut controller = rig.start().unwrap();

@@ -9,6 +9,7 @@
 mod admin;
 mod dma;
 mod execute;
+mod identify;
 mod null;
 mod registers;
 mod ring;
@@ -45,6 +46,10 @@ pub struct Config {
     pub queues: u16,
     /// Whether there is a volatile write cache.
     pub write_cache: bool,
+    /// AWUPF, 0's based.
+    pub atomic_blocks: u16,
+    /// Whether it knows Dataset Management, and within which limits.
+    pub discards: Option<DiscardConfig>,
     /// Reads of CSTS before a change of CC shows in it.
     pub delay: u32,
     /// Whether commands wait for [`FakeNvme::run`].
@@ -68,12 +73,25 @@ impl Default for Config {
             version: 0x0001_0400,
             queues: 4,
             write_cache: true,
+            atomic_blocks: 255,
+            discards: Some(DiscardConfig::default()),
             delay: 3,
             manual: false,
             out_of_order: false,
             namespaces: vec![NamespaceConfig::new(1, 2048, 9)],
         }
     }
+}
+
+/// Limits of a Dataset Management command, each 0 for none.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct DiscardConfig {
+    /// DMRL: ranges.
+    pub ranges: u8,
+    /// DMRSL: blocks in a range.
+    pub range_blocks: u32,
+    /// DMSL: blocks in all ranges.
+    pub total_blocks: u64,
 }
 
 /// What a namespace is like.
@@ -89,6 +107,14 @@ pub struct NamespaceConfig {
     pub metadata: u16,
     /// NPWG, if given: blocks, 0's based.
     pub granularity: Option<u16>,
+    /// NPDG, if NPWG is given: blocks, 0's based.
+    pub discard_granularity: u16,
+    /// EUI64, or zeroes.
+    pub eui64: [u8; 8],
+    /// NGUID, or zeroes.
+    pub nguid: [u8; 16],
+    /// UUID, or zeroes.
+    pub uuid: [u8; 16],
     /// Whether it is write-protected.
     pub read_only: bool,
     /// Whether data goes nowhere: reads leave memory as it is. For benchmarks.
@@ -105,6 +131,10 @@ impl NamespaceConfig {
             block_shift,
             metadata: 0,
             granularity: None,
+            discard_granularity: 0,
+            eui64: [0; 8],
+            nguid: [0; 16],
+            uuid: [0; 16],
             read_only: false,
             null: false,
         }

@@ -198,6 +198,7 @@ fn identify(cns: u32) -> Vec<u8> {
         1 => {
             page[512..514].copy_from_slice(&[0x66, 0x44]);
             page[516] = 1;
+            page[520] = 4;
         }
         _ => page[0] = 1,
     }

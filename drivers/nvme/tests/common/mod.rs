@@ -71,6 +71,13 @@ pub(crate) fn command(
     }
 }
 
+pub(crate) fn discard(unit: u32, shift: u8, block: u64, blocks: u64) -> Command<'static> {
+    Command {
+        blocks,
+        ..command(Op::Discard, unit, shift, block, &[])
+    }
+}
+
 /// The pages as segments of a page each.
 pub(crate) fn pages(memory: &SharedPages) -> Vec<Segment> {
     let starts = (0..memory.len()).step_by(4096);

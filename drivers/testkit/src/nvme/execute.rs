@@ -12,6 +12,8 @@ use super::{Fault, Shared};
 const FLUSH: u8 = 0;
 const WRITE: u8 = 1;
 const READ: u8 = 2;
+const DATASET_MANAGEMENT: u8 = 9;
+const FORCE_UNIT_ACCESS: u32 = 1 << 30;
 const ALL_NAMESPACES: u32 = u32::MAX;
 
 impl Shared {
@@ -75,7 +77,12 @@ impl Shared {
         let unused = [2, 3, 4, 5, 13, 14, 15]
             .iter()
             .any(|&n| entry.dword(n) != 0);
-        if entry.0[0] & 0xff00 != 0 || unused || entry.dword(12) >> 16 != 0 {
+        let flags = if opcode == WRITE {
+            FORCE_UNIT_ACCESS
+        } else {
+            0
+        };
+        if entry.0[0] & 0xff00 != 0 || unused || entry.dword(12) & !flags >> 16 << 16 != 0 {
             self.violation(format!("unused fields are set in {entry:x?}"));
         }
         if opcode == FLUSH && entry.namespace() == ALL_NAMESPACES {
@@ -91,8 +98,9 @@ impl Shared {
                 Status::SUCCESS
             }
             READ => self.transfer(entry, store),
-            WRITE if store.config.read_only => Status::WRITE_PROTECTED,
+            WRITE | DATASET_MANAGEMENT if store.config.read_only => Status::WRITE_PROTECTED,
             WRITE => self.transfer(entry, store),
+            DATASET_MANAGEMENT => self.deallocate(entry, store),
             _ => Status::INVALID_OPCODE,
         }
     }
@@ -123,12 +131,72 @@ impl Shared {
             if moved { Ok(()) } else { Err(BadPrp::NoMemory) }
         });
         match walked {
-            Ok(()) => Status::SUCCESS,
-            Err(BadPrp::Offset) => {
+            Ok(()) => {
+                if entry.dword(12) & FORCE_UNIT_ACCESS != 0 {
+                    store.write_through(block, count);
+                }
+                Status::SUCCESS
+            }
+            Err(error) => self.bad_memory(entry, error),
+        }
+    }
+
+    fn bad_memory(&self, entry: Entry, error: BadPrp) -> Status {
+        match error {
+            BadPrp::Offset => {
                 self.violation(format!("bad PRP offset in {entry:x?}"));
                 Status::PRP_OFFSET
             }
-            Err(BadPrp::NoMemory) => Status::DATA_TRANSFER,
+            BadPrp::NoMemory => Status::DATA_TRANSFER,
         }
+    }
+
+    /// Dataset Management (6.7); deallocated blocks read as zeroes.
+    fn deallocate(&self, entry: Entry, store: &Store) -> Status {
+        let Some(limits) = self.config.discards else {
+            return Status::INVALID_OPCODE;
+        };
+        let count = u64::from(entry.dword(10) & 0xff) + 1;
+        if entry.dword(10) >> 8 != 0 || entry.dword(11) != 4 || entry.dword(12) != 0 {
+            self.violation(format!("not a plain deallocation: {entry:x?}"));
+        }
+        let mut ranges = Vec::new();
+        let walked = self.walk(entry, count * 16, |address, len| {
+            let at = ranges.len();
+            ranges.resize(at + len, 0);
+            let there = self.bus.read(address, &mut ranges[at..]);
+            if there { Ok(()) } else { Err(BadPrp::NoMemory) }
+        });
+        if let Err(error) = walked {
+            return self.bad_memory(entry, error);
+        }
+        let word =
+            |range: &[u8], at: usize| u64::from_le_bytes(std::array::from_fn(|i| range[at + i]));
+        let ranges = ranges.chunks_exact(16);
+        let ranges: Vec<_> = ranges
+            .map(|range| (word(range, 8), word(range, 0) >> 32))
+            .collect();
+        let within = |limit: u64, value: u64| limit == 0 || value <= limit;
+        let total = ranges.iter().map(|(_, len)| len).sum();
+        let longest = ranges.iter().map(|(_, len)| *len).max().unwrap_or(0);
+        if !within(limits.ranges.into(), count)
+            || !within(limits.range_blocks.into(), longest)
+            || !within(limits.total_blocks, total)
+        {
+            self.violation(format!("more than the limits allow: {ranges:?}"));
+        }
+        if ranges
+            .iter()
+            .any(|&(at, len)| len == 0 || !store.covers(at, len))
+        {
+            return Status(Status::LBA_RANGE.0 | Status::DO_NOT_RETRY);
+        }
+        if !store.config.null {
+            let shift = store.config.block_shift;
+            for (at, len) in ranges {
+                store.write(at << shift, (len << shift) as usize, |data| data.fill(0));
+            }
+        }
+        Status::SUCCESS
     }
 }

@@ -68,6 +68,14 @@ impl Store {
         with(&mut data[at as usize..][..len])
     }
 
+    /// Puts blocks on the medium.
+    pub(super) fn write_through(&self, block: u64, count: u64) {
+        let mut blocks = self.blocks.lock().unwrap();
+        blocks
+            .stale
+            .retain(|at, _| !(block..block + count).contains(at));
+    }
+
     pub(super) fn flush(&self) {
         self.blocks.lock().unwrap().stale.clear();
     }

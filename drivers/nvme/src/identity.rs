@@ -1,0 +1,64 @@
+//! Who a controller is and what it can do, as far as others want to know.
+
+use alloc::string::String;
+use core::time::Duration;
+
+use spindle_hw::PAGE_SIZE;
+
+use crate::MAX_TRANSFER;
+use crate::identify::{IdentifyController, text};
+
+/// Who the controller is and what it can do.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Identity {
+    /// Model, printable.
+    pub model: String,
+    /// Serial number, printable.
+    pub serial: String,
+    /// Firmware revision, printable.
+    pub firmware: String,
+    /// Version of the specification: major and minor.
+    pub version: (u16, u8),
+    /// The most bytes one NVMe command moves, by what the controller and this driver can.
+    pub max_transfer: u32,
+    /// Whether there is a volatile write cache.
+    pub write_cache: bool,
+    /// ONCS, the optional commands it knows (5.15.2.2).
+    pub optional_commands: u16,
+    /// Blocks that it writes whole or not at all when power fails (AWUPF + 1), for namespaces
+    /// that say nothing else.
+    pub atomic_blocks: u32,
+    /// RTD3E: how long it says a shutdown may take; zero if it does not say.
+    pub shutdown_time: Duration,
+}
+
+/// ONCS bit 2: Dataset Management.
+const DATASET_MANAGEMENT: u16 = 1 << 2;
+
+impl Identity {
+    /// What Identify Controller says; `version` is the register VS.
+    pub(crate) fn new(data: &IdentifyController, version: u32) -> Self {
+        // In units of the smallest page, which is 4 KiB here.
+        let max_transfer = match data.mdts {
+            0 => MAX_TRANSFER,
+            mdts => MAX_TRANSFER.min((PAGE_SIZE as u32) << mdts.min(16)),
+        };
+        Self {
+            model: text(&data.model),
+            serial: text(&data.serial),
+            firmware: text(&data.firmware),
+            version: ((version >> 16) as u16, (version >> 8) as u8),
+            max_transfer,
+            write_cache: data.vwc & 1 != 0,
+            optional_commands: data.oncs.get(),
+            atomic_blocks: u32::from(data.awupf.get()) + 1,
+            shutdown_time: Duration::from_micros(data.shutdown_us.get().into()),
+        }
+    }
+
+    /// Whether it knows how to discard blocks.
+    #[must_use]
+    pub fn discards(&self) -> bool {
+        self.optional_commands & DATASET_MANAGEMENT != 0
+    }
+}
