@@ -50,12 +50,6 @@ impl Rings {
         protocol: Protocol,
         persistent: bool,
     ) -> Result<(Session, Mapped), Refusal> {
-        if protocol != Protocol::X86_64 {
-            return Err(Refusal::new(
-                Errno::EOPNOTSUPP,
-                "the x86_32 ring layout is not supported",
-            ));
-        }
         let no_room = || Refusal::new(Errno::ENOMEM, "no guest frames left to map grants at");
         let pages = self.window.alloc(queue.refs.len()).ok_or_else(no_room)?;
         let mut mapped = Mapped {
@@ -85,7 +79,10 @@ impl Rings {
             domain,
             port,
             volume,
-            abi: Abi::Native,
+            abi: match protocol {
+                Protocol::X86_64 => Abi::Native,
+                Protocol::X86_32 => Abi::X86_32,
+            },
             start: 0,
             window,
         };

@@ -111,7 +111,45 @@ const _: () = assert!(offset_of!(NativeRequest, id) == 8);
 const _: () = assert!(offset_of!(NativeRequest, sector_number) == 16);
 const _: () = assert!(offset_of!(NativeRequest, segments) == 24);
 
-/// `struct blkif_response`, native (x86_64) layout.
+/// `struct blkif_request` as an i386 compiler lays it out, which aligns 64-bit words to 4 bytes:
+/// the native one without the padding before `id`. The requests below differ in the same way.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(C, packed(4))]
+pub struct X86_32Request {
+    /// What to do.
+    pub operation: Operation,
+    /// How many of `segments` count.
+    pub nr_segments: u8,
+    /// The frontend's device handle; nobody looks at it.
+    pub handle: u16,
+    /// Given back in the response.
+    pub id: u64,
+    /// Start, in 512-byte sectors.
+    pub sector_number: u64,
+    /// The memory.
+    pub segments: [RawSegment; MAX_SEGMENTS],
+}
+const _: () = assert!(size_of::<X86_32Request>() == 108);
+const _: () = assert!(offset_of!(X86_32Request, id) == 4);
+const _: () = assert!(offset_of!(X86_32Request, sector_number) == 12);
+const _: () = assert!(offset_of!(X86_32Request, segments) == 20);
+
+impl From<NativeRequest> for X86_32Request {
+    fn from(native: NativeRequest) -> Self {
+        Self {
+            operation: native.operation,
+            nr_segments: native.nr_segments,
+            handle: native.handle,
+            id: native.id,
+            sector_number: native.sector_number,
+            segments: native.segments,
+        }
+    }
+}
+
+/// `struct blkif_response`, native (x86_64) layout. An i386 compiler leaves `pad2` out.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]
@@ -136,6 +174,8 @@ pub enum Abi {
     /// `x86_64-abi`, which is this machine's own.
     #[default]
     Native,
+    /// `x86_32-abi`: requests as [`X86_32Request`].
+    X86_32,
 }
 
 impl Abi {
@@ -144,6 +184,7 @@ impl Abi {
     pub const fn slot_bytes(self) -> usize {
         match self {
             Self::Native => size_of::<NativeRequest>(),
+            Self::X86_32 => size_of::<X86_32Request>(),
         }
     }
 }

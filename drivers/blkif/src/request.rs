@@ -160,6 +160,7 @@ mod tests {
         RawRequest {
             operation,
             detail,
+            detail2: 0,
             id: 1,
             sector,
         }

@@ -4,11 +4,14 @@
 //! count up for ever and wrap at 2^32. A slot is used by a request first and by a response later;
 //! the backend copies a request out once and never looks at the slot again.
 
+use core::mem::offset_of;
 use core::sync::atomic::{Ordering, fence};
 
 use spindle_hw::{PAGE_SIZE, SharedPages};
 
-use crate::abi::{Abi, MAX_RING_PAGES, MAX_SEGMENTS, Operation, RING_HEADER, RspStatus};
+use crate::abi::{
+    Abi, MAX_RING_PAGES, MAX_SEGMENTS, Operation, RING_HEADER, RspStatus, X86_32Request,
+};
 
 /// The index words at the start of a ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +41,10 @@ pub trait RingMemory {
     fn read(&self, offset: usize) -> u64;
     /// Writes a word of a slot, relaxed.
     fn write(&self, offset: usize, value: u64);
+    /// Reads half a word of a slot, relaxed. `offset` is a multiple of 4 inside the ring.
+    fn read_half(&self, offset: usize) -> u32;
+    /// Writes half a word of a slot, relaxed.
+    fn write_half(&self, offset: usize, value: u32);
 
     /// Reads consecutive words of a slot.
     #[inline]
@@ -85,6 +92,16 @@ impl RingMemory for SharedPages {
     }
 
     #[inline]
+    fn read_half(&self, offset: usize) -> u32 {
+        self.u32_at(offset).load(Ordering::Relaxed)
+    }
+
+    #[inline]
+    fn write_half(&self, offset: usize, value: u32) {
+        self.u32_at(offset).store(value, Ordering::Relaxed);
+    }
+
+    #[inline]
     fn read_words<const N: usize>(&self, offset: usize) -> [u64; N] {
         let words = self.u64s_at::<N>(offset);
         core::array::from_fn(|i| words[i].load(Ordering::Relaxed))
@@ -125,10 +142,26 @@ pub struct RawRequest {
     pub operation: Operation,
     /// The byte after it: a number of segments, flags, or an inner operation.
     pub detail: u8,
+    /// The two bytes after that: a handle that nobody looks at, or a number of segments.
+    pub detail2: u16,
     /// Given back in the response.
     pub id: u64,
     /// Start, in 512-byte sectors.
     pub sector: u64,
+}
+
+impl RawRequest {
+    /// From the first four bytes of a slot, and what else every layout has somewhere.
+    #[inline]
+    const fn new(head: u32, id: u64, sector: u64) -> Self {
+        Self {
+            operation: Operation(head as u8),
+            detail: (head >> 8) as u8,
+            detail2: (head >> 16) as u16,
+            id,
+            sector,
+        }
+    }
 }
 
 /// What follows the header in a slot: segments, or what other operations keep there. The same in
@@ -204,19 +237,17 @@ impl<M: RingMemory> BackRing<M> {
 
     /// Copies out the next of the requests that [`BackRing::pending`] counted, if there is one.
     /// Of `body` no more is written than `detail` words, but always the first.
-    #[inline]
+    #[inline(always)]
     pub fn take(&mut self, body: &mut Body) -> Option<RawRequest> {
         if self.req_cons == self.req_seen {
             return None;
         }
-        let at = self.slot(self.req_cons);
+        if self.abi != Abi::Native {
+            return self.take_x86_32(body);
+        }
+        let at = self.slot(Abi::Native, self.req_cons);
         let [head, id, sector, first] = self.memory.read_words::<4>(at);
-        let request = RawRequest {
-            operation: Operation(head as u8),
-            detail: (head >> 8) as u8,
-            id,
-            sector,
-        };
+        let request = RawRequest::new(head as u32, id, sector);
         let [start, rest @ ..] = body;
         *start = first;
         // Most requests are for one page.
@@ -232,15 +263,49 @@ impl<M: RingMemory> BackRing<M> {
         Some(request)
     }
 
+    /// As [`BackRing::take`], where 64-bit words are aligned to 4 bytes only.
+    #[cold]
+    fn take_x86_32(&mut self, body: &mut Body) -> Option<RawRequest> {
+        let at = self.slot(Abi::X86_32, self.req_cons);
+        let word = |offset| {
+            let low = self.memory.read_half(at + offset);
+            let high = self.memory.read_half(at + offset + size_of::<u32>());
+            u64::from(high) << 32 | u64::from(low)
+        };
+        let head = self.memory.read_half(at);
+        let id = word(offset_of!(X86_32Request, id));
+        let sector = word(offset_of!(X86_32Request, sector_number));
+        let request = RawRequest::new(head, id, sector);
+        let words = usize::from(request.detail).clamp(1, MAX_SEGMENTS);
+        for (i, to) in body[..words].iter_mut().enumerate() {
+            *to = word(offset_of!(X86_32Request, segments) + i * size_of::<u64>());
+        }
+        self.req_cons = self.req_cons.wrapping_add(1);
+        Some(request)
+    }
+
     /// Writes the response to a request that was taken; the frontend hears of it at
     /// [`BackRing::publish`].
-    #[inline]
+    #[inline(always)]
     pub fn push_response(&mut self, id: u64, operation: Operation, status: RspStatus) {
         debug_assert_ne!(self.rsp_prod, self.req_cons, "answered more than was asked");
-        let at = self.slot(self.rsp_prod);
         // Whole words, so the padding goes out as zeroes (XSA-216).
-        let outcome = u64::from(operation.0) | u64::from(status.0 as u16) << 16;
-        self.memory.write_words(at, [id, outcome]);
+        let outcome = u32::from(operation.0) | u32::from(status.0 as u16) << 16;
+        if self.abi != Abi::Native {
+            return self.push_x86_32(id, outcome);
+        }
+        let at = self.slot(Abi::Native, self.rsp_prod);
+        self.memory.write_words(at, [id, outcome.into()]);
+        self.rsp_prod = self.rsp_prod.wrapping_add(1);
+    }
+
+    /// Writes a response of 12 bytes.
+    #[cold]
+    fn push_x86_32(&mut self, id: u64, outcome: u32) {
+        let at = self.slot(Abi::X86_32, self.rsp_prod);
+        self.memory.write_half(at, id as u32);
+        self.memory.write_half(at + 4, (id >> 32) as u32);
+        self.memory.write_half(at + 8, outcome);
         self.rsp_prod = self.rsp_prod.wrapping_add(1);
     }
 
@@ -290,9 +355,10 @@ impl<M: RingMemory> BackRing<M> {
         self.memory
     }
 
+    /// Where a slot begins. The layout is an argument, so that the usual one is a constant.
     #[inline]
-    fn slot(&self, index: u32) -> usize {
-        RING_HEADER + self.abi.slot_bytes() * (index & self.mask) as usize
+    fn slot(&self, abi: Abi, index: u32) -> usize {
+        RING_HEADER + abi.slot_bytes() * (index & self.mask) as usize
     }
 }
 

@@ -6,6 +6,10 @@ use alloc::vec::Vec;
 use proptest::prelude::*;
 
 fn ring(pages: usize, start: u32) -> (BackRing, SharedPages) {
+    ring_of(Abi::Native, pages, start)
+}
+
+fn ring_of(abi: Abi, pages: usize, start: u32) -> (BackRing, SharedPages) {
     let ours = SharedPages::host(pages, 0);
     let theirs = ours.alias();
     for index in [Index::ReqProd, Index::RspProd] {
@@ -14,13 +18,15 @@ fn ring(pages: usize, start: u32) -> (BackRing, SharedPages) {
     for index in [Index::ReqEvent, Index::RspEvent] {
         theirs.store(index, start.wrapping_add(1), Relaxed);
     }
-    (BackRing::new(ours, Abi::Native, start).unwrap(), theirs)
+    (BackRing::new(ours, abi, start).unwrap(), theirs)
 }
 
 #[test]
 fn ring_sizes_are_those_of_the_header_macros() {
     for (pages, slots) in [(1, 32), (2, 64), (4, 128), (8, 256), (16, 512)] {
-        assert_eq!(ring(pages, 0).0.size(), slots);
+        for abi in [Abi::Native, Abi::X86_32] {
+            assert_eq!(ring_of(abi, pages, 0).0.size(), slots);
+        }
     }
     for pages in [0, 3, 32] {
         let memory = SharedPages::host(pages, 0);
@@ -72,6 +78,41 @@ fn a_response_fills_its_words_and_leaves_no_padding() {
     front.read_bytes(RING_HEADER, &mut bytes);
     assert_eq!(bytes[..8], [0xa5; 8]);
     assert_eq!(bytes[8..], [0xa5, 0, 0xfe, 0xff, 0, 0, 0, 0]);
+}
+
+#[test]
+fn an_i386_slot_has_its_words_at_multiples_of_four() {
+    let (mut ring, front) = ring_of(Abi::X86_32, 1, 1);
+    let at = RING_HEADER + 108;
+    // What a compiler for i386 makes of `struct blkif_request`.
+    let mut slot = Vec::from([1, 11, 0x34, 0x12]);
+    slot.extend(0x0102_0304_0506_0708u64.to_le_bytes());
+    slot.extend(0x1122_3344_5566_7788u64.to_le_bytes());
+    for segment in 0..11u8 {
+        slot.extend([segment, 0, 0, 0x80, 1, 7, 0xff, 0xff]);
+    }
+    assert_eq!(slot.len(), 108);
+    front.write_bytes(at, &slot);
+    front.store(Index::ReqProd, 2, Relaxed);
+    ring.pending().unwrap();
+    let mut body = [0; MAX_SEGMENTS];
+    let request = ring.take(&mut body).unwrap();
+    let expected = RawRequest {
+        operation: Operation::WRITE,
+        detail: 11,
+        detail2: 0x1234,
+        id: 0x0102_0304_0506_0708,
+        sector: 0x1122_3344_5566_7788,
+    };
+    assert_eq!(request, expected);
+    let words = core::array::from_fn(|i| 0xffff_0701_8000_0000 | i as u64);
+    assert_eq!(body, words);
+    ring.push_response(request.id, request.operation, RspStatus::ERROR);
+    let mut response = [0; 16];
+    front.read_bytes(at, &mut response);
+    assert_eq!(response[..8], request.id.to_le_bytes());
+    assert_eq!(response[8..12], [1, 0, 0xff, 0xff]);
+    assert_eq!(response[12..], slot[12..16], "not part of the response");
 }
 
 /// A frontend that keeps the indices as plain counters and follows the header's macros.

@@ -5,7 +5,7 @@ mod common;
 use common::{COPIED, How, PERSISTENT, Rig, Sizes, assert_all};
 use proptest::prelude::*;
 use spindle_blkif::Config;
-use spindle_blkif::abi::{Operation, RspStatus};
+use spindle_blkif::abi::{Abi, Operation, RspStatus};
 use spindle_testkit::blkfront::{GuestPage, fill};
 
 /// A request in the making: write or read, sector, and first and last sector of each page.
@@ -102,14 +102,27 @@ proptest! {
 
     #[test]
     #[cfg_attr(miri, ignore = "too many bytes to interpret")]
+    fn a_32_bit_guest_moves_the_right_bytes(
+        batches in prop::collection::vec(prop::collection::vec(plan(), 1..24), 1..6),
+        persistent: bool,
+    ) {
+        let how = if persistent { PERSISTENT } else { COPIED };
+        let how = How { abi: Abi::X86_32, ..how };
+        agrees_with_the_model(&Sizes::default(), how, false, &batches);
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "too many bytes to interpret")]
     fn everything_tiny_still_moves_the_right_bytes(
         batches in prop::collection::vec(prop::collection::vec(plan(), 1..24), 1..6),
         frames in 1usize..40,
         scattered: bool,
+        packed: bool,
     ) {
         let config = Config { budget: 3, map_batch: 11, copy_batch: 22, rings: 1 };
         let sizes = Sizes { depth: 2, buffers: 11, config };
-        let how = How { frames: Some(frames), ..PERSISTENT };
+        let abi = if packed { Abi::X86_32 } else { Abi::Native };
+        let how = How { frames: Some(frames), abi, ..PERSISTENT };
         agrees_with_the_model(&sizes, how, scattered, &batches);
     }
 }

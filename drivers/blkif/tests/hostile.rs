@@ -4,7 +4,7 @@ mod common;
 
 use common::{COPIED, How, PERSISTENT, Rig, Sizes, assert_all};
 use proptest::prelude::*;
-use spindle_blkif::abi::{NativeRequest, Operation, RawSegment, RspStatus};
+use spindle_blkif::abi::{Abi, NativeRequest, Operation, RawSegment, RspStatus};
 use spindle_blkif::ring::Halt;
 use spindle_testkit::blkfront::Blkfront;
 use zerocopy::FromBytes;
@@ -195,6 +195,7 @@ proptest! {
         batches in prop::collection::vec(prop::collection::vec(slot(), 1..32), 1..6),
         persistent: bool,
         tiny: bool,
+        packed: bool,
         end in prop_oneof![Just(None), any::<u32>().prop_map(Some)],
     ) {
         let mut sizes = Sizes::default();
@@ -204,6 +205,8 @@ proptest! {
         }
         let mut rig = Rig::sized(&sizes);
         let how = if persistent { How { frames: Some(9), ..PERSISTENT } } else { COPIED };
+        let abi = if packed { Abi::X86_32 } else { Abi::Native };
+        let how = How { abi, ..how };
         let (evil_ring, mut evil) = rig.attach(1, how);
         let (good_ring, mut good) = rig.attach(2, PERSISTENT);
         for i in 0..16 {

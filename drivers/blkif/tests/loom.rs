@@ -90,6 +90,14 @@ impl RingMemory for Memory {
         let word = self.at(offset).expect("responses are two words");
         word.store(value, Ordering::Relaxed);
     }
+
+    fn read_half(&self, _: usize) -> u32 {
+        unreachable!("the native layout has whole words")
+    }
+
+    fn write_half(&self, _: usize, _: u32) {
+        unreachable!("the native layout has whole words")
+    }
 }
 
 /// The frontend: `RING_PUSH_REQUESTS_AND_CHECK_NOTIFY` and `RING_FINAL_CHECK_FOR_RESPONSES`.

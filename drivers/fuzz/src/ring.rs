@@ -4,7 +4,9 @@
 use std::sync::atomic::Ordering::SeqCst;
 
 use arbitrary::{Arbitrary, Unstructured};
-use spindle_blkif::abi::{Abi, NativeRequest, Operation, RING_HEADER, RawSegment, RspStatus};
+use spindle_blkif::abi::{
+    Abi, NativeRequest, Operation, RING_HEADER, RawSegment, RspStatus, X86_32Request,
+};
 use spindle_blkif::ring::{Index, RingMemory};
 use spindle_blkif::{Attachment, Config, RingCore, RingId, Session, Window};
 use spindle_hw::{DmaAlloc, SharedPages};
@@ -101,6 +103,7 @@ impl<'a> Arbitrary<'a> for Request {
 
 /// The hostile frontend: no books, no manners.
 struct Evil {
+    abi: Abi,
     ring: SharedPages,
     slots: u32,
     req_prod: u32,
@@ -115,8 +118,14 @@ impl Evil {
             return;
         }
         let slot = (self.req_prod % self.slots) as usize;
-        let at = RING_HEADER + size_of::<NativeRequest>() * slot;
-        self.ring.write_bytes(at, request.as_bytes());
+        let at = RING_HEADER + self.abi.slot_bytes() * slot;
+        match self.abi {
+            Abi::Native => self.ring.write_bytes(at, request.as_bytes()),
+            Abi::X86_32 => {
+                let request = X86_32Request::from(*request);
+                self.ring.write_bytes(at, request.as_bytes());
+            }
+        }
         self.req_prod = self.req_prod.wrapping_add(1);
     }
 }
@@ -145,29 +154,36 @@ impl<'g> Host<'g> {
         panic!("requests never settle");
     }
 
-    fn attach(&mut self, ring: SharedPages, domain: DomId, start: u32, frames: u8) -> RingId {
+    fn attach(&mut self, front: &Blkfront<'_>, domain: DomId, frames: u8) -> RingId {
         self.windows += 1;
         let base = (1 << 40) + (self.windows << 32);
         let attachment = Attachment {
             domain,
             port: Port(domain.0.into()),
             volume: volume((domain.0 - EVIL.0).into()),
-            abi: Abi::Native,
-            start,
+            abi: front.abi(),
+            start: front.produced(),
             window: (frames > 0).then(|| Window::new(base, frames.into())),
         };
-        let session = Session::new(ring, attachment).expect("the ring's size is right");
+        let session = Session::new(front.ring(), attachment).expect("the ring's size is right");
         self.core.attach(session).expect("there is room")
     }
 
     fn attach_evil(&mut self, setting: &Setting) -> Evil {
         // Made by a frontend, so that the indices start where they should.
-        let front = Blkfront::new(self.grants, EVIL, 1 << (setting.order % 3), setting.start);
+        let abi = if setting.order < 0x80 {
+            Abi::Native
+        } else {
+            Abi::X86_32
+        };
+        let pages = 1 << (setting.order % 3);
+        let front = Blkfront::with_abi(self.grants, EVIL, pages, setting.start, abi);
         Evil {
+            abi,
             ring: front.ring(),
             slots: front.free(),
             req_prod: setting.start,
-            id: self.attach(front.ring(), EVIL, setting.start, setting.frames % 40),
+            id: self.attach(&front, EVIL, setting.frames % 40),
         }
     }
 
@@ -234,7 +250,7 @@ pub fn run(data: &[u8]) {
     let mut good = Blkfront::new(&grants, GOOD, 1, 0);
     // Either path must hold up.
     let frames = if setting.depth & 32 == 0 { 64 } else { 0 };
-    let good_ring = host.attach(good.ring(), GOOD, 0, frames);
+    let good_ring = host.attach(&good, GOOD, frames);
     let mut evil = host.attach_evil(&setting);
     for page in 0..PAGES {
         let memory = SharedPages::host(1, 0);

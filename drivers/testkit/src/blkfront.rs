@@ -4,7 +4,8 @@
 use std::collections::BTreeMap;
 
 use spindle_blkif::abi::{
-    MAX_SEGMENTS, NativeRequest, NativeResponse, Operation, RING_HEADER, RawSegment, RspStatus,
+    Abi, MAX_SEGMENTS, NativeRequest, NativeResponse, Operation, RING_HEADER, RawSegment,
+    RspStatus, X86_32Request,
 };
 use spindle_hw::{PAGE_SIZE, SharedPages};
 use spindle_xen::DomId;
@@ -56,6 +57,7 @@ pub struct Answer {
 pub struct Blkfront<'g> {
     grants: &'g FakeGrants<'g>,
     dom: DomId,
+    abi: Abi,
     ring: SharedPages,
     size: u32,
     req_prod: u32,
@@ -71,6 +73,18 @@ impl<'g> Blkfront<'g> {
     /// taken to have been answered already.
     #[must_use]
     pub fn new(grants: &'g FakeGrants<'g>, dom: DomId, pages: usize, start: u32) -> Self {
+        Self::with_abi(grants, dom, pages, start, Abi::Native)
+    }
+
+    /// As [`Blkfront::new`], with another layout of the ring.
+    #[must_use]
+    pub fn with_abi(
+        grants: &'g FakeGrants<'g>,
+        dom: DomId,
+        pages: usize,
+        start: u32,
+        abi: Abi,
+    ) -> Self {
         let ring = SharedPages::host(pages, 0);
         for (index, value) in [
             (REQ_PROD, start),
@@ -80,10 +94,11 @@ impl<'g> Blkfront<'g> {
         ] {
             ring.u32_at(index).store(value, SeqCst);
         }
-        let slots = (ring.len() - RING_HEADER) / size_of::<NativeRequest>();
+        let slots = (ring.len() - RING_HEADER) / abi.slot_bytes();
         Self {
             grants,
             dom,
+            abi,
             ring,
             size: 1 << slots.ilog2(),
             req_prod: start,
@@ -92,6 +107,12 @@ impl<'g> Blkfront<'g> {
             next_id: 1,
             pending: BTreeMap::new(),
         }
+    }
+
+    /// The layout of its ring.
+    #[must_use]
+    pub fn abi(&self) -> Abi {
+        self.abi
     }
 
     /// The ring as the backend maps it.
@@ -175,7 +196,13 @@ impl<'g> Blkfront<'g> {
         );
         while self.rsp_cons != prod {
             let mut bytes = [0; size_of::<NativeResponse>()];
-            self.ring.read_bytes(self.slot(self.rsp_cons), &mut bytes);
+            // The i386 one ends where the native one's last padding begins.
+            let len = match self.abi {
+                Abi::Native => bytes.len(),
+                Abi::X86_32 => 12,
+            };
+            self.ring
+                .read_bytes(self.slot(self.rsp_cons), &mut bytes[..len]);
             let response = NativeResponse::read_from_bytes(&bytes).unwrap();
             self.rsp_cons = self.rsp_cons.wrapping_add(1);
             assert_eq!((response.pad, response.pad2), (0, 0), "padding leaked");
@@ -209,7 +236,14 @@ impl<'g> Blkfront<'g> {
 
     /// Hostile: changes the slot of request number `index` of the ring's life, published or not.
     pub fn overwrite(&mut self, index: u32, request: &NativeRequest) {
-        self.ring.write_bytes(self.slot(index), request.as_bytes());
+        let at = self.slot(index);
+        match self.abi {
+            Abi::Native => self.ring.write_bytes(at, request.as_bytes()),
+            Abi::X86_32 => {
+                let request = X86_32Request::from(*request);
+                self.ring.write_bytes(at, request.as_bytes());
+            }
+        }
     }
 
     /// Requests pushed in the ring's life.
@@ -219,7 +253,7 @@ impl<'g> Blkfront<'g> {
     }
 
     fn slot(&self, index: u32) -> usize {
-        RING_HEADER + size_of::<NativeRequest>() * (index & (self.size - 1)) as usize
+        RING_HEADER + self.abi.slot_bytes() * (index & (self.size - 1)) as usize
     }
 }
 

@@ -109,18 +109,21 @@ pub struct How {
     pub frames: Option<usize>,
     pub ring_pages: usize,
     pub start: u32,
+    pub abi: Abi,
 }
 
 pub const COPIED: How = How {
     frames: None,
     ring_pages: 1,
     start: 0,
+    abi: Abi::Native,
 };
 
 pub const PERSISTENT: How = How {
     frames: Some(512),
     ring_pages: 1,
     start: 0,
+    abi: Abi::Native,
 };
 
 pub struct Rig {
@@ -178,15 +181,16 @@ impl Rig {
 
     /// A frontend as [`Rig::attach`] makes it, and the session for its ring.
     pub fn session(&mut self, dom: u16, how: How) -> (Session, Blkfront<'static>) {
-        let front = Blkfront::new(self.grants, DomId(dom), how.ring_pages, how.start);
+        let (pages, start, abi) = (how.ring_pages, how.start, how.abi);
+        let front = Blkfront::with_abi(self.grants, DomId(dom), pages, start, abi);
         self.windows += 1;
         let base = (1 << 40) + (self.windows << 32);
         let attachment = Attachment {
             domain: DomId(dom),
             port: Port(dom.into()),
             volume: self.volume.clone(),
-            abi: Abi::Native,
-            start: how.start,
+            abi,
+            start,
             window: how.frames.map(|frames| Window::new(base, frames)),
         };
         (Session::new(front.ring(), attachment).unwrap(), front)
