@@ -125,7 +125,7 @@ for round in $(seq 1 $REPS); do
 			report_of "begin $variant $job $round" 120
 			before=$(counters $variant)
 			# fio warms up for two seconds and runs for RUNTIME; this must end before it does.
-			used=$(shares $((RUNTIME - 1)))
+			used=$(shares $((RUNTIME - 2)))
 			late=$(guest_said bench "fio $variant $job $round" && echo 1)
 			report_of "fio $variant $job $round" 60
 			mark sample variant=$variant job=$job round=$round late=$late $used \
