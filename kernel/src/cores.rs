@@ -12,7 +12,7 @@ use log::{error, info, warn};
 use spindle_blkif::pacer::PollTime;
 use spindle_blkif::stats::CoreStats;
 use spindle_blkif::worker::{Link, Next, Order, Report, Worker};
-use spindle_blkif::{Config as CoreConfig, RingCore};
+use spindle_blkif::{Config as CoreConfig, Counted, RingCore};
 use spindle_config::{Config, PollUs};
 use spindle_hw::{Clock, DmaAlloc};
 use spindle_xen::event::{Notify, Port};
@@ -29,7 +29,7 @@ const BUFFERS: (u64, u64) = (64, 1024);
 /// Rings that one core takes.
 const MAX_RINGS: usize = 256;
 
-pub(crate) type RingWorker = Worker<Queue, Grants, Events>;
+pub(crate) type RingWorker = Worker<Queue, Counted<Grants>, Events>;
 
 /// What control knows of a core.
 #[derive(Debug)]
@@ -93,11 +93,12 @@ impl Cores {
                 .map(|queue| !matches!(queue, Queue::None))
                 .collect();
             let buffers = memory.dma.alloc(pages).ok_or("no memory for buffers")?;
-            let (grants, events) = (rings.grants, rings.events);
+            let stats = Arc::<CoreStats>::default();
+            let grants = Counted::new(rings.grants, Arc::clone(&stats));
+            let events = rings.events;
             let core = RingCore::new(sizes, queues, grants, events, buffers)
                 .map_err(|error| error.to_string())?;
-            let worker = Worker::new(core, Arc::clone(&link), poll);
-            let stats = worker.stats();
+            let worker = Worker::new(core, Arc::clone(&link), poll, Arc::clone(&stats));
             let wake = if vcpus::count() > 1 {
                 match launch(vcpu, worker, rings.events) {
                     Ok(port) => Some(port),

@@ -22,6 +22,7 @@ extern crate alloc;
 pub mod abi;
 pub mod batch;
 pub mod cache;
+mod counted;
 mod fifo;
 pub mod mailbox;
 pub mod pacer;
@@ -37,6 +38,7 @@ mod turnstile;
 pub mod window;
 pub mod worker;
 
+pub use counted::Counted;
 pub use ring::BackRing;
 pub use ring_core::{Config, Detached, RingCore, RingId, Work};
 pub use session::{Attachment, Session};

@@ -155,6 +155,8 @@ counters! {
     polls_idle,
     /// Times that the core slept.
     sleeps,
+    /// Grant hypercalls: maps, unmaps and copies, each of a batch.
+    grant_calls,
     /// Nanoseconds in visits that found work.
     busy_ns,
     /// Nanoseconds in visits that found none, and asleep.
@@ -175,12 +177,13 @@ impl fmt::Display for CoreSnapshot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "busy={}.{}% polls={} idle_polls={} sleeps={} busy_ns={} idle_ns={}",
+            "busy={}.{}% polls={} idle_polls={} sleeps={} grant_calls={} busy_ns={} idle_ns={}",
             self.busy_permille() / 10,
             self.busy_permille() % 10,
             self.polls_busy,
             self.polls_idle,
             self.sleeps,
+            self.grant_calls,
             self.busy_ns,
             self.idle_ns
         )
@@ -225,6 +228,7 @@ mod tests {
             polls_busy: n,
             polls_idle: n,
             sleeps: n,
+            grant_calls: n,
             busy_ns: n,
             idle_ns: n,
         };
@@ -259,7 +263,7 @@ mod tests {
         stats.busy_ns.add(1);
         stats.idle_ns.add(2);
         stats.sleeps.add(4);
-        let expected = "busy=33.3% polls=0 idle_polls=0 sleeps=4 busy_ns=1 idle_ns=2";
+        let expected = "busy=33.3% polls=0 idle_polls=0 sleeps=4 grant_calls=0 busy_ns=1 idle_ns=2";
         assert_eq!(stats.snapshot().to_string(), expected);
     }
 }

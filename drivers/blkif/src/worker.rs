@@ -124,9 +124,14 @@ pub struct Worker<Q, G, N> {
 }
 
 impl<Q: DiskQueue, G: GrantOps, N: Notify> Worker<Q, G, N> {
-    /// A worker for `core`.
+    /// A worker for `core` that counts in `stats`, to be read by any core.
     #[must_use]
-    pub fn new(core: RingCore<Q, G, N>, link: Arc<Link<Q>>, poll: PollTime) -> Self {
+    pub fn new(
+        core: RingCore<Q, G, N>,
+        link: Arc<Link<Q>>,
+        poll: PollTime,
+        stats: Arc<CoreStats>,
+    ) -> Self {
         Self {
             draining: Vec::with_capacity(core.places()),
             core: Some(core),
@@ -134,15 +139,9 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> Worker<Q, G, N> {
             pacer: Pacer::new(poll),
             report: None,
             reported: false,
-            stats: Arc::default(),
+            stats,
             last: None,
         }
-    }
-
-    /// The core's counters, to be read by any core.
-    #[must_use]
-    pub fn stats(&self) -> Arc<CoreStats> {
-        Arc::clone(&self.stats)
     }
 
     /// One turn: orders, a visit to all rings and disks, reports.

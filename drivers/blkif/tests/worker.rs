@@ -8,6 +8,7 @@ use common::{PERSISTENT, Rig, Sizes, TestDisk, assert_all};
 use spindle_blkif::abi::{Operation, RspStatus};
 use spindle_blkif::pacer::PollTime;
 use spindle_blkif::ring_core::RingError;
+use spindle_blkif::stats::CoreStats;
 use spindle_blkif::worker::{Link, Next, Order, Report, Worker};
 use spindle_blkif::{Config, RingId};
 use spindle_testkit::blkfront::Blkfront;
@@ -19,6 +20,7 @@ type Bench = Worker<TestDisk, &'static FakeGrants<'static>, &'static FakeEvents>
 struct Desk {
     worker: Bench,
     link: Arc<Link<TestDisk>>,
+    stats: Arc<CoreStats>,
     grants: &'static FakeGrants<'static>,
     now: u64,
 }
@@ -48,11 +50,14 @@ impl Desk {
         };
         let fronts = (1..=fronts).map(attach).collect();
         let link = Arc::new(Link::default());
-        let worker = Worker::new(rig.core, link.clone(), PollTime::For(POLL_NS));
+        let stats = Arc::<CoreStats>::default();
+        let poll = PollTime::For(POLL_NS);
+        let worker = Worker::new(rig.core, link.clone(), poll, stats.clone());
         (
             Self {
                 worker,
                 link,
+                stats,
                 grants: rig.grants,
                 now: 0,
             },
@@ -176,7 +181,7 @@ fn a_worker_polls_for_its_time_then_rests_until_a_request_comes() {
     assert_eq!(idle[0], Next::Turn);
     assert_eq!(idle[19], Next::Rest(None));
     assert!(desk.worker.listen());
-    let stats = desk.worker.stats().snapshot();
+    let stats = desk.stats.snapshot();
     assert_eq!((stats.polls_busy, stats.sleeps), (2, 1));
     assert!(stats.busy_ns > 0 && stats.idle_ns >= 19 * 100);
     read(&mut front);

@@ -87,7 +87,7 @@ counters() {
 	case $1 in
 	spindle | ram)
 		xenstore-ls -f $HOME_DIR/$(cat /run/$1.id)/data/spindle | tr '" ' '\n\n' |
-			grep -E '^(rd_req|wr_req|notify|sleeps)=' | tr '\n' ' '
+			grep -E '^(rd_req|wr_req|notify|sleeps|grant_calls)=' | tr '\n' ' '
 		;;
 	esac
 }

@@ -22,7 +22,7 @@ const RIG: &str = "\n## Side by side under nested Xen\n\n\
     job; for dom0, without what it uses at rest. MB are 10^6 bytes; latencies are from submission \
     to completion as fio in the guest sees them; the depth is that of each queue.\n";
 
-const HYPERCALLS: &str = "Hypercalls per I/O are notifications and sleeps as Spindle counts them; \
+const HYPERCALLS: &str = "Hypercalls per I/O are notifications, sleeps and grant operations as Spindle counts them; \
     Linux does not count, and Debian's Xen has no counters for it.\n";
 
 const HOST: &str = "\n## The hot path on the host\n\n\

@@ -59,20 +59,23 @@ pub(super) fn condense(mark: &Mark, queues: u32, rest: f64) -> Option<Mark> {
     )
 }
 
-/// Hypercalls for each request between two readings of a backend's counters; with
-/// persistent grants, there are none but notifications and sleeps. Empty if it counts nothing.
+/// Hypercalls for each request between two readings of a backend's counters: notifications,
+/// sleeps and grant operations are all that its data path makes. Empty if it counts nothing.
 fn hypercalls(before: &str, after: &str) -> String {
-    let total = |text: &str, keys: [&str; 2]| -> f64 {
+    let total = |text: &str, keys: &[&str]| -> f64 {
         text.split(' ')
             .filter_map(|word| word.split_once('='))
             .filter(|(key, _)| keys.contains(key))
             .filter_map(|(_, value)| value.parse::<f64>().ok())
             .sum()
     };
-    let grown = |keys| total(after, keys) - total(before, keys);
-    let requests = grown(["rd_req", "wr_req"]);
+    let grown = |keys: &[&str]| total(after, keys) - total(before, keys);
+    let requests = grown(&["rd_req", "wr_req"]);
     if requests > 0.0 {
-        format!("{:.4}", grown(["notify", "sleeps"]) / requests)
+        format!(
+            "{:.4}",
+            grown(&["notify", "sleeps", "grant_calls"]) / requests
+        )
     } else {
         String::new()
     }
