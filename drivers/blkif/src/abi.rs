@@ -10,6 +10,9 @@ pub const MAX_SEGMENTS: usize = 11;
 /// Sectors of 512 bytes in a page: `first_sect` and `last_sect` are below this.
 pub const SECTORS_PER_PAGE: u8 = 8;
 
+/// `BLKIF_DISCARD_SECURE`, in the byte after the operation.
+pub const DISCARD_SECURE: u8 = 1 << 0;
+
 /// Bytes of ring header before the first slot.
 pub const RING_HEADER: usize = 64;
 
@@ -110,6 +113,30 @@ const _: () = assert!(size_of::<NativeRequest>() == 112);
 const _: () = assert!(offset_of!(NativeRequest, id) == 8);
 const _: () = assert!(offset_of!(NativeRequest, sector_number) == 16);
 const _: () = assert!(offset_of!(NativeRequest, segments) == 24);
+
+/// `struct blkif_request_discard`, native (x86_64) layout.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(C)]
+pub struct NativeDiscard {
+    /// [`Operation::DISCARD`].
+    pub operation: Operation,
+    /// [`DISCARD_SECURE`] or 0.
+    pub flag: u8,
+    /// The frontend's device handle; nobody looks at it.
+    pub handle: u16,
+    /// Padding.
+    pub pad: u32,
+    /// Given back in the response.
+    pub id: u64,
+    /// Start, in 512-byte sectors.
+    pub sector_number: u64,
+    /// Length, in 512-byte sectors; it lies where other requests have their first segment.
+    pub nr_sectors: u64,
+}
+const _: () = assert!(size_of::<NativeDiscard>() == 32);
+const _: () = assert!(offset_of!(NativeDiscard, nr_sectors) == offset_of!(NativeRequest, segments));
 
 /// `struct blkif_request` as an i386 compiler lays it out, which aligns 64-bit words to 4 bytes:
 /// the native one without the padding before `id`. The requests below differ in the same way.

@@ -4,7 +4,7 @@
 
 use spindle_block::{Op, Volume};
 
-use crate::abi::{MAX_SEGMENTS, Operation, RawSegment, RspStatus, SECTORS_PER_PAGE};
+use crate::abi::{DISCARD_SECURE, MAX_SEGMENTS, RawSegment, RspStatus, SECTORS_PER_PAGE};
 use crate::ring::{Body, RawRequest};
 
 /// Why a request is answered without asking the disk.
@@ -45,8 +45,10 @@ pub struct Request {
     pub op: Op,
     /// First block on the unit, in the disk's blocks.
     pub block: u64,
-    /// Length in 512-byte sectors; 0 for a flush.
+    /// Length of a transfer, in 512-byte sectors.
     pub sectors: u32,
+    /// Length of a discard, in the disk's blocks.
+    pub blocks: u64,
     /// Segments that count.
     pub segments: u8,
     /// Whether every segment is a whole number of the disk's blocks, so that the disk can take
@@ -55,18 +57,19 @@ pub struct Request {
 }
 
 impl Request {
-    /// Validates a private copy against the volume it is for.
+    /// Validates the private copy of a request that moves data to or from the segments in its
+    /// slot, against the volume it is for.
     ///
     /// # Errors
     /// See [`Reject`].
     #[inline(always)]
-    pub fn decode(raw: &RawRequest, body: &Body, volume: &Volume) -> Result<Self, Reject> {
-        let op = match raw.operation {
-            Operation::READ => Op::Read,
-            Operation::WRITE => Op::Write,
-            _ => return Self::without_data(raw),
-        };
-        if volume.read_only && op == Op::Write {
+    pub fn transfer(
+        op: Op,
+        raw: &RawRequest,
+        body: &Body,
+        volume: &Volume,
+    ) -> Result<Self, Reject> {
+        if volume.read_only && op.writes() {
             return Err(Reject::ReadOnly);
         }
         let (sectors, all) = match (raw.detail, body) {
@@ -81,18 +84,17 @@ impl Request {
             op,
             block,
             sectors,
+            blocks: 0,
             segments: raw.detail,
             whole_blocks: u64::from(all) & (volume.sectors_per_block() - 1) == 0,
         })
     }
 
-    /// What is neither a read nor a write.
-    #[inline(never)]
-    fn without_data(raw: &RawRequest) -> Result<Self, Reject> {
-        if raw.operation != Operation::FLUSH {
-            return Err(Reject::Unsupported);
-        }
-        // Data with a flush would be a barrier under another name, which was not offered.
+    /// Validates the private copy of a `BLKIF_OP_FLUSH_DISKCACHE`.
+    ///
+    /// # Errors
+    /// If it has data: that would be a barrier under another name.
+    pub fn flush(raw: &RawRequest) -> Result<Self, Reject> {
         if raw.detail != 0 {
             return Err(Reject::SegmentCount);
         }
@@ -100,6 +102,34 @@ impl Request {
             op: Op::Flush,
             block: 0,
             sectors: 0,
+            blocks: 0,
+            segments: 0,
+            whole_blocks: true,
+        })
+    }
+
+    /// Validates the private copy of a `BLKIF_OP_DISCARD` (`struct blkif_request_discard`). The
+    /// wish for a secure one counts only where the volume has them, as the header says.
+    ///
+    /// # Errors
+    /// See [`Reject`].
+    pub fn discard(raw: &RawRequest, body: &Body, volume: &Volume) -> Result<Self, Reject> {
+        let offered = volume.discard.ok_or(Reject::Unsupported)?;
+        if volume.read_only {
+            return Err(Reject::ReadOnly);
+        }
+        let [sectors, ..] = *body;
+        let block = volume.locate(raw.sector, sectors).ok_or(Reject::Range)?;
+        let secure = offered.secure && raw.detail & DISCARD_SECURE != 0;
+        Ok(Self {
+            op: if secure {
+                Op::SecureDiscard
+            } else {
+                Op::Discard
+            },
+            block,
+            sectors: 0,
+            blocks: sectors / volume.sectors_per_block(),
             segments: 0,
             whole_blocks: true,
         })
@@ -137,7 +167,7 @@ mod tests {
     use alloc::string::String;
     use alloc::vec::Vec;
     use proptest::prelude::*;
-    use spindle_block::Unit;
+    use spindle_block::{Discard, Unit};
 
     fn volume(sectors: u64, block_shift: u8, read_only: bool) -> Volume {
         Volume {
@@ -156,13 +186,11 @@ mod tests {
         }
     }
 
-    fn raw(operation: Operation, detail: u8, sector: u64) -> RawRequest {
+    fn raw(detail: u8, sector: u64) -> RawRequest {
         RawRequest {
-            operation,
             detail,
-            detail2: 0,
-            id: 1,
             sector,
+            ..RawRequest::default()
         }
     }
 
@@ -171,38 +199,19 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_offered_is_unsupported_and_not_an_error() {
-        let volume = volume(100, 9, false);
-        for operation in [
-            Operation::WRITE_BARRIER,
-            Operation(4),
-            Operation::DISCARD,
-            Operation::INDIRECT,
-            Operation(255),
-        ] {
-            let got = Request::decode(&raw(operation, 1, 0), &[0; 11], &volume);
-            assert_eq!(got, Err(Reject::Unsupported));
-            assert_eq!(got.unwrap_err().status(), RspStatus::EOPNOTSUPP);
-        }
-    }
-
-    #[test]
     fn writes_to_a_read_only_volume_are_refused_and_reads_are_not() {
         let volume = volume(100, 9, true);
-        let read = Request::decode(&raw(Operation::READ, 1, 0), &[0; 11], &volume);
+        let read = Request::transfer(Op::Read, &raw(1, 0), &[0; 11], &volume);
         assert!(read.is_ok());
-        let write = Request::decode(&raw(Operation::WRITE, 1, 0), &[0; 11], &volume);
+        let write = Request::transfer(Op::Write, &raw(1, 0), &[0; 11], &volume);
         assert_eq!(write, Err(Reject::ReadOnly));
         assert_eq!(Reject::ReadOnly.status(), RspStatus::ERROR);
     }
 
     #[test]
     fn a_flush_carries_no_data() {
-        let volume = volume(100, 9, true);
-        let flush = Request::decode(&raw(Operation::FLUSH, 0, u64::MAX), &[0; 11], &volume);
-        assert_eq!(flush.unwrap().op, Op::Flush);
-        let data = Request::decode(&raw(Operation::FLUSH, 1, 0), &[0; 11], &volume);
-        assert_eq!(data, Err(Reject::SegmentCount));
+        assert_eq!(Request::flush(&raw(0, u64::MAX)).unwrap().op, Op::Flush);
+        assert_eq!(Request::flush(&raw(1, 0)), Err(Reject::SegmentCount));
     }
 
     #[test]
@@ -211,12 +220,58 @@ mod tests {
         let mut body = [0; 11];
         body[0] = segment(0, 3);
         body[1] = segment(4, 7);
-        let request = Request::decode(&raw(Operation::READ, 2, 16), &body, &volume).unwrap();
+        let request = Request::transfer(Op::Read, &raw(2, 16), &body, &volume).unwrap();
         assert_eq!((request.block, request.sectors), (1002, 8));
         assert!(!request.whole_blocks);
         body[0] = segment(0, 7);
-        let request = Request::decode(&raw(Operation::READ, 1, 16), &body, &volume).unwrap();
+        let request = Request::transfer(Op::Read, &raw(1, 16), &body, &volume).unwrap();
         assert!(request.whole_blocks);
+    }
+
+    #[test]
+    fn a_discard_is_for_whole_blocks_of_a_volume_that_takes_it() {
+        let offered = Discard {
+            granularity: 4096,
+            alignment: 0,
+            secure: false,
+        };
+        let with = |discard, read_only| Volume {
+            discard,
+            ..volume(256, 12, read_only)
+        };
+        let ask = |volume: &Volume, flags, sector, count| {
+            let mut body = [u64::MAX; 11];
+            body[0] = count;
+            Request::discard(&raw(flags, sector), &body, volume)
+        };
+        let volume = with(Some(offered), false);
+        let whole = ask(&volume, DISCARD_SECURE, 0, 256).unwrap();
+        let what = (whole.op, whole.block, whole.blocks);
+        assert_eq!(what, (Op::Discard, 1000, 32), "secure is not offered");
+        assert_eq!(ask(&volume, 0, 8, 16).unwrap().block, 1001);
+        for (sector, count) in [
+            (0, 0),
+            (0, 257),
+            (4, 8),
+            (0, 12),
+            (248, 16),
+            (u64::MAX - 7, 8),
+            (8, u64::MAX),
+        ] {
+            assert_eq!(ask(&volume, 0, sector, count), Err(Reject::Range));
+        }
+        let secure = Discard {
+            secure: true,
+            ..offered
+        };
+        let volume = with(Some(secure), false);
+        let op = |flags| ask(&volume, flags, 0, 8).unwrap().op;
+        assert_eq!((op(0), op(0xfe)), (Op::Discard, Op::Discard));
+        assert_eq!((op(1), op(0xff)), (Op::SecureDiscard, Op::SecureDiscard));
+        let got = ask(&with(Some(offered), true), 0, 0, 8);
+        assert_eq!(got, Err(Reject::ReadOnly));
+        let got = ask(&with(None, true), 0, 0, 8).unwrap_err();
+        assert_eq!(got.status(), RspStatus::EOPNOTSUPP);
     }
 
     proptest! {
@@ -232,8 +287,8 @@ mod tests {
         ) {
             let volume = volume(256, shift, false);
             let body = segments.map(|(first, last)| segment(first, last));
-            let operation = if write { Operation::WRITE } else { Operation::READ };
-            let got = Request::decode(&raw(operation, count, sector), &body, &volume);
+            let op = if write { Op::Write } else { Op::Read };
+            let got = Request::transfer(op, &raw(count, sector), &body, &volume);
             let used = segments.iter().take(count.into());
             let total: i128 = used.clone().map(|&(f, l)| i128::from(l) - i128::from(f) + 1).sum();
             let per_block = 1i128 << (shift - 9);

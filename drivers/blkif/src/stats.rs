@@ -61,7 +61,7 @@ counters! {
     writes,
     /// Flush requests accepted.
     flushes,
-    /// Discard requests, which are answered as unsupported.
+    /// Discard requests accepted.
     discards,
     /// Requests answered with anything but success.
     errors,

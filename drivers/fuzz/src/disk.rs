@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 
 use spindle_block::{
-    Command, DiskQueue, IoResult, Op, SECTOR_SIZE, Segment, SubmitError, Tag, Unit, Volume,
+    Command, Discard, DiskQueue, IoResult, Op, SECTOR_SIZE, Segment, SubmitError, Tag, Unit, Volume,
 };
 use spindle_testkit::mem::FakeBus;
 
@@ -45,7 +45,11 @@ pub(crate) fn volume(half: u64) -> Volume {
         physical_block_shift: 9,
         read_only: false,
         write_cache: true,
-        discard: None,
+        discard: Some(Discard {
+            granularity: 512,
+            alignment: 0,
+            secure: true,
+        }),
         description: String::new(),
     }
 }
@@ -61,7 +65,11 @@ impl DiskQueue for SmallDisk<'_> {
             total += segment.len as usize;
         }
         let at = command.block as usize * SECTOR_SIZE as usize;
-        if command.op == Op::Flush {
+        if matches!(command.op, Op::Discard | Op::SecureDiscard) {
+            let end = command.block.checked_add(command.blocks);
+            assert!(command.blocks > 0 && total == 0);
+            assert!(end.is_some_and(|end| end <= 2 * SECTORS), "beyond the end");
+        } else if command.op == Op::Flush {
             assert_eq!(total, 0);
         } else {
             assert!(total > 0 && total.is_multiple_of(SECTOR_SIZE as usize));

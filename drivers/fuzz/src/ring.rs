@@ -92,6 +92,11 @@ impl<'a> Arbitrary<'a> for Request {
                 pad: 0,
             };
         }
+        if native.operation == Operation::DISCARD && count < 12 {
+            // How many sectors lies there, of which there are few.
+            let sectors = u64::from(native.segments[0].first_sect) * 8;
+            native.segments[0] = RawSegment::from_word(sectors);
+        }
         let then = byte()?;
         Ok(Self {
             native,

@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 
 use spindle_blkif::abi::{
-    Abi, MAX_SEGMENTS, NativeRequest, NativeResponse, Operation, RING_HEADER, RawSegment,
-    RspStatus, X86_32Request,
+    Abi, DISCARD_SECURE, MAX_SEGMENTS, NativeDiscard, NativeRequest, NativeResponse, Operation,
+    RING_HEADER, RawSegment, RspStatus, X86_32Request,
 };
 use spindle_hw::{PAGE_SIZE, SharedPages};
 use spindle_xen::DomId;
@@ -160,6 +160,23 @@ impl<'g> Blkfront<'g> {
         self.push_raw(&request)
     }
 
+    /// Writes a discard of `sectors` from `sector` on, and returns its number.
+    ///
+    /// # Panics
+    /// If the ring is full.
+    pub fn push_discard(&mut self, sector: u64, sectors: u64, secure: bool) -> u64 {
+        let discard = NativeDiscard {
+            operation: Operation::DISCARD,
+            flag: if secure { DISCARD_SECURE } else { 0 },
+            id: self.next_id,
+            sector_number: sector,
+            nr_sectors: sectors,
+            ..NativeDiscard::default()
+        };
+        self.next_id += 1;
+        self.push_raw(&in_slot(discard.as_bytes()))
+    }
+
     /// Writes any request at all into the next slot; its number may be one already in use.
     ///
     /// # Panics
@@ -255,6 +272,13 @@ impl<'g> Blkfront<'g> {
     fn slot(&self, index: u32) -> usize {
         RING_HEADER + self.abi.slot_bytes() * (index & (self.size - 1)) as usize
     }
+}
+
+/// A request of another shape as it lies in a slot.
+fn in_slot(bytes: &[u8]) -> NativeRequest {
+    let mut slot = NativeRequest::default();
+    slot.as_mut_bytes()[..bytes.len()].copy_from_slice(bytes);
+    slot
 }
 
 /// Fills a page's bytes with a pattern that depends on `seed` and the position.

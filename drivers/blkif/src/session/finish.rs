@@ -52,7 +52,7 @@ impl Session {
                 return;
             }
             Ok(()) => RspStatus::OKAY,
-            Err(IoError::Unsupported) if slot.op == Op::Flush => RspStatus::EOPNOTSUPP,
+            Err(IoError::Unsupported) if !slot.has_data() => RspStatus::EOPNOTSUPP,
             Err(_) => RspStatus::ERROR,
         };
         self.finish(index, status, pool);

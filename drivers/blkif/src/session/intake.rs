@@ -8,7 +8,8 @@ use super::slot::{Path, State, extent};
 use super::{Session, tag};
 use crate::abi::{MAX_SEGMENTS, Operation, RawSegment, RspStatus};
 use crate::cache::GrantCache;
-use crate::request::Request;
+use crate::request::{Reject, Request};
+use crate::ring::RawRequest;
 
 /// What became of the next request of the ring.
 enum Taken {
@@ -95,27 +96,21 @@ impl Session {
         let Some(raw) = self.ring.take(&mut slot.body) else {
             return Taken::Nothing;
         };
-        let request = match Request::decode(&raw, &slot.body, &self.volume) {
+        let op = match raw.operation {
+            Operation::READ => Op::Read,
+            Operation::WRITE => Op::Write,
+            _ => return self.take_other(index, &raw),
+        };
+        let request = match Request::transfer(op, &raw, &slot.body, &self.volume) {
             Ok(request) => request,
             Err(reject) => {
-                if raw.operation == Operation::DISCARD {
-                    self.stats.discards.add(1);
-                }
                 self.respond(raw.id, raw.operation, reject.status());
                 return Taken::Settled;
             }
         };
-        if request.op == Op::Flush {
-            self.stats.flushes.add(1);
-            if !self.volume.write_cache {
-                self.respond(raw.id, raw.operation, RspStatus::OKAY);
-                return Taken::Settled;
-            }
-        } else {
-            let tally = &mut tally[usize::from(request.op == Op::Write)];
-            tally.requests += 1;
-            tally.sectors += u64::from(request.sectors);
-        }
+        let counted = &mut tally[usize::from(op == Op::Write)];
+        counted.requests += 1;
+        counted.sectors += u64::from(request.sectors);
         self.free.pop();
         slot.taken_ns = self.now_ns;
         slot.id = raw.id;
@@ -141,13 +136,40 @@ impl Session {
             }
             cache.unpin(piece.bus);
         }
-        slot.block = request.block;
-        slot.sectors = request.sectors;
-        slot.segments = request.segments;
-        slot.op = request.op;
-        slot.state = State::Waiting;
-        slot.must_copy = !request.whole_blocks;
-        slot.failed = false;
+        slot.fill(&request);
+        Taken::Slot(index)
+    }
+
+    /// Takes a request, already in slot `index`, that is neither a read nor a write.
+    #[cold]
+    fn take_other(&mut self, index: u16, raw: &RawRequest) -> Taken {
+        let slot = &mut self.slots[usize::from(index)];
+        let request = match raw.operation {
+            Operation::FLUSH => Request::flush(raw),
+            Operation::DISCARD => Request::discard(raw, &slot.body, &self.volume),
+            _ => Err(Reject::Unsupported),
+        };
+        let request = match request {
+            Ok(request) => request,
+            Err(reject) => {
+                self.respond(raw.id, raw.operation, reject.status());
+                return Taken::Settled;
+            }
+        };
+        if request.op == Op::Flush {
+            self.stats.flushes.add(1);
+            if !self.volume.write_cache {
+                self.respond(raw.id, raw.operation, RspStatus::OKAY);
+                return Taken::Settled;
+            }
+        } else {
+            self.stats.discards.add(1);
+        }
+        self.free.pop();
+        slot.taken_ns = self.now_ns;
+        slot.id = raw.id;
+        slot.operation = raw.operation;
+        slot.fill(&request);
         Taken::Slot(index)
     }
 
@@ -156,7 +178,8 @@ impl Session {
     #[inline(never)]
     fn send_directly<Q: DiskQueue>(&mut self, ring: u16, index: u16, queue: &mut Q) -> bool {
         let slot = &mut self.slots[usize::from(index)];
-        let Some(cache) = self.cache.as_mut().filter(|_| !slot.must_copy) else {
+        let fits = slot.segments > 0 && !slot.must_copy;
+        let Some(cache) = self.cache.as_mut().filter(|_| fits) else {
             return false;
         };
         let count = MAX_SEGMENTS.min(slot.segments.into());

@@ -1,7 +1,7 @@
 //! Giving a request memory that the disk can reach: pages of the cache, or buffers to copy
 //! through.
 
-use spindle_block::{Op, Segment};
+use spindle_block::Segment;
 use spindle_hw::PAGE_SIZE;
 use spindle_xen::grant::{CopyEnd, CopyOp, GrantOps, GrantRef};
 
@@ -70,7 +70,7 @@ impl Session {
         let mut at = self.ready;
         while let Some(index) = self.line.get(at) {
             let slot = &mut self.slots[usize::from(index)];
-            if slot.state == State::Ready || slot.op == Op::Flush {
+            if slot.state == State::Ready || !slot.has_data() {
                 slot.state = State::Ready;
             } else if slot.must_copy {
                 copying = true;
@@ -174,7 +174,7 @@ impl Session {
     /// or room in the batch are short.
     fn buffer<G: GrantOps>(&mut self, ring: u16, index: u16, means: &mut Means<'_, G>) -> bool {
         let slot = &mut self.slots[usize::from(index)];
-        let write = slot.op == Op::Write;
+        let write = slot.op.writes();
         let mut left = slot.sectors * 512;
         let pages = left.div_ceil(PAGE_SIZE as u32) as usize;
         if write && means.copies.room() < 2 * MAX_SEGMENTS {

@@ -3,6 +3,7 @@
 use spindle_block::{Command, Op, Segment, Volume};
 
 use crate::abi::{MAX_SEGMENTS, Operation, RawSegment};
+use crate::request::Request;
 use crate::ring::Body;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,7 +52,7 @@ pub(super) struct Slot {
     pub(super) must_copy: bool,
     /// A grant copy failed.
     pub(super) failed: bool,
-    /// The private copy of its segments.
+    /// The private copy of its segments; of a discard, how many blocks.
     pub(super) body: Body,
     /// Its memory as the disk is told of it.
     pub(super) memory: [Segment; MAX_SEGMENTS],
@@ -79,15 +80,42 @@ impl Slot {
         }
     }
 
+    /// Fills in what was found fit for the disk, which then waits in line.
+    #[inline]
+    pub(super) fn fill(&mut self, request: &Request) {
+        self.block = request.block;
+        self.sectors = request.sectors;
+        self.segments = request.segments;
+        self.op = request.op;
+        self.state = State::Waiting;
+        self.must_copy = !request.whole_blocks;
+        self.failed = false;
+        if self.discards() {
+            self.body[0] = request.blocks;
+        }
+    }
+
+    /// Whether it moves data to or from the guest's memory.
+    #[inline]
+    pub(super) fn has_data(&self) -> bool {
+        matches!(self.op, Op::Read | Op::Write | Op::WriteThrough)
+    }
+
+    #[inline]
+    fn discards(&self) -> bool {
+        matches!(self.op, Op::Discard | Op::SecureDiscard)
+    }
+
     /// What the disk is asked.
     #[inline]
     pub(super) fn command(&self, volume: &Volume) -> Command<'_> {
+        let blocks = if self.discards() { self.body[0] } else { 0 };
         Command {
             op: self.op,
             unit: volume.unit,
             block_shift: volume.block_shift,
             block: self.block,
-            blocks: 0,
+            blocks,
             segments: self.pieces(),
         }
     }

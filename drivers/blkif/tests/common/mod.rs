@@ -29,6 +29,10 @@ pub struct TestDisk {
     pub submitted: Vec<(Op, u64, usize)>,
     /// Whether `submitted` is kept.
     pub record: bool,
+    /// Discards are taken, and do nothing.
+    pub discards: bool,
+    /// Blocks of each discard that was submitted.
+    pub discarded: Vec<u64>,
     /// Completions are kept back.
     pub hold: bool,
     /// Every command is refused.
@@ -54,7 +58,18 @@ impl DiskQueue for TestDisk {
         for segment in command.segments {
             assert!(segment.len > 0 && segment.bus % 4096 + u64::from(segment.len) <= 4096);
         }
-        self.inner.submit(command, tag)?;
+        if matches!(command.op, Op::Discard | Op::SecureDiscard) {
+            if !self.discards {
+                return Err(SubmitError::Unsupported);
+            }
+            assert!(command.blocks > 0 && command.segments.is_empty());
+            let op = Op::Flush;
+            self.inner.submit(&Command { op, ..*command }, tag)?;
+            self.discarded.push(command.blocks);
+        } else {
+            assert_eq!(command.blocks, 0);
+            self.inner.submit(command, tag)?;
+        }
         if self.record {
             self.submitted
                 .push((command.op, command.block, command.segments.len()));
@@ -152,6 +167,8 @@ impl Rig {
             commits: 0,
             submitted: Vec::new(),
             record: true,
+            discards: true,
+            discarded: Vec::new(),
             hold: false,
             refuse: None,
             scattered_above: u64::MAX,
