@@ -9,7 +9,7 @@
 //! | memory that a device or another domain also writes | [`SharedPages`] | [`SharedPages::host`] |
 //! | memory for DMA | trait [`DmaAlloc`] | `spindle_testkit::mem::FakeBus` |
 //! | memory known only by its bus address | trait [`BusMemory`], [`IdentityMap`] | `FakeBus` |
-//! | device registers | trait [`Registers`], [`Mmio`] | each controller model |
+//! | device registers | traits [`Registers`], [`NarrowRegisters`], [`Mmio`] | each controller model |
 //! | x86 I/O ports | trait [`Ports`], [`X86Ports`] | each model |
 //! | time | trait [`Clock`] | `spindle_testkit::mem::FakeClock` |
 #![cfg_attr(not(any(test, feature = "host")), no_std)]
@@ -24,7 +24,7 @@ mod port;
 
 pub use bus::{BusMemory, DmaAlloc, IdentityMap};
 pub use clock::Clock;
-pub use mmio::{Mmio, Registers};
+pub use mmio::{Mmio, NarrowRegisters, Registers};
 pub use pages::SharedPages;
 pub use port::Ports;
 #[cfg(target_arch = "x86_64")]

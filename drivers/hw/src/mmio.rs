@@ -33,6 +33,29 @@ pub trait Registers {
     }
 }
 
+/// Registers of which some are 8 or 16 bits wide and must be accessed as wide as they are.
+///
+/// Misaligned and out-of-range offsets behave as with [`Registers`].
+pub trait NarrowRegisters: Registers {
+    /// Reads the 8-bit register at `offset`.
+    fn read8(&self, offset: usize) -> u8;
+
+    /// Reads the 16-bit register at `offset`.
+    fn read16(&self, offset: usize) -> u16;
+
+    /// Writes the 8-bit register at `offset`.
+    fn write8(&self, offset: usize, value: u8);
+
+    /// Writes the 16-bit register at `offset`.
+    fn write16(&self, offset: usize, value: u16);
+}
+
+/// What a register may be read as: an unsigned integer.
+trait Word: Copy {}
+impl Word for u8 {}
+impl Word for u16 {}
+impl Word for u32 {}
+
 /// Registers mapped into memory, uncached.
 #[derive(Debug)]
 pub struct Mmio {
@@ -65,12 +88,30 @@ impl Mmio {
         }
     }
 
-    fn register(&self, offset: usize) -> Option<NonNull<u32>> {
-        if !offset.is_multiple_of(4) || offset.checked_add(4)? > self.len {
+    /// The register of type `T` at `offset`.
+    fn register<T: Word>(&self, offset: usize) -> Option<NonNull<T>> {
+        let size = size_of::<T>();
+        if !offset.is_multiple_of(size) || offset.checked_add(size)? > self.len {
             return None;
         }
         // SAFETY: the check above keeps the result inside the block `new` was promised.
-        Some(unsafe { self.base.add(offset / 4) })
+        Some(unsafe { self.base.byte_add(offset) }.cast())
+    }
+
+    #[inline]
+    fn read<T: Word>(&self, offset: usize) -> Option<T> {
+        // SAFETY: `register` gives only aligned addresses inside the mapped block, and any bits
+        // make a `Word`.
+        self.register(offset)
+            .map(|at| unsafe { at.read_volatile() })
+    }
+
+    #[inline]
+    fn write<T: Word>(&self, offset: usize, value: T) {
+        if let Some(at) = self.register(offset) {
+            // SAFETY: `register` gives only aligned addresses inside the mapped block.
+            unsafe { at.write_volatile(value) };
+        }
     }
 }
 
@@ -81,17 +122,31 @@ impl Registers for Mmio {
 
     #[inline]
     fn read32(&self, offset: usize) -> u32 {
-        // SAFETY: `register` gives only addresses inside the mapped block.
-        self.register(offset)
-            .map_or(u32::MAX, |at| unsafe { at.read_volatile() })
+        self.read(offset).unwrap_or(u32::MAX)
     }
 
     #[inline]
     fn write32(&self, offset: usize, value: u32) {
-        if let Some(at) = self.register(offset) {
-            // SAFETY: `register` gives only addresses inside the mapped block.
-            unsafe { at.write_volatile(value) };
-        }
+        self.write(offset, value);
+    }
+}
+
+impl NarrowRegisters for Mmio {
+    fn read8(&self, offset: usize) -> u8 {
+        self.read(offset).unwrap_or(u8::MAX)
+    }
+
+    fn read16(&self, offset: usize) -> u16 {
+        self.read(offset).unwrap_or(u16::MAX)
+    }
+
+    fn write8(&self, offset: usize, value: u8) {
+        self.write(offset, value);
+    }
+
+    #[inline]
+    fn write16(&self, offset: usize, value: u16) {
+        self.write(offset, value);
     }
 }
 
@@ -112,5 +167,18 @@ mod tests {
         mmio.write64(0, 0x0000_0007_0000_0006);
         assert_eq!(mmio.read64(0), 0x0000_0007_0000_0006);
         assert_eq!(memory, [6, 7, 3, 4]);
+    }
+
+    #[test]
+    fn narrow_registers_are_reached_at_their_own_width() {
+        let mut memory = [0x0403_0201u32, 0];
+        // SAFETY: `memory` outlives `mmio` and is not used while it lives.
+        let mmio = unsafe { Mmio::new(NonNull::new(memory.as_mut_ptr()).unwrap(), 8) };
+        assert_eq!((mmio.read8(1), mmio.read16(2)), (2, 0x0403));
+        assert_eq!((mmio.read8(8), mmio.read16(1)), (u8::MAX, u16::MAX));
+        mmio.write8(7, 9);
+        mmio.write16(4, 0x0a0b);
+        mmio.write16(7, 1);
+        assert_eq!(memory, [0x0403_0201, 0x0900_0a0b]);
     }
 }

@@ -4,7 +4,7 @@
 //! and out by copying.
 
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicU32, AtomicU64};
+use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64};
 
 use crate::PAGE_SIZE;
 
@@ -93,6 +93,30 @@ impl SharedPages {
     #[must_use]
     pub const fn base(&self) -> NonNull<u8> {
         self.base
+    }
+
+    /// The byte at `offset`.
+    ///
+    /// # Panics
+    /// If `offset` is out of range. Offsets are the caller's own, never a peer's.
+    #[inline]
+    #[must_use]
+    pub fn u8_at(&self, offset: usize) -> &AtomicU8 {
+        assert!(offset < self.bytes);
+        // SAFETY: in range by the check. `from_raw` promises the mapping outlives `self`.
+        unsafe { AtomicU8::from_ptr(self.base.as_ptr().add(offset)) }
+    }
+
+    /// The 16-bit word at byte `offset`.
+    ///
+    /// # Panics
+    /// If `offset` is misaligned or out of range. Offsets are the caller's own, never a peer's.
+    #[inline]
+    #[must_use]
+    pub fn u16_at(&self, offset: usize) -> &AtomicU16 {
+        assert!(offset.is_multiple_of(2) && offset < self.bytes);
+        // SAFETY: as in `u32_at`.
+        unsafe { AtomicU16::from_ptr(self.base.as_ptr().add(offset).cast()) }
     }
 
     /// The 32-bit word at byte `offset`.
@@ -214,6 +238,8 @@ mod tests {
         theirs.write_bytes(4096, &[0xff; 8]);
         assert_eq!(ours.u64_at(4096).load(Relaxed), u64::MAX);
         assert_eq!(ours.u64s_at::<512>(4096)[0].load(Relaxed), u64::MAX);
+        assert_eq!(ours.u16_at(6).load(Relaxed), 0x0403);
+        assert_eq!(theirs.u8_at(7).load(Relaxed), 4);
         ours.zero(4096, 4);
         assert_eq!(theirs.u64_at(4096).load(Relaxed), 0xffff_ffff_0000_0000);
         ours.copy_from(8, &theirs, 4, 4);
