@@ -5,6 +5,7 @@
 //! | --- | --- |
 //! | [`mem`] | memory with bus addresses, a clock |
 //! | [`nvme`] | an NVMe controller, with faults |
+//! | [`virtio`] | a virtio block device, with faults |
 //! | [`pci`] | a PCI bus behind ports 0xCF8/0xCFC |
 //! | [`grants`] | Xen's grant table |
 //! | [`blkfront`] | a guest's block frontend |
@@ -16,4 +17,5 @@ pub mod grants;
 pub mod mem;
 pub mod nvme;
 pub mod pci;
+pub mod virtio;
 pub mod xenstored;

@@ -1,0 +1,281 @@
+//! A virtio block device on a [`FakeBus`]: the registers of the modern PCI interface, split
+//! virtqueues, a volatile write cache that a power cut empties, and faults on demand.
+//!
+//! It is written from the specification (virtio 1.2), not from the driver, and keeps a list of
+//! everything a driver did that the specification forbids ([`FakeVirtio::violations`]). A
+//! notification makes it run at once, in the core that gave it, unless [`FakeVirtio::hold`] leaves
+//! that to [`FakeVirtio::run`].
+
+mod execute;
+mod registers;
+mod ring;
+
+use std::sync::{Arc, Mutex};
+
+use crate::mem::FakeBus;
+use crate::pci::FakeFunction;
+use registers::Control;
+use ring::Queue;
+
+/// Feature bits (5.2.3, 6), named here a second time so that a slip in the driver does not cancel
+/// itself out.
+pub mod feature {
+    /// `size_max` is given.
+    pub const SIZE_MAX: u64 = 1 << 1;
+    /// `seg_max` is given.
+    pub const SEG_MAX: u64 = 1 << 2;
+    /// The disk is read-only.
+    pub const RO: u64 = 1 << 5;
+    /// `blk_size` is given.
+    pub const BLK_SIZE: u64 = 1 << 6;
+    /// There is a cache, and a request to write it out.
+    pub const FLUSH: u64 = 1 << 9;
+    /// The topology is given.
+    pub const TOPOLOGY: u64 = 1 << 10;
+    /// `num_queues` is given.
+    pub const MQ: u64 = 1 << 12;
+    /// DISCARD is known.
+    pub const DISCARD: u64 = 1 << 13;
+    /// WRITE_ZEROES is known.
+    pub const WRITE_ZEROES: u64 = 1 << 14;
+    /// SECURE_ERASE is known.
+    pub const SECURE_ERASE: u64 = 1 << 16;
+    /// Descriptors may be indirect.
+    pub const INDIRECT_DESC: u64 = 1 << 28;
+    /// Virtio 1.0 or later.
+    pub const VERSION_1: u64 = 1 << 32;
+    /// Addresses are those of the platform's IOMMU.
+    pub const ACCESS_PLATFORM: u64 = 1 << 33;
+}
+
+/// What the device is like.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Features offered.
+    pub features: u64,
+    /// Length in sectors of 512 bytes.
+    pub sectors: u64,
+    /// `blk_size`.
+    pub block_size: u32,
+    /// `physical_block_exp`.
+    pub physical_exponent: u8,
+    /// `size_max`.
+    pub size_max: u32,
+    /// `seg_max`.
+    pub seg_max: u32,
+    /// `num_queues`.
+    pub queues: u16,
+    /// The most entries in a queue.
+    pub entries: u16,
+    /// `max_discard_sectors`, which also counts for WRITE_ZEROES and SECURE_ERASE.
+    pub max_discard: u32,
+    /// `discard_sector_alignment`.
+    pub discard_alignment: u32,
+    /// What GET_ID gives, if it is known at all.
+    pub serial: Option<&'static str>,
+    /// Reads of the status before a reset shows in it.
+    pub delay: u32,
+    /// Bytes between notification addresses.
+    pub multiplier: u32,
+    /// Whether requests that were taken together complete in another order.
+    pub out_of_order: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        use feature::*;
+        Self {
+            features: SEG_MAX
+                | BLK_SIZE
+                | FLUSH
+                | TOPOLOGY
+                | MQ
+                | DISCARD
+                | WRITE_ZEROES
+                | SECURE_ERASE
+                | INDIRECT_DESC
+                | VERSION_1
+                | ACCESS_PLATFORM,
+            sectors: 2048,
+            block_size: 512,
+            physical_exponent: 3,
+            size_max: 0,
+            seg_max: 62,
+            queues: 4,
+            entries: 64,
+            max_discard: 256,
+            discard_alignment: 8,
+            serial: Some("spindle 7"),
+            delay: 2,
+            multiplier: 4,
+            out_of_order: false,
+        }
+    }
+}
+
+/// Something that goes wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The status stays what it was when the driver resets the device.
+    NeverResets,
+    /// FEATURES_OK does not stay.
+    RefusesFeatures,
+    /// The configuration changes with every read of its generation.
+    Restless,
+    /// The next request of this type ends with this status.
+    Fail(u32, u8),
+    /// The next request of this type is never answered.
+    Swallow(u32),
+}
+
+/// The device; clones are the same device.
+#[derive(Clone, Debug)]
+pub struct FakeVirtio(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    bus: Arc<FakeBus>,
+    config: Config,
+    control: Mutex<Control>,
+    queues: Vec<Mutex<Queue>>,
+    disk: Mutex<Contents>,
+    faults: Mutex<Vec<Fault>>,
+    violations: Mutex<Vec<String>>,
+}
+
+/// What is written, and what of it is on stable media.
+#[derive(Debug)]
+struct Contents {
+    cached: Vec<u8>,
+    stable: Vec<u8>,
+}
+
+impl FakeVirtio {
+    /// A device that is off.
+    #[must_use]
+    pub fn new(bus: Arc<FakeBus>, config: Config) -> Self {
+        let bytes = vec![0; config.sectors as usize * 512];
+        Self(Arc::new(Shared {
+            bus,
+            control: Mutex::new(Control::new(config.sectors)),
+            queues: (0..config.queues).map(|_| Mutex::default()).collect(),
+            disk: Mutex::new(Contents {
+                cached: bytes.clone(),
+                stable: bytes,
+            }),
+            config,
+            faults: Mutex::default(),
+            violations: Mutex::default(),
+        }))
+    }
+
+    /// The PCI function with the device's registers in BAR 4.
+    #[must_use]
+    pub fn function(&self) -> FakeFunction {
+        registers::function(&self.0.config)
+    }
+
+    /// Makes something go wrong.
+    pub fn arm(&self, fault: Fault) {
+        self.0.faults.lock().unwrap().push(fault);
+    }
+
+    /// Pulls the device out: registers read as all ones, nothing is answered any longer.
+    pub fn vanish(&self) {
+        self.0.control.lock().unwrap().vanished = true;
+    }
+
+    /// Makes DEVICE_NEEDS_RESET appear.
+    pub fn die(&self) {
+        self.0.control.lock().unwrap().broken = true;
+    }
+
+    /// Makes the disk larger (or says so: what is beyond the first size cannot be reached).
+    pub fn resize(&self, sectors: u64) {
+        let mut control = self.0.control.lock().unwrap();
+        control.sectors = sectors;
+        control.generation = control.generation.wrapping_add(1);
+    }
+
+    /// From now on requests wait for [`FakeVirtio::run`].
+    pub fn hold(&self) {
+        self.0.control.lock().unwrap().held = true;
+    }
+
+    /// Carries out what is in the queues, and returns how many requests that were.
+    pub fn run(&self) -> usize {
+        (0..self.0.queues.len()).map(|n| self.0.run(n)).sum()
+    }
+
+    /// Puts an entry that nobody asked for into the used ring of queue `queue`.
+    pub fn post(&self, queue: u16, id: u32, len: u32) {
+        let mut queue = self.0.queues[usize::from(queue)].lock().unwrap();
+        queue.post(&self.0.bus, id, len);
+    }
+
+    /// Moves the index of the used ring of queue `queue` on, without entries.
+    pub fn skip(&self, queue: u16, entries: u16) {
+        let mut queue = self.0.queues[usize::from(queue)].lock().unwrap();
+        queue.skip(&self.0.bus, entries);
+    }
+
+    /// Sets whether the device wants to be notified of new requests in queue `queue`.
+    pub fn want_notifications(&self, queue: u16, wanted: bool) {
+        let queue = self.0.queues[usize::from(queue)].lock().unwrap();
+        queue.want_notifications(&self.0.bus, wanted);
+    }
+
+    /// Everything written and not flushed is lost.
+    pub fn power_cut(&self) {
+        let mut disk = self.0.disk.lock().unwrap();
+        disk.cached = disk.stable.clone();
+    }
+
+    /// What is on the disk, cache included.
+    #[must_use]
+    pub fn contents(&self) -> Vec<u8> {
+        self.0.disk.lock().unwrap().cached.clone()
+    }
+
+    /// Notifications so far.
+    #[must_use]
+    pub fn notifications(&self) -> u64 {
+        self.0.control.lock().unwrap().notifications
+    }
+
+    /// The type of each request carried out so far.
+    #[must_use]
+    pub fn requests(&self) -> Vec<u32> {
+        self.0.control.lock().unwrap().requests.clone()
+    }
+
+    /// What the driver did that the specification forbids.
+    #[must_use]
+    pub fn violations(&self) -> Vec<String> {
+        self.0.violations.lock().unwrap().clone()
+    }
+}
+
+impl Shared {
+    /// Notes a breach of the specification.
+    fn violation(&self, what: impl Into<String>) {
+        self.violations.lock().unwrap().push(what.into());
+    }
+
+    /// Whether a fault of the lasting kind is armed.
+    fn has(&self, fault: Fault) -> bool {
+        self.faults.lock().unwrap().contains(&fault)
+    }
+
+    /// Takes a fault that happens once.
+    fn once<T>(&self, pick: impl Fn(Fault) -> Option<T>) -> Option<T> {
+        let mut faults = self.faults.lock().unwrap();
+        let found = faults
+            .iter()
+            .enumerate()
+            .find_map(|(index, fault)| Some((index, pick(*fault)?)));
+        let (index, picked) = found?;
+        faults.remove(index);
+        Some(picked)
+    }
+}

@@ -1,0 +1,412 @@
+//! The data path of one virtqueue, but for its doorbell: from commands to requests and back.
+//!
+//! Each slot has an area for header and status, and a table of descriptors for its request. With
+//! indirect descriptors the table is memory of its own and takes one place in the ring; without,
+//! it is a fixed part of the ring's own table. Either way nothing is allocated, and no list of
+//! free descriptors is kept.
+
+use spindle_block::{Command, IoError, IoResult, Op, SubmitError, Tag};
+use spindle_hw::{DmaAlloc, PAGE_SIZE, SharedPages};
+
+use crate::Error;
+use crate::config::{Erase, Features, Geometry};
+use crate::request::{AREA_LEN, Areas, HEADER_LEN, ID_LEN, RANGE_LEN, kind};
+use crate::ring::{DESCRIPTOR, Descriptor, Ring, flag};
+use crate::runs::{Limits, Runs};
+use crate::slots::{Finished, Next, Slots};
+
+/// Descriptors of a request beside its data: header and status.
+const FRAME: u16 = 2;
+/// The most pieces of memory in one request: half a megabyte of single pages, and tables of 2 KiB.
+const MAX_PIECES: u16 = 126;
+/// The same where they take places in the ring.
+const MAX_DIRECT_PIECES: u16 = 14;
+/// Entries of the smallest usable ring: a request with one piece, rounded up.
+pub(crate) const MIN_ENTRIES: u16 = 4;
+
+/// What a queue may ask of the disk.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Abilities {
+    pub(crate) block_shift: u8,
+    pub(crate) flush: bool,
+    pub(crate) discard: Option<Erase>,
+    pub(crate) secure_erase: Option<Erase>,
+}
+
+/// One virtqueue and the requests in it.
+#[derive(Debug)]
+pub(crate) struct Engine {
+    ring: Ring,
+    areas: Areas,
+    /// The slots' tables, with indirect descriptors.
+    tables: Option<SharedPages>,
+    /// Descriptors in a table.
+    table: u16,
+    slots: Slots,
+    limits: Limits,
+    abilities: Abilities,
+    spurious: u64,
+    gone: bool,
+}
+
+impl Engine {
+    /// A queue with a ring of `size` entries, a power of two of at least [`MIN_ENTRIES`].
+    pub(crate) fn new(
+        size: u16,
+        features: Features,
+        geometry: &Geometry,
+        memory: &impl DmaAlloc,
+    ) -> Result<Self, Error> {
+        let indirect = features.contains(Features::INDIRECT_DESC);
+        let most = if indirect {
+            MAX_PIECES
+        } else {
+            MAX_DIRECT_PIECES
+        };
+        // No request has more descriptors than the ring has entries (2.7.5.3.1).
+        let announced = u16::try_from(geometry.max_pieces).unwrap_or(u16::MAX);
+        let pieces = most.min(size - FRAME).min(announced);
+        let table = pieces + FRAME;
+        let count = if indirect { size } else { size / table };
+        let pages = |bytes: usize| (usize::from(count) * bytes).div_ceil(PAGE_SIZE);
+        let ring = Ring::new(size, memory).ok_or(Error::Memory)?;
+        let Some(areas) = memory.alloc(pages(AREA_LEN)) else {
+            ring.free(memory);
+            return Err(Error::Memory);
+        };
+        let tables = indirect.then(|| memory.alloc(pages(usize::from(table) * DESCRIPTOR)));
+        let tables = match tables {
+            Some(None) => {
+                ring.free(memory);
+                memory.free(areas);
+                return Err(Error::Memory);
+            }
+            tables => tables.flatten(),
+        };
+        Ok(Self {
+            ring,
+            areas: Areas(areas),
+            tables,
+            table,
+            slots: Slots::new(count),
+            limits: Limits {
+                pieces: pieces.into(),
+                piece: geometry.max_piece,
+            },
+            abilities: Abilities {
+                block_shift: geometry.block_shift,
+                flush: features.contains(Features::FLUSH),
+                discard: geometry.discard,
+                secure_erase: geometry.secure_erase,
+            },
+            spurious: 0,
+            gone: false,
+        })
+    }
+
+    /// Entries in the ring.
+    pub(crate) fn size(&self) -> u16 {
+        self.ring.size()
+    }
+
+    /// Where the device finds the ring's three parts.
+    pub(crate) fn addresses(&self) -> [u64; 3] {
+        self.ring.addresses()
+    }
+
+    /// The most requests that can be in flight at once.
+    pub(crate) fn capacity(&self) -> usize {
+        self.slots.capacity()
+    }
+
+    /// Commands taken and not handed back.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.slots.commands()
+    }
+
+    /// Entries of the used ring that named no request in flight.
+    pub(crate) fn spurious(&self) -> u64 {
+        self.spurious
+    }
+
+    /// Takes a command, as [`spindle_block::DiskQueue::submit`] does.
+    #[inline]
+    pub(crate) fn submit(&mut self, command: &Command<'_>, tag: Tag) -> Result<(), SubmitError> {
+        if self.gone {
+            return Err(SubmitError::Gone);
+        }
+        match command.op {
+            Op::Read => self.transfer(command, kind::IN, Next::Done, tag),
+            Op::Write => self.transfer(command, kind::OUT, Next::Done, tag),
+            // virtio has no forced unit access. Where nothing can be flushed nothing is cached.
+            Op::WriteThrough if self.abilities.flush => {
+                self.transfer(command, kind::OUT, Next::Flush, tag)
+            }
+            Op::WriteThrough => self.transfer(command, kind::OUT, Next::Done, tag),
+            Op::Flush if self.abilities.flush => self.begin(Next::Flush, tag),
+            Op::Flush => Err(SubmitError::Unsupported),
+            Op::Discard => self.erase(command, false, tag),
+            Op::SecureDiscard => self.erase(command, true, tag),
+        }
+    }
+
+    fn transfer(
+        &mut self,
+        command: &Command<'_>,
+        kind: u32,
+        next: Next,
+        tag: Tag,
+    ) -> Result<(), SubmitError> {
+        let direction = if kind == kind::IN { flag::WRITE } else { 0 };
+        let mut sector = self.sector(command.block);
+        let mut runs = Runs::new(command.segments, self.limits, self.abilities.block_shift);
+        // Tables and areas are written as parts come; none counts before `begin`.
+        let mut parts = 0;
+        loop {
+            let slot = self.slots.reserve(parts);
+            let run = runs.next(|piece, bus, len| {
+                if let Some(slot) = slot {
+                    self.describe(slot, 1 + piece as u16, bus, len, direction | flag::NEXT);
+                }
+            });
+            let run = match run {
+                None => break,
+                Some(run) => run.map_err(|_| SubmitError::Scattered)?,
+            };
+            let Some(slot) = slot else {
+                return Err(self.no_room(parts + 1, runs));
+            };
+            self.frame(slot, kind, sector, run.pieces as u16);
+            sector = sector.wrapping_add(u64::from(run.bytes >> 9));
+            parts += 1;
+        }
+        if parts == 0 {
+            return Err(SubmitError::Scattered);
+        }
+        let (ring, table) = (&mut self.ring, self.table);
+        let head = |slot| slot * if self.tables.is_some() { 1 } else { table };
+        self.slots
+            .begin(parts, tag, next, |slot| ring.offer(head(slot)));
+        Ok(())
+    }
+
+    /// What to say of a command whose first `parts` runs, before `rest`, are more than there are
+    /// free slots: a later try helps only if an empty queue would do.
+    #[cold]
+    fn no_room(&self, mut parts: usize, mut rest: Runs<'_>) -> SubmitError {
+        while let Some(run) = rest.next(|_, _, _| {}) {
+            if run.is_err() {
+                return SubmitError::Scattered;
+            }
+            parts += 1;
+        }
+        if parts > self.capacity() {
+            return SubmitError::Scattered;
+        }
+        SubmitError::Full
+    }
+
+    fn erase(&mut self, command: &Command<'_>, secure: bool, tag: Tag) -> Result<(), SubmitError> {
+        let per_block = self.sector(1);
+        let erase = Next::Erase {
+            sector: self.sector(command.block),
+            left: command.blocks.saturating_mul(per_block),
+            secure,
+        };
+        if self.how_to_erase(secure).is_none() {
+            return Err(SubmitError::Unsupported);
+        }
+        self.begin(erase, tag)
+    }
+
+    fn how_to_erase(&self, secure: bool) -> Option<Erase> {
+        if secure {
+            self.abilities.secure_erase
+        } else {
+            self.abilities.discard
+        }
+    }
+
+    /// Takes a slot for a command that is all in `step`.
+    fn begin(&mut self, step: Next, tag: Tag) -> Result<(), SubmitError> {
+        let slot = self.slots.reserve(0).ok_or(SubmitError::Full)?;
+        let next = self.request(slot, step);
+        self.slots.begin(1, tag, next, |_| {});
+        self.ring.offer(self.head(slot));
+        Ok(())
+    }
+
+    /// Writes the request for `step` and returns what remains to be done after it.
+    fn request(&self, slot: u16, step: Next) -> Next {
+        match step {
+            Next::Erase {
+                sector,
+                left,
+                secure,
+            } if let Some(how) = self.how_to_erase(secure) => {
+                let now = left.min(how.max_sectors.into());
+                self.areas.range(slot, sector, now as u32, how.flags);
+                self.describe(slot, 1, self.areas.range_bus(slot), RANGE_LEN, flag::NEXT);
+                self.frame(slot, how.kind, 0, 1);
+                match left - now {
+                    0 => Next::Done,
+                    left => Next::Erase {
+                        sector: sector.wrapping_add(now),
+                        left,
+                        secure,
+                    },
+                }
+            }
+            _ => {
+                self.frame(slot, kind::FLUSH, 0, 0);
+                Next::Done
+            }
+        }
+    }
+
+    /// Asks for the disk's serial number; it has to be the only command.
+    pub(crate) fn ask_id(&mut self) -> Option<u16> {
+        let slot = self.slots.reserve(0)?;
+        let bus = self.areas.id_bus(slot);
+        self.describe(slot, 1, bus, ID_LEN as u32, flag::WRITE | flag::NEXT);
+        self.frame(slot, kind::GET_ID, 0, 1);
+        self.slots.begin(1, Tag(0), Next::Done, |_| {});
+        self.ring.offer(self.head(slot));
+        Some(slot)
+    }
+
+    /// The serial number that came in `slot`.
+    pub(crate) fn id(&self, slot: u16) -> [u8; ID_LEN] {
+        self.areas.id(slot)
+    }
+
+    /// Header and status around `pieces` descriptors, and what makes a request of them.
+    fn frame(&self, slot: u16, kind: u32, sector: u64, pieces: u16) {
+        self.areas.head(slot, kind, sector);
+        self.describe(slot, 0, self.areas.header_bus(slot), HEADER_LEN, flag::NEXT);
+        self.describe(
+            slot,
+            pieces + 1,
+            self.areas.status_bus(slot),
+            1,
+            flag::WRITE,
+        );
+        if let Some(tables) = &self.tables {
+            let at = usize::from(slot) * usize::from(self.table) * DESCRIPTOR;
+            let whole = Descriptor {
+                bus: tables.bus() + at as u64,
+                len: u32::from(pieces + FRAME) * DESCRIPTOR as u32,
+                flags: flag::INDIRECT,
+                next: 0,
+            };
+            whole.store(&self.ring.driver, slot.into());
+        }
+    }
+
+    /// Writes descriptor `index` of a slot's table.
+    #[inline]
+    fn describe(&self, slot: u16, index: u16, bus: u64, len: u32, flags: u16) {
+        let first = usize::from(slot) * usize::from(self.table);
+        // Numbers count from where the device's table begins.
+        let (table, base) = match &self.tables {
+            Some(tables) => (tables, 0),
+            None => (&self.ring.driver, first as u16),
+        };
+        let descriptor = Descriptor {
+            bus,
+            len,
+            flags,
+            next: if flags & flag::NEXT == 0 {
+                0
+            } else {
+                base + index + 1
+            },
+        };
+        descriptor.store(table, first + usize::from(index));
+    }
+
+    /// The number by which the ring knows a slot.
+    #[inline]
+    fn head(&self, slot: u16) -> u16 {
+        match self.tables {
+            Some(_) => slot,
+            None => slot * self.table,
+        }
+    }
+
+    /// The slot that the ring knows by `id`, if a request there is awaited.
+    #[inline]
+    fn slot(&self, id: u32) -> Option<u16> {
+        let id = u16::try_from(id).ok()?;
+        let slot = match self.tables {
+            Some(_) => id,
+            None if id.is_multiple_of(self.table) => id / self.table,
+            None => return None,
+        };
+        self.slots.awaited(slot).then_some(slot)
+    }
+
+    fn sector(&self, block: u64) -> u64 {
+        block.wrapping_shl(u32::from(self.abilities.block_shift) - 9)
+    }
+
+    /// Shows the device what was submitted; true if it has to be notified.
+    #[inline]
+    pub(crate) fn publish(&mut self) -> bool {
+        self.ring.publish()
+    }
+
+    /// Hands every finished command to `done`; returns how many there were, and whether any
+    /// went on to another request, which is to be published.
+    #[inline]
+    pub(crate) fn poll(&mut self, mut done: impl FnMut(Tag, IoResult)) -> (usize, bool) {
+        if self.gone {
+            return (0, false);
+        }
+        let (mut count, mut more) = (0, false);
+        // One turn of the ring at most: a device that keeps writing must not keep this core.
+        for _ in 0..self.ring.size() {
+            let Some(id) = self.ring.next_used() else {
+                break;
+            };
+            let Some(slot) = self.slot(id) else {
+                self.spurious += 1;
+                continue;
+            };
+            match self.slots.finish(slot, self.areas.outcome(slot)) {
+                Finished::Nothing | Finished::Part => {}
+                Finished::Command(leader, Ok(()), next) if next != Next::Done => {
+                    let next = self.request(leader, next);
+                    self.slots.again(leader, next);
+                    self.ring.offer(self.head(leader));
+                    more = true;
+                }
+                Finished::Command(leader, result, _) => {
+                    count += 1;
+                    done(self.slots.release(leader), result);
+                }
+            }
+        }
+        (count, more)
+    }
+
+    /// Whether the disk was given up.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.gone
+    }
+
+    /// Gives the disk up, as [`spindle_block::DiskQueue::fail_all`] does.
+    pub(crate) fn fail_all(&mut self, mut done: impl FnMut(Tag, IoResult)) {
+        self.gone = true;
+        self.slots.abandon(|tag| done(tag, Err(IoError::Aborted)));
+    }
+
+    /// Gives the memory back, which the device must not reach any longer.
+    pub(crate) fn free(self, memory: &impl DmaAlloc) {
+        self.ring.free(memory);
+        memory.free(self.areas.0);
+        if let Some(tables) = self.tables {
+            memory.free(tables);
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! The driver on a fake device, and memory to transfer to and from.
+#![allow(dead_code, reason = "each test file uses a part of it")]
+
+use std::sync::Arc;
+
+use spindle_block::{Command, DiskQueue, IoResult, Op, Segment, SubmitError, Tag, Unit};
+use spindle_hw::{DmaAlloc, SharedPages};
+use spindle_pci::{Bus, Placement, Window};
+use spindle_testkit::mem::{FakeBus, FakeClock};
+use spindle_testkit::pci::FakePci;
+use spindle_testkit::virtio::{Config, FakeVirtio};
+use spindle_virtio::{BlockQueue, Disk, Error, Layout, LayoutError, Options, PciTransport};
+
+pub(crate) struct Rig {
+    pub(crate) bus: Arc<FakeBus>,
+    pub(crate) device: FakeVirtio,
+}
+
+pub(crate) type Running<'a> = Disk<FakeVirtio, FakeClock, &'a FakeBus>;
+pub(crate) type Queue = BlockQueue<FakeVirtio>;
+
+pub(crate) const OPTIONS: Options = Options {
+    queues: 2,
+    depth: 16,
+};
+
+/// Finds the registers of the only function on a bus.
+pub(crate) fn layout(pci: FakePci) -> Result<Layout, LayoutError> {
+    let bus = Bus::new(pci);
+    let function = bus.scan()[0];
+    assert!(spindle_virtio::is_block_device(&function));
+    let mut window = Window::HVM;
+    let bars = bus
+        .enable(function.address, Placement::Assign(&mut window))
+        .unwrap();
+    Layout::find(&bus, function.address, &bars)
+}
+
+impl Rig {
+    pub(crate) fn new(config: Config) -> Self {
+        let bus = Arc::new(FakeBus::new());
+        let device = FakeVirtio::new(bus.clone(), config);
+        Self { bus, device }
+    }
+
+    pub(crate) fn start(&self) -> Result<Running<'_>, Error> {
+        self.start_with(OPTIONS)
+    }
+
+    pub(crate) fn start_with(&self, options: Options) -> Result<Running<'_>, Error> {
+        let pci = FakePci::new();
+        pci.insert((0, 5, 0), self.device.function());
+        let layout = layout(pci).unwrap();
+        let bar = |_| Ok::<_, ()>(self.device.clone());
+        let transport = PciTransport::new(layout, bar).unwrap();
+        // A millisecond passes whenever the driver waits.
+        let clock = FakeClock::new(1_000_000);
+        Disk::start(transport, clock, &*self.bus, options)
+    }
+
+    pub(crate) fn running(&self, options: Options) -> (Running<'_>, Queue) {
+        let mut disk = self.start_with(options).unwrap();
+        let queue = disk.create_queue(self.device.clone()).unwrap();
+        (disk, queue)
+    }
+
+    pub(crate) fn memory(&self, pages: usize) -> SharedPages {
+        self.bus.alloc(pages).unwrap()
+    }
+
+    pub(crate) fn obeyed(&self) {
+        assert_eq!(self.device.violations(), Vec::<String>::new());
+    }
+}
+
+pub(crate) fn command(op: Op, block: u64, segments: &[Segment]) -> Command<'_> {
+    Command {
+        op,
+        unit: Unit(0),
+        block_shift: 9,
+        block,
+        blocks: 0,
+        segments,
+    }
+}
+
+pub(crate) fn erase(op: Op, block: u64, blocks: u64) -> Command<'static> {
+    Command {
+        blocks,
+        ..command(op, block, &[])
+    }
+}
+
+/// The pages as segments of a page each, last page first: none follows the other in memory.
+pub(crate) fn scattered(memory: &SharedPages) -> Vec<Segment> {
+    let starts = (0..memory.len()).step_by(4096).rev();
+    starts
+        .map(|at| Segment {
+            bus: memory.bus() + at as u64,
+            len: 4096,
+        })
+        .collect()
+}
+
+pub(crate) fn fill(memory: &SharedPages, seed: u8) -> Vec<u8> {
+    let data: Vec<u8> = (0..memory.len())
+        .map(|i| (i / 512 + i % 251) as u8 ^ seed)
+        .collect();
+    memory.write_bytes(0, &data);
+    data
+}
+
+pub(crate) fn contents(memory: &SharedPages) -> Vec<u8> {
+    let mut data = vec![0; memory.len()];
+    memory.read_bytes(0, &mut data);
+    data
+}
+
+pub(crate) fn drain(queue: &mut Queue) -> Vec<(u32, IoResult)> {
+    let mut done = Vec::new();
+    queue.poll(|tag, result| done.push((tag.0, result)));
+    done
+}
+
+/// Submits, commits and expects the one answer.
+pub(crate) fn complete(queue: &mut Queue, command: &Command<'_>) -> Result<IoResult, SubmitError> {
+    queue.submit(command, Tag(7))?;
+    queue.commit();
+    let mut done = Vec::new();
+    for _ in 0..10_000 {
+        done.extend(drain(queue));
+        if queue.in_flight() == 0 {
+            break;
+        }
+    }
+    assert_eq!(done.len(), 1);
+    assert_eq!(done[0].0, 7);
+    Ok(done[0].1)
+}
