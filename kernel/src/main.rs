@@ -33,7 +33,7 @@ use xen::sched::Reason;
 xen_pvh_boot::entry!(main);
 
 /// What is built in, for the first line of the log.
-const FEATURES: &str = "nvme, ram, multi-queue, persistent grants, grant copy, flush";
+const FEATURES: &str = "nvme, virtio, ram, multi-queue, persistent grants, grant copy, flush";
 
 /// The machine, set up.
 #[derive(Debug)]

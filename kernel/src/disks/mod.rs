@@ -1,13 +1,14 @@
-//! The disks: NVMe controllers found on PCI or placed by dom0, RAM disks asked for, and a core's
-//! queues on them.
+//! The disks: NVMe controllers found on PCI or placed by dom0, virtio disks found on PCI, RAM disks
+//! asked for, and a core's queues on them.
 
 mod nvme;
 mod pci;
 mod placed;
 mod queue;
+mod virtio;
 
 use alloc::format;
-use alloc::string::String;
+use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use log::{error, info, warn};
@@ -19,6 +20,7 @@ use xen_pvh_boot::MapEntry;
 use self::nvme::NvmeDisk;
 use self::pci::Pci;
 pub(crate) use self::queue::Queue;
+use self::virtio::VirtioDisk;
 use crate::mm::Memory;
 use crate::xen::time::CoreClock;
 
@@ -29,6 +31,7 @@ const RAM_DEPTH: usize = 256;
 #[derive(Debug)]
 enum Disk {
     Nvme(NvmeDisk),
+    Virtio(VirtioDisk),
     Ram(RamDisk),
 }
 
@@ -42,7 +45,7 @@ pub(crate) struct Disks {
 }
 
 impl Disks {
-    /// Finds the NVMe controllers, makes the RAM disks, and tells the log of both. A disk that
+    /// Finds the disks on PCI, makes the RAM disks, and tells the log of both. A disk that
     /// does not work is left out. `map` is the domain's memory map.
     pub(crate) fn probe(
         config: &Config,
@@ -64,6 +67,11 @@ impl Disks {
             volumes.extend(disk.volumes(disks.len(), number));
             disks.push(Disk::Nvme(disk));
         }
+        let found = VirtioDisk::probe(&mut pci, memory.dma, clock, cores);
+        for (number, disk) in found.into_iter().enumerate() {
+            volumes.push(disk.volume(disks.len(), number));
+            disks.push(Disk::Virtio(disk));
+        }
         for &RamDiskSize { number, bytes } in &config.ram_disks {
             match RamDisk::new(bytes, &memory.dma) {
                 Some(ram) => {
@@ -80,8 +88,9 @@ impl Disks {
         }
         if volumes.is_empty() {
             warn!(
-                "no disk found: nothing passed through by pci= or placed by nvmeN= has an NVMe \
-                 controller, and no ramN= asks for a RAM disk; every attach will be refused"
+                "no disk found: nothing passed through by pci= or placed by nvmeN= is an NVMe \
+                 controller or a virtio disk, and no ramN= asks for a RAM disk; every attach will \
+                 be refused"
             );
         }
         Self {
@@ -96,15 +105,17 @@ impl Disks {
         let bus = self.bus;
         let queue = |disk: &mut Disk| match disk {
             Disk::Nvme(disk) => disk.queue(),
+            Disk::Virtio(disk) => disk.queue(),
             Disk::Ram(ram) => Queue::Ram(ram.queue(RAM_DEPTH, bus)),
         };
         self.disks.iter_mut().map(queue).collect()
     }
 
     /// The first disk, other than those in `known`, that has failed, with the reason.
-    pub(crate) fn failed(&self, known: &[usize]) -> Option<(usize, spindle_nvme::Error)> {
+    pub(crate) fn failed(&self, known: &[usize]) -> Option<(usize, String)> {
         let health = |disk: &Disk| match disk {
-            Disk::Nvme(disk) => disk.failure(),
+            Disk::Nvme(disk) => disk.failure().map(|error| error.to_string()),
+            Disk::Virtio(disk) => disk.failure().map(|error| error.to_string()),
             Disk::Ram(_) => None,
         };
         let disks = self
@@ -138,8 +149,10 @@ impl Disks {
         let mut queues: Vec<_> = queues.into_iter().map(Vec::into_iter).collect();
         for disk in self.disks {
             let of_disk: Vec<Queue> = queues.iter_mut().filter_map(Iterator::next).collect();
-            if let Disk::Nvme(disk) = disk {
-                disk.shutdown(of_disk.into_iter());
+            match disk {
+                Disk::Nvme(disk) => disk.shutdown(of_disk.into_iter()),
+                Disk::Virtio(disk) => disk.shutdown(of_disk.into_iter()),
+                Disk::Ram(_) => {}
             }
         }
     }

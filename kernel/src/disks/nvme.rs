@@ -110,7 +110,7 @@ impl NvmeDisk {
     pub(super) fn shutdown(self, queues: impl Iterator<Item = Queue>) {
         let pairs = queues.filter_map(|queue| match queue {
             Queue::Nvme(pair) => Some(pair),
-            Queue::Ram(_) | Queue::None => None,
+            Queue::Virtio(_) | Queue::Ram(_) | Queue::None => None,
         });
         let serial = self.controller.identity().serial.clone();
         match self.controller.shutdown(pairs) {

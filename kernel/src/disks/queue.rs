@@ -3,11 +3,13 @@
 use spindle_block::{Command, DiskQueue, IoResult, RamQueue, SubmitError, Tag};
 use spindle_hw::{IdentityMap, Mmio};
 use spindle_nvme::QueuePair;
+use spindle_virtio::BlockQueue;
 
 /// One core's queue on a disk.
 #[derive(Debug)]
 pub(crate) enum Queue {
     Nvme(QueuePair<Mmio>),
+    Virtio(BlockQueue<Mmio>),
     Ram(RamQueue<IdentityMap>),
     /// The disk had no queue left for this core: no ring on that disk is placed here.
     None,
@@ -18,6 +20,7 @@ impl DiskQueue for Queue {
     fn submit(&mut self, command: &Command<'_>, tag: Tag) -> Result<(), SubmitError> {
         match self {
             Self::Nvme(queue) => queue.submit(command, tag),
+            Self::Virtio(queue) => queue.submit(command, tag),
             Self::Ram(queue) => queue.submit(command, tag),
             Self::None => Err(SubmitError::Gone),
         }
@@ -27,6 +30,7 @@ impl DiskQueue for Queue {
     fn commit(&mut self) {
         match self {
             Self::Nvme(queue) => queue.commit(),
+            Self::Virtio(queue) => queue.commit(),
             Self::Ram(queue) => queue.commit(),
             Self::None => {}
         }
@@ -36,6 +40,7 @@ impl DiskQueue for Queue {
     fn poll(&mut self, done: impl FnMut(Tag, IoResult)) -> usize {
         match self {
             Self::Nvme(queue) => queue.poll(done),
+            Self::Virtio(queue) => queue.poll(done),
             Self::Ram(queue) => queue.poll(done),
             Self::None => 0,
         }
@@ -45,6 +50,7 @@ impl DiskQueue for Queue {
     fn in_flight(&self) -> usize {
         match self {
             Self::Nvme(queue) => queue.in_flight(),
+            Self::Virtio(queue) => queue.in_flight(),
             Self::Ram(queue) => queue.in_flight(),
             Self::None => 0,
         }
@@ -53,6 +59,7 @@ impl DiskQueue for Queue {
     fn fail_all(&mut self, done: impl FnMut(Tag, IoResult)) {
         match self {
             Self::Nvme(queue) => queue.fail_all(done),
+            Self::Virtio(queue) => queue.fail_all(done),
             Self::Ram(queue) => queue.fail_all(done),
             Self::None => {}
         }

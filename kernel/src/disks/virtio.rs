@@ -1,0 +1,111 @@
+//! virtio block devices: from a PCI function to a disk and its queues.
+
+use alloc::boxed::Box;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
+use log::{error, info, warn};
+use spindle_block::Volume;
+use spindle_hw::Mmio;
+use spindle_pci::Function;
+use spindle_virtio::{Disk, Error, Layout, Options, PciTransport, is_block_device};
+
+use super::pci::{self, Pci};
+use super::queue::Queue;
+use crate::mm::Dma;
+use crate::xen::time::CoreClock;
+
+/// A device that serves.
+#[derive(Debug)]
+pub(super) struct VirtioDisk {
+    // Boxed: it is large, and other disks are not.
+    disk: Box<Disk<Mmio, &'static CoreClock, Dma>>,
+    /// The BAR with the notification registers.
+    notify: Mmio,
+    /// Where it is, for the log.
+    at: String,
+}
+
+impl VirtioDisk {
+    /// Brings up all virtio block devices on the bus, each with up to `cores` queues. One that
+    /// does not work is left out and switched off.
+    pub(super) fn probe(
+        pci: &mut Pci,
+        dma: Dma,
+        clock: &'static CoreClock,
+        cores: usize,
+    ) -> Vec<Self> {
+        let functions = pci.functions.iter().copied();
+        let devices: Vec<_> = functions.filter(is_block_device).collect();
+        let start = |function: Function| {
+            let started = Self::start(pci, &function, dma, clock, cores);
+            if let Err(reason) = &started {
+                pci.disable(&function);
+                let at = function.address;
+                error!("pci {at}: virtio block device not usable: {reason}");
+            }
+            started.ok()
+        };
+        devices.into_iter().filter_map(start).collect()
+    }
+
+    fn start(
+        pci: &mut Pci,
+        function: &Function,
+        dma: Dma,
+        clock: &'static CoreClock,
+        cores: usize,
+    ) -> Result<Self, String> {
+        let bars = pci.enable(function).map_err(|error| error.to_string())?;
+        let layout = Layout::find(&pci.bus, function.address, &bars);
+        let layout = layout.map_err(|error| error.to_string())?;
+        let transport = PciTransport::new(layout, |bar| pci::registers(&bars, bar))?;
+        let options = Options {
+            queues: u16::try_from(cores).unwrap_or(u16::MAX),
+            ..Options::default()
+        };
+        let disk = Disk::start(transport, clock, dma, options);
+        let disk = disk.map_err(|error| error.to_string())?;
+        let at = alloc::format!("pci {}", function.address);
+        let (serial, queues) = (disk.serial(), disk.queues());
+        info!("{at}: virtio block device, serial \"{serial}\", queues: {queues}");
+        Ok(Self {
+            disk: Box::new(disk),
+            notify: pci::registers(&bars, layout.notify.bar)?,
+            at,
+        })
+    }
+
+    /// The whole of it, as the volume of disk `disk`; `number` counts virtio disks.
+    pub(super) fn volume(&self, disk: usize, number: usize) -> Volume {
+        self.disk.volume(disk, number)
+    }
+
+    /// A queue for one core; [`Queue::None`] if the device has none left.
+    pub(super) fn queue(&mut self) -> Queue {
+        let queue = self.disk.create_queue(self.notify.share());
+        queue.map(Queue::Virtio).unwrap_or_else(|error| {
+            let at = &self.at;
+            warn!("{at}: {error}; cores without a queue serve other disks only");
+            Queue::None
+        })
+    }
+
+    /// Why it has failed, if it has.
+    pub(super) fn failure(&self) -> Option<Error> {
+        self.disk.health().err()
+    }
+
+    /// Writes out the cache and resets the device. `queues` are all that were made.
+    pub(super) fn shutdown(self, queues: impl Iterator<Item = Queue>) {
+        let queues = queues.filter_map(|queue| match queue {
+            Queue::Virtio(queue) => Some(queue),
+            Queue::Nvme(_) | Queue::Ram(_) | Queue::None => None,
+        });
+        let at = self.at;
+        match self.disk.shutdown(queues) {
+            Ok(()) => info!("{at}: shut down, cache written out"),
+            Err(error) => error!("{at}: shutdown failed: {error}"),
+        }
+    }
+}
