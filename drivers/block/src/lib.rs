@@ -9,14 +9,18 @@
 extern crate alloc;
 
 mod command;
+mod partition;
 mod queue;
 mod ram;
+mod read;
 mod target;
 mod volume;
 
 pub use command::{Command, Op, Segment, Tag};
+pub use partition::{Table, partitions};
 pub use queue::{DiskQueue, IoError, IoResult, SubmitError};
 pub use ram::{RamDisk, RamQueue};
+pub use read::{BlockReader, Blocks, ReadError};
 pub use target::{TargetError, Targets, Use};
 pub use volume::{Discard, Unit, Volume};
 

@@ -9,10 +9,12 @@
 //! | [`pci`] | a PCI bus behind ports 0xCF8/0xCFC |
 //! | [`grants`] | Xen's grant table |
 //! | [`blkfront`] | a guest's block frontend |
+//! | [`gpt`] | a disk with a partition table |
 //! | [`xenstored`] | the xenstore daemon |
 #![forbid(unsafe_code)]
 
 pub mod blkfront;
+pub mod gpt;
 pub mod grants;
 pub mod mem;
 pub mod nvme;

@@ -1,0 +1,97 @@
+//! Partitions: from the table on a disk to [`Volume`]s with names of their own.
+//!
+//! A guest that has a disk to itself writes its table, so a table is never more than a claim:
+//! everything in it is checked against the disk, and the worst it can do is to name parts of
+//! that very disk.
+
+mod gpt;
+
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
+use gpt_disk_types::MasterBootRecord;
+
+use crate::read::read;
+use crate::{Blocks, Discard, ReadError, SECTOR_SIZE, Volume};
+use gpt::Entry;
+
+/// Partition type of the record that keeps old tools off a GPT (UEFI 2.10, 5.2.3).
+const PROTECTIVE: u8 = 0xee;
+
+/// What was found on a disk.
+#[derive(Debug, Default)]
+pub struct Table {
+    /// Its partitions, in the order of their numbers.
+    pub partitions: Vec<Volume>,
+    /// What a person should know about the table.
+    pub notes: Vec<String>,
+}
+
+/// Reads the partition table of `disk` from `blocks`. A disk without a table has no partitions,
+/// and so has one with a table that does not hold.
+///
+/// # Errors
+/// If the disk cannot be read.
+pub fn partitions(disk: &Volume, blocks: &mut impl Blocks) -> Result<Table, ReadError> {
+    let mut table = Table::default();
+    // Two headers and two blocks of entries are the least.
+    if blocks.count() < 6 {
+        return Ok(table);
+    }
+    let first = read(blocks, 0, 1)?;
+    let record: MasterBootRecord =
+        bytemuck::pod_read_unaligned(&first[..size_of::<MasterBootRecord>()]);
+    if record.signature != [0x55, 0xaa] {
+        return Ok(table);
+    }
+    let kinds = record.partitions.map(|partition| partition.os_indicator);
+    if kinds.contains(&PROTECTIVE) {
+        let found = gpt::read_table(blocks, &mut table.notes)?;
+        table.partitions = found.iter().map(|entry| volume(disk, entry)).collect();
+    } else if kinds.iter().any(|kind| *kind != 0) {
+        let note = "an MBR partition table, which is not read: only the whole disk is a target";
+        table.notes.push(note.to_string());
+    }
+    Ok(table)
+}
+
+/// The volume that an entry of `disk`'s table makes.
+fn volume(disk: &Volume, entry: &Entry) -> Volume {
+    let number = entry.number;
+    // As Linux names them: `nvme0n1p1`, but `vda1`.
+    let between = if disk.name.ends_with(|last: char| last.is_ascii_digit()) {
+        "p"
+    } else {
+        ""
+    };
+    let mut aliases: Vec<String> = disk
+        .aliases
+        .iter()
+        .map(|alias| format!("{alias}-part{number}"))
+        .collect();
+    aliases.push(format!("PARTUUID={}", entry.guid));
+    if let Some(label) = entry.label.as_ref().filter(|label| !label.is_empty()) {
+        aliases.push(format!("PARTLABEL={label}"));
+    }
+    let offset = entry.first << disk.block_shift;
+    let discard = disk.discard.map(|discard| {
+        let granularity = u64::from(discard.granularity).max(SECTOR_SIZE);
+        // Where the first whole piece begins, seen from the partition's start.
+        let first = u64::from(discard.alignment) % granularity;
+        let alignment = (first + granularity - offset % granularity) % granularity;
+        Discard {
+            alignment: u32::try_from(alignment).unwrap_or(0),
+            ..discard
+        }
+    });
+    Volume {
+        name: format!("{}{between}{number}", disk.name),
+        aliases,
+        start: disk.start + entry.first,
+        sectors: (entry.last - entry.first + 1) * disk.sectors_per_block(),
+        discard,
+        description: format!("partition {number} of {}", disk.name),
+        ..disk.clone()
+    }
+}

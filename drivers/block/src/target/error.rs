@@ -1,0 +1,71 @@
+//! Why a target is not given out, in words for the one who asked for it.
+
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
+/// Names that a message lists.
+const LISTED: usize = 12;
+
+/// Why a volume was not given out.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TargetError {
+    /// No volume of that name.
+    #[error("no such target \"{wanted}\"; have {}", list(.have, "no disk at all"))]
+    Unknown {
+        /// What was asked for.
+        wanted: String,
+        /// The names there are.
+        have: Vec<String>,
+    },
+    /// More than one volume of that name: of a name that a disk or its table claims, anybody may
+    /// have a second one.
+    #[error("target \"{wanted}\" could be each of {}; say which", list(.have, "none"))]
+    Ambiguous {
+        /// What was asked for.
+        wanted: String,
+        /// The names of those.
+        have: Vec<String>,
+    },
+    /// Somebody else has it or a part of it, and one of the two wants to write.
+    #[error("target \"{name}\" is in use by {holder}{}, and not by readers only", part(.held))]
+    InUse {
+        /// The volume.
+        name: String,
+        /// Who has it.
+        holder: String,
+        /// What that one has, if it goes by another name.
+        held: Option<String>,
+    },
+    /// Asked for writing, but the disk refuses writes.
+    #[error("target \"{0}\" is read-only; attach it with access=ro")]
+    ReadOnly(String),
+    /// Somebody could write the table that it is an entry of, since that was read.
+    #[error(
+        "target \"{name}\" may not be where it was: \"{disk}\" was given out whole for writing; \
+         restart Spindle to read its partition table again"
+    )]
+    Stale {
+        /// The partition.
+        name: String,
+        /// Its disk.
+        disk: String,
+    },
+    /// The disk has shrunk.
+    #[error("target \"{0}\" reaches beyond the end of its disk")]
+    Beyond(String),
+}
+
+fn list(names: &[String], none: &str) -> String {
+    let mut text = names[..names.len().min(LISTED)].join(", ");
+    if names.is_empty() {
+        text = none.to_string();
+    } else if names.len() > LISTED {
+        text += " and others";
+    }
+    text
+}
+
+fn part(held: &Option<String>) -> String {
+    held.as_ref()
+        .map_or_else(String::new, |name| alloc::format!(" (as \"{name}\")"))
+}

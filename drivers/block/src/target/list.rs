@@ -1,0 +1,85 @@
+//! What there is and who has it, in text for people and tools in dom0.
+
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
+use super::{Targets, Use};
+use crate::Volume;
+
+/// Bytes of a text: xenstored's default quota for a node is 2048, names and permissions included.
+const MAX_BYTES: usize = 1792;
+
+impl Targets {
+    /// For each whole disk, its name and a line for it and for each of its partitions: name,
+    /// sectors of 512 bytes, block size, `r` or `w`, who has it (`-`, or `5/51712:w` and so on
+    /// with commas between), then its aliases. Bytes that would break a line or a word are written
+    /// `\xNN`. What is too long for a xenstore node loses aliases first, then partitions.
+    pub fn lists(&self) -> impl Iterator<Item = (&str, String)> {
+        let volumes = self.volumes.iter().zip(&self.disks).enumerate();
+        let disks = volumes.filter(|(_, (_, disk))| disk.is_none());
+        disks.map(|(index, (volume, _))| (volume.name.as_str(), self.list(index)))
+    }
+
+    fn list(&self, disk: usize) -> String {
+        let belongs = |index: &usize| *index == disk || self.disks[*index] == Some(disk);
+        let family: Vec<usize> = (0..self.volumes.len()).filter(belongs).collect();
+        let full: Vec<String> = family.iter().map(|&i| self.line(i, true)).collect();
+        if full.iter().map(|line| line.len() + 1).sum::<usize>() <= MAX_BYTES {
+            return full.join("\n");
+        }
+        let mut text = self.line(disk, false);
+        for (shown, &index) in family.iter().enumerate().skip(1) {
+            let line = self.line(index, false);
+            if text.len() + line.len() + 32 > MAX_BYTES {
+                let left = family.len() - shown;
+                return format!("{text}\n... {left} partitions more");
+            }
+            text = format!("{text}\n{line}");
+        }
+        text
+    }
+
+    fn line(&self, index: usize, aliases: bool) -> String {
+        let volume = &self.volumes[index];
+        let Volume { name, sectors, .. } = volume;
+        let mode = if volume.read_only { 'r' } else { 'w' };
+        let claims = self.claims.iter().filter(|claim| claim.volume == index);
+        let holders: Vec<String> = claims
+            .map(|claim| {
+                let how = match claim.usage {
+                    Use::Read => "r",
+                    Use::Write => "w",
+                    Use::SharedWrite => "w!",
+                };
+                format!("{}:{how}", claim.holder)
+            })
+            .collect();
+        let holders = match holders[..] {
+            [] => "-".to_string(),
+            _ => holders.join(","),
+        };
+        let mut line = format!(
+            "{name} {sectors} {} {mode} {holders}",
+            1 << volume.block_shift
+        );
+        for alias in volume.aliases.iter().filter(|_| aliases) {
+            line.push(' ');
+            line += &word(alias);
+        }
+        line
+    }
+}
+
+/// A name that may come from a disk, as one harmless word.
+fn word(name: &str) -> String {
+    let mut word = String::new();
+    for byte in name.bytes() {
+        if byte.is_ascii_graphic() && byte != b'\\' {
+            word.push(char::from(byte));
+        } else {
+            word += &format!("\\x{byte:02x}");
+        }
+    }
+    word
+}

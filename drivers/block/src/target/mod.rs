@@ -1,0 +1,210 @@
+//! Targets: which volume a guest's `target=` names, and who may have it.
+//!
+//! libxl checks nothing of a target on another domain's disk, so two guests that are given the
+//! same blocks are told apart only here, whatever names the blocks go by.
+
+mod error;
+mod list;
+#[cfg(test)]
+mod tests;
+
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
+use crate::Volume;
+pub use error::TargetError;
+
+/// What somebody wants of a volume.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Use {
+    /// Read it; nobody else may write.
+    Read,
+    /// Write it; nobody else may have it.
+    Write,
+    /// Write it, whoever else has it: the guests have agreed on how (xl's `w!`).
+    SharedWrite,
+}
+
+/// A volume in use, from [`Targets::claim`] to [`Targets::release`].
+#[derive(Debug)]
+struct Claim {
+    volume: usize,
+    holder: String,
+    usage: Use,
+}
+
+/// All volumes, and who has them.
+#[derive(Debug, Default)]
+pub struct Targets {
+    /// Disks, each followed by its partitions.
+    volumes: Vec<Volume>,
+    /// For each volume, the disk it is a partition of.
+    disks: Vec<Option<usize>>,
+    /// For each volume, whether its partition table may have been written since it was read.
+    stale: Vec<bool>,
+    claims: Vec<Claim>,
+}
+
+impl Targets {
+    /// The table of whole disks with their partitions, all free.
+    #[must_use]
+    pub fn new(disks: impl IntoIterator<Item = (Volume, Vec<Volume>)>) -> Self {
+        let mut targets = Self::default();
+        for (disk, partitions) in disks {
+            let at = targets.volumes.len();
+            targets.disks.push(None);
+            targets.disks.extend(partitions.iter().map(|_| Some(at)));
+            targets.volumes.push(disk);
+            targets.volumes.extend(partitions);
+        }
+        targets.stale = alloc::vec![false; targets.volumes.len()];
+        targets
+    }
+
+    /// Whole disks and partitions.
+    #[must_use]
+    pub fn volumes(&self) -> &[Volume] {
+        &self.volumes
+    }
+
+    /// Whole disks.
+    pub fn disks(&self) -> impl Iterator<Item = &Volume> {
+        let volumes = self.volumes.iter().zip(&self.disks);
+        volumes.filter_map(|(volume, disk)| disk.is_none().then_some(volume))
+    }
+
+    /// Gives `holder` the volume that `target` names: a name, or an alias that only one volume
+    /// has; with or without `/dev/`, and by the links of `/dev/disk` as well. Whatever `holder`
+    /// had before is released.
+    ///
+    /// Volumes that share a block are in each other's way as if they were one. Once a whole disk
+    /// is given out for writing, its partitions are refused: its holder may have moved them.
+    ///
+    /// # Errors
+    /// See [`TargetError`]; nothing is claimed or released then.
+    pub fn claim(
+        &mut self,
+        target: &str,
+        usage: Use,
+        holder: &str,
+    ) -> Result<&Volume, TargetError> {
+        let index = self.find(target)?;
+        let volume = &self.volumes[index];
+        let name = || volume.name.clone();
+        if usage != Use::Read && volume.read_only {
+            return Err(TargetError::ReadOnly(name()));
+        }
+        if let Some(disk) = self.disks[index].map(|disk| &self.volumes[disk]) {
+            if end(volume) > end(disk) {
+                return Err(TargetError::Beyond(name()));
+            }
+            if self.stale[index] {
+                let disk = disk.name.clone();
+                return Err(TargetError::Stale { name: name(), disk });
+            }
+        }
+        let conflict = |claim: &&Claim| {
+            let exclusive = usage == Use::Write || claim.usage != Use::Read;
+            overlap(&self.volumes[claim.volume], volume)
+                && claim.holder != holder
+                && usage != Use::SharedWrite
+                && exclusive
+        };
+        if let Some(claim) = self.claims.iter().find(conflict) {
+            let held = self.volumes[claim.volume].name.clone();
+            return Err(TargetError::InUse {
+                name: name(),
+                holder: claim.holder.clone(),
+                held: (claim.volume != index).then_some(held),
+            });
+        }
+        self.release(holder);
+        self.claims.push(Claim {
+            volume: index,
+            holder: holder.to_string(),
+            usage,
+        });
+        if usage != Use::Read {
+            for (disk, stale) in self.disks.iter().zip(&mut self.stale) {
+                *stale |= *disk == Some(index);
+            }
+        }
+        Ok(&self.volumes[index])
+    }
+
+    /// Takes back whatever `holder` has.
+    pub fn release(&mut self, holder: &str) {
+        self.claims.retain(|claim| claim.holder != holder);
+    }
+
+    /// The whole disk `name` has `sectors` now, in 512-byte units. Partitions stay as they are; of
+    /// a disk that has shrunk, those beyond its end are given to nobody any more. False if there
+    /// is no such disk, or if that is the size it had.
+    pub fn resize(&mut self, name: &str, sectors: u64) -> bool {
+        let mut volumes = self.volumes.iter_mut().zip(&self.disks);
+        let disk = volumes.find(|(volume, disk)| disk.is_none() && volume.name == name);
+        match disk {
+            Some((volume, _)) if volume.sectors != sectors => {
+                volume.sectors = sectors;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Which volume `target` names. A name is preferred to an alias, which is a matter of what is
+    /// written on the disks.
+    fn find(&self, target: &str) -> Result<usize, TargetError> {
+        let wanted = spelling(target);
+        let named = self.volumes.iter().position(|volume| volume.name == wanted);
+        if let Some(index) = named {
+            return Ok(index);
+        }
+        let aliased = |(_, volume): &(usize, &Volume)| volume.aliases.contains(&wanted);
+        let found: Vec<_> = self.volumes.iter().enumerate().filter(aliased).collect();
+        let names = |volumes: &mut dyn Iterator<Item = &Volume>| {
+            volumes.map(|volume| volume.name.clone()).collect()
+        };
+        match found[..] {
+            [(index, _)] => Ok(index),
+            [] => Err(TargetError::Unknown {
+                wanted: target.to_string(),
+                have: names(&mut self.volumes.iter()),
+            }),
+            _ => Err(TargetError::Ambiguous {
+                wanted: target.to_string(),
+                have: names(&mut found.iter().map(|(_, volume)| *volume)),
+            }),
+        }
+    }
+}
+
+/// A target as it stands in the table: without its directory, and UUIDs in small letters.
+fn spelling(target: &str) -> String {
+    for (directory, key) in [
+        ("/dev/disk/by-partuuid/", "PARTUUID="),
+        ("/dev/disk/by-partlabel/", "PARTLABEL="),
+        ("/dev/disk/by-id/", ""),
+        ("/dev/", ""),
+    ] {
+        if let Some(name) = target.strip_prefix(directory) {
+            return spelling(&alloc::format!("{key}{name}"));
+        }
+    }
+    match target.strip_prefix("PARTUUID=") {
+        Some(uuid) => alloc::format!("PARTUUID={}", uuid.to_ascii_lowercase()),
+        None => target.to_string(),
+    }
+}
+
+/// The first block after a volume.
+fn end(volume: &Volume) -> u64 {
+    volume.start + volume.sectors / volume.sectors_per_block()
+}
+
+/// Whether two volumes have a block in common.
+fn overlap(one: &Volume, other: &Volume) -> bool {
+    (one.disk, one.unit) == (other.disk, other.unit)
+        && one.start < end(other)
+        && other.start < end(one)
+}

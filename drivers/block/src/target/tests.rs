@@ -1,0 +1,255 @@
+//! What may be claimed beside what.
+
+use super::*;
+use crate::Unit;
+use alloc::format;
+use alloc::vec;
+use proptest::prelude::*;
+
+fn volume(name: &str, disk: usize, start: u64, sectors: u64) -> Volume {
+    Volume {
+        name: name.to_string(),
+        aliases: Vec::new(),
+        disk,
+        unit: Unit(1),
+        start,
+        sectors,
+        block_shift: 9,
+        physical_block_shift: 9,
+        read_only: false,
+        write_cache: false,
+        discard: None,
+        description: String::new(),
+    }
+}
+
+fn aliased(mut volume: Volume, aliases: &[&str]) -> Volume {
+    volume.aliases = aliases.iter().map(ToString::to_string).collect();
+    volume
+}
+
+/// `nvme0n1` of 100 blocks with two partitions, and the read-only `ram0`.
+fn targets() -> Targets {
+    let disk = aliased(volume("nvme0n1", 0, 0, 100), &["nvme-eui.0011"]);
+    let first = aliased(
+        volume("nvme0n1p1", 0, 10, 20),
+        &["PARTUUID=ab12", "PARTLABEL=my data", "PARTLABEL=twin"],
+    );
+    let second = aliased(volume("nvme0n1p2", 0, 30, 70), &["PARTLABEL=twin"]);
+    let mut ram = volume("ram0", 1, 0, 8);
+    ram.read_only = true;
+    Targets::new([(disk, vec![first, second]), (ram, Vec::new())])
+}
+
+#[test]
+fn a_target_is_found_by_all_its_names() {
+    for (target, name) in [
+        ("nvme0n1", "nvme0n1"),
+        ("/dev/nvme0n1", "nvme0n1"),
+        ("nvme-eui.0011", "nvme0n1"),
+        ("/dev/disk/by-id/nvme-eui.0011", "nvme0n1"),
+        ("/dev/nvme0n1p1", "nvme0n1p1"),
+        ("PARTUUID=AB12", "nvme0n1p1"),
+        ("/dev/disk/by-partuuid/ab12", "nvme0n1p1"),
+        ("PARTLABEL=my data", "nvme0n1p1"),
+    ] {
+        let mut targets = targets();
+        let claimed = targets.claim(target, Use::Write, "1/51712");
+        assert_eq!(claimed.unwrap().name, name, "{target}");
+    }
+}
+
+#[test]
+fn an_unknown_target_is_told_what_there_is() {
+    let told = |mut targets: Targets, target: &str| {
+        let claim = targets.claim(target, Use::Write, "1/51712");
+        claim.unwrap_err().to_string()
+    };
+    assert_eq!(
+        told(targets(), "/dev/sda"),
+        "no such target \"/dev/sda\"; have nvme0n1, nvme0n1p1, nvme0n1p2, ram0"
+    );
+    assert_eq!(
+        told(Targets::default(), "x"),
+        "no such target \"x\"; have no disk at all"
+    );
+    let disks = (0..50).map(|n| (volume(&format!("d{n}"), n, 0, 8), Vec::new()));
+    assert!(told(Targets::new(disks), "x").ends_with("d11 and others"));
+}
+
+#[test]
+fn a_name_that_two_partitions_claim_names_neither() {
+    let mut targets = targets();
+    let error = targets.claim("PARTLABEL=twin", Use::Read, "1/51712");
+    assert_eq!(
+        error.unwrap_err().to_string(),
+        "target \"PARTLABEL=twin\" could be each of nvme0n1p1, nvme0n1p2; say which"
+    );
+    // A disk cannot take another one's name by claiming it as an alias.
+    let rogue = aliased(volume("nvme1n1", 2, 0, 8), &["nvme0n1"]);
+    let honest = volume("nvme0n1", 0, 0, 8);
+    let mut targets = Targets::new([(rogue, Vec::new()), (honest, Vec::new())]);
+    assert_eq!(
+        targets.claim("nvme0n1", Use::Read, "1/51712").unwrap().disk,
+        0
+    );
+}
+
+#[test]
+fn a_writer_is_alone_and_readers_share() {
+    let mut targets = targets();
+    targets.claim("nvme0n1", Use::Read, "1/51712").unwrap();
+    targets.claim("nvme0n1", Use::Read, "2/51712").unwrap();
+    assert!(matches!(
+        targets.claim("nvme0n1", Use::Write, "3/51712"),
+        Err(TargetError::InUse { holder, held: None, .. }) if holder == "1/51712"
+    ));
+    targets.release("1/51712");
+    targets.release("2/51712");
+    targets.claim("nvme0n1", Use::Write, "3/51712").unwrap();
+    assert!(targets.claim("nvme0n1", Use::Read, "1/51712").is_err());
+    targets.claim("nvme0n1", Use::Write, "3/51712").unwrap();
+}
+
+#[test]
+fn a_guest_that_asks_to_share_writing_gets_it() {
+    let mut targets = targets();
+    targets.claim("nvme0n1", Use::Write, "1/51712").unwrap();
+    targets
+        .claim("nvme0n1", Use::SharedWrite, "2/51712")
+        .unwrap();
+    assert!(targets.claim("nvme0n1", Use::Write, "3/51712").is_err());
+}
+
+#[test]
+fn a_write_protected_disk_is_only_given_to_readers() {
+    let error = targets().claim("ram0", Use::Write, "1/51712").unwrap_err();
+    assert_eq!(error, TargetError::ReadOnly("ram0".to_string()));
+}
+
+#[test]
+fn a_disk_and_its_partitions_are_in_each_others_way_and_partitions_are_not() {
+    let mut targets = targets();
+    targets.claim("nvme0n1p1", Use::Write, "1/51712").unwrap();
+    targets.claim("nvme0n1p2", Use::Write, "2/51712").unwrap();
+    let error = targets.claim("nvme0n1", Use::Read, "3/51712").unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "target \"nvme0n1\" is in use by 1/51712 (as \"nvme0n1p1\"), and not by readers only"
+    );
+    targets.release("1/51712");
+    targets.release("2/51712");
+    targets.claim("nvme0n1", Use::Read, "3/51712").unwrap();
+    targets.claim("nvme0n1p1", Use::Read, "1/51712").unwrap();
+    assert!(targets.claim("nvme0n1p1", Use::Write, "2/51712").is_err());
+}
+
+#[test]
+fn partitions_of_a_disk_that_was_given_out_whole_for_writing_are_refused() {
+    let mut targets = targets();
+    targets.claim("nvme0n1", Use::Write, "1/51712").unwrap();
+    targets.release("1/51712");
+    let error = targets.claim("nvme0n1p1", Use::Read, "2/51712");
+    assert!(error.unwrap_err().to_string().contains("restart Spindle"));
+    targets.claim("nvme0n1", Use::Write, "2/51712").unwrap();
+}
+
+#[test]
+fn a_resized_disk_keeps_its_partitions_as_far_as_they_reach() {
+    let mut targets = targets();
+    assert!(targets.resize("nvme0n1", 200));
+    assert!(!targets.resize("nvme0n1", 200), "no news");
+    assert!(!targets.resize("nvme0n1p1", 500), "not a disk");
+    assert_eq!(targets.volumes()[0].sectors, 200);
+    assert_eq!(targets.volumes()[1].sectors, 20);
+    assert!(targets.resize("nvme0n1", 50));
+    targets.claim("nvme0n1p1", Use::Write, "1/51712").unwrap();
+    let error = targets.claim("nvme0n1p2", Use::Write, "2/51712");
+    assert_eq!(
+        error.unwrap_err(),
+        TargetError::Beyond("nvme0n1p2".to_string())
+    );
+}
+
+#[test]
+fn the_list_names_holders_and_harmless_aliases() {
+    let mut targets = targets();
+    targets.volumes[1]
+        .aliases
+        .push("PARTLABEL=\n1 \\ä".to_string());
+    targets.claim("nvme0n1p1", Use::Write, "5/51712").unwrap();
+    targets
+        .claim("nvme0n1p1", Use::SharedWrite, "6/51712")
+        .unwrap();
+    let lists: Vec<_> = targets.lists().collect();
+    assert_eq!(
+        lists[0],
+        (
+            "nvme0n1",
+            "nvme0n1 100 512 w - nvme-eui.0011\n\
+             nvme0n1p1 20 512 w 5/51712:w,6/51712:w! PARTUUID=ab12 PARTLABEL=my\\x20data \
+             PARTLABEL=twin PARTLABEL=\\x0a1\\x20\\x5c\\xc3\\xa4\n\
+             nvme0n1p2 70 512 w - PARTLABEL=twin"
+                .to_string()
+        )
+    );
+    assert_eq!(lists[1], ("ram0", "ram0 8 512 r -".to_string()));
+}
+
+#[test]
+fn a_list_always_fits_into_the_store() {
+    let label = "x".repeat(36);
+    let parts = |count: u64| {
+        let part = |n| {
+            let alias = format!("PARTLABEL={label}");
+            aliased(volume(&format!("d0p{n}"), 0, n, 1), &[&alias])
+        };
+        (1..=count).map(part).collect()
+    };
+    for (count, aliases, cut) in [
+        (3, true, false),
+        (20, true, false),
+        (60, false, false),
+        (1000, false, true),
+    ] {
+        let disk = volume("d0", 0, 0, 2000);
+        let targets = Targets::new([(disk, parts(count))]);
+        let (_, text) = targets.lists().next().unwrap();
+        assert!(text.len() <= 1792, "{count}");
+        assert_eq!(text.contains("PARTLABEL"), aliases, "{count}");
+        assert_eq!(text.contains("partitions more"), cut, "{count}");
+    }
+}
+
+proptest! {
+    /// The rule itself: of two that hold a block in common, neither writes, or one of them
+    /// asked to share.
+    #[test]
+    fn nobody_writes_what_another_has_unasked(
+        steps in prop::collection::vec((0usize..4, 0usize..3, 0u8..4, any::<bool>()), 0..40),
+    ) {
+        let mut targets = targets();
+        let names = ["nvme0n1", "nvme0n1p1", "nvme0n1p2", "ram0"];
+        let mut held: Vec<(String, Volume, Use)> = Vec::new();
+        for (name, usage, holder, release) in steps {
+            let holder = format!("{holder}/1");
+            if release {
+                targets.release(&holder);
+                held.retain(|(who, ..)| *who != holder);
+                continue;
+            }
+            let usage = [Use::Read, Use::Write, Use::SharedWrite][usage];
+            if let Ok(volume) = targets.claim(names[name], usage, &holder) {
+                let volume = volume.clone();
+                held.retain(|(who, ..)| *who != holder);
+                for (_, other, how) in &held {
+                    let shared = overlap(other, &volume);
+                    let asked = usage == Use::SharedWrite;
+                    let reading = usage == Use::Read && *how == Use::Read;
+                    prop_assert!(!shared || asked || reading);
+                }
+                held.push((holder, volume, usage));
+            }
+        }
+    }
+}
