@@ -21,6 +21,7 @@ use spindle_xen::xenbus::{
 use crate::connections::Connections;
 use crate::cores::{Cores, nap, rest};
 use crate::disks::{Disks, Queue};
+use crate::listing::Listing;
 use crate::rings::Rings;
 use crate::statistics::Statistics;
 use crate::xen::{Events, sched, time::CoreClock};
@@ -56,6 +57,7 @@ pub(crate) struct Control {
     /// Whether the backend has something to do besides what xenstored may send.
     pump_due: bool,
     health_at: u64,
+    listing: Listing,
     statistics: Statistics,
     failed: Vec<usize>,
     shutdown: Option<ShutdownKind>,
@@ -87,6 +89,8 @@ impl Control {
         let version = format!("{} {}", env!("CARGO_PKG_VERSION"), env!("SPINDLE_GIT"));
         backend.publish("data/spindle/version", version);
         backend.publish("data/spindle/disks", disks.list());
+        let mut listing = Listing::default();
+        listing.publish(&disks.targets, &mut backend);
         backend.publish("data/spindle/ready", "1");
         Self {
             clock,
@@ -99,6 +103,7 @@ impl Control {
             connections: Connections::new(rings),
             pump_due: true,
             health_at: 0,
+            listing,
             statistics: Statistics::default(),
             failed: Vec::new(),
             shutdown: None,
@@ -198,7 +203,8 @@ impl Control {
         let volume = claim.map_err(|error| {
             let errno = match error {
                 TargetError::Unknown { .. } => Errno::ENOENT,
-                TargetError::InUse { .. } => Errno::EBUSY,
+                TargetError::Ambiguous { .. } | TargetError::Beyond(_) => Errno::EINVAL,
+                TargetError::InUse { .. } | TargetError::Stale { .. } => Errno::EBUSY,
                 TargetError::ReadOnly(_) => Errno::EROFS,
             };
             Refusal::new(errno, error.to_string())
@@ -233,12 +239,14 @@ impl Control {
         );
         self.opened.retain(|opened| opened.device != device);
         self.opened.push(Opened { device, volume });
+        self.listing.publish(&self.disks.targets, &mut self.backend);
         Ok(facts)
     }
 
     fn close(&mut self, device: DeviceId) {
         self.opened.retain(|opened| opened.device != device);
         self.disks.targets.release(&device.to_string());
+        self.listing.publish(&self.disks.targets, &mut self.backend);
         info!("{device}: closed");
     }
 

@@ -9,6 +9,7 @@ mod connections;
 mod control;
 mod cores;
 mod disks;
+mod listing;
 mod log;
 mod mm;
 mod panic;

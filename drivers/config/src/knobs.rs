@@ -8,7 +8,15 @@ use log::LevelFilter;
 use crate::value::{frames, nearest, size};
 
 /// Every key, for the message about an unknown one. `ramN` stands for `ram0`, `ram1`, ...
-const KEYS: [&str; 6] = ["log", "poll_us", "queues", "ring_order", "ramN", "nvmeN"];
+const KEYS: [&str; 7] = [
+    "log",
+    "partitions",
+    "poll_us",
+    "queues",
+    "ring_order",
+    "ramN",
+    "nvmeN",
+];
 
 /// Most RAM disks, and most placed controllers.
 const MAX_NUMBERED: usize = 16;
@@ -55,6 +63,8 @@ pub struct Config {
     pub queues: u32,
     /// `ring_order=`: log2 of the pages that a ring may have, 0 to 4.
     pub ring_order: u32,
+    /// `partitions=`: whether partition tables are read.
+    pub partitions: bool,
     /// `ramN=`: RAM disks, by number.
     pub ram_disks: Vec<RamDiskSize>,
     /// `nvmeN=`: controllers that dom0 placed into guest memory, by number.
@@ -68,6 +78,7 @@ impl Default for Config {
             poll: PollUs::For(100),
             queues: u32::MAX,
             ring_order: 4,
+            partitions: true,
             ram_disks: Vec::new(),
             placed_controllers: Vec::new(),
         }
@@ -118,6 +129,13 @@ impl Config {
             "log" => {
                 let expected = "off, error, warn, info, debug or trace";
                 self.log = value.parse().map_err(|_| bad(expected))?;
+            }
+            "partitions" => {
+                self.partitions = match value {
+                    "on" => true,
+                    "off" => false,
+                    _ => return Err(bad("on or off")),
+                }
             }
             "poll_us" if value == "always" => self.poll = PollUs::Always,
             "poll_us" => {
@@ -245,6 +263,24 @@ mod tests {
         ];
         assert_eq!(complaints, told);
         assert_eq!(config.placed_controllers, expected);
+    }
+
+    #[test]
+    fn partition_tables_are_read_unless_that_is_switched_off() {
+        let mut config = Config::default();
+        assert!(config.partitions);
+        config.set_all("partitions=off", |error| panic!("{error}"));
+        assert!(!config.partitions);
+        let mut complaints = Vec::new();
+        config.set_all("partitions=yes partition=on", |error| {
+            complaints.push(error.to_string());
+        });
+        let expected = [
+            "\"yes\" is no value for partitions: expected on or off",
+            "unknown knob \"partition\"; did you mean \"partitions\"?",
+        ];
+        assert_eq!(complaints, expected);
+        assert!(!config.partitions);
     }
 
     #[test]

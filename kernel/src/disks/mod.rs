@@ -2,6 +2,7 @@
 //! asked for, and a core's queues on them.
 
 mod nvme;
+mod partitions;
 mod pci;
 mod placed;
 mod queue;
@@ -12,7 +13,7 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use log::{error, info, warn};
-use spindle_block::{RamDisk, Targets};
+use spindle_block::{RamDisk, Targets, Volume};
 use spindle_config::{Config, RamDiskSize};
 use spindle_hw::IdentityMap;
 use xen_pvh_boot::MapEntry;
@@ -27,6 +28,10 @@ use crate::xen::time::CoreClock;
 /// Commands that one core can have on a RAM disk at once.
 const RAM_DEPTH: usize = 256;
 
+/// Bytes of the list of disks: xenstored's default quota for a node is 2048, names and
+/// permissions included.
+const MAX_LIST: usize = 1792;
+
 /// A disk.
 #[derive(Debug)]
 enum Disk {
@@ -40,6 +45,8 @@ enum Disk {
 pub(crate) struct Disks {
     disks: Vec<Disk>,
     bus: IdentityMap,
+    /// The queues for the first core, after partition tables were read through them.
+    ready: Option<Vec<Queue>>,
     /// What guests can be given, and who has it.
     pub(crate) targets: Targets,
 }
@@ -93,15 +100,28 @@ impl Disks {
                  be refused"
             );
         }
-        Self {
+        let mut disks = Self {
             disks,
             bus: memory.bus,
-            targets: Targets::new(volumes),
-        }
+            ready: None,
+            targets: Targets::default(),
+        };
+        let mut queues = config.partitions.then(|| disks.queues());
+        let family = |volume: Volume| {
+            let queue = queues.as_mut().and_then(|all| all.get_mut(volume.disk));
+            let found = queue.map(|queue| partitions::read(&volume, queue, clock, memory.dma));
+            (volume, found.unwrap_or_default())
+        };
+        disks.targets = Targets::new(volumes.into_iter().map(family));
+        disks.ready = queues;
+        disks
     }
 
     /// A queue on every disk, for one core; [`Queue::None`] where a controller has none left.
     pub(crate) fn queues(&mut self) -> Vec<Queue> {
+        if let Some(queues) = self.ready.take() {
+            return queues;
+        }
         let bus = self.bus;
         let queue = |disk: &mut Disk| match disk {
             Disk::Nvme(disk) => disk.queue(),
@@ -128,20 +148,22 @@ impl Disks {
             .find_map(|(i, disk)| Some((i, health(disk)?)))
     }
 
-    /// One line per target, for people and tools in dom0: name, sectors of 512 bytes, block size,
-    /// `r` or `w`, description.
+    /// One line per disk, for people and tools in dom0: name, sectors of 512 bytes, block size,
+    /// `r` or `w`, description. As many disks as a xenstore node holds.
     pub(crate) fn list(&self) -> String {
-        let line = |volume: &spindle_block::Volume| {
+        let line = |volume: &Volume| {
             let mode = if volume.read_only { 'r' } else { 'w' };
             let (name, sectors, what) = (&volume.name, volume.sectors, &volume.description);
             format!("{name} {sectors} {} {mode} {what}", 1 << volume.block_shift)
         };
-        self.targets
-            .volumes()
-            .iter()
-            .map(line)
-            .collect::<Vec<_>>()
-            .join("\n")
+        let mut room = MAX_LIST;
+        let fits = |line: &String| {
+            let left = room.checked_sub(line.len() + 1);
+            room = left.unwrap_or(0);
+            left.is_some()
+        };
+        let lines: Vec<_> = self.targets.disks().map(line).take_while(fits).collect();
+        lines.join("\n")
     }
 
     /// Ends it all: caches written out, controllers off. `queues` are what each core had.

@@ -1,0 +1,45 @@
+//! Partition tables, read while nobody uses the disks yet. What a guest does to the table of a
+//! disk that it has counts from Spindle's next start on.
+
+use alloc::vec::Vec;
+
+use log::{error, info, warn};
+use spindle_block::{BlockReader, DiskQueue, ReadError, Volume, partitions};
+
+use super::queue::Queue;
+use crate::mm::Dma;
+use crate::xen::time::CoreClock;
+
+/// How long a disk may take for a block: one that was switched on a moment ago may still wake up.
+const PATIENCE_NS: u64 = 10_000_000_000;
+
+/// The partitions of a disk, read through an idle queue on it; none if that fails.
+pub(super) fn read(
+    disk: &Volume,
+    queue: &mut Queue,
+    clock: &CoreClock,
+    memory: Dma,
+) -> Vec<Volume> {
+    let name = &disk.name;
+    let reader = BlockReader::new(queue, disk, clock, memory, PATIENCE_NS);
+    let table = match reader.and_then(|mut reader| partitions(disk, &mut reader)) {
+        Ok(table) => table,
+        Err(error) => {
+            error!("disk {name}: its partition table cannot be read: {error}");
+            if error == ReadError::TimedOut {
+                // A late answer would be taken for one to another command.
+                queue.fail_all(|_, _| ());
+                *queue = Queue::None;
+            }
+            return Vec::new();
+        }
+    };
+    for note in &table.notes {
+        warn!("disk {name}: {note}");
+    }
+    for partition in &table.partitions {
+        let (name, mib) = (&partition.name, partition.sectors >> 11);
+        info!("partition {name}: {mib} MiB from block {}", partition.start);
+    }
+    table.partitions
+}

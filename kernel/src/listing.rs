@@ -1,0 +1,29 @@
+//! What can be attached and who has it, published in xenstore for dom0 to read: a node for each
+//! disk, with a line for the disk and for each of its partitions.
+
+use alloc::collections::BTreeMap;
+use alloc::format;
+use alloc::string::{String, ToString};
+
+use spindle_block::Targets;
+use spindle_xen::xenbus::Backend;
+
+const PATH: &str = "data/spindle/targets";
+
+/// What was published last, by disk.
+#[derive(Debug, Default)]
+pub(crate) struct Listing {
+    published: BTreeMap<String, String>,
+}
+
+impl Listing {
+    /// Publishes what has changed since the last time.
+    pub(crate) fn publish(&mut self, targets: &Targets, backend: &mut Backend) {
+        for (disk, text) in targets.lists() {
+            if self.published.get(disk) != Some(&text) {
+                backend.publish(format!("{PATH}/{disk}"), text.clone());
+                self.published.insert(disk.to_string(), text);
+            }
+        }
+    }
+}
