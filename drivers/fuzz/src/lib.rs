@@ -6,6 +6,7 @@
 //! | --- | --- | --- |
 //! | [`boot`] | the domain builder | RAM is what the map calls RAM, and nothing else |
 //! | [`config`] | who writes the knobs | the same text again changes nothing |
+//! | [`partitions`] | who has a whole disk | partitions are parts of that disk, apart from each other, with names of their own |
 //! | [`store`] | xenstored | one end to each unit of work, no work without end |
 //! | [`xenbus`] | toolstack and a frontend | the kernel's books add up, all ends clean, another guest is served |
 //! | [`ring`] | a frontend's ring | another ring's data is right, the disk only reaches granted memory, nothing leaks |
@@ -16,6 +17,7 @@ pub mod boot;
 pub mod config;
 mod disk;
 pub mod nvme;
+pub mod partitions;
 pub mod ring;
 pub mod store;
 pub mod xenbus;
@@ -24,10 +26,11 @@ pub mod xenbus;
 pub type Run = fn(&[u8]);
 
 /// Every target by name.
-pub const TARGETS: [(&str, Run); 6] = [
+pub const TARGETS: [(&str, Run); 7] = [
     ("boot", boot::run),
     ("config", config::run),
     ("nvme", nvme::run),
+    ("partitions", partitions::run),
     ("ring", ring::run),
     ("store", store::run),
     ("xenbus", xenbus::run),
