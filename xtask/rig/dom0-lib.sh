@@ -3,6 +3,7 @@
 
 BDF=0000:00:05.0
 LINUX_BDF=0000:00:06.0
+VIRTIO_BDF=0000:00:08.0
 HOME_DIR=/local/domain
 BACKEND=$(sed -n 's/.*backend=\([a-z0-9]*\).*/\1/p' /proc/cmdline)
 
@@ -117,8 +118,20 @@ spindle_create() {
 	[ "$(read_store $home/ready)" = 1 ] || fail "$who is not ready: $(last_words $who)"
 	line=$(head -n 1 $(guest_log $who) | tr -d '\r"')
 	mark spindle name=$who create=$created unpause=$ready version="\"$(read_store $home/version)\"" \
-		disks="\"$(read_store $home/disks)\"" memory=$(xl list $who | awk 'NR == 2 {print $3}') \
+		disks="\"$(read_store $home/disks | tr '\n' ';')\"" memory=$(xl list $who | awk 'NR == 2 {print $3}') \
 		line="\"$line\""
+}
+
+# spindle_with KEY=VALUE...: a Spindle that owns the NVMe disks, and is configured like this
+spindle_with() {
+	spindle_create spindle spindle-hvm.cfg 'firmware_override="/spindle/spindle.elf"' "pci=[\"$BDF\"]" "$@"
+}
+
+# assignable BDF...: make devices ready for passthrough
+assignable() {
+	for device; do
+		xl pci-assignable-list | grep -q "$device" || xl pci-assignable-add $device || fail "xl pci-assignable-add $device"
+	done
 }
 
 last_words() { tail -n 3 /var/log/xen/guest-$1.log | tr '\r\n' '  '; }
@@ -130,7 +143,7 @@ spindle_up() {
 		[ "$(read_store $HOME_DIR/$(xl domid spindle)/data/spindle/ready)" = 1 ] && return 0
 		xl destroy spindle
 	fi
-	spindle_create spindle spindle-hvm.cfg 'firmware_override="/spindle/spindle.elf"' "pci=[\"$BDF\"]"
+	spindle_with
 }
 
 # spindle_down [NAME]: shut it down in order, by `xl shutdown`
@@ -152,10 +165,10 @@ spindle_down() {
 
 ### Disks
 
-# disk VDEV [TARGET] [BACKEND-DOMAIN]: a disk specification for xl
+# disk VDEV [TARGET] [BACKEND-DOMAIN] [ACCESS]: a disk specification for xl
 disk() {
 	case $BACKEND in
-	spindle) echo "format=raw,vdev=$1,access=rw,backend=${3:-spindle},target=${2:-nvme0n1}" ;;
+	spindle) echo "format=raw,vdev=$1,access=${4:-rw},backend=${3:-spindle},target=${2:-nvme0n1}" ;;
 	dom0) echo "format=raw,vdev=$1,access=rw,script=block-plain,target=/dev/nvme0n1" ;;
 	esac
 }
@@ -167,6 +180,9 @@ backend_dir() {
 	dom0) echo $HOME_DIR/0/backend/vbd/$1 ;;
 	esac
 }
+
+# devid VDEV: the number of a virtual device xvda to xvdz
+devid() { echo $((51712 + 16 * ($(printf %d "'${1#xvd}") - 97))); }
 
 # backend_gone GUEST-ID: nothing is left of the guest's disks
 backend_gone() { [ -z "$(xenstore-list $(backend_dir $1) 2> /dev/null)" ]; }
@@ -258,6 +274,9 @@ guest_start() {
 	fail "guest $1 does not come up: $(last_words $1)"
 }
 
+# LINUX: the beginning of a guest's kernel command line
+LINUX="console=hvc0 rdinit=/init loglevel=4"
+
 # guest_end NAME: destroy it and see that nothing is left
 guest_end() {
 	id=$(xl domid $1) || return 0
@@ -285,6 +304,9 @@ destroy_guests() {
 		esac
 	done
 }
+
+# reports NAME TEXT: what the guest reported after TEXT, one line each
+reports() { sed -n "s/^%% $2 //p" $(guest_log $1) | tr -d '\r'; }
 
 ### The probe: a guest that stays, and writes and reads each disk that it is given
 

@@ -1,5 +1,5 @@
-//! The NVMe disk seen from outside: a raw image, made empty before a run and read by the
-//! host afterwards with tools that know nothing of Spindle.
+//! A disk seen from outside: a raw image, made before a run and read by the host afterwards
+//! with tools that know nothing of Spindle.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -8,18 +8,30 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use xshell::{Shell, cmd};
 
-/// Size of the disk in bytes.
-const SIZE: u64 = 256 << 20;
+/// Two partitions of 32 MiB: what `sfdisk` is told.
+const PARTITIONS: &str = "label: gpt\n\
+    start=2048, size=65536, name=first, uuid=11111111-2222-4333-8444-555555555555\n\
+    start=67584, size=65536, name=second, uuid=66666666-7777-4888-9999-aaaaaaaaaaaa\n";
 
 /// Checksums (SHA-256, in hexadecimal) by file name.
 pub(crate) type Manifest = BTreeMap<String, String>;
 
-/// Makes an empty disk.
-pub(super) fn create(image: &Path) -> Result<()> {
+/// Makes an empty disk of so many bytes.
+pub(super) fn create(image: &Path, bytes: u64) -> Result<()> {
     let _ = fs::remove_file(image);
     File::create(image)?
-        .set_len(SIZE)
+        .set_len(bytes)
         .with_context(|| format!("make {}", image.display()))
+}
+
+/// Gives a disk a partition table.
+pub(super) fn partition(image: &Path) -> Result<()> {
+    let sh = Shell::new()?;
+    cmd!(sh, "sfdisk --quiet {image}")
+        .stdin(PARTITIONS)
+        .quiet()
+        .run()
+        .with_context(|| format!("partition {}", image.display()))
 }
 
 /// Checks the ext4 file system on the image.

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use super::channel::{self, Mark};
-use super::{Backend, Images, Suite, disk, payload};
+use super::{Backend, Images, Suite, drives, payload};
 use crate::ui::{self, Progress};
 
 /// TCG's SVM has no next-RIP and mishandles some features under Xen: with these off, Xen,
@@ -37,7 +37,7 @@ pub(crate) struct Machine {
     marks: Receiver<Mark>,
     /// Where this boot's logs are.
     pub(crate) logs: PathBuf,
-    /// The NVMe disk's raw image.
+    /// The raw image of the first NVMe namespace.
     pub(crate) nvme: PathBuf,
 }
 
@@ -97,18 +97,11 @@ impl Machine {
     ) -> Result<Self> {
         let logs = fresh_logs(suite)?;
         let initrd = suite.dir().join("initrd.cpio");
-        let mut disks = vec![suite.dir().join("nvme.img")];
-        if backend == Backend::Bench {
-            disks.push(suite.dir().join("nvme-linux.img"));
-            disks.push(suite.dir().join("nvme-dom0.img"));
-        }
-        for disk in &disks {
-            disk::create(disk)?;
-        }
-        payload::append(&images.dom0, kernel, &initrd)?;
+        drives::create(&suite.dir(), backend)?;
+        payload::append(suite, &images.dom0, kernel, &initrd)?;
         let progress = Progress::start("rig", &format!("booting Xen {} and dom0", suite.xen()));
         let began = Instant::now();
-        let mut qemu = command(images, &initrd, &disks, &logs, backend)
+        let mut qemu = command(images, &initrd, &suite.dir(), &logs, backend)
             .args(["-smp", &cpus.to_string()])
             .stderr(fs::File::create(logs.join("qemu.log"))?)
             .spawn()
@@ -128,7 +121,7 @@ impl Machine {
             commands,
             marks,
             logs,
-            nvme: disks.swap_remove(0),
+            nvme: drives::image(&suite.dir(), "nvme"),
         };
         machine.wait("ready", Instant::now() + BOOT_TIMEOUT, &mut Vec::new())?;
         drop(progress);
@@ -148,13 +141,33 @@ impl Machine {
     /// The machine died or does not answer; a scenario that merely failed is an `Outcome`.
     pub(crate) fn run(&mut self, scenario: &str, timeout: Duration) -> Result<Outcome> {
         self.start(scenario, timeout)?;
+        self.finish(Instant::now() + timeout, |_, _| {})
+    }
+
+    /// Waits for the end of the scenario under way, which dom0 brings about by `deadline`, and
+    /// shows each mark to `look` as it comes.
+    ///
+    /// # Errors
+    /// As for [`Machine::run`].
+    pub(crate) fn finish(
+        &mut self,
+        deadline: Instant,
+        mut look: impl FnMut(&Self, &Mark),
+    ) -> Result<Outcome> {
         let mut marks = Vec::new();
-        // dom0 ends a scenario that takes too long; the rest is for saying so.
-        let end = self.wait(
-            "end",
-            Instant::now() + timeout + Duration::from_secs(60),
-            &mut marks,
-        )?;
+        // Some time for saying that it took too long.
+        let deadline = deadline + Duration::from_secs(60);
+        let end = loop {
+            let mark = self.next(deadline).context("wait for the scenario's end")?;
+            if mark.name == "end" {
+                break mark;
+            }
+            if mark.name == "note" {
+                ui::step("dom0", mark.get("text"));
+            }
+            look(self, &mark);
+            marks.push(mark);
+        };
         let failure = (end.get("rc") != "0").then(|| {
             let why = marks
                 .iter()
@@ -262,14 +275,8 @@ impl Drop for Machine {
 }
 
 /// QEMU's command line. `setpriv` ends QEMU should this process die.
-fn command(
-    images: &Images,
-    initrd: &Path,
-    disks: &[PathBuf],
-    logs: &Path,
-    backend: Backend,
-) -> Command {
-    let backend = match backend {
+fn command(images: &Images, initrd: &Path, dir: &Path, logs: &Path, backend: Backend) -> Command {
+    let name = match backend {
         Backend::Spindle => "spindle",
         Backend::Dom0 => "dom0",
         Backend::Bench => "bench",
@@ -306,25 +313,14 @@ fn command(
         .arg(&images.xen)
         .args(["-append", XEN, "-initrd"])
         .arg(format!(
-            "{} console=hvc0 rdinit=/init loglevel=4 backend={backend},{}",
+            "{} console=hvc0 rdinit=/init loglevel=4 backend={name},{}",
             images.linux.display(),
             initrd.display()
         ))
         .args(["-device", "amd-iommu"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped());
-    // Not in slot 2, where Xen's QEMU would take a disk for an Intel graphics device.
-    for (number, disk) in disks.iter().enumerate() {
-        let file = disk.display();
-        let slot = 5 + number;
-        command
-            .arg("-drive")
-            .arg(format!("file={file},if=none,id=nvme{number},format=raw"))
-            .arg("-device")
-            .arg(format!(
-                "nvme,drive=nvme{number},serial=spindle{number},addr={slot}"
-            ));
-    }
+    drives::add(&mut command, dir, backend);
     command
 }
 

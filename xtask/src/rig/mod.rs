@@ -1,12 +1,14 @@
-//! The rig: a machine in QEMU that boots Debian's Xen and Linux, with an NVMe disk and an
-//! IOMMU, so that Spindle can be tried by `xl` as on real hardware.
+//! The rig: a machine in QEMU that boots Debian's Xen and Linux, with NVMe and virtio disks and
+//! an IOMMU, so that Spindle can be tried by `xl` as on real hardware.
 //!
-//! `images` makes what is booted, `machine` boots it, `channel` talks to dom0,
-//! `disk` looks at the NVMe disk from outside.
+//! `images` makes what is booted, `machine` boots it with its `drives`, `channel` talks to dom0,
+//! `disk` looks at a disk from outside.
 
 mod channel;
 mod cpio;
 pub(crate) mod disk;
+mod drives;
+mod grub;
 mod images;
 mod machine;
 mod packages;

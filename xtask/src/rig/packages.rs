@@ -16,6 +16,7 @@ const TOOLS: &[(&str, &str)] = &[
     ("depmod", "kmod"),
     ("e2fsck", "e2fsprogs"),
     ("debugfs", "e2fsprogs"),
+    ("sfdisk", "fdisk"),
     ("xz", "xz-utils"),
     ("setpriv", "util-linux"),
 ];

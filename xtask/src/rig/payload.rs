@@ -8,6 +8,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 
 use super::cpio::Archive;
+use super::{Suite, grub};
 use crate::{bench, root, scenario};
 
 const DOM0_INIT: &str = include_str!("../../rig/dom0-init.sh");
@@ -28,7 +29,12 @@ const JOBS: &[(&str, &str)] = &[
 ];
 
 /// Writes `initrd`: the cached `dom0` archive, then this run's own.
-pub(super) fn append(dom0: &Path, kernel: Option<&Path>, initrd: &Path) -> Result<()> {
+pub(super) fn append(
+    suite: Suite,
+    dom0: &Path,
+    kernel: Option<&Path>,
+    initrd: &Path,
+) -> Result<()> {
     let mut archive = Archive::default();
     archive.file("init", DOM0_INIT.as_bytes());
     for folder in ["spindle", "spindle/scenarios", "spindle/jobs"] {
@@ -51,6 +57,10 @@ pub(super) fn append(dom0: &Path, kernel: Option<&Path>, initrd: &Path) -> Resul
         let path = root().join("xl-configs").join(config);
         let text = fs::read(&path).with_context(|| format!("read {}", path.display()))?;
         archive.file(&format!("spindle/{config}"), &text);
+    }
+    for (image, name) in grub::prepare(suite)?.iter().zip(["pvh", "pv"]) {
+        let image = fs::read(image).with_context(|| format!("read {}", image.display()))?;
+        archive.file(&format!("spindle/grub-{name}.bin"), &image);
     }
     if let Some(kernel) = kernel {
         let image = fs::read(kernel).with_context(|| format!("read {}", kernel.display()))?;

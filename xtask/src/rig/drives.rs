@@ -1,0 +1,108 @@
+//! The machine's disks: their images on the host, and how QEMU presents them to Xen.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::Result;
+
+use super::{Backend, disk};
+
+/// MiB.
+const MIB: u64 = 1 << 20;
+
+/// How a disk looks to Xen.
+#[derive(Clone, Copy)]
+enum Model {
+    /// A namespace of the first NVMe controller; the number of bytes in its blocks.
+    Namespace(u32),
+    /// An NVMe controller with one namespace.
+    Nvme,
+    /// A virtio disk whose DMA goes through the IOMMU.
+    Virtio,
+}
+
+/// A disk: the name of its image and drive, its bytes, whether it is partitioned, its model.
+type Drive = (&'static str, u64, bool, Model);
+
+/// What Spindle is tested with. The namespaces are numbered in this order.
+const TESTED: &[Drive] = &[
+    ("nvme", 256 * MIB, false, Model::Namespace(512)),
+    ("nvme-4k", 64 * MIB, false, Model::Namespace(4096)),
+    ("nvme-gpt", 96 * MIB, true, Model::Namespace(512)),
+    ("virtio", 64 * MIB, false, Model::Virtio),
+];
+
+/// One for Spindle, one for a Linux driver domain, one for dom0: all alike.
+const COMPARED: &[Drive] = &[
+    ("nvme", 256 * MIB, false, Model::Nvme),
+    ("nvme-linux", 256 * MIB, false, Model::Nvme),
+    ("nvme-dom0", 256 * MIB, false, Model::Nvme),
+];
+
+/// The PCI slot of the first NVMe controller; not 2, where Xen's QEMU would take a disk for an
+/// Intel graphics device. Further controllers come after it.
+const NVME_SLOT: usize = 5;
+
+/// The PCI slot of the virtio disk.
+const VIRTIO_SLOT: usize = 8;
+
+fn drives(backend: Backend) -> &'static [Drive] {
+    match backend {
+        Backend::Bench => COMPARED,
+        Backend::Spindle | Backend::Dom0 => TESTED,
+    }
+}
+
+/// Where the image of a drive is.
+pub(super) fn image(dir: &Path, name: &str) -> PathBuf {
+    dir.join(format!("{name}.img"))
+}
+
+/// Makes all images anew: empty, but for partition tables.
+pub(super) fn create(dir: &Path, backend: Backend) -> Result<()> {
+    for &(name, bytes, partitioned, _) in drives(backend) {
+        let image = image(dir, name);
+        disk::create(&image, bytes)?;
+        if partitioned {
+            disk::partition(&image)?;
+        }
+    }
+    Ok(())
+}
+
+/// Adds the disks to QEMU's command line. A discarded block becomes a hole in its image.
+pub(super) fn add(command: &mut Command, dir: &Path, backend: Backend) {
+    let mut namespaces = 0;
+    for (number, &(name, _, _, model)) in drives(backend).iter().enumerate() {
+        let file = image(dir, name);
+        let file = file.display();
+        command.args([
+            "-drive",
+            &format!("file={file},if=none,id={name},format=raw,discard=unmap"),
+        ]);
+        let device = match model {
+            Model::Namespace(block) => {
+                namespaces += 1;
+                if namespaces == 1 {
+                    command.args([
+                        "-device",
+                        &format!("nvme,id=controller,serial=spindle0,addr={NVME_SLOT}"),
+                    ]);
+                }
+                format!(
+                    "nvme-ns,bus=controller,drive={name},nsid={namespaces},\
+                     logical_block_size={block},physical_block_size={block}"
+                )
+            }
+            Model::Nvme => format!(
+                "nvme,drive={name},serial=spindle{number},addr={}",
+                NVME_SLOT + number
+            ),
+            Model::Virtio => format!(
+                "virtio-blk-pci,drive={name},serial=virtio0,addr={VIRTIO_SLOT},num-queues=4,\
+                 iommu_platform=on,disable-legacy=on"
+            ),
+        };
+        command.args(["-device", &device]);
+    }
+}
