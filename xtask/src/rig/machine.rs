@@ -233,6 +233,11 @@ impl Machine {
         }
     }
 
+    /// The raw image of the disk of this name.
+    pub(crate) fn image(&self, name: &str) -> PathBuf {
+        self.nvme.with_file_name(format!("{name}.img"))
+    }
+
     /// Ends the machine in order.
     pub(crate) fn power_off(mut self) -> Result<()> {
         writeln!(self.commands, "poweroff")?;

@@ -21,6 +21,7 @@ const JOBS: &[(&str, &str)] = &[
     ("tree-check", include_str!("../../rig/jobs/tree-check.sh")),
     ("fio-verify", include_str!("../../rig/jobs/fio-verify.sh")),
     ("fio-rings", include_str!("../../rig/jobs/fio-rings.sh")),
+    ("fio-virtio", include_str!("../../rig/jobs/fio-virtio.sh")),
     ("fio-forever", include_str!("../../rig/jobs/fio-forever.sh")),
     ("flush", include_str!("../../rig/jobs/flush.sh")),
     ("no-blkfront", include_str!("../../rig/jobs/no-blkfront.sh")),

@@ -3,6 +3,7 @@
 
 mod file_tree;
 mod flush_durable;
+mod virtio;
 
 use std::time::{Duration, Instant};
 
@@ -21,6 +22,8 @@ enum Host {
     Idle,
     /// The host looks at the disk afterwards.
     FileTree,
+    /// The host looks at the virtio disk afterwards.
+    Virtio,
     /// The host cuts the power; the machine is gone afterwards.
     FlushDurable,
 }
@@ -79,6 +82,7 @@ scenarios! {
     "shutdown-with-guests" 360 Idle false false;
     "smallest" 360 Idle false false;
     "multi-queue" 480 Idle false true;
+    "virtio-blk" 360 Virtio false true;
     "file-tree" 480 FileTree true true;
     "flush-durable" 300 FlushDurable true false;
 }
@@ -113,6 +117,14 @@ impl Scenario {
             Host::Idle => {
                 let outcome = machine.run(self.name, self.timeout)?;
                 (outcome.failure.clone(), notes(&outcome), Some(machine))
+            }
+            Host::Virtio => {
+                let outcome = machine.run(self.name, self.timeout)?;
+                let failure = match &outcome.failure {
+                    None => virtio::look(&machine, &outcome)?,
+                    failure => failure.clone(),
+                };
+                (failure, notes(&outcome), Some(machine))
             }
             Host::FileTree => {
                 let report = file_tree(&mut machine)?;
