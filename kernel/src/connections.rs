@@ -11,7 +11,7 @@ use alloc::vec::Vec;
 
 use log::{error, info};
 use spindle_blkif::worker::{Order, Report};
-use spindle_blkif::{RingId, RingStats};
+use spindle_blkif::{Gate, RingId, RingStats};
 use spindle_block::Volume;
 use spindle_xen::Errno;
 use spindle_xen::xenbus::{Backend, ConnectRequest, DeviceId, Generation, Refusal};
@@ -92,17 +92,20 @@ impl Connections {
             refusal: None,
             ending: false,
         };
-        for queue in &layout.queues {
+        // A member that is not handed on holds nobody up.
+        let rings = u16::try_from(layout.queues.len()).unwrap_or(u16::MAX);
+        for (queue, gate) in layout.queues.iter().zip(Gate::members(rings)) {
             let Some(core) = cores.place(volume.disk) else {
                 let text = "no ring core has a queue on this disk";
                 connection.refusal = Some(Refusal::new(Errno::ENODEV, text));
                 break;
             };
+            gate.set_wake(cores.wake(core));
             let volume = volume.clone();
             let (protocol, persistent) = (layout.protocol, layout.persistent);
             match self
                 .rings
-                .open(device.frontend, queue, volume, protocol, persistent)
+                .open(device.frontend, queue, volume, protocol, persistent, gate)
             {
                 Ok((session, mapped)) => {
                     let token = self.next_token;

@@ -221,7 +221,7 @@ impl Control {
             read_only: volume.read_only,
             // Also answered where there is no cache to write out: then at once.
             flush: true,
-            barrier: false,
+            barrier: volume.write_cache,
             discard: volume.discard.map(|discard| Discard {
                 granularity: discard.granularity,
                 alignment: discard.alignment,

@@ -148,6 +148,11 @@ impl Cores {
         Some(index)
     }
 
+    /// The port that wakes a core, if it has a CPU of its own to sleep on.
+    pub(crate) fn wake(&self, core: usize) -> Option<Port> {
+        self.cores.get(core)?.wake
+    }
+
     /// A ring that [`Cores::place`] counted is gone.
     pub(crate) fn vacate(&mut self, core: usize) {
         if let Some(core) = self.cores.get_mut(core) {

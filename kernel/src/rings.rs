@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 
 use log::error;
 use spindle_blkif::abi::Abi;
-use spindle_blkif::{Attachment, Detached, Session, Window};
+use spindle_blkif::{Attachment, Detached, Member, Session, Window};
 use spindle_block::Volume;
 use spindle_hw::{PAGE_SIZE, SharedPages};
 use spindle_xen::event::Port;
@@ -49,6 +49,7 @@ impl Rings {
         volume: Volume,
         protocol: Protocol,
         persistent: bool,
+        gate: Member,
     ) -> Result<(Session, Mapped), Refusal> {
         let no_room = || Refusal::new(Errno::ENOMEM, "no guest frames left to map grants at");
         let pages = self.window.alloc(queue.refs.len()).ok_or_else(no_room)?;
@@ -85,6 +86,7 @@ impl Rings {
             },
             start: 0,
             window,
+            gate,
         };
         // The layout has been checked to be a power of two of pages, so this is our mistake.
         Session::new(pages, attachment)

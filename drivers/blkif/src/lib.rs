@@ -12,6 +12,7 @@
 //! | request | [`request`] | validation of that copy against the volume |
 //! | memory | [`cache`], [`pool`] | mapped grants for direct DMA; buffers for grant copy |
 //! | ring state | [`session`] | a request from ring slot to response |
+//! | device | [`gate`] | barriers across the rings of a device |
 //! | core | [`ring_core`] | turns over many rings: poll, take, resolve, submit, answer |
 //! | around it | [`worker`], [`mailbox`], [`pacer`] | orders from control, and rest |
 #![no_std]
@@ -24,6 +25,7 @@ pub mod batch;
 pub mod cache;
 mod counted;
 mod fifo;
+pub mod gate;
 pub mod mailbox;
 pub mod pacer;
 pub mod pool;
@@ -39,6 +41,7 @@ pub mod window;
 pub mod worker;
 
 pub use counted::Counted;
+pub use gate::{Gate, Member};
 pub use ring::BackRing;
 pub use ring_core::{Config, Detached, RingCore, RingId, Work};
 pub use session::{Attachment, Session};

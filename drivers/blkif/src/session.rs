@@ -4,6 +4,7 @@
 //! and for the disk, and leaves by a response. Its slot number is the disk's tag for it, so a
 //! completion finds it without a search. Everything is allocated when the session is made.
 
+mod barrier;
 mod finish;
 mod intake;
 mod prepare;
@@ -23,12 +24,14 @@ use spindle_xen::grant::GrantOps;
 use crate::abi::Abi;
 use crate::cache::GrantCache;
 use crate::fifo::Fifo;
+use crate::gate::Member;
 use crate::ring::{BackRing, BadRingSize, Halt};
 use crate::ring_core::Detached;
 use crate::stack::Stack;
 use crate::stats::RingStats;
 use crate::window::Window;
 
+use barrier::Barrier;
 pub(crate) use prepare::Means;
 use slot::{FREE_SLOT, Slot, State};
 
@@ -47,6 +50,8 @@ pub struct Attachment {
     pub start: u32,
     /// Where its grants are mapped if it offered `feature-persistent`; without, data is copied.
     pub window: Option<Window>,
+    /// Its part in the barriers of its device.
+    pub gate: Member,
 }
 
 /// log2 of the nanoseconds in a unit of [`RingStats::latency`].
@@ -72,6 +77,9 @@ pub struct Session {
     finished: Fifo,
     /// How many at the head of `finished` are in the copy batch.
     copying: usize,
+    gate: Member,
+    /// The barrier that was taken and not answered; nothing is taken after it.
+    barrier: Option<Barrier>,
     stats: Arc<RingStats>,
     /// When the current visit began.
     now_ns: u64,
@@ -104,6 +112,8 @@ impl Session {
             sent: 0,
             finished: Fifo::new(size),
             copying: 0,
+            gate: attachment.gate,
+            barrier: None,
             stats: Arc::default(),
             now_ns: 0,
             halt: None,
@@ -207,6 +217,9 @@ impl Session {
 
     /// Asks for a notification of the next request; true if there is something to do already.
     pub(crate) fn arm(&mut self) -> bool {
+        if self.gate.keeps_awake() {
+            return true;
+        }
         if self.closing || self.halt.is_some() {
             return false;
         }

@@ -59,7 +59,7 @@ counters! {
     reads,
     /// Write requests accepted.
     writes,
-    /// Flush requests accepted.
+    /// Flush and barrier requests accepted.
     flushes,
     /// Discard requests accepted.
     discards,

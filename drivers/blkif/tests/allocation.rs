@@ -62,7 +62,8 @@ fn visits_allocate_nothing() {
             rig.disk().results.push_back(Err(IoError::Medium));
             front.publish();
             let before = COUNT.get();
-            for _ in 0..4 {
+            // Each barrier takes a few.
+            for _ in 0..64 {
                 rig.core.visit(0);
             }
             rig.core.arm();

@@ -216,7 +216,7 @@ fn what_was_not_offered_or_not_allowed_never_reaches_the_disk() {
     let page = front.page(false);
     let segment = [page.segment(0, 7)];
     for (operation, sector, status) in [
-        (Operation::WRITE_BARRIER, 0, RspStatus::EOPNOTSUPP),
+        (Operation::WRITE_BARRIER, 0, RspStatus::ERROR),
         (Operation::DISCARD, 0, RspStatus::EOPNOTSUPP),
         (Operation::INDIRECT, 0, RspStatus::EOPNOTSUPP),
         (Operation(77), 0, RspStatus::EOPNOTSUPP),

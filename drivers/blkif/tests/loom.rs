@@ -1,6 +1,6 @@
 //! What runs on two cores at once, under every interleaving and every stale read that the memory
-//! model allows: the real [`BackRing`] against a frontend that follows `public/io/ring.h`, and
-//! the real [`Mailbox`] between control and a core that rests.
+//! model allows: the real [`BackRing`] against a frontend that follows `public/io/ring.h`, the
+//! real [`Mailbox`] between control and a core that rests, and the real [`Gate`] between rings.
 //!
 //! Run by `cargo xtask loom`. A lost wake-up shows as a deadlock, which loom reports.
 #![cfg(loom)]
@@ -12,6 +12,7 @@ use loom::sync::Notify;
 use loom::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 use loom::thread;
 use spindle_blkif::abi::{Abi, Operation, RING_HEADER, RspStatus};
+use spindle_blkif::gate::Gate;
 use spindle_blkif::mailbox::Mailbox;
 use spindle_blkif::ring::{BackRing, Index, RingMemory};
 
@@ -413,4 +414,72 @@ fn no_order_is_slept_through_lost_or_doubled() {
 #[should_panic(expected = "deadlock")]
 fn a_core_that_forgets_events_after_its_last_look_would_sleep_through_an_order() {
     orders(true);
+}
+
+/// A guest that publishes a write on one ring, then a barrier on another, then a write on the
+/// first again once the barrier is answered; each ring on a core of its own. If `leaves`, the
+/// first ring goes away when it has done its first write.
+fn barrier(leaves: bool) {
+    let mut model = loom::model::Builder::new();
+    model.preemption_bound = Some(3);
+    model.check(move || {
+        // How many writes are published on ring 0 and whether there is a barrier on ring 1; how
+        // many writes are done; whether the barrier is being carried out, and whether it is done.
+        let published = Arc::new([AtomicU32::new(0), AtomicU32::new(0)]);
+        let done = Arc::new(AtomicU32::new(0));
+        let going = Arc::new([AtomicBool::new(false), AtomicBool::new(false)]);
+        let mut members = Gate::members(2).into_iter();
+        let (mut first, mut second) = (members.next().unwrap(), members.next().unwrap());
+        published[0].store(1, Ordering::Release);
+        published[1].store(1, Ordering::Release);
+        let (p, d, g) = (published.clone(), done.clone(), going.clone());
+        let writer = thread::spawn(move || {
+            let mut taken = 0;
+            let goal = if leaves { 1 } else { 2 };
+            while taken < goal {
+                let pending = || p[0].load(Ordering::Acquire) - taken;
+                if first.is_called() {
+                    let call = first.attend(0, pending);
+                    assert!(!call.go && !call.wake);
+                }
+                let take = first.allows(p[0].load(Ordering::Acquire) - taken);
+                if take == 0 {
+                    thread::yield_now();
+                    continue;
+                }
+                assert!(!g[0].load(Ordering::Relaxed), "a write beside the barrier");
+                first.took(1);
+                taken += 1;
+                d.store(taken, Ordering::Relaxed);
+                assert!(!g[0].load(Ordering::Relaxed), "a write beside the barrier");
+            }
+            drop(first);
+        });
+        while published[1].load(Ordering::Acquire) == 0 {
+            thread::yield_now();
+        }
+        second.raise();
+        while !second.attend(1, || 0).go {
+            thread::yield_now();
+        }
+        going[0].store(true, Ordering::Relaxed);
+        assert!(
+            done.load(Ordering::Relaxed) >= 1,
+            "a write before it is not done"
+        );
+        going[0].store(false, Ordering::Relaxed);
+        second.finish();
+        published[0].store(2, Ordering::Release);
+        writer.join().unwrap();
+    });
+}
+
+#[test]
+fn a_barrier_waits_for_the_other_ring_and_keeps_it_waiting() {
+    barrier(false);
+}
+
+#[test]
+fn a_barrier_is_not_held_up_by_a_ring_that_leaves() {
+    barrier(true);
 }

@@ -8,7 +8,7 @@ use spindle_blkif::abi::{
     Abi, NativeRequest, Operation, RING_HEADER, RawSegment, RspStatus, X86_32Request,
 };
 use spindle_blkif::ring::{Index, RingMemory};
-use spindle_blkif::{Attachment, Config, RingCore, RingId, Session, Window};
+use spindle_blkif::{Attachment, Config, Gate, RingCore, RingId, Session, Window};
 use spindle_hw::{DmaAlloc, SharedPages};
 use spindle_testkit::blkfront::{Blkfront, fill};
 use spindle_testkit::grants::{FakeEvents, FakeGrants};
@@ -169,6 +169,7 @@ impl<'g> Host<'g> {
             abi: front.abi(),
             start: front.produced(),
             window: (frames > 0).then(|| Window::new(base, frames.into())),
+            gate: Gate::members(1).remove(0),
         };
         let session = Session::new(front.ring(), attachment).expect("the ring's size is right");
         self.core.attach(session).expect("there is room")

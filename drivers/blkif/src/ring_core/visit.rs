@@ -32,6 +32,10 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
             if let Some(Some(session)) = self.rings.get_mut(place) {
                 let ring = place as u16;
                 session.start_turn(now_ns);
+                if session.is_called() {
+                    let notify = &self.notify;
+                    session.attend_barrier(&mut self.pool, |port| notify.notify(port));
+                }
                 session.copy_out(ring, &mut self.copies);
                 match self.disks.get_mut(session.volume().disk) {
                     Some(disk) if !disk.full && disk.waiting.is_free() => {

@@ -45,6 +45,10 @@ impl Session {
         if slot.state != State::InFlight {
             return;
         }
+        if self.barrier.is_some() && self.next_step(index, result, pool) {
+            return;
+        }
+        let slot = &mut self.slots[usize::from(index)];
         let status = match result {
             Ok(()) if slot.op == Op::Read && slot.path == Path::Copied => {
                 slot.state = State::Finished;
@@ -99,6 +103,9 @@ impl Session {
 
     /// Answers a request and frees all that it held.
     pub(super) fn finish(&mut self, index: u16, status: RspStatus, pool: &mut BufferPool) {
+        if self.barrier.is_some() {
+            self.end_barrier(index);
+        }
         self.release(index, pool);
         let freed = self.slots[usize::from(index)].free();
         self.answer(index, freed, status, self.now_ns);

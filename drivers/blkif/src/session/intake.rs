@@ -13,7 +13,7 @@ use crate::ring::RawRequest;
 
 /// What became of the next request of the ring.
 enum Taken {
-    /// There is none, or no slot for it.
+    /// There is none, or no slot for it; or it is a barrier, after which nothing is taken.
     Nothing,
     /// It was answered, or is with the disk already.
     Settled,
@@ -44,7 +44,7 @@ impl Session {
         }
         let waiting = match self.ring.pending() {
             Ok(0) => return 0,
-            Ok(waiting) => waiting.min(budget),
+            Ok(waiting) => self.gate.allows(waiting.min(budget)),
             Err(halt) => {
                 self.halt = Some(halt);
                 return 0;
@@ -55,8 +55,8 @@ impl Session {
         }
         let mut queue = queue.filter(|_| self.line.len() == 0 && self.cache.is_some());
         let mut tally = [Tally::default(), Tally::default()];
-        let mut taken = 0;
-        while taken < waiting {
+        let start = self.ring.consumed();
+        for _ in 0..waiting {
             match self.take_one(ring, queue.as_deref_mut(), &mut tally) {
                 Taken::Nothing => break,
                 Taken::Settled => {}
@@ -68,8 +68,9 @@ impl Session {
                     }
                 }
             }
-            taken += 1;
         }
+        let taken = self.ring.consumed().wrapping_sub(start);
+        self.gate.took(taken);
         self.stats.batches.count(taken.into());
         let [reads, writes] = tally;
         self.stats.reads.add(reads.requests);
@@ -147,6 +148,8 @@ impl Session {
         let request = match raw.operation {
             Operation::FLUSH => Request::flush(raw),
             Operation::DISCARD => Request::discard(raw, &slot.body, &self.volume),
+            Operation::WRITE_BARRIER if raw.detail == 0 => Request::flush(raw),
+            Operation::WRITE_BARRIER => Request::transfer(Op::Write, raw, &slot.body, &self.volume),
             _ => Err(Reject::Unsupported),
         };
         let request = match request {
@@ -156,9 +159,11 @@ impl Session {
                 return Taken::Settled;
             }
         };
-        if request.op == Op::Flush {
+        let barrier = raw.operation == Operation::WRITE_BARRIER;
+        if barrier || request.op == Op::Flush {
             self.stats.flushes.add(1);
-            if !self.volume.write_cache {
+            self.stats.sectors_written.add(request.sectors.into());
+            if !barrier && !self.volume.write_cache {
                 self.respond(raw.id, raw.operation, RspStatus::OKAY);
                 return Taken::Settled;
             }
@@ -170,6 +175,10 @@ impl Session {
         slot.id = raw.id;
         slot.operation = raw.operation;
         slot.fill(&request);
+        if barrier {
+            self.hold_barrier(index);
+            return Taken::Nothing;
+        }
         Taken::Slot(index)
     }
 

@@ -9,7 +9,7 @@ use crate::ring::Body;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
     Free,
-    /// In line, without memory that the disk can reach.
+    /// In line, without memory that the disk can reach; or a barrier, before it is in line.
     Waiting,
     /// In line, to be submitted.
     Ready,

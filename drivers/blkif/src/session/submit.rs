@@ -1,6 +1,6 @@
 //! From the line to the disk.
 
-use spindle_block::{DiskQueue, SubmitError};
+use spindle_block::{DiskQueue, IoError, SubmitError};
 
 use super::slot::{Path, State};
 use super::{Session, tag};
@@ -52,6 +52,9 @@ impl Session {
                 }
                 Err(SubmitError::Unsupported) => {
                     self.leave_line();
+                    if self.next_step(index, Err(IoError::Unsupported), pool) {
+                        break;
+                    }
                     self.finish(index, RspStatus::EOPNOTSUPP, pool);
                 }
                 Err(SubmitError::Scattered | SubmitError::Gone) => {

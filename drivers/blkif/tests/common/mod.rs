@@ -5,10 +5,11 @@
     reason = "each test file uses its own part"
 )]
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex};
 
 use spindle_blkif::abi::{Abi, RspStatus};
-use spindle_blkif::{Attachment, Config, Detached, RingCore, RingId, Session, Window};
+use spindle_blkif::{Attachment, Config, Detached, Gate, RingCore, RingId, Session, Window};
 use spindle_block::{
     Command, DiskQueue, IoResult, Op, RamDisk, RamQueue, SubmitError, Tag, Volume,
 };
@@ -33,6 +34,8 @@ pub struct TestDisk {
     pub discards: bool,
     /// Blocks of each discard that was submitted.
     pub discarded: Vec<u64>,
+    /// Writes can be forced to the medium.
+    pub write_through: bool,
     /// Completions are kept back.
     pub hold: bool,
     /// Every command is refused.
@@ -41,6 +44,47 @@ pub struct TestDisk {
     pub scattered_above: u64,
     /// Results to give instead of the real ones.
     pub results: VecDeque<IoResult>,
+    /// Where what happens is noted.
+    pub log: Option<Log>,
+    /// Commands noted and not done.
+    in_log: BTreeMap<u32, (Op, u64)>,
+}
+
+/// What happened to a command, for all disks that share a [`Log`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    Submitted(Op, u64),
+    Done(Op, u64),
+}
+
+pub type Log = Arc<Mutex<Vec<Event>>>;
+
+impl TestDisk {
+    pub fn new(inner: RamQueue<&'static FakeBus>) -> Self {
+        Self {
+            inner,
+            commits: 0,
+            submitted: Vec::new(),
+            record: true,
+            discards: true,
+            discarded: Vec::new(),
+            write_through: true,
+            hold: false,
+            refuse: None,
+            scattered_above: u64::MAX,
+            results: VecDeque::new(),
+            log: None,
+            in_log: BTreeMap::new(),
+        }
+    }
+
+    fn note(&mut self, command: &Command<'_>, tag: Tag) {
+        if let Some(log) = &self.log {
+            let what = (command.op, command.block);
+            log.lock().unwrap().push(Event::Submitted(what.0, what.1));
+            assert_eq!(self.in_log.insert(tag.0, what), None, "a tag in use");
+        }
+    }
 }
 
 impl DiskQueue for TestDisk {
@@ -58,6 +102,9 @@ impl DiskQueue for TestDisk {
         for segment in command.segments {
             assert!(segment.len > 0 && segment.bus % 4096 + u64::from(segment.len) <= 4096);
         }
+        if command.op == Op::WriteThrough && !self.write_through {
+            return Err(SubmitError::Unsupported);
+        }
         if matches!(command.op, Op::Discard | Op::SecureDiscard) {
             if !self.discards {
                 return Err(SubmitError::Unsupported);
@@ -70,6 +117,7 @@ impl DiskQueue for TestDisk {
             assert_eq!(command.blocks, 0);
             self.inner.submit(command, tag)?;
         }
+        self.note(command, tag);
         if self.record {
             self.submitted
                 .push((command.op, command.block, command.segments.len()));
@@ -86,9 +134,13 @@ impl DiskQueue for TestDisk {
         if self.hold {
             return 0;
         }
-        let results = &mut self.results;
-        self.inner
-            .poll(|tag, result| done(tag, results.pop_front().unwrap_or(result)))
+        let (results, log, in_log) = (&mut self.results, &self.log, &mut self.in_log);
+        self.inner.poll(|tag, result| {
+            if let (Some(log), Some((op, block))) = (log, in_log.remove(&tag.0)) {
+                log.lock().unwrap().push(Event::Done(op, block));
+            }
+            done(tag, results.pop_front().unwrap_or(result));
+        })
     }
 
     fn in_flight(&self) -> usize {
@@ -162,18 +214,7 @@ impl Rig {
         let grants: &FakeGrants<'_> = Box::leak(Box::new(FakeGrants::new(bus)));
         let events: &FakeEvents = Box::leak(Box::default());
         let disk = RamDisk::new(1 << 20, bus).unwrap();
-        let queue = TestDisk {
-            inner: disk.queue(sizes.depth, bus),
-            commits: 0,
-            submitted: Vec::new(),
-            record: true,
-            discards: true,
-            discarded: Vec::new(),
-            hold: false,
-            refuse: None,
-            scattered_above: u64::MAX,
-            results: VecDeque::new(),
-        };
+        let queue = TestDisk::new(disk.queue(sizes.depth, bus));
         let buffers = bus.alloc(sizes.buffers).unwrap();
         Self {
             bus,
@@ -209,6 +250,7 @@ impl Rig {
             abi,
             start,
             window: how.frames.map(|frames| Window::new(base, frames)),
+            gate: Gate::members(1).remove(0),
         };
         (Session::new(front.ring(), attachment).unwrap(), front)
     }

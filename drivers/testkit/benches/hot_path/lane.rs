@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 use spindle_blkif::abi::{Abi, Operation, RING_HEADER};
-use spindle_blkif::{Attachment, Config, RingCore, Session, Window};
+use spindle_blkif::{Attachment, Config, Gate, RingCore, Session, Window};
 use spindle_hw::SharedPages;
 use spindle_nvme::{Controller, Options, QueuePair};
 use spindle_testkit::mem::{FakeBus, FakeClock};
@@ -132,6 +132,7 @@ impl Lane {
             abi: Abi::Native,
             start: 0,
             window: (case.path == Path::Persistent).then(|| Window::new(1 << 40, 1024)),
+            gate: Gate::members(1).remove(0),
         };
         let session = Session::new(ring.alias(), attachment).expect("a session");
         let buffers = SharedPages::host(256, 1 << 32);
