@@ -32,6 +32,13 @@ enum Step<'a> {
     Event(&'a [u8], &'a [u8]),
     Breathe(u8),
     Pass(u16),
+    /// Other rings under a connection, as after a suspend.
+    Resume(u8),
+    Resized(u16),
+    /// Nodes that may be added, watches there may be, and what is refused.
+    Room(u8),
+    Watches(u8),
+    Refuse(bool, u8),
 }
 
 #[derive(Arbitrary, Debug)]
@@ -69,7 +76,7 @@ const BACK: [&str; 9] = [
     "frontend",
     "frontend-id",
     "discard-enable",
-    "sector-size",
+    "sectors",
     "x",
 ];
 
@@ -105,6 +112,11 @@ pub fn run(data: &[u8]) {
     bed.kernel.slow = false;
     bed.store.force_conflicts(0);
     bed.store.set_chunk(usize::MAX);
+    bed.store.set_quota(1000);
+    bed.store.set_watch_quota(128);
+    for key in BACK {
+        bed.store.fail_writes(&VBD.back(key), None);
+    }
     VBD.destroy(&mut bed.store);
     bed.run(8000);
     let connected = bed.kernel.connections.keys().copied().collect::<Vec<_>>();
@@ -149,5 +161,17 @@ fn carry_out(bed: &mut Bed, step: &Step<'_>) {
         }
         Step::Breathe(steps) => bed.breathe((steps % 32).into()),
         Step::Pass(ms) => bed.run((ms % 2000).into()),
+        Step::Resume(ring) => {
+            let path = VBD.front("ring-ref");
+            put(bed, &VBD.front_dir(), &path, &Value::Small(*ring));
+            VBD.set_front_state(&mut bed.store, 3);
+        }
+        Step::Resized(sectors) => bed.backend.resized(id(VBD), (*sectors).into()),
+        Step::Room(nodes) => store.set_quota(store.owned() + usize::from(nodes % 64)),
+        Step::Watches(count) => store.set_watch_quota(usize::from(count % 8)),
+        Step::Refuse(on, leaf) => {
+            let path = VBD.back(BACK[usize::from(*leaf) % BACK.len()]);
+            store.fail_writes(&path, on.then_some("ENOSPC"));
+        }
     }
 }

@@ -11,6 +11,8 @@ use spindle_hw::SharedPages;
 use spindle_xen::store::wire::{self, Assembler, MessageType};
 
 const RING: u32 = 1024;
+/// Bytes that a value may have: a little less than the default quota for a whole node.
+const NODE_MAX: usize = 2000;
 const REQ_CONS: usize = 2048;
 const REQ_PROD: usize = 2052;
 const RSP_CONS: usize = 2056;
@@ -62,6 +64,7 @@ pub struct Xenstored {
     conflicts: usize,
     write_errors: BTreeMap<String, &'static str>,
     quota: usize,
+    watch_quota: usize,
     /// How often the client has written each path.
     written: BTreeMap<String, usize>,
 }
@@ -85,6 +88,7 @@ impl Xenstored {
             conflicts: 0,
             write_errors: BTreeMap::new(),
             quota: 1000,
+            watch_quota: 128,
             written: BTreeMap::new(),
         };
         let home = format!("/local/domain/{client}");
@@ -116,6 +120,11 @@ impl Xenstored {
     /// Nodes that the client may own.
     pub fn set_quota(&mut self, nodes: usize) {
         self.quota = nodes;
+    }
+
+    /// Watches that the client may have.
+    pub fn set_watch_quota(&mut self, watches: usize) {
+        self.watch_quota = watches;
     }
 
     /// How often the client has written `path`; what a transaction wrote counts when it commits.
@@ -347,6 +356,9 @@ impl Xenstored {
                 {
                     return Err("EEXIST");
                 }
+                if self.watches.len() >= self.watch_quota {
+                    return Err("E2BIG");
+                }
                 self.watches.push((path, token.to_vec(), relative));
                 Ok(b"OK\0".to_vec())
             }
@@ -449,7 +461,7 @@ impl Xenstored {
                 if !may_write(&self.tree, path, self.client) {
                     return Err("EACCES");
                 }
-                if known.is_none() && self.owned() >= self.quota {
+                if rest.len() > NODE_MAX || known.is_none() && self.owned() >= self.quota {
                     return Err("ENOSPC");
                 }
                 put(&mut self.tree, path, rest, self.client);

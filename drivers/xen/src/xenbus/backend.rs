@@ -78,6 +78,8 @@ pub struct Backend {
     /// Some device found no room.
     pub(super) crowded: bool,
     pub(super) shutdown_due: bool,
+    /// Acknowledgements lost to a conflict, in a row.
+    pub(super) shutdown_conflicts: u32,
     pub(super) shutdown: Option<Shutdown>,
     /// The last pump ended by its budget.
     pub(super) unfinished: bool,
@@ -104,6 +106,7 @@ impl Backend {
             scan_due: false,
             crowded: false,
             shutdown_due: false,
+            shutdown_conflicts: 0,
             shutdown: None,
             unfinished: false,
         }

@@ -103,6 +103,11 @@ pub(super) struct Device {
     /// The store has shown a state beyond Initialising, so that seeing that again means a new
     /// directory.
     announced: bool,
+    /// The rings of the connection, if there is one.
+    layout: Option<RingLayout>,
+    /// The connection ends because the frontend has other rings now, and the next one follows
+    /// without a word to it.
+    replacing: bool,
     /// `sectors` in the store.
     published: u64,
     ready_at: u64,
@@ -120,6 +125,8 @@ impl Device {
             refusal: None,
             failure: None,
             announced: false,
+            layout: None,
+            replacing: false,
             published: 0,
             ready_at: 0,
             close_by: None,
@@ -141,8 +148,23 @@ impl Device {
     }
 
     /// Whether a decision needs the frontend's rings.
+    ///
+    /// Those of one that is connected are looked at as long as it is about to connect: a guest
+    /// that was suspended and goes on here has the same directory with other rings in it, and
+    /// comes from Connected to Initialised for that.
     pub(super) fn wants_rings(&self, frontend: XenbusState) -> bool {
-        serving(frontend) && self.link == Link::Down && matches!(self.disk, Disk::Open(_))
+        let due = match self.link {
+            Link::Down => serving(frontend),
+            Link::Up => frontend == S::INITIALISED,
+            Link::Connecting | Link::Draining => false,
+        };
+        due && matches!(self.disk, Disk::Open(_))
+    }
+
+    /// Whether a frontend in this state is being served: not to be given up for a fault in
+    /// xenstore that it has no part in.
+    pub(super) fn is_at_work(&self, frontend: XenbusState) -> bool {
+        self.link == Link::Up && serving(frontend)
     }
 
     /// The kernel has opened the disk, or not; false if it was not asked to.
@@ -218,6 +240,7 @@ impl Device {
             announce
         {
             self.published = facts.sectors;
+            self.replacing = false;
         }
     }
 
@@ -251,10 +274,17 @@ impl Device {
         }
         self.close_by = None;
         self.remove_at = None;
+        self.replacing &= serving(view.frontend) && back.state == S::CONNECTED;
         match back.state {
             S::INITIALISING => self.announce_init_wait(back, view.frontend, at),
             S::INIT_WAIT => self.connect(back, view, at),
+            S::CONNECTED if self.replacing && self.link == Link::Draining => Step::Wait,
+            S::CONNECTED if self.replacing => self.connect(back, view, at),
             state if self.link == Link::Up && serving(view.frontend) => match self.disk {
+                Disk::Open(_) if state == S::CONNECTED && self.has_other_rings(view) => {
+                    self.replacing = true;
+                    self.disconnect()
+                }
                 Disk::Open(facts) if state == S::CONNECTED && facts.sectors != self.published => {
                     Step::Write(Announce::Resized(facts))
                 }
@@ -271,6 +301,14 @@ impl Device {
             (Link::Connecting | Link::Draining, _) | (_, Disk::Opening) => Some(Step::Wait),
             (Link::Down, Disk::Open(_)) => Some(self.close_disk()),
             (Link::Down, Disk::None) => None,
+        }
+    }
+
+    fn has_other_rings(&self, view: &View) -> bool {
+        match &view.rings {
+            Some(Ok(layout)) => Some(layout) != self.layout.as_ref(),
+            // What cannot be used is no reason to let go of what can.
+            Some(Err(_)) | None => false,
         }
     }
 
@@ -324,6 +362,7 @@ impl Device {
             (Link::Down, true) => match &view.rings {
                 Some(Ok(layout)) => {
                     self.link = Link::Connecting;
+                    self.layout = Some(layout.clone());
                     Step::Connect(layout.clone())
                 }
                 Some(Err(refusal)) => {
@@ -341,6 +380,7 @@ impl Device {
 
     /// The connection is to end, and what can be said of that is said.
     fn close(&mut self, back: &BackendView, front: XenbusState, at: &Circumstances) -> Step {
+        self.replacing = false;
         match self.link {
             Link::Connecting => Step::Wait,
             Link::Up => {

@@ -16,6 +16,8 @@ use crate::store::{Reply, Request, TransactionError, wire};
 
 /// Devices served at once, at most; the frontends' watches count against xenstored's 128.
 const MAX_DEVICES: usize = 64;
+/// Conflicts in a row before a shutdown is obeyed without its acknowledgement.
+const SHUTDOWN_CONFLICTS: u32 = 32;
 /// Guests looked at in one scan of `backend/vbd`.
 const MAX_SCAN: usize = 256;
 
@@ -200,11 +202,16 @@ impl Backend {
 
     pub(super) fn ended(&mut self, result: Result<(), TransactionError>) {
         match core::mem::replace(&mut self.job, Job::None) {
-            Job::Acknowledge { .. } if result == Err(TransactionError::Conflict) => {
+            Job::Acknowledge { .. }
+                if result == Err(TransactionError::Conflict)
+                    && self.shutdown_conflicts < SHUTDOWN_CONFLICTS =>
+            {
+                self.shutdown_conflicts += 1;
                 self.shutdown_due = true;
             }
             Job::Acknowledge { kind: Some(kind) } => {
                 info!("shutdown requested: {kind:?}");
+                self.shutdown_conflicts = 0;
                 self.actions.push_back(Action::ShutdownRequested(kind));
             }
             Job::Look(look) => self.look_ended(look, result),

@@ -19,8 +19,10 @@ use super::{Action, Backend, ConnectRequest, DeviceId, Refusal, RingLayout, Xenb
 use crate::Errno;
 use crate::store::{Reply, Request, TransactionError};
 
-/// Conflicts in a row before pausing, and refused writes in a row before the device is refused.
+/// Conflicts in a row before pausing, and before the device is refused, about 7 s later: libxl
+/// gives up after 10. Refused writes in a row before the device is refused.
 const CONFLICTS_AT_ONCE: u32 = 8;
+const CONFLICTS_ALLOWED: u32 = 96;
 const FAILURES_ALLOWED: u32 = 3;
 const MS: u64 = 1_000_000;
 
@@ -141,7 +143,7 @@ impl Backend {
                 Err(errno) => {
                     entry
                         .device
-                        .refuse(Refusal::new(*errno, "cannot watch the frontend"));
+                        .refuse(Refusal::new(*errno, refusal_of(*errno)));
                 }
             }
         }
@@ -251,10 +253,11 @@ impl Backend {
 
     pub(super) fn look_ended(&mut self, look: Look, result: Result<(), TransactionError>) {
         let now = self.now;
-        let id = look.id;
+        let (id, frontend) = (look.id, look.frontend);
         let Some(entry) = self.entry(id) else {
             return;
         };
+        let at_work = entry.device.is_at_work(frontend);
         let change = match (look.phase, result) {
             (Phase::Ending(change), Ok(())) => change,
             // Abandoning a transaction that wanted nothing may fail as it likes.
@@ -269,15 +272,19 @@ impl Backend {
                         warn!("vbd {id}: {} xenstore conflicts in a row", entry.conflicts);
                     }
                 }
+                if entry.conflicts == CONFLICTS_ALLOWED && !at_work {
+                    let text = "somebody else changes the device in xenstore without end";
+                    entry.device.refuse(Refusal::new(Errno::EAGAIN, text));
+                    self.tell_refusal(id);
+                }
                 return;
             }
             (_, Err(TransactionError::Refused(errno))) => {
                 entry.failures = entry.failures.saturating_add(1);
                 entry.blocked_until = now.saturating_add((100 * MS) << entry.failures.min(5));
                 warn!("vbd {id}: xenstored refuses our changes: {errno}");
-                if entry.failures >= FAILURES_ALLOWED {
-                    let text = "xenstored refuses our changes to the device";
-                    entry.device.refuse(Refusal::new(errno, text));
+                if entry.failures >= FAILURES_ALLOWED && !at_work {
+                    entry.device.refuse(Refusal::new(errno, refusal_of(errno)));
                 }
                 // Then only what others do there gives reason to try again.
                 entry.dirty = entry.failures <= 2 * FAILURES_ALLOWED;
@@ -308,5 +315,15 @@ impl Backend {
                 }
             }
         }
+    }
+}
+
+/// What xenstored means by refusing a change.
+fn refusal_of(errno: Errno) -> &'static str {
+    match errno {
+        Errno::ENOSPC | Errno::E2BIG | Errno::EQUOTA => {
+            "xenstored's quota for this driver domain is used up: detach disks, or raise it"
+        }
+        _ => "xenstored refuses our changes to the device",
     }
 }

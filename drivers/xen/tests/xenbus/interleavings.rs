@@ -1,7 +1,7 @@
 //! Toolstack, frontend, kernel and time in any order: the books that the test kernel keeps must
 //! always add up, and a device that was asked to go must go.
 
-use crate::bed::{Bed, VBD};
+use crate::bed::{Bed, VBD, id};
 use proptest::prelude::*;
 
 #[derive(Clone, Debug)]
@@ -17,6 +17,13 @@ enum Move {
     Slow(bool),
     Conflicts(usize),
     RingRef(Vec<u8>),
+    /// Other rings under a connection, as after a suspend.
+    Resume(u8),
+    Resized(u64),
+    /// Nodes that may be added to those there are.
+    Room(usize),
+    Watches(usize),
+    Refuse(Option<&'static str>),
     /// Some steps of the daemon only, so that moves meet half-done work.
     Breathe(usize),
     Pass(u64),
@@ -35,6 +42,12 @@ fn moves() -> impl Strategy<Value = Move> {
         2 => any::<bool>().prop_map(Move::Slow),
         1 => (0usize..20).prop_map(Move::Conflicts),
         1 => prop::collection::vec(any::<u8>(), 0..12).prop_map(Move::RingRef),
+        1 => any::<u8>().prop_map(Move::Resume),
+        1 => (1u64..9999).prop_map(Move::Resized),
+        1 => (0usize..40).prop_map(Move::Room),
+        1 => (2usize..6).prop_map(Move::Watches),
+        1 => prop_oneof![Just(None), Just(Some("EACCES")), Just(Some("ENOSPC"))]
+            .prop_map(Move::Refuse),
         4 => (0usize..30).prop_map(Move::Breathe),
         4 => (0u64..1500).prop_map(Move::Pass),
     ]
@@ -73,12 +86,30 @@ proptest! {
                     store.write(&VBD.front("ring-ref"), value);
                 }
                 Move::RingRef(_) => {}
+                Move::Resume(ring) if store.read(&VBD.front_dir()).is_some() => {
+                    store.write(&VBD.front("ring-ref"), ring.to_string());
+                    VBD.set_front_state(store, 3);
+                }
+                Move::Resume(_) => {}
+                Move::Resized(sectors) => bed.backend.resized(id(VBD), sectors),
+                Move::Room(nodes) => store.set_quota(store.owned() + nodes),
+                Move::Watches(count) => store.set_watch_quota(count),
+                Move::Refuse(errno) => {
+                    for key in ["state", "sectors"] {
+                        store.fail_writes(&VBD.back(key), errno);
+                    }
+                }
                 Move::Breathe(steps) => bed.breathe(steps),
                 Move::Pass(ms) => bed.run(ms),
             }
         }
         bed.kernel.slow = false;
         bed.store.force_conflicts(0);
+        bed.store.set_quota(1000);
+        bed.store.set_watch_quota(128);
+        for key in ["state", "sectors"] {
+            bed.store.fail_writes(&VBD.back(key), None);
+        }
         // From any state, a new attach is served or can be taken away.
         VBD.destroy(&mut bed.store);
         bed.run(8000);

@@ -347,16 +347,18 @@ fn conflicts_are_retried_and_storms_are_sat_out() {
 
 #[test]
 fn writes_that_xenstored_refuses_end_in_a_clear_refusal() {
-    for errno in ["EACCES", "ENOSPC", "EQUOTA"] {
+    let quota = "xenstored's quota for this driver domain is used up: detach disks, or raise it";
+    for (errno, text) in [
+        ("EACCES", "xenstored refuses our changes to the device"),
+        ("ENOSPC", quota),
+        ("E2BIG", quota),
+        ("EQUOTA", quota),
+    ] {
         let mut bed = Bed::new();
         bed.store.fail_writes(&VBD.back("sectors"), Some(errno));
         bed.attach(VBD);
         bed.run(3000);
-        assert!(
-            bed.error(VBD)
-                .unwrap()
-                .ends_with("xenstored refuses our changes to the device")
-        );
+        assert!(bed.error(VBD).unwrap().ends_with(text), "{errno}");
         assert_eq!(bed.store.read(&VBD.back_dir()), None);
         bed.assert_clean();
         bed.store.fail_writes(&VBD.back("sectors"), None);
@@ -382,14 +384,204 @@ fn a_device_that_can_never_be_written_is_not_retried_for_ever() {
 }
 
 #[test]
-fn a_full_store_makes_nothing_by_halves() {
+fn a_full_store_makes_nothing_by_halves_and_disturbs_nobody() {
+    let mut other = Bed::new();
+    other.connect(VBD);
+    let nodes = other.store.owned();
+    for room in 0..40 {
+        let mut bed = Bed::new();
+        let second = Vbd { frontend: 7, ..VBD };
+        bed.connect(VBD);
+        bed.attach(second);
+        let attached = bed.store.owned();
+        bed.store.set_quota(attached + room);
+        bed.run(3000);
+        if second.back_state(&bed.store) == 2 {
+            assert!(room + attached >= 2 * nodes - 10, "{room}");
+            for key in ["sectors", "feature-barrier", "hotplug-status"] {
+                assert!(bed.store.text(&second.back(key)).is_some(), "{room} {key}");
+            }
+        } else {
+            assert_eq!(bed.store.read(&second.back_dir()), None, "{room}");
+            assert!(!bed.kernel.open.contains_key(&id(second)));
+        }
+        assert_eq!(VBD.back_state(&bed.store), 4);
+        assert_eq!(bed.kernel.connections.len(), 1);
+        // With room again, all is as ever.
+        bed.store.set_quota(1000);
+        for vbd in [VBD, second] {
+            vbd.destroy(&mut bed.store);
+        }
+        bed.run(3000);
+        bed.assert_clean();
+        bed.connect(second);
+    }
+}
+
+#[test]
+fn without_a_watch_left_a_device_is_refused_and_the_others_go_on() {
+    let mut bed = Bed::new();
+    bed.connect(VBD);
+    bed.store.set_watch_quota(3);
+    let second = Vbd { frontend: 7, ..VBD };
+    bed.attach(second);
+    bed.run(3000);
+    assert!(bed.error(second).unwrap().contains("quota"));
+    assert_eq!(bed.store.read(&second.back_dir()), None);
+    assert_eq!(VBD.back_state(&bed.store), 4);
+    bed.store.set_watch_quota(128);
+    bed.connect(second);
+}
+
+#[test]
+fn a_guest_at_work_is_not_given_up_because_xenstored_refuses_something() {
+    for errno in ["ENOSPC", "EACCES"] {
+        let mut bed = Bed::new();
+        bed.connect(VBD);
+        bed.store.fail_writes(&VBD.back("sectors"), Some(errno));
+        bed.backend.resized(id(VBD), 4096);
+        bed.run(60_000);
+        assert_eq!(VBD.back_state(&bed.store), 4);
+        assert_eq!(bed.kernel.connections.len(), 1);
+        assert_eq!(bed.backend.next_deadline(), None, "not tried for ever");
+        bed.store.fail_writes(&VBD.back("sectors"), None);
+        // The next thing that happens there is reason to try again.
+        VBD.set_front_state(&mut bed.store, 4);
+        bed.run(5000);
+        assert_eq!(bed.store.text(&VBD.back("sectors")), Some("4096"));
+    }
+}
+
+#[test]
+fn conflicts_without_end_are_given_up_before_libxl_gives_up() {
     let mut bed = Bed::new();
     bed.settle();
     bed.attach(VBD);
-    bed.store.set_quota(bed.store.owned() + 3);
-    bed.run(3000);
+    bed.store.force_conflicts(usize::MAX);
+    bed.run(9_500);
+    assert!(bed.error(VBD).unwrap().starts_with("11 somebody else"));
+    bed.store.force_conflicts(0);
+    bed.run(2_000);
     assert_eq!(bed.store.read(&VBD.back_dir()), None);
     bed.assert_clean();
+    // And so is a shutdown whose acknowledgement does not get through.
+    bed.connect(VBD);
+    bed.store.force_conflicts(usize::MAX);
+    let control = format!("/local/domain/{BE}/control/shutdown");
+    bed.store.write(&control, "poweroff");
+    bed.settle();
+    assert_eq!(bed.kernel.shutdown_requested, Some(ShutdownKind::PowerOff));
+    assert_eq!(bed.kernel.connections.len(), 1);
+}
+
+/// The guest goes on with new rings in the same directory, without a word of closing.
+fn resume(bed: &mut Bed, ring: &str, port: &str) {
+    bed.store.write(&VBD.front("ring-ref"), ring);
+    bed.store.write(&VBD.front("event-channel"), port);
+    VBD.set_front_state(&mut bed.store, 3);
+}
+
+#[test]
+fn a_guest_that_was_suspended_gets_its_new_rings_connected() {
+    let mut bed = Bed::new();
+    bed.connect(VBD);
+    let first = bed.kernel.connections[&id(VBD)].generation;
+    let states = bed.store.writes(&VBD.back("state"));
+    resume(&mut bed, "77", "5");
+    bed.settle();
+    let request = &bed.kernel.connections[&id(VBD)];
+    assert!(request.generation > first);
+    assert_eq!(request.layout.queues[0].refs, [GrantRef(77)]);
+    assert_eq!(request.layout.queues[0].event_channel, 5);
+    // Connected is said again, since the frontend waits for it, and nothing else before.
+    assert_eq!(VBD.back_state(&bed.store), 4);
+    assert_eq!(bed.store.writes(&VBD.back("state")), states + 1);
+    VBD.set_front_state(&mut bed.store, 4);
+    bed.settle();
+    assert_eq!(bed.kernel.connects, 2);
+    // The same rings once more are no news.
+    VBD.set_front_state(&mut bed.store, 3);
+    bed.settle();
+    assert_eq!(bed.kernel.connects, 2);
+    VBD.destroy(&mut bed.store);
+    bed.run(600);
+    bed.assert_clean();
+}
+
+#[test]
+fn a_suspended_guest_that_changes_its_mind_half_way_leaves_nothing_behind() {
+    for steps in 0..40 {
+        for then in [0, 1, 5, 6] {
+            let mut bed = Bed::new();
+            bed.store.set_chunk(61);
+            bed.connect(VBD);
+            bed.kernel.slow = steps % 2 == 0;
+            resume(&mut bed, "77", "5");
+            bed.breathe(steps);
+            match then {
+                0 => VBD.destroy(&mut bed.store),
+                state => VBD.set_front_state(&mut bed.store, state),
+            }
+            bed.breathe(steps);
+            bed.kernel.slow = false;
+            bed.run(1000);
+            assert!(bed.kernel.connections.is_empty(), "{steps} {then}");
+            VBD.destroy(&mut bed.store);
+            bed.run(1000);
+            bed.assert_clean();
+        }
+    }
+}
+
+#[test]
+fn a_suspended_guest_with_rubbish_rings_is_told() {
+    let mut bed = Bed::new();
+    bed.connect(VBD);
+    bed.kernel.refuse_connect = Some(Refusal::new(Errno::EFAULT, "ring page cannot be mapped"));
+    resume(&mut bed, "77", "5");
+    bed.settle();
+    assert_eq!(VBD.back_state(&bed.store), 6);
+    assert!(bed.kernel.connections.is_empty());
+    assert_eq!(bed.error(VBD), Some("14 ring page cannot be mapped"));
+}
+
+#[test]
+fn a_toolstack_that_stops_at_any_point_leaves_nothing_that_cannot_be_removed() {
+    let keys = [
+        ("frontend", VBD.front_dir()),
+        ("params", "lun0".into()),
+        ("frontend-id", VBD.frontend.to_string()),
+        ("online", "1".into()),
+        ("mode", "w".into()),
+        ("state", "1".into()),
+    ];
+    // Any first key, then the others in turn, and an end after each.
+    for first in 0..keys.len() {
+        for made in 0..=keys.len() {
+            let mut bed = Bed::new();
+            bed.attach(VBD);
+            bed.store.remove(&VBD.back_dir());
+            bed.settle();
+            let (back, fe) = (VBD.back_dir(), VBD.frontend);
+            bed.store.make(&back, b"", BE, &[fe]);
+            for step in 0..made {
+                bed.settle();
+                if bed.store.read(&back).is_none() {
+                    break;
+                }
+                let (key, value) = &keys[(first + step) % keys.len()];
+                bed.store.make(&VBD.back(key), value.as_bytes(), BE, &[fe]);
+            }
+            bed.run(10_000);
+            assert!(bed.kernel.connections.is_empty());
+            VBD.destroy(&mut bed.store);
+            bed.run(10_000);
+            bed.store.remove(&back);
+            bed.run(1000);
+            bed.assert_clean();
+            bed.connect(VBD);
+        }
+    }
 }
 
 #[test]
