@@ -78,6 +78,6 @@ pub(crate) fn install_target(sh: &Shell) -> Result<()> {
 }
 
 /// Where cargo puts what it builds.
-fn build_dir() -> PathBuf {
+pub(crate) fn build_dir() -> PathBuf {
     env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
 }

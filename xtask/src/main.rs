@@ -7,6 +7,7 @@
 
 mod bench;
 mod ci;
+mod ctl;
 mod fuzz;
 mod kernel;
 mod miri;

@@ -18,6 +18,7 @@ const CRATES: &[&str] = &[
     "drivers/nvme",
     "drivers/pci",
     "drivers/testkit",
+    "ctl",
     "xtask",
 ];
 

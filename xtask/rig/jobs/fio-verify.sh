@@ -16,3 +16,4 @@ check() {
 check mixed --rw=randwrite --bsrange=512-128k --blockalign=512 --iodepth=16 --offset=1M --size=40M --verify_backlog=64
 check small --rw=randwrite --bs=4k --iodepth=32 --offset=64M --size=8M
 check large --rw=write --bs=1M --iodepth=4 --offset=96M --size=64M
+report sum $(sum_range xvda 96 8)

@@ -1,5 +1,5 @@
-//! What a run adds to the cached images: the kernel under test, its configurations, and
-//! the scripts of dom0 and of the guests. A few hundred kilobytes, made afresh each time.
+//! What a run adds to the cached images: the kernel under test, its configurations, `spindlectl`,
+//! and the scripts of dom0 and of the guests. A few megabytes, made afresh each time.
 
 use std::fs::{self, File};
 use std::io;
@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 
 use super::cpio::Archive;
 use super::{Suite, grub};
-use crate::{bench, root, scenario};
+use crate::{bench, ctl, root, scenario};
 
 const DOM0_INIT: &str = include_str!("../../rig/dom0-init.sh");
 const DOM0_LIB: &str = include_str!("../../rig/dom0-lib.sh");
@@ -66,6 +66,9 @@ pub(super) fn append(
     if let Some(kernel) = kernel {
         let image = fs::read(kernel).with_context(|| format!("read {}", kernel.display()))?;
         archive.file("spindle/spindle.elf", &image);
+        for (name, tool) in ctl::build()? {
+            archive.file(&format!("spindle/{name}"), &tool);
+        }
     }
     let mut output = File::create(initrd)?;
     io::copy(&mut File::open(dom0)?, &mut output)?;

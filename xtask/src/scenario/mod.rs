@@ -82,6 +82,7 @@ scenarios! {
     "shutdown-with-guests" 360 Idle false false;
     "smallest" 360 Idle false false;
     "multi-queue" 480 Idle false true;
+    "pvh-passthrough" 600 Idle false false;
     "virtio-blk" 360 Virtio false true;
     "file-tree" 480 FileTree true true;
     "flush-durable" 300 FlushDurable true false;

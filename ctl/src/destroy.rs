@@ -1,0 +1,198 @@
+//! `destroy`: shuts a domain down, or ends it, and gives dom0 back what was taken from it.
+
+use std::time::Duration;
+
+use anyhow::{Result, bail, ensure};
+
+use crate::host::{Call, Host};
+use crate::record::{self, Record};
+use crate::spindle::Spindle;
+use crate::store;
+
+/// How often to look whether it has ended.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// Ends the domain `name` in order, waiting `patience` for it, and cleans up after it; also after
+/// one that ended by itself, or that `create` could not undo. With `force`, guests that use its
+/// disks do not matter.
+///
+/// # Errors
+/// If there is no such Spindle, if guests use its disks, or if something is left.
+pub(crate) fn destroy(
+    host: &mut impl Host,
+    name: &str,
+    force: bool,
+    patience: Duration,
+    say: &mut dyn FnMut(&str),
+) -> Result<()> {
+    ensure!(
+        host.user() == 0,
+        "this needs root: run it with sudo, in dom0"
+    );
+    let record = Record::read(host, name)?;
+    let id = match &record {
+        Some(record) => record.domain(host)?,
+        None => record::domain(host, name)?,
+    };
+    match id {
+        Some(id) => end(host, name, id, record.is_some(), force, patience, say)?,
+        None if record.is_none() => bail!("there is no domain {name}; `spindlectl list` shows all"),
+        None => say(&format!("{name} does not run; cleaning up after it")),
+    }
+    if let Some(record) = record {
+        for &bdf in &record.taken {
+            say(&format!("xl pci-assignable-remove -r {bdf}"));
+            Record::give_back(host, bdf)?;
+        }
+        record.forget_config(host)?;
+        record.forget(host)?;
+    }
+    Ok(())
+}
+
+/// Ends a domain that runs.
+fn end(
+    host: &mut impl Host,
+    name: &str,
+    id: u32,
+    ours: bool,
+    force: bool,
+    patience: Duration,
+    say: &mut dyn FnMut(&str),
+) -> Result<()> {
+    let spindle = Spindle::read(host, id);
+    ensure!(
+        ours || spindle.is_some(),
+        "domain {name} is no Spindle; `xl destroy {name}` if you mean it"
+    );
+    let guests: Vec<String> = spindle.iter().flat_map(users).collect();
+    ensure!(
+        force || guests.is_empty(),
+        "guests use disks of {name}: {}; detach these (`xl block-detach`) or shut the guests down, \
+         or say --force",
+        guests.join(", ")
+    );
+    // A domain that never got ready cannot hear a request.
+    if spindle.is_some_and(|spindle| spindle.ready) {
+        say(&format!("xl shutdown {name}"));
+        if host.run(&Call::xl(["shutdown", name])).is_err() {
+            // xl does not see that an HVM container has a driver for this.
+            let path = format!("{}/control/shutdown", store::home(id));
+            store::write(host, &path, "poweroff")?;
+        }
+        let deadline = host.now() + patience;
+        while host.now() < deadline {
+            if record::domain(host, name)? != Some(id) {
+                return Ok(());
+            }
+            host.sleep(LOOK);
+        }
+        say(&format!(
+            "{name} does not shut down in {} s",
+            patience.as_secs()
+        ));
+    }
+    say(&format!("xl destroy {name}"));
+    host.run(&Call::xl(["destroy", &id.to_string()])).map(drop)
+}
+
+/// The guests that have a disk open, with the disk.
+fn users(spindle: &Spindle) -> impl Iterator<Item = String> {
+    // XenbusState: 6 is closed.
+    let open = spindle.disks.iter().filter(|disk| disk.state < 6);
+    open.map(|disk| {
+        let guest = match disk.guest_name.as_str() {
+            "" => disk.guest.to_string(),
+            name => name.to_string(),
+        };
+        format!("{guest} ({})", disk.vdev)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::create::create;
+    use crate::fake::{Fake, wanted};
+    use crate::plan::{Plan, Route};
+
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    fn created(route: Route, driver: &str) -> (Fake, crate::fake::State) {
+        let mut host = Fake::with_nvme(driver);
+        let before = host.state.clone();
+        let plan = Plan::new(&mut host, &wanted(route)).expect("a plan");
+        create(&mut host, &plan, PATIENCE, false, &mut |_| {}).expect("created");
+        (host, before)
+    }
+
+    fn run(host: &mut Fake, force: bool) -> Result<()> {
+        destroy(host, "spindle", force, PATIENCE, &mut |_| {})
+    }
+
+    #[test]
+    fn everything_is_as_before_the_domain_was_created() {
+        for route in [Route::Hvm, Route::Pvh] {
+            for driver in ["nvme", "pciback"] {
+                let (mut host, before) = created(route, driver);
+                run(&mut host, false).expect("destroyed");
+                assert_eq!(host.state, before, "{route:?} {driver}");
+                let shut_down = host
+                    .calls
+                    .iter()
+                    .any(|call| call.text == "xl shutdown spindle");
+                let destroyed = host.calls.iter().any(|call| call.text.contains("destroy"));
+                assert!(shut_down && !destroyed);
+            }
+        }
+    }
+
+    #[test]
+    fn a_domain_that_xl_cannot_reach_or_that_does_not_listen_ends_all_the_same() {
+        let (mut host, before) = created(Route::Hvm, "nvme");
+        host.shutdown_refused = true;
+        run(&mut host, false).expect("destroyed");
+        assert_eq!(host.state, before);
+        let (mut host, before) = created(Route::Pvh, "nvme");
+        host.deaf = true;
+        run(&mut host, false).expect("destroyed");
+        assert_eq!(host.state, before);
+    }
+
+    #[test]
+    fn a_domain_that_ended_by_itself_is_cleaned_up_after() {
+        let (mut host, before) = created(Route::Pvh, "nvme");
+        host.end("spindle");
+        run(&mut host, false).expect("cleaned up");
+        assert_eq!(host.state, before);
+        let text = run(&mut host, false)
+            .expect_err("nothing is left")
+            .to_string();
+        assert!(text.contains("no domain spindle"), "{text}");
+    }
+
+    #[test]
+    fn guests_are_asked_for_first() {
+        let (mut host, before) = created(Route::Pvh, "nvme");
+        let id = host.state.domains[0].id;
+        let backend = format!("/local/domain/{id}/backend/vbd/9/51712");
+        host.store(&format!("{backend}/state"), "4");
+        host.store(&format!("{backend}/dev"), "xvda");
+        let text = run(&mut host, false).expect_err("it is used").to_string();
+        assert!(
+            text.contains("9 (xvda)") && text.contains("--force"),
+            "{text}"
+        );
+        run(&mut host, true).expect("destroyed");
+        assert_eq!(host.state, before);
+    }
+
+    #[test]
+    fn other_domains_are_left_alone() {
+        let mut host = Fake::with_nvme("nvme");
+        host.add_domain("spindle", "not-a-spindle");
+        let text = run(&mut host, true).expect_err("it is none").to_string();
+        assert!(text.contains("no Spindle"), "{text}");
+        assert_eq!(host.state.domains.len(), 1);
+    }
+}

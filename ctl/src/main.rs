@@ -1,0 +1,242 @@
+//! `spindlectl`: creates, destroys and watches Spindle domains, from dom0.
+//!
+//! `plan` finds out what to do, `create` and `destroy` do it and undo it, `spindle` reads what
+//! running domains show in xenstore, for `tables` and `metrics`. All of them reach dom0 through
+//! `host`, so that they are tested without one.
+
+#![forbid(unsafe_code)]
+
+mod check;
+mod counters;
+mod create;
+mod destroy;
+#[cfg(test)]
+mod fake;
+mod host;
+mod metrics;
+mod pci;
+mod place;
+mod plan;
+#[cfg(test)]
+mod plan_tests;
+mod record;
+mod spindle;
+mod store;
+mod tables;
+mod xlcfg;
+
+use std::env;
+use std::fs;
+use std::io::IsTerminal;
+use std::path::Path;
+use std::process::ExitCode;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use clap::{Args, Parser, Subcommand};
+
+use host::Dom0;
+use plan::{Plan, Route, Wanted};
+use spindle::Spindle;
+
+/// How often Spindle publishes its counters, with some time to spare.
+const PUBLISHED: Duration = Duration::from_secs(6);
+/// How often `top` looks for news that are late.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// Create, destroy and watch Spindle storage domains. Runs in dom0, as root.
+#[derive(Parser)]
+#[command(version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Create a Spindle domain with its disks, and wait until it serves. If anything fails,
+    /// everything is put back as it was.
+    Create(Create),
+    /// Shut a Spindle domain down and give its disks back to dom0; also cleans up after one that
+    /// ended by itself.
+    Destroy(Destroy),
+    /// List Spindle domains, what they serve, and to whom.
+    List,
+    /// Print the counters of all disks and cores.
+    Stat,
+    /// Show live rates of all disks and cores.
+    Top(Top),
+    /// Print all counters for Prometheus (for the textfile collector of its node exporter).
+    Metrics,
+}
+
+#[derive(Args)]
+struct Create {
+    /// A configuration as for xl; with type="pvh", pci= is allowed here.
+    config: Option<String>,
+    /// How the disks are passed through [default: what the configuration's type says, or hvm].
+    #[arg(long, value_enum)]
+    route: Option<Route>,
+    /// The domain's name [default: spindle].
+    #[arg(long)]
+    name: Option<String>,
+    /// Memory in MiB [default: 64].
+    #[arg(long)]
+    memory: Option<u64>,
+    /// One for control, each further one polls rings [default: 3].
+    #[arg(long)]
+    vcpus: Option<u64>,
+    /// A disk's PCI address, as `lspci -D` prints it; may be repeated.
+    #[arg(long, value_name = "BDF")]
+    pci: Vec<String>,
+    /// Spindle's image [default: /usr/lib/spindle/spindle.elf].
+    #[arg(long, value_name = "PATH")]
+    image: Option<String>,
+    /// A knob for Spindle; may be repeated.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    knobs: Vec<String>,
+    /// The preload library for the PVH route [default: beside spindlectl, or in /usr/lib/spindle].
+    #[arg(long, value_name = "PATH")]
+    shim: Option<String>,
+    /// Seconds to wait until it serves.
+    #[arg(long, default_value_t = 30)]
+    timeout: u64,
+    /// Leave a domain that fails as it is, to look at it.
+    #[arg(long)]
+    keep: bool,
+    /// Check everything, print what would be done, and do nothing.
+    #[arg(long)]
+    dry_run: bool,
+}
+
+#[derive(Args)]
+struct Destroy {
+    /// The domain's name.
+    name: String,
+    /// Even if guests use its disks.
+    #[arg(long)]
+    force: bool,
+    /// Seconds to wait for it to shut down, before it is destroyed.
+    #[arg(long, default_value_t = 30)]
+    timeout: u64,
+}
+
+#[derive(Args)]
+struct Top {
+    /// Seconds between two looks; Spindle publishes every 5 seconds.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
+    every: u64,
+    /// End after so many looks.
+    #[arg(long)]
+    count: Option<u64>,
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().verb {
+        Verb::Create(args) => create(args),
+        Verb::Destroy(args) => {
+            let patience = Duration::from_secs(args.timeout);
+            destroy::destroy(&mut Dom0::new(), &args.name, args.force, patience, &mut say)
+        }
+        Verb::List => list(),
+        Verb::Stat => Spindle::all(&mut Dom0::new()).map(|all| print(&tables::stat(&all))),
+        Verb::Top(args) => top(&args),
+        Verb::Metrics => {
+            Spindle::all(&mut Dom0::new()).map(|all| print!("{}", metrics::text(&all)))
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn say(what: &str) {
+    // A configuration is many lines; its first tells which.
+    eprintln!("+ {}", what.lines().next().unwrap_or_default());
+}
+
+fn create(args: Create) -> Result<()> {
+    let config = args
+        .config
+        .map(|path| fs::read_to_string(&path).with_context(|| format!("cannot read {path}")));
+    let wanted = Wanted {
+        config: config.transpose()?,
+        route: args.route,
+        name: args.name,
+        memory: args.memory,
+        vcpus: args.vcpus,
+        pci: args.pci,
+        image: args.image,
+        knobs: args.knobs,
+        shims: args.shim.map_or_else(shims, |shim| vec![shim]),
+    };
+    let mut host = Dom0::new();
+    let plan = Plan::new(&mut host, &wanted)?;
+    if args.dry_run {
+        for step in &plan.steps {
+            println!("{}", step.shell(&plan.record));
+        }
+        return Ok(());
+    }
+    let patience = Duration::from_secs(args.timeout);
+    let spindle = create::create(&mut host, &plan, patience, args.keep, &mut say)?;
+    println!("{}", tables::list(&[spindle]));
+    Ok(())
+}
+
+/// Where the preload library is looked for.
+fn shims() -> Vec<String> {
+    const NAME: &str = "libspindle_shim.so";
+    let beside = env::current_exe().ok();
+    let beside = beside.as_deref().and_then(Path::parent);
+    let beside = beside.map(|folder| folder.join(NAME).display().to_string());
+    let installed = format!("/usr/lib/spindle/{NAME}");
+    beside.into_iter().chain([installed]).collect()
+}
+
+fn list() -> Result<()> {
+    let all = Spindle::all(&mut Dom0::new())?;
+    ensure!(
+        !all.is_empty(),
+        "no Spindle runs; `spindlectl create --help` tells how to start one"
+    );
+    println!("{}", tables::list(&all));
+    Ok(())
+}
+
+fn top(args: &Top) -> Result<()> {
+    let mut host = Dom0::new();
+    let every = Duration::from_secs(args.every);
+    let (mut before, mut looked) = (Spindle::all(&mut host)?, Instant::now());
+    let mut left = args.count.unwrap_or(u64::MAX);
+    while left > 0 {
+        left -= 1;
+        thread::sleep(every);
+        let mut now = Spindle::all(&mut host)?;
+        // Without news, nothing has happened only if none comes for as long as Spindle may take.
+        while now == before && looked.elapsed() < every + PUBLISHED {
+            thread::sleep(LOOK);
+            now = Spindle::all(&mut host)?;
+        }
+        let seconds = looked.elapsed().as_secs_f64();
+        looked = Instant::now();
+        if std::io::stdout().is_terminal() {
+            // Clears the screen, and goes to its top (ECMA-48).
+            print!("\x1b[2J\x1b[H");
+        }
+        print(&tables::top(&before, &now, seconds));
+        before = now;
+    }
+    Ok(())
+}
+
+fn print(tables: &[comfy_table::Table]) {
+    for table in tables {
+        println!("{table}");
+    }
+}

@@ -1,0 +1,262 @@
+//! `metrics`: everything counted, as Prometheus reads it (text format 0.0.4).
+
+use std::fmt::Write as _;
+
+use crate::counters::Counters;
+use crate::spindle::{Disk, Spindle};
+
+/// Counters of a disk: as Spindle names them, as Prometheus does, a label, help. Sectors become
+/// bytes.
+const DISK: &[(&str, &str, &str, &str)] = &[
+    (
+        "rd_req",
+        "spindle_disk_requests_total",
+        "op=\"read\"",
+        "Requests accepted.",
+    ),
+    ("wr_req", "spindle_disk_requests_total", "op=\"write\"", ""),
+    ("f_req", "spindle_disk_requests_total", "op=\"flush\"", ""),
+    (
+        "ds_req",
+        "spindle_disk_requests_total",
+        "op=\"discard\"",
+        "",
+    ),
+    (
+        "rd_sect",
+        "spindle_disk_bytes_total",
+        "op=\"read\"",
+        "Bytes asked for.",
+    ),
+    ("wr_sect", "spindle_disk_bytes_total", "op=\"write\"", ""),
+    (
+        "err",
+        "spindle_disk_errors_total",
+        "",
+        "Requests not answered with success.",
+    ),
+    (
+        "oo_req",
+        "spindle_disk_out_of_room_total",
+        "",
+        "Times that a request waited for room.",
+    ),
+    (
+        "notify",
+        "spindle_disk_notifications_total",
+        "",
+        "Events sent to the guest.",
+    ),
+    (
+        "copied",
+        "spindle_disk_copied_requests_total",
+        "",
+        "Requests that were copied, not mapped.",
+    ),
+    (
+        "mapped",
+        "spindle_disk_grants_mapped_total",
+        "",
+        "Grants mapped.",
+    ),
+    (
+        "evicted",
+        "spindle_disk_grants_evicted_total",
+        "",
+        "Grants unmapped to make room.",
+    ),
+];
+
+/// Counters of a core.
+const CORE: &[(&str, &str, &str)] = &[
+    (
+        "busy_ns",
+        "spindle_core_busy_seconds_total",
+        "Time in visits that found work.",
+    ),
+    (
+        "idle_ns",
+        "spindle_core_idle_seconds_total",
+        "Time asleep or without work.",
+    ),
+    (
+        "sleeps",
+        "spindle_core_sleeps_total",
+        "Times that the core slept.",
+    ),
+];
+
+const LATENCY: &str = "spindle_disk_latency_seconds_bucket";
+const SECTOR: u64 = 512;
+
+/// All metrics of these domains.
+pub(crate) fn text(spindles: &[Spindle]) -> String {
+    let mut out = String::new();
+    family(
+        &mut out,
+        "spindle_up",
+        "gauge",
+        "Whether the domain serves.",
+    );
+    for spindle in spindles {
+        let (domain, version) = (label(&spindle.name), label(&spindle.version));
+        let up = u8::from(spindle.ready);
+        line(
+            &mut out,
+            "spindle_up",
+            &format!("domain={domain},version={version}"),
+            &up,
+        );
+    }
+    family(
+        &mut out,
+        "spindle_target_bytes",
+        "gauge",
+        "Size of what can be given to guests.",
+    );
+    for spindle in spindles {
+        for target in &spindle.targets {
+            let labels = format!(
+                "domain={},target={}",
+                label(&spindle.name),
+                label(&target.name)
+            );
+            let bytes = target.sectors.saturating_mul(SECTOR);
+            line(&mut out, "spindle_target_bytes", &labels, &bytes);
+        }
+    }
+    for &(key, name, extra, help) in DISK {
+        if !help.is_empty() {
+            family(&mut out, name, "counter", help);
+        }
+        let unit = if key.ends_with("_sect") { SECTOR } else { 1 };
+        for (labels, counters) in disks(spindles) {
+            let separator = if extra.is_empty() { "" } else { "," };
+            let value = counters.get(key).saturating_mul(unit);
+            line(
+                &mut out,
+                name,
+                &format!("{labels}{separator}{extra}"),
+                &value,
+            );
+        }
+    }
+    let help = "Requests that took no longer than le seconds.";
+    family(&mut out, LATENCY, "counter", help);
+    for (labels, counters) in disks(spindles) {
+        for (bound, count) in counters.latency_buckets() {
+            let bound = match bound {
+                bound if bound.is_infinite() => "+Inf".to_string(),
+                bound => bound.to_string(),
+            };
+            line(
+                &mut out,
+                LATENCY,
+                &format!("{labels},le=\"{bound}\""),
+                &count,
+            );
+        }
+    }
+    for &(key, name, help) in CORE {
+        family(&mut out, name, "counter", help);
+        for spindle in spindles {
+            for (number, counters) in &spindle.cores {
+                let labels = format!("domain={},core=\"{number}\"", label(&spindle.name));
+                let value = counters.get(key);
+                if key.ends_with("_ns") {
+                    line(&mut out, name, &labels, &(value as f64 / 1e9));
+                } else {
+                    line(&mut out, name, &labels, &value);
+                }
+            }
+        }
+    }
+    out
+}
+
+/// All connected disks with their labels.
+fn disks(spindles: &[Spindle]) -> impl Iterator<Item = (String, &Counters)> {
+    spindles.iter().flat_map(|spindle| {
+        let labels = |disk: &Disk| {
+            let (domain, target) = (label(&spindle.name), label(&disk.target));
+            let (guest, id, vdev) = (label(&disk.guest_name), disk.guest, label(&disk.vdev));
+            format!("domain={domain},guest={guest},guest_id=\"{id}\",disk={vdev},target={target}")
+        };
+        let disk = move |disk| Some((labels(disk), disk.counters.as_ref()?));
+        spindle.disks.iter().filter_map(disk)
+    })
+}
+
+fn family(out: &mut String, name: &str, kind: &str, help: &str) {
+    // Writing to a string cannot fail.
+    let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
+}
+
+fn line(out: &mut String, name: &str, labels: &str, value: &dyn std::fmt::Display) {
+    let _ = writeln!(out, "{name}{{{labels}}} {value}");
+}
+
+/// A label's value in its quotes.
+fn label(text: &str) -> String {
+    let text = text.replace('\\', "\\\\").replace('"', "\\\"");
+    format!("\"{}\"", text.replace('\n', "\\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::fake::Fake;
+
+    fn metrics(host: &mut Fake) -> String {
+        text(&Spindle::all(host).expect("xenstore"))
+    }
+
+    #[test]
+    fn counters_come_with_their_labels_and_units() {
+        let text = metrics(&mut Fake::serving());
+        let disk =
+            "domain=\"spindle\",guest=\"web\",guest_id=\"5\",disk=\"xvda\",target=\"nvme0n1\"";
+        for line in [
+            "spindle_up{domain=\"spindle\",version=\"0.1.0 abcdef\"} 1".to_string(),
+            "spindle_target_bytes{domain=\"spindle\",target=\"nvme0n1\"} 1048576".to_string(),
+            format!("spindle_disk_requests_total{{{disk},op=\"read\"}} 100"),
+            format!("spindle_disk_bytes_total{{{disk},op=\"read\"}} 409600"),
+            format!("spindle_disk_errors_total{{{disk}}} 0"),
+            format!("spindle_disk_latency_seconds_bucket{{{disk},le=\"+Inf\"}} 107"),
+            "spindle_core_busy_seconds_total{domain=\"spindle\",core=\"1\"} 2".to_string(),
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line}\n{text}");
+        }
+    }
+
+    #[test]
+    fn every_family_is_declared_once_before_its_samples_and_no_sample_comes_twice() {
+        let text = metrics(&mut Fake::serving());
+        let (mut families, mut samples) = (BTreeSet::new(), BTreeSet::new());
+        let mut current = "";
+        for line in text.lines() {
+            if let Some(rest) = line.strip_prefix("# TYPE ") {
+                current = rest.split(' ').next().unwrap_or_default();
+                assert!(families.insert(current), "{current} twice");
+            } else if !line.starts_with('#') {
+                let (name, value) = line.rsplit_once(' ').expect("a value");
+                assert!(name.starts_with(&format!("{current}{{")), "{line}");
+                assert!(
+                    value.parse::<f64>().is_ok() && samples.insert(name),
+                    "{line}"
+                );
+            }
+        }
+        assert!(samples.len() > 40);
+    }
+
+    #[test]
+    fn names_cannot_break_out_of_their_labels() {
+        let mut host = Fake::serving();
+        host.store("/local/domain/5/name", "a\"} 1\nb\\");
+        let text = metrics(&mut host);
+        assert!(text.contains(r#"guest="a\"} 1\nb\\","#), "{text}");
+    }
+}

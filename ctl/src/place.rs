@@ -1,0 +1,77 @@
+//! Where the registers of controllers go in a PVH domain: `iomem=` for xl, knobs for Spindle.
+
+use anyhow::{Result, ensure};
+
+use crate::host::Host;
+use crate::pci::{Device, Frames, Kind};
+use crate::xlcfg::XlConfig;
+
+/// The first guest frame for registers, and the end of the room for them: a hole below 4 GiB in
+/// which neither libxl nor Spindle puts anything.
+const FIRST: u64 = 0xe0000;
+const END: u64 = 0xf0000;
+/// MiB of memory up to which that hole stays one.
+const MOST_MEMORY: u64 = 3072;
+
+/// Keeps xl from restarting the domain by itself: it would come back without its disk.
+///
+/// # Errors
+/// If one of the settings is a list.
+pub(crate) fn never_restart(config: &mut XlConfig) -> Result<()> {
+    for (key, default) in [
+        ("on_poweroff", "destroy"),
+        ("on_reboot", "restart"),
+        ("on_crash", "destroy"),
+    ] {
+        if config.text(key)?.unwrap_or(default).contains("restart") {
+            config.set_text(key, "destroy")?;
+        }
+    }
+    Ok(())
+}
+
+/// Puts the registers of the controllers into guest memory: `iomem=` for xl. Gives the knobs that
+/// tell Spindle.
+///
+/// # Errors
+/// If they do not fit, or the configuration has other plans.
+pub(crate) fn place(
+    host: &mut impl Host,
+    config: &mut XlConfig,
+    devices: &[Device],
+) -> Result<Vec<String>> {
+    for key in ["memory", "maxmem"] {
+        let mib: u64 = config.text(key)?.unwrap_or("0").parse()?;
+        ensure!(
+            mib <= MOST_MEMORY,
+            "{key}={mib}: with a disk on the PVH route, {MOST_MEMORY} MiB is the most; RAM would \
+             lie where the disk's registers go"
+        );
+    }
+    ensure!(
+        !config.has("iomem"),
+        "iomem= is spindlectl's to set with a disk on the PVH route; take it out"
+    );
+    let mut iomem = Vec::new();
+    let mut knobs = Vec::new();
+    let mut next = FIRST;
+    for (number, device) in devices.iter().enumerate() {
+        ensure!(
+            device.kind == Kind::Nvme,
+            "{} is a virtio disk; on the PVH route only NVMe controllers work: --route hvm",
+            device.bdf
+        );
+        let Frames { first, pages } = device.registers(host)?;
+        let room = END - next;
+        ensure!(
+            pages <= room,
+            "BAR 0 of {} has {pages} pages, more than the {room} there is room for",
+            device.bdf
+        );
+        iomem.push(format!("{first:x},{pages:x}@{next:x}"));
+        knobs.push(format!("nvme{number}={next:x},{pages:x}"));
+        next += pages;
+    }
+    config.set_list("iomem", &iomem)?;
+    Ok(knobs)
+}

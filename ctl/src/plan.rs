@@ -1,0 +1,260 @@
+//! What `create` will do, found out before anything is done: the configuration for xl, and the
+//! steps. The checks are in `check`, the places of registers in `place`.
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::ValueEnum;
+
+use crate::host::{Call, Host};
+use crate::pci::{Bdf, Device};
+use crate::record::Record;
+use crate::xlcfg::XlConfig;
+use crate::{check, place, store};
+
+/// Where the configurations that xl gets are kept.
+const CONFIGS: &str = "/run/spindlectl";
+/// How a disk is passed through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Route {
+    /// HVM container: stock xl, with a QEMU in dom0 for the PCI configuration space.
+    Hvm,
+    /// PVH: no QEMU; needs the preload library that comes with spindlectl.
+    Pvh,
+}
+
+impl Route {
+    /// xl's `type=`.
+    const fn kind(self) -> &'static str {
+        match self {
+            Self::Hvm => "hvm",
+            Self::Pvh => "pvh",
+        }
+    }
+
+    /// The setting that names the image.
+    pub(crate) const fn image(self) -> &'static str {
+        match self {
+            Self::Hvm => "firmware_override",
+            Self::Pvh => "kernel",
+        }
+    }
+
+    /// The configuration to start from when the user gives none.
+    const fn template(self) -> &'static str {
+        match self {
+            Self::Hvm => include_str!("../../xl-configs/spindle-hvm.cfg"),
+            Self::Pvh => include_str!("../../xl-configs/spindle-pvh-nvme.cfg"),
+        }
+    }
+}
+
+/// What the user wants.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Wanted {
+    /// The text of a configuration.
+    pub(crate) config: Option<String>,
+    /// The route; by default what the configuration's `type` says, or HVM.
+    pub(crate) route: Option<Route>,
+    /// Replaces `name`.
+    pub(crate) name: Option<String>,
+    /// Replaces `memory`, in MiB.
+    pub(crate) memory: Option<u64>,
+    /// Replaces `vcpus`.
+    pub(crate) vcpus: Option<u64>,
+    /// Replaces `pci`.
+    pub(crate) pci: Vec<String>,
+    /// Replaces the image.
+    pub(crate) image: Option<String>,
+    /// Knobs for Spindle, `key=value`.
+    pub(crate) knobs: Vec<String>,
+    /// Where the preload library may be, best first.
+    pub(crate) shims: Vec<String>,
+}
+
+/// One thing to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// Note what is going to be done.
+    Note,
+    /// Take a function from its driver in dom0.
+    Take(Bdf),
+    /// Write the configuration for xl.
+    Configure(String),
+    /// Create the domain, paused; with the preload library or without.
+    Create(Option<String>),
+    /// Write the knobs into xenstore.
+    Knobs(String),
+    /// Pass a function through.
+    Attach(Bdf),
+    /// Switch a function's memory and bus mastering on, and its interrupt line off.
+    Enable(Bdf),
+    /// Let the domain run.
+    Unpause,
+    /// Wait until it serves.
+    Await,
+}
+
+/// What to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Plan {
+    /// What is noted.
+    pub(crate) record: Record,
+    /// Whether the domain is given disks, so that it must serve some.
+    pub(crate) has_disks: bool,
+    /// What to do, in this order.
+    pub(crate) steps: Vec<Step>,
+}
+
+impl Plan {
+    /// Checks everything that can be checked, and plans. Changes nothing.
+    ///
+    /// # Errors
+    /// With what is missing, and what to do about it.
+    pub(crate) fn new(host: &mut impl Host, wanted: &Wanted) -> Result<Self> {
+        ensure!(
+            host.user() == 0,
+            "this needs root: run it with sudo, in dom0"
+        );
+        let (route, mut config) = base(wanted)?;
+        let name = check::name(&config)?;
+        check::knobs(&wanted.knobs)?;
+        check::is_free(host, &name)?;
+        check::image(host, route, &config)?;
+        let bdfs: Result<Vec<Bdf>> = config.list("pci")?.iter().map(|b| b.parse()).collect();
+        let bdfs = bdfs.context("pci= (options after the address are not supported here)")?;
+        check::distinct(&bdfs)?;
+        if !bdfs.is_empty() {
+            check::iommu(host)?;
+        }
+        let devices: Result<Vec<Device>> =
+            bdfs.iter().map(|&bdf| Device::inspect(host, bdf)).collect();
+        let devices = devices?;
+        let uuid = host.read("/proc/sys/kernel/random/uuid");
+        let uuid = uuid.context("no UUID from the kernel")?.trim().to_string();
+        config.set_text("uuid", &uuid)?;
+
+        let line = config.text("cmdline")?.unwrap_or_default();
+        let words = line.split_whitespace().map(str::to_string);
+        let mut knobs: Vec<String> = words.chain(wanted.knobs.iter().cloned()).collect();
+        // There is no command line in an HVM container: QEMU would take it for its own kernel's.
+        config.remove("cmdline");
+        let mut shim = None;
+        if route == Route::Pvh {
+            if !devices.is_empty() {
+                knobs.extend(place::place(host, &mut config, &devices)?);
+                shim = Some(check::shim(host, &wanted.shims)?);
+                place::never_restart(&mut config)?;
+            }
+            config.remove("pci");
+            config.set_text("cmdline", &std::mem::take(&mut knobs).join(" "))?;
+        }
+        let taken = devices.iter().filter(|device| !device.is_assignable());
+        let taken: Vec<Bdf> = taken.map(|device| device.bdf).collect();
+        let path = format!("{CONFIGS}/{name}.cfg");
+        let mut steps = vec![Step::Note];
+        steps.extend(taken.iter().map(|&bdf| Step::Take(bdf)));
+        steps.push(Step::Configure(config.to_string()));
+        steps.push(Step::Create(shim));
+        if !knobs.is_empty() {
+            steps.push(Step::Knobs(knobs.join(" ")));
+        }
+        if route == Route::Pvh {
+            for device in &devices {
+                // In this order: xl resets the function when it attaches it.
+                steps.extend([Step::Attach(device.bdf), Step::Enable(device.bdf)]);
+            }
+        }
+        steps.extend([Step::Unpause, Step::Await]);
+        let record = Record {
+            name,
+            uuid,
+            config: path,
+            taken,
+        };
+        Ok(Self {
+            record,
+            has_disks: !devices.is_empty(),
+            steps,
+        })
+    }
+}
+
+/// The user's configuration or a template, with the user's changes.
+fn base(wanted: &Wanted) -> Result<(Route, XlConfig)> {
+    let (route, mut config) = match &wanted.config {
+        Some(text) => {
+            let config = XlConfig::parse(text).context("the configuration")?;
+            let kind = config.text("type")?.unwrap_or("pv");
+            let route = Route::value_variants().iter().find(|r| r.kind() == kind);
+            let Some(&route) = route else {
+                bail!("type=\"{kind}\": Spindle runs as \"hvm\" or as \"pvh\"");
+            };
+            let agrees = wanted.route.is_none_or(|wanted| wanted == route);
+            ensure!(
+                agrees,
+                "--route contradicts type=\"{kind}\" in the configuration; leave one of them out"
+            );
+            (route, config)
+        }
+        None => {
+            let route = wanted.route.unwrap_or(Route::Hvm);
+            let mut config = XlConfig::parse(route.template()).context("the template")?;
+            config.remove("pci");
+            (route, config)
+        }
+    };
+    if let Some(name) = &wanted.name {
+        config.set_text("name", name)?;
+    }
+    for (key, value) in [("memory", wanted.memory), ("vcpus", wanted.vcpus)] {
+        if let Some(value) = value {
+            config.set_number(key, value);
+        }
+    }
+    if !wanted.pci.is_empty() {
+        config.set_list("pci", &wanted.pci)?;
+    }
+    if let Some(image) = &wanted.image {
+        config.set_text(route.image(), image)?;
+    }
+    Ok((route, config))
+}
+
+impl Step {
+    /// The step as a line for a shell; `$id` is the domain's number.
+    pub(crate) fn shell(&self, record: &Record) -> String {
+        let (name, config) = (&record.name, &record.config);
+        match self {
+            Self::Note => {
+                let path = Record::path(name);
+                store::write_call(&path, &record.to_string()).to_string()
+            }
+            Self::Take(bdf) => format!("xl pci-assignable-add {bdf}"),
+            Self::Configure(text) => format!("cat > {config} <<'END'\n{text}END"),
+            Self::Create(shim) => self::create(config, shim.as_deref()).to_string(),
+            Self::Knobs(knobs) => format!(
+                "xenstore-write {}/$id/{} '{knobs}'",
+                store::DOMAINS,
+                spindle_config::STORE_PATH
+            ),
+            Self::Attach(bdf) => format!("xl pci-attach {name} {bdf}"),
+            Self::Enable(bdf) => format!(
+                "printf '\\006\\004' | dd of={} bs=1 seek=4 conv=notrunc",
+                bdf.sysfs("config")
+            ),
+            Self::Unpause => format!("xl unpause {name}"),
+            Self::Await => format!(
+                "xenstore-watch -n 2 {}/$id/data/spindle/ready",
+                store::DOMAINS
+            ),
+        }
+    }
+}
+
+/// The call that creates the domain, paused.
+pub(crate) fn create(config: &str, shim: Option<&str>) -> Call {
+    let call = Call::xl(["create", "-p", config]);
+    match shim {
+        Some(shim) => call.with("LD_PRELOAD", shim),
+        None => call,
+    }
+}

@@ -1,0 +1,180 @@
+//! Plans for both routes, and what is refused before anything is done.
+
+use anyhow::Result;
+
+use crate::fake::{BDF, Fake, wanted};
+use crate::pci::Bdf;
+use crate::plan::{Plan, Route, Step, Wanted};
+use crate::xlcfg::XlConfig;
+
+fn refusal(host: &mut Fake, wanted: &Wanted) -> String {
+    let error = Plan::new(host, wanted).expect_err("refused");
+    assert!(
+        host.calls.iter().all(|call| !call.changes),
+        "nothing is changed"
+    );
+    format!("{error:#}")
+}
+
+#[test]
+fn the_pvh_route_places_registers_and_attaches_after_creation() -> Result<()> {
+    let mut host = Fake::with_nvme("nvme");
+    let mut wanted = wanted(Route::Pvh);
+    wanted.knobs.push("poll_us=50".into());
+    let plan = Plan::new(&mut host, &wanted)?;
+    let bdf: Bdf = BDF.parse()?;
+    let [
+        Step::Note,
+        Step::Take(taken),
+        Step::Configure(text),
+        Step::Create(Some(shim)),
+        Step::Attach(attached),
+        Step::Enable(enabled),
+        Step::Unpause,
+        Step::Await,
+    ] = &plan.steps[..]
+    else {
+        panic!("{:?}", plan.steps);
+    };
+    assert_eq!((*taken, *attached, *enabled), (bdf, bdf, bdf));
+    assert_eq!(shim, "/usr/lib/spindle/libspindle_shim.so");
+    let config = XlConfig::parse(text)?;
+    assert_eq!(config.text("type")?, Some("pvh"));
+    assert_eq!(config.list("iomem")?, ["febf8,4@e0000"]);
+    assert_eq!(config.text("cmdline")?, Some("poll_us=50 nvme0=e0000,4"));
+    assert!(!config.has("pci"), "xl refuses it");
+    Ok(())
+}
+
+#[test]
+fn the_hvm_route_is_what_stock_xl_does_with_knobs_in_xenstore() -> Result<()> {
+    let mut host = Fake::with_nvme("pciback");
+    let mut wanted = wanted(Route::Hvm);
+    wanted.config = Some(format!(
+        "name='store'\ntype='hvm'\nfirmware_override='/usr/lib/spindle/spindle.elf'\n\
+         pci=['{BDF}']\ncmdline='ram0=8M'\n"
+    ));
+    wanted.knobs = vec!["queues=2".into()];
+    let plan = Plan::new(&mut host, &wanted)?;
+    let [
+        Step::Note,
+        Step::Configure(text),
+        Step::Create(None),
+        Step::Knobs(knobs),
+        Step::Unpause,
+        Step::Await,
+    ] = &plan.steps[..]
+    else {
+        panic!("{:?}", plan.steps);
+    };
+    assert_eq!(knobs, "ram0=8M queues=2");
+    let config = XlConfig::parse(text)?;
+    assert_eq!(config.list("pci")?, [BDF]);
+    assert_eq!(
+        config.text("firmware_override")?,
+        Some("/usr/lib/spindle/spindle.elf")
+    );
+    assert!(plan.record.taken.is_empty() && !config.has("cmdline"));
+    Ok(())
+}
+
+#[test]
+fn what_cannot_work_is_refused_before_anything_is_done() {
+    let mut host = Fake::with_nvme("nvme");
+    host.is_root = false;
+    assert!(refusal(&mut host, &wanted(Route::Hvm)).contains("sudo"));
+
+    let mut host = Fake::with_nvme("nvme");
+    host.virt_caps = "pv hvm hap".into();
+    assert!(refusal(&mut host, &wanted(Route::Hvm)).contains("iommu=off"));
+
+    let mut host = Fake::with_nvme("nvme");
+    host.state
+        .files
+        .remove("/usr/lib/spindle/libspindle_shim.so");
+    assert!(refusal(&mut host, &wanted(Route::Pvh)).contains("spindlectl-shim"));
+
+    let mut host = Fake::with_nvme("nvme");
+    host.state.files.remove("/usr/lib/spindle/spindle.elf");
+    assert!(refusal(&mut host, &wanted(Route::Pvh)).contains("cargo xtask build"));
+
+    let mut host = Fake::with_nvme("nvme");
+    host.add_domain("spindle", "another-uuid");
+    assert!(refusal(&mut host, &wanted(Route::Hvm)).contains("runs already"));
+
+    let mut host = Fake::with_nvme("nvme");
+    host.store("/tool/spindlectl/spindle", "uuid=1 config=/run/x taken=");
+    assert!(refusal(&mut host, &wanted(Route::Hvm)).contains("spindlectl destroy spindle"));
+
+    let mut host = Fake::with_nvme("nvme");
+    let bad = |change: &dyn Fn(&mut Wanted)| {
+        let mut wanted = wanted(Route::Pvh);
+        change(&mut wanted);
+        wanted
+    };
+    for (wanted, word) in [
+        (bad(&|w| w.memory = Some(4096)), "3072"),
+        (bad(&|w| w.pci = vec!["0000:09:00.0".into()]), "lspci"),
+        (
+            bad(&|w| w.pci = vec![format!("{BDF},seize=1")]),
+            "not supported",
+        ),
+        (
+            bad(&|w| w.pci = vec![BDF.into(), "01:00.0".into()]),
+            "named twice",
+        ),
+        (
+            bad(&|w| w.knobs = vec!["pol_us=1".into()]),
+            "did you mean \"poll_us\"",
+        ),
+        (
+            bad(&|w| w.knobs = vec!["log=info xx".into()]),
+            "without blanks",
+        ),
+        (bad(&|w| w.name = Some("a b".into())), "no name"),
+        (bad(&|w| w.name = Some("../x".into())), "no name"),
+        (bad(&|w| w.config = Some("type='pv'".into())), "\"pvh\""),
+        (
+            bad(&|w| w.config = Some("type='hvm'".into())),
+            "contradicts",
+        ),
+        (bad(&|w| w.config = Some("type=".into())), "line 1"),
+        (
+            bad(&|w| {
+                w.config = Some(
+                    "type='pvh'\nname='x'\nkernel='/usr/lib/spindle/spindle.elf'\niomem=['1,1@2']"
+                        .into(),
+                )
+            }),
+            "iomem",
+        ),
+    ] {
+        let text = refusal(&mut host, &wanted);
+        assert!(text.contains(word), "{text}");
+    }
+}
+
+#[test]
+fn a_users_configuration_keeps_its_other_lines() -> Result<()> {
+    let mut host = Fake::with_nvme("nvme");
+    let mut wanted = wanted(Route::Pvh);
+    wanted.route = None;
+    wanted.config = Some(format!(
+        "name='store'\ntype='pvh'\nkernel='/usr/lib/spindle/spindle.elf'\ncpus='2-3'\n\
+         cmdline='log=debug'\npci=['{BDF}']\n"
+    ));
+    let plan = Plan::new(&mut host, &wanted)?;
+    let text = plan.steps.iter().find_map(|step| match step {
+        Step::Configure(text) => Some(text.clone()),
+        _ => None,
+    });
+    let text = text.expect("a configuration");
+    assert!(text.contains("cpus = '2-3'\n"), "{text}");
+    assert!(text.contains("on_reboot = \"destroy\"\n"), "{text}");
+    assert!(
+        text.contains("cmdline = \"log=debug nvme0=e0000,4\"\n"),
+        "{text}"
+    );
+    assert_eq!(plan.record.name, "store");
+    Ok(())
+}

@@ -1,0 +1,279 @@
+//! A Spindle domain as it shows itself in xenstore: what it serves, to whom, and its counters.
+//! A domain writes these nodes itself, so that nothing here relies on them being sound.
+
+use anyhow::Result;
+
+use crate::counters::Counters;
+use crate::host::Host;
+use crate::store::{self, Nodes};
+
+/// A domain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Spindle {
+    /// Its number.
+    pub(crate) id: u32,
+    /// Its name.
+    pub(crate) name: String,
+    /// Whether it serves.
+    pub(crate) ready: bool,
+    /// What it is: version and commit.
+    pub(crate) version: String,
+    /// What guests can name in `target=`.
+    pub(crate) targets: Vec<Target>,
+    /// The disks that guests have been given.
+    pub(crate) disks: Vec<Disk>,
+    /// Its ring cores, by number.
+    pub(crate) cores: Vec<(u32, Counters)>,
+}
+
+/// Something to be served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Target {
+    /// Its name.
+    pub(crate) name: String,
+    /// Its size in sectors of 512 bytes.
+    pub(crate) sectors: u64,
+    /// Bytes in a block.
+    pub(crate) block: u64,
+    /// Whether it can be written.
+    pub(crate) writable: bool,
+    /// The disks that guests have of it.
+    pub(crate) holders: Vec<Holder>,
+    /// What is known about it: a disk's model and serial number, a partition's other names.
+    pub(crate) about: String,
+}
+
+/// A guest's claim on a target.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Holder {
+    /// The guest's number.
+    pub(crate) guest: u32,
+    /// The number of the disk among its devices.
+    pub(crate) device: u32,
+    /// `r`, `w`, or `w!` for writing what others write, too.
+    pub(crate) how: String,
+}
+
+/// A guest's disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Disk {
+    /// The guest's number.
+    pub(crate) guest: u32,
+    /// The guest's name; empty once it is gone.
+    pub(crate) guest_name: String,
+    /// Its number among the guest's devices.
+    pub(crate) device: u32,
+    /// What the guest calls it: `xvda`.
+    pub(crate) vdev: String,
+    /// What is behind it, as the guest's configuration says.
+    pub(crate) target: String,
+    /// Whether the guest may write it.
+    pub(crate) writable: bool,
+    /// XenbusState of our end: 2 waits for the guest, 4 is connected, 6 closed.
+    pub(crate) state: u32,
+    /// What was counted since it connected.
+    pub(crate) counters: Option<Counters>,
+}
+
+impl Spindle {
+    /// Reads what a domain shows; `None` if it is no Spindle.
+    pub(crate) fn read(host: &mut impl Host, id: u32) -> Option<Self> {
+        let home = store::home(id);
+        let own = store::tree(host, &format!("{home}/data/spindle"));
+        let own = below(&own, &format!("{home}/data/spindle/"));
+        let version = own.get("version")?.clone();
+        let backends = store::tree(host, &format!("{home}/backend/vbd"));
+        let backends = below(&backends, &format!("{home}/backend/vbd/"));
+        let name = store::read(host, &format!("{home}/name")).unwrap_or_default();
+        let core = |(path, line): (&String, &String)| {
+            let number = path.strip_prefix("core/")?.parse().ok()?;
+            Some((number, Counters::parse(line)))
+        };
+        let mut cores: Vec<_> = own.iter().filter_map(core).collect();
+        cores.sort_unstable_by_key(|(number, _)| *number);
+        Some(Self {
+            id,
+            name,
+            ready: own.get("ready").is_some_and(|ready| ready == "1"),
+            version,
+            targets: targets(&own),
+            disks: disks(host, &backends, &own),
+            cores,
+        })
+    }
+
+    /// All Spindle domains.
+    ///
+    /// # Errors
+    /// If xenstore does not answer.
+    pub(crate) fn all(host: &mut impl Host) -> Result<Vec<Self>> {
+        let ids = store::domain_ids(host)?;
+        Ok(ids
+            .into_iter()
+            .filter_map(|id| Self::read(host, id))
+            .collect())
+    }
+}
+
+impl Target {
+    /// Reads a line of `data/spindle/disks` or `data/spindle/targets/<disk>`: name, sectors, bytes
+    /// in a block, `r` or `w`, and what each of the nodes has besides.
+    fn parse(line: &str) -> Option<Self> {
+        let mut words = line.splitn(5, ' ');
+        Some(Self {
+            name: words.next()?.into(),
+            sectors: words.next()?.parse().ok()?,
+            block: words.next()?.parse().ok()?,
+            writable: words.next()? == "w",
+            holders: Vec::new(),
+            about: words.next().unwrap_or_default().into(),
+        })
+    }
+
+    /// Reads the rest of a line of `data/spindle/targets/<disk>`: the holders with commas between,
+    /// or `-`, then other names.
+    fn with_holders(mut self) -> Self {
+        let (holders, names) = self.about.split_once(' ').unwrap_or((&self.about, ""));
+        let holder = |text: &str| {
+            let (device, how) = text.split_once(':')?;
+            let (guest, device) = device.split_once('/')?;
+            Some(Holder {
+                guest: guest.parse().ok()?,
+                device: device.parse().ok()?,
+                how: how.into(),
+            })
+        };
+        self.holders = holders.split(',').filter_map(holder).collect();
+        self.about = names.into();
+        self
+    }
+}
+
+/// All disks, each followed by its partitions.
+fn targets(own: &Nodes) -> Vec<Target> {
+    let disks = own.get("disks").map_or("", String::as_str);
+    let mut all = Vec::new();
+    for disk in disks.lines().filter_map(Target::parse) {
+        let family = own.get(&format!("targets/{}", disk.name));
+        let family = family.map_or("", String::as_str).lines();
+        let mut family: Vec<Target> = family
+            .filter_map(Target::parse)
+            .map(Target::with_holders)
+            .collect();
+        match family.first_mut() {
+            Some(first) => first.about = disk.about,
+            None => family.push(disk),
+        }
+        all.append(&mut family);
+    }
+    all
+}
+
+/// The nodes below `prefix`, by the rest of their paths.
+fn below(nodes: &Nodes, prefix: &str) -> Nodes {
+    let rest = nodes.iter().filter_map(|(path, value)| {
+        let path = path.strip_prefix(prefix)?;
+        Some((path.to_string(), value.clone()))
+    });
+    rest.collect()
+}
+
+fn disks(host: &mut impl Host, backends: &Nodes, own: &Nodes) -> Vec<Disk> {
+    let mut disks = Vec::new();
+    for (path, state) in backends.iter().filter(|(path, _)| path.ends_with("/state")) {
+        let mut parts = path.split('/');
+        let numbers = (
+            parts.next().and_then(|guest| guest.parse().ok()),
+            parts.next().and_then(|device| device.parse().ok()),
+        );
+        let (Some(guest), Some(device)) = numbers else {
+            continue;
+        };
+        let text = |key: &str| {
+            let value = backends.get(&format!("{guest}/{device}/{key}"));
+            value.cloned().unwrap_or_default()
+        };
+        let name = store::read(host, &format!("{}/name", store::home(guest)));
+        let line = own.get(&format!("stat/{guest}-{device}"));
+        disks.push(Disk {
+            guest,
+            guest_name: name.unwrap_or_default(),
+            device,
+            vdev: text("dev"),
+            target: text("params"),
+            writable: text("mode").starts_with('w'),
+            state: state.parse().unwrap_or(0),
+            counters: line.map(|line| Counters::parse(line)),
+        });
+    }
+    disks.sort_unstable_by_key(|disk| (disk.guest, disk.device));
+    disks
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fake::Fake;
+
+    #[test]
+    fn a_spindle_is_read_with_its_targets_disks_and_cores() {
+        let mut host = Fake::serving();
+        let all = Spindle::all(&mut host).expect("xenstore");
+        assert_eq!(all.len(), 1);
+        let spindle = &all[0];
+        assert_eq!((spindle.id, spindle.name.as_str()), (3, "spindle"));
+        assert!(spindle.ready);
+        let target = &spindle.targets[0];
+        assert_eq!((target.name.as_str(), target.sectors), ("nvme0n1", 2048));
+        assert_eq!((target.block, target.writable), (4096, true));
+        assert_eq!(target.about, "QEMU NVMe Ctrl, serial spindle0");
+        let holder = Holder {
+            guest: 5,
+            device: 51712,
+            how: "w".into(),
+        };
+        assert_eq!(target.holders, [holder]);
+        let partition = &spindle.targets[1];
+        assert_eq!(
+            (partition.name.as_str(), partition.sectors),
+            ("nvme0n1p1", 1024)
+        );
+        assert_eq!(partition.about, "PARTLABEL=root nvme-x-part1");
+        assert!(partition.holders.is_empty());
+        let disk = &spindle.disks[0];
+        assert_eq!((disk.guest, disk.device, disk.state), (5, 51712, 4));
+        assert_eq!(
+            (disk.guest_name.as_str(), disk.vdev.as_str()),
+            ("web", "xvda")
+        );
+        let counters = disk.counters.as_ref().expect("counters");
+        assert_eq!(counters.get("rd_req"), 100);
+        assert_eq!(spindle.cores[0].1.get("busy_ns"), 2_000_000_000);
+    }
+
+    #[test]
+    fn odd_nodes_are_passed_over() {
+        let mut host = Fake::serving();
+        host.store(
+            "/local/domain/3/data/spindle/disks",
+            "x\nram0 y 512 w\nram1 8 512 r\n\n",
+        );
+        let line = "ram1 8 512 r x:w,5/6,7/8:,9/y:r\n... 3 partitions more";
+        host.store("/local/domain/3/data/spindle/targets/ram1", line);
+        host.store("/local/domain/3/data/spindle/core/x", "busy_ns=1");
+        host.store("/local/domain/3/backend/vbd/evil/1/state", "4");
+        host.store("/local/domain/3/backend/vbd/5/51728/state", "nonsense");
+        let spindle = Spindle::read(&mut host, 3).expect("a Spindle");
+        assert_eq!(spindle.targets.len(), 1);
+        assert!(!spindle.targets[0].writable);
+        let devices: Vec<u32> = spindle.targets[0]
+            .holders
+            .iter()
+            .map(|h| h.device)
+            .collect();
+        assert_eq!(devices, [8]);
+        assert_eq!(spindle.cores.len(), 1);
+        assert_eq!((spindle.disks.len(), spindle.disks[1].state), (2, 0));
+        assert_eq!(Spindle::read(&mut host, 5), None);
+    }
+}

@@ -1,0 +1,343 @@
+//! `list`, `stat` and `top` as tables.
+
+use comfy_table::{Table, presets};
+
+use crate::counters::Counters;
+use crate::spindle::{Disk, Holder, Spindle};
+
+/// What serves what to whom: a row for each target.
+pub(crate) fn list(spindles: &[Spindle]) -> Table {
+    let mut table = table(&[
+        "domain", "id", "state", "target", "MiB", "block", "mode", "used by", "about",
+    ]);
+    for spindle in spindles {
+        let state = if spindle.ready { "serves" } else { "starts" };
+        let who = [text(&spindle.name), spindle.id.to_string(), state.into()];
+        if spindle.targets.is_empty() {
+            table.add_row(who.into_iter().chain(["none".into()]));
+            continue;
+        }
+        for target in &spindle.targets {
+            let users = target.holders.iter().map(|holder| user(spindle, holder));
+            let users: Vec<String> = users.collect();
+            let mode = if target.writable { "rw" } else { "ro" };
+            table.add_row(who.clone().into_iter().chain([
+                text(&target.name),
+                (target.sectors >> 11).to_string(),
+                target.block.to_string(),
+                mode.into(),
+                users.join("\n"),
+                text(&target.about),
+            ]));
+        }
+    }
+    table
+}
+
+/// The counters of all disks, then of all cores, since they began.
+pub(crate) fn stat(spindles: &[Spindle]) -> [Table; 2] {
+    let mut disks = table(&[
+        "domain",
+        "guest",
+        "disk",
+        "target",
+        "rings",
+        "reads",
+        "writes",
+        "flushes",
+        "MiB read",
+        "MiB written",
+        "errors",
+        "50% within",
+        "99% within",
+    ]);
+    let mut cores = table(&["domain", "core", "busy", "sleeps"]);
+    for spindle in spindles {
+        for disk in &spindle.disks {
+            let counters = disk.counters.clone().unwrap_or_default();
+            let count = |name: &str| counters.get(name).to_string();
+            disks.add_row([
+                text(&spindle.name),
+                guest(disk),
+                format!("{}{}", text(&disk.vdev), unsettled(disk)),
+                text(&disk.target),
+                count("rings"),
+                count("rd_req"),
+                count("wr_req"),
+                count("f_req"),
+                (counters.get("rd_sect") >> 11).to_string(),
+                (counters.get("wr_sect") >> 11).to_string(),
+                count("err"),
+                time(counters.latency(0.5)),
+                time(counters.latency(0.99)),
+            ]);
+        }
+        for (number, counters) in &spindle.cores {
+            let sleeps = counters.get("sleeps").to_string();
+            cores.add_row([
+                text(&spindle.name),
+                number.to_string(),
+                busy(counters),
+                sleeps,
+            ]);
+        }
+    }
+    [disks, cores]
+}
+
+/// Rates between two looks, `seconds` apart by dom0's clock.
+pub(crate) fn top(before: &[Spindle], now: &[Spindle], seconds: f64) -> [Table; 2] {
+    let mut disks = table(&[
+        "domain",
+        "guest",
+        "disk",
+        "target",
+        "reads/s",
+        "writes/s",
+        "MiB/s read",
+        "MiB/s written",
+        "50% within",
+        "99% within",
+        "errors",
+    ]);
+    let mut cores = table(&["domain", "core", "busy", "sleeps/s"]);
+    for spindle in now {
+        let old = before.iter().find(|old| old.id == spindle.id);
+        let seconds = old.and_then(|old| between(old, spindle)).unwrap_or(seconds);
+        let rate = |count: u64| count as f64 / seconds.max(0.001);
+        for disk in &spindle.disks {
+            let Some(counters) = &disk.counters else {
+                continue;
+            };
+            let same = |old: &&Disk| (old.guest, old.device) == (disk.guest, disk.device);
+            let old = old.and_then(|old| old.disks.iter().find(same));
+            let since = match old.and_then(|old| old.counters.as_ref()) {
+                Some(old) => counters.since(old),
+                None => counters.clone(),
+            };
+            let count = |name: &str| format!("{:.0}", rate(since.get(name)));
+            let mib = |name: &str| format!("{:.1}", rate(since.get(name)) / 2048.0);
+            disks.add_row([
+                text(&spindle.name),
+                guest(disk),
+                text(&disk.vdev),
+                text(&disk.target),
+                count("rd_req"),
+                count("wr_req"),
+                mib("rd_sect"),
+                mib("wr_sect"),
+                time(since.latency(0.5)),
+                time(since.latency(0.99)),
+                since.get("err").to_string(),
+            ]);
+        }
+        for (number, counters) in &spindle.cores {
+            let old = old.and_then(|old| core(old, *number));
+            let since = old.map_or_else(|| counters.clone(), |old| counters.since(old));
+            cores.add_row([
+                text(&spindle.name),
+                number.to_string(),
+                busy(&since),
+                format!("{:.0}", rate(since.get("sleeps"))),
+            ]);
+        }
+    }
+    [disks, cores]
+}
+
+/// Seconds between two publications, by the clock of the cores, which is what the counters go by:
+/// Spindle publishes at its own times. `None` if nothing was published in between.
+fn between(old: &Spindle, now: &Spindle) -> Option<f64> {
+    let lived = |counters: &Counters| {
+        let (busy, idle) = (counters.get("busy_ns"), counters.get("idle_ns"));
+        busy.saturating_add(idle)
+    };
+    let spent = now.cores.iter().filter_map(|(number, counters)| {
+        let spent = lived(&counters.since(core(old, *number)?));
+        (spent > 0).then_some(spent as f64 / 1e9)
+    });
+    spent.reduce(f64::max)
+}
+
+fn core(spindle: &Spindle, number: u32) -> Option<&Counters> {
+    let core = spindle.cores.iter().find(|(other, _)| *other == number)?;
+    Some(&core.1)
+}
+
+fn busy(counters: &Counters) -> String {
+    let (busy, idle) = (
+        counters.get("busy_ns") as f64,
+        counters.get("idle_ns") as f64,
+    );
+    if busy + idle == 0.0 {
+        return "-".into();
+    }
+    format!("{:.1} %", 100.0 * busy / (busy + idle))
+}
+
+fn time(seconds: Option<f64>) -> String {
+    match seconds {
+        None => "-".into(),
+        Some(seconds) if seconds.is_infinite() => "> 8 s".into(),
+        Some(seconds) if seconds < 0.001 => format!("{:.0} µs", seconds * 1e6),
+        Some(seconds) if seconds < 1.0 => format!("{:.0} ms", seconds * 1e3),
+        Some(seconds) => format!("{seconds:.1} s"),
+    }
+}
+
+/// Who has a target, and how: `web xvda`, `web xvda (ro)`.
+fn user(spindle: &Spindle, holder: &Holder) -> String {
+    let same = |disk: &&Disk| (disk.guest, disk.device) == (holder.guest, holder.device);
+    let how = match holder.how.as_str() {
+        "w" => "",
+        "w!" => " (shared)",
+        _ => " (ro)",
+    };
+    match spindle.disks.iter().find(same) {
+        Some(disk) => format!(
+            "{} {}{how}{}",
+            guest(disk),
+            text(&disk.vdev),
+            unsettled(disk)
+        ),
+        None => format!("{}/{}{how}", holder.guest, holder.device),
+    }
+}
+
+fn guest(disk: &Disk) -> String {
+    match disk.guest_name.as_str() {
+        "" => disk.guest.to_string(),
+        name => text(name),
+    }
+}
+
+/// What is to be said of a disk that is not connected.
+fn unsettled(disk: &Disk) -> &'static str {
+    match disk.state {
+        4 => "",
+        0..=3 => " (connecting)",
+        5 => " (closing)",
+        _ => " (closed)",
+    }
+}
+
+/// What a domain has written, without what a terminal would act on.
+fn text(text: &str) -> String {
+    let visible = |c: char| if c.is_control() { '?' } else { c };
+    text.chars().map(visible).collect()
+}
+
+fn table(headings: &[&str]) -> Table {
+    let mut table = Table::new();
+    table
+        .load_preset(presets::UTF8_FULL_CONDENSED)
+        .set_header(headings);
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fake::Fake;
+
+    fn rows(table: &Table) -> Vec<Vec<String>> {
+        let cells = |row: &comfy_table::Row| {
+            let cells = row.cell_iter().map(comfy_table::Cell::content);
+            cells.collect()
+        };
+        table.row_iter().map(cells).collect()
+    }
+
+    fn serving() -> Vec<Spindle> {
+        Spindle::all(&mut Fake::serving()).expect("xenstore")
+    }
+
+    #[test]
+    fn the_list_tells_who_uses_what() {
+        let who = ["spindle", "3", "serves"];
+        let disk = [
+            "nvme0n1",
+            "1",
+            "4096",
+            "rw",
+            "web xvda",
+            "QEMU NVMe Ctrl, serial spindle0",
+        ];
+        let partition = [
+            "nvme0n1p1",
+            "0",
+            "4096",
+            "rw",
+            "",
+            "PARTLABEL=root nvme-x-part1",
+        ];
+        let expected = [disk, partition].map(|target| [&who[..], &target[..]].concat());
+        assert_eq!(rows(&list(&serving())), expected);
+        let mut without = serving();
+        without[0].targets.clear();
+        assert_eq!(rows(&list(&without)), [["spindle", "3", "serves", "none"]]);
+    }
+
+    #[test]
+    fn readers_sharers_and_disks_that_are_not_connected_are_told_apart() {
+        let mut spindles = serving();
+        let mut holder = |device, how: &str| {
+            spindles[0].disks[0].state = 2;
+            let holder = Holder {
+                guest: 5,
+                device,
+                how: how.into(),
+            };
+            user(&spindles[0], &holder)
+        };
+        assert_eq!(holder(51712, "r"), "web xvda (ro) (connecting)");
+        assert_eq!(holder(51728, "w!"), "5/51728 (shared)");
+    }
+
+    #[test]
+    fn counters_are_told_with_latencies() {
+        let [disks, cores] = stat(&serving());
+        let expected = [
+            "spindle", "web", "xvda", "nvme0n1", "2", "100", "7", "2", "0", "0", "0", "66 µs",
+            "131 µs",
+        ];
+        assert_eq!(rows(&disks), [expected]);
+        assert_eq!(rows(&cores), [["spindle", "1", "20.0 %", "4"]]);
+    }
+
+    #[test]
+    fn rates_go_by_the_clock_of_the_cores() {
+        let before = serving();
+        let mut host = Fake::serving();
+        let data = "/local/domain/3/data/spindle";
+        host.store(
+            &format!("{data}/stat/5-51712"),
+            "rings=2 rd_req=1100 wr_req=7 rd_sect=8192800 wr_sect=56 err=3 lat_us=32:1099,64:8",
+        );
+        let core = "busy_ns=4500000000 idle_ns=10500000000 sleeps=14";
+        host.store(&format!("{data}/core/1"), core);
+        let now = Spindle::all(&mut host).expect("xenstore");
+        // Five seconds by the core, whatever dom0's clock says.
+        let [disks, cores] = top(&before, &now, 1.0);
+        let expected = [
+            "spindle", "web", "xvda", "nvme0n1", "200", "0", "800.0", "0.0", "66 µs", "66 µs", "3",
+        ];
+        assert_eq!(rows(&disks), [expected]);
+        assert_eq!(rows(&cores), [["spindle", "1", "50.0 %", "2"]]);
+        // Nothing was published in between: nothing has happened.
+        let [disks, cores] = top(&now, &now, 1.0);
+        assert_eq!(rows(&disks)[0][4..8], ["0", "0", "0.0", "0.0"]);
+        assert_eq!(rows(&cores)[0][2], "-");
+    }
+
+    #[test]
+    fn nothing_that_a_domain_writes_reaches_the_terminal_as_a_command() {
+        let mut host = Fake::serving();
+        host.store(
+            "/local/domain/3/data/spindle/disks",
+            "\u{1b}[2J 1 512 w \u{7}bell",
+        );
+        let table = list(&Spindle::all(&mut host).expect("xenstore")).to_string();
+        assert!(!table.contains(['\u{1b}', '\u{7}']), "{table}");
+    }
+}
