@@ -9,12 +9,13 @@ use crate::{root, ui};
 
 /// What Miri can interpret in reasonable time: all of a crate's tests, or those that share memory
 /// with a fake on the other side. None of these crates but `hw` has unsafe code of its own.
-const CRATES: [(&str, &[&str]); 7] = [
+const CRATES: [(&str, &[&str]); 8] = [
     ("hw", &[]),
     ("config", &[]),
     ("pci", &[]),
     ("block", &[]),
     ("nvme", &["--lib", "--test", "hostile"]),
+    ("virtio", &["--lib", "--test", "hostile"]),
     ("blkif", &["--lib", "--test", "faults"]),
     ("xen", &["--lib", "--test", "console", "--test", "clock"]),
 ];

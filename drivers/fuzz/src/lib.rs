@@ -10,7 +10,7 @@
 //! | [`store`] | xenstored | one end to each unit of work, no work without end |
 //! | [`xenbus`] | toolstack and a frontend | the kernel's books add up, all ends clean, another guest is served |
 //! | [`ring`] | a frontend's ring | another ring's data is right, the disk only reaches granted memory, nothing leaks |
-//! | [`nvme`] | the controller | each command ends at most once, every wait ends, memory comes back |
+//! | [`nvme`], [`virtio`] | the controller | each command ends at most once, every wait ends, memory comes back |
 #![forbid(unsafe_code)]
 
 pub mod boot;
@@ -20,18 +20,20 @@ pub mod nvme;
 pub mod partitions;
 pub mod ring;
 pub mod store;
+pub mod virtio;
 pub mod xenbus;
 
 /// A target's body.
 pub type Run = fn(&[u8]);
 
 /// Every target by name.
-pub const TARGETS: [(&str, Run); 7] = [
+pub const TARGETS: [(&str, Run); 8] = [
     ("boot", boot::run),
     ("config", config::run),
     ("nvme", nvme::run),
     ("partitions", partitions::run),
     ("ring", ring::run),
     ("store", store::run),
+    ("virtio", virtio::run),
     ("xenbus", xenbus::run),
 ];

@@ -15,7 +15,7 @@ use spindle_testkit::mem::FakeBus;
 
 /// A clock that also moves when it is read, as real ones do.
 #[derive(Default)]
-struct Busy(Cell<u64>);
+pub(crate) struct Busy(Cell<u64>);
 
 impl Clock for Busy {
     fn now_ns(&self) -> u64 {

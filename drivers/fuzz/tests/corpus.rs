@@ -88,4 +88,4 @@ macro_rules! targets {
     }};
 }
 
-targets!(boot, config, nvme, partitions, ring, store, xenbus);
+targets!(boot, config, nvme, partitions, ring, store, virtio, xenbus);

@@ -1,0 +1,4 @@
+//! The target `virtio` under libFuzzer.
+#![no_main]
+
+spindle_libfuzzer::target!(virtio);
