@@ -14,6 +14,7 @@
 //! | ring state | [`session`] | a request from ring slot to response |
 //! | device | [`gate`] | barriers across the rings of a device |
 //! | core | [`ring_core`] | turns over many rings: poll, take, resolve, submit, answer |
+//! | telling | [`moderation`] | whether a frontend is notified at once |
 //! | around it | [`worker`], [`mailbox`], [`pacer`] | orders from control, and rest |
 #![no_std]
 #![forbid(unsafe_code)]
@@ -27,6 +28,7 @@ mod counted;
 mod fifo;
 pub mod gate;
 pub mod mailbox;
+pub mod moderation;
 pub mod pacer;
 pub mod pool;
 pub mod request;

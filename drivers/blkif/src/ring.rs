@@ -309,6 +309,13 @@ impl<M: RingMemory> BackRing<M> {
         self.rsp_prod = self.rsp_prod.wrapping_add(1);
     }
 
+    /// How many responses were pushed since the last [`BackRing::publish`].
+    #[inline]
+    #[must_use]
+    pub fn unpublished(&self) -> u32 {
+        self.rsp_prod.wrapping_sub(self.published)
+    }
+
     /// Publishes the responses pushed since the last time; true if the frontend wants to be
     /// notified.
     #[inline]

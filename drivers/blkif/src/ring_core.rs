@@ -261,10 +261,13 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
         !found
     }
 
-    /// How many commands of ours the disks have.
+    /// How much will be due though no event comes for it: commands that the disks have, and
+    /// responses that frontends are yet to be told of.
     #[must_use]
     pub fn in_flight(&self) -> usize {
-        self.disks.iter().map(|disk| disk.queue.in_flight()).sum()
+        let with_disks: usize = self.disks.iter().map(|disk| disk.queue.in_flight()).sum();
+        let held: usize = self.sessions().map(|(_, session)| session.held()).sum();
+        with_disks + held
     }
 
     /// Rings that can be attached at once.

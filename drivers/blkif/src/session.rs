@@ -25,6 +25,7 @@ use crate::abi::Abi;
 use crate::cache::GrantCache;
 use crate::fifo::Fifo;
 use crate::gate::Member;
+use crate::moderation::Moderator;
 use crate::ring::{BackRing, BadRingSize, Halt};
 use crate::ring_core::Detached;
 use crate::stack::Stack;
@@ -86,6 +87,7 @@ pub struct Session {
     halt: Option<Halt>,
     halt_reported: bool,
     closing: bool,
+    moderator: Moderator,
 }
 
 impl Session {
@@ -119,6 +121,7 @@ impl Session {
             halt: None,
             halt_reported: false,
             closing: false,
+            moderator: Moderator::default(),
         })
     }
 
@@ -206,9 +209,25 @@ impl Session {
         self.copying > 0 || self.line.len() > 0
     }
 
+    /// Responses that the frontend is to be told of, but not yet.
+    #[inline]
+    pub(crate) fn held(&self) -> usize {
+        self.moderator.held() as usize
+    }
+
     /// Publishes what was answered; true if the frontend is to be notified.
+    #[inline]
     pub(crate) fn publish(&mut self) -> bool {
-        let notify = self.ring.publish();
+        let fresh = self.ring.unpublished();
+        if fresh == 0 && self.moderator.held() == 0 {
+            return false;
+        }
+        let wants = self.ring.publish();
+        let active = self.active() as u32;
+        let mut notify = self.moderator.published(fresh, active, wants, self.now_ns);
+        if self.closing || self.halt.is_some() {
+            notify |= self.moderator.flush();
+        }
         if notify {
             self.stats.notifications.add(1);
         }
