@@ -10,9 +10,9 @@
 /// A frontend with fewer requests than this at once waits for each of them.
 const DEEP: u32 = 8;
 /// The most responses that an event is held back for.
-const TOGETHER: u32 = 16;
-/// The longest that an event is held back.
-const HOLD_MAX_NS: u64 = 4_000_000;
+const TOGETHER: u32 = 12;
+/// The longest that an event is held back, reached only by what takes longer itself.
+const HOLD_MAX_NS: u64 = 8_000_000;
 
 /// One ring's judgement.
 #[derive(Debug, Default)]
@@ -65,9 +65,7 @@ impl Moderator {
         let together = (self.depth / 2).min(TOGETHER);
         let waits = self.depth < DEEP || unanswered >= self.depth / 2;
         if !waits && self.held < together {
-            // Twice as long as it should take until they are together.
-            let hold = (2 * u64::from(together) * self.interval).min(HOLD_MAX_NS);
-            if now_ns.saturating_sub(self.since) < hold {
+            if now_ns.saturating_sub(self.since) < self.hold() {
                 return false;
             }
             // It has less in flight than it used to.
@@ -77,10 +75,17 @@ impl Moderator {
         true
     }
 
+    /// How long an event may be held back: twice as long as it should take until enough responses
+    /// are together.
+    fn hold(&self) -> u64 {
+        let together = u64::from((self.depth / 2).min(TOGETHER));
+        (2 * together * self.interval).min(HOLD_MAX_NS)
+    }
+
     /// Learns how fast responses follow each other.
     fn pace(&mut self, fresh: u32, now_ns: u64) {
         let gap = now_ns.saturating_sub(core::mem::replace(&mut self.last, now_ns));
-        if gap > HOLD_MAX_NS && self.held == 0 {
+        if gap > self.hold() && self.held == 0 {
             // After a pause nothing is known about what comes.
             self.depth = 0;
         }
@@ -123,7 +128,7 @@ mod tests {
             now += 10 * US;
             events += u32::from(moderator.published(1, 2, true, now));
         }
-        assert_eq!(events, 20);
+        assert_eq!(events, 320 / TOGETHER);
     }
 
     #[test]
