@@ -69,7 +69,7 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
             if session.publish() {
                 self.notify.notify(session.port());
             }
-            work.busy |= session.active() > 0;
+            work.busy |= session.active() > 0 || session.is_called();
             work.fault |= session.has_fault();
         }
         work
