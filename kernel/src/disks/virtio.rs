@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use log::{error, info, warn};
 use spindle_block::Volume;
 use spindle_hw::Mmio;
-use spindle_pci::Function;
+use spindle_pci::{Address, Bus, Function};
 use spindle_virtio::{Disk, Error, Layout, Options, PciTransport, is_block_device};
 
 use super::pci::{self, Pci};
@@ -22,8 +22,7 @@ pub(super) struct VirtioDisk {
     disk: Box<Disk<Mmio, &'static CoreClock, Dma>>,
     /// The BAR with the notification registers.
     notify: Mmio,
-    /// Where it is, for the log.
-    at: String,
+    address: Address,
 }
 
 impl VirtioDisk {
@@ -66,13 +65,12 @@ impl VirtioDisk {
         };
         let disk = Disk::start(transport, clock, dma, options);
         let disk = disk.map_err(|error| error.to_string())?;
-        let at = alloc::format!("pci {}", function.address);
-        let (serial, queues) = (disk.serial(), disk.queues());
-        info!("{at}: virtio block device, serial \"{serial}\", queues: {queues}");
+        let (address, serial, queues) = (function.address, disk.serial(), disk.queues());
+        info!("pci {address}: virtio block device, serial \"{serial}\", queues: {queues}");
         Ok(Self {
             disk: Box::new(disk),
             notify: pci::registers(&bars, layout.notify.bar)?,
-            at,
+            address,
         })
     }
 
@@ -85,15 +83,18 @@ impl VirtioDisk {
     pub(super) fn queue(&mut self) -> Queue {
         let queue = self.disk.create_queue(self.notify.share());
         queue.map(Queue::Virtio).unwrap_or_else(|error| {
-            let at = &self.at;
-            warn!("{at}: {error}; cores without a queue serve other disks only");
+            let at = self.address;
+            warn!("pci {at}: {error}; cores without a queue serve other disks only");
             Queue::None
         })
     }
 
-    /// Why it has failed, if it has.
+    /// Why it has failed, if it has. It is then cut off from memory, which goes back to guests
+    /// with their failed requests.
     pub(super) fn failure(&self) -> Option<Error> {
-        self.disk.health().err()
+        let error = self.disk.health().err()?;
+        Bus::new(crate::log::ports()).disable(self.address);
+        Some(error)
     }
 
     /// Writes out the cache and resets the device. `queues` are all that were made.
@@ -102,10 +103,10 @@ impl VirtioDisk {
             Queue::Virtio(queue) => Some(queue),
             Queue::Nvme(_) | Queue::Ram(_) | Queue::None => None,
         });
-        let at = self.at;
+        let at = self.address;
         match self.disk.shutdown(queues) {
-            Ok(()) => info!("{at}: shut down, cache written out"),
-            Err(error) => error!("{at}: shutdown failed: {error}"),
+            Ok(()) => info!("pci {at}: shut down, cache written out"),
+            Err(error) => error!("pci {at}: shutdown failed: {error}"),
         }
     }
 }
