@@ -1,6 +1,6 @@
 # Measures the backends side by side: one guest has a disk of each and uses them in turn.
 # Settings: VARIANTS and JOBS (lists with commas), QUEUES, VCPUS (of a driver domain),
-# GUEST_VCPUS, REPS and RUNTIME (seconds of each job).
+# GUEST_VCPUS, FIRST and REPS (the first and the last round) and RUNTIME (seconds of each job).
 
 # kib PATH: the size of a file
 kib() { du -k $1 | cut -f1; }
@@ -112,14 +112,14 @@ for variant in $(echo $VARIANTS | tr ',' ' '); do
 	pairs="$pairs${pairs:+,}$variant:$vdev"
 done
 guest_start bench fio-bench "disk=[$disks]" "vcpus=$GUEST_VCPUS" \
-	"cmdline=\"console=hvc0 rdinit=/init loglevel=4 bench.queues=$QUEUES bench.seconds=$RUNTIME bench.reps=$REPS bench.jobs=$JOBS bench.disks=$pairs\""
+	"cmdline=\"console=hvc0 rdinit=/init loglevel=4 bench.queues=$QUEUES bench.seconds=$RUNTIME bench.first=$FIRST bench.reps=$REPS bench.jobs=$JOBS bench.disks=$pairs\""
 ship
 touch /run/quiet
 trap 'rm -f /run/quiet' EXIT
 report_of filled 180
 sleep 1
 mark rest $(shares 6)
-for round in $(seq 1 $REPS); do
+for round in $(seq $FIRST $REPS); do
 	for job in $(echo $JOBS | tr ',' ' '); do
 		for variant in $(echo $VARIANTS | tr ',' ' '); do
 			report_of "begin $variant $job $round" 120

@@ -20,7 +20,7 @@ done
 report filled
 # Meanwhile dom0 sees what it uses at rest.
 sleep 10
-round=0
+round=$(($(setting first) - 1))
 while [ $round -lt $(setting reps) ]; do
 	round=$((round + 1))
 	for job in $(words jobs); do

@@ -75,10 +75,15 @@ impl Plan {
         })
     }
 
-    /// The settings of dom0's script.
-    pub(super) fn settings(&self, queues: u32) -> String {
+    /// Samples of one round.
+    pub(super) fn runs(&self) -> usize {
+        self.variants.len() * self.jobs.len()
+    }
+
+    /// The settings of dom0's script, which begins with round `first`.
+    pub(super) fn settings(&self, queues: u32, first: u32) -> String {
         format!(
-            "VARIANTS={} JOBS={} REPS={} RUNTIME={} QUEUES={queues} VCPUS={} GUEST_VCPUS={queues}",
+            "VARIANTS={} JOBS={} FIRST={first} REPS={} RUNTIME={} QUEUES={queues} VCPUS={} GUEST_VCPUS={queues}",
             self.variants.join(","),
             self.jobs.join(","),
             self.reps,
@@ -87,10 +92,10 @@ impl Plan {
         )
     }
 
-    /// About how many seconds dom0 needs with an even-tempered host.
-    pub(super) fn duration(&self) -> u64 {
-        let runs = self.variants.len() as u64 * self.jobs.len() as u64 * u64::from(self.reps);
-        120 + runs * (u64::from(self.seconds) + 6)
+    /// About how many seconds dom0 needs from round `first` on, with an even-tempered host.
+    pub(super) fn duration(&self, first: u32) -> u64 {
+        let rounds = u64::from((self.reps + 1).saturating_sub(first));
+        120 + rounds * self.runs() as u64 * (u64::from(self.seconds) + 6)
     }
 }
 

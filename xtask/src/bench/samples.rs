@@ -59,6 +59,15 @@ pub(super) fn condense(mark: &Mark, queues: u32, rest: f64) -> Option<Mark> {
     )
 }
 
+/// How many rounds, of so many `runs` each, the record has whole.
+pub(super) fn rounds(record: &[Mark], runs: usize) -> u32 {
+    let samples = |round: u32| {
+        let of_round = |mark: &&Mark| mark.number("round") == Some(round.into());
+        record.iter().filter(of_round).count()
+    };
+    (1..).take_while(|&round| samples(round) >= runs).count() as u32
+}
+
 /// Hypercalls for each request between two readings of a backend's counters: notifications,
 /// sleeps and grant operations are all that its data path makes. Empty if it counts nothing.
 fn hypercalls(before: &str, after: &str) -> String {
@@ -179,6 +188,18 @@ mod tests {
         );
         assert_eq!(hypercalls(before, after), "0.2500");
         assert_eq!(hypercalls("", ""), "");
+    }
+
+    #[test]
+    fn only_whole_rounds_count() {
+        let mut record = vec![sample("spindle", 1, 1), sample("linux", 1, 1)];
+        record.push(Mark::parse("backend name=linux create=1").expect("a mark"));
+        assert_eq!(rounds(&record, 2), 1);
+        record.push(sample("spindle", 2, 1));
+        assert_eq!(rounds(&record, 2), 1);
+        record.push(sample("linux", 2, 1));
+        assert_eq!(rounds(&record, 2), 2);
+        assert_eq!(rounds(&[], 2), 0);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::rig::{self, Backend, Images, Machine, Mark, Suite};
 use crate::{kernel, ui};
 
 /// How often a boot may fail before this gives up: emulation kills a domain now and then.
-const TRIES: u32 = 3;
+const TRIES: u32 = 5;
 
 /// Measures with each number of queues.
 pub(super) fn run(suite: Suite, plan: &Plan, queues: &[u32], record: &mut Record) -> Result<()> {
@@ -21,17 +21,23 @@ pub(super) fn run(suite: Suite, plan: &Plan, queues: &[u32], record: &mut Record
     let image = kernel::build()?;
     let images = rig::prepare(suite)?;
     for &queues in queues {
-        let mut tries = 1;
-        let marks = loop {
-            match measure(suite, &images, &image, plan, queues) {
-                Ok(marks) => break marks,
-                Err(error) if tries < TRIES => {
-                    ui::step("bench", &format!("retry: {error:#}"));
-                    tries += 1;
-                }
-                Err(error) => return Err(error),
+        let (mut tries, mut marks) = (1, Vec::new());
+        while let Err(error) = measure(suite, &images, &image, plan, queues, &mut marks) {
+            // What was measured in whole rounds stays.
+            let rounds = samples::rounds(&marks, plan.runs());
+            marks.retain(|mark| {
+                mark.number("round")
+                    .is_none_or(|at| at <= f64::from(rounds))
+            });
+            if tries == TRIES {
+                return Err(error);
             }
-        };
+            ui::step(
+                "bench",
+                &format!("{rounds} rounds are done; retry: {error:#}"),
+            );
+            tries += 1;
+        }
         record.forget(|mark| mark.get("queues") == queues.to_string());
         record.add([record::circumstances(suite)?
             .with("queues", queues)
@@ -41,18 +47,20 @@ pub(super) fn run(suite: Suite, plan: &Plan, queues: &[u32], record: &mut Record
     Ok(())
 }
 
-/// One boot.
+/// One boot: the rounds that `kept` lacks.
 fn measure(
     suite: Suite,
     images: &Images,
     image: &kernel::Image,
     plan: &Plan,
     queues: u32,
-) -> Result<Vec<Mark>> {
+    kept: &mut Vec<Mark>,
+) -> Result<()> {
     let cpus = plan::cpus(queues);
     let kernel: &Path = &image.path;
     let mut machine = Machine::boot_with(suite, images, Some(kernel), Backend::Bench, cpus)?;
-    let expected = plan.duration();
+    let first = 1 + samples::rounds(kept, plan.runs());
+    let expected = plan.duration(first);
     ui::step(
         "bench",
         &format!(
@@ -62,10 +70,9 @@ fn measure(
         ),
     );
     let timeout = Duration::from_secs(300 + 3 * expected);
-    machine.start_with("bench", timeout, &plan.settings(queues))?;
+    machine.start_with("bench", timeout, &plan.settings(queues, first))?;
     let deadline = Instant::now() + timeout + Duration::from_secs(60);
     let mut rest = 0.0;
-    let mut kept = Vec::new();
     loop {
         // One mark at a time, so that the user sees the figures come in.
         let mark = machine.next(deadline)?;
@@ -96,8 +103,7 @@ fn measure(
             _ => {}
         }
     }
-    machine.power_off()?;
-    Ok(kept)
+    machine.power_off()
 }
 
 /// A sample for the user.
