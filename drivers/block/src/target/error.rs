@@ -50,6 +50,9 @@ pub enum TargetError {
         /// Its disk.
         disk: String,
     },
+    /// The disk has no blocks, or none any more.
+    #[error("target \"{0}\" is empty, or has gone")]
+    Empty(String),
     /// The disk has shrunk.
     #[error("target \"{0}\" reaches beyond the end of its disk")]
     Beyond(String),

@@ -91,6 +91,9 @@ impl Targets {
         let index = self.find(target)?;
         let volume = &self.volumes[index];
         let name = || volume.name.clone();
+        if volume.sectors == 0 {
+            return Err(TargetError::Empty(name()));
+        }
         if usage != Use::Read && volume.read_only {
             return Err(TargetError::ReadOnly(name()));
         }

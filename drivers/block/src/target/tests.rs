@@ -169,6 +169,13 @@ fn a_resized_disk_keeps_its_partitions_as_far_as_they_reach() {
         error.unwrap_err(),
         TargetError::Beyond("nvme0n1p2".to_string())
     );
+    // A namespace that is gone is one of no size.
+    assert!(targets.resize("nvme0n1", 0));
+    let error = targets.claim("nvme0n1", Use::Write, "2/51712");
+    assert_eq!(
+        error.unwrap_err(),
+        TargetError::Empty("nvme0n1".to_string())
+    );
 }
 
 #[test]
@@ -210,7 +217,7 @@ fn a_list_always_fits_into_the_store() {
         (3, true, false),
         (20, true, false),
         (60, false, false),
-        (1000, false, true),
+        (200, false, true),
     ] {
         let disk = volume("d0", 0, 0, 2000);
         let targets = Targets::new([(disk, parts(count))]);
