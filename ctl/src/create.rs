@@ -34,7 +34,7 @@ pub(crate) fn create(
     say: &mut dyn FnMut(&str),
 ) -> Result<Spindle> {
     let mut id = None;
-    for (done, step) in plan.steps.iter().enumerate() {
+    for step in &plan.steps {
         say(&step.shell(&plan.record));
         let error = match perform(host, plan, step, &mut id, patience) {
             Ok(Some(spindle)) => return Ok(spindle),
@@ -48,7 +48,7 @@ pub(crate) fn create(
             )));
         }
         say("undoing what was done");
-        return Err(match undo(host, &plan.record, &plan.steps[..=done]) {
+        return Err(match undo(host, &plan.record, &plan.steps) {
             Ok(()) => error.context(format!("{name} was not created; everything is as before")),
             Err(left) => error.context(format!(
                 "{name} was not created, and not everything could be undone ({left:#}); run \
@@ -72,6 +72,8 @@ fn perform(
     let number = id.ok_or_else(|| anyhow!("the domain was not created"));
     match step {
         Step::Note => store::write(host, &Record::path(name), &record.to_string())?,
+        // As an earlier domain left it, in a restart.
+        Step::Take(bdf) if Record::has_taken(host, *bdf) => {}
         Step::Take(bdf) => {
             let bdf = bdf.to_string();
             let taken = host.run(&Call::xl(["pci-assignable-add", &bdf]));
@@ -80,11 +82,8 @@ fn perform(
                  (`modprobe xen-pciback`)?",
             )?;
         }
-        Step::Configure(text) => {
-            let path = &record.config;
-            let written = host.write(path, text);
-            written.with_context(|| format!("cannot write {path}"))?;
-        }
+        Step::Keep(text) => write(host, &record.source(), text)?,
+        Step::Configure(text) => write(host, &record.config, text)?,
         Step::Create(shim) => {
             host.run(&plan::create(&record.config, shim.as_deref()))
                 .context("`xl -vvv create` would tell more; /var/log/xen may, too")?;
@@ -116,6 +115,11 @@ fn perform(
         Step::Await => return wait(host, plan, number?, patience).map(Some),
     }
     Ok(None)
+}
+
+fn write(host: &mut impl Host, path: &str, text: &str) -> Result<()> {
+    let written = host.write(path, text);
+    written.with_context(|| format!("cannot write {path}"))
 }
 
 /// Waits until the domain serves.
@@ -160,18 +164,20 @@ fn last_words(host: &mut impl Host, name: &str) -> String {
     )
 }
 
-/// Takes back the steps, the last one first. Each of them may have been done, half done or not done.
+/// Takes back all steps, the last one first. Each of them may have been done, half done or not
+/// done, or done by the domain that a restart replaces.
 fn undo(host: &mut impl Host, record: &Record, steps: &[Step]) -> Result<()> {
     let mut left = Vec::new();
     for step in steps.iter().rev() {
         let undone = match step {
             Step::Create(_) => destroy(host, record),
             Step::Take(bdf) => Record::give_back(host, *bdf),
-            Step::Configure(_) => record.forget_config(host),
+            Step::Keep(_) => record.forget_configs(host),
             // The note stays for `destroy` if anything else does.
             Step::Note if left.is_empty() => record.forget(host),
-            // These end with the domain.
+            // The configuration goes with the other one, the rest ends with the domain.
             Step::Note
+            | Step::Configure(_)
             | Step::Knobs(_)
             | Step::Attach(_)
             | Step::Enable(_)
@@ -202,7 +208,7 @@ mod tests {
     const PATIENCE: Duration = Duration::from_secs(30);
 
     fn run(host: &mut Fake, route: Route) -> Result<Spindle> {
-        let plan = Plan::new(host, &wanted(route))?;
+        let plan = Plan::new(host, &wanted(route), None)?;
         host.calls.clear();
         create(host, &plan, PATIENCE, false, &mut |_| {})
     }
@@ -229,7 +235,7 @@ mod tests {
             for (call, when) in Failure::all(clean.calls.len()) {
                 let mut host = Fake::with_nvme(driver);
                 let before = host.state.clone();
-                let plan = Plan::new(&mut host, &wanted(route)).expect("a plan");
+                let plan = Plan::new(&mut host, &wanted(route), None).expect("a plan");
                 host.fail(call, when);
                 let result = create(&mut host, &plan, PATIENCE, false, &mut |_| {});
                 if let Err(error) = result {
@@ -250,7 +256,7 @@ mod tests {
                 for (again, when_again) in Failure::all(8) {
                     let mut host = Fake::with_nvme(driver);
                     let before = host.state.clone();
-                    let plan = Plan::new(&mut host, &wanted(route)).expect("a plan");
+                    let plan = Plan::new(&mut host, &wanted(route), None).expect("a plan");
                     host.fail(call, when);
                     host.fail(call + 1 + again, when_again);
                     let result = create(&mut host, &plan, PATIENCE, false, &mut |_| {});
@@ -300,7 +306,7 @@ mod tests {
     #[test]
     fn a_namesake_is_never_destroyed() {
         let mut host = Fake::with_nvme("pciback");
-        let plan = Plan::new(&mut host, &wanted(Route::Pvh)).expect("a plan");
+        let plan = Plan::new(&mut host, &wanted(Route::Pvh), None).expect("a plan");
         // Somebody else's domain of this name appears between the check and the creation.
         host.add_domain("spindle", "somebody-elses");
         let before = host.state.clone();
@@ -313,7 +319,7 @@ mod tests {
     fn a_failed_domain_is_kept_when_asked() {
         let mut host = Fake::with_nvme("nvme");
         host.fate = crate::fake::Fate::Hangs;
-        let plan = Plan::new(&mut host, &wanted(Route::Pvh)).expect("a plan");
+        let plan = Plan::new(&mut host, &wanted(Route::Pvh), None).expect("a plan");
         let error = create(&mut host, &plan, PATIENCE, true, &mut |_| {}).expect_err("it hangs");
         assert!(format!("{error:#}").contains("spindlectl destroy spindle"));
         assert_eq!(host.state.domains.len(), 1);

@@ -35,7 +35,23 @@ pub(crate) fn destroy(
         None => record::domain(host, name)?,
     };
     match id {
-        Some(id) => end(host, name, id, record.is_some(), force, patience, say)?,
+        Some(id) => {
+            let spindle = Spindle::read(host, id);
+            ensure!(
+                record.is_some() || spindle.is_some(),
+                "domain {name} is no Spindle; `xl destroy {name}` if you mean it"
+            );
+            let guests: Vec<String> = spindle.iter().flat_map(users).collect();
+            ensure!(
+                force || guests.is_empty(),
+                "guests use disks of {name}: {}; detach these (`xl block-detach`) or shut the \
+                 guests down, or say --force",
+                guests.join(", ")
+            );
+            // A domain that never got ready cannot hear a request.
+            let hears = spindle.is_some_and(|spindle| spindle.ready);
+            end(host, name, id, hears, patience, say)?;
+        }
         None if record.is_none() => bail!("there is no domain {name}; `spindlectl list` shows all"),
         None => say(&format!("{name} does not run; cleaning up after it")),
     }
@@ -44,38 +60,28 @@ pub(crate) fn destroy(
             say(&format!("xl pci-assignable-remove -r {bdf}"));
             Record::give_back(host, bdf)?;
         }
-        record.forget_config(host)?;
+        record.forget_configs(host)?;
         record.forget(host)?;
     }
     Ok(())
 }
 
-/// Ends a domain that runs.
-fn end(
+/// Ends a domain that runs; in order if it `hears`.
+///
+/// # Errors
+/// If it cannot be ended.
+pub(crate) fn end(
     host: &mut impl Host,
     name: &str,
     id: u32,
-    ours: bool,
-    force: bool,
+    hears: bool,
     patience: Duration,
     say: &mut dyn FnMut(&str),
 ) -> Result<()> {
-    let spindle = Spindle::read(host, id);
-    ensure!(
-        ours || spindle.is_some(),
-        "domain {name} is no Spindle; `xl destroy {name}` if you mean it"
-    );
-    let guests: Vec<String> = spindle.iter().flat_map(users).collect();
-    ensure!(
-        force || guests.is_empty(),
-        "guests use disks of {name}: {}; detach these (`xl block-detach`) or shut the guests down, \
-         or say --force",
-        guests.join(", ")
-    );
-    // A domain that never got ready cannot hear a request.
-    if spindle.is_some_and(|spindle| spindle.ready) {
+    if hears {
         say(&format!("xl shutdown {name}"));
-        if host.run(&Call::xl(["shutdown", name])).is_err() {
+        let refused = host.run(&Call::xl(["shutdown", name])).is_err();
+        if refused && record::domain(host, name)? == Some(id) {
             // xl does not see that an HVM container has a driver for this.
             let path = format!("{}/control/shutdown", store::home(id));
             store::write(host, &path, "poweroff")?;
@@ -97,7 +103,7 @@ fn end(
 }
 
 /// The guests that have a disk open, with the disk.
-fn users(spindle: &Spindle) -> impl Iterator<Item = String> {
+pub(crate) fn users(spindle: &Spindle) -> impl Iterator<Item = String> {
     // XenbusState: 6 is closed.
     let open = spindle.disks.iter().filter(|disk| disk.state < 6);
     open.map(|disk| {
@@ -121,7 +127,7 @@ mod tests {
     fn created(route: Route, driver: &str) -> (Fake, crate::fake::State) {
         let mut host = Fake::with_nvme(driver);
         let before = host.state.clone();
-        let plan = Plan::new(&mut host, &wanted(route)).expect("a plan");
+        let plan = Plan::new(&mut host, &wanted(route), None).expect("a plan");
         create(&mut host, &plan, PATIENCE, false, &mut |_| {}).expect("created");
         (host, before)
     }

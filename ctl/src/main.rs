@@ -20,6 +20,7 @@ mod plan;
 #[cfg(test)]
 mod plan_tests;
 mod record;
+mod restart;
 mod spindle;
 mod store;
 mod tables;
@@ -61,6 +62,9 @@ enum Verb {
     /// Shut a Spindle domain down and give its disks back to dom0; also cleans up after one that
     /// ended by itself.
     Destroy(Destroy),
+    /// Put a new Spindle domain in the place of one that `create` made, be it dead or alive, and
+    /// tell how its guests get their disks back.
+    Restart(Restart),
     /// List Spindle domains, what they serve, and to whom.
     List,
     /// Print the counters of all disks and cores.
@@ -123,6 +127,18 @@ struct Destroy {
 }
 
 #[derive(Args)]
+struct Restart {
+    /// The domain's name.
+    name: String,
+    /// The preload library for the PVH route [default: beside spindlectl, or in /usr/lib/spindle].
+    #[arg(long, value_name = "PATH")]
+    shim: Option<String>,
+    /// Seconds to wait for each, the end of the old one and the new one to serve.
+    #[arg(long, default_value_t = 30)]
+    timeout: u64,
+}
+
+#[derive(Args)]
 struct Top {
     /// Seconds between two looks; Spindle publishes every 5 seconds.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
@@ -139,6 +155,7 @@ fn main() -> ExitCode {
             let patience = Duration::from_secs(args.timeout);
             destroy::destroy(&mut Dom0::new(), &args.name, args.force, patience, &mut say)
         }
+        Verb::Restart(args) => restart(args),
         Verb::List => list(),
         Verb::Stat => Spindle::all(&mut Dom0::new()).map(|all| print(&tables::stat(&all))),
         Verb::Top(args) => top(&args),
@@ -176,7 +193,7 @@ fn create(args: Create) -> Result<()> {
         shims: args.shim.map_or_else(shims, |shim| vec![shim]),
     };
     let mut host = Dom0::new();
-    let plan = Plan::new(&mut host, &wanted)?;
+    let plan = Plan::new(&mut host, &wanted, None)?;
     if args.dry_run {
         for step in &plan.steps {
             println!("{}", step.shell(&plan.record));
@@ -186,6 +203,21 @@ fn create(args: Create) -> Result<()> {
     let patience = Duration::from_secs(args.timeout);
     let spindle = create::create(&mut host, &plan, patience, args.keep, &mut say)?;
     println!("{}", tables::list(&[spindle]));
+    Ok(())
+}
+
+fn restart(args: Restart) -> Result<()> {
+    let shims = args.shim.map_or_else(shims, |shim| vec![shim]);
+    let patience = Duration::from_secs(args.timeout);
+    let (spindle, guests) =
+        restart::restart(&mut Dom0::new(), &args.name, shims, patience, &mut say)?;
+    println!("{}", tables::list(&[spindle]));
+    if !guests.is_empty() {
+        println!("These guests had disks from it. To connect them again, without a reboot:");
+    }
+    for guest in guests {
+        println!("  xl save {guest} /var/tmp/{guest}.save && xl restore /var/tmp/{guest}.save");
+    }
     Ok(())
 }
 

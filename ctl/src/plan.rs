@@ -77,6 +77,8 @@ pub(crate) enum Step {
     Note,
     /// Take a function from its driver in dom0.
     Take(Bdf),
+    /// Write the configuration for a restart.
+    Keep(String),
     /// Write the configuration for xl.
     Configure(String),
     /// Create the domain, paused; with the preload library or without.
@@ -105,11 +107,16 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    /// Checks everything that can be checked, and plans. Changes nothing.
+    /// Checks everything that can be checked, and plans. Changes nothing. The domain may take the
+    /// place of an earlier one; what that one took from dom0 is then given back with it.
     ///
     /// # Errors
     /// With what is missing, and what to do about it.
-    pub(crate) fn new(host: &mut impl Host, wanted: &Wanted) -> Result<Self> {
+    pub(crate) fn new(
+        host: &mut impl Host,
+        wanted: &Wanted,
+        earlier: Option<&Record>,
+    ) -> Result<Self> {
         ensure!(
             host.user() == 0,
             "this needs root: run it with sudo, in dom0"
@@ -117,7 +124,9 @@ impl Plan {
         let (route, mut config) = base(wanted)?;
         let name = check::name(&config)?;
         check::knobs(&wanted.knobs)?;
-        check::is_free(host, &name)?;
+        if earlier.is_none_or(|earlier| earlier.name != name) {
+            check::is_free(host, &name)?;
+        }
         check::image(host, route, &config)?;
         let bdfs: Result<Vec<Bdf>> = config.list("pci")?.iter().map(|b| b.parse()).collect();
         let bdfs = bdfs.context("pci= (options after the address are not supported here)")?;
@@ -130,11 +139,12 @@ impl Plan {
         let devices = devices?;
         let uuid = host.read("/proc/sys/kernel/random/uuid");
         let uuid = uuid.context("no UUID from the kernel")?.trim().to_string();
-        config.set_text("uuid", &uuid)?;
-
         let line = config.text("cmdline")?.unwrap_or_default();
         let words = line.split_whitespace().map(str::to_string);
         let mut knobs: Vec<String> = words.chain(wanted.knobs.iter().cloned()).collect();
+        config.set_text("cmdline", &knobs.join(" "))?;
+        let source = config.to_string();
+        config.set_text("uuid", &uuid)?;
         // There is no command line in an HVM container: QEMU would take it for its own kernel's.
         config.remove("cmdline");
         let mut shim = None;
@@ -147,12 +157,13 @@ impl Plan {
             config.remove("pci");
             config.set_text("cmdline", &std::mem::take(&mut knobs).join(" "))?;
         }
-        let taken = devices.iter().filter(|device| !device.is_assignable());
-        let taken: Vec<Bdf> = taken.map(|device| device.bdf).collect();
+        let before = earlier.map_or(&[][..], |earlier| &earlier.taken);
+        let is_ours = |device: &&Device| !device.is_assignable() || before.contains(&device.bdf);
+        let taken: Vec<Bdf> = devices.iter().filter(is_ours).map(|d| d.bdf).collect();
         let path = format!("{CONFIGS}/{name}.cfg");
         let mut steps = vec![Step::Note];
         steps.extend(taken.iter().map(|&bdf| Step::Take(bdf)));
-        steps.push(Step::Configure(config.to_string()));
+        steps.extend([Step::Keep(source), Step::Configure(config.to_string())]);
         steps.push(Step::Create(shim));
         if !knobs.is_empty() {
             steps.push(Step::Knobs(knobs.join(" ")));
@@ -229,6 +240,7 @@ impl Step {
                 store::write_call(&path, &record.to_string()).to_string()
             }
             Self::Take(bdf) => format!("xl pci-assignable-add {bdf}"),
+            Self::Keep(text) => format!("cat > {} <<'END'\n{text}END", record.source()),
             Self::Configure(text) => format!("cat > {config} <<'END'\n{text}END"),
             Self::Create(shim) => self::create(config, shim.as_deref()).to_string(),
             Self::Knobs(knobs) => format!(

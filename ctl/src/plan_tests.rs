@@ -8,7 +8,7 @@ use crate::plan::{Plan, Route, Step, Wanted};
 use crate::xlcfg::XlConfig;
 
 fn refusal(host: &mut Fake, wanted: &Wanted) -> String {
-    let error = Plan::new(host, wanted).expect_err("refused");
+    let error = Plan::new(host, wanted, None).expect_err("refused");
     assert!(
         host.calls.iter().all(|call| !call.changes),
         "nothing is changed"
@@ -21,11 +21,12 @@ fn the_pvh_route_places_registers_and_attaches_after_creation() -> Result<()> {
     let mut host = Fake::with_nvme("nvme");
     let mut wanted = wanted(Route::Pvh);
     wanted.knobs.push("poll_us=50".into());
-    let plan = Plan::new(&mut host, &wanted)?;
+    let plan = Plan::new(&mut host, &wanted, None)?;
     let bdf: Bdf = BDF.parse()?;
     let [
         Step::Note,
         Step::Take(taken),
+        Step::Keep(_),
         Step::Configure(text),
         Step::Create(Some(shim)),
         Step::Attach(attached),
@@ -55,9 +56,10 @@ fn the_hvm_route_is_what_stock_xl_does_with_knobs_in_xenstore() -> Result<()> {
          pci=['{BDF}']\ncmdline='ram0=8M'\n"
     ));
     wanted.knobs = vec!["queues=2".into()];
-    let plan = Plan::new(&mut host, &wanted)?;
+    let plan = Plan::new(&mut host, &wanted, None)?;
     let [
         Step::Note,
+        Step::Keep(_),
         Step::Configure(text),
         Step::Create(None),
         Step::Knobs(knobs),
@@ -163,7 +165,7 @@ fn a_users_configuration_keeps_its_other_lines() -> Result<()> {
         "name='store'\ntype='pvh'\nkernel='/usr/lib/spindle/spindle.elf'\ncpus='2-3'\n\
          cmdline='log=debug'\npci=['{BDF}']\n"
     ));
-    let plan = Plan::new(&mut host, &wanted)?;
+    let plan = Plan::new(&mut host, &wanted, None)?;
     let text = plan.steps.iter().find_map(|step| match step {
         Step::Configure(text) => Some(text.clone()),
         _ => None,

@@ -81,12 +81,17 @@ impl Record {
         }
     }
 
+    /// Whether a function is with xen-pciback.
+    pub(crate) fn has_taken(host: &mut impl Host, bdf: Bdf) -> bool {
+        host.link(&bdf.sysfs("driver")).as_deref() == Some(Device::PCIBACK)
+    }
+
     /// Gives a function back to the driver that it was taken from.
     ///
     /// # Errors
     /// If xl cannot.
     pub(crate) fn give_back(host: &mut impl Host, bdf: Bdf) -> Result<()> {
-        if host.link(&bdf.sysfs("driver")).as_deref() != Some(Device::PCIBACK) {
+        if !Self::has_taken(host, bdf) {
             return Ok(());
         }
         let bdf = bdf.to_string();
@@ -94,13 +99,21 @@ impl Record {
         host.run(&call).map(drop)
     }
 
-    /// Removes the configuration.
+    /// Where the user's configuration is kept, with what was said on the command line, for a
+    /// restart.
+    pub(crate) fn source(&self) -> String {
+        format!("{}.source", self.config)
+    }
+
+    /// Removes both configurations.
     ///
     /// # Errors
-    /// If it is there and stays.
-    pub(crate) fn forget_config(&self, host: &mut impl Host) -> Result<()> {
-        if host.exists(&self.config) {
-            host.remove(&self.config)?;
+    /// If one is there and stays.
+    pub(crate) fn forget_configs(&self, host: &mut impl Host) -> Result<()> {
+        for path in [self.config.clone(), self.source()] {
+            if host.exists(&path) {
+                host.remove(&path)?;
+            }
         }
         Ok(())
     }
