@@ -6,6 +6,7 @@ use crate::host::{Call, Host};
 use crate::pci::Bdf;
 use crate::plan::Route;
 use crate::record::{self, Record};
+use crate::store;
 use crate::xlcfg::XlConfig;
 
 /// The domain's name, if it is one that paths and tables can hold.
@@ -46,6 +47,40 @@ pub(crate) fn knobs(knobs: &[String]) -> Result<()> {
 pub(crate) fn distinct(bdfs: &[Bdf]) -> Result<()> {
     for (at, bdf) in bdfs.iter().enumerate() {
         ensure!(!bdfs[..at].contains(bdf), "{bdf} is named twice");
+    }
+    Ok(())
+}
+
+/// Whether no domain has these functions, but the earlier one whose place is taken.
+///
+/// # Errors
+/// If one has, or if that cannot be found out.
+pub(crate) fn unassigned(
+    host: &mut impl Host,
+    bdfs: &[Bdf],
+    earlier: Option<&Record>,
+) -> Result<()> {
+    const BACKENDS: &str = "/local/domain/0/backend/pci/";
+    if bdfs.is_empty() {
+        return Ok(());
+    }
+    let own = earlier.map(|earlier| earlier.domain(host)).transpose()?;
+    let alive = store::domain_ids(host)?;
+    // libxl notes each function that it passes through, for any type of domain.
+    for (path, value) in store::tree(host, BACKENDS.trim_end_matches('/')) {
+        let id = path
+            .strip_prefix(BACKENDS)
+            .and_then(|rest| rest.split('/').next());
+        let id = id.and_then(|id| id.parse::<u32>().ok());
+        let (Some(id), Ok(bdf)) = (id, value.parse::<Bdf>()) else {
+            continue;
+        };
+        let free = !bdfs.contains(&bdf) || !alive.contains(&id) || own == Some(Some(id));
+        ensure!(
+            free,
+            "domain {id} has {bdf}; `xl pci-detach {id} {bdf}` takes it away, `xl list` says who \
+             that is"
+        );
     }
     Ok(())
 }

@@ -131,6 +131,7 @@ impl Plan {
         let bdfs: Result<Vec<Bdf>> = config.list("pci")?.iter().map(|b| b.parse()).collect();
         let bdfs = bdfs.context("pci= (options after the address are not supported here)")?;
         check::distinct(&bdfs)?;
+        check::unassigned(host, &bdfs, earlier)?;
         if !bdfs.is_empty() {
             check::iommu(host)?;
         }

@@ -100,6 +100,13 @@ fn what_cannot_work_is_refused_before_anything_is_done() {
     host.state.files.remove("/usr/lib/spindle/spindle.elf");
     assert!(refusal(&mut host, &wanted(Route::Pvh)).contains("cargo xtask build"));
 
+    let mut host = Fake::with_nvme("pciback");
+    let id = host.add_domain("other", "another-uuid");
+    host.store(&format!("/local/domain/0/backend/pci/{id}/0/dev-0"), BDF);
+    assert!(refusal(&mut host, &wanted(Route::Hvm)).contains("xl pci-detach"));
+    host.end("other");
+    assert!(Plan::new(&mut host, &wanted(Route::Hvm), None).is_ok());
+
     let mut host = Fake::with_nvme("nvme");
     host.add_domain("spindle", "another-uuid");
     assert!(refusal(&mut host, &wanted(Route::Hvm)).contains("runs already"));

@@ -83,6 +83,7 @@ mod tests {
 
     const PATIENCE: Duration = Duration::from_secs(30);
 
+    /// A domain that runs, and how everything was before it was created.
     fn created(route: Route) -> (Fake, State) {
         let mut host = Fake::with_nvme("nvme");
         let before = host.state.clone();
@@ -132,6 +133,15 @@ mod tests {
         let (_, guests) = run(&mut host).expect("restarted");
         assert_eq!(guests, ["web"]);
         assert!(made(&host, "xl destroy") && !made(&host, "xl shutdown"));
+    }
+
+    #[test]
+    fn the_disk_of_the_old_domain_is_no_obstacle() {
+        let (mut host, _) = created(Route::Pvh);
+        let id = host.state.domains[0].id;
+        let node = format!("/local/domain/0/backend/pci/{id}/0/dev-0");
+        host.store(&node, crate::fake::BDF);
+        assert!(run(&mut host).is_ok());
     }
 
     #[test]
