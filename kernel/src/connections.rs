@@ -102,11 +102,14 @@ impl Connections {
             };
             gate.set_wake(cores.wake(core));
             let volume = volume.clone();
-            let (protocol, persistent) = (layout.protocol, layout.persistent);
-            match self
-                .rings
-                .open(device.frontend, queue, volume, protocol, persistent, gate)
-            {
+            match self.rings.open(
+                device.frontend,
+                queue,
+                volume,
+                layout,
+                cores.segments(),
+                gate,
+            ) {
                 Ok((session, mapped)) => {
                     let token = self.next_token;
                     self.next_token += 1;

@@ -83,7 +83,7 @@ impl Control {
         let mut backend = Backend::new(Offer {
             max_queues: cores.len() as u32,
             max_ring_page_order: config.ring_order,
-            max_indirect_segments: 0,
+            max_indirect_segments: cores.segments().into(),
             persistent: true,
         });
         let version = format!("{} {}", env!("CARGO_PKG_VERSION"), env!("SPINDLE_GIT"));

@@ -9,6 +9,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use log::{error, info, warn};
+use spindle_blkif::abi::MAX_INDIRECT_SEGMENTS;
 use spindle_blkif::pacer::PollTime;
 use spindle_blkif::stats::CoreStats;
 use spindle_blkif::worker::{Link, Next, Order, Report, Worker};
@@ -53,6 +54,8 @@ struct Core {
 pub(crate) struct Cores {
     cores: Vec<Core>,
     events: Events,
+    /// Segments of the largest request that their buffers hold.
+    segments: usize,
     /// The worker that has no core of its own.
     pub(crate) local: Option<RingWorker>,
 }
@@ -69,20 +72,22 @@ impl Cores {
         rings: Rings,
         disks: &mut Disks,
     ) -> Result<Self, String> {
-        let mut cores = Self {
-            cores: Vec::new(),
-            events: rings.events,
-            local: None,
-        };
         let wanted = wanted(config);
         let share = memory.dma.free_bytes() / 4096 / 16 / wanted as u64;
         let pages = share.clamp(BUFFERS.0, BUFFERS.1) as usize;
+        let mut cores = Self {
+            cores: Vec::new(),
+            events: rings.events,
+            segments: pages.min(MAX_INDIRECT_SEGMENTS),
+            local: None,
+        };
         let poll = match config.poll {
             PollUs::For(us) => PollTime::For(u64::from(us) * 1000),
             PollUs::Always => PollTime::Always,
         };
         let sizes = CoreConfig {
             rings: MAX_RINGS,
+            segments: cores.segments,
             ..CoreConfig::default()
         };
         for vcpu in 1..=wanted {
@@ -146,6 +151,11 @@ impl Cores {
         let (index, core) = cores.min_by_key(|(_, core)| core.rings)?;
         core.rings += 1;
         Some(index)
+    }
+
+    /// Segments of the largest request that can be offered.
+    pub(crate) fn segments(&self) -> u16 {
+        self.segments as u16
     }
 
     /// The port that wakes a core, if it has a CPU of its own to sleep on.

@@ -113,7 +113,7 @@ fn serve(machine: Machine) -> ! {
         cores::wanted(&config),
     );
     let rings = Rings {
-        grants: xen.grants,
+        grants: xen.grants.reading(memory.bus),
         events: xen.events,
         window: memory.grants,
     };

@@ -11,15 +11,15 @@ use spindle_block::Volume;
 use spindle_hw::{PAGE_SIZE, SharedPages};
 use spindle_xen::event::Port;
 use spindle_xen::grant::{GrantOps, MapOp, UnmapOp};
-use spindle_xen::xenbus::{Protocol, QueueParams, Refusal};
+use spindle_xen::xenbus::{Protocol, QueueParams, Refusal, RingLayout};
 use spindle_xen::{DomId, Errno};
 
 use crate::mm::GrantWindow;
 use crate::xen::{Events, Grants};
 
-/// Grants that one ring keeps mapped. 32 requests of 11 segments can name 352; the rest is for
-/// frontends that rotate through more.
-const CACHED_GRANTS: usize = 1024;
+/// Grants that one ring keeps mapped: the 32 requests of a ring page with 32 segments, and a page
+/// that lists them, as Linux makes them unless told otherwise.
+const CACHED_GRANTS: usize = 32 * (32 + 1);
 
 /// What maps rings and binds their ports.
 #[derive(Clone, Copy, Debug)]
@@ -47,8 +47,8 @@ impl Rings {
         domain: DomId,
         queue: &QueueParams,
         volume: Volume,
-        protocol: Protocol,
-        persistent: bool,
+        layout: &RingLayout,
+        indirect_segments: u16,
         gate: Member,
     ) -> Result<(Session, Mapped), Refusal> {
         let no_room = || Refusal::new(Errno::ENOMEM, "no guest frames left to map grants at");
@@ -67,7 +67,7 @@ impl Rings {
             }
         };
         // Without room for a cache everything is copied, which works as well.
-        mapped.cache = if persistent {
+        mapped.cache = if layout.persistent {
             self.window.alloc(CACHED_GRANTS)
         } else {
             None
@@ -80,12 +80,13 @@ impl Rings {
             domain,
             port,
             volume,
-            abi: match protocol {
+            abi: match layout.protocol {
                 Protocol::X86_64 => Abi::Native,
                 Protocol::X86_32 => Abi::X86_32,
             },
             start: 0,
             window,
+            indirect_segments,
             gate,
         };
         // The layout has been checked to be a power of two of pages, so this is our mistake.

@@ -7,6 +7,12 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 /// `BLKIF_MAX_SEGMENTS_PER_REQUEST`: segments that fit into a ring slot.
 pub const MAX_SEGMENTS: usize = 11;
 
+/// Most segments of an indirect request that are offered. All of them fit on one page.
+pub const MAX_INDIRECT_SEGMENTS: usize = 256;
+
+/// `BLKIF_MAX_INDIRECT_PAGES_PER_REQUEST`.
+pub const MAX_INDIRECT_PAGES: usize = 8;
+
 /// Sectors of 512 bytes in a page: `first_sect` and `last_sect` are below this.
 pub const SECTORS_PER_PAGE: u8 = 8;
 
@@ -137,6 +143,37 @@ pub struct NativeDiscard {
 }
 const _: () = assert!(size_of::<NativeDiscard>() == 32);
 const _: () = assert!(offset_of!(NativeDiscard, nr_sectors) == offset_of!(NativeRequest, segments));
+
+/// `struct blkif_request_indirect`, native (x86_64) layout.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(C)]
+pub struct NativeIndirect {
+    /// [`Operation::INDIRECT`].
+    pub operation: Operation,
+    /// [`Operation::READ`] or [`Operation::WRITE`].
+    pub indirect_op: Operation,
+    /// How many segments are listed.
+    pub nr_segments: u16,
+    /// Padding.
+    pub pad: u32,
+    /// Given back in the response.
+    pub id: u64,
+    /// Start, in 512-byte sectors.
+    pub sector_number: u64,
+    /// The frontend's device handle; nobody looks at it.
+    pub handle: u16,
+    /// Padding.
+    pub pad2: u16,
+    /// The pages that list the segments, 512 [`RawSegment`]s each.
+    pub indirect_grefs: [u32; MAX_INDIRECT_PAGES],
+    /// Padding.
+    pub pad3: u32,
+}
+const _: () = assert!(size_of::<NativeIndirect>() == 64);
+const _: () = assert!(offset_of!(NativeIndirect, handle) == offset_of!(NativeRequest, segments));
+const _: () = assert!(offset_of!(NativeIndirect, indirect_grefs) == 28);
 
 /// `struct blkif_request` as an i386 compiler lays it out, which aligns 64-bit words to 4 bytes:
 /// the native one without the padding before `id`. The requests below differ in the same way.

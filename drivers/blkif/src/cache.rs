@@ -58,8 +58,8 @@ impl GrantCache {
     #[must_use]
     pub fn new(domain: DomId, window: Window) -> Self {
         let count = window.frames();
-        // At most half full, so that probes are short.
-        let places = (2 * count).next_power_of_two().max(2);
+        // About half full at most, so that probes are short.
+        let places = (count + count * 7 / 8).next_power_of_two().max(2);
         let mut free: Vec<u32> = Vec::with_capacity(count);
         free.extend((0..count as u32).filter(|&f| window.is_usable(f as usize)));
         free.reverse();

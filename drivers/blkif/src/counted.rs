@@ -38,6 +38,10 @@ impl<G: GrantOps> GrantOps for Counted<G> {
         self.stats.grant_calls.add(1);
         self.grants.copy(ops)
     }
+
+    fn read(&self, at: u64, words: &mut [u64]) -> bool {
+        self.grants.read(at, words)
+    }
 }
 
 #[cfg(test)]
@@ -59,6 +63,10 @@ mod tests {
         fn copy(&self, _: &mut [CopyOp]) -> Result<(), Errno> {
             Ok(())
         }
+
+        fn read(&self, _: u64, _: &mut [u64]) -> bool {
+            true
+        }
     }
 
     #[test]
@@ -68,6 +76,7 @@ mod tests {
         assert_eq!(grants.map(&mut []), Ok(()));
         assert_eq!(grants.copy(&mut []), Ok(()));
         assert_eq!(grants.unmap(&mut []), Err(Errno::EINVAL));
+        assert!(grants.read(0, &mut []));
         assert_eq!(stats.snapshot().grant_calls, 3);
     }
 }

@@ -1,16 +1,21 @@
 //! Buffer pages for grant copy: one pool per core, shared by its rings.
 
 use alloc::vec::Vec;
+use core::sync::atomic::Ordering::Relaxed;
 
 use spindle_hw::{PAGE_SIZE, SharedPages};
 
-use crate::abi::MAX_SEGMENTS;
 use crate::turnstile::Turnstile;
 
 /// The pool could not hold one request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a buffer pool of {0} pages: must be {MAX_SEGMENTS} to 65535")]
-pub struct BadPoolSize(pub usize);
+#[error("a buffer pool of {pages} pages: must be {least} to 65535")]
+pub struct BadPoolSize {
+    /// What there is.
+    pub pages: usize,
+    /// What the largest request needs.
+    pub least: usize,
+}
 
 /// Pages that the disk and grant copies reach.
 #[derive(Debug)]
@@ -26,21 +31,24 @@ pub struct BufferPool {
 }
 
 impl BufferPool {
-    /// A pool over `pages`, for at most `rings` rings.
+    /// A pool over `pages`, for at most `rings` rings and requests of at most `least` pages.
     ///
     /// # Errors
     /// If the largest request would not fit, or pages could not be numbered.
-    pub fn new(pages: SharedPages, rings: usize) -> Result<Self, BadPoolSize> {
+    pub fn new(pages: SharedPages, rings: usize, least: usize) -> Result<Self, BadPoolSize> {
         let count = pages.len() / PAGE_SIZE;
         match u16::try_from(count) {
-            Ok(all) if count >= MAX_SEGMENTS => Ok(Self {
+            Ok(all) if count >= least => Ok(Self {
                 pages,
                 free: (0..all).rev().collect(),
                 waiting: Turnstile::new(rings),
                 turn: 0,
                 served: false,
             }),
-            _ => Err(BadPoolSize(count)),
+            _ => Err(BadPoolSize {
+                pages: count,
+                least,
+            }),
         }
     }
 
@@ -84,6 +92,15 @@ impl BufferPool {
         let page = bus.wrapping_sub(self.pages.bus()) / PAGE_SIZE as u64;
         debug_assert!(self.free.len() < self.free.capacity());
         self.free.push(page as u16);
+    }
+
+    /// Reads words from the start of a page that was taken.
+    pub fn read(&self, bus: u64, words: &mut [u64]) {
+        let start = bus.wrapping_sub(self.pages.bus()) as usize;
+        for (i, word) in words.iter_mut().enumerate() {
+            let at = self.pages.u64_at(start + i * size_of::<u64>());
+            *word = at.load(Relaxed);
+        }
     }
 
     /// Pages that nobody holds.

@@ -4,7 +4,9 @@
 
 use spindle_block::{Op, Volume};
 
-use crate::abi::{DISCARD_SECURE, MAX_SEGMENTS, RawSegment, RspStatus, SECTORS_PER_PAGE};
+use crate::abi::{
+    DISCARD_SECURE, MAX_SEGMENTS, Operation, RawSegment, RspStatus, SECTORS_PER_PAGE,
+};
 use crate::ring::{Body, RawRequest};
 
 /// Why a request is answered without asking the disk.
@@ -13,6 +15,9 @@ pub enum Reject {
     /// An operation that was not offered.
     #[error("unsupported operation")]
     Unsupported,
+    /// An indirect request for anything but reading or writing.
+    #[error("bad operation in an indirect request")]
+    Inner,
     /// No segments where there must be, or too many.
     #[error("bad number of segments")]
     SegmentCount,
@@ -50,7 +55,7 @@ pub struct Request {
     /// Length of a discard, in the disk's blocks.
     pub blocks: u64,
     /// Segments that count.
-    pub segments: u8,
+    pub segments: u16,
     /// Whether every segment is a whole number of the disk's blocks, so that the disk can take
     /// the pieces as they lie.
     pub whole_blocks: bool,
@@ -85,8 +90,37 @@ impl Request {
             block,
             sectors,
             blocks: 0,
-            segments: raw.detail,
+            segments: raw.detail.into(),
             whole_blocks: u64::from(all) & (volume.sectors_per_block() - 1) == 0,
+        })
+    }
+
+    /// Validates what is in the slot of a `BLKIF_OP_INDIRECT` (`struct blkif_request_indirect`),
+    /// of which at most `most` segments were offered. `block` is the first *sector* until the
+    /// list of segments is there for [`listed`].
+    ///
+    /// # Errors
+    /// See [`Reject`].
+    pub fn indirect(raw: &RawRequest, volume: &Volume, most: u16) -> Result<Self, Reject> {
+        let op = match Operation(raw.detail) {
+            _ if most == 0 => return Err(Reject::Unsupported),
+            Operation::READ => Op::Read,
+            Operation::WRITE => Op::Write,
+            _ => return Err(Reject::Inner),
+        };
+        if volume.read_only && op == Op::Write {
+            return Err(Reject::ReadOnly);
+        }
+        if !(1..=most).contains(&raw.detail2) {
+            return Err(Reject::SegmentCount);
+        }
+        Ok(Self {
+            op,
+            block: raw.sector,
+            sectors: 0,
+            blocks: 0,
+            segments: raw.detail2,
+            whole_blocks: true,
         })
     }
 
@@ -146,14 +180,30 @@ fn length(word: u64) -> Result<u32, Reject> {
     Ok(u32::from(segment.last_sect - segment.first_sect) + 1)
 }
 
+/// Validates the private copy of an indirect request's list of segments, from `sector` of the
+/// volume on: first block, sectors, and whether every segment is whole blocks.
+///
+/// # Errors
+/// See [`Reject`].
+pub fn listed(sector: u64, words: &[u64], volume: &Volume) -> Result<(u64, u32, bool), Reject> {
+    let (sectors, all) = sum(words)?;
+    let block = volume.locate(sector, sectors.into()).ok_or(Reject::Range)?;
+    let odd = u64::from(all) & (volume.sectors_per_block() - 1);
+    Ok((block, sectors, odd == 0))
+}
+
 /// Sectors of `count` segments: their sum, and all of them or-ed together.
 fn lengths(count: u8, body: &Body) -> Result<(u32, u32), Reject> {
     let count = usize::from(count);
     if count == 0 || count > MAX_SEGMENTS {
         return Err(Reject::SegmentCount);
     }
+    sum(&body[..count])
+}
+
+fn sum(words: &[u64]) -> Result<(u32, u32), Reject> {
     let (mut sum, mut all) = (0, 0);
-    for &word in &body[..count] {
+    for &word in words {
         let len = length(word)?;
         sum += len;
         all |= len;

@@ -32,9 +32,12 @@ pub struct Config {
     pub rings: usize,
     /// Requests taken from one ring in one visit; at least 1.
     pub budget: u32,
-    /// Grant maps in one hypercall; at least [`MAX_SEGMENTS`].
+    /// Segments of the largest request; at least [`MAX_SEGMENTS`]. There must be as many buffer
+    /// pages.
+    pub segments: usize,
+    /// Grant maps in one hypercall; at least `segments`.
     pub map_batch: usize,
-    /// Grant copies in one hypercall; at least 2 × [`MAX_SEGMENTS`].
+    /// Grant copies in one hypercall; at least twice `segments`.
     pub copy_batch: usize,
 }
 
@@ -43,6 +46,7 @@ impl Default for Config {
         Self {
             rings: 64,
             budget: 32,
+            segments: MAX_SEGMENTS,
             map_batch: 32 * MAX_SEGMENTS,
             copy_batch: 64 * MAX_SEGMENTS,
         }
@@ -95,6 +99,9 @@ pub enum RingError {
     /// All places are taken.
     #[error("no place for another ring on this core")]
     Crowded,
+    /// Its largest requests are too large for this core's buffers.
+    #[error("requests of so many segments are too large for this core")]
+    Segments,
     /// This core has no queue for the volume's disk.
     #[error("no queue for this disk on this core")]
     NoDisk,
@@ -116,6 +123,8 @@ pub struct RingCore<Q, G, N> {
     grants: G,
     notify: N,
     pool: BufferPool,
+    /// Of the largest request.
+    segments: usize,
     maps: MapBatch,
     copies: CopyBatch,
     budget: u32,
@@ -150,6 +159,7 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
         buffers: SharedPages,
     ) -> Result<Self, BadPoolSize> {
         let places = config.rings.min(1 << 16);
+        let segments = config.segments.max(MAX_SEGMENTS);
         let disk = |queue| Disk {
             queue,
             dirty: false,
@@ -164,9 +174,10 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
             disks: queues.into_iter().map(disk).collect(),
             grants,
             notify,
-            pool: BufferPool::new(buffers, places)?,
-            maps: MapBatch::new(config.map_batch.max(MAX_SEGMENTS)),
-            copies: CopyBatch::new(config.copy_batch.max(2 * MAX_SEGMENTS)),
+            pool: BufferPool::new(buffers, places, segments)?,
+            segments,
+            maps: MapBatch::new(config.map_batch.max(segments)),
+            copies: CopyBatch::new(config.copy_batch.max(2 * segments)),
             budget: config.budget.max(1),
             first: 0,
             now_ns: 0,
@@ -176,10 +187,13 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
     /// Takes on a ring.
     ///
     /// # Errors
-    /// [`RingError::Crowded`] or [`RingError::NoDisk`], with the session.
+    /// [`RingError::Crowded`], [`RingError::Segments`] or [`RingError::NoDisk`], with the session.
     pub fn attach(&mut self, session: Session) -> Result<RingId, (RingError, Box<Session>)> {
         if session.volume().disk >= self.disks.len() {
             return Err((RingError::NoDisk, session.into()));
+        }
+        if session.most_segments() > self.segments {
+            return Err((RingError::Segments, session.into()));
         }
         let Some(place) = self.rings.iter().position(Option::is_none) else {
             return Err((RingError::Crowded, session.into()));

@@ -4,8 +4,10 @@
 //! and for the disk, and leaves by a response. Its slot number is the disk's tag for it, so a
 //! completion finds it without a search. Everything is allocated when the session is made.
 
+mod arena;
 mod barrier;
 mod finish;
+mod indirect;
 mod intake;
 mod prepare;
 mod slot;
@@ -21,7 +23,7 @@ use spindle_xen::DomId;
 use spindle_xen::event::Port;
 use spindle_xen::grant::GrantOps;
 
-use crate::abi::Abi;
+use crate::abi::{Abi, MAX_INDIRECT_SEGMENTS, MAX_SEGMENTS};
 use crate::cache::GrantCache;
 use crate::fifo::Fifo;
 use crate::gate::Member;
@@ -32,6 +34,7 @@ use crate::stack::Stack;
 use crate::stats::RingStats;
 use crate::window::Window;
 
+use arena::Arena;
 use barrier::Barrier;
 pub(crate) use prepare::Means;
 use slot::{FREE_SLOT, Slot, State};
@@ -51,6 +54,9 @@ pub struct Attachment {
     pub start: u32,
     /// Where its grants are mapped if it offered `feature-persistent`; without, data is copied.
     pub window: Option<Window>,
+    /// Most segments of an indirect request that it was offered, at most
+    /// [`MAX_INDIRECT_SEGMENTS`]; 0 if there may be no such request.
+    pub indirect_segments: u16,
     /// Its part in the barriers of its device.
     pub gate: Member,
 }
@@ -68,10 +74,15 @@ pub struct Session {
     cache: Option<GrantCache>,
     slots: Box<[Slot]>,
     free: Stack,
+    arena: Arena,
+    /// Most segments of an indirect request.
+    indirect: u16,
     /// Accepted and not yet with the disk, in the order of the ring.
     line: Fifo,
     /// How many at the head of the line are known to be ready.
     ready: usize,
+    /// How many in line have their list in the copy batch.
+    fetching: usize,
     /// How many went to the disk in this visit without waiting in line.
     sent: u32,
     /// Reads whose data still is in buffers.
@@ -99,6 +110,9 @@ impl Session {
         let ring = BackRing::new(pages, attachment.abi, attachment.start)?;
         let size = ring.size() as usize;
         let domain = attachment.domain;
+        let indirect = attachment
+            .indirect_segments
+            .min(MAX_INDIRECT_SEGMENTS as u16);
         Ok(Self {
             ring,
             domain,
@@ -109,8 +123,11 @@ impl Session {
                 .map(|window| GrantCache::new(domain, window)),
             slots: vec![FREE_SLOT; size].into(),
             free: Stack::all_below(size as u16),
+            arena: Arena::new(indirect > 0),
+            indirect,
             line: Fifo::new(size),
             ready: 0,
+            fetching: 0,
             sent: 0,
             finished: Fifo::new(size),
             copying: 0,
@@ -141,6 +158,12 @@ impl Session {
     #[must_use]
     pub fn volume(&self) -> &Volume {
         &self.volume
+    }
+
+    /// Segments of the largest request that it takes.
+    #[must_use]
+    pub fn most_segments(&self) -> usize {
+        MAX_SEGMENTS.max(self.indirect.into())
     }
 
     /// The ring's counters, to be read by any core at any time, also after the ring is gone.

@@ -119,7 +119,7 @@ proptest! {
         scattered: bool,
         packed: bool,
     ) {
-        let config = Config { budget: 3, map_batch: 11, copy_batch: 22, rings: 1 };
+        let config = Config { budget: 3, map_batch: 11, copy_batch: 22, rings: 1, segments: 11 };
         let sizes = Sizes { depth: 2, buffers: 11, config };
         let abi = if packed { Abi::X86_32 } else { Abi::Native };
         let how = How { frames: Some(frames), abi, ..PERSISTENT };

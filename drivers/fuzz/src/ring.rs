@@ -97,6 +97,14 @@ impl<'a> Arbitrary<'a> for Request {
             let sectors = u64::from(native.segments[0].first_sect) * 8;
             native.segments[0] = RawSegment::from_word(sectors);
         }
+        if native.operation == Operation::INDIRECT {
+            // The inner operation, and how many; then a page with a list.
+            native.nr_segments = (sector >> 6) % 3;
+            native.handle = u16::from(byte()? % 24);
+            native.segments[0].first_sect = 8 + byte()? % (PAGES + 1);
+            native.segments[0] =
+                RawSegment::from_word(u64::from(native.segments[0].first_sect) << 32);
+        }
         let then = byte()?;
         Ok(Self {
             native,
@@ -138,6 +146,8 @@ impl Evil {
 struct Host<'g> {
     grants: &'g FakeGrants<'g>,
     core: RingCore<SmallDisk<'g>, &'g FakeGrants<'g>, &'g FakeEvents>,
+    /// Segments of the largest request.
+    segments: u16,
     windows: u64,
     now: u64,
 }
@@ -169,6 +179,7 @@ impl<'g> Host<'g> {
             abi: front.abi(),
             start: front.produced(),
             window: (frames > 0).then(|| Window::new(base, frames.into())),
+            indirect_segments: self.segments * u16::from(frames % 2 == 0),
             gate: Gate::members(1).remove(0),
         };
         let session = Session::new(front.ring(), attachment).expect("the ring's size is right");
@@ -226,6 +237,19 @@ impl<'g> Host<'g> {
     }
 }
 
+/// Fills a page with a list of segments, as an indirect request names it; some are bad.
+fn write_list(page: &SharedPages, number: u8) {
+    for at in 0..24u32 {
+        let segment = RawSegment {
+            gref: 8 + (at * 5 + u32::from(number)) % u32::from(PAGES + u8::from(number == 3)),
+            first_sect: (number % 3) & at as u8,
+            last_sect: if number == 7 { at as u8 } else { 7 },
+            pad: 0,
+        };
+        page.write_bytes(at as usize * 8, segment.as_bytes());
+    }
+}
+
 /// Runs the target.
 ///
 /// # Panics
@@ -243,6 +267,7 @@ pub fn run(data: &[u8]) {
     let config = Config {
         rings: 4,
         budget: u32::from(setting.budget) % 40,
+        segments: buffers,
         ..Config::default()
     };
     let disk = SmallDisk::new(&bus, 1 + usize::from(setting.depth) % 20);
@@ -250,6 +275,7 @@ pub fn run(data: &[u8]) {
     let mut host = Host {
         grants: &grants,
         core: core.expect("the buffers suffice"),
+        segments: buffers as u16,
         windows: 0,
         now: 0,
     };
@@ -260,6 +286,7 @@ pub fn run(data: &[u8]) {
     let mut evil = host.attach_evil(&setting);
     for page in 0..PAGES {
         let memory = SharedPages::host(1, 0);
+        write_list(&memory, page);
         let gref = GrantRef(8 + u32::from(page));
         grants.grant_as(EVIL, gref, &memory, page % 5 == 4);
     }

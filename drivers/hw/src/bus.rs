@@ -3,6 +3,7 @@
 
 use core::ops::Range;
 use core::ptr::NonNull;
+use core::sync::atomic::Ordering::Relaxed;
 
 use crate::{PAGE_SIZE, SharedPages};
 
@@ -80,6 +81,24 @@ impl IdentityMap {
         // SAFETY: the range is inside a window, which `new` promised to be mapped and free of
         // references.
         Some((unsafe { SharedPages::from_raw(base, count, page) }, inside))
+    }
+}
+
+impl IdentityMap {
+    /// Reads words from bus address `bus`, a multiple of 8; false if any of it is not memory that
+    /// this side may touch.
+    #[must_use]
+    pub fn read_words(&self, bus: u64, words: &mut [u64]) -> bool {
+        if !bus.is_multiple_of(size_of::<u64>() as u64) {
+            return false;
+        }
+        let Some((from, inside)) = self.pages(bus, size_of_val(words)) else {
+            return false;
+        };
+        for (i, word) in words.iter_mut().enumerate() {
+            *word = from.u64_at(inside + i * size_of::<u64>()).load(Relaxed);
+        }
+        true
     }
 }
 

@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 
 use spindle_blkif::abi::{
-    Abi, DISCARD_SECURE, MAX_SEGMENTS, NativeDiscard, NativeRequest, NativeResponse, Operation,
-    RING_HEADER, RawSegment, RspStatus, X86_32Request,
+    Abi, DISCARD_SECURE, MAX_SEGMENTS, NativeDiscard, NativeIndirect, NativeRequest,
+    NativeResponse, Operation, RING_HEADER, RawSegment, RspStatus, X86_32Request,
 };
 use spindle_hw::{PAGE_SIZE, SharedPages};
 use spindle_xen::DomId;
@@ -175,6 +175,33 @@ impl<'g> Blkfront<'g> {
         };
         self.next_id += 1;
         self.push_raw(&in_slot(discard.as_bytes()))
+    }
+
+    /// A fresh page, granted, with a list of segments for [`Blkfront::push_indirect`].
+    #[must_use]
+    pub fn list(&self, segments: &[RawSegment]) -> GuestPage {
+        let page = self.page(false);
+        page.memory.write_bytes(0, segments.as_bytes());
+        page
+    }
+
+    /// Writes a request for `count` segments of the list on page `list`, and returns its number.
+    ///
+    /// # Panics
+    /// If the ring is full.
+    pub fn push_indirect(&mut self, op: Operation, sector: u64, list: GrantRef, count: u16) -> u64 {
+        let mut request = NativeIndirect {
+            operation: Operation::INDIRECT,
+            indirect_op: op,
+            nr_segments: count,
+            id: self.next_id,
+            sector_number: sector,
+            handle: 0xffff,
+            ..NativeIndirect::default()
+        };
+        request.indirect_grefs[0] = list.0;
+        self.next_id += 1;
+        self.push_raw(&in_slot(request.as_bytes()))
     }
 
     /// Writes any request at all into the next slot; its number may be one already in use.

@@ -13,6 +13,8 @@ use spindle_xen::grant::{
 };
 use spindle_xen::{DomId, Errno};
 
+use zerocopy::IntoBytes;
+
 use crate::mem::FakeBus;
 
 /// Which hypercall a fault is for.
@@ -305,6 +307,10 @@ impl GrantOps for &FakeGrants<'_> {
             };
         }
         Ok(())
+    }
+
+    fn read(&self, at: u64, words: &mut [u64]) -> bool {
+        self.bus.read(at, words.as_mut_bytes())
     }
 
     fn copy(&self, ops: &mut [CopyOp]) -> Result<(), Errno> {

@@ -234,4 +234,9 @@ pub trait GrantOps {
     /// # Errors
     /// The hypercall's own error.
     fn copy(&self, ops: &mut [CopyOp]) -> Result<(), Errno>;
+
+    /// Reads 64-bit words from guest-physical address `at`, a multiple of 8, where a grant is
+    /// mapped. No hypercall. False if that is not memory that may be read so.
+    #[must_use]
+    fn read(&self, at: u64, words: &mut [u64]) -> bool;
 }

@@ -3,6 +3,7 @@
 // UNSAFETY: hypercalls that map memory and copy into it.
 #![expect(unsafe_code)]
 
+use spindle_hw::IdentityMap;
 use spindle_xen::Errno;
 use spindle_xen::grant::{CopyOp, GrantOps, MapOp, UnmapOp};
 
@@ -17,11 +18,20 @@ const COPY: u64 = 5;
 /// The operations name memory of ours by number. That this is sound rests on where the numbers
 /// come from: [`crate::mm::GrantWindow`] for maps, [`crate::mm::Dma`] for copies.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Grants(());
+pub(crate) struct Grants {
+    /// Where grants are mapped, for reading there.
+    memory: Option<IdentityMap>,
+}
 
 impl Grants {
     pub(super) const fn new() -> Self {
-        Self(())
+        Self { memory: None }
+    }
+
+    /// The same, with access to what is mapped.
+    pub(crate) const fn reading(self, memory: IdentityMap) -> Self {
+        let memory = Some(memory);
+        Self { memory }
     }
 }
 
@@ -46,5 +56,10 @@ impl GrantOps for Grants {
 
     fn copy(&self, ops: &mut [CopyOp]) -> Result<(), Errno> {
         batch(COPY, ops)
+    }
+
+    fn read(&self, at: u64, words: &mut [u64]) -> bool {
+        self.memory
+            .is_some_and(|memory| memory.read_words(at, words))
     }
 }

@@ -110,6 +110,7 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
             return;
         };
         session.finish_copies(&mut self.pool);
+        session.take_lists(&mut self.pool);
         let ring = place as u16;
         let Some(disk) = self.disks.get_mut(session.volume().disk) else {
             return;

@@ -5,7 +5,7 @@ use spindle_xen::grant::{CopyEnd, CopyOp, GrantRef};
 
 use super::slot::{Freed, Path, State, extent};
 use super::{LATENCY_SHIFT, Session, tag};
-use crate::abi::{MAX_SEGMENTS, Operation, RawSegment, RspStatus};
+use crate::abi::{Operation, RawSegment, RspStatus};
 use crate::batch::CopyBatch;
 use crate::pool::BufferPool;
 
@@ -65,7 +65,8 @@ impl Session {
     /// Adds the copies of finished reads to the batch, as far as they fit.
     pub(crate) fn copy_out(&mut self, ring: u16, copies: &mut CopyBatch) {
         while let Some(index) = self.finished.get(self.copying) {
-            if copies.room() < 2 * MAX_SEGMENTS {
+            let segments = usize::from(self.slots[usize::from(index)].segments);
+            if copies.room() < 2 * segments {
                 self.stats.out_of_room.add(1);
                 return;
             }
@@ -107,6 +108,9 @@ impl Session {
             self.end_barrier(index);
         }
         self.release(index, pool);
+        if let Some(run) = self.slots[usize::from(index)].run.take() {
+            self.arena.give(run);
+        }
         let freed = self.slots[usize::from(index)].free();
         self.answer(index, freed, status, self.now_ns);
     }
@@ -133,8 +137,14 @@ impl Session {
         let slot = &mut self.slots[usize::from(index)];
         let path = core::mem::replace(&mut slot.path, Path::None);
         match (path, &mut self.cache) {
-            (Path::Mapped, Some(cache)) => slot.pieces().iter().for_each(|p| cache.unpin(p.bus)),
-            (Path::Copied, _) => slot.pieces().iter().for_each(|p| pool.give(p.bus)),
+            (Path::Mapped, Some(cache)) => {
+                let pieces = slot.pieces(&self.arena);
+                pieces.iter().for_each(|piece| cache.unpin(piece.bus));
+            }
+            (Path::Copied, _) => {
+                let pieces = slot.pieces(&self.arena);
+                pieces.iter().for_each(|piece| pool.give(piece.bus));
+            }
             _ => {}
         }
         slot.pieces = 0;
@@ -145,9 +155,10 @@ impl Session {
     /// side, and nothing outside `first_sect..=last_sect` is touched (XSA-403).
     pub(super) fn each_copy(&self, index: u16, mut copy: impl FnMut(RawSegment, u16, u64, u16)) {
         let slot = &self.slots[usize::from(index)];
-        let mut buffers = slot.pieces().iter();
+        let (words, pieces) = slot.parts(&self.arena);
+        let mut buffers = pieces.iter();
         let mut buffer = Segment::default();
-        for &word in slot.words() {
+        for &word in words {
             let segment = RawSegment::from_word(word);
             let (mut offset, mut left) = extent(segment);
             while left > 0 {

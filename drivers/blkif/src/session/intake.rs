@@ -148,6 +148,7 @@ impl Session {
         let request = match raw.operation {
             Operation::FLUSH => Request::flush(raw),
             Operation::DISCARD => Request::discard(raw, &slot.body, &self.volume),
+            Operation::INDIRECT => Request::indirect(raw, &self.volume, self.indirect),
             Operation::WRITE_BARRIER if raw.detail == 0 => Request::flush(raw),
             Operation::WRITE_BARRIER => Request::transfer(Op::Write, raw, &slot.body, &self.volume),
             _ => Err(Reject::Unsupported),
@@ -167,7 +168,7 @@ impl Session {
                 self.respond(raw.id, raw.operation, RspStatus::OKAY);
                 return Taken::Settled;
             }
-        } else {
+        } else if raw.operation == Operation::DISCARD {
             self.stats.discards.add(1);
         }
         self.free.pop();
@@ -175,6 +176,9 @@ impl Session {
         slot.id = raw.id;
         slot.operation = raw.operation;
         slot.fill(&request);
+        if raw.operation == Operation::INDIRECT {
+            slot.state = State::Listed;
+        }
         if barrier {
             self.hold_barrier(index);
             return Taken::Nothing;
@@ -187,7 +191,7 @@ impl Session {
     #[inline(never)]
     fn send_directly<Q: DiskQueue>(&mut self, ring: u16, index: u16, queue: &mut Q) -> bool {
         let slot = &mut self.slots[usize::from(index)];
-        let fits = slot.segments > 0 && !slot.must_copy;
+        let fits = slot.segments > 0 && !slot.must_copy && slot.state != State::Listed;
         let Some(cache) = self.cache.as_mut().filter(|_| fits) else {
             return false;
         };
@@ -202,7 +206,7 @@ impl Session {
         }
         slot.pieces = slot.segments;
         slot.path = Path::Mapped;
-        let command = slot.command(&self.volume);
+        let command = slot.command(&self.volume, &self.arena);
         if queue.submit(&command, tag(ring, index)).is_err() {
             slot.state = State::Ready;
             self.ready = 1;

@@ -7,7 +7,7 @@ use spindle_xen::grant::{CopyEnd, CopyOp, GrantOps, GrantRef};
 
 use super::slot::{Path, State, extent};
 use super::{Session, tag};
-use crate::abi::{MAX_SEGMENTS, RawSegment};
+use crate::abi::RawSegment;
 use crate::batch::{CopyBatch, MapBatch};
 use crate::pool::BufferPool;
 
@@ -46,7 +46,8 @@ impl Session {
         if !means.maps.is_empty() && !self.map_misses(means) {
             copying |= self.give_up_broken(start, end, means);
         }
-        if !copying {
+        let listed = self.is_listed(end);
+        if !copying && !listed {
             self.ready = end;
             return;
         }
@@ -61,6 +62,15 @@ impl Session {
             }
             self.ready += 1;
         }
+        if listed {
+            self.fetch_lists(ring, end, means);
+        }
+    }
+
+    /// Whether the request at this place in line is waiting for its list.
+    fn is_listed(&self, at: usize) -> bool {
+        let index = self.line.get(at).map(usize::from);
+        index.is_some_and(|index| self.slots[index].state == State::Listed)
     }
 
     /// Pins the pages of all in line that can be served so. Returns how far it came, and whether
@@ -69,6 +79,11 @@ impl Session {
         let mut copying = false;
         let mut at = self.ready;
         while let Some(index) = self.line.get(at) {
+            if self.slots[usize::from(index)].state == State::Listed
+                && !self.read_list(index, means)
+            {
+                break;
+            }
             let slot = &mut self.slots[usize::from(index)];
             if slot.state == State::Ready || !slot.has_data() {
                 slot.state = State::Ready;
@@ -94,13 +109,12 @@ impl Session {
         let Some(cache) = &mut self.cache else {
             return Mapping::Impossible;
         };
-        if means.maps.room() < MAX_SEGMENTS {
+        let slot = &mut self.slots[usize::from(index)];
+        if means.maps.room() < slot.segments.into() {
             return Mapping::Later;
         }
-        let slot = &mut self.slots[usize::from(index)];
-        let count = MAX_SEGMENTS.min(slot.segments.into());
-        let words = slot.body[..count].iter();
-        for (i, (&word, piece)) in words.zip(&mut slot.memory).enumerate() {
+        let (words, memory) = slot.room(&mut self.arena);
+        for (i, &word) in words.iter().enumerate() {
             let segment = RawSegment::from_word(word);
             let page = cache.pin(segment.gref).or_else(|| {
                 if cache.is_full() {
@@ -114,12 +128,12 @@ impl Session {
             });
             let Some(page) = page else {
                 // All or nothing. What was reserved for it is still mapped, for the next time.
+                memory[..i].iter().for_each(|p| cache.unpin(p.bus));
                 slot.must_copy = true;
-                slot.memory[..i].iter().for_each(|p| cache.unpin(p.bus));
                 return Mapping::Impossible;
             };
             let (offset, len) = extent(segment);
-            *piece = Segment {
+            memory[i] = Segment {
                 bus: page + u64::from(offset),
                 len,
             };
@@ -164,7 +178,8 @@ impl Session {
         let slot = &self.slots[usize::from(index)];
         match &self.cache {
             Some(cache) if slot.path == Path::Mapped => {
-                slot.pieces().iter().all(|p| cache.is_mapped(p.bus))
+                let pieces = slot.pieces(&self.arena);
+                pieces.iter().all(|piece| cache.is_mapped(piece.bus))
             }
             _ => true,
         }
@@ -177,7 +192,7 @@ impl Session {
         let write = slot.op.writes();
         let mut left = slot.sectors * 512;
         let pages = left.div_ceil(PAGE_SIZE as u32) as usize;
-        if write && means.copies.room() < 2 * MAX_SEGMENTS {
+        if write && means.copies.room() < 2 * usize::from(slot.segments) {
             return false;
         }
         if !means.pool.claim(pages) {
@@ -185,17 +200,18 @@ impl Session {
         }
         slot.path = Path::Copied;
         slot.state = State::Ready;
-        slot.pieces = 0;
         // Filled page by page, so that the disk sees one run without holes.
-        for piece in slot.memory.iter_mut().take(pages) {
+        let mut taken = 0;
+        for piece in slot.room(&mut self.arena).1.iter_mut().take(pages) {
             let Some(bus) = means.pool.take() else {
                 break;
             };
             let len = left.min(PAGE_SIZE as u32);
             *piece = Segment { bus, len };
             left -= len;
-            slot.pieces += 1;
+            taken += 1;
         }
+        slot.pieces = taken;
         self.stats.copied_requests.add(1);
         if write {
             let domain = self.domain;

@@ -2,6 +2,7 @@
 
 use spindle_block::{Command, Op, Segment, Volume};
 
+use super::arena::{Arena, Run};
 use crate::abi::{MAX_SEGMENTS, Operation, RawSegment};
 use crate::request::Request;
 use crate::ring::Body;
@@ -11,6 +12,10 @@ pub(super) enum State {
     Free,
     /// In line, without memory that the disk can reach; or a barrier, before it is in line.
     Waiting,
+    /// In line, an indirect request whose list of segments has not been read.
+    Listed,
+    /// In line, its list in the copy batch of this visit.
+    Fetching,
     /// In line, to be submitted.
     Ready,
     /// With the disk.
@@ -40,10 +45,12 @@ pub(super) struct Slot {
     pub(super) id: u64,
     pub(super) block: u64,
     pub(super) sectors: u32,
-    /// Segments in the body.
-    pub(super) segments: u8,
-    /// How many of `memory` count.
-    pub(super) pieces: u8,
+    /// Segments in the body, or in the run.
+    pub(super) segments: u16,
+    /// How many pieces of memory count.
+    pub(super) pieces: u16,
+    /// Where the segments of an indirect request are, and their memory.
+    pub(super) run: Option<Run>,
     pub(super) operation: Operation,
     pub(super) op: Op,
     pub(super) state: State,
@@ -52,21 +59,50 @@ pub(super) struct Slot {
     pub(super) must_copy: bool,
     /// A grant copy failed.
     pub(super) failed: bool,
-    /// The private copy of its segments; of a discard, how many blocks.
+    /// The private copy of its segments; of a discard, how many blocks; of an indirect request,
+    /// where its list is.
     pub(super) body: Body,
     /// Its memory as the disk is told of it.
     pub(super) memory: [Segment; MAX_SEGMENTS],
 }
 
 impl Slot {
+    /// Its segments, and its memory as far as that counts.
     #[inline]
-    pub(super) fn words(&self) -> &[u64] {
-        &self.body[..MAX_SEGMENTS.min(self.segments.into())]
+    pub(super) fn parts<'a>(&'a self, arena: &'a Arena) -> (&'a [u64], &'a [Segment]) {
+        let (words, memory) = match self.run {
+            None => (&self.body[..], &self.memory[..]),
+            Some(run) => arena.parts(run),
+        };
+        let segments = words.len().min(self.segments.into());
+        let pieces = memory.len().min(self.pieces.into());
+        (&words[..segments], &memory[..pieces])
     }
 
+    /// Its memory as far as that counts.
     #[inline]
-    pub(super) fn pieces(&self) -> &[Segment] {
-        &self.memory[..MAX_SEGMENTS.min(self.pieces.into())]
+    pub(super) fn pieces<'a>(&'a self, arena: &'a Arena) -> &'a [Segment] {
+        self.parts(arena).1
+    }
+
+    /// Its segments, and room for a piece of memory for each.
+    #[inline]
+    pub(super) fn room<'a>(&'a mut self, arena: &'a mut Arena) -> (&'a [u64], &'a mut [Segment]) {
+        let (words, memory) = match self.run {
+            None => (&self.body[..], &mut self.memory[..]),
+            Some(run) => {
+                let (words, memory) = arena.parts_mut(run);
+                (&*words, memory)
+            }
+        };
+        let segments = words.len().min(self.segments.into());
+        (&words[..segments], &mut memory[..segments])
+    }
+
+    /// The grant that lists the segments of an indirect request.
+    pub(super) fn list(&self) -> u32 {
+        // After the handle and two bytes of padding.
+        (self.body[0] >> 32) as u32
     }
 
     /// Frees the slot; says what its answer needs.
@@ -108,7 +144,7 @@ impl Slot {
 
     /// What the disk is asked.
     #[inline]
-    pub(super) fn command(&self, volume: &Volume) -> Command<'_> {
+    pub(super) fn command<'a>(&'a self, volume: &Volume, arena: &'a Arena) -> Command<'a> {
         let blocks = if self.discards() { self.body[0] } else { 0 };
         Command {
             op: self.op,
@@ -116,7 +152,7 @@ impl Slot {
             block_shift: volume.block_shift,
             block: self.block,
             blocks,
-            segments: self.pieces(),
+            segments: self.pieces(arena),
         }
     }
 }
@@ -136,6 +172,7 @@ pub(super) const FREE_SLOT: Slot = Slot {
     sectors: 0,
     segments: 0,
     pieces: 0,
+    run: None,
     operation: Operation(0),
     op: Op::Flush,
     state: State::Free,

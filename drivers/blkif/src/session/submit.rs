@@ -25,7 +25,7 @@ impl Session {
             let submitted = if slot.failed {
                 Err(SubmitError::Gone)
             } else {
-                queue.submit(&slot.command(&self.volume), tag(ring, index))
+                queue.submit(&slot.command(&self.volume, &self.arena), tag(ring, index))
             };
             match submitted {
                 Ok(()) => {

@@ -177,6 +177,8 @@ pub struct How {
     pub ring_pages: usize,
     pub start: u32,
     pub abi: Abi,
+    /// Most segments of an indirect request; 0 = there may be none.
+    pub indirect: u16,
 }
 
 pub const COPIED: How = How {
@@ -184,6 +186,7 @@ pub const COPIED: How = How {
     ring_pages: 1,
     start: 0,
     abi: Abi::Native,
+    indirect: 0,
 };
 
 pub const PERSISTENT: How = How {
@@ -191,6 +194,7 @@ pub const PERSISTENT: How = How {
     ring_pages: 1,
     start: 0,
     abi: Abi::Native,
+    indirect: 0,
 };
 
 pub struct Rig {
@@ -250,6 +254,7 @@ impl Rig {
             abi,
             start,
             window: how.frames.map(|frames| Window::new(base, frames)),
+            indirect_segments: how.indirect,
             gate: Gate::members(1).remove(0),
         };
         (Session::new(front.ring(), attachment).unwrap(), front)

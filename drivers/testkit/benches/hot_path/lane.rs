@@ -37,6 +37,10 @@ impl GrantOps for FreeGrants {
         ops.iter_mut().for_each(|op| op.status = Status::OKAY);
         Ok(())
     }
+
+    fn read(&self, _at: u64, _words: &mut [u64]) -> bool {
+        false
+    }
 }
 
 /// Event channels that count.
@@ -132,6 +136,7 @@ impl Lane {
             abi: Abi::Native,
             start: 0,
             window: (case.path == Path::Persistent).then(|| Window::new(1 << 40, 1024)),
+            indirect_segments: 0,
             gate: Gate::members(1).remove(0),
         };
         let session = Session::new(ring.alias(), attachment).expect("a session");

@@ -1,0 +1,161 @@
+//! `BLKIF_OP_INDIRECT`: requests whose segments are listed on a granted page.
+//!
+//! The page is read once, into the ring's own memory, and only that copy is looked at. A frontend
+//! with persistent grants keeps such pages as well, so that they are read where they are mapped;
+//! of others they are copied by the hypercall that carries data, into a page of the buffer pool
+//! which is free again when the visit ends.
+
+use spindle_block::Segment;
+use spindle_hw::PAGE_SIZE;
+use spindle_xen::grant::{CopyEnd, CopyOp, GrantOps, GrantRef};
+
+use super::prepare::Means;
+use super::slot::{Path, State};
+use super::{Session, tag};
+use crate::abi::MAX_INDIRECT_SEGMENTS;
+use crate::pool::BufferPool;
+use crate::request;
+
+// All segments of the largest request are listed on its first page.
+const _: () = assert!(MAX_INDIRECT_SEGMENTS * size_of::<u64>() <= PAGE_SIZE);
+
+impl Session {
+    /// Reads the list of a request in line if it is at hand; false if it has to be mapped or
+    /// copied first, or if there is no room for it yet.
+    pub(super) fn read_list<G: GrantOps>(&mut self, index: u16, means: &mut Means<'_, G>) -> bool {
+        if !self.has_room(index) {
+            self.stats.out_of_room.add(1);
+            return false;
+        }
+        let slot = &mut self.slots[usize::from(index)];
+        let (Some(cache), Some(run)) = (&mut self.cache, slot.run) else {
+            slot.must_copy = true;
+            return false;
+        };
+        let gref = slot.list();
+        if let Some(page) = cache.pin(gref) {
+            let count = usize::from(slot.segments);
+            let words = &mut self.arena.parts_mut(run).0[..count];
+            let read = cache.is_mapped(page) && means.grants.read(page, words);
+            cache.unpin(page);
+            if read {
+                self.check_list(index);
+            } else {
+                slot.must_copy = true;
+            }
+            return read;
+        }
+        // Mapped for the next visit. If that fails it is copied.
+        if !core::mem::replace(&mut slot.must_copy, true)
+            && means.maps.room() > 0
+            && let Some((page, op)) = cache.reserve(gref)
+        {
+            means.maps.push(op);
+            cache.unpin(page);
+        }
+        false
+    }
+
+    /// Copies lists from the place `start` in line on, with the batch of this visit.
+    pub(super) fn fetch_lists<G: GrantOps>(
+        &mut self,
+        ring: u16,
+        start: usize,
+        means: &mut Means<'_, G>,
+    ) {
+        for at in start..self.line.len() {
+            let Some(index) = self.line.get(at) else {
+                return;
+            };
+            let slot = &self.slots[usize::from(index)];
+            if slot.state != State::Listed {
+                continue;
+            }
+            // Strictly in line order, as everything that may run out.
+            if !slot.must_copy && self.cache.is_some() {
+                return;
+            }
+            if !self.has_room(index) || means.copies.room() == 0 || !means.pool.claim(1) {
+                self.stats.out_of_room.add(1);
+                return;
+            }
+            let Some(bus) = means.pool.take() else {
+                return;
+            };
+            let slot = &mut self.slots[usize::from(index)];
+            let len = slot.segments * size_of::<u64>() as u16;
+            let granted = CopyEnd::granted(self.domain, GrantRef(slot.list()), 0);
+            means
+                .copies
+                .push(CopyOp::from_grant(granted, bus, len), tag(ring, index));
+            slot.memory[0] = Segment {
+                bus,
+                len: len.into(),
+            };
+            slot.state = State::Fetching;
+            self.fetching += 1;
+        }
+    }
+
+    /// Takes in the lists that the visit's batch has copied.
+    pub(crate) fn take_lists(&mut self, pool: &mut BufferPool) {
+        let mut at = self.ready;
+        while self.fetching > 0
+            && let Some(index) = self.line.get(at)
+        {
+            at += 1;
+            let slot = &mut self.slots[usize::from(index)];
+            if slot.state != State::Fetching {
+                continue;
+            }
+            self.fetching -= 1;
+            let bus = slot.memory[0].bus;
+            if let Some(run) = slot.run {
+                let count = usize::from(slot.segments);
+                pool.read(bus, &mut self.arena.parts_mut(run).0[..count]);
+            }
+            pool.give(bus);
+            if slot.failed {
+                slot.state = State::Ready;
+            } else {
+                self.check_list(index);
+            }
+        }
+    }
+
+    /// Makes room for the list of a request in line; false if there is none.
+    fn has_room(&mut self, index: u16) -> bool {
+        let slot = &mut self.slots[usize::from(index)];
+        if slot.run.is_none() {
+            slot.run = self.arena.take(slot.segments.into());
+        }
+        slot.run.is_some()
+    }
+
+    /// Validates the private copy of a list; the request then waits for memory, or fails when it
+    /// is at the head of the line.
+    fn check_list(&mut self, index: u16) {
+        let slot = &mut self.slots[usize::from(index)];
+        let (words, _) = slot.parts(&self.arena);
+        match request::listed(slot.block, words, &self.volume) {
+            Ok((block, sectors, whole_blocks)) => {
+                slot.block = block;
+                slot.sectors = sectors;
+                slot.must_copy = !whole_blocks;
+                slot.state = State::Waiting;
+                let (requests, moved) = if slot.op.writes() {
+                    (&self.stats.writes, &self.stats.sectors_written)
+                } else {
+                    (&self.stats.reads, &self.stats.sectors_read)
+                };
+                requests.add(1);
+                moved.add(sectors.into());
+            }
+            Err(_) => {
+                slot.path = Path::None;
+                slot.failed = true;
+                slot.state = State::Ready;
+            }
+        }
+    }
+}
