@@ -173,7 +173,8 @@ impl Cores {
     /// Sends an order, when the mailbox is free.
     pub(crate) fn order(&mut self, core: usize, order: Order) {
         if let Some(core) = self.cores.get_mut(core) {
-            core.waiting += usize::from(!matches!(order, Order::FailDisk(_)));
+            core.waiting +=
+                usize::from(!matches!(order, Order::FailDisk(_) | Order::Resize { .. }));
             core.orders.push_back(order);
         }
         self.deliver();

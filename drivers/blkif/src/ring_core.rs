@@ -203,6 +203,13 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
         Ok(RingId(place as u16))
     }
 
+    /// Gives a ring's volume another size, in 512-byte sectors, from its next request on.
+    pub fn resize(&mut self, ring: RingId, sectors: u64) {
+        if let Some(session) = self.session_mut(ring) {
+            session.resize(sectors);
+        }
+    }
+
     /// Stops taking requests from a ring; those taken are still carried out and answered.
     pub fn begin_detach(&mut self, ring: RingId) {
         if let Some(session) = self.session_mut(ring) {

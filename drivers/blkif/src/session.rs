@@ -198,6 +198,11 @@ impl Session {
         self.halt.is_some() && !self.halt_reported
     }
 
+    /// The volume has another size from the next request on.
+    pub(crate) fn resize(&mut self, sectors: u64) {
+        self.volume.sectors = sectors;
+    }
+
     /// Stops taking requests for good.
     pub(crate) fn close(&mut self) {
         self.closing = true;

@@ -31,6 +31,13 @@ pub enum Order {
     },
     /// Stop serving a ring; answered by [`Report::Detached`] when nothing of it is in flight.
     Detach(RingId),
+    /// A ring's volume has another size. No answer.
+    Resize {
+        /// Its place.
+        ring: RingId,
+        /// The new size, in 512-byte sectors.
+        sectors: u64,
+    },
     /// A disk is lost: fail all that is in flight on it and all that comes. No answer.
     FailDisk(usize),
     /// Give up the disk queues and end; answered by [`Report::Stopped`].
@@ -266,6 +273,7 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> Worker<Q, G, N> {
                     self.draining.push(ring);
                 }
             }
+            Some(Order::Resize { ring, sectors }) => core.resize(ring, sectors),
             Some(Order::FailDisk(disk)) => core.fail_disk(disk),
             Some(Order::Stop) => {
                 let queues = self.core.take().map(RingCore::into_queues);

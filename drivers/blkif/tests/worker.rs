@@ -97,6 +97,28 @@ fn read(front: &mut Blkfront<'_>) {
 }
 
 #[test]
+fn a_ring_whose_disk_has_grown_takes_requests_for_the_new_part() {
+    let (mut desk, mut fronts) = Desk::new(4, 1);
+    let (order, mut front) = fronts.pop().unwrap();
+    let ring = desk.attach(order);
+    let page = front.page(false);
+    for (sectors, status) in [
+        (2040, RspStatus::ERROR),
+        (2048, RspStatus::OKAY),
+        (2047, RspStatus::ERROR),
+    ] {
+        let order = Order::Resize { ring, sectors };
+        desk.link.orders.put(order).unwrap();
+        desk.turn();
+        front.push(Operation::READ, 2040, &[page.segment(0, 7)]);
+        front.publish();
+        desk.turn();
+        desk.turn();
+        assert_all(&front.answers(), 1, status);
+    }
+}
+
+#[test]
 fn a_ring_is_attached_served_and_given_back() {
     let (mut desk, mut fronts) = Desk::new(4, 1);
     let (order, mut front) = fronts.pop().unwrap();
