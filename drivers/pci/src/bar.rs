@@ -145,15 +145,17 @@ impl<P: Ports> Bus<P> {
         at: Address,
         mut placement: Placement<'_>,
     ) -> Result<Vec<MemoryBar>, PciError> {
-        let (function, _) = self.function(at).ok_or(PciError::Absent(at))?;
-        if function.header != 0 {
-            return Err(PciError::NotADevice {
-                at,
-                header: function.header,
-            });
+        match self.header(at) {
+            u8::MAX => return Err(PciError::Absent(at)),
+            header if header & 0x7f != 0 => {
+                let header = header & 0x7f;
+                return Err(PciError::NotADevice { at, header });
+            }
+            _ => {}
         }
         self.disable(at);
-        let mut bars = self.memory_bars(at)?;
+        let keep = matches!(placement, Placement::Keep);
+        let mut bars = self.memory_bars(at, keep)?;
         for bar in &mut bars {
             match &mut placement {
                 Placement::Keep if bar.address == 0 => {
@@ -180,25 +182,34 @@ impl<P: Ports> Bus<P> {
 
     /// Switches the function at `at` off: no decoding, no bus mastering, no interrupt pin.
     pub fn disable(&self, at: Address) {
-        let off = command::IO | command::MEMORY | command::BUS_MASTER;
-        self.set_command(at, self.command(at) & !off | command::INTX_DISABLE);
+        self.set_command(at, command::INTX_DISABLE);
     }
 
-    /// Sizes every memory BAR. Decoding must be off; the registers keep what they held.
-    fn memory_bars(&self, at: Address) -> Result<Vec<MemoryBar>, PciError> {
+    /// Sizes every memory BAR. Decoding must be off; the registers get back what they held only
+    /// to `keep` it.
+    fn memory_bars(&self, at: Address, keep: bool) -> Result<Vec<MemoryBar>, PciError> {
         let mut bars = Vec::new();
         let mut index = 0;
         while index < REGISTERS {
             let here = index;
-            let (low, low_mask) = self.probe(at, here);
             index += 1;
-            if low & IO_SPACE != 0 || low_mask == 0 {
+            let low = self.read32(at, bar_offset(here));
+            if low & IO_SPACE != 0 {
+                continue;
+            }
+            let low_mask = self.probe(at, here, low, keep);
+            if low_mask == 0 {
                 continue;
             }
             let wide = low_mask & TYPE_MASK == TYPE_64;
             let (high, high_mask) = if wide && index < REGISTERS {
                 index += 1;
-                self.probe(at, here + 1)
+                let high = if keep {
+                    self.read32(at, bar_offset(here + 1))
+                } else {
+                    0
+                };
+                (high, self.probe(at, here + 1, high, keep))
             } else {
                 (0, u32::MAX)
             };
@@ -222,15 +233,16 @@ impl<P: Ports> Bus<P> {
         Ok(bars)
     }
 
-    /// What register `index` holds, and what it holds after all ones were written (PCI Local Bus
-    /// 3.0, 6.2.5.1).
-    fn probe(&self, at: Address, index: u8) -> (u32, u32) {
+    /// What register `index` holds after all ones were written (PCI Local Bus 3.0, 6.2.5.1); to
+    /// `keep` it, `value` is put back.
+    fn probe(&self, at: Address, index: u8, value: u32, keep: bool) -> u32 {
         let offset = bar_offset(index);
-        let value = self.read32(at, offset);
         self.write32(at, offset, u32::MAX);
         let mask = self.read32(at, offset);
-        self.write32(at, offset, value);
-        (value, mask)
+        if keep {
+            self.write32(at, offset, value);
+        }
+        mask
     }
 
     fn set_bar(&self, at: Address, bar: &MemoryBar) -> Result<(), PciError> {

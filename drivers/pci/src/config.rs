@@ -1,5 +1,7 @@
 //! Configuration space by mechanism #1: an address port and a data port.
 
+use core::cell::Cell;
+
 use spindle_hw::Ports;
 
 use crate::Address;
@@ -18,13 +20,11 @@ pub(crate) mod register {
     pub(crate) const BAR0: u8 = 0x10;
     /// Primary, secondary and subordinate bus number of a bridge.
     pub(crate) const BUS_NUMBERS: u8 = 0x18;
-    pub(crate) const SUBSYSTEM: u8 = 0x2c;
     pub(crate) const CAPABILITIES: u8 = 0x34;
 }
 
 /// Bits of the command register (PCI Local Bus 3.0, 6.2.2).
 pub(crate) mod command {
-    pub(crate) const IO: u32 = 1 << 0;
     pub(crate) const MEMORY: u32 = 1 << 1;
     pub(crate) const BUS_MASTER: u32 = 1 << 2;
     pub(crate) const INTX_DISABLE: u32 = 1 << 10;
@@ -38,30 +38,39 @@ pub(crate) mod command {
 #[derive(Debug)]
 pub struct Bus<P> {
     ports: P,
+    /// What the address port holds. Each access to a port costs a trip to the device model, so
+    /// that it is written only when another address is wanted.
+    selected: Cell<u32>,
 }
 
 impl<P: Ports> Bus<P> {
     /// The buses reached through `ports`.
     pub const fn new(ports: P) -> Self {
-        Self { ports }
+        Self {
+            ports,
+            // Not an address: bit 31 is clear.
+            selected: Cell::new(0),
+        }
+    }
+
+    fn select(&self, at: Address, offset: u8) {
+        let address = at.select(offset);
+        if self.selected.replace(address) != address {
+            self.ports.out32(CONFIG_ADDRESS, address);
+        }
     }
 
     /// Reads the configuration doubleword that holds `offset`; all ones if nobody is there.
     #[must_use]
     pub fn read32(&self, at: Address, offset: u8) -> u32 {
-        self.ports.out32(CONFIG_ADDRESS, at.select(offset));
+        self.select(at, offset);
         self.ports.in32(CONFIG_DATA)
     }
 
     /// Writes the configuration doubleword that holds `offset`.
     pub fn write32(&self, at: Address, offset: u8, value: u32) {
-        self.ports.out32(CONFIG_ADDRESS, at.select(offset));
+        self.select(at, offset);
         self.ports.out32(CONFIG_DATA, value);
-    }
-
-    /// The command register.
-    pub(crate) fn command(&self, at: Address) -> u32 {
-        self.read32(at, register::COMMAND) & command::MASK
     }
 
     /// Sets the command register. The status half is written as zeroes, which leaves its

@@ -22,6 +22,9 @@ impl fmt::Debug for Class {
     }
 }
 
+/// Base class and subclass of a PCI-to-PCI bridge.
+const BRIDGE_CLASS: u32 = 0x06_04;
+
 /// A function found on a bus.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Function {
@@ -37,8 +40,6 @@ pub struct Function {
     pub revision: u8,
     /// Layout of the header, without the multi-function bit: 0 for a device, 1 for a bridge.
     pub header: u8,
-    /// Subsystem vendor ID and subsystem ID; zeroes for a bridge.
-    pub subsystem: (u16, u16),
 }
 
 impl<P: Ports> Bus<P> {
@@ -50,10 +51,11 @@ impl<P: Ports> Bus<P> {
             return None;
         }
         let class = self.read32(at, register::CLASS);
-        let header = (self.read32(at, register::HEADER_TYPE) >> 16) as u8;
-        let subsystem = match header & 0x7f {
-            0 => self.read32(at, register::SUBSYSTEM),
-            _ => 0,
+        // Only function 0 tells of others, and only bridges are not laid out as devices are.
+        let header = if at.function() == 0 || class >> 16 == BRIDGE_CLASS {
+            self.header(at)
+        } else {
+            0
         };
         let function = Function {
             address: at,
@@ -62,8 +64,12 @@ impl<P: Ports> Bus<P> {
             class: Class(class >> 8),
             revision: class as u8,
             header: header & 0x7f,
-            subsystem: (subsystem as u16, (subsystem >> 16) as u16),
         };
         Some((function, header & 0x80 != 0))
+    }
+
+    /// The header type at `at`, with the multi-function bit; all ones if nobody is there.
+    pub(crate) fn header(&self, at: Address) -> u8 {
+        (self.read32(at, register::HEADER_TYPE) >> 16) as u8
     }
 }

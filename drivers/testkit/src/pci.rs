@@ -106,6 +106,7 @@ struct State {
     functions: BTreeMap<Address, FakeFunction>,
     selected: u32,
     unsafe_writes: usize,
+    accesses: usize,
 }
 
 impl FakePci {
@@ -125,6 +126,12 @@ impl FakePci {
     #[must_use]
     pub fn config(&self, at: Address, offset: usize) -> u32 {
         self.state.lock().unwrap().functions[&at].words[offset / 4]
+    }
+
+    /// Accesses to the ports so far.
+    #[must_use]
+    pub fn accesses(&self) -> usize {
+        self.state.lock().unwrap().accesses
     }
 
     /// BAR writes made while the function was decoding.
@@ -156,6 +163,7 @@ impl Ports for FakePci {
 
     fn in32(&self, port: u16) -> u32 {
         let mut state = self.state.lock().unwrap();
+        state.accesses += 1;
         match port {
             CONFIG_ADDRESS => state.selected,
             CONFIG_DATA => state
@@ -167,6 +175,7 @@ impl Ports for FakePci {
 
     fn out32(&self, port: u16, value: u32) {
         let mut state = self.state.lock().unwrap();
+        state.accesses += 1;
         match port {
             CONFIG_ADDRESS => state.selected = value,
             CONFIG_DATA => {
