@@ -14,7 +14,10 @@ const CRATES: [(&str, &[&str]); 8] = [
     ("config", &[]),
     ("pci", &[]),
     ("block", &[]),
-    ("nvme", &["--lib", "--test", "hostile"]),
+    (
+        "nvme",
+        &["--lib", "--test", "hostile", "--test", "recovery"],
+    ),
     ("virtio", &["--lib", "--test", "hostile"]),
     ("blkif", &["--lib", "--test", "faults"]),
     ("xen", &["--lib", "--test", "console", "--test", "clock"]),

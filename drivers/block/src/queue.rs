@@ -5,7 +5,7 @@ use crate::{Command, Tag};
 /// Why a command was not taken. Nothing of it has been or will be done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SubmitError {
-    /// No room now; poll, then try again.
+    /// No room now, or the disk is being reset; poll, then try again.
     #[error("queue full")]
     Full,
     /// The disk cannot be given these pieces of memory as they lie (a block would be torn between
@@ -73,6 +73,14 @@ pub trait DiskQueue {
 
     /// Commands taken and not yet handed back.
     fn in_flight(&self) -> usize;
+
+    /// Tells the queue the time, in nanoseconds, for it to look after what is due: a command that
+    /// takes too long, a disk that is being reset. A core calls it at every turn, also with
+    /// nothing in flight.
+    #[inline]
+    fn tick(&mut self, now_ns: u64) {
+        let _ = now_ns;
+    }
 
     /// Gives the disk up: hands every command in flight to `done` as failed, and takes none from
     /// now on. Memory of those commands may still be written to until the disk is switched off.

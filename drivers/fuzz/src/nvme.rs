@@ -47,7 +47,8 @@ enum Step {
     /// A word anywhere in the completion queue.
     Word(u16, u32),
     Poll,
-    Epoch(u32),
+    Tick(u16),
+    Attend,
     FailAll,
 }
 
@@ -60,6 +61,7 @@ pub fn run(data: &[u8]) {
     let options = Options {
         queues: input.arbitrary().unwrap_or(0),
         depth: input.arbitrary::<u16>().unwrap_or(0) % 80,
+        ..Options::default()
     };
     let lies = usize::from(input.arbitrary::<u8>().unwrap_or(0)) * 4;
     let lies = input.bytes(lies.min(input.len())).unwrap_or_default();
@@ -83,7 +85,7 @@ pub fn run(data: &[u8]) {
         return;
     };
     let mut awaited = BTreeSet::new();
-    let mut gone = false;
+    let (mut gone, mut lost, mut now) = (false, false, 0);
     for tag in 0..200 {
         if input.is_empty() {
             break;
@@ -141,9 +143,14 @@ pub fn run(data: &[u8]) {
                 });
                 assert_eq!(told, count);
             }
-            Step::Epoch(epoch) => {
-                queue.set_epoch(epoch);
-                assert_eq!(queue.oldest().is_some(), !awaited.is_empty());
+            Step::Tick(seconds) => {
+                now += u64::from(seconds) * 1_000_000_000;
+                queue.tick(now);
+            }
+            Step::Attend => {
+                let attention = controller.attend();
+                lost |= attention.lost.is_some();
+                assert!(!(lost && attention.soon), "nothing is left to do");
             }
             Step::FailAll => {
                 queue.fail_all(|tag, _| assert!(awaited.remove(&tag.0)));

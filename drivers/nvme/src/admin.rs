@@ -1,4 +1,5 @@
-//! The admin queue: one command at a time, waited for.
+//! The admin queue: one command at a time that is waited for, and two that are answered when it
+//! suits the controller: an event request, and an abort.
 
 use core::sync::atomic::{Ordering, fence};
 use core::time::Duration;
@@ -18,6 +19,34 @@ const DATA: usize = 2 * PAGE_SIZE;
 /// How long a command may take. Identify and queue commands take milliseconds; a controller
 /// under load may be slower, but not by much.
 const LIMIT: Duration = Duration::from_secs(10);
+/// How often a waiting loop looks at the controller's status, which costs far more than a look
+/// at memory.
+const STATUS_NS: u64 = 1_000_000;
+
+/// Commands that nobody waits for; each at most once in flight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Posted {
+    /// Asynchronous Event Request (5.2).
+    Event,
+    /// Abort (5.1).
+    Abort,
+}
+
+impl Posted {
+    const ALL: [Self; 2] = [Self::Event, Self::Abort];
+
+    /// Its identifier, which no command that is waited for has.
+    fn cid(self) -> u16 {
+        0x8000 | self as u16
+    }
+}
+
+/// What has become of a command that was posted.
+#[derive(Clone, Copy, Debug, Default)]
+struct Fate {
+    in_flight: bool,
+    answer: Option<(Status, u32)>,
+}
 
 /// The admin queues and one page for data.
 #[derive(Debug)]
@@ -29,6 +58,7 @@ pub(crate) struct AdminQueue {
     next_cid: u16,
     /// A command got no answer: its page may be written to at any time.
     out_of_order: bool,
+    posted: [Fate; Posted::ALL.len()],
 }
 
 impl AdminQueue {
@@ -41,7 +71,21 @@ impl AdminQueue {
             phase: 1,
             next_cid: 0,
             out_of_order: false,
+            posted: [Fate::default(); Posted::ALL.len()],
         }
+    }
+
+    /// Makes the queues as new. The controller must be disabled.
+    pub(crate) fn restart(&mut self) {
+        self.memory.zero(0, self.memory.len());
+        (self.tail, self.head, self.phase) = (0, 0, 1);
+        self.out_of_order = false;
+        self.posted = [Fate::default(); Posted::ALL.len()];
+    }
+
+    /// Whether a command got no answer, so that nothing but a reset helps.
+    pub(crate) fn is_out_of_order(&self) -> bool {
+        self.out_of_order
     }
 
     /// Where the queues are: submission, completion.
@@ -83,15 +127,80 @@ impl AdminQueue {
         };
         // Data of an earlier command must not be taken for this one's.
         self.memory.zero(DATA, PAGE_SIZE);
+        self.submit(registers, stride, &entry);
+        let result = self.wait(registers, stride, clock, &entry);
+        self.out_of_order = matches!(result, Err(Error::Timeout { .. }));
+        result
+    }
+
+    fn submit<R: Registers>(
+        &mut self,
+        registers: &ControllerRegisters<R>,
+        stride: usize,
+        entry: &Entry,
+    ) {
         entry.store(&self.memory, self.tail);
         self.tail = (self.tail + 1) % usize::from(ENTRIES);
         fence(Ordering::Release);
         registers
             .0
             .write32(submission_doorbell(0, stride), self.tail as u32);
-        let result = self.wait(registers, stride, clock, &entry);
-        self.out_of_order = matches!(result, Err(Error::Timeout { .. }));
-        result
+    }
+
+    /// Submits `entry` without waiting; false if the last one of its kind has not been answered,
+    /// or nothing is answered any longer.
+    pub(crate) fn post<R: Registers>(
+        &mut self,
+        registers: &ControllerRegisters<R>,
+        stride: usize,
+        kind: Posted,
+        entry: Entry,
+    ) -> bool {
+        if self.out_of_order || self.posted[kind as usize].in_flight {
+            return false;
+        }
+        let cid = kind.cid();
+        self.posted[kind as usize] = Fate {
+            in_flight: true,
+            answer: None,
+        };
+        self.submit(registers, stride, &Entry { cid, ..entry });
+        true
+    }
+
+    /// The answer to a posted command, once: status and doubleword 0.
+    pub(crate) fn answer_to(&mut self, kind: Posted) -> Option<(Status, u32)> {
+        self.posted[kind as usize].answer.take()
+    }
+
+    /// Looks for answers to posted commands.
+    pub(crate) fn poll<R: Registers>(&mut self, registers: &ControllerRegisters<R>, stride: usize) {
+        // One turn of the queue at most: a controller may post without end.
+        for _ in 0..ENTRIES {
+            let Some((cid, status, value)) = self.take() else {
+                break;
+            };
+            registers
+                .0
+                .write32(completion_doorbell(0, stride), self.head as u32);
+            self.note(cid, status, value);
+        }
+    }
+
+    /// Keeps the answer to a posted command; false if it is none.
+    fn note(&mut self, cid: u16, status: Status, value: u32) -> bool {
+        let kind = Posted::ALL.into_iter().find(|kind| kind.cid() == cid);
+        let fate = kind.and_then(|kind| self.posted.get_mut(kind as usize));
+        match fate {
+            Some(fate) if fate.in_flight => {
+                *fate = Fate {
+                    in_flight: false,
+                    answer: Some((status, value)),
+                };
+                true
+            }
+            _ => false,
+        }
     }
 
     fn wait<R: Registers>(
@@ -104,6 +213,7 @@ impl AdminQueue {
         let start = clock.now_ns();
         let opcode = entry.opcode;
         let mut warned = false;
+        let mut look_at = STATUS_NS;
         loop {
             // One a turn: a controller that posts without end must not outlast the limit.
             if let Some((cid, status, value)) = self.take() {
@@ -111,6 +221,9 @@ impl AdminQueue {
                     .0
                     .write32(completion_doorbell(0, stride), self.head as u32);
                 if cid != entry.cid {
+                    if self.note(cid, status, value) {
+                        continue;
+                    }
                     if !core::mem::replace(&mut warned, true) {
                         log::warn!("nvme: ignored a completion of unknown admin command {cid:#x}");
                     }
@@ -120,10 +233,14 @@ impl AdminQueue {
                     return Err(Error::Command { opcode, status });
                 }
             }
-            if registers.status()?.fatal() {
-                return Err(Error::Fatal);
+            let waited = clock.now_ns().saturating_sub(start);
+            if waited >= look_at {
+                look_at = waited.saturating_add(STATUS_NS);
+                if registers.status()?.fatal() {
+                    return Err(Error::Fatal);
+                }
             }
-            if u128::from(clock.now_ns().saturating_sub(start)) > LIMIT.as_nanos() {
+            if u128::from(waited) > LIMIT.as_nanos() {
                 return Err(Error::Timeout {
                     opcode,
                     limit: LIMIT,

@@ -23,10 +23,13 @@ pub(crate) mod io {
 pub(crate) mod admin {
     pub(crate) const DELETE_SUBMISSION_QUEUE: u8 = 0x00;
     pub(crate) const CREATE_SUBMISSION_QUEUE: u8 = 0x01;
+    pub(crate) const GET_LOG_PAGE: u8 = 0x02;
     pub(crate) const DELETE_COMPLETION_QUEUE: u8 = 0x04;
     pub(crate) const CREATE_COMPLETION_QUEUE: u8 = 0x05;
     pub(crate) const IDENTIFY: u8 = 0x06;
+    pub(crate) const ABORT: u8 = 0x08;
     pub(crate) const SET_FEATURES: u8 = 0x09;
+    pub(crate) const ASYNC_EVENT_REQUEST: u8 = 0x0c;
 }
 
 /// The parts of a command that this driver uses; all others are 0 in every command, and stay so

@@ -1,14 +1,16 @@
 //! A controller: bring-up, what it is, its queues, and its end. For the control core.
 
-use alloc::vec;
 use alloc::vec::Vec;
+use core::time::Duration;
 
 use spindle_block::Volume;
 use spindle_hw::{Clock, DmaAlloc, PAGE_SIZE, Registers};
 
-use crate::admin::{self, AdminQueue};
+use crate::admin::{self, AdminQueue, Posted};
 use crate::command::{Entry, admin as opcode};
 use crate::discard::DiscardLimits;
+use crate::queues::Pair;
+use crate::recovery::Recovery;
 use crate::registers::{Capabilities, ControllerRegisters, check_doorbells};
 use crate::{Error, Identity, Namespace, NamespaceError, QueuePair};
 
@@ -23,6 +25,9 @@ pub struct Options {
     /// Entries in each I/O queue, rounded down to a power of two from 2 to 4096; the controller
     /// may take fewer.
     pub depth: u16,
+    /// How long a command may take before it is aborted, and then again before the controller is
+    /// reset.
+    pub timeout: Duration,
 }
 
 impl Default for Options {
@@ -30,6 +35,7 @@ impl Default for Options {
         Self {
             queues: 1,
             depth: 256,
+            timeout: Duration::from_secs(30),
         }
     }
 }
@@ -51,8 +57,10 @@ pub struct Controller<R, C, M> {
     pub(crate) namespaces: Vec<Namespace>,
     pub(crate) refused: Vec<(u32, NamespaceError)>,
     pub(crate) depth: u16,
-    /// Which queue identifiers, from 1 on, are in use: one place for each that was granted.
-    pub(crate) in_use: Vec<bool>,
+    pub(crate) timeout: Duration,
+    /// The queue pairs there are, by identifier from 1 on: one place for each that was granted.
+    pub(crate) pairs: Vec<Option<Pair>>,
+    pub(crate) recovery: Recovery,
 }
 
 impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
@@ -87,7 +95,9 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
             namespaces: Vec::new(),
             refused: Vec::new(),
             depth: 1 << depth.ilog2(),
-            in_use: Vec::new(),
+            timeout: options.timeout,
+            pairs: Vec::new(),
+            recovery: Recovery::new(),
         };
         match controller.bring_up(options) {
             Ok(()) => Ok(controller),
@@ -107,22 +117,37 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
         let namespaces = self.identify_controller()?;
         self.discards = self.discard_limits()?;
         self.find_namespaces(namespaces)?;
-        let wanted = u64::from(options.queues.max(1)) - 1;
+        let granted = self.ask_for_queues(options.queues.max(1))?;
+        self.pairs.resize_with(granted.into(), || None);
+        self.listen()
+    }
+
+    /// Asks for `wanted` I/O queue pairs, 1 or more; gives how many of them were granted.
+    #[inline(never)]
+    pub(crate) fn ask_for_queues(&mut self, wanted: u16) -> Result<u16, Error> {
+        let most = u64::from(wanted) - 1;
         let granted = self.execute(Entry {
             opcode: opcode::SET_FEATURES,
-            cdw10: FEATURE_QUEUES | (wanted << 16 | wanted) << 32,
+            cdw10: FEATURE_QUEUES | (most << 16 | most) << 32,
             ..Entry::default()
         })?;
         // Both halves are 0's based (5.21.1.7); a controller may say more than was asked.
         let granted = (granted & 0xffff).min(granted >> 16) + 1;
-        self.in_use = vec![false; granted.min(options.queues.max(1).into()) as usize];
-        Ok(())
+        Ok(granted.min(wanted.into()) as u16)
     }
 
+    #[inline(never)]
     pub(crate) fn execute(&mut self, entry: Entry) -> Result<u32, Error> {
         let stride = self.capabilities.doorbell_stride();
         self.admin
             .execute(&self.registers, stride, &self.clock, entry)
+    }
+
+    /// Submits an admin command whose answer is found later; false if that is not possible now.
+    #[inline(never)]
+    pub(crate) fn post(&mut self, kind: Posted, entry: Entry) -> bool {
+        let stride = self.capabilities.doorbell_stride();
+        self.admin.post(&self.registers, stride, kind, entry)
     }
 
     /// Who the controller is.
@@ -154,15 +179,11 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
     /// I/O queue pairs that the controller granted.
     #[must_use]
     pub fn queues(&self) -> u16 {
-        self.in_use.len() as u16
+        self.pairs.len() as u16
     }
 
     /// Looks whether the controller is still there and well.
-    ///
-    /// # Errors
-    /// [`Error::Gone`] or [`Error::Fatal`]: each core should then call
-    /// [`spindle_block::DiskQueue::fail_all`] and give its queues back.
-    pub fn health(&self) -> Result<(), Error> {
+    pub(crate) fn health(&self) -> Result<(), Error> {
         if self.registers.status()?.fatal() {
             return Err(Error::Fatal);
         }
@@ -184,19 +205,23 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
         for queue in queues {
             let id = queue.id();
             kept.push(queue);
-            if first.is_ok() {
+            if first.is_ok() && self.is_running() {
                 first = self
                     .delete(opcode::DELETE_SUBMISSION_QUEUE, id)
                     .and_then(|()| self.delete(opcode::DELETE_COMPLETION_QUEUE, id));
             }
         }
-        let written_out = self
-            .registers
-            .shut_down(&self.clock, self.identity.shutdown_time);
+        let written_out = if self.is_running() {
+            self.registers
+                .shut_down(&self.clock, self.identity.shutdown_time)
+        } else {
+            self.health().and(Err(Error::OutOfOrder))
+        };
         let disabled = self.disable_and_free(kept);
         first.and(written_out).and(disabled)
     }
 
+    #[inline(never)]
     fn disable_and_free<Q>(self, queues: Vec<QueuePair<Q>>) -> Result<(), Error> {
         self.registers.disable(&self.clock, self.capabilities)?;
         for queue in queues {

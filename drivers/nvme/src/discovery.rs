@@ -25,6 +25,7 @@ const VERSION_1_4: u32 = 0x0001_0400;
 
 impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
     /// Sets who the controller is; gives the highest namespace identifier.
+    #[inline(never)]
     pub(crate) fn identify_controller(&mut self) -> Result<u32, Error> {
         let data = self.identify::<IdentifyController>(cns::CONTROLLER, 0)?;
         let fits = |sizes: u8, shift: usize| {
@@ -41,6 +42,7 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
     }
 
     /// What the controller takes in one discard, if it knows discards at all.
+    #[inline(never)]
     pub(crate) fn discard_limits(&mut self) -> Result<Option<DiscardLimits>, Error> {
         if !self.identity.discards() {
             return Ok(None);
@@ -71,7 +73,11 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
     }
 
     /// What namespace `id` is, `None` if there is none, or why it cannot be served.
-    fn look_at(&mut self, id: u32) -> Result<Result<Option<Namespace>, NamespaceError>, Error> {
+    #[inline(never)]
+    pub(crate) fn look_at(
+        &mut self,
+        id: u32,
+    ) -> Result<Result<Option<Namespace>, NamespaceError>, Error> {
         let data = self.identify::<IdentifyNamespace>(cns::NAMESPACE, id)?;
         let found = Namespace::parse(id, &data, self.identity.atomic_blocks);
         let Ok(Some(mut namespace)) = found else {
@@ -109,7 +115,8 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
 
     /// The active namespaces, in ascending order and as many as there is use for; `None` if the
     /// controller has no such list.
-    fn active_namespaces(&mut self) -> Result<Option<Vec<u32>>, Error> {
+    #[inline(never)]
+    pub(crate) fn active_namespaces(&mut self) -> Result<Option<Vec<u32>>, Error> {
         let mut ids: Vec<u32> = Vec::new();
         while ids.len() <= MAX_NAMESPACES {
             let last = ids.last().copied().unwrap_or(0);

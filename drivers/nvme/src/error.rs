@@ -13,9 +13,21 @@ pub enum Error {
     /// CSTS.CFS.
     #[error("controller reports a fatal error")]
     Fatal,
-    /// An earlier admin command got no answer, so that the admin queue cannot be trusted.
+    /// An earlier admin command got no answer, so that the admin queue cannot be trusted; or a
+    /// reset is under way.
     #[error("controller is out of order since an admin command got no answer")]
     OutOfOrder,
+    /// A command got no answer, and aborting it did not help.
+    #[error("a command of queue {queue} got no answer within {waited:?}")]
+    Hung {
+        /// The queue's identifier.
+        queue: u16,
+        /// How long was waited, the abort included.
+        waited: Duration,
+    },
+    /// What was settled with the controller before a reset does not hold after it.
+    #[error("the controller's {0} changed")]
+    Changed(&'static str),
     /// CSTS.RDY did not follow CC.EN within CAP.TO.
     #[error("controller did not become ready within {0:?}")]
     NotReady(Duration),

@@ -32,7 +32,9 @@ pub(crate) struct IdentifyController {
     _to_rtd3e: [u8; 10],
     /// RTD3E: how long a normal shutdown may take, in microseconds, 0 if not said.
     pub(crate) shutdown_us: U32,
-    _to_sqes: [u8; 420],
+    /// OAES: optional events.
+    pub(crate) events: U32,
+    _to_sqes: [u8; 416],
     /// SQES: log2 of the least (bits 3:0) and most bytes in a submission queue entry.
     pub(crate) sqes: u8,
     /// CQES: the same for completions.

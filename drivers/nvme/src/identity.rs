@@ -28,6 +28,8 @@ pub struct Identity {
     /// Blocks that it writes whole or not at all when power fails (AWUPF + 1), for namespaces
     /// that say nothing else.
     pub atomic_blocks: u32,
+    /// OAES, the optional events it tells of (5.15.2.2).
+    pub events: u32,
     /// RTD3E: how long it says a shutdown may take; zero if it does not say.
     pub shutdown_time: Duration,
 }
@@ -51,6 +53,7 @@ impl Identity {
             max_transfer,
             write_cache: data.vwc & 1 != 0,
             optional_commands: data.oncs.get(),
+            events: data.events.get(),
             atomic_blocks: u32::from(data.awupf.get()) + 1,
             shutdown_time: Duration::from_micros(data.shutdown_us.get().into()),
         }

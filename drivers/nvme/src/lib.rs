@@ -13,10 +13,12 @@
 //! | --- | --- |
 //! | `registers` | controller registers and doorbells |
 //! | `command`, `status`, `identify` | what goes over the wire |
-//! | `admin` | the admin queue, one command at a time |
+//! | `admin` | the admin queue |
 //! | `controller`, `lifecycle` | bring-up and its end; readiness and shutdown |
 //! | `discovery`, `identity`, `namespace` | from identify pages to volumes |
 //! | `queues` | making queue pairs |
+//! | `recovery`, `link` | aborts and resets, and what the cores have to do with them |
+//! | `events`, `health` | what the controller tells unasked; the SMART log |
 //! | `prp` | cutting a command into what one NVMe command can describe |
 //! | `slots` | which command identifiers are in flight, and for whom |
 //! | `discard` | the same for a discard |
@@ -34,22 +36,29 @@ mod controller;
 mod discard;
 mod discovery;
 mod error;
+mod events;
+mod health;
 mod identify;
 mod identity;
 mod lifecycle;
+mod link;
 mod namespace;
 mod prp;
 mod queue;
 mod queues;
+mod recovery;
 mod registers;
 mod slots;
 mod status;
 
 pub use controller::{Controller, Options};
 pub use error::Error;
+pub use events::Change;
+pub use health::HealthLog;
 pub use identity::Identity;
 pub use namespace::{Namespace, NamespaceError};
 pub use queue::QueuePair;
+pub use recovery::{Attention, Lost};
 pub use status::Status;
 
 /// The most bytes one NVMe command moves, whatever the controller would take: it bounds the PRP

@@ -36,6 +36,7 @@ impl<R: Registers> ControllerRegisters<R> {
     }
 
     /// Makes the controller forget all queues (7.3.2); afterwards it touches no memory.
+    #[inline(never)]
     pub(crate) fn disable(&self, clock: &impl Clock, cap: Capabilities) -> Result<(), Error> {
         let limit = cap.timeout();
         let configuration = self.configuration();
@@ -46,18 +47,28 @@ impl<R: Registers> ControllerRegisters<R> {
             let settled = |status: ControllerStatus| Ok(status.ready() || status.fatal());
             let _ = self.wait(clock, limit, Error::NotReady(limit), settled);
         }
-        self.configure(configuration & !(cc::ENABLE | cc::SHUTDOWN_MASK));
+        self.begin_disable();
         self.wait(clock, limit, Error::NotDisabled(limit), |status| {
             Ok(!status.ready())
         })
     }
 
-    /// Starts the controller with the admin queues that were set (7.6.1).
-    pub(crate) fn enable(&self, clock: &impl Clock, cap: Capabilities) -> Result<(), Error> {
-        let limit = cap.timeout();
+    /// Has the controller stop; it has when CSTS.RDY is clear.
+    pub(crate) fn begin_disable(&self) {
+        self.configure(self.configuration() & !(cc::ENABLE | cc::SHUTDOWN_MASK));
+    }
+
+    /// Has the controller start with the admin queues that were set; it has when CSTS.RDY is set.
+    pub(crate) fn begin_enable(&self) {
         self.mask_interrupts();
         self.configure(cc::CONFIGURATION);
         self.configure(cc::CONFIGURATION | cc::ENABLE);
+    }
+
+    /// Starts the controller with the admin queues that were set (7.6.1).
+    pub(crate) fn enable(&self, clock: &impl Clock, cap: Capabilities) -> Result<(), Error> {
+        let limit = cap.timeout();
+        self.begin_enable();
         self.wait(clock, limit, Error::NotReady(limit), |status| {
             if status.fatal() {
                 return Err(Error::Fatal);

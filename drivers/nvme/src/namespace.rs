@@ -98,6 +98,11 @@ impl Namespace {
         }))
     }
 
+    /// Its size in sectors of 512 bytes.
+    pub(crate) fn sectors(&self) -> u64 {
+        self.blocks << (self.block_shift - 9)
+    }
+
     /// The namespace as a volume of disk `disk`, controller `controller` by name.
     pub(crate) fn volume(&self, identity: &Identity, disk: usize, controller: usize) -> Volume {
         Volume {
@@ -106,7 +111,7 @@ impl Namespace {
             disk,
             unit: Unit(self.id),
             start: 0,
-            sectors: self.blocks << (self.block_shift - 9),
+            sectors: self.sectors(),
             block_shift: self.block_shift,
             physical_block_shift: self.physical_block_shift,
             read_only: self.read_only,

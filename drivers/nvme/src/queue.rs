@@ -1,9 +1,12 @@
 //! The data path: a submission and a completion queue that one core owns.
 
 mod discard;
+mod recover;
 mod transfer;
 
+use alloc::sync::Arc;
 use core::sync::atomic::{Ordering, fence};
+use core::time::Duration;
 
 use spindle_block::{Command, DiskQueue, IoError, IoResult, Op, SubmitError, Tag};
 use spindle_hw::{Registers, SharedPages};
@@ -12,6 +15,7 @@ use self::transfer::{Kind, Transfer};
 use crate::Status;
 use crate::command::answer;
 use crate::discard::DiscardLimits;
+use crate::link::{Link, Order};
 use crate::prp::one_page;
 use crate::registers::{completion_doorbell, submission_doorbell};
 use crate::slots::{Finished, Slots};
@@ -40,8 +44,20 @@ pub struct QueuePair<R> {
     /// log2 of the bytes of each slot's PRP list.
     list_shift: u32,
     discards: Option<DiscardLimits>,
+    /// The time of the last tick.
     epoch: u32,
+    /// Epochs that a command may take.
+    age_limit: u32,
+    /// When the ages were looked at last.
+    looked: u32,
+    /// Control was told of a late command.
+    told_late: bool,
+    link: Arc<Link>,
+    /// The last order followed.
+    order: Order,
     spurious: u64,
+    /// Neither doorbells nor queue memory are touched: control resets the controller.
+    stopped: bool,
     gone: bool,
 }
 
@@ -67,7 +83,14 @@ pub(crate) struct Shape {
 }
 
 impl<R: Registers> QueuePair<R> {
-    pub(crate) fn new(registers: R, memory: QueueMemory, shape: Shape) -> Self {
+    pub(crate) fn new(
+        registers: R,
+        memory: QueueMemory,
+        shape: Shape,
+        limit: Duration,
+        link: Arc<Link>,
+    ) -> Self {
+        let age_limit = limit.as_nanos() >> recover::EPOCH_SHIFT;
         Self {
             registers,
             id: shape.id,
@@ -84,7 +107,13 @@ impl<R: Registers> QueuePair<R> {
             list_shift: shape.list_shift,
             discards: shape.discards.map(|it| it.within(1 << shape.list_shift)),
             epoch: 0,
+            age_limit: u32::try_from(age_limit).unwrap_or(u32::MAX),
+            looked: 0,
+            told_late: false,
+            order: link.order(),
+            link,
             spurious: 0,
+            stopped: false,
             gone: false,
         }
     }
@@ -107,16 +136,15 @@ impl<R: Registers> QueuePair<R> {
         self.spurious
     }
 
-    /// Sets what later commands count as the time of their submission, in any unit; a ring core
-    /// does it once per turn, since no clock is read for a single command.
-    pub fn set_epoch(&mut self, epoch: u32) {
-        self.epoch = epoch;
-    }
-
-    /// How long ago, in epochs, the oldest command in flight was submitted.
-    #[must_use]
-    pub fn oldest(&self) -> Option<u32> {
-        self.slots.oldest(self.epoch)
+    #[inline]
+    fn ring_tail(&mut self) {
+        if self.told == self.tail {
+            return;
+        }
+        self.told = self.tail;
+        // Entries and lists before the doorbell that makes the controller read them.
+        fence(Ordering::Release);
+        self.registers.write32(self.tail_doorbell, self.tail as u32);
     }
 }
 
@@ -149,18 +177,12 @@ impl<R: Registers> DiskQueue for QueuePair<R> {
 
     #[inline]
     fn commit(&mut self) {
-        if self.told == self.tail {
-            return;
-        }
-        self.told = self.tail;
-        // Entries and lists before the doorbell that makes the controller read them.
-        fence(Ordering::Release);
-        self.registers.write32(self.tail_doorbell, self.tail as u32);
+        self.ring_tail();
     }
 
     #[inline]
     fn poll(&mut self, mut done: impl FnMut(Tag, IoResult)) -> usize {
-        if self.gone {
+        if self.stopped {
             return 0;
         }
         let (mut head, mut phase) = (self.head, self.phase);
@@ -172,7 +194,11 @@ impl<R: Registers> DiskQueue for QueuePair<R> {
             };
             head = (head + 1) & self.mask;
             phase ^= u32::from(head == 0);
-            match self.slots.finish(answer.cid, Status(answer.status)) {
+            let status = Status(answer.status);
+            if status != Status::SUCCESS && self.retry(answer.cid, status) {
+                continue;
+            }
+            match self.slots.finish(answer.cid, status) {
                 Finished::Command(status, tag) => {
                     count += 1;
                     done(tag, status.result());
@@ -184,6 +210,8 @@ impl<R: Registers> DiskQueue for QueuePair<R> {
         if (head, phase) != (self.head, self.phase) {
             (self.head, self.phase) = (head, phase);
             self.registers.write32(self.head_doorbell, head as u32);
+            // What is tried again.
+            self.ring_tail();
         }
         count
     }
@@ -193,8 +221,18 @@ impl<R: Registers> DiskQueue for QueuePair<R> {
         self.slots.commands()
     }
 
+    #[inline]
+    fn tick(&mut self, now_ns: u64) {
+        self.epoch = (now_ns >> recover::EPOCH_SHIFT) as u32;
+        let order = self.link.order();
+        if order != self.order {
+            self.follow(order);
+        }
+        self.watch();
+    }
+
     fn fail_all(&mut self, mut done: impl FnMut(Tag, IoResult)) {
-        self.gone = true;
+        (self.gone, self.stopped) = (true, true);
         self.slots.abandon(|tag| done(tag, Err(IoError::Aborted)));
     }
 }

@@ -1,15 +1,36 @@
 //! Making queue pairs and taking them back. For the control core.
 
+use alloc::sync::Arc;
+
 use spindle_hw::{Clock, DmaAlloc, PAGE_SIZE, Registers};
 
 use crate::command::{COMPLETION_SHIFT, Entry, SUBMISSION_SHIFT, admin as opcode};
 use crate::discard::RANGE_SHIFT;
+use crate::link::Link;
 use crate::queue::{QueueMemory, Shape};
 use crate::registers::check_doorbells;
 use crate::{Controller, Error, QueuePair};
 
 /// Create queue: physically contiguous; nothing else set, so that interrupts are off (5.3).
 const CONTIGUOUS: u64 = 1;
+
+/// What control keeps of a queue pair that a core has.
+#[derive(Debug)]
+pub(crate) struct Pair {
+    pub(crate) shape: Shape,
+    /// Bus addresses of the queues.
+    submission: u64,
+    completion: u64,
+    pub(crate) link: Arc<Link>,
+}
+
+impl Pair {
+    /// Whether some core still has it. One that was dropped is never made again, and nobody
+    /// follows its orders.
+    pub(crate) fn is_held(&self) -> bool {
+        Arc::strong_count(&self.link) > 1
+    }
+}
 
 impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
     /// Makes a queue pair, with a handle of its own to the same registers.
@@ -18,8 +39,11 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
     /// [`Error::NoQueue`] if all granted ones are in use, [`Error::Memory`], or what the
     /// controller said.
     pub fn create_queue<Q: Registers>(&mut self, registers: Q) -> Result<QueuePair<Q>, Error> {
+        if !self.is_running() {
+            return Err(Error::OutOfOrder);
+        }
         let granted = self.queues();
-        let place = self.in_use.iter().position(|used| !used);
+        let place = self.pairs.iter().position(Option::is_none);
         let place = place.ok_or(Error::NoQueue { granted })?;
         let limit = self.identity.max_transfer;
         let list = limit / PAGE_SIZE as u32 * size_of::<u64>() as u32;
@@ -34,10 +58,17 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
         };
         check_doorbells(&registers, shape.id, shape.doorbell_stride)?;
         let memory = self.allocate(shape).ok_or(Error::Memory)?;
-        match self.create(shape, &memory) {
+        let pair = Pair {
+            shape,
+            submission: memory.submission.bus(),
+            completion: memory.completion.bus(),
+            link: Arc::default(),
+        };
+        match self.create(&pair) {
             Ok(()) => {
-                self.in_use[place] = true;
-                Ok(QueuePair::new(registers, memory, shape))
+                let link = Arc::clone(&pair.link);
+                self.pairs[place] = Some(pair);
+                Ok(QueuePair::new(registers, memory, shape, self.timeout, link))
             }
             Err((error, reachable)) => {
                 if !reachable {
@@ -68,6 +99,7 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
         })
     }
 
+    #[inline(never)]
     pub(crate) fn free(&self, memory: QueueMemory) {
         let QueueMemory {
             submission,
@@ -81,12 +113,13 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
 
     /// Creates completion queue and submission queue (5.3, 5.4). An error comes with whether the
     /// controller may have kept the memory.
-    fn create(&mut self, shape: Shape, memory: &QueueMemory) -> Result<(), (Error, bool)> {
-        let id = u64::from(shape.id);
-        let cdw10 = id | u64::from(shape.depth - 1) << 16 | CONTIGUOUS << 32;
+    #[inline(never)]
+    pub(crate) fn create(&mut self, pair: &Pair) -> Result<(), (Error, bool)> {
+        let id = u64::from(pair.shape.id);
+        let cdw10 = id | u64::from(pair.shape.depth - 1) << 16 | CONTIGUOUS << 32;
         let completion = Entry {
             opcode: opcode::CREATE_COMPLETION_QUEUE,
-            prp1: memory.completion.bus(),
+            prp1: pair.completion,
             cdw10,
             ..Entry::default()
         };
@@ -94,14 +127,14 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
             .map_err(|error| (error, kept_after(error)))?;
         let submission = Entry {
             opcode: opcode::CREATE_SUBMISSION_QUEUE,
-            prp1: memory.submission.bus(),
+            prp1: pair.submission,
             cdw10: cdw10 | id << 48,
             ..Entry::default()
         };
         match self.execute(submission) {
             Ok(_) => Ok(()),
             Err(error) => {
-                let undone = self.delete(opcode::DELETE_COMPLETION_QUEUE, shape.id);
+                let undone = self.delete(opcode::DELETE_COMPLETION_QUEUE, pair.shape.id);
                 Err((error, kept_after(error) || undone.is_err()))
             }
         }
@@ -122,10 +155,13 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
     /// # Errors
     /// What the controller said; the memory then stays allocated, since it may be in use.
     pub fn delete_queue<Q: Registers>(&mut self, queue: QueuePair<Q>) -> Result<(), Error> {
+        if !self.is_running() {
+            return Err(Error::OutOfOrder);
+        }
         self.delete(opcode::DELETE_SUBMISSION_QUEUE, queue.id())?;
         self.delete(opcode::DELETE_COMPLETION_QUEUE, queue.id())?;
-        if let Some(used) = self.in_use.get_mut(usize::from(queue.id()) - 1) {
-            *used = false;
+        if let Some(pair) = self.pairs.get_mut(usize::from(queue.id()) - 1) {
+            *pair = None;
         }
         self.free(queue.memory);
         Ok(())

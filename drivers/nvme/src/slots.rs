@@ -9,20 +9,30 @@ use alloc::boxed::Box;
 use spindle_block::Tag;
 
 use crate::Status;
+use crate::command::Entry;
 
+/// A cache line: a command touches one.
 #[derive(Clone, Copy, Debug)]
+#[repr(align(64))]
 struct Slot {
+    /// What was submitted, for the case that it has to be submitted again.
+    entry: Entry,
     tag: Tag,
     /// The submitter's epoch when the command was taken; in a leader.
     epoch: u32,
     /// The identifier of the current or last use, with [`AWAITED`] until its completion.
     cid: u32,
+    /// Which submission of the queue it was.
+    turn: u32,
     leader: u16,
     /// Parts not yet finished; in a leader.
     remaining: u16,
     /// The first error of any part; in a leader. Success as long as the slot is free.
     status: Status,
+    /// Submitted again since it was aborted.
+    retried: bool,
 }
+const _: () = assert!(size_of::<Slot>() == 64);
 
 /// Above an identifier: its completion has not come yet.
 const AWAITED: u32 = 1 << 16;
@@ -34,7 +44,10 @@ pub(crate) struct Slots {
     /// A stack of free slot numbers, of which the lowest `available` places count.
     free: Box<[u16]>,
     available: usize,
+    /// `available` as it will be after a stop.
+    parked: usize,
     commands: usize,
+    turn: u32,
     mask: u16,
 }
 
@@ -44,18 +57,23 @@ impl Slots {
     /// identifier is 0xFFFF, which a controller may take for "none" (5.14.1.1).
     pub(crate) fn new(depth: u16) -> Self {
         let slot = |index: u16| Slot {
+            entry: Entry::default(),
             tag: Tag(0),
             epoch: 0,
             cid: index.into(),
+            turn: 0,
             leader: index,
             remaining: 0,
             status: Status::SUCCESS,
+            retried: false,
         };
         Self {
             slots: (0..depth).map(slot).collect(),
             free: (0..depth - 1).rev().collect(),
             available: usize::from(depth) - 1,
+            parked: 0,
             commands: 0,
+            turn: 0,
             mask: depth - 1,
         }
     }
@@ -70,6 +88,14 @@ impl Slots {
         Some((index.into(), next_use(slot.cid, self.mask)))
     }
 
+    /// Keeps the entry of a reserved part.
+    #[inline]
+    pub(crate) fn keep(&mut self, index: usize, entry: &Entry) {
+        if let Some(slot) = self.slots.get_mut(index) {
+            slot.entry = *entry;
+        }
+    }
+
     /// Takes the slots of the first `parts` reserved parts, 1 or more, for one command.
     #[inline]
     pub(crate) fn begin(&mut self, parts: usize, tag: Tag, epoch: u32) {
@@ -79,7 +105,10 @@ impl Slots {
             let slot = &mut self.slots[usize::from(index)];
             slot.cid = u32::from(next_use(slot.cid, self.mask)) | AWAITED;
             slot.leader = leader;
+            slot.retried = false;
+            slot.turn = self.turn;
         }
+        self.turn = self.turn.wrapping_add(1);
         let first = &mut self.slots[usize::from(leader)];
         first.tag = tag;
         first.epoch = epoch;
@@ -89,23 +118,28 @@ impl Slots {
         self.commands += 1;
     }
 
-    /// Takes a slot for a command of one part, and returns the identifier for it: what `reserve`
-    /// and `begin` do, in one go.
+    /// Takes a slot for a command of one part, and returns its entry with the identifier put in:
+    /// what `reserve`, `keep` and `begin` do, in one go.
     #[inline(always)]
-    pub(crate) fn begin_one(&mut self, tag: Tag, epoch: u32) -> Option<u16> {
+    pub(crate) fn begin_one(&mut self, tag: Tag, epoch: u32, entry: Entry) -> Option<Entry> {
         // None available wraps around, where there is no place.
         let top = self.available.wrapping_sub(1);
         let index = *self.free.get(top)?;
         let slot = self.slots.get_mut(usize::from(index))?;
         let cid = next_use(slot.cid, self.mask);
+        let entry = Entry { cid, ..entry };
+        slot.entry = entry;
         slot.tag = tag;
         slot.epoch = epoch;
         slot.cid = u32::from(cid) | AWAITED;
+        slot.turn = self.turn;
         slot.leader = index;
         slot.remaining = 1;
+        slot.retried = false;
+        self.turn = self.turn.wrapping_add(1);
         self.available = top;
         self.commands += 1;
-        Some(cid)
+        Some(entry)
     }
 
     /// Notes that the NVMe command `cid` ended with `status`.
@@ -185,6 +219,72 @@ impl Slots {
         }
         self.commands = 0;
         self.available = 0;
+        self.parked = 0;
+    }
+
+    /// Lets nothing begin until [`Self::resume`].
+    pub(crate) fn suspend(&mut self) {
+        self.parked += core::mem::take(&mut self.available);
+    }
+
+    /// Ends what [`Self::suspend`] began. Nothing may have finished in between.
+    pub(crate) fn resume(&mut self) {
+        self.available += core::mem::take(&mut self.parked);
+    }
+
+    /// Between the two: gives every part whose completion is awaited a new identifier and hands
+    /// it to `again`, counted from 0, in the order of submission. Commands count as taken at
+    /// `epoch` from now on. Returns how many parts there were.
+    pub(crate) fn replay(&mut self, epoch: u32, mut again: impl FnMut(usize, &Entry)) -> usize {
+        // Places of the stack above those that count are as many as slots in use, or more.
+        let Some(order) = self.free.get_mut(self.parked..) else {
+            return 0;
+        };
+        let slots = &mut self.slots;
+        let awaited = |slot: &Slot| slot.cid & AWAITED != 0;
+        let found = (0..).zip(slots.iter()).filter(|(_, slot)| awaited(slot));
+        let mut count = 0;
+        for (place, (index, _)) in order.iter_mut().zip(found) {
+            *place = index;
+            count += 1;
+        }
+        let order = &mut order[..count];
+        let age = |index: u16| self.turn.wrapping_sub(slots[usize::from(index)].turn);
+        // By hand: the library's sort would be a fiftieth of the kernel.
+        for end in 1..order.len() {
+            let mut at = end;
+            while at > 0 && age(order[at - 1]) < age(order[at]) {
+                order.swap(at - 1, at);
+                at -= 1;
+            }
+        }
+        for (at, &index) in order.iter().enumerate() {
+            let slot = &mut slots[usize::from(index)];
+            slot.entry.cid = next_use(slot.cid, self.mask);
+            slot.cid = u32::from(slot.entry.cid) | AWAITED;
+            again(at, &slot.entry);
+        }
+        for slot in slots.iter_mut().filter(|slot| slot.remaining > 0) {
+            slot.epoch = epoch;
+        }
+        count
+    }
+
+    /// The entry, with a new identifier, of the part `cid` that ended though it should not have;
+    /// `None` if it is not awaited, or not for the first time.
+    pub(crate) fn retry(&mut self, cid: u16, epoch: u32) -> Option<Entry> {
+        let slot = self.slots.get_mut(usize::from(cid & self.mask))?;
+        if slot.cid != u32::from(cid) | AWAITED || slot.retried {
+            return None;
+        }
+        slot.retried = true;
+        slot.entry.cid = next_use(slot.cid, self.mask);
+        slot.cid = u32::from(slot.entry.cid) | AWAITED;
+        let (entry, leader) = (slot.entry, usize::from(slot.leader));
+        if let Some(leader) = self.slots.get_mut(leader) {
+            leader.epoch = epoch;
+        }
+        Some(entry)
     }
 
     /// Commands in flight.
@@ -192,10 +292,15 @@ impl Slots {
         self.commands
     }
 
-    /// How many epochs before `now` the oldest command in flight was taken.
-    pub(crate) fn oldest(&self, now: u32) -> Option<u32> {
-        let waiting = self.slots.iter().filter(|slot| slot.remaining > 0);
-        waiting.map(|slot| now.wrapping_sub(slot.epoch)).max()
+    /// How many epochs before `now` the oldest command in flight was taken, and the identifier of
+    /// a part of it that is awaited.
+    pub(crate) fn oldest(&self, now: u32) -> Option<(u32, u16)> {
+        let awaited = self.slots.iter().filter(|slot| slot.cid & AWAITED != 0);
+        let age = |slot: &Slot| {
+            let leader = &self.slots[usize::from(slot.leader)];
+            (now.wrapping_sub(leader.epoch), slot.cid as u16)
+        };
+        awaited.map(age).max()
     }
 }
 
@@ -227,6 +332,15 @@ mod tests {
     fn take(slots: &mut Slots, parts: usize, tag: u32) -> Option<Vec<u16>> {
         let cids = (0..parts).map(|part| slots.reserve(part).map(|(_, cid)| cid));
         let cids = cids.collect::<Option<Vec<_>>>()?;
+        for &cid in &cids {
+            let cdw10 = tag.into();
+            let entry = Entry {
+                cid,
+                cdw10,
+                ..Entry::default()
+            };
+            slots.keep(usize::from(cid & slots.mask), &entry);
+        }
         slots.begin(parts, Tag(tag), tag);
         Some(cids)
     }
@@ -285,12 +399,84 @@ mod tests {
         let mut slots = Slots::new(8);
         take(&mut slots, 3, 5).unwrap();
         let cid = take(&mut slots, 1, 6).unwrap()[0];
-        assert_eq!(slots.oldest(10), Some(5));
+        assert_eq!(slots.oldest(10).map(|(age, _)| age), Some(5));
         let mut tags = Vec::new();
         slots.abandon(|tag| tags.push(tag.0));
         tags.sort_unstable();
         assert_eq!(tags, [5, 6]);
         assert_eq!((slots.commands(), slots.oldest(10)), (0, None));
         assert_eq!(slots.finish(cid, OK), Finished::Nothing);
+    }
+
+    /// Command and part of everything that comes again.
+    fn replay(slots: &mut Slots) -> Vec<(u64, u16)> {
+        let mut again = Vec::new();
+        slots.suspend();
+        assert_eq!(slots.reserve(0), None, "nothing begins meanwhile");
+        let count = slots.replay(99, |at, entry| {
+            assert_eq!(at, again.len());
+            again.push((entry.cdw10, entry.cid));
+        });
+        assert_eq!(count, again.len());
+        slots.resume();
+        again
+    }
+
+    #[test]
+    fn what_is_in_flight_comes_again_in_order_under_new_identifiers() {
+        let mut slots = Slots::new(8);
+        let first = take(&mut slots, 2, 1).unwrap();
+        let second = take(&mut slots, 1, 2).unwrap();
+        let third = take(&mut slots, 2, 3).unwrap();
+        assert_eq!(slots.finish(third[0], OK), Finished::Part);
+        assert_eq!(slots.finish(second[0], OK), Finished::Command(OK, Tag(2)));
+        let fourth = take(&mut slots, 1, 4).unwrap();
+        let again = replay(&mut slots);
+        let commands: Vec<_> = again.iter().map(|(command, _)| *command).collect();
+        assert_eq!(commands, [1, 1, 3, 4]);
+        for old in [first[0], first[1], third[1], fourth[0]] {
+            assert_eq!(slots.finish(old, OK), Finished::Nothing, "too late");
+        }
+        assert_eq!(slots.oldest(100).map(|(age, _)| age), Some(1));
+        let mut done = Vec::new();
+        for (_, cid) in again {
+            if let Finished::Command(_, tag) = slots.finish(cid, OK) {
+                done.push(tag.0);
+            }
+        }
+        assert_eq!(done, [1, 3, 4]);
+        assert_eq!(slots.commands(), 0);
+        assert!(take(&mut slots, 7, 5).is_some(), "no slot is lost");
+        assert!(slots.reserve(0).is_none());
+    }
+
+    #[test]
+    fn a_full_queue_and_an_empty_one_can_be_replayed() {
+        let mut slots = Slots::new(8);
+        assert_eq!(replay(&mut slots), []);
+        for tag in 0..7 {
+            take(&mut slots, 1, tag).unwrap();
+        }
+        for _ in 0..3 {
+            let commands = replay(&mut slots).into_iter().map(|(command, _)| command);
+            assert_eq!(commands.collect::<Vec<_>>(), [0, 1, 2, 3, 4, 5, 6]);
+        }
+        slots.suspend();
+        slots.abandon(|_| {});
+        slots.resume();
+        assert_eq!(slots.reserve(0), None, "given up for good");
+    }
+
+    #[test]
+    fn a_command_is_retried_once() {
+        let mut slots = Slots::new(8);
+        let cids = take(&mut slots, 2, 1).unwrap();
+        let again = slots.retry(cids[1], 5).unwrap();
+        assert_eq!(again.cdw10, 1);
+        assert_eq!(slots.retry(cids[1], 5), None, "that one is over");
+        assert_eq!(slots.retry(again.cid, 5), None, "and this is the second");
+        assert_eq!(slots.finish(cids[1], OK), Finished::Nothing);
+        assert_eq!(slots.finish(cids[0], OK), Finished::Part);
+        assert_eq!(slots.finish(again.cid, OK), Finished::Command(OK, Tag(1)));
     }
 }

@@ -59,7 +59,7 @@ fn a_controller_comes_up_is_identified_and_goes_down_without_a_trace() {
         controller.create_queue(rig.disk.clone()).unwrap_err(),
         Error::NoQueue { granted: 2 }
     );
-    assert_eq!(controller.health(), Ok(()));
+    assert_eq!(controller.attend().lost, None);
     controller.shutdown(queues).unwrap();
     assert_eq!(rig.bus.outstanding(), 0);
     assert_eq!(rig.disk.read32(0x14) & 1, 0, "disabled");
@@ -276,6 +276,7 @@ fn the_controller_decides_how_large_and_how_many_queues_are() {
     let (controller, queue) = rig.running(Options {
         queues: 8,
         depth: 300,
+        ..OPTIONS
     });
     assert_eq!(controller.queues(), 1);
     assert_eq!(queue.capacity(), 3);
@@ -299,22 +300,13 @@ fn a_shutdown_that_does_not_end_is_reported_and_memory_comes_back_all_the_same()
 #[test]
 fn a_controller_that_is_gone_keeps_its_memory_out_of_use() {
     let rig = Rig::new(config());
-    let (controller, queue) = rig.running(OPTIONS);
+    let (mut controller, queue) = rig.running(OPTIONS);
     let before = rig.bus.outstanding();
     rig.disk.vanish();
-    assert_eq!(controller.health(), Err(Error::Gone));
+    let lost = controller.attend().lost.unwrap();
+    assert_eq!((lost.reason, lost.disabled), (Error::Gone, true));
     assert_eq!(controller.shutdown([queue]), Err(Error::Gone));
     assert_eq!(rig.bus.outstanding(), before);
-}
-
-#[test]
-fn a_fatal_controller_is_noticed_and_can_still_be_disabled() {
-    let rig = Rig::new(config());
-    let (controller, queue) = rig.running(OPTIONS);
-    rig.disk.die();
-    assert_eq!(controller.health(), Err(Error::Fatal));
-    let _ = controller.shutdown([queue]);
-    assert_eq!(rig.bus.outstanding(), 0);
 }
 
 #[test]

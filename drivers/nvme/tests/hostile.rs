@@ -4,9 +4,9 @@ mod common;
 
 use common::{OPTIONS, Rig, command, complete, drain, pages};
 use proptest::prelude::*;
-use spindle_block::{DiskQueue, IoError, Op, SubmitError, Tag};
+use spindle_block::{DiskQueue, Op, Tag};
 use spindle_nvme::Options;
-use spindle_testkit::nvme::{Config, Fault};
+use spindle_testkit::nvme::Config;
 
 #[test]
 fn completions_for_nothing_are_counted_and_ignored() {
@@ -33,34 +33,6 @@ fn a_flood_of_completions_does_not_keep_the_core() {
     }
     assert_eq!(drain(&mut queue), []);
     assert_eq!(queue.spurious(), 16);
-}
-
-#[test]
-fn a_swallowed_command_is_seen_to_age_and_is_given_up_when_asked() {
-    let rig = Rig::new(Config::default());
-    let (controller, mut queue) = rig.running(OPTIONS);
-    let memory = rig.memory(1);
-    let segments = pages(&memory);
-    let read = command(Op::Read, 1, 9, 0, &segments);
-    rig.disk.arm(Fault::SwallowIo(2));
-    queue.set_epoch(100);
-    queue.submit(&read, Tag(1)).unwrap();
-    queue.set_epoch(101);
-    queue.submit(&read, Tag(2)).unwrap();
-    queue.commit();
-    assert_eq!(drain(&mut queue), [(2, Ok(()))]);
-    queue.set_epoch(130);
-    assert_eq!((queue.oldest(), queue.in_flight()), (Some(30), 1));
-    let mut failed = Vec::new();
-    queue.fail_all(|tag, result| failed.push((tag.0, result)));
-    assert_eq!(failed, [(1, Err(IoError::Aborted))]);
-    assert_eq!((queue.oldest(), queue.in_flight()), (None, 0));
-    assert_eq!(queue.submit(&read, Tag(3)), Err(SubmitError::Gone));
-    queue.fail_all(|_, _| panic!("nothing is left"));
-    rig.disk.post(1, 0x10, 0);
-    assert_eq!(drain(&mut queue), []);
-    controller.shutdown([queue]).unwrap();
-    rig.obeyed();
 }
 
 #[test]

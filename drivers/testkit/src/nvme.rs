@@ -10,6 +10,7 @@ mod admin;
 mod dma;
 mod execute;
 mod identify;
+mod logs;
 mod null;
 mod registers;
 mod ring;
@@ -165,8 +166,22 @@ pub enum Fault {
     FailIo(u8, u16),
     /// The next admin command with this opcode is never answered.
     SwallowAdmin(u8),
-    /// The next I/O command with this opcode is never answered.
+    /// The next I/O command with this opcode is neither carried out nor answered, unless it is
+    /// aborted.
     SwallowIo(u8),
+    /// The next I/O command with this opcode is carried out and never answered.
+    LoseIo(u8),
+    /// No I/O command is carried out or answered.
+    Deaf,
+    /// Nothing is ever aborted.
+    NoAbort,
+}
+
+/// What goes wrong in an I/O queue, and lasts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stuck {
+    queue: u16,
+    cid: u16,
 }
 
 /// The controller; clones are the same controller.
@@ -184,6 +199,11 @@ struct Shared {
     faults: Mutex<Vec<Fault>>,
     /// Whether `faults` is worth a look: it is not, on the fast path.
     faulty: AtomicBool,
+    /// Commands that were swallowed.
+    stuck: Mutex<Vec<Stuck>>,
+    /// Answers nothing until it is reset.
+    hung: AtomicBool,
+    resets: AtomicU64,
     vanished: AtomicBool,
     doorbells: AtomicU64,
     commands: AtomicU64,
@@ -206,6 +226,9 @@ impl FakeNvme {
             config,
             faults: Mutex::default(),
             faulty: AtomicBool::new(false),
+            stuck: Mutex::default(),
+            hung: AtomicBool::new(false),
+            resets: AtomicU64::new(0),
             vanished: AtomicBool::new(false),
             doorbells: AtomicU64::new(0),
             commands: AtomicU64::new(0),
@@ -229,11 +252,45 @@ impl FakeNvme {
         self.0.control.lock().unwrap().fatal = true;
     }
 
+    /// Makes everything go unanswered until the next reset.
+    pub fn hang(&self) {
+        self.0.hung.store(true, Ordering::Release);
+    }
+
+    /// How often the controller has been disabled while it was running.
+    #[must_use]
+    pub fn resets(&self) -> u64 {
+        self.0.resets.load(Ordering::Acquire)
+    }
+
+    /// Gives namespace `id` another size, 0 for none at all, and tells of it.
+    pub fn resize(&self, id: u32, blocks: u64) {
+        if let Some(store) = self.0.store(id) {
+            store.resize(blocks);
+        }
+        self.0.control.lock().unwrap().changed.push(id);
+        self.raise(0x04_0002);
+    }
+
+    /// Sends an event with this doubleword 0, as soon as the driver asks for one.
+    pub fn raise(&self, event: u32) {
+        let mut control = self.0.control.lock().unwrap();
+        control.events.push_back(event);
+        control.send_events();
+    }
+
+    /// Sets the critical warnings of the SMART log and tells of them.
+    pub fn warn(&self, critical: u8) {
+        self.0.control.lock().unwrap().critical = critical;
+        self.raise(0x02_0001);
+    }
+
     /// Carries out what is in the queues, and returns how many commands that were.
     pub fn run(&self) -> usize {
         let queues = self.0.queues.iter();
-        queues
-            .map(|queue| self.0.run_io(&mut queue.lock().unwrap()))
+        (1..)
+            .zip(queues)
+            .map(|(id, queue)| self.0.run_io(id, &mut queue.lock().unwrap()))
             .sum()
     }
 

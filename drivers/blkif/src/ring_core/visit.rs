@@ -22,6 +22,8 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
                 }
             });
             work.completed += completed as u32;
+            // After the poll: what has been answered meanwhile is not late.
+            disk.queue.tick(now_ns);
         }
         if self.first >= self.used {
             self.first = 0;

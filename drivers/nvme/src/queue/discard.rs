@@ -55,6 +55,7 @@ impl<R: Registers> QueuePair<R> {
                 cdw10: (ranges as u64).wrapping_sub(1) & 0xff | DEALLOCATE << 32,
                 cdw12: 0,
             };
+            self.slots.keep(slot, &entry);
             entry.store(&self.memory.submission, (self.tail + part) & self.mask);
         }
         self.slots.begin(parts, tag, self.epoch);

@@ -52,10 +52,9 @@ impl<R: Registers> QueuePair<R> {
         kind: Kind,
         tag: Tag,
     ) -> Result<(), SubmitError> {
-        let cid = self.slots.begin_one(tag, self.epoch);
         let entry = Entry {
             opcode: kind.opcode,
-            cid: cid.ok_or_else(|| self.full())?,
+            cid: 0,
             namespace: command.unit.0,
             prp1: bus,
             prp2: 0,
@@ -63,6 +62,8 @@ impl<R: Registers> QueuePair<R> {
             // NLB is 0's based (6.9, 6.15).
             cdw12: (blocks - 1) | kind.flags,
         };
+        let entry = self.slots.begin_one(tag, self.epoch, entry);
+        let entry = entry.ok_or_else(|| self.full())?;
         entry.store(&self.memory.submission, self.tail);
         self.tail = (self.tail + 1) & self.mask;
         Ok(())
@@ -98,7 +99,7 @@ impl<R: Registers> QueuePair<R> {
                 None => break,
                 Some(run) => run.map_err(|_| SubmitError::Scattered)?,
             };
-            let Some((_, cid)) = slot else {
+            let Some((index, cid)) = slot else {
                 return Err(self.no_room(parts + 1, runs));
             };
             let blocks = run.bytes >> shift;
@@ -116,6 +117,7 @@ impl<R: Registers> QueuePair<R> {
                 // NLB is 0's based and 16 bits wide (6.9, 6.15); MAX_TRANSFER keeps far below.
                 cdw12: blocks.wrapping_sub(1) & 0xffff | transfer.kind.flags,
             };
+            self.slots.keep(index, &entry);
             entry.store(&self.memory.submission, (self.tail + parts) & self.mask);
             block = block.wrapping_add(blocks.into());
             parts += 1;
@@ -156,13 +158,13 @@ impl<R: Registers> QueuePair<R> {
 
     #[inline(never)]
     pub(super) fn flush(&mut self, unit: Unit, tag: Tag) -> Result<(), SubmitError> {
-        let cid = self.slots.begin_one(tag, self.epoch);
         let entry = Entry {
             opcode: io::FLUSH,
-            cid: cid.ok_or_else(|| self.full())?,
             namespace: unit.0,
             ..Entry::default()
         };
+        let entry = self.slots.begin_one(tag, self.epoch, entry);
+        let entry = entry.ok_or_else(|| self.full())?;
         entry.store(&self.memory.submission, self.tail);
         self.tail = (self.tail + 1) & self.mask;
         Ok(())

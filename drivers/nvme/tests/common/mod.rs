@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use spindle_block::{Command, DiskQueue, IoResult, Op, Segment, SubmitError, Tag, Unit};
 use spindle_hw::{DmaAlloc, SharedPages};
@@ -12,21 +13,25 @@ use spindle_testkit::nvme::{Config, FakeNvme};
 pub(crate) struct Rig {
     pub(crate) bus: Arc<FakeBus>,
     pub(crate) disk: FakeNvme,
+    pub(crate) clock: FakeClock,
 }
 
-pub(crate) type Running<'a> = Controller<FakeNvme, FakeClock, &'a FakeBus>;
+pub(crate) type Running<'a> = Controller<FakeNvme, &'a FakeClock, &'a FakeBus>;
 pub(crate) type Queue = QueuePair<FakeNvme>;
 
 pub(crate) const OPTIONS: Options = Options {
     queues: 2,
     depth: 16,
+    timeout: Duration::from_secs(30),
 };
 
 impl Rig {
     pub(crate) fn new(config: Config) -> Self {
         let bus = Arc::new(FakeBus::new());
         let disk = FakeNvme::new(bus.clone(), config);
-        Self { bus, disk }
+        // A millisecond passes whenever the driver waits.
+        let clock = FakeClock::new(1_000_000);
+        Self { bus, disk, clock }
     }
 
     pub(crate) fn start(&self) -> Result<Running<'_>, Error> {
@@ -34,9 +39,7 @@ impl Rig {
     }
 
     pub(crate) fn start_with(&self, options: Options) -> Result<Running<'_>, Error> {
-        // A millisecond passes whenever the driver waits.
-        let clock = FakeClock::new(1_000_000);
-        Controller::start(self.disk.clone(), clock, &*self.bus, options)
+        Controller::start(self.disk.clone(), &self.clock, &*self.bus, options)
     }
 
     pub(crate) fn running(&self, options: Options) -> (Running<'_>, Queue) {

@@ -4,7 +4,7 @@ use spindle_nvme::Status;
 
 use super::registers::Control;
 use super::ring::{Area, Entry, Ring};
-use super::{Fault, Shared};
+use super::{Fault, Shared, Stuck};
 
 impl Shared {
     pub(super) fn run_admin(&self, control: &mut Control) {
@@ -20,7 +20,11 @@ impl Shared {
                 Fault::FailAdmin(which, status) if which == opcode => Some(Err(Status(status))),
                 _ => None,
             });
-            let result = failed.unwrap_or_else(|| self.admin(entry));
+            if opcode == 0x0c && failed.is_none() {
+                self.request_event(control, entry);
+                continue;
+            }
+            let result = failed.unwrap_or_else(|| self.admin(control, entry));
             if let Some(ring) = control.admin.as_mut() {
                 match result {
                     Ok(value) => ring.post(entry.cid(), 0, value),
@@ -30,19 +34,54 @@ impl Shared {
         }
     }
 
-    fn admin(&self, entry: Entry) -> Result<u32, Status> {
+    fn admin(&self, control: &mut Control, entry: Entry) -> Result<u32, Status> {
         match entry.opcode() {
             0x00 => self.delete_submission(entry),
             0x01 => self.create_submission(entry),
             0x04 => self.delete_completion(entry),
+            0x02 => self.log_page(control, entry),
             0x05 => self.create_completion(entry),
             0x06 => self.identify(entry),
+            0x08 => Ok(u32::from(!self.abort(entry))),
+            0x09 if entry.dword(10) == 0x0b => {
+                control.event_mask = entry.dword(11);
+                Ok(0)
+            }
             0x09 if entry.dword(10) == 7 => {
                 let most = u32::from(self.config.queues) - 1;
                 Ok(most << 16 | most)
             }
             _ => Err(Status::INVALID_OPCODE),
         }
+    }
+
+    /// Asynchronous Event Request: four may wait.
+    fn request_event(&self, control: &mut Control, entry: Entry) {
+        if control.requests.len() == 4 {
+            self.violation("more event requests than are allowed");
+        }
+        control.requests.push_back(entry.cid());
+        control.send_events();
+    }
+
+    /// Aborts a command that was swallowed; false if it is not there.
+    fn abort(&self, entry: Entry) -> bool {
+        let queue = (entry.dword(10) & 0xffff) as u16;
+        let cid = (entry.dword(10) >> 16) as u16;
+        if self.has(Fault::NoAbort) {
+            return false;
+        }
+        let stuck = Stuck { queue, cid };
+        let mut all = self.stuck.lock().unwrap();
+        let Some(at) = all.iter().position(|other| *other == stuck) else {
+            return false;
+        };
+        all.swap_remove(at);
+        let mut queue = self.queues[usize::from(queue) - 1].lock().unwrap();
+        if let Some(ring) = queue.ring.as_mut() {
+            ring.post(cid, Status::ABORT_REQUESTED.0, 0);
+        }
+        true
     }
 
     fn queue_index(&self, entry: Entry) -> Result<usize, Status> {
@@ -72,7 +111,11 @@ impl Shared {
         if entry.dword(11) & 2 != 0 {
             self.violation("interrupts on a polled queue");
         }
-        queue.completion = Some(self.queue_area(entry, 4)?);
+        let area = self.queue_area(entry, 4)?;
+        if !area.is_clear() {
+            self.violation("a completion queue is not clear");
+        }
+        queue.completion = Some(area);
         Ok(0)
     }
 

@@ -7,7 +7,7 @@ use spindle_nvme::Status;
 use super::dma::BadPrp;
 use super::ring::{Entry, Queue};
 use super::store::Store;
-use super::{Fault, Shared};
+use super::{Fault, Shared, Stuck};
 
 const FLUSH: u8 = 0;
 const WRITE: u8 = 1;
@@ -18,11 +18,12 @@ const ALL_NAMESPACES: u32 = u32::MAX;
 
 impl Shared {
     /// Carries out what is in a queue, as far as there is room for completions.
-    pub(super) fn run_io(&self, queue: &mut Queue) -> usize {
+    pub(super) fn run_io(&self, id: u16, queue: &mut Queue) -> usize {
         let Some(ring) = queue.ring.as_mut() else {
             return 0;
         };
-        if self.vanished.load(Ordering::Acquire) {
+        let lost = self.vanished.load(Ordering::Acquire) || self.hung.load(Ordering::Acquire);
+        if lost || self.has(Fault::Deaf) {
             return 0;
         }
         let mut count = 0;
@@ -38,7 +39,7 @@ impl Shared {
                 batch.into_iter().enumerate().partition(|(i, _)| i % 3 == 1);
             for (_, entry) in even.into_iter().rev().chain(odd) {
                 count += 1;
-                if let Some(status) = self.execute(entry) {
+                if let Some(status) = self.execute(id, entry) {
                     ring.post(entry.cid(), status.0, 0);
                 }
             }
@@ -47,7 +48,7 @@ impl Shared {
                 && let Some(entry) = ring.fetch()
             {
                 count += 1;
-                if let Some(status) = self.execute(entry) {
+                if let Some(status) = self.execute(id, entry) {
                     ring.post(entry.cid(), status.0, 0);
                 }
             }
@@ -56,13 +57,24 @@ impl Shared {
     }
 
     /// The outcome of a command, or `None` if it is not to be answered.
-    fn execute(&self, entry: Entry) -> Option<Status> {
+    fn execute(&self, id: u16, entry: Entry) -> Option<Status> {
         self.commands.fetch_add(1, Ordering::Relaxed);
         let opcode = entry.opcode();
         if self
             .once(|fault| (fault == Fault::SwallowIo(opcode)).then_some(()))
             .is_some()
         {
+            self.stuck.lock().unwrap().push(Stuck {
+                queue: id,
+                cid: entry.cid(),
+            });
+            return None;
+        }
+        if self
+            .once(|fault| (fault == Fault::LoseIo(opcode)).then_some(()))
+            .is_some()
+        {
+            self.command(entry);
             return None;
         }
         let failed = self.once(|fault| match fault {

@@ -33,6 +33,7 @@ impl Shared {
         put(64, b"1.0     ");
         put(77, &[self.config.mdts]);
         put(80, &self.config.version.to_le_bytes());
+        put(92, &0x100u32.to_le_bytes());
         put(512, &[self.config.entry_sizes, 0x44]);
         let highest = self.stores.iter().map(|s| s.id).max().unwrap_or(0);
         put(516, &highest.to_le_bytes());
@@ -49,8 +50,8 @@ impl Shared {
         let mut ids: Vec<u32> = self
             .stores
             .iter()
-            .map(|s| s.id)
-            .filter(|&id| id > after)
+            .filter(|store| store.id > after && store.size() > 0)
+            .map(|store| store.id)
             .collect();
         ids.sort_unstable();
         ids.truncate(1024);
@@ -89,13 +90,13 @@ impl Shared {
             return Err(Status(0x0b | Status::DO_NOT_RETRY));
         }
         let mut page = vec![0; 4096];
-        let Some(store) = self.store(id) else {
+        let Some(store) = self.store(id).filter(|store| store.size() > 0) else {
             return Ok(page);
         };
         let mut put = |at: usize, bytes: &[u8]| page[at..at + bytes.len()].copy_from_slice(bytes);
         let config = &store.config;
         for at in [0, 8, 16] {
-            put(at, &config.blocks.to_le_bytes());
+            put(at, &store.size().to_le_bytes());
         }
         if let Some(granularity) = config.granularity {
             put(24, &[0x10]);

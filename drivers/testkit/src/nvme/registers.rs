@@ -1,5 +1,6 @@
 //! Registers and doorbells (3.1).
 
+use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 
 use spindle_hw::Registers;
@@ -21,6 +22,31 @@ pub(super) struct Control {
     asq: u64,
     acq: u64,
     pub(super) admin: Option<Ring>,
+    /// Event requests that wait, by their identifiers.
+    pub(super) requests: VecDeque<u16>,
+    /// Events that wait.
+    pub(super) events: VecDeque<u32>,
+    /// Asynchronous Event Configuration.
+    pub(super) event_mask: u32,
+    /// The Changed Namespace List.
+    pub(super) changed: Vec<u32>,
+    /// Critical Warning of the SMART log.
+    pub(super) critical: u8,
+}
+
+impl Control {
+    /// Answers event requests, as far as there are events.
+    pub(super) fn send_events(&mut self) {
+        let Some(ring) = self.admin.as_mut() else {
+            return;
+        };
+        while !self.events.is_empty()
+            && let Some(cid) = self.requests.pop_front()
+        {
+            let event = self.events.pop_front().unwrap_or(0);
+            ring.post(cid, 0, event);
+        }
+    }
 }
 
 const ENABLE: u32 = 1;
@@ -81,6 +107,9 @@ impl Shared {
         let aligned = control.asq.is_multiple_of(4096) && control.acq.is_multiple_of(4096);
         match areas {
             (Some(submission), Some(completion)) if aligned => {
+                if !completion.is_clear() {
+                    self.violation("the admin completion queue is not clear");
+                }
                 control.admin = Some(Ring::new(submission, completion));
                 control.ready = true;
             }
@@ -95,6 +124,10 @@ impl Shared {
         control.ready = false;
         control.fatal = false;
         control.shutdown = 0;
+        control.requests.clear();
+        self.stuck.lock().unwrap().clear();
+        self.hung.store(false, Ordering::Release);
+        self.resets.fetch_add(1, Ordering::AcqRel);
         if let Some(ring) = control.admin.take() {
             self.check_memory(&ring);
         }
@@ -140,6 +173,9 @@ impl Shared {
             if !self.ring(ring, completion, value) {
                 return;
             }
+            if completion || self.hung.load(Ordering::Acquire) {
+                return;
+            }
             return self.run_admin(&mut control);
         }
         let Some(queue) = self.queues.get(id - 1) else {
@@ -153,7 +189,7 @@ impl Shared {
             self.doorbells.fetch_add(1, Ordering::Relaxed);
         }
         if self.ring(ring, completion, value) && !self.config.manual {
-            self.run_io(&mut queue);
+            self.run_io(id as u16, &mut queue);
         }
     }
 

@@ -57,6 +57,12 @@ impl Area {
         })
     }
 
+    /// Whether no phase bit of a completion queue is set.
+    pub(super) fn is_clear(&self) -> bool {
+        let word = |at: usize| self.pages.u32_at(self.offset + at + 12).load(Relaxed);
+        (0..self.len).step_by(16).all(|at| word(at) >> 16 & 1 == 0)
+    }
+
     /// Whether the driver has left the memory allocated.
     pub(super) fn is_there(&self, bus: &FakeBus) -> bool {
         bus.at(self.bus, self.len, |_, _| ()).is_some()

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::NamespaceConfig;
 
@@ -10,6 +11,7 @@ pub(super) struct Store {
     pub(super) id: u32,
     pub(super) config: NamespaceConfig,
     write_cache: bool,
+    size: AtomicU64,
     blocks: Mutex<Blocks>,
 }
 
@@ -33,6 +35,7 @@ impl Store {
             id: config.id,
             config: config.clone(),
             write_cache,
+            size: AtomicU64::new(config.blocks),
             blocks: Mutex::new(Blocks {
                 data: vec![0; bytes as usize],
                 stale: BTreeMap::new(),
@@ -40,11 +43,23 @@ impl Store {
         }
     }
 
+    /// Blocks there are now.
+    pub(super) fn size(&self) -> u64 {
+        self.size.load(Ordering::Acquire)
+    }
+
+    /// Gives it another size.
+    pub(super) fn resize(&self, blocks: u64) {
+        let bytes = (blocks << self.config.block_shift) as usize;
+        self.blocks.lock().unwrap().data.resize(bytes, 0);
+        self.size.store(blocks, Ordering::Release);
+    }
+
     /// Whether `count` blocks from `block` on exist.
     pub(super) fn covers(&self, block: u64, count: u64) -> bool {
         block
             .checked_add(count)
-            .is_some_and(|end| end <= self.config.blocks)
+            .is_some_and(|end| end <= self.size())
     }
 
     /// Calls `with` on `len` bytes from byte `at` on, which are inside.

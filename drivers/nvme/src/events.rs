@@ -1,0 +1,195 @@
+//! Asynchronous events (5.2): the controller tells of changed namespaces and failing health, by
+//! answering a request that it was sent for the purpose.
+
+use alloc::vec::Vec;
+
+use spindle_hw::{Clock, DmaAlloc, Registers};
+use zerocopy::{FromBytes, IntoBytes};
+
+use crate::admin::Posted;
+use crate::command::{Entry, admin as opcode};
+use crate::health::{HealthLog, HealthPage};
+use crate::identify::{NamespaceList, blank};
+use crate::{Controller, Error, Status};
+
+/// A namespace that is no longer what it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// It has another size.
+    Resized {
+        /// Namespace identifier.
+        id: u32,
+        /// The new size in sectors of 512 bytes.
+        sectors: u64,
+    },
+    /// It is gone, or cannot be served any longer.
+    Removed(u32),
+    /// There is one more.
+    Added(u32),
+}
+
+/// Asynchronous Event Configuration (5.21.1.11).
+const FEATURE_EVENTS: u64 = 0x0b;
+/// All critical warnings of the SMART log.
+const EVENTS_HEALTH: u64 = 0x1f;
+/// Namespace attribute notices; also in OAES, where they are announced.
+const EVENTS_NAMESPACES: u64 = 1 << 8;
+
+/// Log page identifiers (5.14.1).
+const LOG_HEALTH: u8 = 0x02;
+const LOG_CHANGED_NAMESPACES: u8 = 0x04;
+
+/// Types of events, and the information that comes with a notice.
+const EVENT_HEALTH: u32 = 1;
+const EVENT_NOTICE: u32 = 2;
+const NOTICE_NAMESPACES: u32 = 0;
+
+impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
+    /// Asks for events.
+    #[inline(never)]
+    pub(crate) fn listen(&mut self) -> Result<(), Error> {
+        let announced = u64::from(self.identity.events) & EVENTS_NAMESPACES;
+        let configured = self.execute(Entry {
+            opcode: opcode::SET_FEATURES,
+            cdw10: FEATURE_EVENTS | (EVENTS_HEALTH | announced) << 32,
+            ..Entry::default()
+        });
+        match configured {
+            Ok(_) => self.request_event(),
+            // A disk without events is a disk nevertheless.
+            Err(Error::Command { .. }) => {}
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    fn request_event(&mut self) {
+        let entry = Entry {
+            opcode: opcode::ASYNC_EVENT_REQUEST,
+            ..Entry::default()
+        };
+        self.post(Posted::Event, entry);
+    }
+
+    /// Deals with an event, if one has come; with one at a time, however many the controller has.
+    pub(crate) fn take_event(&mut self, changes: &mut Vec<Change>) -> Result<(), Error> {
+        let Some((status, event)) = self.admin.answer_to(Posted::Event) else {
+            return Ok(());
+        };
+        let serial = self.identity.serial.clone();
+        if status.code() != Status::SUCCESS {
+            log::warn!("nvme {serial}: tells of no events: {status}");
+            return Ok(());
+        }
+        let (kind, info, page) = (event & 7, event >> 8 & 0xff, (event >> 16) as u8);
+        let dealt = match (kind, info) {
+            (EVENT_NOTICE, NOTICE_NAMESPACES) => self.see_changes(changes),
+            (EVENT_HEALTH, _) => self.health_log().map(|health| {
+                log::warn!("nvme {serial}: {health}");
+            }),
+            _ => {
+                log::warn!("nvme {serial}: event of type {kind}, information {info:#x}");
+                // Reading the page is what allows the next event of the kind.
+                self.log_page::<HealthPage>(page).map(|_| ())
+            }
+        };
+        match dealt {
+            Err(Error::Command { .. }) | Ok(()) => self.request_event(),
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    /// Looks again at the namespaces that the controller names.
+    fn see_changes(&mut self, changes: &mut Vec<Change>) -> Result<(), Error> {
+        let list = self.log_page::<NamespaceList>(LOG_CHANGED_NAMESPACES)?;
+        let named: Vec<u32> = list
+            .ids
+            .iter()
+            .map(|id| id.get())
+            .take_while(|&id| id != 0)
+            .collect();
+        // All ones: too many to be named (5.14.1.4).
+        if named.first() == Some(&u32::MAX) {
+            let mut all = self.active_namespaces()?.unwrap_or_default();
+            let known = self.namespaces.iter().map(|n| n.id);
+            let gone: Vec<u32> = known.filter(|id| !all.contains(id)).collect();
+            all.extend(gone);
+            return self.refresh(&all, changes);
+        }
+        self.refresh(&named, changes)
+    }
+
+    /// Looks at the namespaces `ids` and notes what has changed.
+    ///
+    /// # Errors
+    /// Also if one has got another format: those who use it count in its old blocks.
+    #[inline(never)]
+    pub(crate) fn refresh(&mut self, ids: &[u32], changes: &mut Vec<Change>) -> Result<(), Error> {
+        for &id in ids {
+            let found = match self.look_at(id) {
+                Ok(found) => found.unwrap_or_else(|reason| {
+                    log::warn!("nvme: namespace {id} cannot be served: {reason}");
+                    None
+                }),
+                Err(Error::Command { .. }) => None,
+                Err(error) => return Err(error),
+            };
+            let place = self.namespaces.iter().position(|n| n.id == id);
+            match (place, found) {
+                (Some(place), Some(found)) => {
+                    let known = core::mem::replace(&mut self.namespaces[place], found);
+                    if known.block_shift != found.block_shift {
+                        return Err(Error::Changed("block size"));
+                    }
+                    if known.blocks != found.blocks {
+                        let sectors = found.sectors();
+                        changes.push(Change::Resized { id, sectors });
+                    }
+                }
+                (Some(place), None) => {
+                    self.namespaces.remove(place);
+                    changes.push(Change::Removed(id));
+                }
+                (None, Some(found)) => {
+                    self.namespaces.push(found);
+                    changes.push(Change::Added(id));
+                }
+                (None, None) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// How the disk is, by its own account.
+    ///
+    /// # Errors
+    /// What the controller said, or that it cannot be asked now.
+    #[inline(never)]
+    pub fn health_log(&mut self) -> Result<HealthLog, Error> {
+        if !self.is_running() {
+            return Err(Error::OutOfOrder);
+        }
+        let page = self.log_page::<HealthPage>(LOG_HEALTH)?;
+        Ok(HealthLog::new(&page))
+    }
+
+    /// Reads a log page (5.14), by which events of its kind may come again.
+    fn log_page<T: FromBytes + IntoBytes>(
+        &mut self,
+        page: u8,
+    ) -> Result<alloc::boxed::Box<T>, Error> {
+        // NUMD is 0's based.
+        let words = (size_of::<T>() / 4 - 1) as u64;
+        self.execute(Entry {
+            opcode: opcode::GET_LOG_PAGE,
+            namespace: u32::MAX,
+            prp1: self.admin.data(),
+            cdw10: u64::from(page) | words << 16,
+            ..Entry::default()
+        })?;
+        let mut data = blank::<T>().ok_or(Error::Memory)?;
+        self.admin.read_data(data.as_mut_bytes());
+        Ok(data)
+    }
+}

@@ -1,0 +1,104 @@
+//! What the control core and the core that owns a queue pair tell each other: orders one way,
+//! acknowledgements and late commands the other. Nothing here is touched for a single command.
+
+use core::sync::atomic::{AtomicU32, Ordering};
+
+/// What a queue is to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// Work; after a stop, submit all that was in flight once more.
+    Run,
+    /// Touch neither doorbells nor the queues' memory.
+    Pause,
+    /// Make the memory fit for new queues; the controller does not reach it now.
+    Clear,
+    /// Take nothing more: the controller is lost. What is in flight stays until
+    /// [`spindle_block::DiskQueue::fail_all`].
+    Lose,
+}
+
+/// A step, and a count that tells it from the same step at another time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Order(u32);
+
+impl Order {
+    /// The order for `step` that comes after this one.
+    pub(crate) fn then(self, step: Step) -> Self {
+        Self((self.0 | 3).wrapping_add(1) | step as u32)
+    }
+
+    pub(crate) fn step(self) -> Step {
+        match self.0 & 3 {
+            0 => Step::Run,
+            1 => Step::Pause,
+            2 => Step::Clear,
+            _ => Step::Lose,
+        }
+    }
+}
+
+/// Above a command identifier: there is one.
+const LATE: u32 = 1 << 16;
+
+/// The words between control and one queue, on a cache line that no other queue uses.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+pub(crate) struct Link {
+    order: AtomicU32,
+    seen: AtomicU32,
+    late: AtomicU32,
+}
+
+impl Link {
+    /// Control: gives an order.
+    pub(crate) fn give(&self, order: Order) {
+        // Release: what control did before, to the controller or for it, comes first.
+        self.order.store(order.0, Ordering::Release);
+    }
+
+    /// Control: whether the last order has been followed.
+    pub(crate) fn is_followed(&self) -> bool {
+        self.seen.load(Ordering::Acquire) == self.order.load(Ordering::Relaxed)
+    }
+
+    /// Control: the identifier of a command that has been in flight for too long.
+    pub(crate) fn late(&self) -> Option<u16> {
+        let late = self.late.load(Ordering::Relaxed);
+        (late & LATE != 0).then_some(late as u16)
+    }
+
+    /// Queue: the order in force.
+    #[inline]
+    pub(crate) fn order(&self) -> Order {
+        Order(self.order.load(Ordering::Acquire))
+    }
+
+    /// Queue: `order` has been followed.
+    pub(crate) fn followed(&self, order: Order) {
+        self.seen.store(order.0, Ordering::Release);
+    }
+
+    /// Queue: tells of a late command, or that there is none.
+    pub(crate) fn tell_late(&self, cid: Option<u16>) {
+        let word = cid.map_or(0, |cid| LATE | u32::from(cid));
+        self.late.store(word, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_order_differs_from_the_one_before_and_keeps_its_step() {
+        let mut order = Order(u32::MAX - 20);
+        for step in [Step::Pause, Step::Clear, Step::Run, Step::Lose].repeat(4) {
+            let next = order.then(step);
+            assert_ne!(next, order);
+            assert_ne!(order.then(step), next.then(step), "another time");
+            assert_eq!(next.step(), step);
+            order = next;
+        }
+        assert_eq!(Order::default().step(), Step::Run);
+    }
+}

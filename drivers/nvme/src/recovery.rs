@@ -1,0 +1,336 @@
+//! What is done about a controller that does not do its work: an abort, resets, and in the end
+//! giving it up. For the control core, which comes by about once a second and waits here for
+//! nothing but single admin commands of a controller that has just said it is ready.
+//!
+//! A reset goes through four stages. The queues' owners stop (so that no core touches a doorbell
+//! or a queue's memory), the controller is disabled (so that it reaches no memory), the owners
+//! clear their queues, and the controller is brought up as it was. Then every queue submits again
+//! what it had in flight. No command is answered in between, so that no memory goes back to a
+//! guest as long as the controller could write to it.
+
+use alloc::vec::Vec;
+use core::time::Duration;
+
+use spindle_hw::{Clock, DmaAlloc, Registers};
+
+use crate::admin::{self, Posted};
+use crate::command::{Entry, admin as opcode};
+use crate::events::Change;
+use crate::link::{Order, Step};
+use crate::queues::Pair;
+use crate::{Controller, Error, Identity};
+
+/// Resets in a row, after which a controller is given up.
+const MAX_RESETS: u32 = 3;
+/// A controller that has worked for so many times the limit of a command has recovered.
+const CALM: u32 = 10;
+
+/// What [`Controller::attend`] found, for the kernel to act upon.
+#[derive(Debug, Default)]
+pub struct Attention {
+    /// Every core is to take a turn with its queue on this controller, or nothing goes on.
+    pub wake: bool,
+    /// Attend again within milliseconds rather than in a second.
+    pub soon: bool,
+    /// Namespaces that are no longer what they were.
+    pub changes: Vec<Change>,
+    /// The controller has been given up; said once.
+    pub lost: Option<Lost>,
+}
+
+/// A controller that was given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lost {
+    /// Why.
+    pub reason: Error,
+    /// Whether it is sure to reach no memory any longer. Each core may then call
+    /// [`spindle_block::DiskQueue::fail_all`]; otherwise something else must cut it off first.
+    pub disabled: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Running,
+    /// Until every queue has stopped.
+    Pausing,
+    /// Until CSTS.RDY is clear; since when.
+    Disabling(u64),
+    /// Until every queue is clear.
+    Clearing,
+    /// Until CSTS.RDY is set; since when.
+    Enabling(u64),
+    Lost,
+}
+
+/// An abort that was asked for.
+#[derive(Clone, Copy, Debug)]
+struct Abort {
+    queue: u16,
+    cid: u16,
+    at: u64,
+}
+
+/// How far things have gone.
+#[derive(Debug)]
+pub(crate) struct Recovery {
+    stage: Stage,
+    order: Order,
+    abort: Option<Abort>,
+    /// Resets since the controller last worked for a while.
+    resets: u32,
+    running_since: u64,
+    /// Why the controller is given up once it is disabled.
+    giving_up: Option<Error>,
+}
+
+impl Recovery {
+    pub(crate) fn new() -> Self {
+        Self {
+            stage: Stage::Running,
+            order: Order::default(),
+            abort: None,
+            resets: 0,
+            running_since: 0,
+            giving_up: None,
+        }
+    }
+}
+
+impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
+    /// Looks after the controller: late commands, failure, events. To be called about once a
+    /// second as long as somebody uses the disk, and sooner where it says so.
+    pub fn attend(&mut self) -> Attention {
+        let now = self.clock.now_ns();
+        let mut attention = Attention::default();
+        if let Err(reason) = self.advance(now, &mut attention) {
+            self.stumble(reason, now, &mut attention);
+        }
+        attention.soon = self.is_recovering();
+        attention
+    }
+
+    /// Whether a reset is under way.
+    pub(crate) fn is_recovering(&self) -> bool {
+        !matches!(self.recovery.stage, Stage::Running | Stage::Lost)
+    }
+
+    /// Whether the controller can be asked anything.
+    pub(crate) fn is_running(&self) -> bool {
+        self.recovery.stage == Stage::Running
+    }
+
+    fn advance(&mut self, now: u64, attention: &mut Attention) -> Result<(), Error> {
+        let limit = self.capabilities.timeout();
+        let late = |since: u64| u128::from(now.saturating_sub(since)) > limit.as_nanos();
+        match self.recovery.stage {
+            Stage::Running => {
+                self.watch(now)?;
+                self.take_event(&mut attention.changes)?;
+            }
+            Stage::Pausing if self.all_follow() => {
+                self.registers.begin_disable();
+                self.recovery.stage = Stage::Disabling(now);
+            }
+            Stage::Clearing if self.all_follow() => {
+                self.admin.restart();
+                let (submission, completion) = self.admin.addresses();
+                self.registers
+                    .set_admin_queues(submission, completion, admin::ENTRIES.into());
+                self.registers.begin_enable();
+                self.recovery.stage = Stage::Enabling(now);
+            }
+            // An owner that sleeps may have missed the last event.
+            Stage::Pausing | Stage::Clearing => attention.wake = true,
+            Stage::Disabling(since) => {
+                if !self.registers.status()?.ready() {
+                    if let Some(reason) = self.recovery.giving_up {
+                        self.lose(reason, true, attention);
+                    } else {
+                        self.order(Step::Clear, attention);
+                        self.recovery.stage = Stage::Clearing;
+                    }
+                } else if late(since) {
+                    return Err(Error::NotDisabled(limit));
+                }
+            }
+            Stage::Enabling(since) => {
+                let status = self.registers.status()?;
+                if status.fatal() {
+                    return Err(Error::Fatal);
+                }
+                if status.ready() {
+                    self.revive(&mut attention.changes)?;
+                    log::warn!("nvme {}: reset, works again", self.identity.serial);
+                    self.order(Step::Run, attention);
+                    self.recovery.stage = Stage::Running;
+                    self.recovery.running_since = now;
+                } else if late(since) {
+                    return Err(Error::NotReady(limit));
+                }
+            }
+            Stage::Lost => {}
+        }
+        Ok(())
+    }
+
+    /// Decides what follows from a failure.
+    #[inline(never)]
+    fn stumble(&mut self, reason: Error, now: u64, attention: &mut Attention) {
+        let serial = &self.identity.serial;
+        if reason == Error::Gone {
+            // Whoever reads as all ones reaches nothing.
+            return self.lose(reason, true, attention);
+        }
+        if let Stage::Disabling(_) = self.recovery.stage {
+            return self.lose(reason, false, attention);
+        }
+        let calm = self.timeout.saturating_mul(CALM).as_nanos();
+        let worked = now.saturating_sub(self.recovery.running_since);
+        if self.is_running() && u128::from(worked) > calm {
+            self.recovery.resets = 0;
+        }
+        self.recovery.resets += 1;
+        self.recovery.abort = None;
+        let hopeless = matches!(reason, Error::Changed(_));
+        if hopeless || self.recovery.resets > MAX_RESETS {
+            log::error!("nvme {serial}: {reason}; given up");
+            self.recovery.giving_up = Some(reason);
+        } else {
+            let number = self.recovery.resets;
+            log::warn!("nvme {serial}: {reason}; reset {number} of at most {MAX_RESETS}");
+        }
+        if self.is_running() {
+            self.order(Step::Pause, attention);
+            self.recovery.stage = Stage::Pausing;
+        } else {
+            // The queues have stopped long since.
+            self.registers.begin_disable();
+            self.recovery.stage = Stage::Disabling(now);
+        }
+    }
+
+    #[inline(never)]
+    fn lose(&mut self, reason: Error, disabled: bool, attention: &mut Attention) {
+        self.order(Step::Lose, attention);
+        self.recovery.stage = Stage::Lost;
+        attention.lost = Some(Lost { reason, disabled });
+    }
+
+    #[inline(never)]
+    fn order(&mut self, step: Step, attention: &mut Attention) {
+        self.recovery.order = self.recovery.order.then(step);
+        for pair in self.pairs.iter().flatten() {
+            pair.link.give(self.recovery.order);
+        }
+        attention.wake = true;
+    }
+
+    fn all_follow(&self) -> bool {
+        let mut held = self.pairs.iter().flatten().filter(|pair| pair.is_held());
+        held.all(|pair| pair.link.is_followed())
+    }
+
+    /// Looks for signs of trouble.
+    #[inline(never)]
+    fn watch(&mut self, now: u64) -> Result<(), Error> {
+        self.health()?;
+        self.admin
+            .poll(&self.registers, self.capabilities.doorbell_stride());
+        if self.admin.is_out_of_order() {
+            return Err(Error::OutOfOrder);
+        }
+        if let Some((_, 1)) = self.admin.answer_to(Posted::Abort) {
+            log::warn!("nvme {}: the command was not aborted", self.identity.serial);
+        }
+        if let Some(abort) = self.recovery.abort {
+            let pair = self.pairs.get(usize::from(abort.queue) - 1);
+            let late = pair
+                .and_then(Option::as_ref)
+                .and_then(|pair| pair.link.late());
+            if late == Some(abort.cid) {
+                return self.judge(abort, now);
+            }
+            self.recovery.abort = None;
+        }
+        let mut pairs = self.pairs.iter().flatten();
+        let late = pairs.find_map(|pair| Some((pair.shape.id, pair.link.late()?)));
+        match late {
+            Some((queue, cid)) => self.abort(Abort {
+                queue,
+                cid,
+                at: now,
+            }),
+            None => Ok(()),
+        }
+    }
+
+    /// A late command is still there after its abort.
+    fn judge(&self, abort: Abort, now: u64) -> Result<(), Error> {
+        let waited = Duration::from_nanos(now.saturating_sub(abort.at));
+        if waited > self.timeout {
+            return Err(Error::Hung {
+                queue: abort.queue,
+                waited: self.timeout + waited,
+            });
+        }
+        Ok(())
+    }
+
+    /// Asks for the end of a late command (5.1).
+    fn abort(&mut self, abort: Abort) -> Result<(), Error> {
+        let Abort { queue, cid, .. } = abort;
+        log::warn!(
+            "nvme {}: no answer to command {cid:#x} of queue {queue} within {:?}; aborting it",
+            self.identity.serial,
+            self.timeout
+        );
+        let entry = Entry {
+            opcode: opcode::ABORT,
+            cdw10: u64::from(queue) | u64::from(cid) << 16,
+            ..Entry::default()
+        };
+        if !self.post(Posted::Abort, entry) {
+            return Err(Error::Hung {
+                queue,
+                waited: self.timeout,
+            });
+        }
+        self.recovery.abort = Some(abort);
+        Ok(())
+    }
+
+    /// Brings up what [`Controller::start`] did, on the same memory.
+    #[inline(never)]
+    fn revive(&mut self, changes: &mut Vec<Change>) -> Result<(), Error> {
+        let before = self.identity.clone();
+        let limits = self.discards;
+        self.identify_controller()?;
+        self.discards = self.discard_limits()?;
+        let same = |of: &Identity| (of.serial.clone(), of.model.clone(), of.write_cache);
+        if same(&before) != same(&self.identity) {
+            return Err(Error::Changed("identity"));
+        }
+        // Queues keep to the limits that they were made with.
+        if self.identity.max_transfer < before.max_transfer || self.discards != limits {
+            return Err(Error::Changed("limits"));
+        }
+        if usize::from(self.ask_for_queues(self.pairs.len() as u16)?) < self.pairs.len() {
+            return Err(Error::Changed("number of queues"));
+        }
+        let known: Vec<u32> = self.namespaces.iter().map(|n| n.id).collect();
+        self.refresh(&known, changes)?;
+        let pairs = core::mem::take(&mut self.pairs);
+        let held = pairs.iter().flatten().filter(|pair| pair.is_held());
+        let made = self.make_again(held);
+        self.pairs = pairs;
+        made?;
+        self.listen()
+    }
+
+    fn make_again<'a>(&mut self, pairs: impl Iterator<Item = &'a Pair>) -> Result<(), Error> {
+        for pair in pairs {
+            self.create(pair).map_err(|(error, _)| error)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,133 @@
+//! What a controller tells unasked: namespaces that change, health that fails.
+
+mod common;
+
+use common::{OPTIONS, Rig, command, complete, pages};
+use spindle_block::Op;
+use spindle_nvme::{Change, Error};
+use spindle_testkit::nvme::{Config, Fault, NamespaceConfig};
+
+fn rig() -> Rig {
+    Rig::new(Config {
+        namespaces: vec![
+            NamespaceConfig::new(1, 2048, 9),
+            NamespaceConfig::new(2, 256, 12),
+            NamespaceConfig::new(5, 0, 9),
+        ],
+        ..Config::default()
+    })
+}
+
+#[test]
+fn a_namespace_that_grows_is_noticed_and_its_new_blocks_can_be_used() {
+    let rig = rig();
+    let (mut controller, mut queue) = rig.running(OPTIONS);
+    assert!(controller.attend().changes.is_empty());
+    rig.disk.resize(2, 512);
+    let grown = Change::Resized {
+        id: 2,
+        sectors: 4096,
+    };
+    assert_eq!(controller.attend().changes, [grown]);
+    assert!(controller.attend().changes.is_empty(), "said once");
+    assert_eq!(controller.volumes(0, 0)[1].sectors, 4096);
+    let memory = rig.memory(1);
+    let segments = pages(&memory);
+    let write = command(Op::Write, 2, 12, 511, &segments);
+    assert_eq!(complete(&mut queue, &write), Ok(Ok(())));
+    controller.shutdown([queue]).unwrap();
+    rig.obeyed();
+}
+
+#[test]
+fn namespaces_that_come_and_go_are_noticed() {
+    let rig = rig();
+    let mut controller = rig.start().unwrap();
+    rig.disk.resize(5, 64);
+    assert_eq!(controller.attend().changes, [Change::Added(5)]);
+    rig.disk.resize(1, 0);
+    assert_eq!(controller.attend().changes, [Change::Removed(1)]);
+    let ids: Vec<u32> = controller.namespaces().iter().map(|n| n.id).collect();
+    assert_eq!(ids, [2, 5]);
+    // Changes before anybody looks come together.
+    rig.disk.resize(1, 8);
+    rig.disk.resize(2, 8);
+    let mut changes = Vec::new();
+    for _ in 0..3 {
+        changes.extend(controller.attend().changes);
+    }
+    let sectors = 64;
+    assert_eq!(
+        changes,
+        [Change::Added(1), Change::Resized { id: 2, sectors }]
+    );
+    rig.obeyed();
+}
+
+#[test]
+fn a_resize_during_a_reset_is_noticed_after_it() {
+    let rig = rig();
+    let mut controller = rig.start().unwrap();
+    rig.disk.die();
+    let mut changes = controller.attend().changes;
+    rig.disk.resize(1, 4096);
+    loop {
+        let attention = controller.attend();
+        changes.extend(attention.changes);
+        if !attention.soon {
+            break;
+        }
+    }
+    let sectors = 4096;
+    assert_eq!(changes, [Change::Resized { id: 1, sectors }]);
+    assert_eq!(rig.disk.resets(), 1);
+}
+
+#[test]
+fn health_is_read_and_its_warnings_are_heard_again_and_again() {
+    let rig = rig();
+    let mut controller = rig.start().unwrap();
+    let health = controller.health_log().unwrap();
+    assert_eq!((health.critical, health.temperature), (0, 300));
+    assert_eq!((health.spare, health.used), (90, 1));
+    for warning in [1, 4, 8] {
+        rig.disk.warn(warning);
+        assert!(controller.attend().changes.is_empty());
+        assert_eq!(controller.health_log().unwrap().critical, warning);
+    }
+    rig.disk.vanish();
+    controller.attend();
+    assert_eq!(controller.health_log(), Err(Error::OutOfOrder));
+    rig.obeyed();
+}
+
+#[test]
+fn a_controller_without_events_serves_all_the_same() {
+    let rig = rig();
+    rig.disk.arm(Fault::FailAdmin(0x0c, 0x4002));
+    let mut controller = rig.start().unwrap();
+    for _ in 0..3 {
+        assert_eq!(controller.attend().lost, None);
+    }
+    let queue = controller.create_queue(rig.disk.clone()).unwrap();
+    controller.shutdown([queue]).unwrap();
+    rig.obeyed();
+}
+
+#[test]
+fn unknown_and_endless_events_keep_nobody() {
+    let rig = rig();
+    let mut controller = rig.start().unwrap();
+    for event in [0x01_0000, 0x01_0300, 0x7f_ff07, 0x02_0001, 0x04_0002, 0] {
+        for _ in 0..5 {
+            rig.disk.raise(event);
+        }
+    }
+    for _ in 0..40 {
+        let attention = controller.attend();
+        assert!(attention.lost.is_none() && attention.changes.is_empty());
+    }
+    rig.disk.resize(1, 4096);
+    assert_eq!(controller.attend().changes.len(), 1, "events still work");
+    rig.obeyed();
+}

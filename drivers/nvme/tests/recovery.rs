@@ -1,0 +1,497 @@
+//! Commands and controllers that do not answer: aborts, resets, replay, and the end.
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::time::Duration;
+
+use common::{OPTIONS, Queue, Rig, Running, command, pages};
+use spindle_block::{DiskQueue, IoError, IoResult, Op, Segment, SubmitError, Tag};
+use spindle_hw::SharedPages;
+use spindle_nvme::{Attention, Error, Lost, Options};
+use spindle_testkit::nvme::{Config, Fault};
+
+const SECOND: u64 = 1_000_000_000;
+/// Half a minute is the limit of a command, another half that of its abort.
+const LIMIT: u64 = 31 * SECOND;
+
+/// A controller, its clock, and the core with its queue, all in one thread.
+struct Bed<'a> {
+    rig: &'a Rig,
+    controller: Running<'a>,
+    queues: Vec<Queue>,
+    memory: SharedPages,
+    now: u64,
+    answers: Vec<(u32, IoResult)>,
+    lost: Option<Lost>,
+}
+
+impl<'a> Bed<'a> {
+    fn new(rig: &'a Rig, queues: usize) -> Self {
+        let mut controller = rig.start().unwrap();
+        let queue = |_| controller.create_queue(rig.disk.clone()).unwrap();
+        let queues = (0..queues).map(queue).collect();
+        let mut bed = Self {
+            rig,
+            controller,
+            queues,
+            memory: rig.memory(4),
+            now: 0,
+            answers: Vec::new(),
+            lost: None,
+        };
+        bed.turn();
+        bed
+    }
+
+    fn segments(&self) -> Vec<Segment> {
+        pages(&self.memory)
+    }
+
+    fn submit(&mut self, queue: usize, op: Op, tag: u32) {
+        let segments = self.segments();
+        let segments = match op {
+            Op::Flush => &[],
+            Op::Read => &segments[1..2],
+            _ => &segments[..1],
+        };
+        let command = command(op, 1, 9, u64::from(tag) * 8, segments);
+        self.queues[queue].submit(&command, Tag(tag)).unwrap();
+        self.queues[queue].commit();
+    }
+
+    /// What each core does at a turn.
+    fn turn(&mut self) {
+        for queue in &mut self.queues {
+            queue.poll(|tag, result| self.answers.push((tag.0, result)));
+            queue.tick(self.now);
+        }
+    }
+
+    /// Time passes for cores and control; control comes by.
+    fn pass(&mut self, ns: u64) -> Attention {
+        self.now += ns;
+        self.rig.clock.advance(ns);
+        self.turn();
+        let attention = self.controller.attend();
+        self.lost = self.lost.or(attention.lost);
+        attention
+    }
+
+    /// As long as control has to come by soon.
+    fn settle(&mut self) {
+        let mut turns = 0;
+        while self.pass(1_000_000).soon {
+            turns += 1;
+            assert!(turns < 100_000, "no end of it");
+        }
+        // One turn to submit again, one for the answers.
+        self.turn();
+        self.turn();
+    }
+
+    /// Passes a limit twice, so that an abort that does not help is followed by a reset.
+    fn wait(&mut self) {
+        self.pass(LIMIT);
+        self.pass(LIMIT);
+        self.settle();
+    }
+}
+
+#[test]
+fn a_command_that_is_aborted_is_tried_once_more() {
+    let rig = Rig::new(Config::default());
+    let mut bed = Bed::new(&rig, 1);
+    rig.disk.arm(Fault::SwallowIo(1));
+    bed.submit(0, Op::Write, 1);
+    bed.pass(LIMIT);
+    assert_eq!(bed.answers, []);
+    bed.pass(SECOND);
+    bed.turn();
+    assert_eq!(bed.answers, [(1, Ok(()))]);
+    assert_eq!(rig.disk.resets(), 0);
+    // A second one of the kind, aborted twice, is an error.
+    rig.disk.arm(Fault::SwallowIo(1));
+    rig.disk.arm(Fault::SwallowIo(1));
+    bed.submit(0, Op::Write, 2);
+    for _ in 0..4 {
+        bed.pass(LIMIT);
+    }
+    assert_eq!(bed.answers[1..], [(2, Err(IoError::Aborted))]);
+    assert_eq!(rig.disk.resets(), 0);
+    rig.obeyed();
+}
+
+#[test]
+fn a_core_that_sleeps_after_its_late_command_has_ended_causes_no_reset() {
+    let rig = Rig::new(Config::default());
+    let mut bed = Bed::new(&rig, 1);
+    rig.disk.arm(Fault::SwallowIo(1));
+    bed.submit(0, Op::Write, 1);
+    bed.pass(LIMIT);
+    bed.turn();
+    bed.turn();
+    assert_eq!(bed.answers, [(1, Ok(()))]);
+    for _ in 0..5 {
+        rig.clock.advance(LIMIT);
+        assert!(!bed.controller.attend().soon);
+    }
+    assert_eq!(rig.disk.resets(), 0);
+}
+
+#[test]
+fn what_was_not_committed_before_a_reset_is_submitted_after_it() {
+    let rig = Rig::new(Config::default());
+    let mut bed = Bed::new(&rig, 1);
+    let segments = bed.segments();
+    let write = command(Op::Write, 1, 9, 0, &segments[..1]);
+    bed.queues[0].submit(&write, Tag(1)).unwrap();
+    rig.disk.die();
+    bed.pass(SECOND);
+    bed.turn();
+    bed.queues[0].commit();
+    bed.settle();
+    assert_eq!(bed.answers, [(1, Ok(()))]);
+    rig.obeyed();
+}
+
+#[test]
+fn nothing_is_aborted_in_time() {
+    let rig = Rig::new(Config::default());
+    let mut bed = Bed::new(&rig, 1);
+    rig.disk.arm(Fault::SwallowIo(1));
+    bed.submit(0, Op::Write, 1);
+    for _ in 0..29 {
+        bed.pass(SECOND);
+    }
+    assert_eq!(bed.answers, []);
+    // A core that itself stood still finds the answers that came meanwhile first.
+    let mut bed = Bed::new(&rig, 1);
+    bed.submit(0, Op::Read, 2);
+    bed.pass(1000 * SECOND);
+    bed.pass(SECOND);
+    assert_eq!(bed.answers, [(2, Ok(()))]);
+    assert_eq!(rig.disk.resets(), 1, "the one of the second bring-up");
+}
+
+#[test]
+fn a_lost_completion_ends_in_a_reset_and_the_command_is_done_again() {
+    let rig = Rig::new(Config::default());
+    let mut bed = Bed::new(&rig, 2);
+    bed.memory.write_bytes(0, &[0x77; 4096]);
+    rig.disk.arm(Fault::LoseIo(1));
+    bed.submit(0, Op::Write, 3);
+    bed.submit(0, Op::Read, 4);
+    bed.wait();
+    assert_eq!(bed.answers, [(4, Ok(())), (3, Ok(()))]);
+    assert_eq!((rig.disk.resets(), bed.lost), (1, None));
+    let contents = rig.disk.contents(1);
+    assert!(contents[3 * 4096..][..4096].iter().all(|&b| b == 0x77));
+    // Both queues work on, the idle one too.
+    bed.submit(0, Op::Flush, 5);
+    bed.submit(1, Op::Write, 6);
+    bed.turn();
+    assert_eq!(bed.answers[2..], [(5, Ok(())), (6, Ok(()))]);
+    rig.obeyed();
+}
+
+#[test]
+fn what_is_in_flight_is_answered_after_the_reset_only() {
+    let rig = Rig::new(Config::default());
+    let mut bed = Bed::new(&rig, 2);
+    rig.disk.hang();
+    for tag in 0..8 {
+        bed.submit(tag as usize % 2, Op::Write, tag);
+    }
+    bed.pass(LIMIT);
+    assert!(bed.pass(LIMIT).wake);
+    // The cores have not seen it yet: nothing happens to the controller before they have.
+    for _ in 0..10 {
+        assert!(bed.controller.attend().wake);
+    }
+    assert_eq!(rig.disk.resets(), 0);
+    bed.turn();
+    let segments = bed.segments();
+    let read = command(Op::Read, 1, 9, 0, &segments[..1]);
+    assert_eq!(bed.queues[0].submit(&read, Tag(9)), Err(SubmitError::Full));
+    bed.settle();
+    let mut tags: Vec<_> = bed.answers.iter().map(|(tag, _)| *tag).collect();
+    tags.sort_unstable();
+    assert_eq!(tags, (0..8).collect::<Vec<_>>());
+    assert!(bed.answers.iter().all(|(_, result)| result.is_ok()));
+    assert_eq!((rig.disk.resets(), bed.lost), (1, None));
+    assert_eq!(bed.queues[0].submit(&read, Tag(9)), Ok(()));
+    rig.obeyed();
+}
+
+#[test]
+fn completions_of_before_the_reset_are_not_taken_after_it() {
+    let rig = Rig::new(Config {
+        manual: true,
+        ..Config::default()
+    });
+    let mut bed = Bed::new(&rig, 1);
+    bed.submit(0, Op::Write, 1);
+    bed.wait();
+    assert_eq!(rig.disk.resets(), 1);
+    // The identifiers that the command may have had in its life so far but the last.
+    for cid in 0..48 {
+        rig.disk.post(1, cid, 0);
+        bed.turn();
+    }
+    assert_eq!(bed.answers.len(), 1, "only the identifier in use counts");
+    let rig = Rig::new(Config {
+        manual: true,
+        ..Config::default()
+    });
+    let mut bed = Bed::new(&rig, 1);
+    bed.submit(0, Op::Write, 1);
+    bed.wait();
+    // The first use of the slot that the first command takes, and the second.
+    rig.disk.post(1, 16, 0);
+    bed.turn();
+    assert_eq!((bed.answers.len(), bed.queues[0].spurious()), (0, 1));
+    rig.disk.run();
+    bed.turn();
+    assert_eq!(bed.answers, [(1, Ok(()))]);
+}
+
+#[test]
+fn a_fatal_status_is_answered_by_a_reset() {
+    let rig = Rig::new(Config::default());
+    let mut bed = Bed::new(&rig, 1);
+    rig.disk.hang();
+    rig.disk.die();
+    bed.submit(0, Op::Write, 1);
+    bed.pass(SECOND);
+    bed.settle();
+    assert_eq!(bed.answers, [(1, Ok(()))]);
+    assert_eq!((rig.disk.resets(), bed.lost), (1, None));
+    rig.obeyed();
+}
+
+#[test]
+fn a_controller_that_goes_on_failing_is_given_up_and_says_so() {
+    let rig = Rig::new(Config::default());
+    let mut bed = Bed::new(&rig, 2);
+    rig.disk.arm(Fault::Deaf);
+    rig.disk.arm(Fault::NoAbort);
+    bed.submit(0, Op::Write, 1);
+    bed.submit(1, Op::Read, 2);
+    let mut waits = 0;
+    while bed.lost.is_none() {
+        bed.wait();
+        waits += 1;
+        assert!(waits < 10, "silence");
+    }
+    assert_eq!(rig.disk.resets(), 4, "three resets, and off in the end");
+    let lost = bed.lost.unwrap();
+    assert!(lost.disabled && matches!(lost.reason, Error::Hung { .. }));
+    bed.turn();
+    assert_eq!(bed.answers, [], "kept until they are given up");
+    let segments = bed.segments();
+    let read = command(Op::Read, 1, 9, 0, &segments[..1]);
+    assert_eq!(bed.queues[1].submit(&read, Tag(3)), Err(SubmitError::Gone));
+    for queue in &mut bed.queues {
+        queue.fail_all(|tag, result| bed.answers.push((tag.0, result)));
+    }
+    let aborted = Err(IoError::Aborted);
+    assert_eq!(bed.answers, [(1, aborted), (2, aborted)]);
+    bed.settle();
+    assert_eq!(rig.disk.resets(), 4);
+    let Bed {
+        controller, queues, ..
+    } = bed;
+    assert!(controller.shutdown(queues).is_err());
+    assert_eq!(
+        rig.bus.outstanding(),
+        4,
+        "all memory is back but the test's"
+    );
+    rig.obeyed();
+}
+
+#[test]
+fn failures_far_apart_do_not_add_up() {
+    let rig = Rig::new(Config::default());
+    let mut bed = Bed::new(&rig, 1);
+    for tag in 0..6 {
+        rig.disk.arm(Fault::LoseIo(2));
+        bed.submit(0, Op::Read, tag);
+        bed.wait();
+        assert_eq!(bed.answers.len(), tag as usize + 1);
+        bed.pass(3600 * SECOND);
+    }
+    assert_eq!((rig.disk.resets(), bed.lost), (6, None));
+}
+
+/// Ends with the controller lost, for the reason given.
+fn lost_by(fault: Fault) -> Lost {
+    let rig = Rig::new(Config::default());
+    let mut bed = Bed::new(&rig, 1);
+    bed.submit(0, Op::Read, 1);
+    rig.disk.die();
+    rig.disk.arm(fault);
+    bed.pass(SECOND);
+    bed.settle();
+    rig.obeyed();
+    bed.lost.expect("an end")
+}
+
+#[test]
+fn a_controller_that_does_not_come_back_is_lost() {
+    let limit = Duration::from_millis(12500);
+    let lost = lost_by(Fault::NeverReady);
+    assert_eq!((lost.reason, lost.disabled), (Error::NotReady(limit), true));
+    let lost = lost_by(Fault::FatalWhenEnabled);
+    assert_eq!((lost.reason, lost.disabled), (Error::Fatal, true));
+    let lost = lost_by(Fault::NeverIdle);
+    let expected = (Error::NotDisabled(limit), false);
+    assert_eq!((lost.reason, lost.disabled), expected, "it may still write");
+}
+
+#[test]
+fn bring_up_that_fails_once_is_tried_again() {
+    for fault in [
+        Fault::FailAdmin(0x06, 0x06),
+        Fault::FailAdmin(0x05, 0x06),
+        Fault::FailAdmin(0x01, 0x06),
+        Fault::SwallowAdmin(0x09),
+    ] {
+        let rig = Rig::new(Config::default());
+        let mut bed = Bed::new(&rig, 2);
+        rig.disk.hang();
+        rig.disk.die();
+        rig.disk.arm(fault);
+        bed.submit(1, Op::Write, 1);
+        bed.pass(SECOND);
+        bed.settle();
+        assert_eq!((&bed.answers[..], bed.lost), (&[(1, Ok(()))][..], None));
+        assert_eq!(rig.disk.resets(), 2, "{fault:?}");
+        rig.obeyed();
+    }
+}
+
+#[test]
+fn an_admin_queue_that_does_not_answer_is_reset_as_well() {
+    let rig = Rig::new(Config::default());
+    let mut bed = Bed::new(&rig, 1);
+    rig.disk.arm(Fault::SwallowAdmin(0x02));
+    assert!(bed.controller.health_log().is_err());
+    bed.pass(SECOND);
+    assert_eq!(bed.controller.health_log(), Err(Error::OutOfOrder));
+    bed.settle();
+    assert_eq!((rig.disk.resets(), bed.lost), (1, None));
+    assert!(bed.controller.health_log().is_ok());
+}
+
+#[test]
+fn a_queue_that_nobody_has_any_longer_holds_up_no_reset() {
+    let rig = Rig::new(Config::default());
+    let mut bed = Bed::new(&rig, 2);
+    drop(bed.queues.pop());
+    rig.disk.die();
+    bed.pass(SECOND);
+    bed.settle();
+    assert_eq!((rig.disk.resets(), bed.lost), (1, None));
+    bed.submit(0, Op::Write, 1);
+    bed.turn();
+    assert_eq!(bed.answers, [(1, Ok(()))]);
+}
+
+#[test]
+fn a_controller_can_be_shut_down_in_the_middle_of_a_reset() {
+    for steps in 0..6 {
+        let rig = Rig::new(Config::default());
+        let mut bed = Bed::new(&rig, 1);
+        rig.disk.die();
+        for _ in 0..steps {
+            bed.pass(1_000_000);
+        }
+        let Bed {
+            controller, queues, ..
+        } = bed;
+        let _ = controller.shutdown(queues);
+        assert_eq!(rig.bus.outstanding(), 4, "after {steps} steps");
+        rig.obeyed();
+    }
+}
+
+/// Cores on threads of their own, resets in between: each command is answered once, with success,
+/// and the disk has what was written.
+#[test]
+fn resets_under_load_on_two_cores_lose_and_repeat_nothing() {
+    const COMMANDS: u32 = if cfg!(miri) { 40 } else { 4000 };
+    let rig = Rig::new(Config {
+        delay: 0,
+        mdts: 1,
+        out_of_order: true,
+        ..Config::default()
+    });
+    let mut controller = rig
+        .start_with(Options {
+            timeout: Duration::from_secs(3600),
+            ..OPTIONS
+        })
+        .unwrap();
+    let queues = [0, 1].map(|_| controller.create_queue(rig.disk.clone()).unwrap());
+    let stop = AtomicBool::new(false);
+    let answered = AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        let cores = queues.map(|mut queue| {
+            let memory = rig.memory(8);
+            let (stop, answered) = (&stop, &answered);
+            scope.spawn(move || {
+                let first = if queue.id() == 1 { 0 } else { 1024 };
+                let mut awaited = BTreeMap::new();
+                let mut next = 0;
+                while next < COMMANDS || !awaited.is_empty() || !stop.load(SeqCst) {
+                    queue.poll(|tag, result| {
+                        assert_eq!(result, Ok(()));
+                        assert!(awaited.remove(&tag.0).is_some(), "{tag:?} twice");
+                        answered.fetch_add(1, SeqCst);
+                    });
+                    queue.tick(0);
+                    let segments = pages(&memory);
+                    // Three pages become two parts. Each command has its own blocks as long as
+                    // it is in flight.
+                    let block = first + u64::from(next % 32) * 24;
+                    let write = command(Op::Write, 1, 9, block, &segments[..3]);
+                    let taken = awaited.values().any(|&other| other == block);
+                    if next < COMMANDS && !taken && queue.submit(&write, Tag(next)).is_ok() {
+                        awaited.insert(next, block);
+                        next += 1;
+                    }
+                    queue.commit();
+                    std::thread::yield_now();
+                }
+                queue
+            })
+        });
+        let mut resets = 0;
+        while answered.load(SeqCst) < 2 * u64::from(COMMANDS) {
+            let attention = controller.attend();
+            assert_eq!(attention.lost, None);
+            let enough = answered.load(SeqCst) >= u64::from(COMMANDS) / 4 * (resets + 1);
+            if !attention.soon && enough && resets < 3 {
+                if resets % 2 == 0 {
+                    rig.disk.hang();
+                }
+                rig.disk.die();
+                resets += 1;
+            }
+            std::thread::yield_now();
+        }
+        while controller.attend().soon {
+            std::thread::yield_now();
+        }
+        stop.store(true, SeqCst);
+        let queues = cores.map(|core| core.join().unwrap());
+        assert!(queues.iter().all(|queue| queue.in_flight() == 0));
+        assert_eq!(rig.disk.resets(), resets);
+        assert!(resets > 0);
+        controller.shutdown(queues).unwrap();
+    });
+    rig.obeyed();
+}
