@@ -163,6 +163,21 @@ impl Connections {
         found.map(|connection| connection.ending = true).is_some()
     }
 
+    /// The disk of `device` has another size, in sectors of 512 bytes: tells its rings' cores.
+    pub(crate) fn resize(&self, device: DeviceId, sectors: u64, cores: &mut Cores) {
+        for connection in self.list.iter().filter(|c| c.device == device) {
+            for ring in &connection.rings {
+                if let Some(place) = ring.place {
+                    let order = Order::Resize {
+                        ring: place,
+                        sectors,
+                    };
+                    cores.order(ring.core, order);
+                }
+            }
+        }
+    }
+
     /// Notes what a core reported.
     pub(crate) fn reported(
         &mut self,

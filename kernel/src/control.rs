@@ -32,6 +32,10 @@ const SHUTDOWN_NS: u64 = 8_000_000_000;
 const STOP_NS: u64 = 2_000_000_000;
 /// How often the disks are asked whether they are well, as long as somebody uses them.
 const HEALTH_NS: u64 = 1_000_000_000;
+/// The same while a disk is being reset.
+const RESET_NS: u64 = 1_000_000;
+/// How often the disks are asked for their SMART logs, as long as somebody uses them.
+const SMART_NS: u64 = 60_000_000_000;
 /// How soon to look for the answer of a core. Cores do not wake control: an event for it would
 /// wake every core that sleeps on more than one port.
 const ANSWER_NS: u64 = 500_000;
@@ -58,8 +62,10 @@ pub(crate) struct Control {
     pump_due: bool,
     health_at: u64,
     listing: Listing,
+    smart_at: u64,
+    /// A disk is being reset.
+    resetting: bool,
     statistics: Statistics,
-    failed: Vec<usize>,
     shutdown: Option<ShutdownKind>,
 }
 
@@ -104,8 +110,9 @@ impl Control {
             pump_due: true,
             health_at: 0,
             listing,
+            smart_at: 0,
+            resetting: false,
             statistics: Statistics::default(),
-            failed: Vec::new(),
             shutdown: None,
         }
     }
@@ -199,6 +206,8 @@ impl Control {
             Access::ReadWrite => Use::Write,
             Access::SharedReadWrite => Use::SharedWrite,
         };
+        // What has changed while nobody used the disks.
+        self.attend_disks(self.clock.now_ns());
         let claim = self.disks.targets.claim(params, usage, &device.to_string());
         let volume = claim.map_err(|error| {
             let errno = match error {
@@ -278,12 +287,14 @@ impl Control {
             return;
         }
         if now >= self.health_at {
-            self.health_at = now + HEALTH_NS;
-            while let Some((disk, reason)) = self.disks.failed(&self.failed) {
-                error!("disk {disk} is lost: {reason}; all requests to it fail from now on");
-                self.failed.push(disk);
-                self.cores.order_all(|| Order::FailDisk(disk));
+            self.attend_disks(now);
+        }
+        if now >= self.smart_at {
+            self.smart_at = now + SMART_NS;
+            for (path, line) in self.disks.health() {
+                self.backend.publish(path, line);
             }
+            self.pump_due = true;
         }
         if now >= self.statistics.due() {
             let (connections, cores) = (&self.connections, &self.cores);
@@ -293,9 +304,44 @@ impl Control {
         }
     }
 
-    /// Whether a disk is attached, or was at the last look.
+    /// Looks after the disks, and passes on what has happened to them.
+    fn attend_disks(&mut self, now: u64) {
+        let care = self.disks.attend();
+        self.resetting = care.soon;
+        self.health_at = now + if care.soon { RESET_NS } else { HEALTH_NS };
+        if care.wake {
+            self.cores.wake_all();
+        }
+        for disk in care.lost {
+            self.cores.order_all(|| Order::FailDisk(disk));
+        }
+        for (name, sectors) in care.resized {
+            self.resize(&name, sectors);
+        }
+    }
+
+    /// A disk has another size: for those who attach it later, for the rings that serve it, and
+    /// for its frontends.
+    fn resize(&mut self, name: &str, sectors: u64) {
+        if !self.disks.targets.resize(name, sectors) {
+            return;
+        }
+        self.backend
+            .publish("data/spindle/disks", self.disks.list());
+        for opened in &mut self.opened {
+            if opened.volume.name == name {
+                opened.volume.sectors = sectors;
+                self.connections
+                    .resize(opened.device, sectors, &mut self.cores);
+                self.backend.resized(opened.device, sectors);
+            }
+        }
+        self.pump_due = true;
+    }
+
+    /// Whether a disk is attached, or was at the last look, or is in the middle of a reset.
     fn is_used(&self) -> bool {
-        self.connections.iter().next().is_some() || self.statistics.has_disks()
+        self.resetting || self.connections.iter().next().is_some() || self.statistics.has_disks()
     }
 
     /// Rests as the local worker's turn left it to, or until xenstored has something or control
@@ -307,7 +353,7 @@ impl Control {
             Next::Nap(until) => Some(until),
         };
         let answer = self.cores.are_waited_for().then_some(now + ANSWER_NS);
-        let look = self.health_at.min(self.statistics.due());
+        let look = self.health_at.min(self.statistics.due()).min(self.smart_at);
         let look = self.is_used().then_some(look);
         let limits = [self.backend.next_deadline(), answer, look, until];
         let until = limits.into_iter().flatten().min();

@@ -187,6 +187,13 @@ impl Cores {
         }
     }
 
+    /// Has every core take a turn.
+    pub(crate) fn wake_all(&self) {
+        for port in self.cores.iter().filter_map(|core| core.wake) {
+            self.events.notify(port);
+        }
+    }
+
     /// Puts waiting orders into free mailboxes, and wakes who got one.
     fn deliver(&mut self) {
         for core in &mut self.cores {

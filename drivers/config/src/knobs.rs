@@ -8,12 +8,13 @@ use log::LevelFilter;
 use crate::value::{frames, nearest, size};
 
 /// Every key, for the message about an unknown one. `ramN` stands for `ram0`, `ram1`, ...
-const KEYS: [&str; 7] = [
+const KEYS: [&str; 8] = [
     "log",
     "partitions",
     "poll_us",
     "queues",
     "ring_order",
+    "io_timeout",
     "ramN",
     "nvmeN",
 ];
@@ -65,6 +66,9 @@ pub struct Config {
     pub ring_order: u32,
     /// `partitions=`: whether partition tables are read.
     pub partitions: bool,
+    /// `io_timeout=`: seconds that an NVMe command may take before it is aborted, and as many
+    /// again before the controller is reset.
+    pub io_timeout: u32,
     /// `ramN=`: RAM disks, by number.
     pub ram_disks: Vec<RamDiskSize>,
     /// `nvmeN=`: controllers that dom0 placed into guest memory, by number.
@@ -79,6 +83,7 @@ impl Default for Config {
             queues: u32::MAX,
             ring_order: 4,
             partitions: true,
+            io_timeout: 30,
             ram_disks: Vec::new(),
             placed_controllers: Vec::new(),
         }
@@ -143,6 +148,7 @@ impl Config {
                 self.poll = PollUs::For(number(expected, 0..=u32::MAX)?);
             }
             "queues" => self.queues = number("a number from 1 on", 1..=u32::MAX)?,
+            "io_timeout" => self.io_timeout = number("seconds from 1 to 3600", 1..=3600)?,
             "ring_order" => self.ring_order = number("a number from 0 to 4", 0..=4)?,
             _ => {
                 if let Some(number) = numbered(key, "ram") {
@@ -230,8 +236,11 @@ mod tests {
             (PollUs::Always, 2, 0)
         );
         let mut complaints = 0;
-        config.set_all("poll_us=-1 queues=0 ring_order=5", |_| complaints += 1);
-        assert_eq!(complaints, 3);
+        let bad = "poll_us=-1 queues=0 ring_order=5 io_timeout=0";
+        config.set_all(bad, |_| complaints += 1);
+        assert_eq!((complaints, config.io_timeout), (4, 30));
+        config.set_all("io_timeout=5", |error| panic!("{error}"));
+        assert_eq!(config.io_timeout, 5);
         assert_eq!(
             (config.poll, config.queues, config.ring_order),
             (PollUs::Always, 2, 0)

@@ -1,6 +1,7 @@
 //! The disks: NVMe controllers found on PCI or placed by dom0, virtio disks found on PCI, RAM disks
 //! asked for, and a core's queues on them.
 
+mod care;
 mod nvme;
 mod partitions;
 mod pci;
@@ -9,13 +10,15 @@ mod queue;
 mod virtio;
 
 use alloc::format;
-use alloc::string::{String, ToString};
+use alloc::string::String;
 use alloc::vec::Vec;
+use core::time::Duration;
 
 use log::{error, info, warn};
 use spindle_block::{RamDisk, Targets, Volume};
 use spindle_config::{Config, RamDiskSize};
 use spindle_hw::IdentityMap;
+use spindle_nvme::Options;
 use xen_pvh_boot::MapEntry;
 
 use self::nvme::NvmeDisk;
@@ -47,6 +50,9 @@ pub(crate) struct Disks {
     bus: IdentityMap,
     /// The queues for the first core, after partition tables were read through them.
     ready: Option<Vec<Queue>>,
+    pci: Pci,
+    /// virtio disks that have failed, by number.
+    lost: Vec<usize>,
     /// What guests can be given, and who has it.
     pub(crate) targets: Targets,
 }
@@ -64,12 +70,17 @@ impl Disks {
         let mut disks = Vec::new();
         let mut volumes = Vec::new();
         let mut pci = Pci::scan();
+        let options = Options {
+            queues: u16::try_from(cores).unwrap_or(u16::MAX),
+            timeout: Duration::from_secs(config.io_timeout.into()),
+            ..Options::default()
+        };
         let placed = &config.placed_controllers;
-        let mut controllers = placed::controllers(placed, map, memory.dma, clock, cores);
+        let mut controllers = placed::controllers(placed, map, memory.dma, clock, options);
         // Those found on PCI take the numbers that the knobs leave.
         let taken: Vec<_> = placed.iter().map(|p| usize::from(p.number)).collect();
         let free = (0..).filter(|number| !taken.contains(number));
-        controllers.extend(free.zip(NvmeDisk::probe(&mut pci, memory.dma, clock, cores)));
+        controllers.extend(free.zip(NvmeDisk::probe(&mut pci, memory.dma, clock, options)));
         for (number, disk) in controllers {
             volumes.extend(disk.volumes(disks.len(), number));
             disks.push(Disk::Nvme(disk));
@@ -103,6 +114,8 @@ impl Disks {
         let mut disks = Self {
             disks,
             bus: memory.bus,
+            pci,
+            lost: Vec::new(),
             ready: None,
             targets: Targets::default(),
         };
@@ -129,23 +142,6 @@ impl Disks {
             Disk::Ram(ram) => Queue::Ram(ram.queue(RAM_DEPTH, bus)),
         };
         self.disks.iter_mut().map(queue).collect()
-    }
-
-    /// The first disk, other than those in `known`, that has failed, with the reason.
-    pub(crate) fn failed(&self, known: &[usize]) -> Option<(usize, String)> {
-        let health = |disk: &Disk| match disk {
-            Disk::Nvme(disk) => disk.failure().map(|error| error.to_string()),
-            Disk::Virtio(disk) => disk.failure().map(|error| error.to_string()),
-            Disk::Ram(_) => None,
-        };
-        let disks = self
-            .disks
-            .iter()
-            .enumerate()
-            .filter(|(i, _)| !known.contains(i));
-        disks
-            .into_iter()
-            .find_map(|(i, disk)| Some((i, health(disk)?)))
     }
 
     /// One line per disk, for people and tools in dom0: name, sectors of 512 bytes, block size,

@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 use log::{error, info, warn};
 use spindle_block::Volume;
 use spindle_hw::Mmio;
-use spindle_nvme::{Controller, Error, Options};
+use spindle_nvme::{Attention, Controller, Options};
 use spindle_pci::{Class, Function};
 
 use super::pci::{self, Pci};
@@ -23,28 +23,34 @@ pub(super) struct NvmeDisk {
     // Boxed: it is large, and the other disks are not.
     controller: Box<Controller<Mmio, &'static CoreClock, Dma>>,
     registers: Mmio,
+    /// Where it is on PCI; `None` if dom0 placed its registers.
+    function: Option<Function>,
 }
 
 impl NvmeDisk {
-    /// Brings up all controllers on the bus, each with up to `cores` queues. One that does not
-    /// work is left out and switched off.
+    /// Brings up all controllers on the bus. One that does not work is left out and switched off.
     pub(super) fn probe(
         pci: &mut Pci,
         dma: Dma,
         clock: &'static CoreClock,
-        cores: usize,
+        options: Options,
     ) -> Vec<Self> {
         let functions = pci.functions.iter().copied();
         let controllers: Vec<_> = functions.filter(|f| f.class == Class::NVME).collect();
         let start = |function: Function| {
             let at = format!("pci {}", function.address);
             let found = Self::find(pci, &function);
-            let started = found.and_then(|found| Self::start(&at, found, dma, clock, cores));
-            if let Err(reason) = &started {
-                pci.disable(&function);
-                error!("{at}: NVMe controller not usable: {reason}");
+            match found.and_then(|found| Self::start(&at, found, dma, clock, options)) {
+                Ok(disk) => Some(Self {
+                    function: Some(function),
+                    ..disk
+                }),
+                Err(reason) => {
+                    pci.disable(&function);
+                    error!("{at}: NVMe controller not usable: {reason}");
+                    None
+                }
             }
-            started.ok()
         };
         controllers.into_iter().filter_map(start).collect()
     }
@@ -62,12 +68,8 @@ impl NvmeDisk {
         registers: Mmio,
         dma: Dma,
         clock: &'static CoreClock,
-        cores: usize,
+        options: Options,
     ) -> Result<Self, String> {
-        let options = Options {
-            queues: u16::try_from(cores).unwrap_or(u16::MAX),
-            ..Options::default()
-        };
         let controller = Controller::start(registers.share(), clock, dma, options)
             .map_err(|error| error.to_string())?;
         let id = controller.identity();
@@ -83,6 +85,7 @@ impl NvmeDisk {
         Ok(Self {
             controller: Box::new(controller),
             registers,
+            function: None,
         })
     }
 
@@ -101,9 +104,24 @@ impl NvmeDisk {
         })
     }
 
-    /// Why it has failed, if it has.
-    pub(super) fn failure(&self) -> Option<Error> {
-        self.controller.health().err()
+    /// Looks after the controller. One that is lost, and was not switched off by itself, is cut
+    /// off from memory here, if that can be done.
+    pub(super) fn attend(&mut self, pci: &Pci) -> Attention {
+        let mut attention = self.controller.attend();
+        if let Some(lost) = &mut attention.lost
+            && !lost.disabled
+            && let Some(function) = &self.function
+        {
+            pci.disable(function);
+            lost.disabled = true;
+        }
+        attention
+    }
+
+    /// How it is, by its own account; `None` if it does not say.
+    pub(super) fn health(&mut self) -> Option<String> {
+        let health = self.controller.health_log();
+        health.ok().map(|health| health.to_string())
     }
 
     /// Writes out the cache and switches the controller off. `queues` are all that were made.

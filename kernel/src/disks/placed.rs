@@ -13,20 +13,21 @@ use core::ops::Range;
 use log::error;
 use spindle_config::PlacedController;
 use spindle_hw::Mmio;
+use spindle_nvme::Options;
 use xen_pvh_boot::{MapEntry, PAGE};
 
 use super::nvme::NvmeDisk;
 use crate::mm::{self, Dma};
 use crate::xen::time::CoreClock;
 
-/// Brings up the controllers that the knobs name, each with up to `cores` queues; gives each with
-/// its number. One that does not work is left out. `map` is the domain's memory map.
+/// Brings up the controllers that the knobs name; gives each with its number. One that does not
+/// work is left out. `map` is the domain's memory map.
 pub(super) fn controllers(
     knobs: &[PlacedController],
     map: &[MapEntry],
     dma: Dma,
     clock: &'static CoreClock,
-    cores: usize,
+    options: Options,
 ) -> Vec<(usize, NvmeDisk)> {
     let mut used = Vec::new();
     let mut disks = Vec::new();
@@ -34,7 +35,7 @@ pub(super) fn controllers(
         let number = usize::from(knob.number);
         let at = format!("frames {:x},{:x}", knob.frame, knob.pages);
         let started = registers(knob, map, &mut used)
-            .and_then(|registers| NvmeDisk::start(&at, registers, dma, clock, cores));
+            .and_then(|registers| NvmeDisk::start(&at, registers, dma, clock, options));
         match started {
             Ok(disk) => disks.push((number, disk)),
             Err(reason) => error!("nvme{number}: controller at {at} not usable: {reason}"),

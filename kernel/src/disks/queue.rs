@@ -56,6 +56,15 @@ impl DiskQueue for Queue {
         }
     }
 
+    #[inline]
+    fn tick(&mut self, now_ns: u64) {
+        match self {
+            Self::Nvme(queue) => queue.tick(now_ns),
+            Self::Virtio(queue) => queue.tick(now_ns),
+            Self::Ram(_) | Self::None => {}
+        }
+    }
+
     fn fail_all(&mut self, done: impl FnMut(Tag, IoResult)) {
         match self {
             Self::Nvme(queue) => queue.fail_all(done),

@@ -97,6 +97,11 @@ impl VirtioDisk {
         Some(error)
     }
 
+    /// Its size in sectors of 512 bytes, if that has changed.
+    pub(super) fn resized(&mut self) -> Option<u64> {
+        self.disk.resized().ok().flatten()
+    }
+
     /// Writes out the cache and resets the device. `queues` are all that were made.
     pub(super) fn shutdown(self, queues: impl Iterator<Item = Queue>) {
         let queues = queues.filter_map(|queue| match queue {

@@ -1,0 +1,122 @@
+//! Looking after the disks as they work: failures, other sizes, their own account of their health.
+
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt::Display;
+
+use log::{error, info, warn};
+use spindle_block::{Unit, Volume};
+use spindle_nvme::{Attention, Change};
+
+use super::{Disk, Disks};
+
+/// What control has to do for the disks.
+#[derive(Debug, Default)]
+pub(crate) struct Care {
+    /// Have every core take a turn.
+    pub(crate) wake: bool,
+    /// Come back within milliseconds.
+    pub(crate) soon: bool,
+    /// Disks on which every command fails from now on.
+    pub(crate) lost: Vec<usize>,
+    /// Volumes of another size: name, and sectors of 512 bytes.
+    pub(crate) resized: Vec<(String, u64)>,
+}
+
+impl Disks {
+    /// Looks after every disk.
+    pub(crate) fn attend(&mut self) -> Care {
+        let mut care = Care::default();
+        for index in 0..self.disks.len() {
+            match self.disks.get_mut(index) {
+                Some(Disk::Nvme(disk)) => {
+                    let attention = disk.attend(&self.pci);
+                    self.take_up(index, attention, &mut care);
+                }
+                Some(Disk::Virtio(disk)) if !self.lost.contains(&index) => {
+                    if let Some(reason) = disk.failure() {
+                        say_lost(index, &reason);
+                        self.lost.push(index);
+                        care.lost.push(index);
+                    } else if let Some(sectors) = disk.resized() {
+                        let mut volumes = self.targets.volumes().iter();
+                        let whole = volumes.find(|v| (v.disk, v.start) == (index, 0));
+                        care.resized
+                            .extend(whole.map(|volume| grown(volume, sectors)));
+                    }
+                }
+                _ => {}
+            }
+        }
+        care
+    }
+
+    fn take_up(&self, disk: usize, attention: Attention, care: &mut Care) {
+        care.wake |= attention.wake;
+        care.soon |= attention.soon;
+        for change in attention.changes {
+            match change {
+                Change::Resized { id, sectors } => {
+                    if let Some(volume) = self.whole(disk, id) {
+                        care.resized.push(grown(volume, sectors));
+                    }
+                }
+                Change::Removed(id) => {
+                    if let Some(volume) = self.whole(disk, id) {
+                        error!("disk {}: its namespace is gone", volume.name);
+                        care.resized.push((volume.name.clone(), 0));
+                    }
+                }
+                Change::Added(id) => {
+                    warn!("nvme: namespace {id} is new; it is served after a restart");
+                }
+            }
+        }
+        if let Some(lost) = attention.lost {
+            let reason = lost.reason;
+            if lost.disabled {
+                say_lost(disk, &reason);
+                care.lost.push(disk);
+            } else {
+                error!(
+                    "disk {disk} is lost: {reason}; it may still write to memory, so that requests \
+                     in flight are never answered, and others fail"
+                );
+            }
+        }
+    }
+
+    /// The volume that is all of `unit`.
+    fn whole(&self, disk: usize, unit: u32) -> Option<&Volume> {
+        let volumes = self.targets.volumes();
+        let is_it = |v: &&Volume| (v.disk, v.unit, v.start) == (disk, Unit(unit), 0);
+        volumes.iter().find(is_it)
+    }
+
+    /// The health of the disks that tell of it, each with its name.
+    pub(crate) fn health(&mut self) -> Vec<(String, String)> {
+        let mut lines = Vec::new();
+        for (index, disk) in self.disks.iter_mut().enumerate() {
+            let Disk::Nvme(disk) = disk else { continue };
+            let mut volumes = self.targets.volumes().iter();
+            // The controller's: `nvme0` of `nvme0n1`.
+            let name = volumes.find(|volume| volume.disk == index);
+            let name = name.and_then(|volume| volume.name.rsplit_once('n'));
+            if let (Some((name, _)), Some(line)) = (name, disk.health()) {
+                lines.push((format!("data/spindle/disk/{name}"), line));
+            }
+        }
+        lines
+    }
+}
+
+/// What to note of a volume of another size.
+fn grown(volume: &Volume, sectors: u64) -> (String, u64) {
+    info!("disk {}: {} MiB from now on", volume.name, sectors >> 11);
+    (volume.name.clone(), sectors)
+}
+
+fn say_lost(disk: usize, reason: &dyn Display) {
+    error!("disk {disk} is lost: {reason}; all requests to it fail from now on");
+}
