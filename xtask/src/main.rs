@@ -1,7 +1,7 @@
 //! `cargo xtask`: builds Spindle, boots it under nested Xen and tests it there.
 //!
-//! One file per task (`kernel`, `run`, `test`, `bench`, `fuzz`, `miri`, `ci`, `size`); `rig` holds
-//! the machine they share, `scenario` what is done with it.
+//! One file per task (`kernel`, `run`, `test`, `bench`, `interop`, `fuzz`, `miri`, `ci`, `size`);
+//! `rig` holds the machine they share, `scenario` what is done with it.
 
 #![forbid(unsafe_code)]
 
@@ -9,6 +9,7 @@ mod bench;
 mod ci;
 mod ctl;
 mod fuzz;
+mod interop;
 mod kernel;
 mod miri;
 mod rig;
@@ -51,6 +52,8 @@ enum Task {
     Ci(ci::Args),
     /// Compare Spindle with Linux' xen-blkback, and measure its hot path on the host.
     Bench(bench::Args),
+    /// Make the table of frontends, disks and data paths that work together (20 minutes).
+    Interop(interop::Args),
     /// Feed hostile input to everything that others have a say in (needs a nightly compiler).
     #[command(subcommand)]
     Fuzz(fuzz::Action),
@@ -77,6 +80,7 @@ fn main() -> ExitCode {
         Task::Test(args) => test::run(&args),
         Task::Ci(args) => ci::run(&args),
         Task::Bench(args) => bench::run(&args),
+        Task::Interop(args) => interop::run(&args),
         Task::Fuzz(action) => fuzz::run(&action),
         Task::Miri(args) => miri::run(&args),
         Task::Loom => miri::loom(),

@@ -22,6 +22,13 @@ const JOBS: &[(&str, &str)] = &[
     ("fio-verify", include_str!("../../rig/jobs/fio-verify.sh")),
     ("fio-rings", include_str!("../../rig/jobs/fio-rings.sh")),
     ("fio-virtio", include_str!("../../rig/jobs/fio-virtio.sh")),
+    (
+        "fio-trees",
+        concat!(
+            include_str!("../../rig/jobs/fio-rings.sh"),
+            include_str!("../../rig/jobs/trees.sh")
+        ),
+    ),
     ("fio-forever", include_str!("../../rig/jobs/fio-forever.sh")),
     ("flush", include_str!("../../rig/jobs/flush.sh")),
     ("no-blkfront", include_str!("../../rig/jobs/no-blkfront.sh")),

@@ -33,7 +33,8 @@ pub(crate) struct Scenario {
     /// Its name on the command line and in the table.
     pub(crate) name: &'static str,
     script: &'static str,
-    timeout: Duration,
+    /// How long it may take.
+    pub(crate) timeout: Duration,
     host: Host,
     any_backend: bool,
     /// Played on the older suite, too, where all of them would take too long.
@@ -84,6 +85,7 @@ scenarios! {
     "multi-queue" 480 Idle false true;
     "pvh-passthrough" 600 Idle false false;
     "virtio-blk" 360 Virtio false true;
+    "interop" 900 Idle false true;
     "file-tree" 480 FileTree true true;
     "flush-durable" 300 FlushDurable true false;
 }
@@ -94,7 +96,7 @@ pub(crate) fn scripts() -> impl Iterator<Item = (&'static str, &'static str)> {
 }
 
 /// The scenario of this name.
-fn find(name: &str) -> Result<&'static Scenario> {
+pub(crate) fn find(name: &str) -> Result<&'static Scenario> {
     match ALL.iter().find(|scenario| scenario.name == name) {
         Some(scenario) => Ok(scenario),
         None => bail!("there is no scenario {name}"),
