@@ -162,6 +162,16 @@ impl RawRequest {
             sector,
         }
     }
+
+    /// The operation that its response names: of an indirect request the inner one, which is
+    /// what frontends look for.
+    #[must_use]
+    pub const fn answered(&self) -> Operation {
+        match self.operation {
+            Operation::INDIRECT => Operation(self.detail),
+            operation => operation,
+        }
+    }
 }
 
 /// What follows the header in a slot: segments, or what other operations keep there. The same in

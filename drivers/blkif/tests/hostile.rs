@@ -6,7 +6,7 @@ use common::{COPIED, How, PERSISTENT, Rig, Sizes, assert_all};
 use proptest::prelude::*;
 use spindle_blkif::abi::{Abi, NativeRequest, Operation, RawSegment, RspStatus};
 use spindle_blkif::ring::Halt;
-use spindle_testkit::blkfront::Blkfront;
+use spindle_testkit::blkfront::{Blkfront, answered};
 use zerocopy::FromBytes;
 
 #[test]
@@ -218,7 +218,7 @@ proptest! {
             for request in batch {
                 let mut request = *request;
                 // Numbers may repeat, but not with another operation: the fake guest checks that.
-                request.id = request.id << 8 | u64::from(request.operation.0);
+                request.id = request.id << 8 | u64::from(answered(&request).0);
                 if request.sector_number < 4096 {
                     request.sector_number |= 1024;
                 }

@@ -213,7 +213,7 @@ impl<'g> Blkfront<'g> {
         self.overwrite(self.req_prod, request);
         self.req_prod = self.req_prod.wrapping_add(1);
         let pending = self.pending.entry(request.id);
-        let entry = pending.or_insert((request.operation, 0));
+        let entry = pending.or_insert((answered(request), 0));
         entry.1 += 1;
         request.id
     }
@@ -298,6 +298,17 @@ impl<'g> Blkfront<'g> {
 
     fn slot(&self, index: u32) -> usize {
         RING_HEADER + self.abi.slot_bytes() * (index & (self.size - 1)) as usize
+    }
+}
+
+/// The operation that Linux' frontend expects in the response: of an indirect request the inner
+/// one, which lies where others have their number of segments.
+#[must_use]
+pub fn answered(request: &NativeRequest) -> Operation {
+    if request.operation == Operation::INDIRECT {
+        Operation(request.nr_segments)
+    } else {
+        request.operation
     }
 }
 

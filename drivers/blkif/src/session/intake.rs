@@ -153,10 +153,11 @@ impl Session {
             Operation::WRITE_BARRIER => Request::transfer(Op::Write, raw, &slot.body, &self.volume),
             _ => Err(Reject::Unsupported),
         };
+        let answered = raw.answered();
         let request = match request {
             Ok(request) => request,
             Err(reject) => {
-                self.respond(raw.id, raw.operation, reject.status());
+                self.respond(raw.id, answered, reject.status());
                 return Taken::Settled;
             }
         };
@@ -174,7 +175,7 @@ impl Session {
         self.free.pop();
         slot.taken_ns = self.now_ns;
         slot.id = raw.id;
-        slot.operation = raw.operation;
+        slot.operation = answered;
         slot.fill(&request);
         if raw.operation == Operation::INDIRECT {
             slot.state = State::Listed;
