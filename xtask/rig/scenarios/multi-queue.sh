@@ -1,12 +1,13 @@
 # Two guests, of four vCPUs and of one, and three disks at once on four ring cores: more rings
-# than cores, frontends limited to one queue or with large rings, and a disk that comes and goes
+# than cores, frontends limited to one queue or with large rings (and no indirect segments: Linux sets
+# pages aside for all that a ring could hold), and a disk that comes and goes
 # while the others work. The RAM disks are asked for by the knobs in xenstore.
 spindle_down
 SPINDLE_KNOBS="ram0=20M ram1=20M ram2=8M"
 spindle_with vcpus=5 memory=128
 SPINDLE_KNOBS=
 guest_start wide fio-rings vcpus=4 "disk=['$(disk xvda)','$(disk xvdb ram0)']" \
-	"cmdline=\"$LINUX disks=xvda,xvdb blkfront=max_ring_page_order=4\""
+	"cmdline=\"$LINUX disks=xvda,xvdb blkfront=max_ring_page_order=4,max_indirect_segments=0\""
 guest_start narrow fio-rings vcpus=1 "disk=['$(disk xvda ram1)']" \
 	"cmdline=\"$LINUX disks=xvda blkfront=max_queues=1\""
 guest_need narrow ready 120
