@@ -8,7 +8,7 @@
 //! finds them.
 
 /// A frontend with fewer requests than this at once waits for each of them.
-const DEEP: u32 = 8;
+const DEEP: u32 = 16;
 /// The most responses that an event is held back for.
 const TOGETHER: u32 = 12;
 /// The longest that an event is held back, reached only by what takes longer itself.

@@ -50,14 +50,46 @@ impl Entry {
     /// Writes the entry into slot `index` of a submission queue.
     #[inline(always)]
     pub(crate) fn store(&self, queue: &SharedPages, index: usize) {
+        self.packed().store(queue, index);
+    }
+
+    /// The entry as it goes into memory.
+    #[inline(always)]
+    pub(crate) const fn packed(&self) -> Packed {
+        let head = self.opcode as u64 | (self.cid as u64) << 16 | (self.namespace as u64) << 32;
+        Packed([head, self.prp1, self.prp2, self.cdw10, self.cdw12 as u64])
+    }
+}
+
+/// An entry's words that are not always 0: 0, 3, 4, 5 and 6 of the eight.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Packed([u64; 5]);
+
+impl Packed {
+    /// The same with another identifier.
+    #[inline(always)]
+    pub(crate) const fn with_cid(mut self, cid: u16) -> Self {
+        self.0[0] = self.0[0] & !0xffff_0000 | (cid as u64) << 16;
+        self
+    }
+
+    #[cfg(test)]
+    pub(crate) const fn cid(&self) -> u16 {
+        (self.0[0] >> 16) as u16
+    }
+
+    #[cfg(test)]
+    pub(crate) const fn cdw10(&self) -> u64 {
+        self.0[3]
+    }
+
+    /// Writes the entry into slot `index` of a submission queue.
+    #[inline(always)]
+    pub(crate) fn store(&self, queue: &SharedPages, index: usize) {
         let words = queue.u64s_at::<8>(index << SUBMISSION_SHIFT);
-        let head =
-            u64::from(self.opcode) | u64::from(self.cid) << 16 | u64::from(self.namespace) << 32;
-        words[0].store(head, Relaxed);
-        words[3].store(self.prp1, Relaxed);
-        words[4].store(self.prp2, Relaxed);
-        words[5].store(self.cdw10, Relaxed);
-        words[6].store(self.cdw12.into(), Relaxed);
+        for (at, word) in [0, 3, 4, 5, 6].into_iter().zip(self.0) {
+            words[at].store(word, Relaxed);
+        }
     }
 }
 

@@ -9,33 +9,38 @@ use alloc::boxed::Box;
 use spindle_block::Tag;
 
 use crate::Status;
-use crate::command::Entry;
+use crate::command::{Entry, Packed};
 
 /// A cache line: a command touches one.
 #[derive(Clone, Copy, Debug)]
 #[repr(align(64))]
 struct Slot {
     /// What was submitted, for the case that it has to be submitted again.
-    entry: Entry,
+    entry: Packed,
     tag: Tag,
     /// The submitter's epoch when the command was taken; in a leader.
     epoch: u32,
     /// The identifier of the current or last use, with [`AWAITED`] until its completion.
     cid: u32,
-    /// Which submission of the queue it was.
+    /// Which submission of the queue it was, counted in steps of 2; odd if it was submitted again
+    /// since it was aborted.
     turn: u32,
+    /// The slot itself, but for the further parts of a command.
     leader: u16,
     /// Parts not yet finished; in a leader.
     remaining: u16,
     /// The first error of any part; in a leader. Success as long as the slot is free.
     status: Status,
-    /// Submitted again since it was aborted.
-    retried: bool,
 }
 const _: () = assert!(size_of::<Slot>() == 64);
 
 /// Above an identifier: its completion has not come yet.
 const AWAITED: u32 = 1 << 16;
+
+/// In a turn: submitted again.
+const RETRIED: u32 = 1;
+/// From one turn to the next.
+const TURN: u32 = 2;
 
 /// The slots of one queue.
 #[derive(Debug)]
@@ -57,7 +62,7 @@ impl Slots {
     /// identifier is 0xFFFF, which a controller may take for "none" (5.14.1.1).
     pub(crate) fn new(depth: u16) -> Self {
         let slot = |index: u16| Slot {
-            entry: Entry::default(),
+            entry: Packed::default(),
             tag: Tag(0),
             epoch: 0,
             cid: index.into(),
@@ -65,7 +70,6 @@ impl Slots {
             leader: index,
             remaining: 0,
             status: Status::SUCCESS,
-            retried: false,
         };
         Self {
             slots: (0..depth).map(slot).collect(),
@@ -92,7 +96,7 @@ impl Slots {
     #[inline]
     pub(crate) fn keep(&mut self, index: usize, entry: &Entry) {
         if let Some(slot) = self.slots.get_mut(index) {
-            slot.entry = *entry;
+            slot.entry = entry.packed();
         }
     }
 
@@ -105,10 +109,9 @@ impl Slots {
             let slot = &mut self.slots[usize::from(index)];
             slot.cid = u32::from(next_use(slot.cid, self.mask)) | AWAITED;
             slot.leader = leader;
-            slot.retried = false;
             slot.turn = self.turn;
         }
-        self.turn = self.turn.wrapping_add(1);
+        self.turn = self.turn.wrapping_add(TURN);
         let first = &mut self.slots[usize::from(leader)];
         first.tag = tag;
         first.epoch = epoch;
@@ -121,22 +124,20 @@ impl Slots {
     /// Takes a slot for a command of one part, and returns its entry with the identifier put in:
     /// what `reserve`, `keep` and `begin` do, in one go.
     #[inline(always)]
-    pub(crate) fn begin_one(&mut self, tag: Tag, epoch: u32, entry: Entry) -> Option<Entry> {
+    pub(crate) fn begin_one(&mut self, tag: Tag, epoch: u32, entry: Entry) -> Option<Packed> {
         // None available wraps around, where there is no place.
         let top = self.available.wrapping_sub(1);
         let index = *self.free.get(top)?;
         let slot = self.slots.get_mut(usize::from(index))?;
         let cid = next_use(slot.cid, self.mask);
-        let entry = Entry { cid, ..entry };
+        let entry = Entry { cid, ..entry }.packed();
         slot.entry = entry;
         slot.tag = tag;
         slot.epoch = epoch;
         slot.cid = u32::from(cid) | AWAITED;
         slot.turn = self.turn;
-        slot.leader = index;
         slot.remaining = 1;
-        slot.retried = false;
-        self.turn = self.turn.wrapping_add(1);
+        self.turn = self.turn.wrapping_add(TURN);
         self.available = top;
         self.commands += 1;
         Some(entry)
@@ -189,6 +190,9 @@ impl Slots {
             _ => Finished::Part,
         };
         if leader != index {
+            if let Some(slot) = self.slots.get_mut(usize::from(index)) {
+                slot.leader = index;
+            }
             self.release(index);
         }
         if matches!(finished, Finished::Command(..)) {
@@ -235,7 +239,7 @@ impl Slots {
     /// Between the two: gives every part whose completion is awaited a new identifier and hands
     /// it to `again`, counted from 0, in the order of submission. Commands count as taken at
     /// `epoch` from now on. Returns how many parts there were.
-    pub(crate) fn replay(&mut self, epoch: u32, mut again: impl FnMut(usize, &Entry)) -> usize {
+    pub(crate) fn replay(&mut self, epoch: u32, mut again: impl FnMut(usize, &Packed)) -> usize {
         // Places of the stack above those that count are as many as slots in use, or more.
         let Some(order) = self.free.get_mut(self.parked..) else {
             return 0;
@@ -260,8 +264,9 @@ impl Slots {
         }
         for (at, &index) in order.iter().enumerate() {
             let slot = &mut slots[usize::from(index)];
-            slot.entry.cid = next_use(slot.cid, self.mask);
-            slot.cid = u32::from(slot.entry.cid) | AWAITED;
+            let cid = next_use(slot.cid, self.mask);
+            slot.entry = slot.entry.with_cid(cid);
+            slot.cid = u32::from(cid) | AWAITED;
             again(at, &slot.entry);
         }
         for slot in slots.iter_mut().filter(|slot| slot.remaining > 0) {
@@ -272,14 +277,15 @@ impl Slots {
 
     /// The entry, with a new identifier, of the part `cid` that ended though it should not have;
     /// `None` if it is not awaited, or not for the first time.
-    pub(crate) fn retry(&mut self, cid: u16, epoch: u32) -> Option<Entry> {
+    pub(crate) fn retry(&mut self, cid: u16, epoch: u32) -> Option<Packed> {
         let slot = self.slots.get_mut(usize::from(cid & self.mask))?;
-        if slot.cid != u32::from(cid) | AWAITED || slot.retried {
+        if slot.cid != u32::from(cid) | AWAITED || slot.turn & RETRIED != 0 {
             return None;
         }
-        slot.retried = true;
-        slot.entry.cid = next_use(slot.cid, self.mask);
-        slot.cid = u32::from(slot.entry.cid) | AWAITED;
+        slot.turn |= RETRIED;
+        let cid = next_use(slot.cid, self.mask);
+        slot.entry = slot.entry.with_cid(cid);
+        slot.cid = u32::from(cid) | AWAITED;
         let (entry, leader) = (slot.entry, usize::from(slot.leader));
         if let Some(leader) = self.slots.get_mut(leader) {
             leader.epoch = epoch;
@@ -415,7 +421,7 @@ mod tests {
         assert_eq!(slots.reserve(0), None, "nothing begins meanwhile");
         let count = slots.replay(99, |at, entry| {
             assert_eq!(at, again.len());
-            again.push((entry.cdw10, entry.cid));
+            again.push((entry.cdw10(), entry.cid()));
         });
         assert_eq!(count, again.len());
         slots.resume();
@@ -472,11 +478,11 @@ mod tests {
         let mut slots = Slots::new(8);
         let cids = take(&mut slots, 2, 1).unwrap();
         let again = slots.retry(cids[1], 5).unwrap();
-        assert_eq!(again.cdw10, 1);
+        assert_eq!(again.cdw10(), 1);
         assert_eq!(slots.retry(cids[1], 5), None, "that one is over");
-        assert_eq!(slots.retry(again.cid, 5), None, "and this is the second");
+        assert_eq!(slots.retry(again.cid(), 5), None, "and this is the second");
         assert_eq!(slots.finish(cids[1], OK), Finished::Nothing);
         assert_eq!(slots.finish(cids[0], OK), Finished::Part);
-        assert_eq!(slots.finish(again.cid, OK), Finished::Command(OK, Tag(1)));
+        assert_eq!(slots.finish(again.cid(), OK), Finished::Command(OK, Tag(1)));
     }
 }
