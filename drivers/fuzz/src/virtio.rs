@@ -39,6 +39,7 @@ enum Step {
     Skip(u16),
     Resize(u64),
     Look,
+    Tick(u64),
     FailAll,
 }
 
@@ -51,6 +52,7 @@ pub fn run(data: &[u8]) {
     let options = Options {
         queues: input.arbitrary::<u16>().unwrap_or(0) % 4,
         depth: input.arbitrary::<u16>().unwrap_or(0) % 80,
+        ..Options::default()
     };
     let bus = Arc::new(FakeBus::new());
     let memory = bus.alloc(8).expect("the bus has memory");
@@ -153,6 +155,7 @@ pub fn run(data: &[u8]) {
                     assert_eq!(disk.volume(0, 0).sectors, sectors);
                 }
             }
+            Step::Tick(now_ns) => queue.tick(now_ns),
             Step::FailAll => {
                 queue.fail_all(|tag, _| assert!(awaited.remove(&tag.0)));
                 assert!(awaited.is_empty(), "forgotten: {awaited:?}");

@@ -1,7 +1,9 @@
 //! A device: bring-up, its queues, its size, and its end. For the control core.
 
 use alloc::string::String;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::sync::atomic::{AtomicBool, Ordering};
 use core::time::Duration;
 
 use spindle_block::{Command, IoResult, Op, Tag, Unit, Volume};
@@ -9,7 +11,7 @@ use spindle_hw::{Clock, DmaAlloc, NarrowRegisters};
 use virtio_drivers::transport::{DeviceStatus, Transport};
 
 use crate::config::{self, Features, Geometry};
-use crate::engine::{Engine, MIN_ENTRIES};
+use crate::engine::{Engine, MIN_ENTRIES, Patience};
 use crate::request::kind;
 use crate::{BlockQueue, Error, PciTransport, volume};
 
@@ -21,6 +23,9 @@ pub struct Options {
     /// Entries in each virtqueue, rounded down to a power of two from 4 to 1024; the device may
     /// take fewer.
     pub depth: u16,
+    /// How long a command may take before the device counts as failed; virtio has no way to take
+    /// a single command back.
+    pub timeout: Duration,
 }
 
 impl Default for Options {
@@ -28,6 +33,7 @@ impl Default for Options {
         Self {
             queues: 1,
             depth: 256,
+            timeout: Duration::from_secs(30),
         }
     }
 }
@@ -52,6 +58,9 @@ pub struct Disk<R, C, M> {
     geometry: Geometry,
     serial: String,
     queues: Vec<Place>,
+    timeout: Duration,
+    /// A queue has waited longer than that for an answer.
+    late: Arc<AtomicBool>,
 }
 
 /// A virtqueue that the device knows.
@@ -92,6 +101,8 @@ impl<R: NarrowRegisters, C: Clock, M: DmaAlloc> Disk<R, C, M> {
             geometry: Geometry::default(),
             serial: String::new(),
             queues: Vec::new(),
+            timeout: options.timeout,
+            late: Arc::default(),
         };
         match disk.bring_up(options) {
             Ok(()) => Ok(disk),
@@ -119,10 +130,17 @@ impl<R: NarrowRegisters, C: Clock, M: DmaAlloc> Disk<R, C, M> {
             let depth = u32::from(options.depth.clamp(MIN_ENTRIES, 1024)).min(entries);
             let doorbell = self.transport.doorbell(number);
             let doorbell = doorbell.ok_or(Error::Doorbell(number))?;
+            let patience = Patience {
+                limit_ns: u64::try_from(self.timeout.as_nanos()).unwrap_or(u64::MAX),
+                look_ns: 0,
+                late: Arc::clone(&self.late),
+            };
+            let size = 1 << depth.ilog2();
             let engine = Engine::new(
-                1 << depth.ilog2(),
+                size,
                 self.features,
                 &self.geometry,
+                patience,
                 &self.memory,
             )?;
             let [descriptors, driver, device] = engine.addresses();
@@ -186,7 +204,7 @@ impl<R: NarrowRegisters, C: Clock, M: DmaAlloc> Disk<R, C, M> {
     /// Looks whether the device is still there and well.
     ///
     /// # Errors
-    /// [`Error::Gone`] or [`Error::NeedsReset`]: each core should then call
+    /// [`Error::Gone`], [`Error::NeedsReset`] or [`Error::Late`]: each core should then call
     /// [`spindle_block::DiskQueue::fail_all`] and give its queues back.
     pub fn health(&self) -> Result<(), Error> {
         let status = self.transport.get_status();
@@ -195,6 +213,9 @@ impl<R: NarrowRegisters, C: Clock, M: DmaAlloc> Disk<R, C, M> {
         }
         if status.contains(DeviceStatus::DEVICE_NEEDS_RESET) {
             return Err(Error::NeedsReset);
+        }
+        if self.late.load(Ordering::Relaxed) {
+            return Err(Error::Late(self.timeout));
         }
         Ok(())
     }

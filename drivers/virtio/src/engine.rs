@@ -5,6 +5,9 @@
 //! it is a fixed part of the ring's own table. Either way nothing is allocated, and no list of
 //! free descriptors is kept.
 
+use alloc::sync::Arc;
+use core::sync::atomic::{AtomicBool, Ordering};
+
 use spindle_block::{Command, IoError, IoResult, Op, SubmitError, Tag};
 use spindle_hw::{DmaAlloc, PAGE_SIZE, SharedPages};
 
@@ -47,6 +50,18 @@ pub(crate) struct Engine {
     abilities: Abilities,
     spurious: u64,
     gone: bool,
+    patience: Patience,
+}
+
+/// How long a queue waits for an answer.
+#[derive(Clone, Debug)]
+pub(crate) struct Patience {
+    /// In nanoseconds.
+    pub(crate) limit_ns: u64,
+    /// When to look next.
+    pub(crate) look_ns: u64,
+    /// Set, for the control core, when it took longer.
+    pub(crate) late: Arc<AtomicBool>,
 }
 
 impl Engine {
@@ -55,6 +70,7 @@ impl Engine {
         size: u16,
         features: Features,
         geometry: &Geometry,
+        patience: Patience,
         memory: &impl DmaAlloc,
     ) -> Result<Self, Error> {
         let indirect = features.contains(Features::INDIRECT_DESC);
@@ -101,6 +117,7 @@ impl Engine {
             },
             spurious: 0,
             gone: false,
+            patience,
         })
     }
 
@@ -388,6 +405,25 @@ impl Engine {
             }
         }
         (count, more)
+    }
+
+    /// Takes the time, as [`spindle_block::DiskQueue::tick`] does.
+    #[inline]
+    pub(crate) fn tick(&mut self, now_ns: u64) {
+        self.slots.tick(now_ns);
+        if now_ns >= self.patience.look_ns {
+            self.look();
+            self.patience.look_ns = now_ns.saturating_add(self.patience.limit_ns / 8);
+        }
+    }
+
+    /// Looks whether a request takes too long.
+    #[cold]
+    fn look(&self) {
+        let oldest = self.slots.oldest();
+        if oldest.is_some_and(|age| age > self.patience.limit_ns) {
+            self.patience.late.store(true, Ordering::Relaxed);
+        }
     }
 
     /// Whether the disk was given up.

@@ -11,6 +11,9 @@ pub enum Error {
     /// The device set DEVICE_NEEDS_RESET (2.1).
     #[error("device reports a fatal error")]
     NeedsReset,
+    /// A command was not answered in time.
+    #[error("a command got no answer within {0:?}")]
+    Late(Duration),
     /// Device status did not become 0 after a reset.
     #[error("device did not reset within {0:?}")]
     NoReset(Duration),

@@ -74,6 +74,11 @@ impl<R: NarrowRegisters> DiskQueue for BlockQueue<R> {
         self.engine.in_flight()
     }
 
+    #[inline]
+    fn tick(&mut self, now_ns: u64) {
+        self.engine.tick(now_ns);
+    }
+
     fn fail_all(&mut self, done: impl FnMut(Tag, IoResult)) {
         self.engine.fail_all(done);
     }

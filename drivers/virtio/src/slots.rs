@@ -27,6 +27,8 @@ pub(crate) enum Next {
 struct Slot {
     tag: Tag,
     awaited: bool,
+    /// When its request was offered, in nanoseconds.
+    since_ns: u64,
     leader: u16,
     /// Requests not yet finished; in a leader.
     remaining: u16,
@@ -44,6 +46,8 @@ pub(crate) struct Slots {
     free: Box<[u16]>,
     available: usize,
     commands: usize,
+    /// The time, as it was last told.
+    now_ns: u64,
 }
 
 /// What an entry of the used ring finished.
@@ -63,6 +67,7 @@ impl Slots {
         let slot = |index| Slot {
             tag: Tag(0),
             awaited: false,
+            since_ns: 0,
             leader: index,
             remaining: 0,
             error: None,
@@ -73,7 +78,21 @@ impl Slots {
             free: (0..count).rev().collect(),
             available: count.into(),
             commands: 0,
+            now_ns: 0,
         }
+    }
+
+    /// Tells the time, which counts for requests from now on. It is 0 before.
+    #[inline]
+    pub(crate) fn tick(&mut self, now_ns: u64) {
+        self.now_ns = now_ns;
+    }
+
+    /// How long the oldest request in flight has been there, in nanoseconds.
+    pub(crate) fn oldest(&self) -> Option<u64> {
+        let awaited = self.slots.iter().filter(|slot| slot.awaited);
+        let ages = awaited.map(|slot| self.now_ns.saturating_sub(slot.since_ns));
+        ages.max()
     }
 
     /// How many there are.
@@ -101,6 +120,7 @@ impl Slots {
             };
             let slot = &mut self.slots[usize::from(index)];
             slot.awaited = true;
+            slot.since_ns = self.now_ns;
             slot.leader = leader;
             taken(index);
         }
@@ -149,6 +169,7 @@ impl Slots {
     pub(crate) fn again(&mut self, leader: u16, next: Next) {
         if let Some(slot) = self.slots.get_mut(usize::from(leader)) {
             slot.awaited = true;
+            slot.since_ns = self.now_ns;
             slot.remaining = 1;
             slot.next = next;
         }

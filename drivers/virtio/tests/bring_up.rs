@@ -185,6 +185,7 @@ fn a_device_with_fewer_queues_gives_what_it_has() {
     let options = Options {
         queues: 16,
         depth: 16,
+        ..common::OPTIONS
     };
     let mut disk = rig.start_with(options).unwrap();
     let device = || rig.device.clone();

@@ -5,6 +5,7 @@ mod common;
 use common::{OPTIONS, Rig, command, complete, drain, scattered};
 use spindle_block::{DiskQueue, IoError, Op, SubmitError, Tag};
 use spindle_testkit::virtio::{Config, Fault, feature};
+use spindle_virtio::Error;
 
 #[test]
 fn used_entries_that_name_nothing_in_flight_are_counted_and_ignored() {
@@ -92,4 +93,26 @@ fn a_disk_given_up_answers_everything_once_and_takes_nothing() {
     queue.commit();
     assert!(disk.shutdown([queue]).is_err(), "it could not be flushed");
     assert_eq!(rig.bus.outstanding(), 4, "but it was reset");
+}
+
+#[test]
+fn a_command_without_an_answer_makes_the_device_count_as_failed() {
+    let rig = Rig::new(Config::default());
+    let (disk, mut queue) = rig.running(OPTIONS);
+    let second = 1_000_000_000;
+    let memory = rig.memory(1);
+    let page = scattered(&memory);
+    queue.tick(1000 * second);
+    assert_eq!(complete(&mut queue, &command(Op::Read, 0, &page)), Ok(Ok(())));
+    rig.device.arm(Fault::Swallow(0));
+    queue.tick(2000 * second);
+    queue.submit(&command(Op::Read, 0, &page), Tag(1)).unwrap();
+    queue.commit();
+    for later in 0..=30 {
+        queue.tick((2000 + later) * second);
+        assert_eq!(disk.health(), Ok(()), "after {later} s");
+    }
+    queue.tick(2035 * second);
+    let limit = core::time::Duration::from_secs(30);
+    assert_eq!(disk.health(), Err(Error::Late(limit)));
 }

@@ -83,7 +83,7 @@ proptest! {
     #[test]
     fn the_disk_holds_what_the_model_holds(config in devices(), steps in steps()) {
         let rig = Rig::new(config);
-        let options = Options { queues: 1, depth: 64 };
+        let options = Options { queues: 1, depth: 64, ..common::OPTIONS };
         let (disk, mut queue) = rig.running(options);
         let memory = rig.memory(PAGES);
         let mut model = vec![0u8; BLOCKS as usize * 512];

@@ -44,6 +44,7 @@ fn the_same_holds_without_indirect_descriptors_and_with_little_else() {
     let options = Options {
         queues: 1,
         depth: 256,
+        ..OPTIONS
     };
     let (_disk, mut queue) = rig.running(options);
     assert_eq!(queue.capacity(), 6, "five descriptors each");

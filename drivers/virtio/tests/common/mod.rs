@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use spindle_block::{Command, DiskQueue, IoResult, Op, Segment, SubmitError, Tag, Unit};
 use spindle_hw::{DmaAlloc, SharedPages};
@@ -22,6 +23,7 @@ pub(crate) type Queue = BlockQueue<FakeVirtio>;
 pub(crate) const OPTIONS: Options = Options {
     queues: 2,
     depth: 16,
+    timeout: Duration::from_secs(30),
 };
 
 /// Finds the registers of the only function on a bus.
