@@ -67,7 +67,7 @@ pub struct Config {
     /// `partitions=`: whether partition tables are read.
     pub partitions: bool,
     /// `io_timeout=`: seconds that an NVMe command may take before it is aborted, and as many
-    /// again before the controller is reset.
+    /// again before the controller is reset; or a virtio command before its disk is given up.
     pub io_timeout: u32,
     /// `ramN=`: RAM disks, by number.
     pub ram_disks: Vec<RamDiskSize>,

@@ -136,13 +136,7 @@ impl<R: NarrowRegisters, C: Clock, M: DmaAlloc> Disk<R, C, M> {
                 late: Arc::clone(&self.late),
             };
             let size = 1 << depth.ilog2();
-            let engine = Engine::new(
-                size,
-                self.features,
-                &self.geometry,
-                patience,
-                &self.memory,
-            )?;
+            let engine = Engine::new(size, self.features, &self.geometry, patience, &self.memory)?;
             let [descriptors, driver, device] = engine.addresses();
             let size = engine.size().into();
             self.queues.push(Place {

@@ -103,7 +103,10 @@ fn a_command_without_an_answer_makes_the_device_count_as_failed() {
     let memory = rig.memory(1);
     let page = scattered(&memory);
     queue.tick(1000 * second);
-    assert_eq!(complete(&mut queue, &command(Op::Read, 0, &page)), Ok(Ok(())));
+    assert_eq!(
+        complete(&mut queue, &command(Op::Read, 0, &page)),
+        Ok(Ok(()))
+    );
     rig.device.arm(Fault::Swallow(0));
     queue.tick(2000 * second);
     queue.submit(&command(Op::Read, 0, &page), Tag(1)).unwrap();

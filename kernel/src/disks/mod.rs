@@ -85,7 +85,12 @@ impl Disks {
             volumes.extend(disk.volumes(disks.len(), number));
             disks.push(Disk::Nvme(disk));
         }
-        let found = VirtioDisk::probe(&mut pci, memory.dma, clock, cores);
+        let options = spindle_virtio::Options {
+            queues: options.queues,
+            timeout: options.timeout,
+            ..spindle_virtio::Options::default()
+        };
+        let found = VirtioDisk::probe(&mut pci, memory.dma, clock, options);
         for (number, disk) in found.into_iter().enumerate() {
             volumes.push(disk.volume(disks.len(), number));
             disks.push(Disk::Virtio(disk));

@@ -26,18 +26,18 @@ pub(super) struct VirtioDisk {
 }
 
 impl VirtioDisk {
-    /// Brings up all virtio block devices on the bus, each with up to `cores` queues. One that
-    /// does not work is left out and switched off.
+    /// Brings up all virtio block devices on the bus. One that does not work is left out and
+    /// switched off.
     pub(super) fn probe(
         pci: &mut Pci,
         dma: Dma,
         clock: &'static CoreClock,
-        cores: usize,
+        options: Options,
     ) -> Vec<Self> {
         let functions = pci.functions.iter().copied();
         let devices: Vec<_> = functions.filter(is_block_device).collect();
         let start = |function: Function| {
-            let started = Self::start(pci, &function, dma, clock, cores);
+            let started = Self::start(pci, &function, dma, clock, options);
             if let Err(reason) = &started {
                 pci.disable(&function);
                 let at = function.address;
@@ -53,16 +53,12 @@ impl VirtioDisk {
         function: &Function,
         dma: Dma,
         clock: &'static CoreClock,
-        cores: usize,
+        options: Options,
     ) -> Result<Self, String> {
         let bars = pci.enable(function).map_err(|error| error.to_string())?;
         let layout = Layout::find(&pci.bus, function.address, &bars);
         let layout = layout.map_err(|error| error.to_string())?;
         let transport = PciTransport::new(layout, |bar| pci::registers(&bars, bar))?;
-        let options = Options {
-            queues: u16::try_from(cores).unwrap_or(u16::MAX),
-            ..Options::default()
-        };
         let disk = Disk::start(transport, clock, dma, options);
         let disk = disk.map_err(|error| error.to_string())?;
         let (address, serial, queues) = (function.address, disk.serial(), disk.queues());
