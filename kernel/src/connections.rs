@@ -140,8 +140,11 @@ impl Connections {
         }
         if connection.refusal.is_none() {
             let pages = layout.queues.first().map_or(0, |queue| queue.refs.len());
-            let path = if layout.persistent {
+            let (path, kept) = (self.rings.path, layout.persistent);
+            let path = if kept && path.offers_persistent() {
                 "persistent grants"
+            } else if path.maps(kept) {
+                "grants mapped for each request"
             } else {
                 "grant copy"
             };

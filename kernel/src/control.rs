@@ -90,7 +90,7 @@ impl Control {
             max_queues: cores.len() as u32,
             max_ring_page_order: config.ring_order,
             max_indirect_segments: cores.segments().into(),
-            persistent: true,
+            persistent: config.path.offers_persistent(),
         });
         let version = format!("{} {}", env!("CARGO_PKG_VERSION"), env!("SPINDLE_GIT"));
         backend.publish("data/spindle/version", version);

@@ -116,6 +116,7 @@ fn serve(machine: Machine) -> ! {
         grants: xen.grants.reading(memory.bus),
         events: xen.events,
         window: memory.grants,
+        path: config.path,
     };
     let cores = Cores::start(&config, &memory, rings, &mut disks);
     let cores = cores.unwrap_or_else(|error| panic!("cannot serve: {error}"));

@@ -8,6 +8,7 @@ use log::error;
 use spindle_blkif::abi::Abi;
 use spindle_blkif::{Attachment, Detached, Member, Session, Window};
 use spindle_block::Volume;
+use spindle_config::DataPath;
 use spindle_hw::{PAGE_SIZE, SharedPages};
 use spindle_xen::event::Port;
 use spindle_xen::grant::{GrantOps, MapOp, UnmapOp};
@@ -27,6 +28,8 @@ pub(crate) struct Rings {
     pub(crate) grants: Grants,
     pub(crate) events: Events,
     pub(crate) window: GrantWindow,
+    /// How data is reached.
+    pub(crate) path: DataPath,
 }
 
 /// What the control core keeps of a ring while a ring core has the session.
@@ -66,8 +69,10 @@ impl Rings {
                 return Err(Refusal::new(error, text));
             }
         };
+        // It may have kept its grants though that was not offered.
+        let persistent = layout.persistent && self.path.offers_persistent();
         // Without room for a cache everything is copied, which works as well.
-        mapped.cache = if layout.persistent {
+        mapped.cache = if self.path.maps(persistent) {
             self.window.alloc(CACHED_GRANTS)
         } else {
             None
@@ -86,6 +91,7 @@ impl Rings {
             },
             start: 0,
             window,
+            persistent,
             indirect_segments,
             gate,
         };

@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 
 use spindle_block::Tag;
-use spindle_xen::grant::{CopyOp, GrantOps, MapOp, Status};
+use spindle_xen::grant::{CopyOp, GrantOps, MapOp, Status, UnmapOp};
 
 /// How often operations that Xen answered with `GNTST_eagain` are tried again. The page is being
 /// paged in; if that takes longer, the request fails rather than the core waits.
@@ -87,6 +87,52 @@ impl MapBatch {
     /// Empties the batch.
     pub fn clear(&mut self) {
         self.ops.clear();
+    }
+}
+
+/// Grants to be unmapped, for all rings of a core.
+#[derive(Debug)]
+pub struct UnmapBatch {
+    ops: Vec<UnmapOp>,
+    rings: Vec<u16>,
+}
+
+impl UnmapBatch {
+    /// A batch of at most `capacity` operations.
+    #[must_use]
+    pub fn new(capacity: usize) -> Self {
+        Self {
+            ops: Vec::with_capacity(capacity),
+            rings: Vec::with_capacity(capacity),
+        }
+    }
+
+    /// Whether no further operation fits.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.ops.len() == self.ops.capacity().min(self.rings.capacity())
+    }
+
+    /// Adds an operation on behalf of a ring; there must be room.
+    pub fn push(&mut self, op: UnmapOp, ring: u16) {
+        debug_assert!(!self.is_full());
+        self.ops.push(op);
+        self.rings.push(ring);
+    }
+
+    /// Carries the batch out in one hypercall, if there is anything in it, and empties it; hands
+    /// every operation, with its outcome, to `done`.
+    pub fn execute(&mut self, grants: &impl GrantOps, mut done: impl FnMut(u16, &UnmapOp)) {
+        if self.ops.is_empty() {
+            return;
+        }
+        // As in `MapBatch::execute`.
+        let _ = grants.unmap(&mut self.ops);
+        for (op, &ring) in self.ops.iter().zip(&self.rings) {
+            done(ring, op);
+        }
+        self.ops.clear();
+        self.rings.clear();
     }
 }
 

@@ -1,4 +1,5 @@
-//! The grants that one ring's frontend keeps using, mapped once (`feature-persistent`).
+//! The grants that one ring's frontend keeps using, mapped once (`feature-persistent`); or those
+//! of requests under way, unmapped before their frontend hears that they are done.
 //!
 //! A reference that is mapped is found by one hash and a short probe, and costs one store for
 //! recency. A mapping in use is pinned; the least recently used of the others go first when room
@@ -36,7 +37,15 @@ struct Frame {
     used: u32,
     /// Segments of requests between ring and response that use it.
     pins: u32,
+    /// Nothing may be written into it.
+    read_only: bool,
+    /// It is among the idle.
+    idle: bool,
 }
+
+/// The page is mapped for reading only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotWritable;
 
 /// Grants of one domain, mapped into one window.
 #[derive(Debug)]
@@ -48,6 +57,8 @@ pub struct GrantCache {
     table: Box<[u64]>,
     shift: u32,
     free: Vec<u32>,
+    /// Mapped frames that were let go of and are to be unmapped; each at most once.
+    idle: Vec<u32>,
     turn: u32,
     /// Whether this turn has had its eviction.
     evicted: bool,
@@ -68,6 +79,8 @@ impl GrantCache {
             handle: NOT_MAPPED,
             used: 0,
             pins: 0,
+            read_only: false,
+            idle: false,
         };
         Self {
             domain,
@@ -76,6 +89,7 @@ impl GrantCache {
             table: vec![FREE; places].into(),
             shift: 32 - places.ilog2(),
             free,
+            idle: Vec::with_capacity(count),
             turn: 0,
             evicted: false,
         }
@@ -86,6 +100,18 @@ impl GrantCache {
     pub fn next_turn(&mut self) {
         self.turn = self.turn.wrapping_add(1);
         self.evicted = false;
+    }
+
+    /// As [`GrantCache::pin`], of a page that the disk is going to `write` into or not; `None` too
+    /// if it is mapped, but not for that.
+    pub fn pin_for(&mut self, gref: u32, write: bool) -> Result<Option<u64>, NotWritable> {
+        match self.pin(gref) {
+            Some(bus) if write && self.frames[self.window.frame(bus)].read_only => {
+                self.let_go(bus);
+                Err(NotWritable)
+            }
+            pinned => Ok(pinned),
+        }
     }
 
     /// The bus address of the page that `gref` grants, if it is mapped or about to be. It stays
@@ -114,7 +140,7 @@ impl GrantCache {
     /// Takes a free frame for `gref`, which is not in the cache, pinned. The operation returned
     /// must be carried out and its outcome handed to [`GrantCache::record`]. `None` if there is
     /// no free frame, or no place near enough in the table.
-    pub fn reserve(&mut self, gref: u32) -> Option<(u64, MapOp)> {
+    pub fn reserve(&mut self, gref: u32, read_only: bool) -> Option<(u64, MapOp)> {
         let mask = self.table.len() - 1;
         let home = self.home(gref);
         let at = (home..home + PROBES)
@@ -127,9 +153,12 @@ impl GrantCache {
             handle: NOT_MAPPED,
             used: self.turn,
             pins: 1,
+            read_only,
+            // Its last use may not have been swept up yet.
+            idle: self.frames[index as usize].idle,
         };
         let bus = self.window.bus(index as usize);
-        Some((bus, MapOp::new(self.domain, GrantRef(gref), bus, false)))
+        Some((bus, MapOp::new(self.domain, GrantRef(gref), bus, read_only)))
     }
 
     /// Notes the outcome of an operation from [`GrantCache::reserve`]; false if it failed. The
@@ -163,6 +192,57 @@ impl GrantCache {
         if frame.pins == 0 && frame.handle == NOT_MAPPED {
             self.release_if_forgotten(index);
         }
+    }
+
+    /// As [`GrantCache::unpin`], for a page that is not to stay mapped: see
+    /// [`GrantCache::sweep`].
+    pub fn let_go(&mut self, bus: u64) {
+        self.unpin(bus);
+        self.rest(bus);
+    }
+
+    /// Puts a mapped page that nobody uses among those to be swept up.
+    pub fn rest(&mut self, bus: u64) {
+        let index = self.window.frame(bus);
+        let frame = &mut self.frames[index];
+        if frame.pins == 0 && frame.handle != NOT_MAPPED && !frame.idle {
+            frame.idle = true;
+            self.idle.push(index as u32);
+        }
+    }
+
+    /// Whether there is anything to sweep up.
+    #[inline]
+    #[must_use]
+    pub fn has_idle(&self) -> bool {
+        !self.idle.is_empty()
+    }
+
+    /// The operation that unmaps the next of the pages that were let go of and that nobody has
+    /// taken up again. It must be carried out and its outcome handed to [`GrantCache::swept`].
+    pub fn sweep(&mut self) -> Option<UnmapOp> {
+        while let Some(index) = self.idle.pop() {
+            let index = index as usize;
+            let frame = &mut self.frames[index];
+            frame.idle = false;
+            if frame.pins == 0 && frame.handle != NOT_MAPPED {
+                let handle = core::mem::replace(&mut frame.handle, NOT_MAPPED);
+                self.forget(index);
+                return Some(UnmapOp::new(handle, self.window.bus(index)));
+            }
+        }
+        None
+    }
+
+    /// Notes the outcome of an operation from [`GrantCache::sweep`]; false if it failed.
+    pub fn swept(&mut self, op: &UnmapOp) -> bool {
+        let index = self.window.frame(op.host_addr);
+        if op.status.is_ok() {
+            self.free.push(index as u32);
+        } else {
+            self.window.condemn(index);
+        }
+        op.status.is_ok()
     }
 
     /// Whether no frame is free.

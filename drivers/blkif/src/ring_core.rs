@@ -17,7 +17,7 @@ use spindle_xen::event::{Notify, Port};
 use spindle_xen::grant::GrantOps;
 
 use crate::abi::MAX_SEGMENTS;
-use crate::batch::{CopyBatch, MapBatch};
+use crate::batch::{CopyBatch, MapBatch, UnmapBatch};
 use crate::pool::{BadPoolSize, BufferPool};
 use crate::ring::Halt;
 use crate::session::Session;
@@ -126,6 +126,7 @@ pub struct RingCore<Q, G, N> {
     /// Of the largest request.
     segments: usize,
     maps: MapBatch,
+    unmaps: UnmapBatch,
     copies: CopyBatch,
     budget: u32,
     /// The ring that the next visit starts with.
@@ -177,6 +178,7 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
             pool: BufferPool::new(buffers, places, segments)?,
             segments,
             maps: MapBatch::new(config.map_batch.max(segments)),
+            unmaps: UnmapBatch::new(config.map_batch.max(segments)),
             copies: CopyBatch::new(config.copy_batch.max(2 * segments)),
             budget: config.budget.max(1),
             first: 0,

@@ -21,9 +21,10 @@ use spindle_block::{Tag, Volume};
 use spindle_hw::SharedPages;
 use spindle_xen::DomId;
 use spindle_xen::event::Port;
-use spindle_xen::grant::GrantOps;
+use spindle_xen::grant::{GrantOps, UnmapOp};
 
 use crate::abi::{Abi, MAX_INDIRECT_SEGMENTS, MAX_SEGMENTS};
+use crate::batch::UnmapBatch;
 use crate::cache::GrantCache;
 use crate::fifo::Fifo;
 use crate::gate::Member;
@@ -52,8 +53,10 @@ pub struct Attachment {
     pub abi: Abi,
     /// Requests consumed before: 0, but for a reconnect.
     pub start: u32,
-    /// Where its grants are mapped if it offered `feature-persistent`; without, data is copied.
+    /// Where its grants are mapped; without, data is copied.
     pub window: Option<Window>,
+    /// Whether they stay mapped for the requests to come, as it offered by `feature-persistent`.
+    pub persistent: bool,
     /// Most segments of an indirect request that it was offered, at most
     /// [`MAX_INDIRECT_SEGMENTS`]; 0 if there may be no such request.
     pub indirect_segments: u16,
@@ -72,6 +75,8 @@ pub struct Session {
     port: Port,
     volume: Volume,
     cache: Option<GrantCache>,
+    /// Whether grants stay in the cache.
+    persistent: bool,
     slots: Box<[Slot]>,
     free: Stack,
     arena: Arena,
@@ -121,6 +126,7 @@ impl Session {
             cache: attachment
                 .window
                 .map(|window| GrantCache::new(domain, window)),
+            persistent: attachment.persistent,
             slots: vec![FREE_SLOT; size].into(),
             free: Stack::all_below(size as u16),
             arena: Arena::new(indirect > 0),
@@ -241,6 +247,32 @@ impl Session {
     #[inline]
     pub(crate) fn held(&self) -> usize {
         self.moderator.held() as usize
+    }
+
+    /// Whether there are grants to be unmapped before anything is published.
+    #[inline]
+    pub(crate) fn has_idle(&self) -> bool {
+        self.cache.as_ref().is_some_and(GrantCache::has_idle)
+    }
+
+    /// Adds grants that nobody uses any longer to the batch; true if there are more.
+    pub(crate) fn sweep(&mut self, ring: u16, unmaps: &mut UnmapBatch) -> bool {
+        let Some(cache) = &mut self.cache else {
+            return false;
+        };
+        while !unmaps.is_full() {
+            match cache.sweep() {
+                Some(op) => unmaps.push(op, ring),
+                None => return false,
+            }
+        }
+        cache.has_idle()
+    }
+
+    /// Notes what came of it.
+    pub(crate) fn swept(&mut self, op: &UnmapOp) {
+        let unmapped = self.cache.as_mut().is_some_and(|cache| cache.swept(op));
+        self.stats.frames_lost.add(u64::from(!unmapped));
     }
 
     /// Publishes what was answered; true if the frontend is to be notified.

@@ -172,6 +172,7 @@ impl Device {
                 abi: Abi::Native,
                 start: 0,
                 window: Some(Window::new((1 << 40) + ((ring as u64) << 32), 64)),
+                persistent: true,
                 indirect_segments: 0,
                 gate,
             };

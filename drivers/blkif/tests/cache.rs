@@ -34,7 +34,7 @@ fn get(cache: &mut GrantCache, grants: &FakeGrants<'_>, gref: u32) -> Option<u64
     if cache.is_full() {
         cache.evict(&grants);
     }
-    let (bus, op) = cache.reserve(gref)?;
+    let (bus, op) = cache.reserve(gref, false)?;
     let mut ops = [op];
     let _ = grants.map(&mut ops);
     assert!(cache.record(&ops[0]));

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{COPIED, How, PERSISTENT, Rig, Sizes, assert_all};
+use common::{COPIED, How, MAPPED, PERSISTENT, Rig, Sizes, assert_all};
 use proptest::prelude::*;
 use spindle_blkif::Config;
 use spindle_blkif::abi::{Abi, Operation, RspStatus};
@@ -90,6 +90,16 @@ proptest! {
         batches in prop::collection::vec(prop::collection::vec(plan(), 1..24), 1..6),
     ) {
         agrees_with_the_model(&Sizes::default(), PERSISTENT, false, &batches);
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "too many bytes to interpret")]
+    fn grants_mapped_for_each_request_move_the_right_bytes(
+        batches in prop::collection::vec(prop::collection::vec(plan(), 1..24), 1..6),
+        frames in prop_oneof![Just(512), 1usize..40],
+    ) {
+        let how = How { frames: Some(frames), ..MAPPED };
+        agrees_with_the_model(&Sizes::default(), how, false, &batches);
     }
 
     #[test]

@@ -8,10 +8,11 @@ use log::LevelFilter;
 use crate::value::{frames, nearest, size};
 
 /// Every key, for the message about an unknown one. `ramN` stands for `ram0`, `ram1`, ...
-const KEYS: [&str; 8] = [
+const KEYS: [&str; 9] = [
     "log",
     "partitions",
     "poll_us",
+    "path",
     "queues",
     "ring_order",
     "io_timeout",
@@ -52,6 +53,37 @@ pub enum PollUs {
     Always,
 }
 
+/// `path=`: how guests' data is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DataPath {
+    /// Persistent grants of frontends that have them; others' data is copied.
+    Auto,
+    /// Persistent grants of frontends that have them; others' are mapped for each request.
+    Persistent,
+    /// Everything is copied, and persistent grants are not offered.
+    Copy,
+    /// Everything is mapped for each request, and persistent grants are not offered.
+    Map,
+}
+
+impl DataPath {
+    /// Whether persistent grants are offered.
+    #[must_use]
+    pub const fn offers_persistent(self) -> bool {
+        matches!(self, Self::Auto | Self::Persistent)
+    }
+
+    /// Whether grants of a frontend are mapped, `persistent` or not.
+    #[must_use]
+    pub const fn maps(self, persistent: bool) -> bool {
+        match self {
+            Self::Auto => persistent,
+            Self::Persistent | Self::Map => true,
+            Self::Copy => false,
+        }
+    }
+}
+
 /// What can be set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -62,6 +94,8 @@ pub struct Config {
     /// `queues=`: at most so many queues are offered to a frontend, fewer where there are fewer
     /// ring cores.
     pub queues: u32,
+    /// `path=`: how guests' data is reached.
+    pub path: DataPath,
     /// `ring_order=`: log2 of the pages that a ring may have, 0 to 4.
     pub ring_order: u32,
     /// `partitions=`: whether partition tables are read.
@@ -81,6 +115,7 @@ impl Default for Config {
             log: LevelFilter::Info,
             poll: PollUs::For(100),
             queues: u32::MAX,
+            path: DataPath::Auto,
             ring_order: 4,
             partitions: true,
             io_timeout: 30,
@@ -146,6 +181,15 @@ impl Config {
             "poll_us" => {
                 let expected = "a number of microseconds or always";
                 self.poll = PollUs::For(number(expected, 0..=u32::MAX)?);
+            }
+            "path" => {
+                self.path = match value {
+                    "auto" => DataPath::Auto,
+                    "persistent" => DataPath::Persistent,
+                    "copy" => DataPath::Copy,
+                    "map" => DataPath::Map,
+                    _ => return Err(bad("auto, persistent, copy or map")),
+                }
             }
             "queues" => self.queues = number("a number from 1 on", 1..=u32::MAX)?,
             "io_timeout" => self.io_timeout = number("seconds from 1 to 3600", 1..=3600)?,

@@ -179,6 +179,7 @@ impl<'g> Host<'g> {
             abi: front.abi(),
             start: front.produced(),
             window: (frames > 0).then(|| Window::new(base, frames.into())),
+            persistent: !frames.is_multiple_of(3),
             indirect_segments: self.segments * u16::from(frames.is_multiple_of(2)),
             gate: Gate::members(1).remove(0),
         };

@@ -67,6 +67,7 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
                 disk.queue.commit();
             }
         }
+        self.unmap_idle();
         for session in self.rings[..self.used].iter_mut().flatten() {
             if session.publish() {
                 self.notify.notify(session.port());
@@ -75,6 +76,33 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
             work.fault |= session.has_fault();
         }
         work
+    }
+
+    /// Unmaps what requests of this visit used last and what is not kept, before their frontends
+    /// hear of it (XSA-396): in one hypercall, if the batch holds all of it.
+    fn unmap_idle(&mut self) {
+        let mut at = 0;
+        while at < self.used {
+            let more = match &mut self.rings[at] {
+                Some(session) if session.has_idle() => session.sweep(at as u16, &mut self.unmaps),
+                _ => false,
+            };
+            if more {
+                self.execute_unmaps();
+            } else {
+                at += 1;
+            }
+        }
+        self.execute_unmaps();
+    }
+
+    fn execute_unmaps(&mut self) {
+        let rings = &mut self.rings;
+        self.unmaps.execute(&self.grants, |ring, op| {
+            if let Some(Some(session)) = rings.get_mut(usize::from(ring)) {
+                session.swept(op);
+            }
+        });
     }
 
     /// The ring whose turn number `turn` of this visit is.

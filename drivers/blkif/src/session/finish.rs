@@ -138,8 +138,13 @@ impl Session {
         let path = core::mem::replace(&mut slot.path, Path::None);
         match (path, &mut self.cache) {
             (Path::Mapped, Some(cache)) => {
-                let pieces = slot.pieces(&self.arena);
-                pieces.iter().for_each(|piece| cache.unpin(piece.bus));
+                for piece in slot.pieces(&self.arena) {
+                    if self.persistent {
+                        cache.unpin(piece.bus);
+                    } else {
+                        cache.let_go(piece.bus);
+                    }
+                }
             }
             (Path::Copied, _) => {
                 let pieces = slot.pieces(&self.arena);

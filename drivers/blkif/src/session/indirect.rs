@@ -28,7 +28,8 @@ impl Session {
             return false;
         }
         let slot = &mut self.slots[usize::from(index)];
-        let (Some(cache), Some(run)) = (&mut self.cache, slot.run) else {
+        let cache = self.cache.as_mut().filter(|_| self.persistent);
+        let (Some(cache), Some(run)) = (cache, slot.run) else {
             slot.must_copy = true;
             return false;
         };
@@ -48,7 +49,7 @@ impl Session {
         // Mapped for the next visit. If that fails it is copied.
         if !core::mem::replace(&mut slot.must_copy, true)
             && means.maps.room() > 0
-            && let Some((page, op)) = cache.reserve(gref)
+            && let Some((page, op)) = cache.reserve(gref, false)
         {
             means.maps.push(op);
             cache.unpin(page);
@@ -72,7 +73,7 @@ impl Session {
                 continue;
             }
             // Strictly in line order, as everything that may run out.
-            if !slot.must_copy && self.cache.is_some() {
+            if !slot.must_copy && self.cache.is_some() && self.persistent {
                 return;
             }
             if !self.has_room(index) || means.copies.room() == 0 || !means.pool.claim(1) {

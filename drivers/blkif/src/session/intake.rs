@@ -53,7 +53,8 @@ impl Session {
         if let Some(cache) = &mut self.cache {
             cache.next_turn();
         }
-        let mut queue = queue.filter(|_| self.line.len() == 0 && self.cache.is_some());
+        let mut queue =
+            queue.filter(|_| self.line.len() == 0 && self.cache.is_some() && self.persistent);
         let mut tally = [Tally::default(), Tally::default()];
         let start = self.ring.consumed();
         for _ in 0..waiting {

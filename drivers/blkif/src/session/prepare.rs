@@ -113,22 +113,34 @@ impl Session {
         if means.maps.room() < slot.segments.into() {
             return Mapping::Later;
         }
+        // What is kept serves reads and writes to come; what is not, this request alone.
+        let (keep, fill) = (self.persistent, !slot.op.writes());
         let (words, memory) = slot.room(&mut self.arena);
         for (i, &word) in words.iter().enumerate() {
             let segment = RawSegment::from_word(word);
-            let page = cache.pin(segment.gref).or_else(|| {
-                if cache.is_full() {
+            let pinned = cache.pin_for(segment.gref, fill);
+            let page = pinned.ok().and_then(|page| {
+                if page.is_some() {
+                    return page;
+                }
+                if keep && cache.is_full() {
                     let (unmapped, lost) = cache.evict(means.grants);
                     self.stats.grants_evicted.add(unmapped as u64);
                     self.stats.frames_lost.add(lost as u64);
                 }
-                let (page, op) = cache.reserve(segment.gref)?;
+                let (page, op) = cache.reserve(segment.gref, !keep && !fill)?;
                 means.maps.push(op);
                 Some(page)
             });
             let Some(page) = page else {
                 // All or nothing. What was reserved for it is still mapped, for the next time.
-                memory[..i].iter().for_each(|p| cache.unpin(p.bus));
+                for piece in &memory[..i] {
+                    if keep {
+                        cache.unpin(piece.bus);
+                    } else {
+                        cache.let_go(piece.bus);
+                    }
+                }
                 slot.must_copy = true;
                 return Mapping::Impossible;
             };
@@ -152,6 +164,10 @@ impl Session {
             Some(cache) => ops.iter().filter(|op| cache.record(op)).count(),
             None => 0,
         };
+        if let Some(cache) = self.cache.as_mut().filter(|_| !self.persistent) {
+            // Some may be for requests that could not be mapped in full.
+            ops.iter().for_each(|op| cache.rest(op.host_addr));
+        }
         let all = mapped == ops.len();
         means.maps.clear();
         self.stats.grants_mapped.add(mapped as u64);

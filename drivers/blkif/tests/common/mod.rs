@@ -177,6 +177,8 @@ pub struct How {
     pub ring_pages: usize,
     pub start: u32,
     pub abi: Abi,
+    /// Whether its grants stay mapped.
+    pub persistent: bool,
     /// Most segments of an indirect request; 0 = there may be none.
     pub indirect: u16,
 }
@@ -186,6 +188,7 @@ pub const COPIED: How = How {
     ring_pages: 1,
     start: 0,
     abi: Abi::Native,
+    persistent: false,
     indirect: 0,
 };
 
@@ -194,7 +197,14 @@ pub const PERSISTENT: How = How {
     ring_pages: 1,
     start: 0,
     abi: Abi::Native,
+    persistent: true,
     indirect: 0,
+};
+
+/// Mapped for each request.
+pub const MAPPED: How = How {
+    persistent: false,
+    ..PERSISTENT
 };
 
 pub struct Rig {
@@ -254,6 +264,7 @@ impl Rig {
             abi,
             start,
             window: how.frames.map(|frames| Window::new(base, frames)),
+            persistent: how.persistent,
             indirect_segments: how.indirect,
             gate: Gate::members(1).remove(0),
         };

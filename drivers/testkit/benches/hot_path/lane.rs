@@ -136,6 +136,7 @@ impl Lane {
             abi: Abi::Native,
             start: 0,
             window: (case.path == Path::Persistent).then(|| Window::new(1 << 40, 1024)),
+            persistent: true,
             indirect_segments: 0,
             gate: Gate::members(1).remove(0),
         };
