@@ -328,7 +328,11 @@ fn failures_far_apart_do_not_add_up() {
 
 /// Ends with the controller lost, for the reason given.
 fn lost_by(fault: Fault) -> Lost {
-    let rig = Rig::new(Config::default());
+    // Half a second for CSTS.RDY, which are 500 turns here.
+    let rig = Rig::new(Config {
+        timeout: 1,
+        ..Config::default()
+    });
     let mut bed = Bed::new(&rig, 1);
     bed.submit(0, Op::Read, 1);
     rig.disk.die();
@@ -341,7 +345,7 @@ fn lost_by(fault: Fault) -> Lost {
 
 #[test]
 fn a_controller_that_does_not_come_back_is_lost() {
-    let limit = Duration::from_millis(12500);
+    let limit = Duration::from_millis(500);
     let lost = lost_by(Fault::NeverReady);
     assert_eq!((lost.reason, lost.disabled), (Error::NotReady(limit), true));
     let lost = lost_by(Fault::FatalWhenEnabled);
