@@ -328,6 +328,7 @@ impl Control {
         }
         self.backend
             .publish("data/spindle/disks", self.disks.list());
+        self.listing.publish(&self.disks.targets, &mut self.backend);
         for opened in &mut self.opened {
             if opened.volume.name == name {
                 opened.volume.sectors = sectors;
