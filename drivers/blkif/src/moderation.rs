@@ -62,9 +62,8 @@ impl Moderator {
     }
 
     fn is_due(&mut self, unanswered: u32, now_ns: u64) -> bool {
-        let together = (self.depth / 2).min(TOGETHER);
         let waits = self.depth < DEEP || unanswered >= self.depth / 2;
-        if !waits && self.held < together {
+        if !waits && self.held < self.together() {
             if now_ns.saturating_sub(self.since) < self.hold() {
                 return false;
             }
@@ -75,11 +74,15 @@ impl Moderator {
         true
     }
 
+    /// How many responses an event is held back for.
+    fn together(&self) -> u32 {
+        (self.depth / 2).min(TOGETHER)
+    }
+
     /// How long an event may be held back: twice as long as it should take until enough responses
     /// are together.
     fn hold(&self) -> u64 {
-        let together = u64::from((self.depth / 2).min(TOGETHER));
-        (2 * together * self.interval).min(HOLD_MAX_NS)
+        (2 * u64::from(self.together()) * self.interval).min(HOLD_MAX_NS)
     }
 
     /// Learns how fast responses follow each other.
