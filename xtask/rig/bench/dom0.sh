@@ -123,6 +123,7 @@ for round in $(seq $FIRST $REPS); do
 	for job in $(echo $JOBS | tr ',' ' '); do
 		for variant in $(echo $VARIANTS | tr ',' ' '); do
 			report_of "begin $variant $job $round" 120
+			mark started variant=$variant job=$job
 			before=$(counters $variant)
 			# fio warms up for two seconds and runs for RUNTIME; this must end before it does.
 			used=$(shares $((RUNTIME - 2)))

@@ -35,6 +35,7 @@ pub(super) fn write(record: &[Mark], samples: &Samples) -> Result<String, fmt::E
     let mut page = HEAD.to_string();
     circumstances(&mut page, record)?;
     page.push_str(RIG);
+    clock(&mut page, samples)?;
     if !samples.queues().is_empty() {
         page.push_str("\n![IOPS and I/Os per backend CPU-second](bench.svg)\n");
     }
@@ -51,7 +52,7 @@ fn circumstances(page: &mut String, record: &[Mark]) -> fmt::Result {
     for mark in record.iter().filter(|mark| mark.name == "circumstances") {
         writeln!(
             page,
-            "- {}: {}, {} cores, Linux {}, QEMU {}; Debian {}, Xen {}; Spindle {}; {}",
+            "- {}: {}, {} cores, Linux {}, QEMU {}{}; Debian {}, Xen {}; Spindle {}; {}",
             match mark.get("queues") {
                 "" => "on the host".to_string(),
                 "1" => "1 queue".to_string(),
@@ -61,6 +62,10 @@ fn circumstances(page: &mut String, record: &[Mark]) -> fmt::Result {
             mark.get("cores"),
             mark.get("linux"),
             mark.get("qemu"),
+            match mark.get("cpus") {
+                "" => String::new(),
+                cpus => format!(" with {cpus} CPUs"),
+            },
             mark.get("suite"),
             mark.get("xen"),
             mark.get("spindle"),
@@ -68,6 +73,15 @@ fn circumstances(page: &mut String, record: &[Mark]) -> fmt::Result {
         )?;
     }
     Ok(())
+}
+
+fn clock(page: &mut String, samples: &Samples) -> fmt::Result {
+    let (left_out, all) = (samples.left_out, samples.left_out + samples.len());
+    writeln!(
+        page,
+        "\nThe emulated machine's clock now and then jumps. What was measured while the host's clock \
+         disagreed by more than a quarter is left out: {left_out} of {all} samples."
+    )
 }
 
 fn verdicts(page: &mut String, record: &[Mark], samples: &Samples) -> fmt::Result {

@@ -51,9 +51,12 @@ pub(super) struct Plan {
     pub(super) jobs: Vec<&'static str>,
     /// How often each job is run.
     pub(super) reps: u32,
-    /// Seconds that a job runs, after two for warming up.
+    /// Seconds that a job runs, after [`WARM_UP`].
     pub(super) seconds: u32,
 }
+
+/// Seconds that a job runs before anything is counted.
+const WARM_UP: u32 = 2;
 
 impl Plan {
     /// Chooses by comma-separated names; an empty list takes everything.
@@ -73,6 +76,11 @@ impl Plan {
             reps,
             seconds,
         })
+    }
+
+    /// Seconds that a job takes by the guest's clock.
+    pub(super) fn job_seconds(&self) -> f64 {
+        f64::from(WARM_UP + self.seconds)
     }
 
     /// Samples of one round.
@@ -104,10 +112,12 @@ pub(super) fn vcpus(queues: u32) -> u32 {
     if queues == 1 { 1 } else { queues + 1 }
 }
 
-/// Emulated processors: dom0, the driver domain's, the guest's, but not many more than a
-/// host of a few cores can run.
+/// Emulated processors: one for each vCPU of dom0, a driver domain and the guest, but only one more
+/// than the host has cores. Xen does not know of processors that the host takes away from it: what
+/// waits for one of those waits for milliseconds, on any backend.
 pub(super) fn cpus(queues: u32) -> u32 {
-    (1 + vcpus(queues) + queues).min(6)
+    let cores = std::thread::available_parallelism().map_or(2, usize::from) as u32;
+    (1 + vcpus(queues) + queues).min(cores + 1)
 }
 
 fn choose(what: &str, all: &[&'static str], chosen: &str) -> Result<Vec<&'static str>> {

@@ -59,6 +59,16 @@ pub(super) fn condense(mark: &Mark, queues: u32, rest: f64) -> Option<Mark> {
     )
 }
 
+/// How far the guest's clock may run off the host's during a job, either way, for a sample to
+/// count: the emulated machine's now and then jumps by seconds, and so does what is reckoned by it.
+const DRIFT: f64 = 1.25;
+
+/// Whether the guest's clock and the host's agreed on how long the job took, as far as is known.
+pub(super) fn is_in_time(mark: &Mark) -> bool {
+    mark.number("clock")
+        .is_none_or(|clock| (1.0 / DRIFT..=DRIFT).contains(&clock))
+}
+
 /// How many rounds, of so many `runs` each, the record has whole.
 pub(super) fn rounds(record: &[Mark], runs: usize) -> u32 {
     let samples = |round: u32| {
@@ -112,23 +122,33 @@ impl Sample {
 }
 
 /// All samples of a record.
-pub(super) struct Samples(Vec<Sample>);
+pub(super) struct Samples {
+    samples: Vec<Sample>,
+    /// How many were left out because of the clock.
+    pub(super) left_out: usize,
+}
 
 impl Samples {
-    /// Reads them.
+    /// Reads them, but for those that the clock spoiled.
     pub(super) fn of(record: &[Mark]) -> Self {
-        Self(
-            record
-                .iter()
-                .filter(|mark| mark.name == "sample")
-                .filter_map(Sample::of)
-                .collect(),
-        )
+        let (good, bad): (Vec<&Mark>, Vec<&Mark>) = record
+            .iter()
+            .filter(|mark| mark.name == "sample")
+            .partition(|mark| is_in_time(mark));
+        Self {
+            samples: good.into_iter().filter_map(Sample::of).collect(),
+            left_out: bad.len(),
+        }
+    }
+
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.samples.len()
     }
 
     /// The numbers of queues that there are samples for.
     pub(super) fn queues(&self) -> Vec<u32> {
-        let mut queues: Vec<u32> = self.0.iter().map(|sample| sample.queues).collect();
+        let mut queues: Vec<u32> = self.samples.iter().map(|sample| sample.queues).collect();
         queues.sort_unstable();
         queues.dedup();
         queues
@@ -163,7 +183,7 @@ impl Samples {
     }
 
     fn select(&self, variant: &str, job: &str, queues: u32) -> impl Iterator<Item = &Sample> {
-        self.0.iter().filter(move |sample| {
+        self.samples.iter().filter(move |sample| {
             sample.variant == variant && sample.job == job && sample.queues == queues
         })
     }
@@ -200,6 +220,19 @@ mod tests {
         record.push(sample("linux", 2, 1));
         assert_eq!(rounds(&record, 2), 2);
         assert_eq!(rounds(&[], 2), 0);
+    }
+
+    #[test]
+    fn what_a_jumping_clock_measured_is_left_out() {
+        let samples = Samples::of(&[
+            sample("spindle", 1, 200).with("clock", "1.10"),
+            sample("spindle", 2, 900).with("clock", "1.80"),
+            sample("spindle", 3, 20).with("clock", "0.40"),
+            sample("spindle", 4, 100),
+        ]);
+        assert_eq!((samples.len(), samples.left_out), (2, 2));
+        let iops = samples.spread("spindle", "j", 1, |sample| sample.iops);
+        assert_eq!(iops.map(|iops| (iops.min, iops.max)), Some((100.0, 200.0)));
     }
 
     #[test]

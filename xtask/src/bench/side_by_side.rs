@@ -41,6 +41,7 @@ pub(super) fn run(suite: Suite, plan: &Plan, queues: &[u32], record: &mut Record
         record.forget(|mark| mark.get("queues") == queues.to_string());
         record.add([record::circumstances(suite)?
             .with("queues", queues)
+            .with("cpus", plan::cpus(queues))
             .with("tries", tries)])?;
         record.add(marks)?;
     }
@@ -73,13 +74,17 @@ fn measure(
     machine.start_with("bench", timeout, &plan.settings(queues, first))?;
     let deadline = Instant::now() + timeout + Duration::from_secs(60);
     let mut rest = 0.0;
+    let mut started = Instant::now();
     loop {
         // One mark at a time, so that the user sees the figures come in.
         let mark = machine.next(deadline)?;
         match mark.name.as_str() {
             "rest" => rest = mark.number("dom0.cpu").unwrap_or(0.0),
+            "started" => started = Instant::now(),
             "sample" => match samples::condense(&mark, queues, rest) {
                 Some(sample) => {
+                    let took = started.elapsed().as_secs_f64();
+                    let sample = sample.with("clock", format!("{:.2}", plan.job_seconds() / took));
                     ui::step("bench", &describe(&sample));
                     kept.push(sample);
                 }
@@ -109,8 +114,13 @@ fn measure(
 /// A sample for the user.
 fn describe(sample: &Mark) -> String {
     let number = |key| sample.number(key).unwrap_or(f64::NAN);
+    let note = if samples::is_in_time(sample) {
+        ""
+    } else {
+        "; not counted: the machine's clock ran off"
+    };
     format!(
-        "{:14} {:8} round {}: {:6.0} IOPS, p50 {:6.2} ms, backend CPU {:3.0} %",
+        "{:14} {:8} round {}: {:6.0} IOPS, p50 {:6.2} ms, backend CPU {:3.0} %{note}",
         sample.get("job"),
         sample.get("variant"),
         sample.get("round"),
