@@ -3,9 +3,12 @@
 //! While work keeps coming the core spins, so that the next request or completion is found at
 //! once; how long, follows from whether spinning has been finding any, with `poll_ns` as the
 //! most. Then it rests: with nothing in flight until an event comes; with commands on a disk for a
-//! nap, because no interrupt will tell of their end. A nap is about half the time that such
-//! commands have been taking, but not shorter than a trip to the hypervisor is worth: that is
-//! measured, and the more commands are in flight, the more of them one trip is made to find.
+//! nap, because no interrupt will tell of their end.
+//!
+//! What a nap costs beyond its length, the trip to the hypervisor, is measured. With few commands in
+//! flight each is waited for: the core naps until shortly before the usual end of the wait, then
+//! spins, for about as long as a trip takes, so that neither costs much more than the other would
+//! have. With many in flight, one trip is made to find several of them.
 
 /// The shortest nap worth the two trips to the hypervisor.
 const NAP_MIN_NS: u64 = 20_000;
@@ -18,7 +21,7 @@ const TRIP_MAX_NS: u64 = 500_000;
 const MANY: usize = 8;
 /// What is soon, where trips are cheap.
 const SOON_NS: u64 = 100_000;
-/// At most so many trips make a nap, reached with [`MANY`] commands in flight.
+/// So many trips make the shortest nap with [`MANY`] commands in flight.
 const TRIPS: u64 = 4;
 /// Every so many rests the core spins as long as it may, in case that is worth it again.
 const PROBE: u32 = 64;
@@ -64,8 +67,14 @@ pub struct Pacer {
     waiting_since: Option<u64>,
     /// How long waits have been taking: an eighth of the weight is the last one's.
     usual_wait: u64,
-    /// The end of the nap that the core is in.
-    nap: Option<u64>,
+    /// The end of the nap that the core is in, and whether it is to end before the usual wait.
+    nap: Option<(u64, bool)>,
+    /// When the last nap ended.
+    woke_at: u64,
+    /// Such a nap has just ended. If the wait is over, it is not known since when.
+    overslept: bool,
+    /// The wait that the core is in has already outlasted a nap that was to end with it.
+    outlasted: bool,
     /// How much later than asked for naps have been ending.
     trip: u64,
 }
@@ -87,6 +96,9 @@ impl Pacer {
             waiting_since: None,
             usual_wait: 0,
             nap: None,
+            woke_at: 0,
+            overslept: false,
+            outlasted: false,
             trip: 0,
         }
     }
@@ -102,8 +114,14 @@ impl Pacer {
         self.worked_at = now_ns;
         if completed && let Some(since) = self.waiting_since.take() {
             let wait = now_ns.saturating_sub(since).min(8 * NAP_MAX_NS);
-            self.usual_wait = follow(self.usual_wait, wait);
+            self.usual_wait = if self.overslept {
+                self.usual_wait.min(wait) / 16 * 15
+            } else {
+                follow(self.usual_wait, wait)
+            };
         }
+        self.overslept = false;
+        self.outlasted = false;
         if in_flight > 0 {
             self.waiting_since.get_or_insert(now_ns);
         } else {
@@ -115,6 +133,7 @@ impl Pacer {
     #[inline]
     pub fn idle(&mut self, now_ns: u64, in_flight: usize) -> Rest {
         self.woke(now_ns);
+        self.overslept = false;
         self.idle = true;
         let polled = now_ns.saturating_sub(self.worked_at);
         let limit = match self.poll {
@@ -122,6 +141,11 @@ impl Pacer {
             PollTime::For(limit) => limit,
         };
         if polled < self.spin || (self.rests >= PROBE && polled < limit) {
+            return Rest::Poll;
+        }
+        let waited = now_ns.saturating_sub(self.waiting_since.unwrap_or(now_ns));
+        let few = (1..MANY).contains(&in_flight);
+        if few && limit > 0 && self.is_soon_over(now_ns, waited) {
             return Rest::Poll;
         }
         self.rests = if self.rests >= PROBE {
@@ -132,28 +156,47 @@ impl Pacer {
         if in_flight == 0 {
             return Rest::Sleep;
         }
-        // What is left of half the usual wait; once that is over, naps of an eighth.
-        let waited = now_ns.saturating_sub(self.waiting_since.unwrap_or(now_ns));
-        let trips = 1 + (TRIPS - 1) * in_flight.min(MANY) as u64 / MANY as u64;
-        let least = self.trip * trips;
-        let nap = (self.usual_wait / 2)
-            .saturating_sub(waited)
+        // Once the usual wait is over, or half of it with many in flight, naps of an eighth.
+        let least = if few { self.trip } else { self.trip * TRIPS };
+        let left = if few {
+            self.usual_wait.saturating_sub(waited + self.lead())
+        } else {
+            (self.usual_wait / 2).saturating_sub(waited)
+        };
+        let nap = left
             .max(self.usual_wait / 8)
             .max(least)
             .clamp(NAP_MIN_NS, NAP_MAX_NS);
         let until = now_ns.saturating_add(nap);
-        self.nap = Some(until);
+        self.nap = Some((until, few && waited < self.usual_wait));
         Rest::Nap {
             until,
-            listen: in_flight < MANY || nap > least.max(SOON_NS),
+            listen: few || nap > least.max(SOON_NS),
         }
+    }
+
+    /// How long before the usual end of a wait a nap is to end: it is late by a trip, more or less.
+    fn lead(&self) -> u64 {
+        self.trip + self.trip / 2
+    }
+
+    /// Whether spinning is likely to find the end of a wait sooner than a trip would.
+    fn is_soon_over(&self, now_ns: u64, waited: u64) -> bool {
+        let overdue = waited.saturating_sub(self.usual_wait);
+        let spun = now_ns.saturating_sub(self.woke_at).min(overdue);
+        !self.outlasted && self.usual_wait <= waited + self.lead() && spun < self.trip
     }
 
     /// Learns from the end of a nap what the trip costs.
     #[inline]
     fn woke(&mut self, now_ns: u64) {
-        if let Some(late) = self.nap.take().and_then(|until| now_ns.checked_sub(until)) {
+        if let Some((until, early)) = self.nap.take()
+            && let Some(late) = now_ns.checked_sub(until)
+        {
             self.trip = follow(self.trip, late.min(TRIP_MAX_NS));
+            self.woke_at = now_ns;
+            self.overslept = early;
+            self.outlasted = !early;
         }
     }
 
@@ -265,10 +308,74 @@ mod tests {
         }
         pacer.worked(now, false, 1);
         let (first, listen) = nap(&mut pacer, now, 1);
-        assert!((400 * US..=500 * US).contains(&first), "{first}");
+        assert!((950 * US..=1000 * US).contains(&first), "{first}");
         assert!(listen);
-        let (second, _) = nap(&mut pacer, now + first, 1);
+        let (second, _) = nap(&mut pacer, now + 1000 * US, 1);
         assert!((100 * US..=125 * US).contains(&second), "{second}");
+    }
+
+    /// Waits for a command that ends after `time`, with naps that end 100 us late: when its end is
+    /// found, and how much of the time was spent spinning.
+    fn wait(pacer: &mut Pacer, began: u64, time: u64) -> (u64, u64) {
+        let (mut now, mut spun) = (began, 0);
+        while now - began < time {
+            match pacer.idle(now, 1) {
+                Rest::Poll => {
+                    now += US;
+                    spun += US;
+                }
+                Rest::Nap { until, .. } => now = until + 100 * US,
+                Rest::Sleep => panic!("nothing would wake it"),
+            }
+        }
+        (now, spun)
+    }
+
+    /// The same for the last of many commands that take `time` each, one at a time: how long it was
+    /// waited for.
+    fn one_at_a_time(poll: PollTime, time: u64) -> (u64, u64) {
+        let mut pacer = Pacer::new(poll);
+        let (mut now, mut last) = (0, (0, 0));
+        for _ in 0..500 {
+            pacer.worked(now, false, 1);
+            let (end, spun) = wait(&mut pacer, now, time);
+            pacer.worked(end, true, 0);
+            last = (end - now, spun);
+            now = end + 5000 * US;
+        }
+        last
+    }
+
+    #[test]
+    fn a_core_naps_until_shortly_before_a_command_ends_and_spins_for_the_rest() {
+        let (waited, spun) = one_at_a_time(PollTime::For(50 * US), 1500 * US);
+        assert!((1500 * US..1750 * US).contains(&waited), "{waited}");
+        assert!(spun <= 250 * US, "{spun}");
+        // One that ends sooner than a trip would take is spun for.
+        let (waited, spun) = one_at_a_time(PollTime::For(50 * US), 80 * US);
+        assert!((80 * US..90 * US).contains(&waited), "{waited}");
+        assert!(spun >= 80 * US, "{spun}");
+    }
+
+    #[test]
+    fn a_command_that_takes_much_longer_than_usual_is_not_spun_for_again_and_again() {
+        let mut pacer = Pacer::new(PollTime::For(50 * US));
+        let mut now = 0;
+        for _ in 0..100 {
+            pacer.worked(now, false, 1);
+            now = wait(&mut pacer, now, 200 * US).0;
+            pacer.worked(now, true, 0);
+        }
+        pacer.worked(now, false, 1);
+        let (end, spun) = wait(&mut pacer, now, 100_000 * US);
+        assert!(end < now + 100_300 * US, "{}", end - now);
+        assert!(spun <= 400 * US, "{spun}");
+    }
+
+    #[test]
+    fn a_core_that_is_not_to_poll_only_naps() {
+        let (_, spun) = one_at_a_time(PollTime::For(0), 1500 * US);
+        assert_eq!(spun, 0);
     }
 
     #[test]
