@@ -199,19 +199,20 @@ impl Config {
                     let bytes = size(value).filter(|&bytes| bytes > 0);
                     let bytes = bytes.ok_or_else(|| bad("a size such as 64M or 1G"))?;
                     self.ram_disks.retain(|disk| disk.number != number);
-                    self.ram_disks.push(RamDiskSize { number, bytes });
-                    self.ram_disks.sort_by_key(|disk| disk.number);
+                    let place = self.ram_disks.partition_point(|disk| disk.number < number);
+                    self.ram_disks.insert(place, RamDiskSize { number, bytes });
                 } else if let Some(number) = numbered(key, "nvme") {
                     let expected = "GFN,PAGES in hexadecimal, such as e0000,4";
                     let (frame, pages) = frames(value).ok_or_else(|| bad(expected))?;
                     let placed = &mut self.placed_controllers;
                     placed.retain(|controller| controller.number != number);
-                    placed.push(PlacedController {
+                    let controller = PlacedController {
                         number,
                         frame,
                         pages,
-                    });
-                    placed.sort_by_key(|controller| controller.number);
+                    };
+                    let place = placed.partition_point(|other| other.number < number);
+                    placed.insert(place, controller);
                 } else {
                     let hint = nearest(key, &KEYS);
                     return Err(ConfigError::UnknownKey(key.to_string(), hint));

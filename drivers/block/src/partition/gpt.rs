@@ -2,6 +2,7 @@
 
 use alloc::format;
 use alloc::string::{String, ToString};
+use alloc::vec;
 use alloc::vec::Vec;
 
 use gpt_disk_types::{
@@ -165,31 +166,36 @@ fn usable(table: &Table, end: u64, notes: &mut Vec<String>) -> Vec<Entry> {
             label: label(&{ entry.name }),
         });
     }
-    good.sort_by_key(|entry| entry.first);
-    let mut overlapping = Vec::new();
-    let mut reach: Option<(u64, u32)> = None;
-    for entry in &good {
-        if let Some((last, number)) = reach.filter(|(last, _)| *last >= entry.first) {
-            overlapping.extend([number, entry.number]);
-            reach = Some((
-                last.max(entry.last),
-                if last > entry.last {
-                    number
-                } else {
-                    entry.number
-                },
-            ));
-        } else {
-            reach = Some((entry.last, entry.number));
-        }
-    }
-    overlapping.sort_unstable();
-    overlapping.dedup();
+    let torn = overlaps(&good);
+    let torn = good.iter().zip(torn).filter(|(_, torn)| *torn);
+    let overlapping: Vec<u32> = torn.map(|(entry, _)| entry.number).collect();
     good.retain(|entry| overlapping.binary_search(&entry.number).is_err());
-    good.sort_by_key(|entry| entry.number);
     tell(notes, "beyond the usable blocks", &outside);
     tell(notes, "overlapping", &overlapping);
     good
+}
+
+/// Which of the entries share blocks with another one.
+fn overlaps(entries: &[Entry]) -> Vec<bool> {
+    // Put in order by hand: the library's sort would be a hundredth of the kernel.
+    let mut order: Vec<usize> = Vec::with_capacity(entries.len());
+    for (index, entry) in entries.iter().enumerate() {
+        let place = order.partition_point(|&other| entries[other].first <= entry.first);
+        order.insert(place, index);
+    }
+    let mut torn = vec![false; entries.len()];
+    // Of those that begin no later, the one that ends last.
+    let mut reach: Option<usize> = None;
+    for index in order {
+        let before = reach.filter(|&before| entries[before].last >= entries[index].first);
+        if let Some(before) = before {
+            (torn[before], torn[index]) = (true, true);
+        }
+        if before.is_none_or(|before| entries[before].last <= entries[index].last) {
+            reach = Some(index);
+        }
+    }
+    torn
 }
 
 fn tell(notes: &mut Vec<String>, what: &str, numbers: &[u32]) {
