@@ -160,6 +160,22 @@ impl SharedPages {
         unsafe { &*self.base.as_ptr().add(offset).cast() }
     }
 
+    /// Group number `index` of `N` 64-bit words each, of which a page holds a whole number: that it
+    /// begins inside is all that there is to check.
+    ///
+    /// # Panics
+    /// If the group is out of range. Indices are the caller's own, never a peer's.
+    #[inline(always)]
+    #[must_use]
+    pub fn group<const N: usize>(&self, index: usize) -> &[AtomicU64; N] {
+        const { assert!(N > 0 && PAGE_SIZE.is_multiple_of(N * size_of::<u64>())) };
+        let offset = index.wrapping_mul(N * size_of::<u64>());
+        assert!(offset < self.bytes);
+        // SAFETY: a multiple of the group's size is in range, so the whole group is, since pages
+        // are whole and begin at such a multiple. As in `u64s_at` for the rest.
+        unsafe { &*self.base.as_ptr().add(offset).cast() }
+    }
+
     /// Copies bytes out, starting at `offset`. What a racing writer leaves is unspecified.
     ///
     /// # Panics
@@ -238,6 +254,7 @@ mod tests {
         theirs.write_bytes(4096, &[0xff; 8]);
         assert_eq!(ours.u64_at(4096).load(Relaxed), u64::MAX);
         assert_eq!(ours.u64s_at::<512>(4096)[0].load(Relaxed), u64::MAX);
+        assert_eq!(ours.group::<8>(64)[0].load(Relaxed), u64::MAX);
         assert_eq!(ours.u16_at(6).load(Relaxed), 0x0403);
         assert_eq!(theirs.u8_at(7).load(Relaxed), 4);
         ours.zero(4096, 4);
@@ -250,6 +267,12 @@ mod tests {
     #[should_panic(expected = "assertion failed")]
     fn words_that_reach_beyond_the_end_are_refused() {
         let _ = SharedPages::host(1, 0).u64s_at::<2>(4088);
+    }
+
+    #[test]
+    #[should_panic(expected = "assertion failed")]
+    fn a_group_beyond_the_end_is_refused() {
+        let _ = SharedPages::host(1, 0).group::<8>(64);
     }
 
     #[test]

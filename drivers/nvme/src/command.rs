@@ -6,6 +6,8 @@ use spindle_hw::SharedPages;
 
 /// log2 of the bytes in a submission queue entry.
 pub(crate) const SUBMISSION_SHIFT: usize = 6;
+/// 64-bit words in a submission queue entry.
+const WORDS: usize = (1 << SUBMISSION_SHIFT) / size_of::<u64>();
 /// log2 of the bytes in a completion queue entry.
 pub(crate) const COMPLETION_SHIFT: usize = 4;
 
@@ -86,7 +88,7 @@ impl Packed {
     /// Writes the entry into slot `index` of a submission queue.
     #[inline(always)]
     pub(crate) fn store(&self, queue: &SharedPages, index: usize) {
-        let words = queue.u64s_at::<8>(index << SUBMISSION_SHIFT);
+        let words = queue.group::<WORDS>(index);
         for (at, word) in [0, 3, 4, 5, 6].into_iter().zip(self.0) {
             words[at].store(word, Relaxed);
         }

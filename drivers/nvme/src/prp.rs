@@ -42,7 +42,7 @@ pub(crate) struct Runs<'a> {
 
 const OFFSET: u64 = PAGE_SIZE as u64 - 1;
 
-/// How many blocks `segment` is, if it alone is the memory of a command, without a list or a cut:
+/// How many blocks less one `segment` is, if it alone is the memory of a command, without a list or a cut:
 /// most are, and [`Runs`] would make one run of it.
 #[inline(always)]
 pub(crate) fn one_page(segment: Segment, block_shift: u8) -> Option<u32> {
@@ -50,7 +50,8 @@ pub(crate) fn one_page(segment: Segment, block_shift: u8) -> Option<u32> {
     let blocks = segment.len >> shift;
     let end = (segment.bus & OFFSET) + u64::from(segment.len);
     let simple = end <= PAGE_SIZE as u64 && segment.bus & 3 == 0;
-    (simple && blocks != 0 && blocks << shift == segment.len).then_some(blocks)
+    let rest = blocks.checked_sub(1)?;
+    (simple && blocks << shift == segment.len).then_some(rest)
 }
 
 impl<'a> Runs<'a> {

@@ -13,7 +13,7 @@ use spindle_hw::{Registers, SharedPages};
 
 use self::transfer::{Kind, Transfer};
 use crate::Status;
-use crate::command::answer;
+use crate::command::{Answer, answer};
 use crate::discard::DiscardLimits;
 use crate::link::{Link, Order};
 use crate::prp::one_page;
@@ -36,8 +36,8 @@ pub struct QueuePair<R> {
     /// The tail as the controller knows it.
     told: usize,
     tail_doorbell: usize,
+    /// The next completion, counted over two rounds: the bit above the mask tells the phase.
     head: usize,
-    phase: u32,
     head_doorbell: usize,
     /// The most bytes one NVMe command moves.
     limit: u32,
@@ -101,7 +101,6 @@ impl<R: Registers> QueuePair<R> {
             told: 0,
             tail_doorbell: submission_doorbell(shape.id, shape.doorbell_stride),
             head: 0,
-            phase: 1,
             head_doorbell: completion_doorbell(shape.id, shape.doorbell_stride),
             limit: shape.limit,
             list_shift: shape.list_shift,
@@ -136,6 +135,30 @@ impl<R: Registers> QueuePair<R> {
         self.spurious
     }
 
+    /// The completion that comes as `head`, if it has come.
+    #[inline(always)]
+    fn answer(&self, head: usize) -> Option<Answer> {
+        let phase = u32::from(head & (self.mask + 1) == 0);
+        answer(&self.memory.completion, head & self.mask, phase)
+    }
+
+    /// What a completion means that is not just the success of a command of one part.
+    #[inline(never)]
+    fn conclude(&mut self, answer: Answer) -> Option<(Tag, IoResult)> {
+        let status = Status(answer.status);
+        if self.retry(answer.cid, status) {
+            return None;
+        }
+        match self.slots.finish(answer.cid, status) {
+            Finished::Command(status, tag) => Some((tag, status.result())),
+            Finished::Part => None,
+            Finished::Nothing => {
+                self.spurious += 1;
+                None
+            }
+        }
+    }
+
     #[inline]
     fn ring_tail(&mut self) {
         if self.told == self.tail {
@@ -161,9 +184,9 @@ impl<R: Registers> DiskQueue for QueuePair<R> {
             Op::SecureDiscard => return Err(SubmitError::Unsupported),
         };
         if let [segment] = *command.segments
-            && let Some(blocks) = one_page(segment, command.block_shift)
+            && let Some(length) = one_page(segment, command.block_shift)
         {
-            return self.transfer_page(command, segment.bus, blocks, kind, tag);
+            return self.transfer_page(command, segment.bus, length, kind, tag);
         }
         let transfer = Transfer {
             kind,
@@ -185,35 +208,31 @@ impl<R: Registers> DiskQueue for QueuePair<R> {
         if self.stopped {
             return 0;
         }
-        let (mut head, mut phase) = (self.head, self.phase);
-        let mut count = 0;
+        let mut head = self.head;
+        let before = self.slots.commands();
         // One turn of the queue at most: a controller that keeps writing must not keep this core.
-        for _ in 0..self.capacity() + 1 {
-            let Some(answer) = answer(&self.memory.completion, head, phase) else {
-                break;
+        let end = head + self.mask + 1;
+        while head != end
+            && let Some(answer) = self.answer(head)
+        {
+            head += 1;
+            // Most commands have one part and succeed.
+            let result = match self.slots.finish_alone(answer) {
+                Some(tag) => Some((tag, Ok(()))),
+                None => self.conclude(answer),
             };
-            head = (head + 1) & self.mask;
-            phase ^= u32::from(head == 0);
-            let status = Status(answer.status);
-            if status != Status::SUCCESS && self.retry(answer.cid, status) {
-                continue;
-            }
-            match self.slots.finish(answer.cid, status) {
-                Finished::Command(status, tag) => {
-                    count += 1;
-                    done(tag, status.result());
-                }
-                Finished::Part => {}
-                Finished::Nothing => self.spurious += 1,
+            if let Some((tag, result)) = result {
+                done(tag, result);
             }
         }
-        if (head, phase) != (self.head, self.phase) {
-            (self.head, self.phase) = (head, phase);
-            self.registers.write32(self.head_doorbell, head as u32);
+        if head != self.head {
+            self.head = head & (2 * self.mask + 1);
+            let index = head & self.mask;
+            self.registers.write32(self.head_doorbell, index as u32);
             // What is tried again.
             self.ring_tail();
         }
-        count
+        before - self.slots.commands()
     }
 
     #[inline]

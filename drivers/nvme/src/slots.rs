@@ -9,7 +9,7 @@ use alloc::boxed::Box;
 use spindle_block::Tag;
 
 use crate::Status;
-use crate::command::{Entry, Packed};
+use crate::command::{Answer, Entry, Packed};
 
 /// A cache line: a command touches one.
 #[derive(Clone, Copy, Debug)]
@@ -20,22 +20,40 @@ struct Slot {
     tag: Tag,
     /// The submitter's epoch when the command was taken; in a leader.
     epoch: u32,
-    /// The identifier of the current or last use, with [`AWAITED`] until its completion.
+    /// The identifier of the current or last use, with [`AWAITED`] until its completion, and
+    /// with [`ALONE`] as well if it is all of its command.
     cid: u32,
     /// Which submission of the queue it was, counted in steps of 2; odd if it was submitted again
     /// since it was aborted.
     turn: u32,
     /// The slot itself, but for the further parts of a command.
     leader: u16,
-    /// Parts not yet finished; in a leader.
+    /// Parts not yet finished; in a leader of several.
     remaining: u16,
     /// The first error of any part; in a leader. Success as long as the slot is free.
     status: Status,
 }
 const _: () = assert!(size_of::<Slot>() == 64);
 
+impl Slot {
+    /// Whether it leads a command in flight.
+    fn leads(&self) -> bool {
+        self.remaining > 0 || self.cid & ALONE != 0
+    }
+
+    /// Gives what is awaited a new identifier, to be submitted again.
+    fn renew(&mut self, mask: u16) {
+        let cid = next_use(self.cid, mask);
+        self.entry = self.entry.with_cid(cid);
+        self.cid = u32::from(cid) | self.cid & (AWAITED | ALONE);
+    }
+}
+
 /// Above an identifier: its completion has not come yet.
 const AWAITED: u32 = 1 << 16;
+/// Above an identifier that is awaited: the command has no other part, and nothing is kept of how
+/// parts ended.
+const ALONE: u32 = 1 << 17;
 
 /// In a turn: submitted again.
 const RETRIED: u32 = 1;
@@ -105,9 +123,13 @@ impl Slots {
     pub(crate) fn begin(&mut self, parts: usize, tag: Tag, epoch: u32) {
         let top = self.available - 1;
         let leader = self.free[top];
+        let (flags, remaining) = match parts {
+            1 => (AWAITED | ALONE, 0),
+            _ => (AWAITED, parts as u16),
+        };
         for &index in &self.free[self.available - parts..self.available] {
             let slot = &mut self.slots[usize::from(index)];
-            slot.cid = u32::from(next_use(slot.cid, self.mask)) | AWAITED;
+            slot.cid = u32::from(next_use(slot.cid, self.mask)) | flags;
             slot.leader = leader;
             slot.turn = self.turn;
         }
@@ -115,7 +137,7 @@ impl Slots {
         let first = &mut self.slots[usize::from(leader)];
         first.tag = tag;
         first.epoch = epoch;
-        first.remaining = parts as u16;
+        first.remaining = remaining;
         first.status = Status::SUCCESS;
         self.available -= parts;
         self.commands += 1;
@@ -134,47 +156,48 @@ impl Slots {
         slot.entry = entry;
         slot.tag = tag;
         slot.epoch = epoch;
-        slot.cid = u32::from(cid) | AWAITED;
+        slot.cid = u32::from(cid) | AWAITED | ALONE;
         slot.turn = self.turn;
-        slot.remaining = 1;
         self.turn = self.turn.wrapping_add(TURN);
         self.available = top;
         self.commands += 1;
         Some(entry)
     }
 
-    /// Notes that the NVMe command `cid` ended with `status`.
+    /// The tag of the command that `answer` ends, if it is one that has no other part, and has
+    /// succeeded. If not, nothing has changed.
     #[inline(always)]
+    pub(crate) fn finish_alone(&mut self, answer: Answer) -> Option<Tag> {
+        let index = answer.cid & self.mask;
+        let slot = self.slots.get_mut(usize::from(index))?;
+        let awaited = slot.cid == u32::from(answer.cid) | AWAITED | ALONE;
+        if !awaited || Status(answer.status) != Status::SUCCESS {
+            return None;
+        }
+        slot.cid = answer.cid.into();
+        let tag = slot.tag;
+        self.commands -= 1;
+        self.release(index);
+        Some(tag)
+    }
+
+    /// Notes that the NVMe command `cid` ended with `status`.
     pub(crate) fn finish(&mut self, cid: u16, status: Status) -> Finished {
         let index = cid & self.mask;
-        let Some(slot) = self.slots.get_mut(usize::from(index)) else {
+        let awaited = |slot: &&mut Slot| slot.cid & !ALONE == u32::from(cid) | AWAITED;
+        let slot = self.slots.get_mut(usize::from(index)).filter(awaited);
+        let Some(slot) = slot else {
             return Finished::Nothing;
         };
-        if slot.cid != u32::from(cid) | AWAITED {
-            return Finished::Nothing;
-        }
+        let alone = slot.cid & ALONE != 0;
         slot.cid = cid.into();
-        let leader = slot.leader;
-        if leader == index && slot.remaining == 1 {
-            // The common case, a command of one part, touches one slot only.
-            slot.remaining = 0;
-            let earlier = core::mem::replace(&mut slot.status, Status::SUCCESS);
-            let outcome = if earlier == Status::SUCCESS {
-                status
-            } else {
-                earlier
-            };
+        if alone {
             let tag = slot.tag;
             self.commands -= 1;
             self.release(index);
-            return Finished::Command(outcome, tag);
+            return Finished::Command(status, tag);
         }
-        self.finish_part(index, leader, status)
-    }
-
-    /// Notes that a part of a command of several ended.
-    #[inline(never)]
-    fn finish_part(&mut self, index: u16, leader: u16, status: Status) -> Finished {
+        let leader = slot.leader;
         let Some(first) = self.slots.get_mut(usize::from(leader)) else {
             return Finished::Nothing;
         };
@@ -214,11 +237,11 @@ impl Slots {
     /// `done` with the tag of each command.
     pub(crate) fn abandon(&mut self, mut done: impl FnMut(Tag)) {
         for slot in &mut self.slots {
-            if slot.remaining > 0 {
+            if slot.leads() {
                 slot.remaining = 0;
                 done(slot.tag);
             }
-            slot.cid &= !AWAITED;
+            slot.cid &= !(AWAITED | ALONE);
             slot.status = Status::SUCCESS;
         }
         self.commands = 0;
@@ -264,12 +287,10 @@ impl Slots {
         }
         for (at, &index) in order.iter().enumerate() {
             let slot = &mut slots[usize::from(index)];
-            let cid = next_use(slot.cid, self.mask);
-            slot.entry = slot.entry.with_cid(cid);
-            slot.cid = u32::from(cid) | AWAITED;
+            slot.renew(self.mask);
             again(at, &slot.entry);
         }
-        for slot in slots.iter_mut().filter(|slot| slot.remaining > 0) {
+        for slot in slots.iter_mut().filter(|slot| slot.leads()) {
             slot.epoch = epoch;
         }
         count
@@ -279,13 +300,11 @@ impl Slots {
     /// `None` if it is not awaited, or not for the first time.
     pub(crate) fn retry(&mut self, cid: u16, epoch: u32) -> Option<Packed> {
         let slot = self.slots.get_mut(usize::from(cid & self.mask))?;
-        if slot.cid != u32::from(cid) | AWAITED || slot.turn & RETRIED != 0 {
+        if slot.cid & !ALONE != u32::from(cid) | AWAITED || slot.turn & RETRIED != 0 {
             return None;
         }
         slot.turn |= RETRIED;
-        let cid = next_use(slot.cid, self.mask);
-        slot.entry = slot.entry.with_cid(cid);
-        slot.cid = u32::from(cid) | AWAITED;
+        slot.renew(self.mask);
         let (entry, leader) = (slot.entry, usize::from(slot.leader));
         if let Some(leader) = self.slots.get_mut(leader) {
             leader.epoch = epoch;

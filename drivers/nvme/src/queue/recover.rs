@@ -38,7 +38,7 @@ impl<R: Registers> QueuePair<R> {
             Step::Pause => self.stop(),
             Step::Clear => {
                 self.memory.completion.zero(0, self.memory.completion.len());
-                (self.tail, self.told, self.head, self.phase) = (0, 0, 0, 1);
+                (self.tail, self.told, self.head) = (0, 0, 0);
                 self.link.tell_late(None);
             }
             Step::Run => self.replay(),

@@ -48,7 +48,7 @@ impl<R: Registers> QueuePair<R> {
         &mut self,
         command: &Command<'_>,
         bus: u64,
-        blocks: u32,
+        length: u32,
         kind: Kind,
         tag: Tag,
     ) -> Result<(), SubmitError> {
@@ -59,8 +59,8 @@ impl<R: Registers> QueuePair<R> {
             prp1: bus,
             prp2: 0,
             cdw10: command.block,
-            // NLB is 0's based (6.9, 6.15).
-            cdw12: (blocks - 1) | kind.flags,
+            // NLB is 0's based (6.9, 6.15), and so is `length`.
+            cdw12: length | kind.flags,
         };
         let entry = self.slots.begin_one(tag, self.epoch, entry);
         let entry = entry.ok_or_else(|| self.full())?;
