@@ -2,7 +2,7 @@
 //!
 //! Only the copy is looked at; the slot may change under us as it likes.
 
-use spindle_block::{Op, Volume};
+use spindle_block::{Extent, Op, Volume};
 
 use crate::abi::{
     DISCARD_SECURE, MAX_SEGMENTS, Operation, RawSegment, RspStatus, SECTORS_PER_PAGE,
@@ -63,7 +63,7 @@ pub struct Request {
 
 impl Request {
     /// Validates the private copy of a request that moves data to or from the segments in its
-    /// slot, against the volume it is for.
+    /// slot, against the extent of the volume it is for.
     ///
     /// # Errors
     /// See [`Reject`].
@@ -72,17 +72,17 @@ impl Request {
         op: Op,
         raw: &RawRequest,
         body: &Body,
-        volume: &Volume,
+        extent: &Extent,
     ) -> Result<Self, Reject> {
-        if volume.read_only && op.writes() {
+        if extent.read_only && op.writes() {
             return Err(Reject::ReadOnly);
         }
-        let (sectors, all) = match (raw.detail, body) {
+        let (sectors, all) = match (raw.detail(), body) {
             // Most requests are for one page, which is whole blocks if the request is.
             (1, [word, ..]) => (length(*word)?, 0),
-            _ => lengths(raw.detail, body)?,
+            _ => lengths(raw.detail(), body)?,
         };
-        let block = volume
+        let block = extent
             .locate(raw.sector, u64::from(sectors))
             .ok_or(Reject::Range)?;
         Ok(Self {
@@ -90,8 +90,8 @@ impl Request {
             block,
             sectors,
             blocks: 0,
-            segments: raw.detail.into(),
-            whole_blocks: u64::from(all) & (volume.sectors_per_block() - 1) == 0,
+            segments: raw.detail().into(),
+            whole_blocks: extent.are_blocks(all.into()),
         })
     }
 
@@ -102,7 +102,7 @@ impl Request {
     /// # Errors
     /// See [`Reject`].
     pub fn indirect(raw: &RawRequest, volume: &Volume, most: u16) -> Result<Self, Reject> {
-        let op = match Operation(raw.detail) {
+        let op = match Operation(raw.detail()) {
             _ if most == 0 => return Err(Reject::Unsupported),
             Operation::READ => Op::Read,
             Operation::WRITE => Op::Write,
@@ -111,7 +111,7 @@ impl Request {
         if volume.read_only && op == Op::Write {
             return Err(Reject::ReadOnly);
         }
-        if !(1..=most).contains(&raw.detail2) {
+        if !(1..=most).contains(&raw.detail2()) {
             return Err(Reject::SegmentCount);
         }
         Ok(Self {
@@ -119,7 +119,7 @@ impl Request {
             block: raw.sector,
             sectors: 0,
             blocks: 0,
-            segments: raw.detail2,
+            segments: raw.detail2(),
             whole_blocks: true,
         })
     }
@@ -129,7 +129,7 @@ impl Request {
     /// # Errors
     /// If it has data: that would be a barrier under another name.
     pub fn flush(raw: &RawRequest) -> Result<Self, Reject> {
-        if raw.detail != 0 {
+        if raw.detail() != 0 {
             return Err(Reject::SegmentCount);
         }
         Ok(Self {
@@ -154,7 +154,7 @@ impl Request {
         }
         let [sectors, ..] = *body;
         let block = volume.locate(raw.sector, sectors).ok_or(Reject::Range)?;
-        let secure = offered.secure && raw.detail & DISCARD_SECURE != 0;
+        let secure = offered.secure && raw.detail() & DISCARD_SECURE != 0;
         Ok(Self {
             op: if secure {
                 Op::SecureDiscard
@@ -187,9 +187,9 @@ fn length(word: u64) -> Result<u32, Reject> {
 /// See [`Reject`].
 pub fn listed(sector: u64, words: &[u64], volume: &Volume) -> Result<(u64, u32, bool), Reject> {
     let (sectors, all) = sum(words)?;
-    let block = volume.locate(sector, sectors.into()).ok_or(Reject::Range)?;
-    let odd = u64::from(all) & (volume.sectors_per_block() - 1);
-    Ok((block, sectors, odd == 0))
+    let extent = volume.extent();
+    let block = extent.locate(sector, sectors.into()).ok_or(Reject::Range)?;
+    Ok((block, sectors, extent.are_blocks(all.into())))
 }
 
 /// Sectors of `count` segments: their sum, and all of them or-ed together.
@@ -237,11 +237,7 @@ mod tests {
     }
 
     fn raw(detail: u8, sector: u64) -> RawRequest {
-        RawRequest {
-            detail,
-            sector,
-            ..RawRequest::default()
-        }
+        RawRequest::new(u32::from(detail) << 8, 0, sector)
     }
 
     fn segment(first: u8, last: u8) -> u64 {
@@ -251,9 +247,9 @@ mod tests {
     #[test]
     fn writes_to_a_read_only_volume_are_refused_and_reads_are_not() {
         let volume = volume(100, 9, true);
-        let read = Request::transfer(Op::Read, &raw(1, 0), &[0; 11], &volume);
+        let read = Request::transfer(Op::Read, &raw(1, 0), &[0; 11], &volume.extent());
         assert!(read.is_ok());
-        let write = Request::transfer(Op::Write, &raw(1, 0), &[0; 11], &volume);
+        let write = Request::transfer(Op::Write, &raw(1, 0), &[0; 11], &volume.extent());
         assert_eq!(write, Err(Reject::ReadOnly));
         assert_eq!(Reject::ReadOnly.status(), RspStatus::ERROR);
     }
@@ -270,11 +266,11 @@ mod tests {
         let mut body = [0; 11];
         body[0] = segment(0, 3);
         body[1] = segment(4, 7);
-        let request = Request::transfer(Op::Read, &raw(2, 16), &body, &volume).unwrap();
+        let request = Request::transfer(Op::Read, &raw(2, 16), &body, &volume.extent()).unwrap();
         assert_eq!((request.block, request.sectors), (1002, 8));
         assert!(!request.whole_blocks);
         body[0] = segment(0, 7);
-        let request = Request::transfer(Op::Read, &raw(1, 16), &body, &volume).unwrap();
+        let request = Request::transfer(Op::Read, &raw(1, 16), &body, &volume.extent()).unwrap();
         assert!(request.whole_blocks);
     }
 
@@ -338,7 +334,7 @@ mod tests {
             let volume = volume(256, shift, false);
             let body = segments.map(|(first, last)| segment(first, last));
             let op = if write { Op::Write } else { Op::Read };
-            let got = Request::transfer(op, &raw(count, sector), &body, &volume);
+            let got = Request::transfer(op, &raw(count, sector), &body, &volume.extent());
             let used = segments.iter().take(count.into());
             let total: i128 = used.clone().map(|&(f, l)| i128::from(l) - i128::from(f) + 1).sum();
             let per_block = 1i128 << (shift - 9);

@@ -46,18 +46,19 @@ pub trait RingMemory {
     /// Writes half a word of a slot, relaxed.
     fn write_half(&self, offset: usize, value: u32);
 
-    /// Reads consecutive words of a slot.
+    /// Reads two words of a slot: number `pair` of the pairs that the ring's memory consists of.
     #[inline]
-    fn read_words<const N: usize>(&self, offset: usize) -> [u64; N] {
-        core::array::from_fn(|i| self.read(offset + i * size_of::<u64>()))
+    fn read_pair(&self, pair: usize) -> [u64; 2] {
+        let offset = pair * PAIR;
+        [self.read(offset), self.read(offset + size_of::<u64>())]
     }
 
-    /// Writes consecutive words of a slot.
+    /// Writes two words of a slot.
     #[inline]
-    fn write_words<const N: usize>(&self, offset: usize, values: [u64; N]) {
-        for (i, value) in values.into_iter().enumerate() {
-            self.write(offset + i * size_of::<u64>(), value);
-        }
+    fn write_pair(&self, pair: usize, values: [u64; 2]) {
+        let offset = pair * PAIR;
+        self.write(offset, values[0]);
+        self.write(offset + size_of::<u64>(), values[1]);
     }
 }
 
@@ -102,18 +103,26 @@ impl RingMemory for SharedPages {
     }
 
     #[inline]
-    fn read_words<const N: usize>(&self, offset: usize) -> [u64; N] {
-        let words = self.u64s_at::<N>(offset);
-        core::array::from_fn(|i| words[i].load(Ordering::Relaxed))
+    fn read_pair(&self, pair: usize) -> [u64; 2] {
+        let [first, second] = self.group::<2>(pair);
+        [
+            first.load(Ordering::Relaxed),
+            second.load(Ordering::Relaxed),
+        ]
     }
 
     #[inline]
-    fn write_words<const N: usize>(&self, offset: usize, values: [u64; N]) {
-        for (word, value) in self.u64s_at::<N>(offset).iter().zip(values) {
+    fn write_pair(&self, pair: usize, values: [u64; 2]) {
+        for (word, value) in self.group::<2>(pair).iter().zip(values) {
             word.store(value, Ordering::Relaxed);
         }
     }
 }
+
+/// Bytes of two words, of which the header and the slots of the native layout have a whole number.
+const PAIR: usize = 2 * size_of::<u64>();
+const _: () = assert!(RING_HEADER.is_multiple_of(PAIR));
+const _: () = assert!(Abi::Native.slot_bytes().is_multiple_of(PAIR));
 
 /// Why a ring can no longer be served: the frontend broke the protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -138,12 +147,8 @@ pub struct BadRingSize(pub usize);
 /// The words of a slot that precede its body, which every layout has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RawRequest {
-    /// What to do.
-    pub operation: Operation,
-    /// The byte after it: a number of segments, flags, or an inner operation.
-    pub detail: u8,
-    /// The two bytes after that: a handle that nobody looks at, or a number of segments.
-    pub detail2: u16,
+    /// The first four bytes, as they came: taken apart where they are looked at.
+    head: u32,
     /// Given back in the response.
     pub id: u64,
     /// Start, in 512-byte sectors.
@@ -153,22 +158,37 @@ pub struct RawRequest {
 impl RawRequest {
     /// From the first four bytes of a slot, and what else every layout has somewhere.
     #[inline]
-    const fn new(head: u32, id: u64, sector: u64) -> Self {
-        Self {
-            operation: Operation(head as u8),
-            detail: (head >> 8) as u8,
-            detail2: (head >> 16) as u16,
-            id,
-            sector,
-        }
+    pub(crate) const fn new(head: u32, id: u64, sector: u64) -> Self {
+        Self { head, id, sector }
+    }
+
+    /// What to do.
+    #[inline]
+    #[must_use]
+    pub const fn operation(&self) -> Operation {
+        Operation(self.head as u8)
+    }
+
+    /// The byte after it: a number of segments, flags, or an inner operation.
+    #[inline]
+    #[must_use]
+    pub const fn detail(&self) -> u8 {
+        (self.head >> 8) as u8
+    }
+
+    /// The two bytes after that: a handle that nobody looks at, or a number of segments.
+    #[inline]
+    #[must_use]
+    pub const fn detail2(&self) -> u16 {
+        (self.head >> 16) as u16
     }
 
     /// The operation that its response names: of an indirect request the inner one, which is
     /// what frontends look for.
     #[must_use]
     pub const fn answered(&self) -> Operation {
-        match self.operation {
-            Operation::INDIRECT => Operation(self.detail),
+        match self.operation() {
+            Operation::INDIRECT => Operation(self.detail()),
             operation => operation,
         }
     }
@@ -252,46 +272,64 @@ impl<M: RingMemory> BackRing<M> {
         if self.req_cons == self.req_seen {
             return None;
         }
-        if self.abi != Abi::Native {
-            return self.take_x86_32(body);
-        }
-        let at = self.slot(Abi::Native, self.req_cons);
-        let [head, id, sector, first] = self.memory.read_words::<4>(at);
+        let request = if self.abi == Abi::Native {
+            self.copy_native(body)
+        } else {
+            self.copy_x86_32(body)
+        };
+        self.req_cons = self.req_cons.wrapping_add(1);
+        Some(request)
+    }
+
+    #[inline(always)]
+    fn copy_native(&self, body: &mut Body) -> RawRequest {
+        let pair = self.pair(self.req_cons);
+        let [head, id] = self.memory.read_pair(pair);
+        let [sector, first] = self.memory.read_pair(pair + 1);
         let request = RawRequest::new(head as u32, id, sector);
         let [start, rest @ ..] = body;
         *start = first;
         // Most requests are for one page.
-        if request.detail > 1 {
-            let words = usize::from(request.detail).min(MAX_SEGMENTS) - 1;
-            let mut from = at + 32;
+        if request.detail() > 1 {
+            let words = usize::from(request.detail()).min(MAX_SEGMENTS) - 1;
+            let mut from = (pair + 2) * PAIR;
             for word in &mut rest[..words] {
                 *word = self.memory.read(from);
                 from += size_of::<u64>();
             }
         }
-        self.req_cons = self.req_cons.wrapping_add(1);
-        Some(request)
+        request
     }
 
-    /// As [`BackRing::take`], where 64-bit words are aligned to 4 bytes only.
+    /// As [`BackRing::copy_native`], where 64-bit words are aligned to 4 bytes only. In pieces
+    /// that fit a register: a request that a call returns goes through memory, and then that of
+    /// the usual layout does too.
+    #[inline(always)]
+    fn copy_x86_32(&self, body: &mut Body) -> RawRequest {
+        let at = self.slot_x86_32(self.req_cons);
+        let request = RawRequest::new(
+            self.memory.read_half(at),
+            self.split_word(at + offset_of!(X86_32Request, id)),
+            self.split_word(at + offset_of!(X86_32Request, sector_number)),
+        );
+        let words = usize::from(request.detail()).clamp(1, MAX_SEGMENTS);
+        self.split_words(at + offset_of!(X86_32Request, segments), &mut body[..words]);
+        request
+    }
+
+    /// The two halves of a word.
     #[cold]
-    fn take_x86_32(&mut self, body: &mut Body) -> Option<RawRequest> {
-        let at = self.slot(Abi::X86_32, self.req_cons);
-        let word = |offset| {
-            let low = self.memory.read_half(at + offset);
-            let high = self.memory.read_half(at + offset + size_of::<u32>());
-            u64::from(high) << 32 | u64::from(low)
-        };
-        let head = self.memory.read_half(at);
-        let id = word(offset_of!(X86_32Request, id));
-        let sector = word(offset_of!(X86_32Request, sector_number));
-        let request = RawRequest::new(head, id, sector);
-        let words = usize::from(request.detail).clamp(1, MAX_SEGMENTS);
-        for (i, to) in body[..words].iter_mut().enumerate() {
-            *to = word(offset_of!(X86_32Request, segments) + i * size_of::<u64>());
+    fn split_word(&self, at: usize) -> u64 {
+        let low = self.memory.read_half(at);
+        let high = self.memory.read_half(at + size_of::<u32>());
+        u64::from(high) << 32 | u64::from(low)
+    }
+
+    #[cold]
+    fn split_words(&self, at: usize, to: &mut [u64]) {
+        for (i, word) in to.iter_mut().enumerate() {
+            *word = self.split_word(at + i * size_of::<u64>());
         }
-        self.req_cons = self.req_cons.wrapping_add(1);
-        Some(request)
     }
 
     /// Writes the response to a request that was taken; the frontend hears of it at
@@ -304,15 +342,15 @@ impl<M: RingMemory> BackRing<M> {
         if self.abi != Abi::Native {
             return self.push_x86_32(id, outcome);
         }
-        let at = self.slot(Abi::Native, self.rsp_prod);
-        self.memory.write_words(at, [id, outcome.into()]);
+        let pair = self.pair(self.rsp_prod);
+        self.memory.write_pair(pair, [id, outcome.into()]);
         self.rsp_prod = self.rsp_prod.wrapping_add(1);
     }
 
     /// Writes a response of 12 bytes.
     #[cold]
     fn push_x86_32(&mut self, id: u64, outcome: u32) {
-        let at = self.slot(Abi::X86_32, self.rsp_prod);
+        let at = self.slot_x86_32(self.rsp_prod);
         self.memory.write_half(at, id as u32);
         self.memory.write_half(at + 4, (id >> 32) as u32);
         self.memory.write_half(at + 8, outcome);
@@ -372,10 +410,16 @@ impl<M: RingMemory> BackRing<M> {
         self.memory
     }
 
-    /// Where a slot begins. The layout is an argument, so that the usual one is a constant.
+    /// The first pair of words of a slot in the native layout.
     #[inline]
-    fn slot(&self, abi: Abi, index: u32) -> usize {
-        RING_HEADER + abi.slot_bytes() * (index & self.mask) as usize
+    fn pair(&self, index: u32) -> usize {
+        RING_HEADER / PAIR + Abi::Native.slot_bytes() / PAIR * (index & self.mask) as usize
+    }
+
+    /// Where a slot in the other layout begins.
+    #[inline]
+    fn slot_x86_32(&self, index: u32) -> usize {
+        RING_HEADER + Abi::X86_32.slot_bytes() * (index & self.mask) as usize
     }
 }
 

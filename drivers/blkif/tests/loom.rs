@@ -216,7 +216,7 @@ impl Back {
             let index = self.ring.consumed();
             let request = self.ring.take(&mut body).unwrap();
             assert_eq!(request.id, u64::from(index), "a request not yet written");
-            assert_eq!((request.operation, request.sector), (Operation::READ, 8));
+            assert_eq!((request.operation(), request.sector), (Operation::READ, 8));
             taken += 1;
             if answer {
                 self.answer(index);

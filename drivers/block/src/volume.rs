@@ -55,17 +55,60 @@ impl Volume {
     /// are inside the volume and on block boundaries. `count` must not be 0.
     #[must_use]
     pub fn locate(&self, sector: u64, count: u64) -> Option<u64> {
-        let end = sector.checked_add(count)?;
-        let mask = self.sectors_per_block() - 1;
-        if count == 0 || end > self.sectors || (sector | count) & mask != 0 {
-            return None;
+        self.extent().locate(sector, count)
+    }
+
+    /// What [`Volume::locate`] reckons with, for many transfers at once.
+    #[inline]
+    #[must_use]
+    pub fn extent(&self) -> Extent {
+        Extent {
+            start: self.start,
+            sectors: self.sectors,
+            odd: self.sectors_per_block() - 1,
+            shift: self.block_shift - 9,
+            read_only: self.read_only,
         }
-        Some(self.start + (sector >> (self.block_shift - 9)))
     }
 
     /// The disk's block size in sectors.
+    #[inline]
     #[must_use]
     pub fn sectors_per_block(&self) -> u64 {
         (1 << self.block_shift) / SECTOR_SIZE
+    }
+}
+
+/// A volume's place and size at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    start: u64,
+    sectors: u64,
+    /// The bits of a number of sectors that are no whole block.
+    odd: u64,
+    /// log2 of the sectors in a block.
+    shift: u8,
+    /// Whether writes are refused.
+    pub read_only: bool,
+}
+
+impl Extent {
+    /// As [`Volume::locate`].
+    #[inline]
+    #[must_use]
+    pub fn locate(&self, sector: u64, count: u64) -> Option<u64> {
+        let end = sector.checked_add(count)?;
+        if count == 0 || end > self.sectors || (sector | count) & self.odd != 0 {
+            return None;
+        }
+        Some(self.start + (sector >> self.shift))
+    }
+
+    /// Whether so many sectors are whole blocks; of several numbers or-ed together, whether all
+    /// are.
+    #[inline]
+    #[must_use]
+    pub fn are_blocks(&self, sectors: u64) -> bool {
+        sectors & self.odd == 0
     }
 }

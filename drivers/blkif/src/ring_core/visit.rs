@@ -1,11 +1,12 @@
 //! A visit: one turn over all disks and rings of a core.
 
-use spindle_block::DiskQueue;
+use spindle_block::{DiskQueue, IoError, Tag};
 use spindle_xen::event::Notify;
 use spindle_xen::grant::GrantOps;
 
 use super::{RingCore, Work, split};
-use crate::session::Means;
+use crate::pool::BufferPool;
+use crate::session::{Means, Session};
 
 impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
     /// One turn over everything. See the module's description. `now_ns` is the caller's clock,
@@ -16,9 +17,12 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
         for disk in &mut self.disks {
             let (rings, pool) = (&mut self.rings, &mut self.pool);
             let completed = disk.queue.poll(|tag, result| {
+                if let Err(error) = result {
+                    return fail(rings, tag, error, now_ns, pool);
+                }
                 let (ring, index) = split(tag);
                 if let Some(Some(session)) = rings.get_mut(ring) {
-                    session.complete(index, result, now_ns, pool);
+                    session.succeed(index, now_ns, pool);
                 }
             });
             work.completed += completed as u32;
@@ -160,5 +164,20 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
         } else {
             disk.waiting.leave(ring);
         }
+    }
+}
+
+/// A command has failed.
+#[cold]
+pub(super) fn fail(
+    rings: &mut [Option<Session>],
+    tag: Tag,
+    error: IoError,
+    now_ns: u64,
+    pool: &mut BufferPool,
+) {
+    let (ring, index) = split(tag);
+    if let Some(Some(session)) = rings.get_mut(ring) {
+        session.complete(index, Err(error), now_ns, pool);
     }
 }

@@ -10,15 +10,9 @@ use crate::batch::CopyBatch;
 use crate::pool::BufferPool;
 
 impl Session {
-    /// The disk is done with a request, unless it makes that up.
+    /// The disk has done what a request asked for, unless it makes that up.
     #[inline(always)]
-    pub(crate) fn complete(
-        &mut self,
-        index: u16,
-        result: IoResult,
-        now_ns: u64,
-        pool: &mut BufferPool,
-    ) {
+    pub(crate) fn succeed(&mut self, index: u16, now_ns: u64, pool: &mut BufferPool) {
         let Some(slot) = self.slots.get_mut(usize::from(index)) else {
             return;
         };
@@ -26,24 +20,41 @@ impl Session {
             && let Some(cache) = &mut self.cache
         {
             cache.unpin(slot.memory[0].bus);
-            let status = match result {
-                Ok(()) => RspStatus::OKAY,
-                Err(_) => RspStatus::ERROR,
-            };
             let freed = slot.free();
-            self.answer(index, freed, status, now_ns);
+            self.answer(index, freed, RspStatus::OKAY, now_ns);
         } else {
-            self.now_ns = now_ns;
-            self.complete_any(index, result, pool);
+            self.complete(index, Ok(()), now_ns, pool);
         }
     }
 
-    /// As [`Session::complete`], for requests that went through the line or have several pieces.
+    /// The disk is done with a request, unless it makes that up.
     #[inline(never)]
-    fn complete_any(&mut self, index: u16, result: IoResult, pool: &mut BufferPool) {
-        let slot = &mut self.slots[usize::from(index)];
-        if slot.state != State::InFlight {
+    pub(crate) fn complete(
+        &mut self,
+        index: u16,
+        result: IoResult,
+        now_ns: u64,
+        pool: &mut BufferPool,
+    ) {
+        self.now_ns = now_ns;
+        let Some(slot) = self.slots.get_mut(usize::from(index)) else {
             return;
+        };
+        match slot.state {
+            State::InFlight => {}
+            State::OnePage => {
+                let status = match result {
+                    Ok(()) => RspStatus::OKAY,
+                    Err(_) => RspStatus::ERROR,
+                };
+                if let Some(cache) = &mut self.cache {
+                    cache.unpin(slot.memory[0].bus);
+                }
+                let freed = slot.free();
+                self.answer(index, freed, status, now_ns);
+                return;
+            }
+            _ => return,
         }
         if self.barrier.is_some() && self.next_step(index, result, pool) {
             return;

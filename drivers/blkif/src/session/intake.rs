@@ -2,9 +2,9 @@
 
 use core::slice;
 
-use spindle_block::{Command, DiskQueue, Op, Segment};
+use spindle_block::{Command, DiskQueue, Extent, Op, Segment, Tag, Unit};
 
-use super::slot::{Path, State, extent};
+use super::slot::{Path, Slot, State, extent};
 use super::{Session, tag};
 use crate::abi::{MAX_SEGMENTS, Operation, RawSegment, RspStatus};
 use crate::cache::GrantCache;
@@ -21,11 +21,21 @@ enum Taken {
     Slot(u16),
 }
 
-/// What an intake counts, written to the ring's counters once at its end.
+/// What an intake counts, written to the ring's counters once at its end: of reads, then of
+/// writes, as their operations are numbered.
 #[derive(Default)]
 struct Tally {
-    requests: u64,
-    sectors: u64,
+    requests: [u64; 2],
+    sectors: [u64; 2],
+}
+
+impl Tally {
+    #[inline(always)]
+    fn count(&mut self, operation: Operation, sectors: u32) {
+        let at = usize::from(operation.0 & 1);
+        self.requests[at] += 1;
+        self.sectors[at] += u64::from(sectors);
+    }
 }
 
 impl Session {
@@ -55,10 +65,20 @@ impl Session {
         }
         let mut queue =
             queue.filter(|_| self.line.len() == 0 && self.cache.is_some() && self.persistent);
-        let mut tally = [Tally::default(), Tally::default()];
+        let mut tally = Tally::default();
         let start = self.ring.consumed();
-        for _ in 0..waiting {
-            match self.take_one(ring, queue.as_deref_mut(), &mut tally) {
+        let mut taken = 0;
+        while taken < waiting {
+            let left = waiting - taken;
+            let next = match &mut queue {
+                Some(queue) => self.send_pages(ring, left, *queue, &mut tally),
+                None => self.take_next(),
+            };
+            let Some(index) = next else {
+                break;
+            };
+            taken = self.ring.consumed().wrapping_sub(start);
+            match self.accept(index, &mut tally) {
                 Taken::Nothing => break,
                 Taken::Settled => {}
                 Taken::Slot(index) => {
@@ -73,85 +93,109 @@ impl Session {
         let taken = self.ring.consumed().wrapping_sub(start);
         self.gate.took(taken);
         self.stats.batches.count(taken.into());
-        let [reads, writes] = tally;
-        self.stats.reads.add(reads.requests);
-        self.stats.writes.add(writes.requests);
-        self.stats.sectors_read.add(reads.sectors);
-        self.stats.sectors_written.add(writes.sectors);
+        let Tally {
+            requests: [reads, writes],
+            sectors: [read, written],
+        } = tally;
+        self.stats.reads.add(reads);
+        self.stats.writes.add(writes);
+        self.stats.sectors_read.add(read);
+        self.stats.sectors_written.add(written);
         self.stats.in_flight_peak.raise(self.active() as u64);
         taken
     }
 
-    /// Takes the next request; sends it to `queue`, if there is one and it is for one page that is
-    /// in the cache, as most are.
+    /// Copies the next request out of the ring into a slot, which is still free; `None` if there
+    /// is none, or no slot for it.
     #[inline(always)]
-    fn take_one<Q: DiskQueue>(
+    fn take_next(&mut self) -> Option<u16> {
+        let index = self.free.last()?;
+        let slot = &mut self.slots[usize::from(index)];
+        slot.raw = self.ring.take(&mut slot.body)?;
+        Some(index)
+    }
+
+    /// Takes up to `most` requests and sends them to `queue`, as long as each reads or writes one
+    /// page that is in the cache, as most do. Returns the slot of the first that does not, of
+    /// which nothing has come, as [`Session::take_next`] does; `None` if there is none.
+    #[inline(never)]
+    fn send_pages<Q: DiskQueue>(
         &mut self,
         ring: u16,
-        queue: Option<&mut Q>,
-        tally: &mut [Tally; 2],
-    ) -> Taken {
-        let Some(index) = self.free.last() else {
-            return Taken::Nothing;
+        most: u32,
+        queue: &mut Q,
+        tally: &mut Tally,
+    ) -> Option<u16> {
+        let cache = self.cache.as_mut()?;
+        let extent = self.volume.extent();
+        let unit = (self.volume.unit, self.volume.block_shift);
+        let mut sent = 0;
+        let other = loop {
+            if sent == most {
+                break None;
+            }
+            let Some(index) = self.free.last() else {
+                break None;
+            };
+            let slot = &mut self.slots[usize::from(index)];
+            let Some(raw) = self.ring.take(&mut slot.body) else {
+                break None;
+            };
+            // Here, so that nothing of it has to be kept elsewhere until it is sent.
+            slot.raw = raw;
+            let tag = tag(ring, index);
+            let Some(sectors) = send_page(slot, &extent, unit, cache, queue, tag) else {
+                break Some(index);
+            };
+            slot.taken_ns = self.now_ns;
+            slot.state = State::OnePage;
+            tally.count(slot.raw.operation(), sectors);
+            self.free.pop();
+            sent += 1;
         };
+        self.sent += sent;
+        other
+    }
+
+    /// Takes the request in slot `index`, which [`Session::take_next`] or [`Session::send_pages`]
+    /// put there.
+    #[inline(always)]
+    fn accept(&mut self, index: u16, tally: &mut Tally) -> Taken {
         let slot = &mut self.slots[usize::from(index)];
-        let Some(raw) = self.ring.take(&mut slot.body) else {
-            return Taken::Nothing;
-        };
-        let op = match raw.operation {
+        let raw = slot.raw;
+        let op = match raw.operation() {
             Operation::READ => Op::Read,
             Operation::WRITE => Op::Write,
-            _ => return self.take_other(index, &raw),
+            _ => return self.take_other(index),
         };
-        let request = match Request::transfer(op, &raw, &slot.body, &self.volume) {
-            Ok(request) => request,
+        match Request::transfer(op, &raw, &slot.body, &self.volume.extent()) {
+            Ok(request) => {
+                tally.count(raw.operation(), request.sectors);
+                self.free.pop();
+                slot.taken_ns = self.now_ns;
+                slot.fill(&request);
+                Taken::Slot(index)
+            }
             Err(reject) => {
-                self.respond(raw.id, raw.operation, reject.status());
-                return Taken::Settled;
+                self.respond(raw.id, raw.operation(), reject.status());
+                Taken::Settled
             }
-        };
-        let counted = &mut tally[usize::from(op == Op::Write)];
-        counted.requests += 1;
-        counted.sectors += u64::from(request.sectors);
-        self.free.pop();
-        slot.taken_ns = self.now_ns;
-        slot.id = raw.id;
-        slot.operation = raw.operation;
-        if let (Some(queue), Some(cache)) = (queue, &mut self.cache)
-            && request.segments == 1
-            && request.whole_blocks
-            && let Some(piece) = pin(cache, slot.body[0])
-        {
-            slot.memory[0] = piece;
-            let command = Command {
-                op: request.op,
-                unit: self.volume.unit,
-                block_shift: self.volume.block_shift,
-                block: request.block,
-                blocks: 0,
-                segments: slice::from_ref(&slot.memory[0]),
-            };
-            if queue.submit(&command, tag(ring, index)).is_ok() {
-                slot.state = State::OnePage;
-                self.sent += 1;
-                return Taken::Settled;
-            }
-            cache.unpin(piece.bus);
         }
-        slot.fill(&request);
-        Taken::Slot(index)
     }
 
     /// Takes a request, already in slot `index`, that is neither a read nor a write.
     #[cold]
-    fn take_other(&mut self, index: u16, raw: &RawRequest) -> Taken {
+    fn take_other(&mut self, index: u16) -> Taken {
         let slot = &mut self.slots[usize::from(index)];
-        let request = match raw.operation {
-            Operation::FLUSH => Request::flush(raw),
-            Operation::DISCARD => Request::discard(raw, &slot.body, &self.volume),
-            Operation::INDIRECT => Request::indirect(raw, &self.volume, self.indirect),
-            Operation::WRITE_BARRIER if raw.detail == 0 => Request::flush(raw),
-            Operation::WRITE_BARRIER => Request::transfer(Op::Write, raw, &slot.body, &self.volume),
+        let raw = slot.raw;
+        let request = match raw.operation() {
+            Operation::FLUSH => Request::flush(&raw),
+            Operation::DISCARD => Request::discard(&raw, &slot.body, &self.volume),
+            Operation::INDIRECT => Request::indirect(&raw, &self.volume, self.indirect),
+            Operation::WRITE_BARRIER if raw.detail() == 0 => Request::flush(&raw),
+            Operation::WRITE_BARRIER => {
+                Request::transfer(Op::Write, &raw, &slot.body, &self.volume.extent())
+            }
             _ => Err(Reject::Unsupported),
         };
         let answered = raw.answered();
@@ -162,24 +206,23 @@ impl Session {
                 return Taken::Settled;
             }
         };
-        let barrier = raw.operation == Operation::WRITE_BARRIER;
+        let barrier = raw.operation() == Operation::WRITE_BARRIER;
         if barrier || request.op == Op::Flush {
             self.stats.flushes.add(1);
             self.stats.sectors_written.add(request.sectors.into());
             if !barrier && !self.volume.write_cache {
-                self.respond(raw.id, raw.operation, RspStatus::OKAY);
+                self.respond(raw.id, raw.operation(), RspStatus::OKAY);
                 return Taken::Settled;
             }
-        } else if raw.operation == Operation::DISCARD {
+        } else if raw.operation() == Operation::DISCARD {
             self.stats.discards.add(1);
         }
         self.free.pop();
         slot.taken_ns = self.now_ns;
-        slot.id = raw.id;
-        slot.operation = answered;
         slot.fill(&request);
-        if raw.operation == Operation::INDIRECT {
+        if raw.operation() == Operation::INDIRECT {
             slot.state = State::Listed;
+            slot.raw = RawRequest::new(answered.0.into(), raw.id, raw.sector);
         }
         if barrier {
             self.hold_barrier(index);
@@ -220,6 +263,49 @@ impl Session {
     }
 }
 
+/// Sends the request in `slot` to `queue` if it is good and reads or writes one page that is in the cache;
+/// says how many sectors. If not, for whatever reason, nothing has come of it.
+#[inline(always)]
+fn send_page<Q: DiskQueue>(
+    slot: &mut Slot,
+    extent: &Extent,
+    (unit, block_shift): (Unit, u8),
+    cache: &mut GrantCache,
+    queue: &mut Q,
+    tag: Tag,
+) -> Option<u32> {
+    let raw = &slot.raw;
+    let write = raw.operation() == Operation::WRITE;
+    if raw.detail() != 1 || !(write || raw.operation() == Operation::READ) {
+        return None;
+    }
+    let op = if write { Op::Write } else { Op::Read };
+    let request = Request::transfer(op, raw, &slot.body, extent).ok()?;
+    if !request.whole_blocks {
+        return None;
+    }
+    let segment = RawSegment::from_word(slot.body[0]);
+    let (offset, len) = (u32::from(segment.first_sect) * 512, request.sectors * 512);
+    let piece = Segment {
+        bus: cache.pin(segment.gref)? + u64::from(offset),
+        len,
+    };
+    slot.memory[0] = piece;
+    let command = Command {
+        op,
+        unit,
+        block_shift,
+        block: request.block,
+        blocks: 0,
+        segments: slice::from_ref(&slot.memory[0]),
+    };
+    if queue.submit(&command, tag).is_err() {
+        unpin(cache, slot);
+        return None;
+    }
+    Some(request.sectors)
+}
+
 /// Pins the page of a segment if it is in the cache.
 #[inline(always)]
 fn pin(cache: &mut GrantCache, word: u64) -> Option<Segment> {
@@ -230,4 +316,10 @@ fn pin(cache: &mut GrantCache, word: u64) -> Option<Segment> {
         bus: page + u64::from(offset),
         len,
     })
+}
+
+/// Lets go of the page of a request that the disk would not have.
+#[cold]
+fn unpin(cache: &mut GrantCache, slot: &Slot) {
+    cache.unpin(slot.memory[0].bus);
 }

@@ -1,11 +1,13 @@
 //! A slot: one request between ring and response.
 
+use core::mem::offset_of;
+
 use spindle_block::{Command, Op, Segment, Volume};
 
 use super::arena::{Arena, Run};
 use crate::abi::{MAX_SEGMENTS, Operation, RawSegment};
 use crate::request::Request;
-use crate::ring::Body;
+use crate::ring::{Body, RawRequest};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
@@ -37,13 +39,15 @@ pub(super) enum Path {
     Copied,
 }
 
-/// A request between ring and response. All of it lies together, for the cache's sake.
+/// A request between ring and response. In the order of the fields, and on cache lines of its own:
+/// most requests, of one page each, are all in the first line.
 #[derive(Clone, Debug)]
+#[repr(C, align(64))]
 pub(super) struct Slot {
     /// When the visit that took it began.
     pub(super) taken_ns: u64,
-    pub(super) id: u64,
-    pub(super) block: u64,
+    /// What precedes the body; of an indirect request as if it were no such.
+    pub(super) raw: RawRequest,
     pub(super) sectors: u32,
     /// Segments in the body, or in the run.
     pub(super) segments: u16,
@@ -51,7 +55,6 @@ pub(super) struct Slot {
     pub(super) pieces: u16,
     /// Where the segments of an indirect request are, and their memory.
     pub(super) run: Option<Run>,
-    pub(super) operation: Operation,
     pub(super) op: Op,
     pub(super) state: State,
     pub(super) path: Path,
@@ -59,12 +62,18 @@ pub(super) struct Slot {
     pub(super) must_copy: bool,
     /// A grant copy failed.
     pub(super) failed: bool,
+    /// Its memory as the disk is told of it.
+    pub(super) memory: [Segment; MAX_SEGMENTS],
     /// The private copy of its segments; of a discard, how many blocks; of an indirect request,
     /// where its list is.
     pub(super) body: Body,
-    /// Its memory as the disk is told of it.
-    pub(super) memory: [Segment; MAX_SEGMENTS],
+    /// Where on the unit it begins, in the disk's blocks.
+    pub(super) block: u64,
 }
+
+/// Where most requests have all that they need.
+const LINE: usize = 64;
+const _: () = assert!(offset_of!(Slot, memory) + size_of::<Segment>() <= LINE);
 
 impl Slot {
     /// Its segments, and its memory as far as that counts.
@@ -111,8 +120,8 @@ impl Slot {
         self.state = State::Free;
         Freed {
             taken_ns: self.taken_ns,
-            id: self.id,
-            operation: self.operation,
+            id: self.raw.id,
+            operation: self.raw.operation(),
         }
     }
 
@@ -167,20 +176,19 @@ pub(super) struct Freed {
 
 pub(super) const FREE_SLOT: Slot = Slot {
     taken_ns: 0,
-    id: 0,
-    block: 0,
+    raw: RawRequest::new(0, 0, 0),
     sectors: 0,
     segments: 0,
     pieces: 0,
     run: None,
-    operation: Operation(0),
     op: Op::Flush,
     state: State::Free,
     path: Path::None,
     must_copy: false,
     failed: false,
-    body: [0; MAX_SEGMENTS],
     memory: [Segment { bus: 0, len: 0 }; MAX_SEGMENTS],
+    body: [0; MAX_SEGMENTS],
+    block: 0,
 };
 
 /// Offset in the page and length of a segment that passed validation, in bytes.

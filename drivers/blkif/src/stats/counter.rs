@@ -51,7 +51,7 @@ impl<const N: usize> Histogram<N> {
     #[inline]
     pub(crate) fn count(&self, value: u64) {
         // As many bits as the value has, reckoned without a special case for 0.
-        let value = value.min(1 << (N - 2));
+        let value = value.min(1 << (N - 2)) as u32;
         let place = (value << 1 | 1).ilog2() as usize;
         if let Some(counter) = self.0.get(place) {
             counter.add(1);
