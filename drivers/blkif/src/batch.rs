@@ -154,12 +154,14 @@ impl CopyBatch {
     }
 
     /// How many more operations fit.
+    #[inline]
     #[must_use]
     pub fn room(&self) -> usize {
         self.ops.capacity().min(self.tags.capacity()) - self.ops.len()
     }
 
     /// Adds an operation on behalf of the request `tag`; there must be room.
+    #[inline]
     pub fn push(&mut self, op: CopyOp, tag: Tag) {
         debug_assert!(self.room() > 0);
         self.ops.push(op);

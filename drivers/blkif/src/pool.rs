@@ -53,6 +53,7 @@ impl BufferPool {
     }
 
     /// Starts a ring's turn, and ends the one before: what that ring waited for, it got.
+    #[inline]
     pub fn start_turn(&mut self, ring: u16) {
         if self.served {
             self.waiting.leave(self.turn);
@@ -63,6 +64,7 @@ impl BufferPool {
 
     /// Whether the ring whose turn it is may take `pages` pages now. If not, and it has had none
     /// in this turn, it waits, and nobody else gets any before.
+    #[inline]
     pub fn claim(&mut self, pages: usize) -> bool {
         if !self.waiting.admits(self.turn) {
             return false;
@@ -82,12 +84,14 @@ impl BufferPool {
     }
 
     /// The bus address of a page, after a successful [`BufferPool::claim`].
+    #[inline]
     pub fn take(&mut self) -> Option<u64> {
         let page = self.free.pop()?;
         Some(self.pages.bus() + u64::from(page) * PAGE_SIZE as u64)
     }
 
     /// Takes a page back.
+    #[inline]
     pub fn give(&mut self, bus: u64) {
         let page = bus.wrapping_sub(self.pages.bus()) / PAGE_SIZE as u64;
         debug_assert!(self.free.len() < self.free.capacity());

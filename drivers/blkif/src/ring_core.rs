@@ -266,11 +266,7 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
     /// Asks every frontend to notify us of its next request, then looks once more. True if the
     /// core may sleep until one does: nothing was found and nothing is in flight.
     pub fn arm(&mut self) -> bool {
-        let busy = self
-            .rings
-            .iter()
-            .flatten()
-            .any(|session| session.active() > 0);
+        let busy = self.sessions().any(|(_, session)| session.active() > 0);
         self.listen() && !busy && self.in_flight() == 0
     }
 
@@ -278,7 +274,7 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
     /// is none, whatever is in flight.
     pub fn listen(&mut self) -> bool {
         let mut found = false;
-        for session in self.rings.iter_mut().flatten() {
+        for session in self.rings[..self.used].iter_mut().flatten() {
             found |= session.arm();
         }
         !found
@@ -301,7 +297,7 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
 
     /// A ring that was halted because its frontend broke the protocol; each once.
     pub fn next_fault(&mut self) -> Option<(RingId, Halt)> {
-        let mut rings = self.rings.iter_mut().enumerate();
+        let mut rings = self.rings[..self.used].iter_mut().enumerate();
         rings.find_map(|(place, session)| {
             let halt = session.as_mut()?.take_fault()?;
             Some((RingId(place as u16), halt))
@@ -317,7 +313,7 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
     /// The rings that are attached.
     pub fn sessions(&self) -> impl Iterator<Item = (RingId, &Session)> {
         let place = |(place, session): (usize, _)| (RingId(place as u16), session);
-        let rings = self.rings.iter().enumerate();
+        let rings = self.rings[..self.used].iter().enumerate();
         rings
             .filter_map(|(i, session)| Some((i, session.as_ref()?)))
             .map(place)

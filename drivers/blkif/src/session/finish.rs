@@ -3,10 +3,12 @@
 use spindle_block::{IoError, IoResult, Op, Segment};
 use spindle_xen::grant::{CopyEnd, CopyOp, GrantRef};
 
-use super::slot::{Freed, Path, State, extent};
+use super::arena::Arena;
+use super::slot::{Freed, Path, Slot, State, extent};
 use super::{LATENCY_SHIFT, Session, tag};
 use crate::abi::{Operation, RawSegment, RspStatus};
 use crate::batch::CopyBatch;
+use crate::cache::GrantCache;
 use crate::pool::BufferPool;
 
 impl Session {
@@ -118,11 +120,13 @@ impl Session {
         if self.barrier.is_some() {
             self.end_barrier(index);
         }
-        self.release(index, pool);
-        if let Some(run) = self.slots[usize::from(index)].run.take() {
+        let slot = &mut self.slots[usize::from(index)];
+        let (cache, keep) = (&mut self.cache, self.persistent);
+        let_go(slot, &self.arena, cache, keep, pool);
+        if let Some(run) = slot.run.take() {
             self.arena.give(run);
         }
-        let freed = self.slots[usize::from(index)].free();
+        let freed = slot.free();
         self.answer(index, freed, status, self.now_ns);
     }
 
@@ -146,24 +150,8 @@ impl Session {
     /// Lets go of a request's memory.
     pub(super) fn release(&mut self, index: u16, pool: &mut BufferPool) {
         let slot = &mut self.slots[usize::from(index)];
-        let path = core::mem::replace(&mut slot.path, Path::None);
-        match (path, &mut self.cache) {
-            (Path::Mapped, Some(cache)) => {
-                for piece in slot.pieces(&self.arena) {
-                    if self.persistent {
-                        cache.unpin(piece.bus);
-                    } else {
-                        cache.let_go(piece.bus);
-                    }
-                }
-            }
-            (Path::Copied, _) => {
-                let pieces = slot.pieces(&self.arena);
-                pieces.iter().for_each(|piece| pool.give(piece.bus));
-            }
-            _ => {}
-        }
-        slot.pieces = 0;
+        let (cache, keep) = (&mut self.cache, self.persistent);
+        let_go(slot, &self.arena, cache, keep, pool);
     }
 
     /// Walks the pieces that a request's data is copied in: for each the segment, the offset in
@@ -191,4 +179,33 @@ impl Session {
             }
         }
     }
+}
+
+/// Lets go of a request's memory, which is from a cache, to be kept there or not, or from a pool.
+#[inline(always)]
+fn let_go(
+    slot: &mut Slot,
+    arena: &Arena,
+    cache: &mut Option<GrantCache>,
+    keep: bool,
+    pool: &mut BufferPool,
+) {
+    let path = core::mem::replace(&mut slot.path, Path::None);
+    match (path, cache) {
+        (Path::Mapped, Some(cache)) => {
+            for piece in slot.pieces(arena) {
+                if keep {
+                    cache.unpin(piece.bus);
+                } else {
+                    cache.let_go(piece.bus);
+                }
+            }
+        }
+        (Path::Copied, _) => {
+            let pieces = slot.pieces(arena);
+            pieces.iter().for_each(|piece| pool.give(piece.bus));
+        }
+        _ => {}
+    }
+    slot.pieces = 0;
 }
