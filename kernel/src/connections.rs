@@ -13,11 +13,11 @@ use log::{error, info};
 use spindle_blkif::worker::{Order, Report};
 use spindle_blkif::{Gate, RingId, RingStats};
 use spindle_block::Volume;
+use spindle_datapath::Queue;
 use spindle_xen::Errno;
 use spindle_xen::xenbus::{Backend, ConnectRequest, DeviceId, Generation, Refusal};
 
 use crate::cores::Cores;
-use crate::disks::Queue;
 use crate::rings::{Mapped, Rings};
 
 /// A ring and where it is.

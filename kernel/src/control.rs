@@ -9,6 +9,7 @@ use log::{error, info, warn};
 use spindle_blkif::worker::{Next, Order, Report};
 use spindle_block::{TargetError, Use, Volume};
 use spindle_config::Config;
+use spindle_datapath::Queue;
 use spindle_hw::Clock;
 use spindle_xen::Errno;
 use spindle_xen::event::{Notify, Port};
@@ -20,7 +21,7 @@ use spindle_xen::xenbus::{
 
 use crate::connections::Connections;
 use crate::cores::{Cores, nap, rest};
-use crate::disks::{Disks, Queue};
+use crate::disks::Disks;
 use crate::listing::Listing;
 use crate::rings::Rings;
 use crate::statistics::Statistics;

@@ -12,16 +12,17 @@ use log::{error, info, warn};
 use spindle_blkif::abi::MAX_INDIRECT_SEGMENTS;
 use spindle_blkif::pacer::PollTime;
 use spindle_blkif::stats::CoreStats;
-use spindle_blkif::worker::{Link, Next, Order, Report, Worker};
-use spindle_blkif::{Config as CoreConfig, Counted, RingCore};
+use spindle_blkif::worker::{Link, Next, Order, Report};
+use spindle_blkif::{Config as CoreConfig, Counted};
 use spindle_config::{Config, PollUs};
+use spindle_datapath::{Core as RingCore, Grants, Queue, RingWorker};
 use spindle_hw::{Clock, DmaAlloc};
 use spindle_xen::event::{Notify, Port};
 
-use crate::disks::{Disks, Queue};
+use crate::disks::Disks;
 use crate::mm::Memory;
 use crate::rings::Rings;
-use crate::xen::{Events, Grants, sched, time::CoreClock, vcpus};
+use crate::xen::{Events, sched, time::CoreClock, vcpus};
 
 /// Buffer pages for grant copy: a sixteenth of what is free, shared out between the cores, within
 /// these bounds for each.
@@ -29,8 +30,6 @@ const BUFFERS: (u64, u64) = (64, 1024);
 
 /// Rings that one core takes.
 const MAX_RINGS: usize = 256;
-
-pub(crate) type RingWorker = Worker<Queue, Counted<Grants>, Events>;
 
 /// What control knows of a core.
 #[derive(Debug)]
@@ -99,11 +98,12 @@ impl Cores {
                 .collect();
             let buffers = memory.dma.alloc(pages).ok_or("no memory for buffers")?;
             let stats = Arc::<CoreStats>::default();
-            let grants = Counted::new(rings.grants, Arc::clone(&stats));
-            let events = rings.events;
+            let grants: Grants = Box::new(rings.grants);
+            let grants = Counted::new(grants, Arc::clone(&stats));
+            let events = Box::new(rings.events);
             let core = RingCore::new(sizes, queues, grants, events, buffers)
                 .map_err(|error| error.to_string())?;
-            let worker = Worker::new(core, Arc::clone(&link), poll, Arc::clone(&stats));
+            let worker = RingWorker::new(core, Arc::clone(&link), poll, Arc::clone(&stats));
             let wake = if vcpus::count() > 1 {
                 match launch(vcpu, worker, rings.events) {
                     Ok(port) => Some(port),

@@ -1,5 +1,7 @@
 //! Event channels as the rest of Spindle sees them.
 
+use alloc::boxed::Box;
+
 /// A local event channel port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Port(pub u32);
@@ -8,4 +10,10 @@ pub struct Port(pub u32);
 pub trait Notify {
     /// Notifies the other end of `port`.
     fn notify(&self, port: Port);
+}
+
+impl<N: Notify + ?Sized> Notify for Box<N> {
+    fn notify(&self, port: Port) {
+        (**self).notify(port);
+    }
 }

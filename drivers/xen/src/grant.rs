@@ -1,6 +1,8 @@
 //! Grant table operations (`public/grant_table.h`): the ABI structures, and the trait that the
 //! data path uses to map, unmap and copy.
 
+use alloc::boxed::Box;
+
 use crate::{DomId, Errno};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -239,4 +241,22 @@ pub trait GrantOps {
     /// mapped. No hypercall. False if that is not memory that may be read so.
     #[must_use]
     fn read(&self, at: u64, words: &mut [u64]) -> bool;
+}
+
+impl<G: GrantOps + ?Sized> GrantOps for Box<G> {
+    fn map(&self, ops: &mut [MapOp]) -> Result<(), Errno> {
+        (**self).map(ops)
+    }
+
+    fn unmap(&self, ops: &mut [UnmapOp]) -> Result<(), Errno> {
+        (**self).unmap(ops)
+    }
+
+    fn copy(&self, ops: &mut [CopyOp]) -> Result<(), Errno> {
+        (**self).copy(ops)
+    }
+
+    fn read(&self, at: u64, words: &mut [u64]) -> bool {
+        (**self).read(at, words)
+    }
 }

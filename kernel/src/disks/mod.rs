@@ -6,7 +6,6 @@ mod nvme;
 mod partitions;
 mod pci;
 mod placed;
-mod queue;
 mod virtio;
 
 use alloc::format;
@@ -17,13 +16,13 @@ use core::time::Duration;
 use log::{error, info, warn};
 use spindle_block::{RamDisk, Targets, Volume};
 use spindle_config::{Config, RamDiskSize};
+use spindle_datapath::Queue;
 use spindle_hw::IdentityMap;
 use spindle_nvme::Options;
 use xen_pvh_boot::MapEntry;
 
 use self::nvme::NvmeDisk;
 use self::pci::Pci;
-pub(crate) use self::queue::Queue;
 use self::virtio::VirtioDisk;
 use crate::mm::Memory;
 use crate::xen::time::CoreClock;

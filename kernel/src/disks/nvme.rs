@@ -8,12 +8,12 @@ use alloc::vec::Vec;
 
 use log::{error, info, warn};
 use spindle_block::Volume;
+use spindle_datapath::Queue;
 use spindle_hw::Mmio;
 use spindle_nvme::{Attention, Controller, Options};
 use spindle_pci::{Class, Function};
 
 use super::pci::{self, Pci};
-use super::queue::Queue;
 use crate::mm::Dma;
 use crate::xen::time::CoreClock;
 

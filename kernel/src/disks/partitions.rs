@@ -5,8 +5,8 @@ use alloc::vec::Vec;
 
 use log::{error, info, warn};
 use spindle_block::{BlockReader, DiskQueue, ReadError, Volume, partitions};
+use spindle_datapath::Queue;
 
-use super::queue::Queue;
 use crate::mm::Dma;
 use crate::xen::time::CoreClock;
 

@@ -6,12 +6,12 @@ use alloc::vec::Vec;
 
 use log::{error, info, warn};
 use spindle_block::Volume;
+use spindle_datapath::Queue;
 use spindle_hw::Mmio;
 use spindle_pci::{Address, Bus, Function};
 use spindle_virtio::{Disk, Error, Layout, Options, PciTransport, is_block_device};
 
 use super::pci::{self, Pci};
-use super::queue::Queue;
 use crate::mm::Dma;
 use crate::xen::time::CoreClock;
 

@@ -7,9 +7,12 @@ use spindle_virtio::BlockQueue;
 
 /// One core's queue on a disk.
 #[derive(Debug)]
-pub(crate) enum Queue {
+pub enum Queue {
+    /// Of an NVMe controller.
     Nvme(QueuePair<Mmio>),
+    /// Of a virtio disk.
     Virtio(BlockQueue<Mmio>),
+    /// Of a RAM disk.
     Ram(RamQueue<IdentityMap>),
     /// The disk had no queue left for this core: no ring on that disk is placed here.
     None,
