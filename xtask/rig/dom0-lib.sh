@@ -259,7 +259,7 @@ guest_config() {
 	case $job in fio-*) layers="$layers /images/fio.cpio" memory=640 ;; esac
 	cat $layers /spindle/jobs/$job.cpio > /run/$who.ramdisk
 	with_config guest.cfg "name=\"$who\"" 'kernel="/images/vmlinuz"' "ramdisk=\"/run/$who.ramdisk\"" \
-		"memory=$memory" "$@" > /run/$who.cfg
+		"memory=$memory" "cmdline=\"$LINUX\"" "$@" > /run/$who.cfg
 }
 
 # guest_start NAME JOB KEY=VALUE...: create a guest and wait until its Linux is up.
@@ -278,7 +278,7 @@ guest_start() {
 }
 
 # LINUX: the beginning of a guest's kernel command line
-LINUX="console=hvc0 rdinit=/init loglevel=4"
+LINUX="console=hvc0 rdinit=/init loglevel=4 mitigations=off"
 
 # guest_end NAME: destroy it and see that nothing is left
 guest_end() {

@@ -14,7 +14,7 @@ linux_create() {
 		type = "hvm"
 		kernel = "/images/vmlinuz"
 		ramdisk = "/run/linux.ramdisk"
-		cmdline = "console=hvc0 rdinit=/init loglevel=4"
+		cmdline = "$LINUX"
 		memory = 128
 		vcpus = $VCPUS
 		pci = [ "$LINUX_BDF" ]
@@ -112,7 +112,7 @@ for variant in $(echo $VARIANTS | tr ',' ' '); do
 	pairs="$pairs${pairs:+,}$variant:$vdev"
 done
 guest_start bench fio-bench "disk=[$disks]" "vcpus=$GUEST_VCPUS" \
-	"cmdline=\"console=hvc0 rdinit=/init loglevel=4 bench.queues=$QUEUES bench.seconds=$RUNTIME bench.first=$FIRST bench.reps=$REPS bench.jobs=$JOBS bench.disks=$pairs\""
+	"cmdline=\"$LINUX bench.queues=$QUEUES bench.seconds=$RUNTIME bench.first=$FIRST bench.reps=$REPS bench.jobs=$JOBS bench.disks=$pairs\""
 ship
 touch /run/quiet
 trap 'rm -f /run/quiet' EXIT

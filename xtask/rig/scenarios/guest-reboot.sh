@@ -1,7 +1,7 @@
 # A guest that reboots finds its disk and its data again.
 spindle_up
 guest_start phoenix reboot "disk=['$(disk xvda)']" 'on_reboot="restart"' \
-	"cmdline=\"console=hvc0 rdinit=/init loglevel=4 token=token-$(now)\""
+	"cmdline=\"$LINUX token=token-$(now)\""
 guest_need phoenix first-boot 60
 # Between its two lives the domain does not exist.
 wait_until 150 guest_said phoenix second-boot || fail "no data after the reboot: $(last_words phoenix)"
