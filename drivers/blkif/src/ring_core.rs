@@ -289,6 +289,12 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
         with_disks + held
     }
 
+    /// Whether a disk's queue needs turns to carry on what it has.
+    #[must_use]
+    pub fn is_working(&self) -> bool {
+        self.disks.iter().any(|disk| disk.queue.is_working())
+    }
+
     /// Rings that can be attached at once.
     #[must_use]
     pub fn places(&self) -> usize {

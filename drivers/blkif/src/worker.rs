@@ -158,6 +158,8 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> Worker<Q, G, N> {
         };
         let work = core.visit(now_ns);
         let in_flight = core.in_flight();
+        let busy = work.taken > 0 || work.completed > 0;
+        let working = !busy && core.is_working();
         if self.link.orders.is_full() || work.fault || !self.draining.is_empty() {
             self.attend();
         }
@@ -169,10 +171,12 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> Worker<Q, G, N> {
                 Next::Turn
             };
         }
-        let busy = work.taken > 0 || work.completed > 0;
-        self.account(now_ns, busy);
+        self.account(now_ns, busy || working);
         if busy {
             self.pacer.worked(now_ns, work.completed > 0, in_flight);
+            return Next::Turn;
+        }
+        if working {
             return Next::Turn;
         }
         match self.pacer.idle(now_ns, in_flight) {

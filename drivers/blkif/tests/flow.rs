@@ -7,7 +7,7 @@ use spindle_blkif::abi::{Abi, NativeRequest, Operation, RspStatus};
 use spindle_blkif::ring_core::RingError;
 use spindle_blkif::{Config, RingId};
 use spindle_block::{Discard, IoError, Op, SubmitError};
-use spindle_testkit::blkfront::{Blkfront, GuestPage};
+use spindle_testkit::blkfront::{Blkfront, GuestPage, fill};
 use spindle_xen::event::Port;
 
 fn push_reads(front: &mut Blkfront<'_>, page: &GuestPage, count: u32) {
@@ -212,6 +212,7 @@ fn a_flush_without_a_write_cache_is_answered_at_once() {
 fn what_was_not_offered_or_not_allowed_never_reaches_the_disk() {
     let mut rig = Rig::new();
     rig.volume.read_only = true;
+    rig.volume.discard = None;
     let (_, mut front) = rig.attach(1, PERSISTENT);
     let page = front.page(false);
     let segment = [page.segment(0, 7)];
@@ -236,13 +237,9 @@ fn what_was_not_offered_or_not_allowed_never_reaches_the_disk() {
 fn discards_reach_a_disk_that_takes_them() {
     for abi in [Abi::Native, Abi::X86_32] {
         let mut rig = Rig::new();
-        rig.volume.discard = Some(Discard {
-            granularity: 4096,
-            alignment: 0,
-            secure: true,
-        });
         let (ring, mut front) = rig.attach(1, How { abi, ..PERSISTENT });
         let page = front.page(false);
+        fill(&page.memory, 7);
         front.push(Operation::WRITE, 8, &[page.segment(0, 7)]);
         front.push_discard(8, 16, false);
         front.push_discard(2047, 1, true);
@@ -255,6 +252,12 @@ fn discards_reach_a_disk_that_takes_them() {
         ];
         assert_eq!(rig.disk().submitted, expected);
         assert_eq!(rig.disk().discarded, [16, 1]);
+        front.push(Operation::READ, 8, &[page.segment(0, 7)]);
+        front.publish();
+        assert_all(&rig.settle(&mut front), 1, RspStatus::OKAY);
+        let mut read = [1; 4096];
+        page.memory.read_bytes(0, &mut read);
+        assert_eq!(read, [0; 4096]);
         front.push_discard(2047, 2, false);
         front.publish();
         assert_all(&rig.settle(&mut front), 1, RspStatus::ERROR);

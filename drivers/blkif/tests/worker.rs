@@ -217,6 +217,28 @@ fn a_worker_polls_for_its_time_then_rests_until_a_request_comes() {
 }
 
 #[test]
+fn a_worker_that_does_a_disks_work_takes_turns_until_it_is_done() {
+    let (mut desk, mut fronts) = Desk::new(2, 1);
+    let (order, mut front) = fronts.pop().unwrap();
+    desk.attach(order);
+    front.push_discard(0, 2048, false);
+    front.publish();
+    desk.turn();
+    let before = desk.stats.snapshot();
+    let mut turns = 1;
+    while front.answers().is_empty() {
+        // Longer than it polls for.
+        desk.now += 10 * POLL_NS;
+        assert_eq!(desk.turn(), Next::Turn);
+        turns += 1;
+        assert!(turns < 100);
+    }
+    assert!(turns > 2, "a whole disk in one turn");
+    let busy = desk.stats.snapshot().polls_busy - before.polls_busy;
+    assert_eq!(busy, turns - 1, "zeroing counts as work");
+}
+
+#[test]
 fn a_report_waits_for_the_mailbox_and_none_is_lost() {
     let (mut desk, fronts) = Desk::new(2, 2);
     let mut orders = fronts.into_iter().map(|(order, _)| order);

@@ -74,6 +74,13 @@ pub trait DiskQueue {
     /// Commands taken and not yet handed back.
     fn in_flight(&self) -> usize;
 
+    /// Whether it is the polls that carry a command on, and not a disk: the core then takes turns
+    /// without a rest until that is done.
+    #[inline]
+    fn is_working(&self) -> bool {
+        false
+    }
+
     /// Tells the queue the time, in nanoseconds, for it to look after what is due: a command that
     /// takes too long, a disk that is being reset. A core calls it at every turn, also with
     /// nothing in flight.

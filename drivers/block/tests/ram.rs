@@ -1,7 +1,9 @@
 //! A RAM disk behind the disk interface.
 
-use spindle_block::{Command, DiskQueue, IoError, Op, RamDisk, Segment, SubmitError, Tag, Unit};
-use spindle_hw::DmaAlloc;
+use spindle_block::{
+    Command, DiskQueue, IoError, IoResult, Op, RamDisk, RamQueue, Segment, SubmitError, Tag, Unit,
+};
+use spindle_hw::{DmaAlloc, SharedPages};
 use spindle_testkit::mem::FakeBus;
 
 fn command(op: Op, block: u64, segments: &[Segment]) -> Command<'_> {
@@ -82,6 +84,144 @@ fn a_command_past_the_end_or_into_no_memory_fails_alone() {
         ]
     );
     assert_eq!(queue.in_flight(), 0);
+}
+
+/// Polls until nothing is in flight; gives what was done, and in how many polls.
+fn finish(queue: &mut RamQueue<&FakeBus>) -> (Vec<(Tag, IoResult)>, usize) {
+    let mut done = Vec::new();
+    for polls in 0..1000 {
+        if queue.in_flight() == 0 {
+            assert!(!queue.is_working());
+            return (done, polls);
+        }
+        queue.poll(|tag, result| done.push((tag, result)));
+    }
+    panic!("it does not end");
+}
+
+/// Fills a disk of `mib` MiB with a byte that is not zero, by a queue of its own.
+fn filled(bus: &FakeBus, mib: u64) -> (RamDisk, RamQueue<&FakeBus>, SharedPages) {
+    let disk = RamDisk::new(mib << 20, bus).unwrap();
+    let mut queue = disk.queue(4, bus);
+    let page = bus.alloc(1).unwrap();
+    page.write_bytes(0, &[0xa5; 4096]);
+    let from = [Segment {
+        bus: page.bus(),
+        len: 4096,
+    }];
+    for block in (0..mib << 11).step_by(8) {
+        queue
+            .submit(&command(Op::Write, block, &from), Tag(0))
+            .unwrap();
+        assert_eq!(finish(&mut queue).0, [(Tag(0), Ok(()))]);
+    }
+    (disk, queue, page)
+}
+
+fn discard(op: Op, block: u64, blocks: u64) -> Command<'static> {
+    Command {
+        blocks,
+        ..command(op, block, &[])
+    }
+}
+
+/// Whether a block is all zeroes, or as it was filled.
+fn is_zero(queue: &mut RamQueue<&FakeBus>, page: &SharedPages, block: u64) -> bool {
+    let to = [Segment {
+        bus: page.bus(),
+        len: 512,
+    }];
+    queue
+        .submit(&command(Op::Read, block, &to), Tag(0))
+        .unwrap();
+    assert_eq!(finish(queue).0, [(Tag(0), Ok(()))]);
+    let mut bytes = [1; 512];
+    page.read_bytes(0, &mut bytes);
+    assert!(bytes == [0; 512] || bytes == [0xa5; 512]);
+    bytes == [0; 512]
+}
+
+#[test]
+fn what_was_discarded_reads_as_zeroes_and_nothing_else_does() {
+    let bus = FakeBus::new();
+    let (disk, mut queue, page) = filled(&bus, 2);
+    let offered = disk.volume("ram0", 0).discard.unwrap();
+    assert_eq!((offered.granularity, offered.alignment), (512, 0));
+    assert!(offered.secure);
+    let border = (1 << 20) / 512;
+    for (op, first, count) in [
+        (Op::Discard, 3, 1),
+        (Op::SecureDiscard, border - 2, 5),
+        (Op::Discard, 4000, 96),
+    ] {
+        queue.submit(&discard(op, first, count), Tag(7)).unwrap();
+        assert_eq!(finish(&mut queue).0, [(Tag(7), Ok(()))]);
+        let mut zero = |block| is_zero(&mut queue, &page, block);
+        assert!(!zero(first - 1));
+        assert!((first..first + count).all(&mut zero));
+        assert!(first + count == 4096 || !zero(first + count));
+    }
+}
+
+#[test]
+fn a_large_discard_is_done_in_pieces_and_others_do_not_wait_for_it() {
+    let bus = FakeBus::new();
+    let (_, mut queue, page) = filled(&bus, 1);
+    let all = discard(Op::SecureDiscard, 0, 2048);
+    queue.submit(&all, Tag(1)).unwrap();
+    queue.submit(&discard(Op::Discard, 0, 1), Tag(2)).unwrap();
+    assert_eq!(queue.poll(|_, _| panic!("so soon")), 0);
+    assert!(queue.is_working());
+    let to = [Segment {
+        bus: page.bus(),
+        len: 512,
+    }];
+    // A piece has been zeroed by now, the end of the disk has not.
+    for (tag, block, byte) in [(Tag(3), 0, 0), (Tag(4), 2047, 0xa5)] {
+        queue.submit(&command(Op::Read, block, &to), tag).unwrap();
+        let mut done = Vec::new();
+        queue.poll(|tag, result| done.push((tag, result)));
+        assert_eq!(done, [(tag, Ok(()))]);
+        let mut bytes = [1; 512];
+        page.read_bytes(0, &mut bytes);
+        assert_eq!(bytes, [byte; 512]);
+    }
+    assert_eq!(queue.in_flight(), 2);
+    let (done, polls) = finish(&mut queue);
+    assert_eq!(done, [(Tag(1), Ok(())), (Tag(2), Ok(()))]);
+    assert_eq!(polls, 4 - 3 + 1, "a quarter of a MiB in each");
+    assert!((0..2048).all(|block| is_zero(&mut queue, &page, block)));
+}
+
+#[test]
+fn discards_count_as_in_flight_and_fail_with_the_disk() {
+    let bus = FakeBus::new();
+    let (_, mut queue, _) = filled(&bus, 1);
+    let past_the_end = [
+        (2047, 2),
+        (2048, 1),
+        (u64::MAX, 1),
+        (0, u64::MAX),
+        (1 << 55, 0),
+    ];
+    for (first, count) in past_the_end {
+        queue
+            .submit(&discard(Op::Discard, first, count), Tag(1))
+            .unwrap();
+        assert_eq!(finish(&mut queue).0, [(Tag(1), Err(IoError::Range))]);
+    }
+    for tag in 0..4 {
+        queue
+            .submit(&discard(Op::Discard, 0, 2048), Tag(tag))
+            .unwrap();
+    }
+    let full = queue.submit(&discard(Op::Discard, 0, 1), Tag(4));
+    assert_eq!(full, Err(SubmitError::Full));
+    queue.poll(|_, _| panic!("so soon"));
+    let mut done = Vec::new();
+    queue.fail_all(|tag, result| done.push((tag, result)));
+    assert_eq!(done, [0, 1, 2, 3].map(|n| (Tag(n), Err(IoError::Aborted))));
+    assert_eq!((queue.in_flight(), queue.is_working()), (0, false));
 }
 
 #[test]

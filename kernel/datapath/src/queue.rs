@@ -72,6 +72,13 @@ impl DiskQueue for Queue {
         }
     }
 
+    fn is_working(&self) -> bool {
+        match self {
+            Self::Ram(queue) => queue.is_working(),
+            Self::Nvme(_) | Self::Virtio(_) | Self::None => false,
+        }
+    }
+
     #[inline]
     fn tick(&mut self, now_ns: u64) {
         match self {

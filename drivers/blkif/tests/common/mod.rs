@@ -30,7 +30,7 @@ pub struct TestDisk {
     pub submitted: Vec<(Op, u64, usize)>,
     /// Whether `submitted` is kept.
     pub record: bool,
-    /// Discards are taken, and do nothing.
+    /// Discards are taken.
     pub discards: bool,
     /// Blocks of each discard that was submitted.
     pub discarded: Vec<u64>,
@@ -110,12 +110,12 @@ impl DiskQueue for TestDisk {
                 return Err(SubmitError::Unsupported);
             }
             assert!(command.blocks > 0 && command.segments.is_empty());
-            let op = Op::Flush;
-            self.inner.submit(&Command { op, ..*command }, tag)?;
-            self.discarded.push(command.blocks);
         } else {
             assert_eq!(command.blocks, 0);
-            self.inner.submit(command, tag)?;
+        }
+        self.inner.submit(command, tag)?;
+        if command.blocks > 0 {
+            self.discarded.push(command.blocks);
         }
         self.note(command, tag);
         if self.record {
@@ -123,6 +123,10 @@ impl DiskQueue for TestDisk {
                 .push((command.op, command.block, command.segments.len()));
         }
         Ok(())
+    }
+
+    fn is_working(&self) -> bool {
+        self.inner.is_working()
     }
 
     fn commit(&mut self) {
