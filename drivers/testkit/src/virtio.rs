@@ -122,6 +122,8 @@ pub enum Fault {
     RefusesFeatures,
     /// The configuration changes with every read of its generation.
     Restless,
+    /// The disk gets this size, in sectors, when the lower half of the old one has been read.
+    Torn(u64),
     /// The next request of this type ends with this status.
     Fail(u32, u8),
     /// The next request of this type is never answered.
@@ -192,9 +194,7 @@ impl FakeVirtio {
 
     /// Makes the disk larger (or says so: what is beyond the first size cannot be reached).
     pub fn resize(&self, sectors: u64) {
-        let mut control = self.0.control.lock().unwrap();
-        control.sectors = sectors;
-        control.generation = control.generation.wrapping_add(1);
+        self.0.control.lock().unwrap().resize(sectors);
     }
 
     /// From now on requests wait for [`FakeVirtio::run`].

@@ -267,6 +267,35 @@ fn a_new_size_is_seen_once_and_an_impossible_one_is_not_taken() {
     assert_eq!(disk.volume(0, 0).sectors, 4096);
     rig.device.arm(Fault::Restless);
     assert_eq!(disk.resized(), Err(Error::Unsettled));
+    assert_eq!(disk.volume(0, 0).sectors, 4096);
+}
+
+#[test]
+fn a_size_that_changes_while_it_is_read_is_never_half_of_each() {
+    let rig = Rig::new(Config::default());
+    let mut disk = rig.start().unwrap();
+    rig.device.resize(1 << 32);
+    assert_eq!(disk.resized(), Ok(Some(1 << 32)));
+    // The lower half of this and the upper half of that would be nothing at all.
+    rig.device.arm(Fault::Torn(4096));
+    assert_eq!(disk.resized(), Ok(Some(4096)));
+    // And here more than either.
+    rig.device.arm(Fault::Torn(3 << 40));
+    assert_eq!(disk.resized(), Ok(Some(3 << 40)));
+    assert_eq!(disk.resized(), Ok(None));
+    rig.obeyed();
+}
+
+#[test]
+fn a_disk_may_shrink_and_vanish_and_come_back() {
+    let rig = Rig::new(Config::default());
+    let mut disk = rig.start().unwrap();
+    for sectors in [1024, 0, 2048] {
+        rig.device.resize(sectors);
+        assert_eq!(disk.resized(), Ok(Some(sectors)));
+        assert_eq!(disk.volume(0, 0).sectors, sectors);
+    }
+    assert_eq!(disk.health(), Ok(()));
 }
 
 #[test]

@@ -5,7 +5,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt::Display;
 
-use log::{error, info, warn};
+use log::{Level, error, log, warn};
 use spindle_block::{Unit, Volume};
 use spindle_nvme::{Attention, Change};
 
@@ -40,10 +40,8 @@ impl Disks {
                         self.lost.push(index);
                         care.lost.push(index);
                     } else if let Some(sectors) = disk.resized() {
-                        let mut volumes = self.targets.volumes().iter();
-                        let whole = volumes.find(|v| (v.disk, v.start) == (index, 0));
-                        care.resized
-                            .extend(whole.map(|volume| grown(volume, sectors)));
+                        let volume = self.whole(index, 0);
+                        care.resized.extend(volume.map(|v| sized(v, sectors)));
                     }
                 }
                 _ => {}
@@ -59,13 +57,12 @@ impl Disks {
             match change {
                 Change::Resized { id, sectors } => {
                     if let Some(volume) = self.whole(disk, id) {
-                        care.resized.push(grown(volume, sectors));
+                        care.resized.push(sized(volume, sectors));
                     }
                 }
                 Change::Removed(id) => {
                     if let Some(volume) = self.whole(disk, id) {
-                        error!("disk {}: its namespace is gone", volume.name);
-                        care.resized.push((volume.name.clone(), 0));
+                        care.resized.push(sized(volume, 0));
                     }
                 }
                 Change::Added(id) => {
@@ -112,9 +109,16 @@ impl Disks {
 }
 
 /// What to note of a volume of another size.
-fn grown(volume: &Volume, sectors: u64) -> (String, u64) {
-    info!("disk {}: {} MiB from now on", volume.name, sectors >> 11);
-    (volume.name.clone(), sectors)
+#[inline(never)]
+fn sized(volume: &Volume, sectors: u64) -> (String, u64) {
+    let (level, how) = match sectors {
+        0 => (Level::Error, "nothing is left of it, "),
+        _ if sectors < volume.sectors => (Level::Warn, "it has shrunk, "),
+        _ => (Level::Info, ""),
+    };
+    let (name, mib) = (&volume.name, sectors >> 11);
+    log!(level, "disk {name}: {how}{mib} MiB from now on");
+    (name.clone(), sectors)
 }
 
 fn say_lost(disk: usize, reason: &dyn Display) {

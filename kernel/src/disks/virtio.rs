@@ -23,6 +23,8 @@ pub(super) struct VirtioDisk {
     /// The BAR with the notification registers.
     notify: Mmio,
     address: Address,
+    /// What it last said of its size made no sense, and the log has been told so.
+    doubted: bool,
 }
 
 impl VirtioDisk {
@@ -67,6 +69,7 @@ impl VirtioDisk {
             disk: Box::new(disk),
             notify: pci::registers(&bars, layout.notify.bar)?,
             address,
+            doubted: false,
         })
     }
 
@@ -93,9 +96,15 @@ impl VirtioDisk {
         Some(error)
     }
 
-    /// Its size in sectors of 512 bytes, if that has changed.
+    /// Its size in sectors of 512 bytes, if that has changed. One that makes no sense is told
+    /// once; the old one counts on.
     pub(super) fn resized(&mut self) -> Option<u64> {
-        self.disk.resized().ok().flatten()
+        let looked = self.disk.resized();
+        let doubted = core::mem::replace(&mut self.doubted, looked.is_err());
+        if let (Err(error), false) = (looked, doubted) {
+            warn!("pci {}: its new size is not taken: {error}", self.address);
+        }
+        looked.ok().flatten()
     }
 
     /// Writes out the cache and resets the device. `queues` are all that were made.

@@ -42,6 +42,12 @@ impl Control {
         }
     }
 
+    /// Gives the disk another size.
+    pub(super) fn resize(&mut self, sectors: u64) {
+        self.sectors = sectors;
+        self.generation = self.generation.wrapping_add(1);
+    }
+
     /// Whether the driver may use queues.
     pub(super) fn live(&self) -> bool {
         self.status & DRIVER_OK != 0 && !self.broken && !self.vanished
@@ -90,6 +96,13 @@ impl Shared {
                 let field = field.unwrap_or(&[0; 8][..width]);
                 let mut word = [0; 8];
                 word[..width].copy_from_slice(field);
+                let torn = |fault| match fault {
+                    Fault::Torn(sectors) if offset == DEVICE => Some(sectors),
+                    _ => None,
+                };
+                if let Some(sectors) = self.once(torn) {
+                    control.resize(sectors);
+                }
                 u64::from_le_bytes(word)
             }
             0x04 => match control.device_select {
