@@ -27,9 +27,22 @@ struct Ring {
     core: usize,
     /// Its place there, once attached.
     place: Option<RingId>,
+    /// A new size of its disk, in sectors, to be told once it is attached.
+    resized: Option<u64>,
     mapped: Mapped,
     stats: Arc<RingStats>,
     leaving: bool,
+}
+
+impl Ring {
+    /// Tells its core of a new size, as soon as the core has it.
+    fn tell_size(&mut self, cores: &mut Cores) {
+        if let Some(ring) = self.place
+            && let Some(sectors) = self.resized.take()
+        {
+            cores.order(self.core, Order::Resize { ring, sectors });
+        }
+    }
 }
 
 /// A frontend's rings.
@@ -114,11 +127,12 @@ impl Connections {
                     let token = self.next_token;
                     self.next_token += 1;
                     let stats = session.stats();
-                    let (place, leaving) = (None, false);
+                    let (place, resized, leaving) = (None, None, false);
                     connection.rings.push(Ring {
                         token,
                         core,
                         place,
+                        resized,
                         mapped,
                         stats,
                         leaving,
@@ -167,16 +181,11 @@ impl Connections {
     }
 
     /// The disk of `device` has another size, in sectors of 512 bytes: tells its rings' cores.
-    pub(crate) fn resize(&self, device: DeviceId, sectors: u64, cores: &mut Cores) {
-        for connection in self.list.iter().filter(|c| c.device == device) {
-            for ring in &connection.rings {
-                if let Some(place) = ring.place {
-                    let order = Order::Resize {
-                        ring: place,
-                        sectors,
-                    };
-                    cores.order(ring.core, order);
-                }
+    pub(crate) fn resize(&mut self, device: DeviceId, sectors: u64, cores: &mut Cores) {
+        for connection in self.list.iter_mut().filter(|c| c.device == device) {
+            for ring in &mut connection.rings {
+                ring.resized = Some(sectors);
+                ring.tell_size(cores);
             }
         }
     }
@@ -192,7 +201,9 @@ impl Connections {
         match report {
             Report::Attached { token, ring } => {
                 if let Some((connection, at)) = self.position(|r| r.token == token) {
-                    self.list[connection].rings[at].place = Some(ring);
+                    let attached = &mut self.list[connection].rings[at];
+                    attached.place = Some(ring);
+                    attached.tell_size(cores);
                 }
             }
             Report::Refused {
