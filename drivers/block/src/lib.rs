@@ -9,6 +9,7 @@
 extern crate alloc;
 
 mod command;
+mod options;
 mod partition;
 mod queue;
 mod ram;
@@ -17,6 +18,7 @@ mod target;
 mod volume;
 
 pub use command::{Command, Op, Segment, Tag};
+pub use options::DiskOptions;
 pub use partition::{Table, partitions};
 pub use queue::{DiskQueue, IoError, IoResult, SubmitError};
 pub use ram::{RamDisk, RamQueue};

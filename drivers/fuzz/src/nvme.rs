@@ -8,9 +8,9 @@ use std::sync::Arc;
 
 use arbitrary::{Arbitrary, Unstructured};
 use liar::Liar;
-use spindle_block::{Command, DiskQueue, Op, Segment, Tag, Unit};
+use spindle_block::{Command, DiskOptions, DiskQueue, Op, Segment, Tag, Unit};
 use spindle_hw::{Clock, DmaAlloc};
-use spindle_nvme::{Controller, Options};
+use spindle_nvme::Controller;
 use spindle_testkit::mem::FakeBus;
 
 /// A clock that also moves when it is read, as real ones do.
@@ -58,10 +58,10 @@ enum Step {
 /// If something does not hold that must.
 pub fn run(data: &[u8]) {
     let mut input = Unstructured::new(data);
-    let options = Options {
+    let options = DiskOptions {
         queues: input.arbitrary().unwrap_or(0),
         depth: input.arbitrary::<u16>().unwrap_or(0) % 80,
-        ..Options::default()
+        ..DiskOptions::default()
     };
     let lies = usize::from(input.arbitrary::<u8>().unwrap_or(0)) * 4;
     let lies = input.bytes(lies.min(input.len())).unwrap_or_default();

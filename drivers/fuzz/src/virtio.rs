@@ -7,13 +7,13 @@ use std::sync::Arc;
 
 use arbitrary::{Arbitrary, Unstructured};
 use liar::Liar;
-use spindle_block::{Command, DiskQueue, Op, Segment, Tag, Unit};
+use spindle_block::{Command, DiskOptions, DiskQueue, Op, Segment, Tag, Unit};
 use spindle_hw::DmaAlloc;
 use spindle_pci::{Bus, Placement, Window};
 use spindle_testkit::mem::FakeBus;
 use spindle_testkit::pci::FakePci;
 use spindle_testkit::virtio::{Config, FakeVirtio, Fault};
-use spindle_virtio::{BlockQueue, Disk, Layout, Options, PciTransport};
+use spindle_virtio::{BlockQueue, Disk, Layout, PciTransport};
 
 use crate::nvme::Busy;
 
@@ -49,10 +49,10 @@ enum Step {
 /// If something does not hold that must.
 pub fn run(data: &[u8]) {
     let mut input = Unstructured::new(data);
-    let options = Options {
+    let options = DiskOptions {
         queues: input.arbitrary::<u16>().unwrap_or(0) % 4,
         depth: input.arbitrary::<u16>().unwrap_or(0) % 80,
-        ..Options::default()
+        ..DiskOptions::default()
     };
     let bus = Arc::new(FakeBus::new());
     let memory = bus.alloc(8).expect("the bus has memory");

@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 use core::time::Duration;
 
-use spindle_block::Volume;
+use spindle_block::{DiskOptions, Volume};
 use spindle_hw::{Clock, DmaAlloc, PAGE_SIZE, Registers};
 
 use crate::admin::{self, AdminQueue, Posted};
@@ -16,29 +16,6 @@ use crate::{Error, Identity, Namespace, NamespaceError, QueuePair};
 
 /// Number of Queues (5.21.1.7).
 const FEATURE_QUEUES: u64 = 0x07;
-
-/// What to ask of a controller.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Options {
-    /// I/O queue pairs wanted, at least 1; the controller may grant fewer.
-    pub queues: u16,
-    /// Entries in each I/O queue, rounded down to a power of two from 2 to 4096; the controller
-    /// may take fewer.
-    pub depth: u16,
-    /// How long a command may take before it is aborted, and then again before the controller is
-    /// reset.
-    pub timeout: Duration,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            queues: 1,
-            depth: 256,
-            timeout: Duration::from_secs(30),
-        }
-    }
-}
 
 /// A running controller.
 ///
@@ -64,12 +41,13 @@ pub struct Controller<R, C, M> {
 }
 
 impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
-    /// Resets the controller behind `registers` and brings it up.
+    /// Resets the controller behind `registers` and brings it up. Its queues get 2 to 4096
+    /// entries.
     ///
     /// # Errors
     /// See [`Error`]. The controller is then disabled if it can be, and the memory given back
     /// if it could be.
-    pub fn start(registers: R, clock: C, memory: M, options: Options) -> Result<Self, Error> {
+    pub fn start(registers: R, clock: C, memory: M, options: DiskOptions) -> Result<Self, Error> {
         let registers = ControllerRegisters(registers);
         let capabilities = registers.capabilities()?;
         check_doorbells(&registers.0, 0, capabilities.doorbell_stride())?;
@@ -109,7 +87,7 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
         }
     }
 
-    fn bring_up(&mut self, options: Options) -> Result<(), Error> {
+    fn bring_up(&mut self, options: DiskOptions) -> Result<(), Error> {
         let (submission, completion) = self.admin.addresses();
         self.registers
             .set_admin_queues(submission, completion, admin::ENTRIES.into());

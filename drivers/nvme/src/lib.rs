@@ -51,7 +51,7 @@ mod registers;
 mod slots;
 mod status;
 
-pub use controller::{Controller, Options};
+pub use controller::Controller;
 pub use error::Error;
 pub use events::Change;
 pub use health::HealthLog;

@@ -5,8 +5,9 @@ mod common;
 use std::time::Duration;
 
 use common::{OPTIONS, Queue, Rig};
+use spindle_block::DiskOptions;
 use spindle_hw::Registers;
-use spindle_nvme::{Error, NamespaceError, Options, Status};
+use spindle_nvme::{Error, NamespaceError, Status};
 use spindle_testkit::nvme::{Config, Fault, NamespaceConfig};
 
 fn config() -> Config {
@@ -273,7 +274,7 @@ fn the_controller_decides_how_large_and_how_many_queues_are() {
         doorbell_shift: 3,
         ..config()
     });
-    let (controller, queue) = rig.running(Options {
+    let (controller, queue) = rig.running(DiskOptions {
         queues: 8,
         depth: 300,
         ..OPTIONS

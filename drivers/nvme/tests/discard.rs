@@ -4,8 +4,7 @@ mod common;
 
 use common::{OPTIONS, Rig, command, complete, discard, drain, pages};
 use proptest::prelude::*;
-use spindle_block::{DiskQueue, IoError, Op, SubmitError, Tag};
-use spindle_nvme::Options;
+use spindle_block::{DiskOptions, DiskQueue, IoError, Op, SubmitError, Tag};
 use spindle_testkit::nvme::{Config, DiscardConfig, Fault, NamespaceConfig};
 
 fn with_limits(ranges: u8, range_blocks: u32, total_blocks: u64) -> Config {
@@ -31,7 +30,7 @@ proptest! {
         block in 0..256u64, blocks in 1..256u64, depth in 3..40u16,
     ) {
         let rig = Rig::new(with_limits(ranges, range_blocks, total));
-        let (controller, mut queue) = rig.running(Options { depth, ..OPTIONS });
+        let (controller, mut queue) = rig.running(DiskOptions { depth, ..OPTIONS });
         let memory = rig.memory(32);
         memory.write_bytes(0, &[0xa5; 256 * 512]);
         for half in 0..2 {
@@ -78,7 +77,7 @@ fn a_discard_that_finds_no_room_waits_and_one_of_nothing_is_refused() {
         manual: true,
         ..with_limits(1, 10, 0)
     });
-    let (_controller, mut queue) = rig.running(Options {
+    let (_controller, mut queue) = rig.running(DiskOptions {
         depth: 4,
         ..OPTIONS
     });

@@ -4,8 +4,7 @@ mod common;
 
 use common::{OPTIONS, Rig, command, complete, drain, pages};
 use proptest::prelude::*;
-use spindle_block::{DiskQueue, Op, Tag};
-use spindle_nvme::Options;
+use spindle_block::{DiskOptions, DiskQueue, Op, Tag};
 use spindle_testkit::nvme::Config;
 
 #[test]
@@ -63,7 +62,7 @@ proptest! {
         posts in prop::collection::vec((any::<u16>(), any::<u16>(), 1..4u32), 1..200),
     ) {
         let rig = Rig::new(Config { manual: true, mdts: 1, ..Config::default() });
-        let (_controller, mut queue) = rig.running(Options { depth: 8, ..OPTIONS });
+        let (_controller, mut queue) = rig.running(DiskOptions { depth: 8, ..OPTIONS });
         let memory = rig.memory(4);
         let segments = pages(&memory);
         let mut next = 0;

@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
 
 use common::{OPTIONS, Queue, Rig, Running, command, pages};
-use spindle_block::{DiskQueue, IoError, IoResult, Op, Segment, SubmitError, Tag};
+use spindle_block::{DiskOptions, DiskQueue, IoError, IoResult, Op, Segment, SubmitError, Tag};
 use spindle_hw::SharedPages;
-use spindle_nvme::{Attention, Error, Lost, Options};
+use spindle_nvme::{Attention, Error, Lost};
 use spindle_testkit::nvme::{Config, Fault};
 
 const SECOND: u64 = 1_000_000_000;
@@ -434,7 +434,7 @@ fn resets_under_load_on_two_cores_lose_and_repeat_nothing() {
         ..Config::default()
     });
     let mut controller = rig
-        .start_with(Options {
+        .start_with(DiskOptions {
             timeout: Duration::from_secs(3600),
             ..OPTIONS
         })

@@ -4,9 +4,9 @@ mod common;
 
 use common::{OPTIONS, Rig, command, complete, drain, pages};
 use proptest::prelude::*;
-use spindle_block::{DiskQueue, IoError, Op, Segment, SubmitError, Tag};
+use spindle_block::{DiskOptions, DiskQueue, IoError, Op, Segment, SubmitError, Tag};
 use spindle_hw::SharedPages;
-use spindle_nvme::{Options, Status};
+use spindle_nvme::Status;
 use spindle_testkit::nvme::{Config, Fault, NamespaceConfig};
 
 fn config() -> Config {
@@ -111,7 +111,7 @@ proptest! {
         out_of_order: bool,
     ) {
         let rig = Rig::new(Config { mdts, out_of_order, ..config() });
-        let (controller, mut queue) = rig.running(Options { depth: 32, ..OPTIONS });
+        let (controller, mut queue) = rig.running(DiskOptions { depth: 32, ..OPTIONS });
         let memory = rig.memory(32);
         let mut disks = [vec![0u8; 1 << 20], vec![0u8; 1 << 20]];
         let mut refused = 0;
@@ -209,7 +209,7 @@ fn a_command_is_taken_whole_or_not_at_all() {
         manual: true,
         ..config()
     });
-    let (_controller, mut queue) = rig.running(Options {
+    let (_controller, mut queue) = rig.running(DiskOptions {
         depth: 8,
         ..OPTIONS
     });

@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, Ordering};
 use core::time::Duration;
 
-use spindle_block::{Command, IoResult, Op, Tag, Unit, Volume};
+use spindle_block::{Command, DiskOptions, IoResult, Op, Tag, Unit, Volume};
 use spindle_hw::{Clock, DmaAlloc, NarrowRegisters};
 use virtio_drivers::transport::{DeviceStatus, Transport};
 
@@ -14,29 +14,6 @@ use crate::config::{self, Features, Geometry};
 use crate::engine::{Engine, MIN_ENTRIES, Patience};
 use crate::request::kind;
 use crate::{BlockQueue, Error, PciTransport, volume};
-
-/// What to ask of a device.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Options {
-    /// Virtqueues wanted, at least 1; the device may have fewer.
-    pub queues: u16,
-    /// Entries in each virtqueue, rounded down to a power of two from 4 to 1024; the device may
-    /// take fewer.
-    pub depth: u16,
-    /// How long a command may take before the device counts as failed; virtio has no way to take
-    /// a single command back.
-    pub timeout: Duration,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            queues: 1,
-            depth: 256,
-            timeout: Duration::from_secs(30),
-        }
-    }
-}
 
 /// How long a reset may take; the specification names no limit.
 const RESET_LIMIT: Duration = Duration::from_secs(5);
@@ -73,7 +50,8 @@ struct Place {
 }
 
 impl<R: NarrowRegisters, C: Clock, M: DmaAlloc> Disk<R, C, M> {
-    /// Resets the device behind `transport` and brings it up (3.1.1).
+    /// Resets the device behind `transport` and brings it up (3.1.1). Its queues get 4 to 1024
+    /// entries.
     ///
     /// # Errors
     /// See [`Error`]. The device is then reset if it can be, and the memory given back if it
@@ -82,7 +60,7 @@ impl<R: NarrowRegisters, C: Clock, M: DmaAlloc> Disk<R, C, M> {
         mut transport: PciTransport<R>,
         clock: C,
         memory: M,
-        options: Options,
+        options: DiskOptions,
     ) -> Result<Self, Error> {
         reset(&mut transport, &clock)?;
         let features = match negotiate(&mut transport) {
@@ -113,7 +91,7 @@ impl<R: NarrowRegisters, C: Clock, M: DmaAlloc> Disk<R, C, M> {
         }
     }
 
-    fn bring_up(&mut self, options: Options) -> Result<(), Error> {
+    fn bring_up(&mut self, options: DiskOptions) -> Result<(), Error> {
         self.geometry = Geometry::read(&self.transport, self.features)?;
         // All virtqueues have to be there before the device goes live.
         for number in 0..self.geometry.queues.min(options.queues.max(1)) {

@@ -44,7 +44,7 @@ mod slots;
 mod transport;
 mod volume;
 
-pub use disk::{Disk, Options};
+pub use disk::Disk;
 pub use error::Error;
 pub use layout::{Layout, LayoutError, Region, is_block_device};
 pub use queue::BlockQueue;

@@ -3,10 +3,10 @@
 mod common;
 
 use common::{Rig, command, complete, erase, layout};
-use spindle_block::{Discard, DiskQueue, IoError, Op, Segment, SubmitError};
+use spindle_block::{Discard, DiskOptions, DiskQueue, IoError, Op, Segment, SubmitError};
 use spindle_testkit::pci::{FakeFunction, FakePci};
 use spindle_testkit::virtio::{Config, Fault, feature};
-use spindle_virtio::{Error, Layout, LayoutError, Options, Region};
+use spindle_virtio::{Error, Layout, LayoutError, Region};
 
 fn with(change: impl FnOnce(&mut Config)) -> Config {
     let mut config = Config::default();
@@ -182,7 +182,7 @@ fn faults_while_it_comes_up_end_it_with_the_reason() {
 #[test]
 fn a_device_with_fewer_queues_gives_what_it_has() {
     let rig = Rig::new(Config::default());
-    let options = Options {
+    let options = DiskOptions {
         queues: 16,
         depth: 16,
         ..common::OPTIONS

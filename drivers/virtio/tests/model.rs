@@ -5,9 +5,8 @@ mod common;
 
 use common::{Rig, command, contents, drain, erase, fill};
 use proptest::prelude::*;
-use spindle_block::{DiskQueue, Op, Segment, SubmitError, Tag};
+use spindle_block::{DiskOptions, DiskQueue, Op, Segment, SubmitError, Tag};
 use spindle_testkit::virtio::{Config, feature};
-use spindle_virtio::Options;
 
 const BLOCKS: u64 = 256;
 const PAGES: usize = 16;
@@ -83,7 +82,7 @@ proptest! {
     #[test]
     fn the_disk_holds_what_the_model_holds(config in devices(), steps in steps()) {
         let rig = Rig::new(config);
-        let options = Options { queues: 1, depth: 64, ..common::OPTIONS };
+        let options = DiskOptions { queues: 1, depth: 64, ..common::OPTIONS };
         let (disk, mut queue) = rig.running(options);
         let memory = rig.memory(PAGES);
         let mut model = vec![0u8; BLOCKS as usize * 512];

@@ -3,9 +3,8 @@
 mod common;
 
 use common::{OPTIONS, Rig, command, complete, contents, drain, erase, fill, scattered};
-use spindle_block::{DiskQueue, IoError, Op, Segment, SubmitError, Tag};
+use spindle_block::{DiskOptions, DiskQueue, IoError, Op, Segment, SubmitError, Tag};
 use spindle_testkit::virtio::{Config, Fault, feature};
-use spindle_virtio::Options;
 
 fn config(change: impl FnOnce(&mut Config)) -> Config {
     let mut config = Config::default();
@@ -41,7 +40,7 @@ fn the_same_holds_without_indirect_descriptors_and_with_little_else() {
         c.seg_max = 3;
         c.entries = 32;
     }));
-    let options = Options {
+    let options = DiskOptions {
         queues: 1,
         depth: 256,
         ..OPTIONS

@@ -14,11 +14,10 @@ use alloc::vec::Vec;
 use core::time::Duration;
 
 use log::{error, info, warn};
-use spindle_block::{RamDisk, Targets, Volume};
+use spindle_block::{DiskOptions, RamDisk, Targets, Volume};
 use spindle_config::{Config, RamDiskSize};
 use spindle_datapath::Queue;
 use spindle_hw::IdentityMap;
-use spindle_nvme::Options;
 use xen_pvh_boot::MapEntry;
 
 use self::nvme::NvmeDisk;
@@ -69,10 +68,10 @@ impl Disks {
         let mut disks = Vec::new();
         let mut volumes = Vec::new();
         let mut pci = Pci::scan();
-        let options = Options {
+        let options = DiskOptions {
             queues: u16::try_from(cores).unwrap_or(u16::MAX),
             timeout: Duration::from_secs(config.io_timeout.into()),
-            ..Options::default()
+            ..DiskOptions::default()
         };
         let placed = &config.placed_controllers;
         let mut controllers = placed::controllers(placed, map, memory.dma, clock, options);
@@ -84,11 +83,6 @@ impl Disks {
             volumes.extend(disk.volumes(disks.len(), number));
             disks.push(Disk::Nvme(disk));
         }
-        let options = spindle_virtio::Options {
-            queues: options.queues,
-            timeout: options.timeout,
-            ..spindle_virtio::Options::default()
-        };
         let found = VirtioDisk::probe(&mut pci, memory.dma, clock, options);
         for (number, disk) in found.into_iter().enumerate() {
             volumes.push(disk.volume(disks.len(), number));

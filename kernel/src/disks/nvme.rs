@@ -7,10 +7,10 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use log::{error, info, warn};
-use spindle_block::Volume;
+use spindle_block::{DiskOptions, Volume};
 use spindle_datapath::Queue;
 use spindle_hw::Mmio;
-use spindle_nvme::{Attention, Controller, Options};
+use spindle_nvme::{Attention, Controller};
 use spindle_pci::{Class, Function};
 
 use super::pci::{self, Pci};
@@ -33,7 +33,7 @@ impl NvmeDisk {
         pci: &mut Pci,
         dma: Dma,
         clock: &'static CoreClock,
-        options: Options,
+        options: DiskOptions,
     ) -> Vec<Self> {
         let functions = pci.functions.iter().copied();
         let controllers: Vec<_> = functions.filter(|f| f.class == Class::NVME).collect();
@@ -68,7 +68,7 @@ impl NvmeDisk {
         registers: Mmio,
         dma: Dma,
         clock: &'static CoreClock,
-        options: Options,
+        options: DiskOptions,
     ) -> Result<Self, String> {
         let controller = Controller::start(registers.share(), clock, dma, options)
             .map_err(|error| error.to_string())?;

@@ -11,9 +11,9 @@ use alloc::vec::Vec;
 use core::ops::Range;
 
 use log::error;
+use spindle_block::DiskOptions;
 use spindle_config::PlacedController;
 use spindle_hw::Mmio;
-use spindle_nvme::Options;
 use xen_pvh_boot::{MapEntry, PAGE};
 
 use super::nvme::NvmeDisk;
@@ -27,7 +27,7 @@ pub(super) fn controllers(
     map: &[MapEntry],
     dma: Dma,
     clock: &'static CoreClock,
-    options: Options,
+    options: DiskOptions,
 ) -> Vec<(usize, NvmeDisk)> {
     let mut used = Vec::new();
     let mut disks = Vec::new();

@@ -5,11 +5,11 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use log::{error, info, warn};
-use spindle_block::Volume;
+use spindle_block::{DiskOptions, Volume};
 use spindle_datapath::Queue;
 use spindle_hw::Mmio;
 use spindle_pci::{Address, Bus, Function};
-use spindle_virtio::{Disk, Error, Layout, Options, PciTransport, is_block_device};
+use spindle_virtio::{Disk, Error, Layout, PciTransport, is_block_device};
 
 use super::pci::{self, Pci};
 use crate::mm::Dma;
@@ -34,7 +34,7 @@ impl VirtioDisk {
         pci: &mut Pci,
         dma: Dma,
         clock: &'static CoreClock,
-        options: Options,
+        options: DiskOptions,
     ) -> Vec<Self> {
         let functions = pci.functions.iter().copied();
         let devices: Vec<_> = functions.filter(is_block_device).collect();
@@ -55,7 +55,7 @@ impl VirtioDisk {
         function: &Function,
         dma: Dma,
         clock: &'static CoreClock,
-        options: Options,
+        options: DiskOptions,
     ) -> Result<Self, String> {
         let bars = pci.enable(function).map_err(|error| error.to_string())?;
         let layout = Layout::find(&pci.bus, function.address, &bars);

@@ -4,9 +4,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use spindle_block::{Command, DiskQueue, IoResult, Op, Segment, SubmitError, Tag, Unit};
+use spindle_block::{
+    Command, DiskOptions, DiskQueue, IoResult, Op, Segment, SubmitError, Tag, Unit,
+};
 use spindle_hw::{DmaAlloc, SharedPages};
-use spindle_nvme::{Controller, Error, Options, QueuePair};
+use spindle_nvme::{Controller, Error, QueuePair};
 use spindle_testkit::mem::{FakeBus, FakeClock};
 use spindle_testkit::nvme::{Config, FakeNvme};
 
@@ -19,7 +21,7 @@ pub(crate) struct Rig {
 pub(crate) type Running<'a> = Controller<FakeNvme, &'a FakeClock, &'a FakeBus>;
 pub(crate) type Queue = QueuePair<FakeNvme>;
 
-pub(crate) const OPTIONS: Options = Options {
+pub(crate) const OPTIONS: DiskOptions = DiskOptions {
     queues: 2,
     depth: 16,
     timeout: Duration::from_secs(30),
@@ -38,11 +40,11 @@ impl Rig {
         self.start_with(OPTIONS)
     }
 
-    pub(crate) fn start_with(&self, options: Options) -> Result<Running<'_>, Error> {
+    pub(crate) fn start_with(&self, options: DiskOptions) -> Result<Running<'_>, Error> {
         Controller::start(self.disk.clone(), &self.clock, &*self.bus, options)
     }
 
-    pub(crate) fn running(&self, options: Options) -> (Running<'_>, Queue) {
+    pub(crate) fn running(&self, options: DiskOptions) -> (Running<'_>, Queue) {
         let mut controller = self.start_with(options).unwrap();
         let queue = controller.create_queue(self.disk.clone()).unwrap();
         (controller, queue)

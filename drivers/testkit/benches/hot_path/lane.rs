@@ -6,8 +6,9 @@ use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 use spindle_blkif::abi::{Abi, Operation, RING_HEADER};
 use spindle_blkif::{Attachment, Config, Gate, RingCore, Session, Window};
+use spindle_block::DiskOptions;
 use spindle_hw::SharedPages;
-use spindle_nvme::{Controller, Options, QueuePair};
+use spindle_nvme::{Controller, QueuePair};
 use spindle_testkit::mem::{FakeBus, FakeClock};
 use spindle_testkit::nvme::{self, Doorbells, FakeNvme, NamespaceConfig, NullNvme};
 use spindle_xen::event::{Notify, Port};
@@ -123,7 +124,7 @@ impl Lane {
         };
         let fake = FakeNvme::new(Arc::clone(&bus), config);
         let clock = FakeClock::new(1000);
-        let mut controller = Controller::start(fake.clone(), clock, &*bus, Options::default())
+        let mut controller = Controller::start(fake.clone(), clock, &*bus, DiskOptions::default())
             .expect("a controller");
         let doorbells = Doorbells::default();
         let queue = controller.create_queue(doorbells.clone()).expect("a queue");

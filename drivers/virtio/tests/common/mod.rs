@@ -4,13 +4,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use spindle_block::{Command, DiskQueue, IoResult, Op, Segment, SubmitError, Tag, Unit};
+use spindle_block::{
+    Command, DiskOptions, DiskQueue, IoResult, Op, Segment, SubmitError, Tag, Unit,
+};
 use spindle_hw::{DmaAlloc, SharedPages};
 use spindle_pci::{Bus, Placement, Window};
 use spindle_testkit::mem::{FakeBus, FakeClock};
 use spindle_testkit::pci::FakePci;
 use spindle_testkit::virtio::{Config, FakeVirtio};
-use spindle_virtio::{BlockQueue, Disk, Error, Layout, LayoutError, Options, PciTransport};
+use spindle_virtio::{BlockQueue, Disk, Error, Layout, LayoutError, PciTransport};
 
 pub(crate) struct Rig {
     pub(crate) bus: Arc<FakeBus>,
@@ -20,7 +22,7 @@ pub(crate) struct Rig {
 pub(crate) type Running<'a> = Disk<FakeVirtio, FakeClock, &'a FakeBus>;
 pub(crate) type Queue = BlockQueue<FakeVirtio>;
 
-pub(crate) const OPTIONS: Options = Options {
+pub(crate) const OPTIONS: DiskOptions = DiskOptions {
     queues: 2,
     depth: 16,
     timeout: Duration::from_secs(30),
@@ -49,7 +51,7 @@ impl Rig {
         self.start_with(OPTIONS)
     }
 
-    pub(crate) fn start_with(&self, options: Options) -> Result<Running<'_>, Error> {
+    pub(crate) fn start_with(&self, options: DiskOptions) -> Result<Running<'_>, Error> {
         let pci = FakePci::new();
         pci.insert((0, 5, 0), self.device.function());
         let layout = layout(pci).unwrap();
@@ -60,7 +62,7 @@ impl Rig {
         Disk::start(transport, clock, &*self.bus, options)
     }
 
-    pub(crate) fn running(&self, options: Options) -> (Running<'_>, Queue) {
+    pub(crate) fn running(&self, options: DiskOptions) -> (Running<'_>, Queue) {
         let mut disk = self.start_with(options).unwrap();
         let queue = disk.create_queue(self.device.clone()).unwrap();
         (disk, queue)
