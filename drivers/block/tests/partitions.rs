@@ -1,36 +1,21 @@
 //! Partition tables, good and bad, and how they are read from a disk.
 
 use spindle_block::{
-    BlockReader, Blocks, Command, Discard, DiskQueue, IoResult, Op, RamDisk, ReadError, Segment,
+    BlockReader, Blocks, Command, Discard, DiskQueue, IoResult, Op, RamDisk, ReadError,
     SubmitError, Table, Tag, Unit, Volume, partitions,
 };
 use spindle_hw::DmaAlloc;
 use spindle_testkit::gpt::Gpt;
 use spindle_testkit::gpt::gpt_disk_types::{LbaLe, U32Le};
+use spindle_testkit::image::Image;
 use spindle_testkit::mem::{FakeBus, FakeClock};
+use spindle_testkit::queue::{command, complete, pages};
 
 /// Blocks of a test disk.
 const BLOCKS: u64 = 200;
 
-struct Image(Vec<u8>, u8);
-
-impl Blocks for Image {
-    fn block_shift(&self) -> u8 {
-        self.1
-    }
-
-    fn count(&self) -> u64 {
-        (self.0.len() >> self.1) as u64
-    }
-
-    fn read(&mut self, first: u64, out: &mut [u8]) -> Result<(), ReadError> {
-        let start = usize::try_from(first).map_err(|_| ReadError::Range)? << self.1;
-        let from = start
-            .checked_add(out.len())
-            .and_then(|end| self.0.get(start..end));
-        out.copy_from_slice(from.ok_or(ReadError::Range)?);
-        Ok(())
-    }
+fn image(bytes: Vec<u8>, block_shift: u8) -> Image {
+    Image { bytes, block_shift }
 }
 
 fn disk(name: &str, shift: u8, blocks: u64) -> Volume {
@@ -53,7 +38,7 @@ fn disk(name: &str, shift: u8, blocks: u64) -> Volume {
 fn table(gpt: &Gpt) -> Table {
     let shift = gpt.block_shift;
     let disk = disk("nvme0n1", shift, gpt.blocks);
-    partitions(&disk, &mut Image(gpt.image(), shift)).unwrap()
+    partitions(&disk, &mut image(gpt.image(), shift)).unwrap()
 }
 
 fn good() -> Gpt {
@@ -94,12 +79,12 @@ fn partitions_are_volumes_of_their_own() {
 #[test]
 fn a_table_made_by_sfdisk_is_read() {
     let parts = include_bytes!("sfdisk.gpt");
-    let mut image = vec![0; 4 << 20];
-    let (end, block) = (image.len(), 512);
-    image[..3 * block].copy_from_slice(&parts[..3 * block]);
-    image[end - block..].copy_from_slice(&parts[3 * block..]);
-    image[end - 33 * block..end - 32 * block].copy_from_slice(&parts[2 * block..3 * block]);
-    let table = partitions(&disk("vda", 9, 8192), &mut Image(image, 9)).unwrap();
+    let mut bytes = vec![0; 4 << 20];
+    let (end, block) = (bytes.len(), 512);
+    bytes[..3 * block].copy_from_slice(&parts[..3 * block]);
+    bytes[end - block..].copy_from_slice(&parts[3 * block..]);
+    bytes[end - 33 * block..end - 32 * block].copy_from_slice(&parts[2 * block..3 * block]);
+    let table = partitions(&disk("vda", 9, 8192), &mut image(bytes, 9)).unwrap();
     assert_eq!(table.notes, Vec::<String>::new());
     assert_eq!(names(&table), ["vda1", "vda2"]);
     let [first, second] = &table.partitions[..] else {
@@ -174,10 +159,10 @@ fn tables_that_differ_are_told() {
 #[cfg_attr(miri, ignore = "checksums over too many bytes")]
 fn a_disk_that_has_grown_keeps_its_partitions() {
     let gpt = good();
-    let mut image = gpt.image();
-    image.extend([0; 512 * 100]);
+    let mut bytes = gpt.image();
+    bytes.extend([0; 512 * 100]);
     let disk = disk("nvme0n1", 9, 300);
-    let table = partitions(&disk, &mut Image(image, 9)).unwrap();
+    let table = partitions(&disk, &mut image(bytes, 9)).unwrap();
     assert_eq!(table.notes, Vec::<String>::new());
     assert_eq!(names(&table), ["nvme0n1p1", "nvme0n1p3"]);
 }
@@ -212,8 +197,9 @@ fn other_tables_and_none_leave_the_whole_disk() {
     let found = table(&none);
     assert!(found.partitions.is_empty() && found.notes.is_empty());
     for blocks in 0..8 {
-        let image = Image(good().image()[..blocks << 9].to_vec(), 9);
-        let found = partitions(&disk("nvme0n1", 9, blocks as u64), &mut { image }).unwrap();
+        let bytes = good().image()[..blocks << 9].to_vec();
+        let disk = disk("nvme0n1", 9, blocks as u64);
+        let found = partitions(&disk, &mut image(bytes, 9)).unwrap();
         assert!(found.partitions.is_empty());
     }
 }
@@ -235,7 +221,7 @@ fn discards_of_a_partition_are_aligned_as_the_disk_is() {
             alignment,
             secure: true,
         });
-        let found = partitions(&disk, &mut Image(gpt.image(), 9)).unwrap();
+        let found = partitions(&disk, &mut image(gpt.image(), 9)).unwrap();
         let discard = found.partitions[0].discard.unwrap();
         let expected = expected % granularity;
         assert_eq!(
@@ -255,23 +241,11 @@ fn a_table_is_read_through_a_disk_queue() {
     let volume = ram.volume("ram0", 0);
     let gpt = Gpt::new(9, 2048).with(2, 100, 199, "swap").sealed();
     let memory = bus.alloc(1).unwrap();
+    let segments = pages(&memory);
     for (block, piece) in (0..).step_by(8).zip(gpt.image().chunks(4096)) {
         memory.write_bytes(0, piece);
-        let segments = [Segment {
-            bus: memory.bus(),
-            len: 4096,
-        }];
-        let (op, unit, block_shift, blocks) = (Op::Write, volume.unit, 9, 0);
-        let command = Command {
-            op,
-            unit,
-            block_shift,
-            block,
-            blocks,
-            segments: &segments,
-        };
-        queue.submit(&command, Tag(1)).unwrap();
-        queue.poll(|_, result| result.unwrap());
+        let write = command(Op::Write, block, &segments);
+        assert_eq!(complete(&mut queue, &write), Ok(Ok(())));
     }
     let before = bus.outstanding();
     let clock = FakeClock::new(1000);

@@ -1,21 +1,11 @@
 //! A RAM disk behind the disk interface.
 
 use spindle_block::{
-    Command, DiskQueue, IoError, IoResult, Op, RamDisk, RamQueue, Segment, SubmitError, Tag, Unit,
+    DiskQueue, IoError, IoResult, Op, RamDisk, RamQueue, Segment, SubmitError, Tag,
 };
 use spindle_hw::{DmaAlloc, SharedPages};
 use spindle_testkit::mem::FakeBus;
-
-fn command(op: Op, block: u64, segments: &[Segment]) -> Command<'_> {
-    Command {
-        op,
-        unit: Unit(0),
-        block_shift: 9,
-        block,
-        blocks: 0,
-        segments,
-    }
-}
+use spindle_testkit::queue::{command, complete, discard, drain, pages};
 
 #[test]
 fn what_was_written_is_read_back_across_a_chunk_border() {
@@ -40,9 +30,7 @@ fn what_was_written_is_read_back_across_a_chunk_border() {
     queue
         .submit(&command(Op::Read, border, &to), Tag(2))
         .unwrap();
-    let mut done = Vec::new();
-    assert_eq!(queue.poll(|tag, result| done.push((tag, result))), 2);
-    assert_eq!(done, [(Tag(1), Ok(())), (Tag(2), Ok(()))]);
+    assert_eq!(drain(&mut queue), [(1, Ok(())), (2, Ok(()))]);
     let mut back = vec![0; 2048];
     memory.read_bytes(2048, &mut back);
     assert_eq!(back, bytes);
@@ -74,27 +62,20 @@ fn a_command_past_the_end_or_into_no_memory_fails_alone() {
         queue.submit(&command(Op::Flush, 0, &[]), Tag(3)),
         Err(SubmitError::Full)
     );
-    let mut done = Vec::new();
-    queue.poll(|tag, result| done.push((tag, result)));
-    assert_eq!(
-        done,
-        [
-            (Tag(1), Err(IoError::Range)),
-            (Tag(2), Err(IoError::Transfer))
-        ]
-    );
+    let expected = [(1, Err(IoError::Range)), (2, Err(IoError::Transfer))];
+    assert_eq!(drain(&mut queue), expected);
     assert_eq!(queue.in_flight(), 0);
 }
 
 /// Polls until nothing is in flight; gives what was done, and in how many polls.
-fn finish(queue: &mut RamQueue<&FakeBus>) -> (Vec<(Tag, IoResult)>, usize) {
+fn finish(queue: &mut RamQueue<&FakeBus>) -> (Vec<(u32, IoResult)>, usize) {
     let mut done = Vec::new();
     for polls in 0..1000 {
         if queue.in_flight() == 0 {
             assert!(!queue.is_working());
             return (done, polls);
         }
-        queue.poll(|tag, result| done.push((tag, result)));
+        done.extend(drain(queue));
     }
     panic!("it does not end");
 }
@@ -105,24 +86,11 @@ fn filled(bus: &FakeBus, mib: u64) -> (RamDisk, RamQueue<&FakeBus>, SharedPages)
     let mut queue = disk.queue(4, bus);
     let page = bus.alloc(1).unwrap();
     page.write_bytes(0, &[0xa5; 4096]);
-    let from = [Segment {
-        bus: page.bus(),
-        len: 4096,
-    }];
     for block in (0..mib << 11).step_by(8) {
-        queue
-            .submit(&command(Op::Write, block, &from), Tag(0))
-            .unwrap();
-        assert_eq!(finish(&mut queue).0, [(Tag(0), Ok(()))]);
+        let write = complete(&mut queue, &command(Op::Write, block, &pages(&page)));
+        assert_eq!(write, Ok(Ok(())));
     }
     (disk, queue, page)
-}
-
-fn discard(op: Op, block: u64, blocks: u64) -> Command<'static> {
-    Command {
-        blocks,
-        ..command(op, block, &[])
-    }
 }
 
 /// Whether a block is all zeroes, or as it was filled.
@@ -131,10 +99,8 @@ fn is_zero(queue: &mut RamQueue<&FakeBus>, page: &SharedPages, block: u64) -> bo
         bus: page.bus(),
         len: 512,
     }];
-    queue
-        .submit(&command(Op::Read, block, &to), Tag(0))
-        .unwrap();
-    assert_eq!(finish(queue).0, [(Tag(0), Ok(()))]);
+    let read = complete(queue, &command(Op::Read, block, &to));
+    assert_eq!(read, Ok(Ok(())));
     let mut bytes = [1; 512];
     page.read_bytes(0, &mut bytes);
     assert!(bytes == [0; 512] || bytes == [0xa5; 512]);
@@ -154,8 +120,8 @@ fn what_was_discarded_reads_as_zeroes_and_nothing_else_does() {
         (Op::SecureDiscard, border - 2, 5),
         (Op::Discard, 4000, 96),
     ] {
-        queue.submit(&discard(op, first, count), Tag(7)).unwrap();
-        assert_eq!(finish(&mut queue).0, [(Tag(7), Ok(()))]);
+        let erased = complete(&mut queue, &discard(op, first, count));
+        assert_eq!(erased, Ok(Ok(())));
         let mut zero = |block| is_zero(&mut queue, &page, block);
         assert!(!zero(first - 1));
         assert!((first..first + count).all(&mut zero));
@@ -179,16 +145,14 @@ fn a_large_discard_is_done_in_pieces_and_others_do_not_wait_for_it() {
     // A piece has been zeroed by now, the end of the disk has not.
     for (tag, block, byte) in [(Tag(3), 0, 0), (Tag(4), 2047, 0xa5)] {
         queue.submit(&command(Op::Read, block, &to), tag).unwrap();
-        let mut done = Vec::new();
-        queue.poll(|tag, result| done.push((tag, result)));
-        assert_eq!(done, [(tag, Ok(()))]);
+        assert_eq!(drain(&mut queue), [(tag.0, Ok(()))]);
         let mut bytes = [1; 512];
         page.read_bytes(0, &mut bytes);
         assert_eq!(bytes, [byte; 512]);
     }
     assert_eq!(queue.in_flight(), 2);
     let (done, polls) = finish(&mut queue);
-    assert_eq!(done, [(Tag(1), Ok(())), (Tag(2), Ok(()))]);
+    assert_eq!(done, [(1, Ok(())), (2, Ok(()))]);
     assert_eq!(polls, 4 - 3 + 1, "a quarter of a MiB in each");
     assert!((0..2048).all(|block| is_zero(&mut queue, &page, block)));
 }
@@ -205,10 +169,8 @@ fn discards_count_as_in_flight_and_fail_with_the_disk() {
         (1 << 55, 0),
     ];
     for (first, count) in past_the_end {
-        queue
-            .submit(&discard(Op::Discard, first, count), Tag(1))
-            .unwrap();
-        assert_eq!(finish(&mut queue).0, [(Tag(1), Err(IoError::Range))]);
+        let answer = complete(&mut queue, &discard(Op::Discard, first, count));
+        assert_eq!(answer, Ok(Err(IoError::Range)));
     }
     for tag in 0..4 {
         queue

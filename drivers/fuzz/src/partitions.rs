@@ -2,9 +2,10 @@
 //! the checks is reached, or with any bytes at all.
 
 use arbitrary::{Arbitrary, Unstructured};
-use spindle_block::{Blocks, Discard, ReadError, Targets, Unit, Use, Volume, partitions};
+use spindle_block::{Discard, Targets, Unit, Use, Volume, partitions};
 use spindle_testkit::gpt::Gpt;
 use spindle_testkit::gpt::gpt_disk_types::{GptHeader, LbaLe, U32Le};
+use spindle_testkit::image::Image;
 
 #[derive(Arbitrary, Debug)]
 struct Input<'a> {
@@ -57,24 +58,6 @@ fn change(header: &mut GptHeader, field: &Field) {
     }
 }
 
-struct Image(Vec<u8>, u8);
-
-impl Blocks for Image {
-    fn block_shift(&self) -> u8 {
-        self.1
-    }
-
-    fn count(&self) -> u64 {
-        (self.0.len() >> self.1) as u64
-    }
-
-    fn read(&mut self, first: u64, out: &mut [u8]) -> Result<(), ReadError> {
-        let start = usize::try_from(first).unwrap() << self.1;
-        out.copy_from_slice(&self.0[start..start + out.len()]);
-        Ok(())
-    }
-}
-
 /// Runs the target.
 ///
 /// # Panics
@@ -104,26 +87,27 @@ pub fn run(data: &[u8]) {
             record.os_indicator = kind;
         }
     }
-    let mut image = gpt.image();
-    for (at, bytes) in input.noise {
-        let room = image.get_mut(usize::from(at)..).unwrap_or_default();
+    let mut bytes = gpt.image();
+    for (at, noise) in input.noise {
+        let room = bytes.get_mut(usize::from(at)..).unwrap_or_default();
         room.iter_mut()
-            .zip(bytes)
+            .zip(noise)
             .for_each(|(to, from)| *to = *from);
     }
-    check(image, shift, input.granularity);
+    let block_shift = shift;
+    check(Image { bytes, block_shift }, input.granularity);
 }
 
-fn check(image: Vec<u8>, shift: u8, granularity: u16) {
+fn check(mut image: Image, granularity: u16) {
     let disk = Volume {
         name: "vda".into(),
         aliases: vec!["virtio-0".into()],
         disk: 0,
         unit: Unit(0),
         start: 0,
-        sectors: (image.len() / 512) as u64,
-        block_shift: shift,
-        physical_block_shift: shift,
+        sectors: (image.bytes.len() / 512) as u64,
+        block_shift: image.block_shift,
+        physical_block_shift: image.block_shift,
         read_only: false,
         write_cache: false,
         discard: Some(Discard {
@@ -133,7 +117,7 @@ fn check(image: Vec<u8>, shift: u8, granularity: u16) {
         }),
         description: String::new(),
     };
-    let found = partitions(&disk, &mut Image(image, shift)).expect("within the disk");
+    let found = partitions(&disk, &mut image).expect("within the disk");
     assert!(found.notes.len() <= 3 && found.notes.iter().all(|note| note.len() < 200));
     let end = |volume: &Volume| volume.start + volume.sectors / volume.sectors_per_block();
     for (i, one) in found.partitions.iter().enumerate() {

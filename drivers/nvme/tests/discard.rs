@@ -2,10 +2,11 @@
 
 mod common;
 
-use common::{OPTIONS, Rig, command, complete, discard, drain, pages};
+use common::{OPTIONS, Rig, command, discard};
 use proptest::prelude::*;
 use spindle_block::{DiskOptions, DiskQueue, IoError, Op, SubmitError, Tag};
 use spindle_testkit::nvme::{Config, DiscardConfig, Fault, NamespaceConfig};
+use spindle_testkit::queue::{complete, drain, pages};
 
 fn with_limits(ranges: u8, range_blocks: u32, total_blocks: u64) -> Config {
     Config {

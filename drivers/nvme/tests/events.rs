@@ -2,10 +2,11 @@
 
 mod common;
 
-use common::{OPTIONS, Rig, command, complete, pages};
+use common::{OPTIONS, Rig, command};
 use spindle_block::Op;
 use spindle_nvme::{Change, Error};
 use spindle_testkit::nvme::{Config, Fault, NamespaceConfig};
+use spindle_testkit::queue::{complete, pages};
 
 fn rig() -> Rig {
     Rig::new(Config {

@@ -2,10 +2,11 @@
 
 mod common;
 
-use common::{OPTIONS, Rig, command, complete, drain, pages};
+use common::{OPTIONS, Rig, command};
 use proptest::prelude::*;
 use spindle_block::{DiskOptions, DiskQueue, Op, Tag};
 use spindle_testkit::nvme::Config;
+use spindle_testkit::queue::{complete, drain, pages};
 
 #[test]
 fn completions_for_nothing_are_counted_and_ignored() {

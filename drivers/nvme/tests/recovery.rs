@@ -6,11 +6,12 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
 
-use common::{OPTIONS, Queue, Rig, Running, command, pages};
+use common::{OPTIONS, Queue, Rig, Running, command};
 use spindle_block::{DiskOptions, DiskQueue, IoError, IoResult, Op, Segment, SubmitError, Tag};
 use spindle_hw::SharedPages;
 use spindle_nvme::{Attention, Error, Lost};
 use spindle_testkit::nvme::{Config, Fault};
+use spindle_testkit::queue::pages;
 
 const SECOND: u64 = 1_000_000_000;
 /// Half a minute is the limit of a command, another half that of its abort.

@@ -2,12 +2,13 @@
 
 mod common;
 
-use common::{OPTIONS, Rig, command, complete, drain, pages};
+use common::{OPTIONS, Rig, command};
 use proptest::prelude::*;
 use spindle_block::{DiskOptions, DiskQueue, IoError, Op, Segment, SubmitError, Tag};
 use spindle_hw::SharedPages;
 use spindle_nvme::Status;
 use spindle_testkit::nvme::{Config, Fault, NamespaceConfig};
+use spindle_testkit::queue::{complete, drain, pages};
 
 fn config() -> Config {
     Config {

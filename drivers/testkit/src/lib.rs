@@ -9,15 +9,18 @@
 //! | [`pci`] | a PCI bus behind ports 0xCF8/0xCFC |
 //! | [`grants`] | Xen's grant table |
 //! | [`blkfront`] | a guest's block frontend |
-//! | [`gpt`] | a disk with a partition table |
+//! | [`gpt`], [`image`] | a disk with a partition table; a disk to read from |
+//! | [`queue`] | whoever submits to a disk's queue |
 //! | [`xenstored`] | the xenstore daemon |
 #![forbid(unsafe_code)]
 
 pub mod blkfront;
 pub mod gpt;
 pub mod grants;
+pub mod image;
 pub mod mem;
 pub mod nvme;
 pub mod pci;
+pub mod queue;
 pub mod virtio;
 pub mod xenstored;

@@ -2,9 +2,10 @@
 
 mod common;
 
-use common::{Rig, command, complete, erase, layout};
+use common::{Rig, layout};
 use spindle_block::{Discard, DiskOptions, DiskQueue, IoError, Op, Segment, SubmitError};
 use spindle_testkit::pci::{FakeFunction, FakePci};
+use spindle_testkit::queue::{command, complete, discard};
 use spindle_testkit::virtio::{Config, Fault, feature};
 use spindle_virtio::{Error, Layout, LayoutError, Region};
 
@@ -99,7 +100,7 @@ fn a_plain_old_device_is_described_without_what_it_lacks() {
     let refused = |queue: &mut _, command: &_| complete(queue, command).unwrap_err();
     let flush = command(Op::Flush, 0, &[]);
     assert_eq!(refused(&mut queue, &flush), SubmitError::Unsupported);
-    let discard = erase(Op::Discard, 0, 8);
+    let discard = discard(Op::Discard, 0, 8);
     assert_eq!(refused(&mut queue, &discard), SubmitError::Unsupported);
     let memory = rig.memory(1);
     let page = [Segment {

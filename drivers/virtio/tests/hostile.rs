@@ -2,8 +2,9 @@
 
 mod common;
 
-use common::{OPTIONS, Rig, command, complete, drain, scattered};
+use common::{OPTIONS, Rig, scattered};
 use spindle_block::{DiskQueue, IoError, Op, SubmitError, Tag};
+use spindle_testkit::queue::{command, complete, drain};
 use spindle_testkit::virtio::{Config, Fault, feature};
 use spindle_virtio::Error;
 

@@ -3,9 +3,10 @@
 
 mod common;
 
-use common::{Rig, command, contents, drain, erase, fill};
+use common::{Rig, contents, fill};
 use proptest::prelude::*;
 use spindle_block::{DiskOptions, DiskQueue, Op, Segment, SubmitError, Tag};
+use spindle_testkit::queue::{command, discard, drain};
 use spindle_testkit::virtio::{Config, feature};
 
 const BLOCKS: u64 = 256;
@@ -100,7 +101,7 @@ proptest! {
                     let op = if *write { Op::Write } else { Op::Read };
                     queue.submit(&command(op, *block, &segments), tag)
                 }
-                &Step::Discard { block, blocks } => queue.submit(&erase(Op::Discard, block, blocks), tag),
+                &Step::Discard { block, blocks } => queue.submit(&discard(Op::Discard, block, blocks), tag),
                 Step::Flush => queue.submit(&command(Op::Flush, 0, &[]), tag),
             };
             match submitted {

@@ -2,8 +2,9 @@
 
 mod common;
 
-use common::{OPTIONS, Rig, command, complete, contents, drain, erase, fill, scattered};
+use common::{OPTIONS, Rig, contents, fill, scattered};
 use spindle_block::{DiskOptions, DiskQueue, IoError, Op, Segment, SubmitError, Tag};
+use spindle_testkit::queue::{command, complete, discard, drain};
 use spindle_testkit::virtio::{Config, Fault, feature};
 
 fn config(change: impl FnOnce(&mut Config)) -> Config {
@@ -213,7 +214,7 @@ fn a_long_discard_goes_on_until_all_is_given_up() {
     let rig = Rig::new(Config::default());
     let (_disk, mut queue) = rig.running(OPTIONS);
     assert_eq!(
-        complete(&mut queue, &erase(Op::Discard, 8, 1000)),
+        complete(&mut queue, &discard(Op::Discard, 8, 1000)),
         Ok(Ok(()))
     );
     let disk = rig.device.contents();
@@ -221,11 +222,11 @@ fn a_long_discard_goes_on_until_all_is_given_up() {
     assert!(disk[4096..1008 * 512].iter().all(|&b| b == 0xd1));
     assert!(disk[1008 * 512..].iter().all(|&b| b == 0));
     assert_eq!(rig.device.requests(), [8, 11, 11, 11, 11]);
-    let secure = erase(Op::SecureDiscard, 0, 8);
+    let secure = discard(Op::SecureDiscard, 0, 8);
     assert_eq!(complete(&mut queue, &secure), Ok(Ok(())));
     assert!(rig.device.contents()[..4096].iter().all(|&b| b == 0x5e));
     rig.device.arm(Fault::Fail(11, 2));
-    let failed = complete(&mut queue, &erase(Op::Discard, 0, 1000));
+    let failed = complete(&mut queue, &discard(Op::Discard, 0, 1000));
     assert_eq!(failed, Ok(Err(IoError::Unsupported)));
     rig.obeyed();
 }
@@ -244,9 +245,12 @@ fn where_blocks_cannot_be_discarded_zeroes_do() {
         complete(&mut queue, &command(Op::Write, 0, &page)),
         Ok(Ok(()))
     );
-    assert_eq!(complete(&mut queue, &erase(Op::Discard, 0, 8)), Ok(Ok(())));
+    assert_eq!(
+        complete(&mut queue, &discard(Op::Discard, 0, 8)),
+        Ok(Ok(()))
+    );
     assert_eq!(rig.device.contents()[..4096], [0; 4096]);
-    let secure = complete(&mut queue, &erase(Op::SecureDiscard, 0, 8));
+    let secure = complete(&mut queue, &discard(Op::SecureDiscard, 0, 8));
     assert_eq!(secure, Err(SubmitError::Unsupported));
     rig.obeyed();
 }

@@ -4,13 +4,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use spindle_block::{
-    Command, DiskOptions, DiskQueue, IoResult, Op, Segment, SubmitError, Tag, Unit,
-};
+use spindle_block::{Command, DiskOptions, Op, Segment, Unit};
 use spindle_hw::{DmaAlloc, SharedPages};
 use spindle_nvme::{Controller, Error, QueuePair};
 use spindle_testkit::mem::{FakeBus, FakeClock};
 use spindle_testkit::nvme::{Config, FakeNvme};
+use spindle_testkit::queue;
 
 pub(crate) struct Rig {
     pub(crate) bus: Arc<FakeBus>,
@@ -67,12 +66,9 @@ pub(crate) fn command(
     segments: &[Segment],
 ) -> Command<'_> {
     Command {
-        op,
         unit: Unit(unit),
         block_shift: shift,
-        block,
-        blocks: 0,
-        segments,
+        ..queue::command(op, block, segments)
     }
 }
 
@@ -81,34 +77,4 @@ pub(crate) fn discard(unit: u32, shift: u8, block: u64, blocks: u64) -> Command<
         blocks,
         ..command(Op::Discard, unit, shift, block, &[])
     }
-}
-
-/// The pages as segments of a page each.
-pub(crate) fn pages(memory: &SharedPages) -> Vec<Segment> {
-    let starts = (0..memory.len()).step_by(4096);
-    starts
-        .map(|at| Segment {
-            bus: memory.bus() + at as u64,
-            len: 4096,
-        })
-        .collect()
-}
-
-pub(crate) fn drain(queue: &mut Queue) -> Vec<(u32, IoResult)> {
-    let mut done = Vec::new();
-    queue.poll(|tag, result| done.push((tag.0, result)));
-    done
-}
-
-/// Submits, commits and expects the one answer at once.
-pub(crate) fn complete(queue: &mut Queue, command: &Command<'_>) -> Result<IoResult, SubmitError> {
-    queue.submit(command, Tag(7))?;
-    queue.commit();
-    let mut done = Vec::new();
-    while queue.in_flight() > 0 && done.is_empty() {
-        done = drain(queue);
-    }
-    assert_eq!(done.len(), 1);
-    assert_eq!(done[0].0, 7);
-    Ok(done[0].1)
 }

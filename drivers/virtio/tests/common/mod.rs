@@ -4,13 +4,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use spindle_block::{
-    Command, DiskOptions, DiskQueue, IoResult, Op, Segment, SubmitError, Tag, Unit,
-};
+use spindle_block::{DiskOptions, Segment};
 use spindle_hw::{DmaAlloc, SharedPages};
 use spindle_pci::{Bus, Placement, Window};
 use spindle_testkit::mem::{FakeBus, FakeClock};
 use spindle_testkit::pci::FakePci;
+use spindle_testkit::queue::pages;
 use spindle_testkit::virtio::{Config, FakeVirtio};
 use spindle_virtio::{BlockQueue, Disk, Error, Layout, LayoutError, PciTransport};
 
@@ -77,33 +76,11 @@ impl Rig {
     }
 }
 
-pub(crate) fn command(op: Op, block: u64, segments: &[Segment]) -> Command<'_> {
-    Command {
-        op,
-        unit: Unit(0),
-        block_shift: 9,
-        block,
-        blocks: 0,
-        segments,
-    }
-}
-
-pub(crate) fn erase(op: Op, block: u64, blocks: u64) -> Command<'static> {
-    Command {
-        blocks,
-        ..command(op, block, &[])
-    }
-}
-
 /// The pages as segments of a page each, last page first: none follows the other in memory.
 pub(crate) fn scattered(memory: &SharedPages) -> Vec<Segment> {
-    let starts = (0..memory.len()).step_by(4096).rev();
-    starts
-        .map(|at| Segment {
-            bus: memory.bus() + at as u64,
-            len: 4096,
-        })
-        .collect()
+    let mut pages = pages(memory);
+    pages.reverse();
+    pages
 }
 
 pub(crate) fn fill(memory: &SharedPages, seed: u8) -> Vec<u8> {
@@ -118,26 +95,4 @@ pub(crate) fn contents(memory: &SharedPages) -> Vec<u8> {
     let mut data = vec![0; memory.len()];
     memory.read_bytes(0, &mut data);
     data
-}
-
-pub(crate) fn drain(queue: &mut Queue) -> Vec<(u32, IoResult)> {
-    let mut done = Vec::new();
-    queue.poll(|tag, result| done.push((tag.0, result)));
-    done
-}
-
-/// Submits, commits and expects the one answer.
-pub(crate) fn complete(queue: &mut Queue, command: &Command<'_>) -> Result<IoResult, SubmitError> {
-    queue.submit(command, Tag(7))?;
-    queue.commit();
-    let mut done = Vec::new();
-    for _ in 0..10_000 {
-        done.extend(drain(queue));
-        if queue.in_flight() == 0 {
-            break;
-        }
-    }
-    assert_eq!(done.len(), 1);
-    assert_eq!(done[0].0, 7);
-    Ok(done[0].1)
 }
