@@ -13,6 +13,7 @@
 //! | [`nvme`], [`virtio`] | the controller | each command ends at most once, every wait ends, memory comes back |
 #![forbid(unsafe_code)]
 
+mod audit;
 pub mod boot;
 pub mod config;
 mod disk;
@@ -22,6 +23,21 @@ pub mod ring;
 pub mod store;
 pub mod virtio;
 pub mod xenbus;
+
+use arbitrary::{Arbitrary, Unstructured};
+
+/// What is to happen, step by step, until the input ends or there were `most` steps; each with its
+/// number.
+fn steps<'a, S: Arbitrary<'a>>(
+    input: &mut Unstructured<'a>,
+    most: u32,
+) -> impl Iterator<Item = (u32, S)> {
+    let step = |number| {
+        let more = !input.is_empty();
+        Some((number, more.then(|| S::arbitrary(input).ok())??))
+    };
+    (0..most).map_while(step)
+}
 
 /// A target's body.
 pub type Run = fn(&[u8]);

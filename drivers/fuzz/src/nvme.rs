@@ -2,31 +2,17 @@
 
 mod liar;
 
-use std::cell::Cell;
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use arbitrary::{Arbitrary, Unstructured};
 use liar::Liar;
-use spindle_block::{Command, DiskOptions, DiskQueue, Op, Segment, Tag, Unit};
-use spindle_hw::{Clock, DmaAlloc};
+use spindle_block::{Command, DiskOptions, DiskQueue, Op, Unit};
+use spindle_hw::DmaAlloc;
 use spindle_nvme::Controller;
 use spindle_testkit::mem::FakeBus;
 
-/// A clock that also moves when it is read, as real ones do.
-#[derive(Default)]
-pub(crate) struct Busy(Cell<u64>);
-
-impl Clock for Busy {
-    fn now_ns(&self) -> u64 {
-        self.0.set(self.0.get() + 1_000_000);
-        self.0.get()
-    }
-
-    fn relax(&self) {
-        self.0.set(self.0.get() + 50_000_000);
-    }
-}
+use crate::audit::{Audited, Busy, pieces};
+use crate::steps;
 
 #[derive(Arbitrary, Debug)]
 enum Step {
@@ -80,19 +66,13 @@ pub fn run(data: &[u8]) {
         assert!(volume.description.is_ascii());
         assert!(volume.aliases.iter().all(|name| !name.contains(['/', ' '])));
     }
-    let Ok(mut queue) = controller.create_queue(liar.clone()) else {
+    let Ok(queue) = controller.create_queue(liar.clone()) else {
         let _ = controller.shutdown(Vec::<spindle_nvme::QueuePair<Liar<'_>>>::new());
         return;
     };
-    let mut awaited = BTreeSet::new();
-    let (mut gone, mut lost, mut now) = (false, false, 0);
-    for tag in 0..200 {
-        if input.is_empty() {
-            break;
-        }
-        let Ok(step) = Step::arbitrary(&mut input) else {
-            break;
-        };
+    let mut books = Audited::new(queue);
+    let (mut lost, mut now) = (false, 0);
+    for (tag, step) in steps(&mut input, 200) {
         match step {
             Step::Submit {
                 op,
@@ -110,13 +90,8 @@ pub fn run(data: &[u8]) {
                 let op = ops[usize::from(op) % ops.len()];
                 let mut segments = Vec::new();
                 if !matches!(op, Op::Flush | Op::Discard) {
-                    segments.extend((0..u64::from(pages % 8) + 1).map(|page| Segment {
-                        bus: memory.bus() + page * 4096,
-                        len: 4096,
-                    }));
-                    // Holes in the memory, in whole sectors.
-                    let sectors = 1 + u32::from(torn) % 8;
-                    segments[0].len = sectors * 512;
+                    // In whole sectors.
+                    segments = pieces(&memory, pages, (1 + u32::from(torn) % 8) * 512);
                 }
                 let command = Command {
                     op,
@@ -126,43 +101,28 @@ pub fn run(data: &[u8]) {
                     blocks: if op == Op::Discard { block << 3 } else { 0 },
                     segments: &segments,
                 };
-                if queue.submit(&command, Tag(tag)).is_ok() {
-                    assert!(!gone, "taken by a queue that was given up");
-                    awaited.insert(tag);
-                }
+                books.submit(&command, tag);
             }
-            Step::Commit => queue.commit(),
+            Step::Commit => books.queue.commit(),
             Step::Post { cid, status } => liar.post_io(cid, status),
             Step::Finish(cid) => liar.post_io(u16::from(cid) % 80, 0),
             Step::Word(at, word) => liar.scribble(at, word),
-            Step::Poll => {
-                let mut count = 0;
-                let told = queue.poll(|tag, _| {
-                    assert!(awaited.remove(&tag.0), "{tag:?} ended twice");
-                    count += 1;
-                });
-                assert_eq!(told, count);
-            }
+            Step::Poll => books.poll(),
             Step::Tick(seconds) => {
                 now += u64::from(seconds) * 1_000_000_000;
-                queue.tick(now);
+                books.queue.tick(now);
             }
             Step::Attend => {
                 let attention = controller.attend();
                 lost |= attention.lost.is_some();
                 assert!(!(lost && attention.soon), "nothing is left to do");
             }
-            Step::FailAll => {
-                queue.fail_all(|tag, _| assert!(awaited.remove(&tag.0)));
-                assert!(awaited.is_empty(), "forgotten: {awaited:?}");
-                gone = true;
-            }
+            Step::FailAll => books.fail_all(),
         }
-        assert_eq!(queue.in_flight(), awaited.len());
+        books.check();
     }
-    queue.fail_all(|tag, _| assert!(awaited.remove(&tag.0)));
-    assert!(awaited.is_empty(), "forgotten: {awaited:?}");
-    if controller.shutdown([queue]).is_ok() {
+    books.fail_all();
+    if controller.shutdown([books.queue]).is_ok() {
         assert_eq!(bus.outstanding(), memory.len() / 4096, "memory lost");
     }
 }

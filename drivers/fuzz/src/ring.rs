@@ -19,6 +19,7 @@ use spindle_xen::grant::GrantRef;
 use zerocopy::IntoBytes;
 
 use crate::disk::{SmallDisk, volume};
+use crate::steps;
 
 const EVIL: DomId = DomId(1);
 const GOOD: DomId = DomId(2);
@@ -291,13 +292,7 @@ pub fn run(data: &[u8]) {
         let gref = GrantRef(8 + u32::from(page));
         grants.grant_as(EVIL, gref, &memory, page % 5 == 4);
     }
-    for turn in 0..200 {
-        if input.is_empty() {
-            break;
-        }
-        let Ok(step) = Step::arbitrary(&mut input) else {
-            break;
-        };
+    for (turn, step) in steps(&mut input, 200) {
         match step {
             Step::Request(request) => {
                 evil.request(&request.native);
@@ -336,7 +331,7 @@ pub fn run(data: &[u8]) {
                 host.detach(evil.id);
                 evil = host.attach_evil(&setting);
             }
-            Step::Neighbour(sector) => host.serve(&mut good, sector, turn),
+            Step::Neighbour(sector) => host.serve(&mut good, sector, turn.into()),
         }
     }
     host.core.queue_mut(0).expect("the disk is there").hold = false;

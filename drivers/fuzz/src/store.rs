@@ -6,6 +6,8 @@ use arbitrary::{Arbitrary, Unstructured};
 use spindle_hw::SharedPages;
 use spindle_xen::store::wire::{Header, MessageType};
 use spindle_xen::store::{Client, Event, Request, Ring};
+
+use crate::steps;
 use zerocopy::IntoBytes;
 
 const RSP: usize = 1024;
@@ -123,10 +125,7 @@ pub fn run(data: &[u8]) {
     let mut open = false;
     let mut broken = false;
     let mut input = Unstructured::new(data);
-    while !input.is_empty() {
-        let Ok(step) = Step::arbitrary(&mut input) else {
-            break;
-        };
+    for (_, step) in steps(&mut input, u32::MAX) {
         match step {
             Step::Send(asks) if client.is_idle() => {
                 client.send(requests(&asks));

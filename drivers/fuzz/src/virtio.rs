@@ -2,20 +2,20 @@
 
 mod liar;
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use arbitrary::{Arbitrary, Unstructured};
 use liar::Liar;
-use spindle_block::{Command, DiskOptions, DiskQueue, Op, Segment, Tag, Unit};
+use spindle_block::{Command, DiskOptions, DiskQueue, Op, Unit};
 use spindle_hw::DmaAlloc;
 use spindle_pci::{Bus, Placement, Window};
 use spindle_testkit::mem::FakeBus;
 use spindle_testkit::pci::FakePci;
 use spindle_testkit::virtio::{Config, FakeVirtio, Fault};
-use spindle_virtio::{BlockQueue, Disk, Layout, PciTransport};
+use spindle_virtio::{Disk, Layout, PciTransport};
 
-use crate::nvme::Busy;
+use crate::audit::{Audited, Busy, pieces};
+use crate::steps;
 
 #[derive(Arbitrary, Debug)]
 enum Step {
@@ -93,21 +93,14 @@ pub fn run(data: &[u8]) {
     let whole = |discard: spindle_block::Discard| discard.granularity.is_multiple_of(block);
     assert!(volume.discard.is_none_or(whole));
 
-    let mut queue = disk.create_queue(liar.clone()).expect("there is a queue");
-    let mut awaited = BTreeSet::new();
-    let mut gone = false;
-    for tag in 0..200 {
-        if input.is_empty() {
-            break;
-        }
-        let Ok(step) = Step::arbitrary(&mut input) else {
-            break;
-        };
+    let queue = disk.create_queue(liar.clone()).expect("there is a queue");
+    let mut books = Audited::new(queue);
+    for (tag, step) in steps(&mut input, 200) {
         match step {
             Step::Submit {
                 op,
                 block,
-                pieces,
+                pieces: count,
                 len,
             } => {
                 let ops = [
@@ -121,12 +114,7 @@ pub fn run(data: &[u8]) {
                 let op = ops[usize::from(op) % ops.len()];
                 let mut segments = Vec::new();
                 if matches!(op, Op::Read | Op::Write | Op::WriteThrough) {
-                    segments.extend((0..u64::from(pieces % 8) + 1).map(|page| Segment {
-                        bus: memory.bus() + page * 4096,
-                        len: 4096,
-                    }));
-                    // Holes in the memory.
-                    segments[0].len = u32::from(len) % 4096 + 1;
+                    segments = pieces(&memory, count, u32::from(len) % 4096 + 1);
                 }
                 let command = Command {
                     op,
@@ -136,13 +124,10 @@ pub fn run(data: &[u8]) {
                     blocks: if segments.is_empty() { block } else { 0 },
                     segments: &segments,
                 };
-                if queue.submit(&command, Tag(tag)).is_ok() {
-                    assert!(!gone, "taken by a queue that was given up");
-                    awaited.insert(tag);
-                }
+                books.submit(&command, tag);
             }
-            Step::Commit => queue.commit(),
-            Step::Poll => poll(&mut queue, &mut awaited),
+            Step::Commit => books.queue.commit(),
+            Step::Poll => books.poll(),
             Step::Swallow(kind) => device.arm(Fault::Swallow((kind % 16).into())),
             Step::Fail(kind, status) => device.arm(Fault::Fail((kind % 16).into(), status)),
             Step::Post(id, len) => device.post(0, id, len),
@@ -155,31 +140,17 @@ pub fn run(data: &[u8]) {
                     assert_eq!(disk.volume(0, 0).sectors, sectors);
                 }
             }
-            Step::Tick(now_ns) => queue.tick(now_ns),
-            Step::FailAll => {
-                queue.fail_all(|tag, _| assert!(awaited.remove(&tag.0)));
-                assert!(awaited.is_empty(), "forgotten: {awaited:?}");
-                gone = true;
-            }
+            Step::Tick(now_ns) => books.queue.tick(now_ns),
+            Step::FailAll => books.fail_all(),
         }
-        assert_eq!(queue.in_flight(), awaited.len());
+        books.check();
     }
-    queue.fail_all(|tag, _| assert!(awaited.remove(&tag.0)));
-    assert!(awaited.is_empty(), "forgotten: {awaited:?}");
+    books.fail_all();
     // It was given up, so that it cannot be flushed; but it can be reset, if it plays along.
-    let _ = disk.shutdown([queue]);
+    let _ = disk.shutdown([books.queue]);
     let honest = words == 0 && lies.is_empty();
     assert!(
         !honest || bus.outstanding() == memory.len() / 4096,
         "memory lost"
     );
-}
-
-fn poll(queue: &mut BlockQueue<Liar<'_>>, awaited: &mut BTreeSet<u32>) {
-    let mut count = 0;
-    let told = queue.poll(|tag, _| {
-        assert!(awaited.remove(&tag.0), "{tag:?} ended twice");
-        count += 1;
-    });
-    assert_eq!(told, count);
 }

@@ -8,6 +8,8 @@ use arbitrary::{Arbitrary, Unstructured};
 use bed::{Bed, VBD, id};
 use spindle_testkit::xenstored::Vbd;
 
+use crate::steps;
+
 /// The guest that must not be harmed.
 const GOOD: Vbd = Vbd {
     frontend: VBD.frontend + 1,
@@ -100,13 +102,7 @@ pub fn run(data: &[u8]) {
     let mut bed = Bed::new();
     bed.connect(GOOD);
     let mut input = Unstructured::new(data);
-    for _ in 0..80 {
-        if input.is_empty() {
-            break;
-        }
-        let Ok(step) = Step::arbitrary(&mut input) else {
-            break;
-        };
+    for (_, step) in steps(&mut input, 80) {
         carry_out(&mut bed, &step);
     }
     bed.kernel.slow = false;
