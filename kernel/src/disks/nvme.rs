@@ -28,31 +28,21 @@ pub(super) struct NvmeDisk {
 }
 
 impl NvmeDisk {
-    /// Brings up all controllers on the bus. One that does not work is left out and switched off.
+    /// Brings up all controllers on the bus.
     pub(super) fn probe(
         pci: &mut Pci,
         dma: Dma,
         clock: &'static CoreClock,
         options: DiskOptions,
     ) -> Vec<Self> {
-        let functions = pci.functions.iter().copied();
-        let controllers: Vec<_> = functions.filter(|f| f.class == Class::NVME).collect();
-        let start = |function: Function| {
+        let start = |pci: &mut Pci, function: &Function| {
             let at = format!("pci {}", function.address);
-            let found = Self::find(pci, &function);
-            match found.and_then(|found| Self::start(&at, found, dma, clock, options)) {
-                Ok(disk) => Some(Self {
-                    function: Some(function),
-                    ..disk
-                }),
-                Err(reason) => {
-                    pci.disable(&function);
-                    error!("{at}: NVMe controller not usable: {reason}");
-                    None
-                }
-            }
+            let registers = Self::find(pci, function)?;
+            let disk = Self::start(&at, registers, dma, clock, options)?;
+            let function = Some(*function);
+            Ok(Self { function, ..disk })
         };
-        controllers.into_iter().filter_map(start).collect()
+        pci.start_all("NVMe controller", |f| f.class == Class::NVME, start)
     }
 
     /// Switches a PCI function on and maps its registers.

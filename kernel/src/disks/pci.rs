@@ -3,6 +3,7 @@
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
+use log::error;
 use spindle_hw::{Mmio, X86Ports};
 use spindle_pci::{Bus, Function, MemoryBar, PciError, Placement, Window};
 
@@ -26,6 +27,27 @@ impl Pci {
             // Nothing ran before us in a domain: what the registers hold there is the host's.
             window: Window::HVM,
         }
+    }
+
+    /// Has `start` bring up every function that is a `what`. One that does not work is left out
+    /// and switched off.
+    pub(super) fn start_all<T>(
+        &mut self,
+        what: &str,
+        is_one: impl Fn(&Function) -> bool,
+        start: impl Fn(&mut Self, &Function) -> Result<T, String>,
+    ) -> Vec<T> {
+        let mut started = Vec::new();
+        for function in self.functions.clone().iter().filter(|f| is_one(f)) {
+            match start(self, function) {
+                Ok(disk) => started.push(disk),
+                Err(reason) => {
+                    self.disable(function);
+                    error!("pci {}: {what} not usable: {reason}", function.address);
+                }
+            }
+        }
+        started
     }
 
     /// Switches a function on; gives where its memory registers are.

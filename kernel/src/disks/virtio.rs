@@ -28,26 +28,16 @@ pub(super) struct VirtioDisk {
 }
 
 impl VirtioDisk {
-    /// Brings up all virtio block devices on the bus. One that does not work is left out and
-    /// switched off.
+    /// Brings up all virtio block devices on the bus.
     pub(super) fn probe(
         pci: &mut Pci,
         dma: Dma,
         clock: &'static CoreClock,
         options: DiskOptions,
     ) -> Vec<Self> {
-        let functions = pci.functions.iter().copied();
-        let devices: Vec<_> = functions.filter(is_block_device).collect();
-        let start = |function: Function| {
-            let started = Self::start(pci, &function, dma, clock, options);
-            if let Err(reason) = &started {
-                pci.disable(&function);
-                let at = function.address;
-                error!("pci {at}: virtio block device not usable: {reason}");
-            }
-            started.ok()
-        };
-        devices.into_iter().filter_map(start).collect()
+        let start =
+            |pci: &mut Pci, function: &Function| Self::start(pci, function, dma, clock, options);
+        pci.start_all("virtio block device", is_block_device, start)
     }
 
     fn start(
