@@ -87,11 +87,17 @@ struct State {
 }
 
 impl State {
-    /// The fault, if any, that hits the operation just counted as number `n` of its kind.
-    fn fault(&mut self, call: Call, n: u64) -> Option<Fault> {
+    /// How the operation just counted as number `n` of its kind fails, if it does; or how the
+    /// whole hypercall fails there.
+    fn fault(&mut self, call: Call, n: u64) -> Result<Option<Status>, Errno> {
         let due = |&(c, at, _): &(Call, u64, Fault)| c == call && at == n;
-        let found = self.faults.iter().position(due)?;
-        self.faults.remove(found).map(|(_, _, fault)| fault)
+        let found = self.faults.iter().position(due);
+        let fault = found.and_then(|found| self.faults.remove(found));
+        match fault {
+            Some((_, _, Fault::Hypercall(errno))) => Err(errno),
+            Some((_, _, Fault::Operation(status))) => Ok(Some(status)),
+            None => Ok(None),
+        }
     }
 
     fn granted(&self, dom: u16, gref: u64) -> Option<&Grant> {
@@ -251,13 +257,9 @@ impl GrantOps for &FakeGrants<'_> {
         state.counts.map_calls += 1;
         for op in ops {
             state.counts.maps += 1;
-            match state.fault(Call::Map, state.counts.maps) {
-                Some(Fault::Operation(status)) => {
-                    op.status = status;
-                    continue;
-                }
-                Some(Fault::Hypercall(errno)) => return Err(errno),
-                None => {}
+            if let Some(status) = state.fault(Call::Map, state.counts.maps)? {
+                op.status = status;
+                continue;
             }
             let Some(grant) = state.granted(op.dom, op.gref.into()) else {
                 op.status = Status::BAD_GNTREF;
@@ -288,13 +290,9 @@ impl GrantOps for &FakeGrants<'_> {
         state.counts.unmap_calls += 1;
         for op in ops {
             state.counts.unmaps += 1;
-            match state.fault(Call::Unmap, state.counts.unmaps) {
-                Some(Fault::Operation(status)) => {
-                    op.status = status;
-                    continue;
-                }
-                Some(Fault::Hypercall(errno)) => return Err(errno),
-                None => {}
+            if let Some(status) = state.fault(Call::Unmap, state.counts.unmaps)? {
+                op.status = status;
+                continue;
             }
             op.status = match state.mappings.get(&op.handle) {
                 None => Status::BAD_HANDLE,
@@ -318,13 +316,9 @@ impl GrantOps for &FakeGrants<'_> {
         state.counts.copy_calls += 1;
         for op in ops {
             state.counts.copies += 1;
-            match state.fault(Call::Copy, state.counts.copies) {
-                Some(Fault::Operation(status)) => {
-                    op.status = status;
-                    continue;
-                }
-                Some(Fault::Hypercall(errno)) => return Err(errno),
-                None => {}
+            if let Some(status) = state.fault(Call::Copy, state.counts.copies)? {
+                op.status = status;
+                continue;
             }
             op.status = self.copy_one(state, op);
         }
