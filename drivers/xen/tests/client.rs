@@ -52,7 +52,8 @@ fn write(path: &str, value: &str) -> Request {
 
 #[test]
 fn replies_come_in_order_whatever_the_splitting() {
-    for chunk in (1..60).chain([1023, 1024, 5000]) {
+    let every = if cfg!(miri) { 23 } else { 1 };
+    for chunk in (1..60).rev().step_by(every).chain([1023, 1024, 5000]) {
         let mut bed = Bed::new(chunk);
         let many = (0..40).map(|i| write(&format!("data/{i}"), &"x".repeat(i * 7)));
         bed.client.send(many.collect());
