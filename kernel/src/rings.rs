@@ -2,11 +2,12 @@
 //! go again when the core is done with it.
 
 use alloc::format;
+use alloc::string::ToString;
 use alloc::vec::Vec;
 
 use log::error;
 use spindle_blkif::abi::Abi;
-use spindle_blkif::{Attachment, Detached, Member, Session, Window};
+use spindle_blkif::{Attachment, Detached, Member, Session, Unusable, Window};
 use spindle_block::Volume;
 use spindle_config::DataPath;
 use spindle_hw::{PAGE_SIZE, SharedPages};
@@ -15,12 +16,16 @@ use spindle_xen::grant::{GrantOps, MapOp, UnmapOp};
 use spindle_xen::xenbus::{Protocol, QueueParams, Refusal, RingLayout};
 use spindle_xen::{DomId, Errno};
 
-use crate::mm::GrantWindow;
+use crate::mm::{self, GrantWindow};
 use crate::xen::{Events, Grants};
 
 /// Grants that one ring keeps mapped: the 32 requests of a ring page with 32 segments, and a page
 /// that lists them, as Linux makes them unless told otherwise.
 const CACHED_GRANTS: usize = 32 * (32 + 1);
+
+/// Bytes of heap that rings leave to control: for xenstore, which may send it a few hundred KiB at
+/// once, and for what it keeps of devices.
+const CONTROLS_SHARE: usize = 1 << 20;
 
 /// What maps rings and binds their ports.
 #[derive(Clone, Copy, Debug)]
@@ -54,6 +59,16 @@ impl Rings {
         indirect_segments: u16,
         gate: Member,
     ) -> Result<(Session, Mapped), Refusal> {
+        let abi = match layout.protocol {
+            Protocol::X86_64 => Abi::Native,
+            Protocol::X86_32 => Abi::X86_32,
+        };
+        let indirect = indirect_segments > 0;
+        let need = Session::footprint(queue.refs.len(), abi, CACHED_GRANTS, indirect);
+        let left = mm::heap_free().saturating_sub(CONTROLS_SHARE);
+        if need > left {
+            return Err(no_memory(need, left));
+        }
         let no_room = || Refusal::new(Errno::ENOMEM, "no guest frames left to map grants at");
         let pages = self.window.alloc(queue.refs.len()).ok_or_else(no_room)?;
         let mut mapped = Mapped {
@@ -85,29 +100,38 @@ impl Rings {
             domain,
             port,
             volume,
-            abi: match layout.protocol {
-                Protocol::X86_64 => Abi::Native,
-                Protocol::X86_32 => Abi::X86_32,
-            },
+            abi,
             start: 0,
             window,
             persistent,
             indirect_segments,
             gate,
         };
-        // The layout has been checked to be a power of two of pages, so this is our mistake.
-        Session::new(pages, attachment)
-            .map(|session| (session, mapped))
-            .map_err(|error| Refusal::new(Errno::EINVAL, format!("{error}")))
+        match Session::new(pages, attachment) {
+            Ok(session) => Ok((session, mapped)),
+            Err(unfit) => {
+                self.let_go(&mapped, port, &unfit.ring, unfit.window.as_ref());
+                Err(match unfit.why {
+                    // There is enough, but not in one piece.
+                    Unusable::Memory(_) => no_memory(need, left),
+                    Unusable::Ring(error) => Refusal::new(Errno::EINVAL, error.to_string()),
+                })
+            }
+        }
     }
 
     /// Lets go of a ring that its core gave back.
     pub(crate) fn close(self, mapped: &Mapped, detached: &Detached) {
-        if let Err(error) = self.events.close(detached.port) {
-            error!("cannot close event channel {}: {error}", detached.port.0);
+        let window = detached.window.as_ref();
+        self.let_go(mapped, detached.port, &detached.ring, window);
+    }
+
+    fn let_go(self, mapped: &Mapped, port: Port, ring: &SharedPages, window: Option<&Window>) {
+        if let Err(error) = self.events.close(port) {
+            error!("cannot close event channel {}: {error}", port.0);
         }
-        self.unmap(&mapped.pages, &detached.ring);
-        let lost = detached.window.as_ref().map_or(0, Window::unusable);
+        self.unmap(&mapped.pages, ring);
+        let lost = window.map_or(0, Window::unusable);
         match &mapped.cache {
             Some(cache) if lost == 0 => self.window.free(cache),
             Some(_) => error!("{lost} grants could not be unmapped; their window is given up"),
@@ -163,4 +187,13 @@ impl Rings {
             );
         }
     }
+}
+
+fn no_memory(need: usize, left: usize) -> Refusal {
+    let (need, left) = (need.div_ceil(1024), left / 1024);
+    let text = format!(
+        "not enough memory: the ring takes {need} KiB of the {left} KiB left; raise memory= of the \
+         driver domain, or have fewer or smaller rings (queues=, ring_order=)"
+    );
+    Refusal::new(Errno::ENOMEM, text)
 }

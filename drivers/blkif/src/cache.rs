@@ -6,12 +6,12 @@
 //! is needed, in batches, since unmapping is the dear half of a grant.
 
 use alloc::boxed::Box;
-use alloc::vec;
 use alloc::vec::Vec;
 
 use spindle_xen::DomId;
 use spindle_xen::grant::{GrantOps, GrantRef, MapOp, UnmapOp};
 
+use crate::room::{NoRoom, filled, room_for};
 use crate::window::Window;
 
 /// Table places looked at before giving up. It bounds what a frontend that picks colliding
@@ -64,16 +64,46 @@ pub struct GrantCache {
     evicted: bool,
 }
 
+/// What a cache allocates: frames, table, free and idle ones.
+type Room = (Box<[Frame]>, Box<[u64]>, Vec<u32>, Vec<u32>);
+
+/// Places in the table: about half of them taken at most, so that probes are short.
+fn places(frames: usize) -> usize {
+    (frames + frames * 7 / 8).next_power_of_two().max(2)
+}
+
 impl GrantCache {
+    /// Bytes that a cache of `frames` frames takes.
+    pub(crate) fn footprint(frames: usize) -> usize {
+        frames * (size_of::<Frame>() + 2 * size_of::<u32>()) + places(frames) * size_of::<u64>()
+    }
+
     /// An empty cache for grants of `domain`, as large as `window`.
-    #[must_use]
-    pub fn new(domain: DomId, window: Window) -> Self {
+    ///
+    /// # Errors
+    /// With the window, if there is no memory for it.
+    pub fn new(domain: DomId, window: Window) -> Result<Self, (NoRoom, Window)> {
         let count = window.frames();
-        // About half full at most, so that probes are short.
-        let places = (count + count * 7 / 8).next_power_of_two().max(2);
-        let mut free: Vec<u32> = Vec::with_capacity(count);
+        let Ok((frames, table, mut free, idle)) = Self::room(count) else {
+            return Err((NoRoom, window));
+        };
+        let shift = 32 - table.len().ilog2();
         free.extend((0..count as u32).filter(|&f| window.is_usable(f as usize)));
         free.reverse();
+        Ok(Self {
+            domain,
+            window,
+            frames,
+            table,
+            shift,
+            free,
+            idle,
+            turn: 0,
+            evicted: false,
+        })
+    }
+
+    fn room(count: usize) -> Result<Room, NoRoom> {
         let empty = Frame {
             gref: 0,
             handle: NOT_MAPPED,
@@ -82,17 +112,12 @@ impl GrantCache {
             read_only: false,
             idle: false,
         };
-        Self {
-            domain,
-            window,
-            frames: vec![empty; count].into(),
-            table: vec![FREE; places].into(),
-            shift: 32 - places.ilog2(),
-            free,
-            idle: Vec::with_capacity(count),
-            turn: 0,
-            evicted: false,
-        }
+        Ok((
+            filled(empty, count)?,
+            filled(FREE, places(count))?,
+            room_for(count)?,
+            room_for(count)?,
+        ))
     }
 
     /// Starts a new turn for the reckoning of recency.

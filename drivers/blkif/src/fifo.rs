@@ -1,7 +1,8 @@
 //! A queue of slot numbers with a fixed capacity, cheap enough for the data path.
 
 use alloc::boxed::Box;
-use alloc::vec;
+
+use crate::room::{NoRoom, filled};
 
 /// First in, first out; never grows.
 #[derive(Debug)]
@@ -15,12 +16,12 @@ pub(crate) struct Fifo {
 
 impl Fifo {
     /// Room for at least `capacity` items.
-    pub(crate) fn new(capacity: usize) -> Self {
-        Self {
-            items: vec![0; capacity.next_power_of_two()].into(),
+    pub(crate) fn new(capacity: usize) -> Result<Self, NoRoom> {
+        Ok(Self {
+            items: filled(0, capacity.next_power_of_two())?,
             head: 0,
             tail: 0,
-        }
+        })
     }
 
     #[inline]

@@ -144,6 +144,19 @@ pub enum Halt {
 #[error("a ring of {0} bytes: must be 1, 2, 4, 8 or 16 pages")]
 pub struct BadRingSize(pub usize);
 
+/// How many slots a ring of `bytes` bytes has.
+///
+/// # Errors
+/// If that is not a power of two of pages, or more than 16.
+pub fn slots_in(bytes: usize, abi: Abi) -> Result<u32, BadRingSize> {
+    let pages = bytes / PAGE_SIZE;
+    if !pages.is_power_of_two() || pages > MAX_RING_PAGES || !bytes.is_multiple_of(PAGE_SIZE) {
+        return Err(BadRingSize(bytes));
+    }
+    let fit = ((bytes - RING_HEADER) / abi.slot_bytes()) as u32;
+    Ok(1 << fit.ilog2())
+}
+
 /// The words of a slot that precede its body, which every layout has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RawRequest {
@@ -221,21 +234,21 @@ impl<M: RingMemory> BackRing<M> {
     /// # Errors
     /// If the memory is not a power of two of pages, or more than 16.
     pub fn new(memory: M, abi: Abi, start: u32) -> Result<Self, BadRingSize> {
-        let bytes = memory.bytes();
-        let pages = bytes / PAGE_SIZE;
-        if !pages.is_power_of_two() || pages > MAX_RING_PAGES || !bytes.is_multiple_of(PAGE_SIZE) {
-            return Err(BadRingSize(bytes));
-        }
-        let fit = ((bytes - RING_HEADER) / abi.slot_bytes()) as u32;
-        Ok(Self {
+        let slots = slots_in(memory.bytes(), abi)?;
+        Ok(Self::with_slots(memory, abi, start, slots))
+    }
+
+    /// As [`BackRing::new`], of memory in which [`slots_in`] has found room for `slots`.
+    pub(crate) const fn with_slots(memory: M, abi: Abi, start: u32, slots: u32) -> Self {
+        Self {
             memory,
             abi,
-            mask: (1 << fit.ilog2()) - 1,
+            mask: slots - 1,
             req_seen: start,
             req_cons: start,
             rsp_prod: start,
             published: start,
-        })
+        }
     }
 
     /// Number of slots.

@@ -15,10 +15,9 @@ mod submit;
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
-use alloc::vec;
 
 use spindle_block::{Tag, Volume};
-use spindle_hw::SharedPages;
+use spindle_hw::{PAGE_SIZE, SharedPages};
 use spindle_xen::DomId;
 use spindle_xen::event::Port;
 use spindle_xen::grant::{GrantOps, UnmapOp};
@@ -29,8 +28,9 @@ use crate::cache::GrantCache;
 use crate::fifo::Fifo;
 use crate::gate::Member;
 use crate::moderation::Moderator;
-use crate::ring::{BackRing, BadRingSize, Halt};
+use crate::ring::{BackRing, BadRingSize, Halt, slots_in};
 use crate::ring_core::Detached;
+use crate::room::{NoRoom, filled};
 use crate::stack::Stack;
 use crate::stats::RingStats;
 use crate::window::Window;
@@ -62,6 +62,61 @@ pub struct Attachment {
     pub indirect_segments: u16,
     /// Its part in the barriers of its device.
     pub gate: Member,
+}
+
+/// Why pages and an attachment do not make a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unusable {
+    /// The pages do not make a ring.
+    #[error(transparent)]
+    Ring(#[from] BadRingSize),
+    /// There is no memory for it.
+    #[error(transparent)]
+    Memory(#[from] NoRoom),
+}
+
+/// What [`Session::new`] gives back.
+#[derive(Debug)]
+pub struct Unfit {
+    /// Why.
+    pub why: Unusable,
+    /// The ring's pages, still mapped.
+    pub ring: SharedPages,
+    /// The window, with nothing mapped in it.
+    pub window: Option<Window>,
+}
+
+impl Unfit {
+    const fn new(why: Unusable, ring: SharedPages, window: Option<Window>) -> Self {
+        Self { why, ring, window }
+    }
+}
+
+/// What a session keeps for its requests.
+struct Room {
+    slots: Box<[Slot]>,
+    free: Stack,
+    arena: Arena,
+    line: Fifo,
+    finished: Fifo,
+}
+
+impl Room {
+    fn new(requests: usize, indirect: bool) -> Result<Self, NoRoom> {
+        Ok(Self {
+            slots: filled(FREE_SLOT, requests)?,
+            free: Stack::all_below(requests as u16)?,
+            arena: Arena::new(indirect)?,
+            line: Fifo::new(requests)?,
+            finished: Fifo::new(requests)?,
+        })
+    }
+
+    /// Bytes of all that.
+    const fn footprint(requests: usize, indirect: bool) -> usize {
+        let numbers = 3 * size_of::<u16>();
+        requests * (size_of::<Slot>() + numbers) + Arena::footprint(indirect)
+    }
 }
 
 /// log2 of the nanoseconds in a unit of [`RingStats::latency`].
@@ -107,35 +162,55 @@ pub struct Session {
 }
 
 impl Session {
+    /// Bytes of memory that a session takes for a ring of `pages` pages, with a window of `frames`
+    /// frames, with indirect requests or without.
+    #[must_use]
+    pub fn footprint(pages: usize, abi: Abi, frames: usize, indirect: bool) -> usize {
+        // What is no ring takes nothing.
+        let requests = slots_in(pages * PAGE_SIZE, abi).unwrap_or(0) as usize;
+        let cache = if frames > 0 {
+            GrantCache::footprint(frames)
+        } else {
+            0
+        };
+        Room::footprint(requests, indirect) + cache + size_of::<RingStats>()
+    }
+
     /// Takes over the ring in `pages`.
     ///
     /// # Errors
-    /// If the pages do not make a ring.
-    pub fn new(pages: SharedPages, attachment: Attachment) -> Result<Self, BadRingSize> {
-        let ring = BackRing::new(pages, attachment.abi, attachment.start)?;
-        let size = ring.size() as usize;
-        let domain = attachment.domain;
-        let indirect = attachment
-            .indirect_segments
-            .min(MAX_INDIRECT_SEGMENTS as u16);
+    /// If the pages do not make a ring, or there is no memory for it.
+    pub fn new(pages: SharedPages, attachment: Attachment) -> Result<Self, Unfit> {
+        let (domain, abi) = (attachment.domain, attachment.abi);
+        let indirect = attachment.indirect_segments;
+        let room = slots_in(pages.len(), abi)
+            .map_err(Unusable::from)
+            .and_then(|slots| Ok((slots, Room::new(slots as usize, indirect > 0)?)));
+        let (slots, room) = match room {
+            Ok(room) => room,
+            Err(why) => return Err(Unfit::new(why, pages, attachment.window)),
+        };
+        let cache = attachment.window.map(|w| GrantCache::new(domain, w));
+        let cache = match cache.transpose() {
+            Ok(cache) => cache,
+            Err((why, window)) => return Err(Unfit::new(why.into(), pages, Some(window))),
+        };
         Ok(Self {
-            ring,
+            ring: BackRing::with_slots(pages, abi, attachment.start, slots),
             domain,
             port: attachment.port,
             volume: attachment.volume,
-            cache: attachment
-                .window
-                .map(|window| GrantCache::new(domain, window)),
+            cache,
             persistent: attachment.persistent,
-            slots: vec![FREE_SLOT; size].into(),
-            free: Stack::all_below(size as u16),
-            arena: Arena::new(indirect > 0),
-            indirect,
-            line: Fifo::new(size),
+            slots: room.slots,
+            free: room.free,
+            arena: room.arena,
+            indirect: indirect.min(MAX_INDIRECT_SEGMENTS as u16),
+            line: room.line,
             ready: 0,
             fetching: 0,
             sent: 0,
-            finished: Fifo::new(size),
+            finished: room.finished,
             copying: 0,
             gate: attachment.gate,
             barrier: None,

@@ -2,6 +2,8 @@
 
 use alloc::boxed::Box;
 
+use crate::room::{NoRoom, room_for};
+
 /// Last in, first out, so that what was used last, and is still in the CPU's cache, is used next;
 /// never grows.
 #[derive(Debug)]
@@ -12,11 +14,13 @@ pub(crate) struct Stack {
 
 impl Stack {
     /// All numbers below `count`.
-    pub(crate) fn all_below(count: u16) -> Self {
-        Self {
-            items: (0..count).rev().collect(),
+    pub(crate) fn all_below(count: u16) -> Result<Self, NoRoom> {
+        let mut items = room_for(count.into())?;
+        items.extend((0..count).rev());
+        Ok(Self {
+            items: items.into(),
             len: count.into(),
-        }
+        })
     }
 
     #[inline]
@@ -54,7 +58,7 @@ mod tests {
 
     #[test]
     fn what_came_back_last_goes_first_and_an_empty_stack_stays_empty() {
-        let mut stack = Stack::all_below(3);
+        let mut stack = Stack::all_below(3).unwrap();
         assert_eq!((stack.len(), stack.last()), (3, Some(0)));
         stack.pop();
         stack.pop();

@@ -1,6 +1,7 @@
-//! Nothing is allocated once a ring is attached, whatever its frontend does.
+//! Nothing is allocated once a ring is attached, whatever its frontend does; and a ring for which
+//! there is no memory is refused.
 
-// UNSAFETY: a global allocator that counts.
+// UNSAFETY: a global allocator that counts, and refuses.
 #![expect(unsafe_code)]
 
 mod common;
@@ -8,25 +9,40 @@ mod common;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
-use common::{COPIED, PERSISTENT, Rig, assert_all};
-use spindle_blkif::abi::{Operation, RspStatus};
+use std::ptr;
+
+use common::{COPIED, How, PERSISTENT, Rig, assert_all};
+use spindle_blkif::abi::{Abi, Operation, RspStatus};
+use spindle_blkif::{NoRoom, Session, Unusable};
 use spindle_block::IoError;
+use spindle_hw::SharedPages;
 
 thread_local! {
     static COUNT: Cell<u64> = const { Cell::new(0) };
+    /// Bytes that are allocated and not freed.
+    static BYTES: Cell<usize> = const { Cell::new(0) };
+    /// The allocation that is refused, counted from now on; 0 = none.
+    static REFUSED: Cell<u64> = const { Cell::new(0) };
 }
 
 struct Counting;
 
-// SAFETY: every call goes to the system's allocator unchanged; the counter allocates nothing.
+// SAFETY: every call goes to the system's allocator unchanged, or fails; counting allocates nothing.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         COUNT.set(COUNT.get() + 1);
+        let refused = REFUSED.get();
+        REFUSED.set(refused.saturating_sub(1));
+        if refused == 1 {
+            return ptr::null_mut();
+        }
+        BYTES.set(BYTES.get().wrapping_add(layout.size()));
         // SAFETY: the caller's promises are passed on.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        BYTES.set(BYTES.get().wrapping_sub(layout.size()));
         // SAFETY: as above.
         unsafe { System.dealloc(at, layout) }
     }
@@ -79,4 +95,59 @@ fn visits_allocate_nothing() {
         assert_eq!(counted, 0);
         assert_all(&rig.settle(&mut front), 0, RspStatus::OKAY);
     }
+}
+
+const INDIRECT: How = How {
+    indirect: 256,
+    ..PERSISTENT
+};
+
+#[test]
+fn a_ring_takes_the_memory_that_it_is_said_to_take() {
+    for (how, pages) in [(COPIED, 1), (PERSISTENT, 2), (INDIRECT, 16)] {
+        let said = Session::footprint(
+            pages,
+            Abi::Native,
+            how.frames.unwrap_or(0),
+            how.indirect > 0,
+        );
+        let mut rig = Rig::new();
+        let how = How {
+            ring_pages: pages,
+            ..how
+        };
+        let (attachment, front) = rig.attachment(1, &how);
+        let ring = front.ring();
+        let before = BYTES.get();
+        let session = Session::new(ring, attachment);
+        let taken = BYTES.get() - before;
+        // The counters' `Arc` has two counts of its own, aligned.
+        assert!((taken - 64..=taken).contains(&said), "{said} of {taken}");
+        drop(session);
+        assert!(BYTES.get() <= before);
+    }
+    assert_eq!(
+        Session::footprint(3, Abi::Native, 0, false),
+        Session::footprint(0, Abi::Native, 0, false)
+    );
+}
+
+#[test]
+fn a_ring_without_memory_is_refused_and_all_that_came_with_it_is_given_back() {
+    let mut rig = Rig::new();
+    // All but the counters, which are small.
+    for allocation in 1..=10 {
+        let (attachment, front) = rig.attachment(1, &INDIRECT);
+        let ring = front.ring();
+        REFUSED.set(allocation);
+        let unfit = Session::new(ring, attachment).unwrap_err();
+        assert_eq!(unfit.why, Unusable::Memory(NoRoom));
+        assert_eq!(unfit.ring.bus(), front.ring().bus());
+        assert_eq!(unfit.window.map(|w| w.frames()), INDIRECT.frames);
+        assert_eq!(REFUSED.get(), 0, "nothing is tried after that");
+    }
+    let (attachment, _) = rig.attachment(1, &INDIRECT);
+    let unfit = Session::new(SharedPages::host(3, 0), attachment).unwrap_err();
+    assert!(matches!(unfit.why, Unusable::Ring(_)));
+    assert_eq!(unfit.ring.len(), 3 * 4096);
 }

@@ -45,7 +45,7 @@ fn get(cache: &mut GrantCache, grants: &FakeGrants<'_>, gref: u32) -> Option<u64
 fn references_chosen_to_collide_cost_a_bounded_probe_and_stay_usable() {
     let bus = FakeBus::new();
     let grants = FakeGrants::new(&bus);
-    let mut cache = GrantCache::new(DOM, Window::new(BASE, 256));
+    let mut cache = GrantCache::new(DOM, Window::new(BASE, 256)).unwrap();
     let page = SharedPages::host(1, 0);
     let grefs = colliding(256);
     let mut placed = Vec::new();
@@ -73,13 +73,13 @@ fn frames_that_were_lost_to_an_earlier_ring_are_not_used() {
     let grants = FakeGrants::new(&bus);
     let page = SharedPages::host(1, 0);
     let grefs: Vec<_> = (0..4).map(|_| grants.grant(DOM, &page, false).0).collect();
-    let mut cache = GrantCache::new(DOM, Window::new(BASE, 2));
+    let mut cache = GrantCache::new(DOM, Window::new(BASE, 2)).unwrap();
     let at = get(&mut cache, &grants, grefs[0]).unwrap();
     cache.unpin(at);
     grants.inject(Call::Unmap, 0, Fault::Operation(Status::GENERAL_ERROR));
     let window = cache.dismantle(&&grants);
     assert_eq!((window.unusable(), window.is_usable(0)), (1, false));
-    let mut cache = GrantCache::new(DOM, window);
+    let mut cache = GrantCache::new(DOM, window).unwrap();
     let other = get(&mut cache, &grants, grefs[1]).unwrap();
     assert_ne!(other, at);
     assert!(
@@ -99,7 +99,7 @@ proptest! {
     ) {
         let bus = FakeBus::new();
         let grants = FakeGrants::new(&bus);
-        let mut cache = GrantCache::new(DOM, Window::new(BASE, frames));
+        let mut cache = GrantCache::new(DOM, Window::new(BASE, frames)).unwrap();
         let grefs = if collide { colliding(60) } else { (8..68).collect() };
         for (i, &gref) in grefs.iter().enumerate() {
             let page = SharedPages::host(1, 0);

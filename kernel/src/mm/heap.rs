@@ -30,6 +30,11 @@ pub(super) fn init(range: Range<u64>) {
     };
 }
 
+/// Bytes that nobody has. One block of them may be smaller.
+pub(crate) fn free() -> usize {
+    HEAP.0.lock().free()
+}
+
 /// What is asked of the list: whole cache lines, so that what one core writes never shares a line
 /// with what another core uses.
 fn lines(layout: Layout) -> Layout {

@@ -11,6 +11,7 @@ mod stack;
 mod window;
 
 pub(crate) use dma::Dma;
+pub(crate) use heap::free as heap_free;
 pub(crate) use map::{registers, special_page};
 pub(crate) use stack::{Stack, StackError};
 pub(crate) use window::GrantWindow;

@@ -2,9 +2,10 @@
 //! small: room for a fixed number of segments, set up with the ring.
 
 use alloc::boxed::Box;
-use alloc::vec;
 
 use spindle_block::Segment;
+
+use crate::room::{NoRoom, filled};
 
 /// Segments in a unit, of which a request gets as many as it needs, in one run.
 const UNIT: usize = 32;
@@ -37,13 +38,19 @@ pub(super) struct Arena {
 
 impl Arena {
     /// Room for large requests, or none at all.
-    pub(super) fn new(any: bool) -> Self {
+    pub(super) fn new(any: bool) -> Result<Self, NoRoom> {
         let segments = if any { UNITS * UNIT } else { 0 };
-        Self {
-            words: vec![0; segments].into(),
-            memory: vec![Segment::default(); segments].into(),
+        Ok(Self {
+            words: filled(0, segments)?,
+            memory: filled(Segment::default(), segments)?,
             free: if any { u64::MAX } else { 0 },
-        }
+        })
+    }
+
+    /// Bytes of that room.
+    pub(super) const fn footprint(any: bool) -> usize {
+        let segments = if any { UNITS * UNIT } else { 0 };
+        segments * (size_of::<u64>() + size_of::<Segment>())
     }
 
     /// Room for `segments` segments, at least 1.
@@ -94,21 +101,21 @@ mod tests {
     #[test]
     fn there_is_room_for_eight_of_the_largest_and_for_64_small_ones() {
         for (segments, count) in [(256, 8), (32, 64), (33, 32), (1, 64)] {
-            let mut arena = Arena::new(true);
+            let mut arena = Arena::new(true).unwrap();
             let runs: Vec<_> = core::iter::from_fn(|| arena.take(segments)).collect();
             assert_eq!(runs.len(), count);
             runs.into_iter().for_each(|run| arena.give(run));
             assert_eq!(arena.free, u64::MAX);
         }
-        assert_eq!(Arena::new(false).take(1), None);
-        assert_eq!(Arena::new(true).take(UNITS * UNIT + 1), None);
+        assert_eq!(Arena::new(false).unwrap().take(1), None);
+        assert_eq!(Arena::new(true).unwrap().take(UNITS * UNIT + 1), None);
     }
 
     proptest! {
         /// Runs in use never overlap, and have the room that was asked for.
         #[test]
         fn runs_are_apart(steps in prop::collection::vec((1usize..=256, any::<bool>()), 1..100)) {
-            let mut arena = Arena::new(true);
+            let mut arena = Arena::new(true).unwrap();
             let mut held: Vec<(Run, u64)> = Vec::new();
             for (number, (segments, give)) in steps.into_iter().enumerate() {
                 let number = number as u64;

@@ -257,6 +257,12 @@ impl Rig {
 
     /// A frontend as [`Rig::attach`] makes it, and the session for its ring.
     pub fn session(&mut self, dom: u16, how: How) -> (Session, Blkfront<'static>) {
+        let (attachment, front) = self.attachment(dom, &how);
+        (Session::new(front.ring(), attachment).unwrap(), front)
+    }
+
+    /// What makes a session of the ring of such a frontend.
+    pub fn attachment(&mut self, dom: u16, how: &How) -> (Attachment, Blkfront<'static>) {
         let (pages, start, abi) = (how.ring_pages, how.start, how.abi);
         let front = Blkfront::with_abi(self.grants, DomId(dom), pages, start, abi);
         self.windows += 1;
@@ -272,7 +278,7 @@ impl Rig {
             indirect_segments: how.indirect,
             gate: Gate::members(1).remove(0),
         };
-        (Session::new(front.ring(), attachment).unwrap(), front)
+        (attachment, front)
     }
 
     /// Visits until no request is under way, then collects the answers.
