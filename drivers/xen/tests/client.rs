@@ -74,6 +74,27 @@ fn replies_come_in_order_whatever_the_splitting() {
 }
 
 #[test]
+fn of_what_guests_write_no_more_is_kept_than_is_looked_at() {
+    let mut bed = Bed::new(usize::MAX);
+    bed.daemon
+        .write("/local/domain/3/data/ring-ref", "7".repeat(2000));
+    bed.daemon.write("/local/domain/3/data/state", "3");
+    let reads = ["ring-ref", "state"].map(|key| read(&format!("data/{key}")));
+    bed.client.send_brief(reads.to_vec());
+    let Some(Event::Replies(all)) = bed.next() else {
+        panic!()
+    };
+    let kept = all[0].as_ref().unwrap();
+    assert_eq!((kept.len(), kept.capacity()), (64, 64));
+    assert_eq!(all[1], Ok(b"3".to_vec()));
+    // The next batch is whole again.
+    bed.client.send(reads.to_vec());
+    assert!(
+        matches!(bed.next(), Some(Event::Replies(all)) if all[0].as_ref().unwrap().len() == 2000)
+    );
+}
+
+#[test]
 fn what_is_too_long_or_forbidden_is_an_error_of_that_request_only() {
     let mut bed = Bed::new(usize::MAX);
     bed.daemon.make("/local/domain/9", b"", 9, &[]);

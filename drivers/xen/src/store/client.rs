@@ -18,6 +18,9 @@ use crate::Errno;
 /// Requests sent and not yet answered, at most.
 const WINDOW: usize = 16;
 
+/// Bytes of a value that [`Client::send_brief`] keeps.
+const BRIEF: usize = 64;
+
 /// What can be asked of xenstored. Paths without a leading `/` are relative to our own home,
 /// `/local/domain/<domid>`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -105,6 +108,8 @@ pub struct Client {
     batch: VecDeque<Request>,
     replies: Vec<Reply>,
     outstanding: VecDeque<Outstanding>,
+    /// Bytes of a reply that are kept.
+    kept: usize,
 }
 
 impl Default for Client {
@@ -126,6 +131,7 @@ impl Client {
             batch: VecDeque::new(),
             replies: Vec::new(),
             outstanding: VecDeque::new(),
+            kept: usize::MAX,
         }
     }
 
@@ -139,6 +145,15 @@ impl Client {
     pub fn send(&mut self, requests: Vec<Request>) {
         if self.is_idle() {
             self.start(Stage::Plain, requests);
+        }
+    }
+
+    /// As [`Client::send`], for what guests write: of a value no more is kept than a number or a
+    /// name takes, so that what many of them hold is bounded.
+    pub fn send_brief(&mut self, requests: Vec<Request>) {
+        if self.is_idle() {
+            self.start(Stage::Plain, requests);
+            self.kept = BRIEF;
         }
     }
 
@@ -195,6 +210,7 @@ impl Client {
         self.stage = stage;
         self.batch = requests.into();
         self.replies = Vec::new();
+        self.kept = usize::MAX;
     }
 
     fn broken(&mut self, why: &dyn core::fmt::Display) -> Option<Event> {
@@ -351,7 +367,10 @@ impl Client {
         if let Some(reply) = self.replies.get_mut(asked.index) {
             *reply = match header.message {
                 MessageType::ERROR => Err(wire::error(&payload)),
-                message if message == asked.message => Ok(payload),
+                message if message == asked.message => Ok(match payload.get(..self.kept) {
+                    Some(kept) => kept.to_vec(),
+                    None => payload,
+                }),
                 _ => Err(Errno::EIO),
             };
         }

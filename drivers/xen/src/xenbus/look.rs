@@ -67,7 +67,7 @@ impl Backend {
         } else {
             (Phase::Exists, format!("{}/frontend", id.back()))
         };
-        self.client.send(Vec::from([Request::Read(request)]));
+        self.client.send_brief(Vec::from([Request::Read(request)]));
         Look {
             id,
             phase,
@@ -92,7 +92,8 @@ impl Backend {
                 }
                 let (path, token) = (state_of(id), token_of(id));
                 let watch = Request::Watch(path.clone(), token);
-                self.client.send(Vec::from([watch, Request::Read(path)]));
+                self.client
+                    .send_brief(Vec::from([watch, Request::Read(path)]));
                 look.phase = Phase::Frontend;
             }
             Phase::Frontend => self.look_at_frontend(&mut look, replies),
@@ -101,7 +102,7 @@ impl Backend {
                     let front = id.front();
                     let keys = plan.keys().into_iter();
                     let reads = keys.map(|key| Request::Read(format!("{front}/{key}")));
-                    self.client.send(reads.collect());
+                    self.client.send_brief(reads.collect());
                     look.phase = Phase::Rings(plan);
                 }
                 Err(refusal) => {
@@ -150,7 +151,7 @@ impl Backend {
         if entry.device.wants_rings(look.frontend) {
             let front = look.id.front();
             let reads = FIRST_KEYS.map(|key| Request::Read(format!("{front}/{key}")));
-            self.client.send(reads.into());
+            self.client.send_brief(reads.into());
             look.phase = Phase::RingCount;
         } else {
             self.look_at_backend(look.id);
