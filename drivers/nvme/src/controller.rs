@@ -183,7 +183,9 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
         for queue in queues {
             let id = queue.id();
             kept.push(queue);
-            if first.is_ok() && self.is_running() {
+            let pair = self.pairs.get(usize::from(id) - 1);
+            let made = pair.and_then(Option::as_ref).is_some_and(|p| !p.abandoned);
+            if first.is_ok() && self.is_running() && made {
                 first = self
                     .delete(opcode::DELETE_SUBMISSION_QUEUE, id)
                     .and_then(|()| self.delete(opcode::DELETE_COMPLETION_QUEUE, id));

@@ -1,7 +1,7 @@
 //! What the control core and the core that owns a queue pair tell each other: orders one way,
 //! acknowledgements and late commands the other. Nothing here is touched for a single command.
 
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 /// What a queue is to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +47,7 @@ pub(crate) struct Link {
     order: AtomicU32,
     seen: AtomicU32,
     late: AtomicU32,
+    released: AtomicBool,
 }
 
 impl Link {
@@ -61,6 +62,12 @@ impl Link {
         self.seen.load(Ordering::Acquire) == self.order.load(Ordering::Relaxed)
     }
 
+    /// Control: the controller reaches none of the memory of what is in flight on this queue, and
+    /// never will.
+    pub(crate) fn release(&self) {
+        self.released.store(true, Ordering::Release);
+    }
+
     /// Control: the identifier of a command that has been in flight for too long.
     pub(crate) fn late(&self) -> Option<u16> {
         let late = self.late.load(Ordering::Relaxed);
@@ -71,6 +78,11 @@ impl Link {
     #[inline]
     pub(crate) fn order(&self) -> Order {
         Order(self.order.load(Ordering::Acquire))
+    }
+
+    /// Queue: whether all that is in flight may fail.
+    pub(crate) fn is_released(&self) -> bool {
+        self.released.load(Ordering::Acquire)
     }
 
     /// Queue: `order` has been followed.

@@ -206,7 +206,7 @@ impl<R: Registers> DiskQueue for QueuePair<R> {
     #[inline]
     fn poll(&mut self, mut done: impl FnMut(Tag, IoResult)) -> usize {
         if self.stopped {
-            return 0;
+            return self.poll_stopped(done);
         }
         let mut head = self.head;
         let before = self.slots.commands();

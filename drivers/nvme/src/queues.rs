@@ -22,13 +22,15 @@ pub(crate) struct Pair {
     submission: u64,
     completion: u64,
     pub(crate) link: Arc<Link>,
+    /// Its owner did not take part in a reset, so that it is never made again.
+    pub(crate) abandoned: bool,
 }
 
 impl Pair {
-    /// Whether some core still has it. One that was dropped is never made again, and nobody
-    /// follows its orders.
+    /// Whether some core still has it and minds it. One that was dropped is never made again, and
+    /// nobody follows its orders.
     pub(crate) fn is_held(&self) -> bool {
-        Arc::strong_count(&self.link) > 1
+        !self.abandoned && Arc::strong_count(&self.link) > 1
     }
 }
 
@@ -63,6 +65,7 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
             submission: memory.submission.bus(),
             completion: memory.completion.bus(),
             link: Arc::default(),
+            abandoned: false,
         };
         match self.create(&pair) {
             Ok(()) => {

@@ -7,6 +7,10 @@
 //! clear their queues, and the controller is brought up as it was. Then every queue submits again
 //! what it had in flight. No command is answered in between, so that no memory goes back to a
 //! guest as long as the controller could write to it.
+//!
+//! An owner that does not follow in time (a core that never came to life, or stands still) costs
+//! its own queue only: that is given up, and what is in flight there fails once the controller is
+//! disabled.
 
 use alloc::vec::Vec;
 use core::time::Duration;
@@ -24,6 +28,8 @@ use crate::{Controller, Error, Identity};
 const MAX_RESETS: u32 = 3;
 /// A controller that has worked for so many times the limit of a command has recovered.
 const CALM: u32 = 10;
+/// How long a queue's owner, who is woken again and again, may take to follow an order.
+const FOLLOW_NS: u64 = 10_000_000_000;
 
 /// What [`Controller::attend`] found, for the kernel to act upon.
 #[derive(Debug, Default)]
@@ -51,12 +57,12 @@ pub struct Lost {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     Running,
-    /// Until every queue has stopped.
-    Pausing,
+    /// Until every queue has stopped; since when.
+    Pausing(u64),
     /// Until CSTS.RDY is clear; since when.
     Disabling(u64),
-    /// Until every queue is clear.
-    Clearing,
+    /// Until every queue is clear; since when.
+    Clearing(u64),
     /// Until CSTS.RDY is set; since when.
     Enabling(u64),
     Lost,
@@ -127,11 +133,19 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
                 self.watch(now)?;
                 self.take_event(&mut attention.changes)?;
             }
-            Stage::Pausing if self.all_follow() => {
+            Stage::Pausing(since) | Stage::Clearing(since) if !self.all_follow() => {
+                // An owner that sleeps may have missed the last event.
+                attention.wake = true;
+                if now.saturating_sub(since) > FOLLOW_NS {
+                    self.abandon_queues();
+                }
+            }
+            Stage::Pausing(_) => {
                 self.registers.begin_disable();
                 self.recovery.stage = Stage::Disabling(now);
             }
-            Stage::Clearing if self.all_follow() => {
+            Stage::Clearing(_) => {
+                self.release_queues();
                 self.admin.restart();
                 let (submission, completion) = self.admin.addresses();
                 self.registers
@@ -139,15 +153,13 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
                 self.registers.begin_enable();
                 self.recovery.stage = Stage::Enabling(now);
             }
-            // An owner that sleeps may have missed the last event.
-            Stage::Pausing | Stage::Clearing => attention.wake = true,
             Stage::Disabling(since) => {
                 if !self.registers.status()?.ready() {
                     if let Some(reason) = self.recovery.giving_up {
                         self.lose(reason, true, attention);
                     } else {
                         self.order(Step::Clear, attention);
-                        self.recovery.stage = Stage::Clearing;
+                        self.recovery.stage = Stage::Clearing(now);
                     }
                 } else if late(since) {
                     return Err(Error::NotDisabled(limit));
@@ -201,7 +213,7 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
         }
         if self.is_running() {
             self.order(Step::Pause, attention);
-            self.recovery.stage = Stage::Pausing;
+            self.recovery.stage = Stage::Pausing(now);
         } else {
             // The queues have stopped long since.
             self.registers.begin_disable();
@@ -219,10 +231,32 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
     #[inline(never)]
     fn order(&mut self, step: Step, attention: &mut Attention) {
         self.recovery.order = self.recovery.order.then(step);
-        for pair in self.pairs.iter().flatten() {
+        for pair in self.pairs.iter().flatten().filter(|pair| !pair.abandoned) {
             pair.link.give(self.recovery.order);
         }
         attention.wake = true;
+    }
+
+    /// Gives up the queues whose owners do not follow.
+    #[inline(never)]
+    fn abandon_queues(&mut self) {
+        let order = self.recovery.order.then(Step::Lose);
+        for pair in self.pairs.iter_mut().flatten() {
+            if pair.is_held() && !pair.link.is_followed() {
+                let (serial, id) = (&self.identity.serial, pair.shape.id);
+                log::error!("nvme {serial}: the core with queue {id} does nothing; given up");
+                pair.abandoned = true;
+                pair.link.give(order);
+            }
+        }
+    }
+
+    /// The controller is disabled: what is in flight on queues that were given up may fail.
+    fn release_queues(&self) {
+        let pairs = self.pairs.iter().flatten();
+        pairs
+            .filter(|pair| pair.abandoned)
+            .for_each(|pair| pair.link.release());
     }
 
     fn all_follow(&self) -> bool {

@@ -406,6 +406,74 @@ fn a_queue_that_nobody_has_any_longer_holds_up_no_reset() {
 }
 
 #[test]
+fn a_queue_that_is_held_and_never_ticks_holds_up_a_reset_for_seconds_only() {
+    let rig = Rig::new(Config::default());
+    let mut bed = Bed::new(&rig, 2);
+    rig.disk.hang();
+    bed.submit(1, Op::Write, 1);
+    bed.submit(0, Op::Write, 2);
+    let mut still = bed.queues.pop().unwrap();
+    let mut took = Vec::new();
+    for resets in 1..=2 {
+        rig.disk.die();
+        let mut seconds = 0;
+        while bed.pass(SECOND).soon && rig.disk.resets() < resets {
+            seconds += 1;
+        }
+        bed.settle();
+        assert_eq!((rig.disk.resets(), bed.lost), (resets, None));
+        took.push(seconds);
+    }
+    assert!((10..=12).contains(&(took[0] - took[1])), "{took:?} s");
+    assert_eq!(bed.answers, [(2, Ok(()))]);
+    bed.submit(0, Op::Write, 3);
+    bed.turn();
+    assert_eq!(bed.answers[1..], [(3, Ok(()))]);
+    // Should its core come back, it has lost its queue and says so.
+    let mut answers = Vec::new();
+    still.poll(|tag, result| answers.push((tag.0, result)));
+    assert_eq!(answers, []);
+    still.tick(bed.now);
+    assert_eq!(still.poll(|tag, result| answers.push((tag.0, result))), 1);
+    assert_eq!(answers, [(1, Err(IoError::Aborted))]);
+    let segments = bed.segments();
+    let read = command(Op::Read, 1, 9, 0, &segments[..1]);
+    assert_eq!(still.submit(&read, Tag(9)), Err(SubmitError::Gone));
+    let Bed {
+        controller, queues, ..
+    } = bed;
+    let queues = queues.into_iter().chain([still]);
+    controller.shutdown(queues).unwrap();
+    assert_eq!(rig.bus.outstanding(), 4, "all memory but the test's");
+    rig.obeyed();
+}
+
+#[test]
+fn what_is_in_flight_on_a_queue_that_stands_still_is_kept_until_the_controller_is_off() {
+    let rig = Rig::new(Config {
+        timeout: 1,
+        ..Config::default()
+    });
+    let mut bed = Bed::new(&rig, 2);
+    rig.disk.arm(Fault::NeverIdle);
+    rig.disk.hang();
+    bed.submit(1, Op::Write, 1);
+    let mut still = bed.queues.pop().unwrap();
+    rig.disk.die();
+    for _ in 0..20 {
+        bed.pass(SECOND);
+    }
+    assert!(bed.lost.is_some_and(|lost| !lost.disabled));
+    for _ in 0..3 {
+        assert_eq!(
+            still.poll(|tag, _| panic!("{tag:?} may still be written to")),
+            0
+        );
+        still.tick(bed.now);
+    }
+}
+
+#[test]
 fn a_controller_can_be_shut_down_in_the_middle_of_a_reset() {
     for steps in 0..6 {
         let rig = Rig::new(Config::default());

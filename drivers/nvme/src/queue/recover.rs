@@ -1,6 +1,7 @@
 //! What a queue does besides its commands: it watches their age, and takes part when the
 //! controller is reset.
 
+use spindle_block::{IoError, IoResult, Tag};
 use spindle_hw::Registers;
 
 use super::QueuePair;
@@ -49,6 +50,19 @@ impl<R: Registers> QueuePair<R> {
         }
         self.order = order;
         self.link.followed(order);
+    }
+
+    /// Answers what is in flight on a queue that was given up, once that may be.
+    #[cold]
+    pub(super) fn poll_stopped(&mut self, mut done: impl FnMut(Tag, IoResult)) -> usize {
+        let mut count = 0;
+        if self.gone && self.link.is_released() {
+            self.slots.abandon(|tag| {
+                count += 1;
+                done(tag, Err(IoError::Aborted));
+            });
+        }
+        count
     }
 
     fn stop(&mut self) {
