@@ -197,9 +197,9 @@ impl Device {
         true
     }
 
-    /// A connection cannot go on; false if there is none.
+    /// A connection cannot go on, even if it is still being made; false if there is none.
     pub(super) fn failed(&mut self, why: Refusal) -> bool {
-        let expected = self.link == Link::Up;
+        let expected = matches!(self.link, Link::Up | Link::Connecting);
         if expected {
             self.failure = Some(why);
         }

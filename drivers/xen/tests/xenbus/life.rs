@@ -753,6 +753,27 @@ fn a_frontend_that_broke_the_protocol_is_cut_off_and_may_start_over() {
 }
 
 #[test]
+fn a_frontend_that_breaks_the_protocol_while_it_is_being_connected_is_cut_off_too() {
+    let mut bed = Bed::new();
+    bed.attach(VBD);
+    bed.run(600);
+    bed.kernel.slow = true;
+    VBD.front_initialise(&mut bed.store);
+    bed.settle();
+    // One of its rings is attached and halted before the last one is attached.
+    let generation = bed.kernel.connections[&id(VBD)].generation;
+    let why = Refusal::new(Errno::EINVAL, "ring halted: rubbish");
+    bed.backend.failed(id(VBD), generation, why);
+    bed.settle();
+    assert_eq!(VBD.back_state(&bed.store), 2, "nothing ends by halves");
+    bed.kernel.slow = false;
+    bed.run(100);
+    assert!(bed.kernel.connections.is_empty());
+    assert_eq!(VBD.back_state(&bed.store), 6);
+    assert_eq!(bed.error(VBD), Some("22 ring halted: rubbish"));
+}
+
+#[test]
 fn what_the_toolstack_says_of_the_disk_reaches_the_frontend() {
     for (key, value, published, expected) in [
         ("device-type", "cdrom", "info", "1"),
