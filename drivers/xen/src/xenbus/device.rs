@@ -13,7 +13,8 @@ use XenbusState as S;
 
 const MS: u64 = 1_000_000;
 /// How long `InitWait` must stand: libxl looks for exactly that state when a disk is plugged into
-/// a running guest, and that guest is quick.
+/// a running guest, and that guest is quick. Also the time between two connections, each of which
+/// costs hypercalls and memory.
 const HOLD_NS: u64 = 500 * MS;
 /// How long `Closed` must stand before the directory goes, so that libxl finds it.
 const SETTLE_NS: u64 = 500 * MS;
@@ -363,6 +364,8 @@ impl Device {
                 Some(Ok(layout)) => {
                     self.link = Link::Connecting;
                     self.layout = Some(layout.clone());
+                    // A frontend may change its rings as often as it likes.
+                    self.ready_at = at.now.saturating_add(HOLD_NS);
                     Step::Connect(layout.clone())
                 }
                 Some(Err(refusal)) => {

@@ -485,6 +485,7 @@ fn resume(bed: &mut Bed, ring: &str, port: &str) {
 fn a_guest_that_was_suspended_gets_its_new_rings_connected() {
     let mut bed = Bed::new();
     bed.connect(VBD);
+    bed.run(600);
     let first = bed.kernel.connections[&id(VBD)].generation;
     let states = bed.store.writes(&VBD.back("state"));
     resume(&mut bed, "77", "5");
@@ -534,9 +535,28 @@ fn a_suspended_guest_that_changes_its_mind_half_way_leaves_nothing_behind() {
 }
 
 #[test]
+fn a_frontend_that_changes_its_rings_all_the_time_is_connected_twice_a_second() {
+    let mut bed = Bed::new();
+    bed.connect(VBD);
+    for round in 0..400 {
+        resume(&mut bed, &(100 + round).to_string(), "14");
+        bed.run(10);
+        VBD.set_front_state(&mut bed.store, 4);
+        bed.run(15);
+    }
+    // In ten seconds, and one before.
+    let connects = bed.kernel.connects;
+    assert!((15..=21).contains(&connects), "{connects}");
+    VBD.destroy(&mut bed.store);
+    bed.run(6000);
+    bed.assert_clean();
+}
+
+#[test]
 fn a_suspended_guest_with_rubbish_rings_is_told() {
     let mut bed = Bed::new();
     bed.connect(VBD);
+    bed.run(600);
     bed.kernel.refuse_connect = Some(Refusal::new(Errno::EFAULT, "ring page cannot be mapped"));
     resume(&mut bed, "77", "5");
     bed.settle();
