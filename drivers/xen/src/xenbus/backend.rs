@@ -74,6 +74,8 @@ pub struct Backend {
     pub(super) errors: VecDeque<DeviceId>,
     pub(super) unwatch: Vec<DeviceId>,
     pub(super) set_up: bool,
+    /// No try to set up before this.
+    pub(super) setup_at: u64,
     pub(super) scan_due: bool,
     /// Some device found no room.
     pub(super) crowded: bool,
@@ -103,6 +105,7 @@ impl Backend {
             errors: VecDeque::new(),
             unwatch: Vec::new(),
             set_up: false,
+            setup_at: 0,
             scan_due: false,
             crowded: false,
             shutdown_due: false,
@@ -150,6 +153,9 @@ impl Backend {
         if !self.client.is_idle() {
             // Nothing else is started before xenstored has answered.
             return shutdown;
+        }
+        if !self.set_up {
+            return shutdown.into_iter().chain([self.setup_at]).min();
         }
         let due = self.entries.iter().flat_map(|entry| {
             let blocked = entry.dirty.then_some(entry.blocked_until);
@@ -280,16 +286,21 @@ impl Backend {
 
     fn anything_due(&self) -> bool {
         matches!(self.job, Job::None)
-            && (!self.set_up
-                || self.shutdown_due
-                || self.scan_due
-                || !self.unwatch.is_empty()
-                || !self.outbox.is_empty()
-                || self
-                    .entries
-                    .iter()
-                    .any(|e| e.dirty && e.blocked_until <= self.now)
+            && (self.shutdown_due
+                || !self.set_up && self.setup_at <= self.now
+                || self.set_up && self.anything_waits()
                 || !self.actions.is_empty())
+    }
+
+    /// Whether there is anything to be done once we are set up.
+    fn anything_waits(&self) -> bool {
+        self.scan_due
+            || !self.unwatch.is_empty()
+            || !self.outbox.is_empty()
+            || self
+                .entries
+                .iter()
+                .any(|e| e.dirty && e.blocked_until <= self.now)
     }
 
     /// The next device in turn that something is due for.

@@ -16,6 +16,8 @@ use crate::store::{Reply, Request, TransactionError, wire};
 
 /// Devices served at once, at most; the frontends' watches count against xenstored's 128.
 const MAX_DEVICES: usize = 64;
+/// When to try again to watch for devices.
+const SETUP_NS: u64 = 1_000_000_000;
 /// Conflicts in a row before a shutdown is obeyed without its acknowledgement.
 const SHUTDOWN_CONFLICTS: u32 = 32;
 /// Guests looked at in one scan of `backend/vbd`.
@@ -97,7 +99,15 @@ impl Backend {
     }
 
     pub(super) fn start_next(&mut self) {
-        if !self.set_up {
+        if core::mem::take(&mut self.shutdown_due) {
+            self.job = Job::Acknowledge { kind: None };
+            self.client
+                .begin(Vec::from([Request::Read(SHUTDOWN.into())]));
+        } else if !self.set_up {
+            // Until then nothing is published: who is not told of devices does not serve.
+            if self.now < self.setup_at {
+                return;
+            }
             self.job = Job::Setup;
             self.client.send(Vec::from([
                 Request::Watch(ROOT.into(), ROOT_TOKEN.into()),
@@ -105,10 +115,6 @@ impl Backend {
                 Request::Write("control/feature-poweroff".into(), b"1".into()),
                 Request::Write("control/feature-reboot".into(), b"1".into()),
             ]));
-        } else if core::mem::take(&mut self.shutdown_due) {
-            self.job = Job::Acknowledge { kind: None };
-            self.client
-                .begin(Vec::from([Request::Read(SHUTDOWN.into())]));
         } else if !self.unwatch.is_empty() {
             self.job = Job::Unwatch;
             let gone = self.unwatch.drain(..);
@@ -130,10 +136,18 @@ impl Backend {
         self.job = match core::mem::replace(&mut self.job, Job::None) {
             Job::None | Job::Unwatch => Job::None,
             Job::Setup => {
-                self.set_up = true;
-                if let Some(Err(errno)) = replies.first() {
-                    error!("cannot watch {ROOT}: {errno}; no device will be found");
+                // The watches; a second try finds those that the first one set.
+                let failed = replies.iter().take(2).find_map(|reply| match reply {
+                    Ok(_) | Err(Errno::EEXIST) => None,
+                    Err(errno) => Some(errno),
+                });
+                if let Some(errno) = failed {
+                    if self.setup_at == 0 {
+                        error!("cannot watch xenstore: {errno}; trying again every second");
+                    }
+                    self.setup_at = self.now.saturating_add(SETUP_NS);
                 }
+                self.set_up = failed.is_none();
                 Job::None
             }
             Job::Publish(batch) => {

@@ -419,6 +419,28 @@ fn a_full_store_makes_nothing_by_halves_and_disturbs_nobody() {
 }
 
 #[test]
+fn who_cannot_watch_for_devices_or_a_shutdown_tries_again_and_does_not_say_it_serves() {
+    for watches in [0, 1] {
+        let mut bed = Bed::new();
+        let ready = format!("/local/domain/{BE}/data/spindle/ready");
+        bed.store.set_watch_quota(watches);
+        bed.backend.publish("data/spindle/ready", "1");
+        bed.attach(VBD);
+        bed.run(10_000);
+        assert_eq!(bed.store.text(&ready), None);
+        assert_eq!(VBD.back_state(&bed.store), 1);
+        bed.store.set_watch_quota(100);
+        bed.run(1100);
+        assert_eq!(bed.store.text(&ready), Some("1"));
+        assert_eq!(VBD.back_state(&bed.store), 2);
+        let control = format!("/local/domain/{BE}/control/shutdown");
+        bed.store.write(&control, "poweroff");
+        bed.settle();
+        assert_eq!(bed.kernel.shutdown_requested, Some(ShutdownKind::PowerOff));
+    }
+}
+
+#[test]
 fn without_a_watch_left_a_device_is_refused_and_the_others_go_on() {
     let mut bed = Bed::new();
     bed.connect(VBD);
