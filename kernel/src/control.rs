@@ -238,6 +238,7 @@ impl Control {
                 alignment: discard.alignment,
                 secure: discard.secure,
             }),
+            queues: self.cores.serving(volume.disk) as u32,
         };
         info!(
             "{device}: {} for {}",

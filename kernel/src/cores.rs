@@ -132,7 +132,30 @@ impl Cores {
             (_, Some(_)) => info!("one vCPU: it polls rings and does all the rest"),
             (count, None) => info!("{count} ring cores"),
         }
+        cores.tell_of_queues(disks);
         Ok(cores)
+    }
+
+    /// Tells of disks whose controllers gave fewer queues than there are cores.
+    fn tell_of_queues(&self, disks: &Disks) {
+        let (cores, mut told) = (self.cores.len(), None);
+        for volume in disks.targets.disks() {
+            let queues = self.serving(volume.disk);
+            // Once for all namespaces of a controller.
+            if queues < cores && told.replace(volume.disk) != Some(volume.disk) {
+                let name = &volume.name;
+                warn!(
+                    "disk {name}: {queues} queues for {cores} cores; its rings share {queues} of \
+                     them, and no more rings are offered to a guest"
+                );
+            }
+        }
+    }
+
+    /// How many cores have a queue on `disk`.
+    pub(crate) fn serving(&self, disk: usize) -> usize {
+        let serves = |core: &&Core| core.disks.get(disk).copied().unwrap_or(false);
+        self.cores.iter().filter(serves).count()
     }
 
     /// Number of ring cores.

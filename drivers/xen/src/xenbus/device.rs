@@ -8,7 +8,7 @@
 use alloc::string::String;
 
 use super::view::{BackendView, View};
-use super::{Access, DiskFacts, Refusal, RingLayout, XenbusState};
+use super::{Access, DiskFacts, Offer, Refusal, RingLayout, XenbusState};
 use XenbusState as S;
 
 const MS: u64 = 1_000_000;
@@ -166,6 +166,14 @@ impl Device {
     /// xenstore that it has no part in.
     pub(super) fn is_at_work(&self, frontend: XenbusState) -> bool {
         self.link == Link::Up && serving(frontend)
+    }
+
+    /// What is offered to the frontend, of `offer`.
+    pub(super) fn offer(&self, offer: &Offer) -> Offer {
+        match &self.disk {
+            Disk::Open(facts) => offer.of(facts),
+            Disk::None | Disk::Opening => *offer,
+        }
     }
 
     /// The kernel has opened the disk, or not; false if it was not asked to.

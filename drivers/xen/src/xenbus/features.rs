@@ -19,6 +19,7 @@ pub(super) fn features(
     facts: &DiskFacts,
     back: &BackendView,
 ) -> Vec<(&'static str, String)> {
+    let offer = offer.of(facts);
     let flag = |on: bool| String::from(if on { "1" } else { "0" });
     let discard = facts.discard.filter(|_| back.discard);
     let number = |value: Option<u32>| value.unwrap_or(0).to_string();

@@ -15,7 +15,7 @@ use super::device::{Announce, Circumstances, PATIENCE_NS, Step};
 use super::features::features;
 use super::rings::{FIRST_KEYS, Plan};
 use super::view::{BACK_KEYS, BackendView, View};
-use super::{Action, Backend, ConnectRequest, DeviceId, Refusal, RingLayout, XenbusState};
+use super::{Action, Backend, ConnectRequest, DeviceId, Offer, Refusal, RingLayout, XenbusState};
 use crate::Errno;
 use crate::store::{Reply, Request, TransactionError};
 
@@ -97,7 +97,7 @@ impl Backend {
                 look.phase = Phase::Frontend;
             }
             Phase::Frontend => self.look_at_frontend(&mut look, replies),
-            Phase::RingCount => match Plan::new(&self.offer, replies) {
+            Phase::RingCount => match Plan::new(&self.offer_to(id), replies) {
                 Ok(plan) => {
                     let front = id.front();
                     let keys = plan.keys().into_iter();
@@ -156,6 +156,12 @@ impl Backend {
         } else {
             self.look_at_backend(look.id);
         }
+    }
+
+    fn offer_to(&mut self, id: DeviceId) -> Offer {
+        let offer = self.offer;
+        self.entry(id)
+            .map_or(offer, |entry| entry.device.offer(&offer))
     }
 
     fn look_at_backend(&mut self, id: DeviceId) {

@@ -137,7 +137,7 @@ pub enum Access {
 /// What we offer to every frontend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Offer {
-    /// `multi-queue-max-queues`, at least 1.
+    /// `multi-queue-max-queues`, at least 1; of disks that serve fewer, so many.
     pub max_queues: u32,
     /// `max-ring-page-order`: log2 of a ring's pages, at most 4.
     pub max_ring_page_order: u32,
@@ -145,6 +145,16 @@ pub struct Offer {
     pub max_indirect_segments: u32,
     /// `feature-persistent`.
     pub persistent: bool,
+}
+
+impl Offer {
+    /// What is offered of a disk.
+    pub(super) fn of(&self, disk: &DiskFacts) -> Self {
+        Self {
+            max_queues: self.max_queues.min(disk.queues.max(1)),
+            ..*self
+        }
+    }
 }
 
 /// What a disk can discard (`public/io/blkif.h`, "discard-*").
@@ -175,6 +185,8 @@ pub struct DiskFacts {
     pub barrier: bool,
     /// DISCARD is answered.
     pub discard: Option<Discard>,
+    /// Rings that can be served at the same time; more are of no use, and not offered.
+    pub queues: u32,
 }
 
 /// Tells connections apart: no two ever have the same.

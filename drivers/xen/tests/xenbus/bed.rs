@@ -38,6 +38,8 @@ pub(crate) struct Kernel {
     pub(crate) open: BTreeMap<DeviceId, Access>,
     /// Whether the toolstack lets the guest discard, at the last opening.
     pub(crate) discard: bool,
+    /// How many rings the disk serves, if not as many as are offered.
+    pub(crate) queues: Option<u32>,
     pub(crate) connections: BTreeMap<DeviceId, ConnectRequest>,
     pub(crate) connects: usize,
     /// Answers are held back while set.
@@ -173,7 +175,10 @@ impl Bed {
         let before = kernel.opening.len() + kernel.connecting.len() + kernel.draining.len();
         for device in kernel.opening.drain(..) {
             let result = match kernel.open.get(&device) {
-                Some(access) => Ok(facts(*access)),
+                Some(access) => Ok(DiskFacts {
+                    queues: kernel.queues.unwrap_or(OFFER.max_queues),
+                    ..facts(*access)
+                }),
                 None => Err(Refusal::new(Errno::ENOENT, "no such target")),
             };
             self.backend.opened(device, result);
@@ -240,5 +245,6 @@ pub(crate) fn facts(access: Access) -> DiskFacts {
             alignment: 0,
             secure: false,
         }),
+        queues: OFFER.max_queues,
     }
 }

@@ -264,6 +264,37 @@ fn many_queues_of_many_pages_reach_the_kernel() {
 }
 
 #[test]
+fn no_more_queues_are_offered_or_taken_than_the_disk_serves() {
+    for (queues, offered) in [(0, "1"), (1, "1"), (2, "2"), (7, "2")] {
+        let mut bed = Bed::new();
+        bed.kernel.queues = Some(queues);
+        bed.attach(VBD);
+        bed.run(600);
+        let key = VBD.back("multi-queue-max-queues");
+        assert_eq!(bed.store.text(&key), Some(offered), "{queues}");
+        for (key, value) in [
+            ("multi-queue-num-queues", "2"),
+            ("queue-0/ring-ref", "8"),
+            ("queue-0/event-channel", "13"),
+            ("queue-1/ring-ref", "9"),
+            ("queue-1/event-channel", "14"),
+        ] {
+            bed.store.write(&VBD.front(key), value);
+        }
+        VBD.front_initialise(&mut bed.store);
+        bed.settle();
+        let rings = bed.kernel.connections.get(&id(VBD));
+        let rings = rings.map(|request| request.layout.queues.len());
+        assert_eq!(rings, (offered == "2").then_some(2), "{queues}");
+        let error = bed.error(VBD).unwrap_or_default();
+        assert_eq!(
+            error.contains("2 queues, 1 to 1 are offered"),
+            offered == "1"
+        );
+    }
+}
+
+#[test]
 fn devices_that_were_there_before_us_are_found() {
     let mut bed = Bed::new();
     let second = Vbd {
