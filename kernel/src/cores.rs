@@ -11,22 +11,19 @@ use alloc::vec::Vec;
 use log::{error, info, warn};
 use spindle_blkif::abi::MAX_INDIRECT_SEGMENTS;
 use spindle_blkif::pacer::PollTime;
+use spindle_blkif::pool::share;
 use spindle_blkif::stats::CoreStats;
 use spindle_blkif::worker::{Link, Next, Order, Report};
 use spindle_blkif::{Config as CoreConfig, Counted};
 use spindle_config::{Config, PollUs};
 use spindle_datapath::{Core as RingCore, Grants, Queue, RingWorker};
-use spindle_hw::{Clock, DmaAlloc};
+use spindle_hw::{Clock, DmaAlloc, PAGE_SIZE};
 use spindle_xen::event::{Notify, Port};
 
 use crate::disks::Disks;
 use crate::mm::Memory;
 use crate::rings::Rings;
 use crate::xen::{Events, sched, time::CoreClock, vcpus};
-
-/// Buffer pages for grant copy: a sixteenth of what is free, shared out between the cores, within
-/// these bounds for each.
-const BUFFERS: (u64, u64) = (64, 1024);
 
 /// Rings that one core takes.
 const MAX_RINGS: usize = 256;
@@ -72,8 +69,8 @@ impl Cores {
         disks: &mut Disks,
     ) -> Result<Self, String> {
         let wanted = wanted(config);
-        let share = memory.dma.free_bytes() / 4096 / 16 / wanted as u64;
-        let pages = share.clamp(BUFFERS.0, BUFFERS.1) as usize;
+        let free = memory.dma.free_bytes() / PAGE_SIZE as u64;
+        let pages = share(usize::try_from(free).unwrap_or(usize::MAX), wanted);
         let mut cores = Self {
             cores: Vec::new(),
             events: rings.events,

@@ -5,7 +5,22 @@ use core::sync::atomic::Ordering::Relaxed;
 
 use spindle_hw::{PAGE_SIZE, SharedPages};
 
+use crate::abi::{MAX_INDIRECT_SEGMENTS, MAX_SEGMENTS};
 use crate::turnstile::Turnstile;
+
+/// Pages of a core's pool, at most: what is more is of little use.
+const MOST: usize = 1024;
+
+/// Pages for the pool of each of `cores` cores, of `free` that there are. A sixteenth is shared
+/// out; a quarter where that makes pools large enough for the largest request. A pool that any
+/// frontend could use at all has [`MAX_SEGMENTS`], whatever there is.
+#[must_use]
+pub fn share(free: usize, cores: usize) -> usize {
+    let each = free / cores.max(1);
+    (each / 16)
+        .max((each / 4).min(MAX_INDIRECT_SEGMENTS))
+        .clamp(MAX_SEGMENTS, MOST)
+}
 
 /// The pool could not hold one request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -117,5 +132,33 @@ impl BufferPool {
     #[must_use]
     pub fn into_pages(self) -> SharedPages {
         self.pages
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pools_hold_the_largest_request_wherever_there_is_memory_for_it() {
+        const MIB: usize = 256;
+        // With 64 MiB, 16 of them heap and 1 kernel: with four ring cores and with eleven.
+        assert_eq!(share(47 * MIB, 4), MAX_INDIRECT_SEGMENTS);
+        assert_eq!(share(47 * MIB, 11), MAX_INDIRECT_SEGMENTS);
+        assert!((MAX_SEGMENTS..MAX_INDIRECT_SEGMENTS).contains(&share(47 * MIB, 31)));
+        // With 12 MiB, 4 of them heap.
+        assert!((64..MAX_INDIRECT_SEGMENTS).contains(&share(7 * MIB, 2)));
+        assert_eq!((share(0, 4), share(1000, 0)), (MAX_SEGMENTS, 250));
+        assert_eq!(share(4096 * MIB, 1), MOST);
+        // No more than a quarter goes to buffers, but for what every pool must have.
+        for cores in 1..=31 {
+            for free in (0..64 * MIB).step_by(37) {
+                let all = share(free, cores) * cores;
+                assert!(
+                    all <= (free / 4).max(MAX_SEGMENTS * cores),
+                    "{free} {cores}"
+                );
+            }
+        }
     }
 }
