@@ -21,7 +21,7 @@ use spindle_hw::{Clock, DmaAlloc, PAGE_SIZE};
 use spindle_xen::event::{Notify, Port};
 
 use crate::disks::Disks;
-use crate::mm::Memory;
+use crate::mm::{self, Memory};
 use crate::rings::Rings;
 use crate::xen::{Events, sched, time::CoreClock, vcpus};
 
@@ -57,8 +57,8 @@ pub(crate) struct Cores {
 }
 
 impl Cores {
-    /// Gives every vCPU but the first a worker and starts it. A core that does not start is
-    /// reported and left out.
+    /// Gives every vCPU but the first a worker and starts it. A core that does not start, or for
+    /// which there is no memory, is reported and left out.
     ///
     /// # Errors
     /// With the reason, if not even one worker can be had.
@@ -86,14 +86,26 @@ impl Cores {
             segments: cores.segments,
             ..CoreConfig::default()
         };
+        // What the last core took of the heap.
+        let mut taken = 0;
         for vcpu in 1..=wanted {
+            let room = mm::heap_free();
+            // As much as for control is for rings.
+            let buffers = if room >= taken + 2 * mm::CONTROLS_SHARE {
+                memory.dma.alloc(pages)
+            } else {
+                None
+            };
+            let Some(buffers) = buffers else {
+                warn!("no memory for ring cores from vCPU {vcpu} on; raise memory= to use them");
+                break;
+            };
             let link = Arc::new(Link::default());
             let queues = disks.queues();
             let has = queues
                 .iter()
                 .map(|queue| !matches!(queue, Queue::None))
                 .collect();
-            let buffers = memory.dma.alloc(pages).ok_or("no memory for buffers")?;
             let stats = Arc::<CoreStats>::default();
             let grants: Grants = Box::new(rings.grants);
             let grants = Counted::new(grants, Arc::clone(&stats));
@@ -123,6 +135,7 @@ impl Cores {
                 waiting,
                 stats,
             });
+            taken = room.saturating_sub(mm::heap_free());
         }
         match (cores.cores.len(), &cores.local) {
             (0, _) => return Err("no ring core could be started".to_string()),

@@ -23,10 +23,6 @@ use crate::xen::{Events, Grants};
 /// that lists them, as Linux makes them unless told otherwise.
 const CACHED_GRANTS: usize = 32 * (32 + 1);
 
-/// Bytes of heap that rings leave to control: for xenstore, which may send it a few hundred KiB at
-/// once, and for what it keeps of devices.
-const CONTROLS_SHARE: usize = 1 << 20;
-
 /// What maps rings and binds their ports.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Rings {
@@ -65,7 +61,7 @@ impl Rings {
         };
         let indirect = indirect_segments > 0;
         let need = Session::footprint(queue.refs.len(), abi, CACHED_GRANTS, indirect);
-        let left = mm::heap_free().saturating_sub(CONTROLS_SHARE);
+        let left = mm::heap_free().saturating_sub(mm::CONTROLS_SHARE);
         if need > left {
             return Err(no_memory(need, left));
         }
