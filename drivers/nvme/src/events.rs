@@ -123,7 +123,8 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
     /// Looks at the namespaces `ids` and notes what has changed.
     ///
     /// # Errors
-    /// Also if one has got another format: those who use it count in its old blocks.
+    /// Also if one has got another format: those who use it count in its old blocks; or if another
+    /// one is there under its number.
     #[inline(never)]
     pub(crate) fn refresh(&mut self, ids: &[u32], changes: &mut Vec<Change>) -> Result<(), Error> {
         for &id in ids {
@@ -141,6 +142,9 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
                     let known = core::mem::replace(&mut self.namespaces[place], found);
                     if known.block_shift != found.block_shift {
                         return Err(Error::Changed("block size"));
+                    }
+                    if !known.is_same(&found) {
+                        return Err(Error::Changed("namespace of this number"));
                     }
                     if known.blocks != found.blocks {
                         let sectors = found.sectors();

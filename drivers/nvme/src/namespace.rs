@@ -98,6 +98,13 @@ impl Namespace {
         }))
     }
 
+    /// Whether it may be the one that was `found` later: no name of it has changed. A UUID may be
+    /// missing because it could not be read.
+    pub(crate) fn is_same(&self, found: &Self) -> bool {
+        let uuid = self.uuid.zip(found.uuid).is_none_or(|(a, b)| a == b);
+        uuid && (self.eui64, self.nguid) == (found.eui64, found.nguid)
+    }
+
     /// Its size in sectors of 512 bytes.
     pub(crate) fn sectors(&self) -> u64 {
         self.blocks << (self.block_shift - 9)

@@ -85,6 +85,28 @@ fn a_resize_during_a_reset_is_noticed_after_it() {
 }
 
 #[test]
+fn another_namespace_under_an_old_number_is_not_served() {
+    for during_a_reset in [false, true] {
+        let rig = rig();
+        let mut controller = rig.start().unwrap();
+        if during_a_reset {
+            rig.disk.die();
+            controller.attend();
+        }
+        rig.disk.replace(1, [0xab; 16]);
+        let mut lost = None;
+        for _ in 0..100 {
+            let attention = controller.attend();
+            assert_eq!(attention.changes, []);
+            lost = lost.or(attention.lost);
+        }
+        let lost = lost.expect("its users know another one by these names");
+        assert!(lost.disabled && lost.reason == Error::Changed("namespace of this number"));
+        rig.obeyed();
+    }
+}
+
+#[test]
 fn health_is_read_and_its_warnings_are_heard_again_and_again() {
     let rig = rig();
     let mut controller = rig.start().unwrap();

@@ -272,6 +272,15 @@ impl FakeNvme {
         self.raise(0x04_0002);
     }
 
+    /// Puts another namespace in the place of number `id`, with this NGUID, and tells of it.
+    pub fn replace(&self, id: u32, nguid: [u8; 16]) {
+        if let Some(store) = self.0.store(id) {
+            store.replace(nguid);
+        }
+        self.0.control.lock().unwrap().changed.push(id);
+        self.raise(0x04_0002);
+    }
+
     /// Sends an event with this doubleword 0, as soon as the driver asks for one.
     pub fn raise(&self, event: u32) {
         let mut control = self.0.control.lock().unwrap();

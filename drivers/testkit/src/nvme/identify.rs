@@ -62,8 +62,9 @@ impl Shared {
 
     /// Namespace Identification Descriptors.
     fn descriptors(&self, id: u32) -> Result<Vec<u8>, Status> {
-        let config = &self.store(id).ok_or(Status::INVALID_FIELD)?.config;
-        let ids: [(u8, &[u8]); 3] = [(1, &config.eui64), (2, &config.nguid), (3, &config.uuid)];
+        let store = self.store(id).ok_or(Status::INVALID_FIELD)?;
+        let (config, nguid) = (&store.config, store.nguid());
+        let ids: [(u8, &[u8]); 3] = [(1, &config.eui64), (2, &nguid), (3, &config.uuid)];
         let mut page = Vec::new();
         for (kind, id) in ids.into_iter().filter(|(_, id)| id.iter().any(|&b| b != 0)) {
             page.extend([kind, id.len() as u8, 0, 0]);
@@ -106,7 +107,7 @@ impl Shared {
         // Two formats, of which the second is in use.
         put(25, &[1, 1]);
         put(99, &[u8::from(config.read_only)]);
-        put(104, &config.nguid);
+        put(104, &store.nguid());
         put(120, &config.eui64);
         put(130, &[9]);
         put(132, &config.metadata.to_le_bytes());

@@ -12,6 +12,7 @@ pub(super) struct Store {
     pub(super) config: NamespaceConfig,
     write_cache: bool,
     size: AtomicU64,
+    nguid: Mutex<[u8; 16]>,
     blocks: Mutex<Blocks>,
 }
 
@@ -36,6 +37,7 @@ impl Store {
             config: config.clone(),
             write_cache,
             size: AtomicU64::new(config.blocks),
+            nguid: Mutex::new(config.nguid),
             blocks: Mutex::new(Blocks {
                 data: vec![0; bytes as usize],
                 stale: BTreeMap::new(),
@@ -46,6 +48,16 @@ impl Store {
     /// Blocks there are now.
     pub(super) fn size(&self) -> u64 {
         self.size.load(Ordering::Acquire)
+    }
+
+    /// Its NGUID now.
+    pub(super) fn nguid(&self) -> [u8; 16] {
+        *self.nguid.lock().unwrap()
+    }
+
+    /// Makes it another one, with this NGUID.
+    pub(super) fn replace(&self, nguid: [u8; 16]) {
+        *self.nguid.lock().unwrap() = nguid;
     }
 
     /// Gives it another size.
