@@ -18,7 +18,7 @@ const COMPLETIONS: usize = PAGE_SIZE;
 const DATA: usize = 2 * PAGE_SIZE;
 /// How long a command may take. Identify and queue commands take milliseconds; a controller
 /// under load may be slower, but not by much.
-const LIMIT: Duration = Duration::from_secs(10);
+pub(crate) const LIMIT: Duration = Duration::from_secs(10);
 /// How often a waiting loop looks at the controller's status, which costs far more than a look
 /// at memory.
 const STATUS_NS: u64 = 1_000_000;
@@ -108,12 +108,13 @@ impl AdminQueue {
         self.memory.read_bytes(DATA, out);
     }
 
-    /// Carries out `entry` and returns doubleword 0 of its completion.
+    /// Carries out `entry` within `limit`, and returns doubleword 0 of its completion.
     pub(crate) fn execute<R: Registers>(
         &mut self,
         registers: &ControllerRegisters<R>,
         stride: usize,
         clock: &impl Clock,
+        limit: Duration,
         entry: Entry,
     ) -> Result<u32, Error> {
         if self.out_of_order {
@@ -128,7 +129,7 @@ impl AdminQueue {
         // Data of an earlier command must not be taken for this one's.
         self.memory.zero(DATA, PAGE_SIZE);
         self.submit(registers, stride, &entry);
-        let result = self.wait(registers, stride, clock, &entry);
+        let result = self.wait(registers, stride, clock, limit, &entry);
         self.out_of_order = matches!(result, Err(Error::Timeout { .. }));
         result
     }
@@ -208,6 +209,7 @@ impl AdminQueue {
         registers: &ControllerRegisters<R>,
         stride: usize,
         clock: &impl Clock,
+        limit: Duration,
         entry: &Entry,
     ) -> Result<u32, Error> {
         let start = clock.now_ns();
@@ -240,11 +242,8 @@ impl AdminQueue {
                     return Err(Error::Fatal);
                 }
             }
-            if u128::from(waited) > LIMIT.as_nanos() {
-                return Err(Error::Timeout {
-                    opcode,
-                    limit: LIMIT,
-                });
+            if u128::from(waited) > limit.as_nanos() {
+                return Err(Error::Timeout { opcode, limit });
             }
             clock.relax();
         }

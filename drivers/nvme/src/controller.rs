@@ -17,6 +17,9 @@ use crate::{Error, Identity, Namespace, NamespaceError, QueuePair};
 /// Number of Queues (5.21.1.7).
 const FEATURE_QUEUES: u64 = 0x07;
 
+/// How long bringing a controller up, or looking at what has changed there, may take.
+const SERIES: Duration = Duration::from_secs(15);
+
 /// A running controller.
 ///
 /// Its queues' memory, and its own, goes back to `memory` only when the controller cannot reach
@@ -38,6 +41,8 @@ pub struct Controller<R, C, M> {
     /// The queue pairs there are, by identifier from 1 on: one place for each that was granted.
     pub(crate) pairs: Vec<Option<Pair>>,
     pub(crate) recovery: Recovery,
+    /// When the admin commands under way must have ended.
+    admin_until: Option<u64>,
 }
 
 impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
@@ -76,6 +81,7 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
             timeout: options.timeout,
             pairs: Vec::new(),
             recovery: Recovery::new(),
+            admin_until: None,
         };
         match controller.bring_up(options) {
             Ok(()) => Ok(controller),
@@ -92,6 +98,10 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
         self.registers
             .set_admin_queues(submission, completion, admin::ENTRIES.into());
         self.registers.enable(&self.clock, self.capabilities)?;
+        self.in_time(|this| this.find_out(options))
+    }
+
+    fn find_out(&mut self, options: DiskOptions) -> Result<(), Error> {
         let namespaces = self.identify_controller()?;
         self.discards = self.discard_limits()?;
         self.find_namespaces(namespaces)?;
@@ -117,8 +127,28 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
     #[inline(never)]
     pub(crate) fn execute(&mut self, entry: Entry) -> Result<u32, Error> {
         let stride = self.capabilities.doorbell_stride();
+        let mut limit = admin::LIMIT;
+        if let Some(until) = self.admin_until {
+            let left = Duration::from_nanos(until.saturating_sub(self.clock.now_ns()));
+            if left.is_zero() {
+                return Err(Error::Slow(SERIES));
+            }
+            limit = limit.min(left);
+        }
         self.admin
-            .execute(&self.registers, stride, &self.clock, entry)
+            .execute(&self.registers, stride, &self.clock, limit, entry)
+    }
+
+    /// Has a series of admin commands end within [`SERIES`], however many they are: control has
+    /// other disks, and guests, to look after.
+    pub(crate) fn in_time<T>(
+        &mut self,
+        series: impl FnOnce(&mut Self) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        self.admin_until = Some(self.clock.now_ns() + SERIES.as_nanos() as u64);
+        let result = series(self);
+        self.admin_until = None;
+        result
     }
 
     /// Submits an admin command whose answer is found later; false if that is not possible now.

@@ -14,8 +14,8 @@ use crate::identify::{
 };
 use crate::{Controller, Error, Identity, Namespace, NamespaceError, Status};
 
-/// Namespaces looked at, at most: four lists full.
-const MAX_NAMESPACES: usize = 4096;
+/// Namespaces looked at, at most: each takes two commands, and control waits for them.
+pub(crate) const MAX_NAMESPACES: usize = 128;
 /// The version that brought the list of active namespaces: 1.1.
 const VERSION_1_1: u32 = 0x0001_0100;
 /// The version that brought the descriptors of a namespace: 1.3.
@@ -105,7 +105,7 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
         let mut ids = known.unwrap_or_else(|| (1..=highest).take(MAX_NAMESPACES + 1).collect());
         if ids.len() > MAX_NAMESPACES {
             log::warn!(
-                "nvme: namespaces from {} on are not looked at",
+                "nvme: namespaces from {} on are not looked at: {MAX_NAMESPACES} are served at most",
                 ids[MAX_NAMESPACES]
             );
             ids.truncate(MAX_NAMESPACES);

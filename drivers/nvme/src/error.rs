@@ -70,6 +70,9 @@ pub enum Error {
         /// How long was waited.
         limit: Duration,
     },
+    /// Admin commands were answered, but too slowly.
+    #[error("admin commands took longer than {0:?} together")]
+    Slow(Duration),
     /// An admin command failed.
     #[error("admin command {opcode:#04x} failed: {status}")]
     Command {

@@ -8,6 +8,7 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use crate::admin::Posted;
 use crate::command::{Entry, admin as opcode};
+use crate::discovery::MAX_NAMESPACES;
 use crate::health::{HealthLog, HealthPage};
 use crate::identify::{NamespaceList, blank};
 use crate::{Controller, Error, Status};
@@ -102,6 +103,10 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
 
     /// Looks again at the namespaces that the controller names.
     fn see_changes(&mut self, changes: &mut Vec<Change>) -> Result<(), Error> {
+        self.in_time(|this| this.look_for_changes(changes))
+    }
+
+    fn look_for_changes(&mut self, changes: &mut Vec<Change>) -> Result<(), Error> {
         let list = self.log_page::<NamespaceList>(LOG_CHANGED_NAMESPACES)?;
         let named: Vec<u32> = list
             .ids
@@ -127,7 +132,16 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
     /// one is there under its number.
     #[inline(never)]
     pub(crate) fn refresh(&mut self, ids: &[u32], changes: &mut Vec<Change>) -> Result<(), Error> {
+        // New ones are only told of, so that a few will do.
+        let mut room = MAX_NAMESPACES.saturating_sub(self.namespaces.len());
         for &id in ids {
+            let place = self.namespaces.iter().position(|n| n.id == id);
+            if place.is_none() {
+                match room.checked_sub(1) {
+                    Some(left) => room = left,
+                    None => continue,
+                }
+            }
             let found = match self.look_at(id) {
                 Ok(found) => found.unwrap_or_else(|reason| {
                     log::warn!("nvme: namespace {id} cannot be served: {reason}");
@@ -136,7 +150,6 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
                 Err(Error::Command { .. }) => None,
                 Err(error) => return Err(error),
             };
-            let place = self.namespaces.iter().position(|n| n.id == id);
             match (place, found) {
                 (Some(place), Some(found)) => {
                     let known = core::mem::replace(&mut self.namespaces[place], found);

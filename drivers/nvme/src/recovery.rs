@@ -171,7 +171,7 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
                     return Err(Error::Fatal);
                 }
                 if status.ready() {
-                    self.revive(&mut attention.changes)?;
+                    self.in_time(|this| this.revive(&mut attention.changes))?;
                     log::warn!("nvme {}: reset, works again", self.identity.serial);
                     self.order(Step::Run, attention);
                     self.recovery.stage = Stage::Running;

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use common::{OPTIONS, Queue, Rig};
 use spindle_block::DiskOptions;
-use spindle_hw::Registers;
-use spindle_nvme::{Error, NamespaceError, Status};
+use spindle_hw::{Clock, Registers};
+use spindle_nvme::{Controller, Error, NamespaceError, Status};
 use spindle_testkit::nvme::{Config, Fault, NamespaceConfig};
 
 fn config() -> Config {
@@ -194,17 +194,67 @@ fn a_controller_of_version_1_0_is_asked_namespace_by_namespace() {
 }
 
 #[test]
-fn namespaces_beyond_the_first_list_are_found() {
-    let ids = (1..=1030).map(|n| n * 3);
-    let namespaces = ids.clone().map(|id| NamespaceConfig::new(id, 8, 9));
-    let rig = Rig::new(Config {
-        namespaces: namespaces.collect(),
-        ..config()
-    });
-    let controller = rig.start().unwrap();
-    let found: Vec<u32> = controller.namespaces().iter().map(|n| n.id).collect();
-    assert_eq!(found, ids.collect::<Vec<_>>());
-    rig.obeyed();
+fn of_many_namespaces_the_first_are_served() {
+    for (version, many) in [(0x0001_0400, 1030), (0x0001_0400, 128), (0x0001_0000, 1030)] {
+        let ids = (1..=many).map(|n| n * 3);
+        let namespaces = ids.clone().map(|id| NamespaceConfig::new(id, 8, 9));
+        let rig = Rig::new(Config {
+            version,
+            namespaces: namespaces.collect(),
+            ..config()
+        });
+        let controller = rig.start().unwrap();
+        let found: Vec<u32> = controller.namespaces().iter().map(|n| n.id).collect();
+        // One that cannot list them is asked for each number.
+        let first = if version > 0x0001_0000 { 128 } else { 42 };
+        assert_eq!(found, ids.take(first).collect::<Vec<_>>());
+        rig.obeyed();
+    }
+}
+
+/// A controller that takes seconds for each admin command.
+struct Slow<'a>(&'a Rig, u64);
+
+impl Registers for Slow<'_> {
+    fn len(&self) -> usize {
+        self.0.disk.len()
+    }
+
+    fn read32(&self, offset: usize) -> u32 {
+        self.0.disk.read32(offset)
+    }
+
+    fn write32(&self, offset: usize, value: u32) {
+        if offset == 0x1000 {
+            self.0.clock.advance(self.1 * 1_000_000_000);
+        }
+        self.0.disk.write32(offset, value);
+    }
+}
+
+#[test]
+fn a_controller_that_answers_slowly_does_not_keep_control_for_long() {
+    // Many commands that take a while, and a few of which one is not answered.
+    for (namespaces, seconds, fault) in [(100, 1, None), (1, 2, Some(Fault::SwallowAdmin(0x09)))] {
+        let rig = Rig::new(Config {
+            namespaces: (1..=namespaces)
+                .map(|id| NamespaceConfig::new(id, 8, 9))
+                .collect(),
+            ..config()
+        });
+        fault.into_iter().for_each(|fault| rig.disk.arm(fault));
+        let slow = Slow(&rig, seconds);
+        let started = Controller::start(slow, &rig.clock, &*rig.bus, OPTIONS);
+        let error = started.map(drop).unwrap_err();
+        let took = Duration::from_nanos(rig.clock.now_ns());
+        // The last doorbell's time comes on top.
+        assert!(took.as_secs() <= 15 + seconds, "{took:?}");
+        match fault {
+            None => assert_eq!(error, Error::Slow(Duration::from_secs(15))),
+            Some(_) => assert!(matches!(error, Error::Timeout { opcode: 9, .. }), "{error}"),
+        }
+        assert_eq!(rig.bus.outstanding(), 0);
+    }
 }
 
 #[test]
