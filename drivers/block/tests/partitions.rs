@@ -100,6 +100,37 @@ fn a_table_made_by_sfdisk_is_read() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "checksums over too many bytes")]
+fn of_a_table_made_large_only_so_many_partitions_are_taken() {
+    const ENTRIES: u32 = 1024;
+    let mut gpt = Gpt::new(9, 2048);
+    for header in [&mut gpt.primary, &mut gpt.backup] {
+        header.number_of_partition_entries = U32Le::from_u32(ENTRIES);
+        header.first_usable_lba = LbaLe::from_u64(258);
+        header.last_usable_lba = LbaLe::from_u64(1790);
+    }
+    gpt.backup.partition_entry_lba = LbaLe::from_u64(1791);
+    let one = gpt.clone().with(1, 0, 0, "").entries[0];
+    gpt.entries = vec![one; ENTRIES as usize];
+    for (block, entry) in (300..).zip(&mut gpt.entries) {
+        entry.starting_lba = LbaLe::from_u64(block);
+        entry.ending_lba = LbaLe::from_u64(block);
+    }
+    let mut table = table(&gpt.sealed());
+    assert_eq!(
+        notes(&table),
+        "only the first 128 of 1024 partitions are taken"
+    );
+    assert_eq!(table.partitions.len(), 128);
+    assert_eq!(table.partitions[127].name, "nvme0n1p128");
+    table.limit(128);
+    assert_eq!(table.notes.len(), 1);
+    table.limit(3);
+    assert_eq!(names(&table), ["nvme0n1p1", "nvme0n1p2", "nvme0n1p3"]);
+    assert!(notes(&table).contains("first 3 of 128"));
+}
+
+#[test]
 fn a_disk_of_4096_byte_blocks_counts_in_its_blocks() {
     let gpt = Gpt::new(12, BLOCKS).with(1, 40, 59, "").sealed();
     let table = table(&gpt);

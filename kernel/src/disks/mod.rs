@@ -118,10 +118,13 @@ impl Disks {
             targets: Targets::default(),
         };
         let mut queues = config.partitions.then(|| disks.queues());
+        let mut room = partitions::MOST;
         let family = |volume: Volume| {
             let queue = queues.as_mut().and_then(|all| all.get_mut(volume.disk));
-            let found = queue.map(|queue| partitions::read(&volume, queue, clock, memory.dma));
-            (volume, found.unwrap_or_default())
+            let read = |queue| partitions::read(&volume, queue, clock, memory.dma, room);
+            let found = queue.map(read).unwrap_or_default();
+            room -= found.len();
+            (volume, found)
         };
         disks.targets = Targets::new(volumes.into_iter().map(family));
         disks.ready = queues;

@@ -13,16 +13,21 @@ use crate::xen::time::CoreClock;
 /// How long a disk may take for a block: one that was switched on a moment ago may still wake up.
 const PATIENCE_NS: u64 = 10_000_000_000;
 
-/// The partitions of a disk, read through an idle queue on it; none if that fails.
+/// Partitions of all disks together, at most: each takes about a KiB.
+pub(super) const MOST: usize = 512;
+
+/// The partitions of a disk, read through an idle queue on it, and no more than `room`; none if
+/// that fails.
 pub(super) fn read(
     disk: &Volume,
     queue: &mut Queue,
     clock: &CoreClock,
     memory: Dma,
+    room: usize,
 ) -> Vec<Volume> {
     let name = &disk.name;
     let reader = BlockReader::new(queue, disk, clock, memory, PATIENCE_NS);
-    let table = match reader.and_then(|mut reader| partitions(disk, &mut reader)) {
+    let mut table = match reader.and_then(|mut reader| partitions(disk, &mut reader)) {
         Ok(table) => table,
         Err(error) => {
             error!("disk {name}: its partition table cannot be read: {error}");
@@ -34,6 +39,7 @@ pub(super) fn read(
             return Vec::new();
         }
     };
+    table.limit(room);
     for note in &table.notes {
         warn!("disk {name}: {note}");
     }

@@ -19,6 +19,10 @@ use gpt::Entry;
 /// Partition type of the record that keeps old tools off a GPT (UEFI 2.10, 5.2.3).
 const PROTECTIVE: u8 = 0xee;
 
+/// Partitions of one disk that are taken, at most. Tables have 128 entries unless somebody makes
+/// them larger, and a guest may fill what it was given as it likes.
+const MAX_PARTITIONS: usize = 128;
+
 /// What was found on a disk.
 #[derive(Debug, Default)]
 pub struct Table {
@@ -26,6 +30,23 @@ pub struct Table {
     pub partitions: Vec<Volume>,
     /// What a person should know about the table.
     pub notes: Vec<String>,
+}
+
+impl Table {
+    /// Leaves out what is more than `most` partitions, and notes that.
+    pub fn limit(&mut self, most: usize) {
+        truncate(&mut self.partitions, most, &mut self.notes);
+    }
+}
+
+fn truncate<T>(partitions: &mut Vec<T>, most: usize, notes: &mut Vec<String>) {
+    if partitions.len() > most {
+        let count = partitions.len();
+        notes.push(format!(
+            "only the first {most} of {count} partitions are taken"
+        ));
+        partitions.truncate(most);
+    }
 }
 
 /// Reads the partition table of `disk` from `blocks`. A disk without a table has no partitions,
@@ -47,7 +68,8 @@ pub fn partitions(disk: &Volume, blocks: &mut impl Blocks) -> Result<Table, Read
     }
     let kinds = record.partitions.map(|partition| partition.os_indicator);
     if kinds.contains(&PROTECTIVE) {
-        let found = gpt::read_table(blocks, &mut table.notes)?;
+        let mut found = gpt::read_table(blocks, &mut table.notes)?;
+        truncate(&mut found, MAX_PARTITIONS, &mut table.notes);
         table.partitions = found.iter().map(|entry| volume(disk, entry)).collect();
     } else if kinds.iter().any(|kind| *kind != 0) {
         let note = "an MBR partition table, which is not read: only the whole disk is a target";
