@@ -221,6 +221,11 @@ impl Control {
             Refusal::new(errno, error.to_string())
         })?;
         let mut volume = volume.clone();
+        if self.disks.is_lost(volume.disk) {
+            self.disks.targets.release(&device.to_string());
+            let text = format!("{} is lost; start the driver domain anew", volume.name);
+            return Err(Refusal::new(Errno::EIO, text));
+        }
         volume.read_only |= access == Access::ReadOnly;
         if !discard || volume.read_only {
             volume.discard = None;
@@ -316,6 +321,9 @@ impl Control {
         }
         for disk in care.lost {
             self.cores.order_all(|| Order::FailDisk(disk));
+        }
+        for disk in care.loose {
+            self.cores.order_all(|| Order::CutOff(disk));
         }
         for (name, sectors) in care.resized {
             self.resize(&name, sectors);

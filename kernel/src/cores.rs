@@ -206,8 +206,11 @@ impl Cores {
     /// Sends an order, when the mailbox is free.
     pub(crate) fn order(&mut self, core: usize, order: Order) {
         if let Some(core) = self.cores.get_mut(core) {
-            core.waiting +=
-                usize::from(!matches!(order, Order::FailDisk(_) | Order::Resize { .. }));
+            let answered = !matches!(
+                order,
+                Order::FailDisk(_) | Order::CutOff(_) | Order::Resize { .. }
+            );
+            core.waiting += usize::from(answered);
             core.orders.push_back(order);
         }
         self.deliver();

@@ -130,7 +130,7 @@ impl Rings {
         let lost = window.map_or(0, Window::unusable);
         match &mapped.cache {
             Some(cache) if lost == 0 => self.window.free(cache),
-            Some(_) => error!("{lost} grants could not be unmapped; their window is given up"),
+            Some(_) => error!("{lost} frames cannot be used again; their window is given up"),
             None => {}
         }
     }

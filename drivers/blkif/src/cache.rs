@@ -312,6 +312,23 @@ impl GrantCache {
     /// Unmaps everything, in batches, and gives the window back. Nothing may be pinned.
     pub fn dismantle(mut self, grants: &impl GrantOps) -> Window {
         debug_assert!(self.frames.iter().all(|frame| frame.pins == 0));
+        self.unmap_all(grants);
+        self.window
+    }
+
+    /// Unmaps everything, pinned or not, so that no device reaches the guest's pages any longer,
+    /// and gives all frames up: a device that has their addresses may write there at any time.
+    /// Returns how many pages could not be unmapped.
+    pub fn cut_off(&mut self, grants: &impl GrantOps) -> usize {
+        let lost = self.unmap_all(grants);
+        self.free.clear();
+        (0..self.frames.len()).for_each(|index| self.window.condemn(index));
+        lost
+    }
+
+    /// Returns how many frames were lost.
+    fn unmap_all(&mut self, grants: &impl GrantOps) -> usize {
+        let mut lost = 0;
         let mut batch = [0u32; EVICT];
         let mut next = 0;
         while next < self.frames.len() {
@@ -323,9 +340,9 @@ impl GrantCache {
                 }
                 next += 1;
             }
-            self.unmap(grants, &batch[..count]);
+            lost += self.unmap(grants, &batch[..count]).1;
         }
-        self.window
+        lost
     }
 
     /// Unmaps at most [`EVICT`] frames in one hypercall: (unmapped, lost).
@@ -396,7 +413,7 @@ impl GrantCache {
     /// Frees an unpinned frame whose map failed. One that is still in the table waits for its
     /// outcome.
     fn release_if_forgotten(&mut self, index: usize) {
-        if self.place(index).is_none() {
+        if self.place(index).is_none() && self.window.is_usable(index) {
             self.free.push(index as u32);
         }
     }

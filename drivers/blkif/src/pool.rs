@@ -43,6 +43,8 @@ pub struct BufferPool {
     turn: u16,
     /// Whether that ring has had some.
     served: bool,
+    /// Pages that are never to be used again.
+    lost: usize,
 }
 
 impl BufferPool {
@@ -59,6 +61,7 @@ impl BufferPool {
                 waiting: Turnstile::new(rings),
                 turn: 0,
                 served: false,
+                lost: 0,
             }),
             _ => Err(BadPoolSize {
                 pages: count,
@@ -111,6 +114,21 @@ impl BufferPool {
         let page = bus.wrapping_sub(self.pages.bus()) / PAGE_SIZE as u64;
         debug_assert!(self.free.len() < self.free.capacity());
         self.free.push(page as u16);
+    }
+
+    /// Gives pages that were taken up for good: something may still write into them.
+    pub fn lose(&mut self, pages: usize) {
+        self.lost += pages;
+    }
+
+    /// Whether there will ever be `pages` pages. If not, `ring` does not wait for them.
+    #[inline]
+    pub fn could_hold(&mut self, ring: u16, pages: usize) -> bool {
+        let could = pages <= self.pages.len() / PAGE_SIZE - self.lost;
+        if !could {
+            self.withdraw(ring);
+        }
+        could
     }
 
     /// Reads words from the start of a page that was taken.

@@ -258,6 +258,18 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
         }
     }
 
+    /// As [`RingCore::fail_disk`], for a disk of which nobody knows whether it has stopped. What it
+    /// may still write to is put out of its reach first: guests' pages are unmapped, buffers and
+    /// frames are never used again.
+    pub fn cut_off(&mut self, disk: usize) {
+        for session in self.rings.iter_mut().flatten() {
+            if session.volume().disk == disk {
+                session.cut_off(&self.grants, &mut self.pool);
+            }
+        }
+        self.fail_disk(disk);
+    }
+
     /// Ends the core, giving its disk queues back.
     pub fn into_queues(self) -> Vec<Q> {
         self.disks.into_iter().map(|disk| disk.queue).collect()

@@ -28,6 +28,7 @@ use crate::cache::GrantCache;
 use crate::fifo::Fifo;
 use crate::gate::Member;
 use crate::moderation::Moderator;
+use crate::pool::BufferPool;
 use crate::ring::{BackRing, BadRingSize, Halt, slots_in};
 use crate::ring_core::Detached;
 use crate::room::{NoRoom, filled};
@@ -38,7 +39,7 @@ use crate::window::Window;
 use arena::Arena;
 use barrier::Barrier;
 pub(crate) use prepare::Means;
-use slot::{FREE_SLOT, Slot, State};
+use slot::{FREE_SLOT, Path, Slot, State};
 
 /// What a frontend and the toolstack agreed on for a ring.
 #[derive(Debug)]
@@ -282,6 +283,20 @@ impl Session {
     /// The volume has another size from the next request on.
     pub(crate) fn resize(&mut self, sectors: u64) {
         self.volume.sectors = sectors;
+    }
+
+    /// The disk is lost, and may still write to the memory of what it was given: takes the guest's
+    /// pages from it, and gives up the buffers that it was given.
+    pub(crate) fn cut_off(&mut self, grants: &impl GrantOps, pool: &mut BufferPool) {
+        if let Some(cache) = &mut self.cache {
+            self.stats.frames_lost.add(cache.cut_off(grants) as u64);
+        }
+        for slot in &mut self.slots {
+            if slot.state == State::InFlight && slot.path == Path::Copied {
+                slot.path = Path::None;
+                pool.lose(slot.pieces(&self.arena).len());
+            }
+        }
     }
 
     /// Stops taking requests for good.

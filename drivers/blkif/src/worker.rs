@@ -40,6 +40,8 @@ pub enum Order {
     },
     /// A disk is lost: fail all that is in flight on it and all that comes. No answer.
     FailDisk(usize),
+    /// The same for a disk that may still write to memory. No answer.
+    CutOff(usize),
     /// Give up the disk queues and end; answered by [`Report::Stopped`].
     Stop,
 }
@@ -279,6 +281,7 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> Worker<Q, G, N> {
             }
             Some(Order::Resize { ring, sectors }) => core.resize(ring, sectors),
             Some(Order::FailDisk(disk)) => core.fail_disk(disk),
+            Some(Order::CutOff(disk)) => core.cut_off(disk),
             Some(Order::Stop) => {
                 let queues = self.core.take().map(RingCore::into_queues);
                 self.report = Some(Report::Stopped(queues.unwrap_or_default()));

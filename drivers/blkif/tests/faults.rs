@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{COPIED, How, PERSISTENT, Rig, Sizes, assert_all};
+use common::{COPIED, How, MAPPED, PERSISTENT, Rig, Sizes, assert_all};
 use spindle_blkif::abi::{Operation, RawSegment, RspStatus};
 use spindle_testkit::blkfront::{Answer, Blkfront, GuestPage};
 use spindle_testkit::grants::{Call, Fault};
@@ -233,4 +233,46 @@ fn a_request_that_must_be_copied_after_all_gets_the_buffers_of_those_behind_it()
     assert_all(&rig.settle(&mut front), 2, OK);
     rig.detach(ring);
     rig.assert_nothing_leaked();
+}
+
+#[test]
+fn a_disk_that_may_still_write_is_cut_off_before_its_requests_fail() {
+    let sizes = Sizes {
+        buffers: 11,
+        ..Sizes::default()
+    };
+    for how in [PERSISTENT, MAPPED, COPIED] {
+        let copied = how.frames.is_none();
+        let mut rig = Rig::sized(&sizes);
+        let (ring, mut front) = rig.attach(1, how);
+        let pages: Vec<_> = (0..4).map(|_| front.page(false)).collect();
+        let segments: Vec<_> = pages.iter().map(|page| page.segment(0, 7)).collect();
+        front.push(Operation::READ, 0, &segments);
+        front.push(Operation::WRITE, 64, &segments[..3]);
+        front.push(Operation::READ, 0, &segments[..1]);
+        front.publish();
+        rig.disk().hold = true;
+        for _ in 0..3 {
+            rig.core.visit(0);
+        }
+        assert_eq!(rig.core.in_flight(), 3);
+        rig.core.cut_off(0);
+        assert_eq!(
+            rig.grants.outstanding(),
+            0,
+            "it reaches no page of the guest"
+        );
+        assert_all(&rig.settle(&mut front), 3, ERROR);
+        // What it was given for copies is never used again.
+        assert_eq!(rig.core.free_buffers(), if copied { 3 } else { 11 });
+        // And what will never fit is not waited for.
+        front.push(Operation::WRITE, 0, &segments);
+        front.push(Operation::READ, 0, &segments[..2]);
+        front.push(Operation::WRITE, 0, &segments[..1]);
+        front.publish();
+        assert_all(&rig.settle(&mut front), 3, ERROR);
+        assert_eq!(rig.grants.outstanding(), 0);
+        let window = rig.detach(ring).window;
+        assert!(window.is_none_or(|window| window.unusable() == window.frames()));
+    }
 }

@@ -49,7 +49,7 @@ pub struct Attention {
 pub struct Lost {
     /// Why.
     pub reason: Error,
-    /// Whether it is sure to reach no memory any longer. Each core may then call
+    /// Whether it has said that it reaches no memory any longer. Each core may then call
     /// [`spindle_block::DiskQueue::fail_all`]; otherwise something else must cut it off first.
     pub disabled: bool,
 }
@@ -190,8 +190,8 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
     fn stumble(&mut self, reason: Error, now: u64, attention: &mut Attention) {
         let serial = &self.identity.serial;
         if reason == Error::Gone {
-            // Whoever reads as all ones reaches nothing.
-            return self.lose(reason, true, attention);
+            // It may be unplugged, or only its registers may be.
+            return self.lose(reason, false, attention);
         }
         if let Stage::Disabling(_) = self.recovery.stage {
             return self.lose(reason, false, attention);

@@ -355,7 +355,7 @@ fn a_controller_that_is_gone_keeps_its_memory_out_of_use() {
     let before = rig.bus.outstanding();
     rig.disk.vanish();
     let lost = controller.attend().lost.unwrap();
-    assert_eq!((lost.reason, lost.disabled), (Error::Gone, true));
+    assert_eq!((lost.reason, lost.disabled), (Error::Gone, false));
     assert_eq!(controller.shutdown([queue]), Err(Error::Gone));
     assert_eq!(rig.bus.outstanding(), before);
 }

@@ -20,6 +20,8 @@ pub(crate) struct Care {
     pub(crate) soon: bool,
     /// Disks on which every command fails from now on.
     pub(crate) lost: Vec<usize>,
+    /// The same, of disks that may still write to memory.
+    pub(crate) loose: Vec<usize>,
     /// Volumes of another size: name, and sectors of 512 bytes.
     pub(crate) resized: Vec<(String, u64)>,
 }
@@ -50,7 +52,7 @@ impl Disks {
         care
     }
 
-    fn take_up(&self, disk: usize, attention: Attention, care: &mut Care) {
+    fn take_up(&mut self, disk: usize, attention: Attention, care: &mut Care) {
         care.wake |= attention.wake;
         care.soon |= attention.soon;
         for change in attention.changes {
@@ -71,15 +73,13 @@ impl Disks {
             }
         }
         if let Some(lost) = attention.lost {
-            let reason = lost.reason;
+            say_lost(disk, &lost.reason);
+            self.lost.push(disk);
             if lost.disabled {
-                say_lost(disk, &reason);
                 care.lost.push(disk);
             } else {
-                error!(
-                    "disk {disk} is lost: {reason}; it may still write to memory, so that requests \
-                     in flight are never answered, and others fail"
-                );
+                warn!("disk {disk} may still write to memory: what it was given is taken from it");
+                care.loose.push(disk);
             }
         }
     }

@@ -49,7 +49,7 @@ pub(crate) struct Disks {
     /// The queues for the first core, after partition tables were read through them.
     ready: Option<Vec<Queue>>,
     pci: Pci,
-    /// virtio disks that have failed, by number.
+    /// Disks that have failed, by number.
     lost: Vec<usize>,
     /// What guests can be given, and who has it.
     pub(crate) targets: Targets,
@@ -143,6 +143,11 @@ impl Disks {
             Disk::Ram(ram) => Queue::Ram(ram.queue(RAM_DEPTH, bus)),
         };
         self.disks.iter_mut().map(queue).collect()
+    }
+
+    /// Whether a disk has failed for good.
+    pub(crate) fn is_lost(&self, disk: usize) -> bool {
+        self.lost.contains(&disk)
     }
 
     /// One line per disk, for people and tools in dom0: name, sectors of 512 bytes, block size,

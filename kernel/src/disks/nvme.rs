@@ -94,12 +94,11 @@ impl NvmeDisk {
         })
     }
 
-    /// Looks after the controller. One that is lost, and was not switched off by itself, is cut
-    /// off from memory here, if that can be done.
+    /// Looks after the controller. One that is lost is cut off from memory here, if that can be
+    /// done.
     pub(super) fn attend(&mut self, pci: &Pci) -> Attention {
         let mut attention = self.controller.attend();
         if let Some(lost) = &mut attention.lost
-            && !lost.disabled
             && let Some(function) = &self.function
         {
             pci.disable(function);

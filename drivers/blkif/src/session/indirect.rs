@@ -76,6 +76,12 @@ impl Session {
             if !slot.must_copy && self.cache.is_some() && self.persistent {
                 return;
             }
+            if !means.pool.could_hold(ring, 1) {
+                let slot = &mut self.slots[usize::from(index)];
+                slot.failed = true;
+                slot.state = State::Ready;
+                continue;
+            }
             if !self.has_room(index) || means.copies.room() == 0 || !means.pool.claim(1) {
                 self.stats.out_of_room.add(1);
                 return;

@@ -211,6 +211,11 @@ impl Session {
         if write && means.copies.room() < 2 * usize::from(slot.segments) {
             return false;
         }
+        if !means.pool.could_hold(ring, pages) {
+            slot.failed = true;
+            slot.state = State::Ready;
+            return true;
+        }
         if !means.pool.claim(pages) {
             return false;
         }

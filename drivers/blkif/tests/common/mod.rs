@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use spindle_blkif::abi::{Abi, RspStatus};
 use spindle_blkif::{Attachment, Config, Detached, Gate, RingCore, RingId, Session, Window};
 use spindle_block::{
-    Command, DiskQueue, IoResult, Op, RamDisk, RamQueue, SubmitError, Tag, Volume,
+    Command, DiskQueue, IoError, IoResult, Op, RamDisk, RamQueue, SubmitError, Tag, Volume,
 };
 use spindle_hw::DmaAlloc;
 use spindle_testkit::blkfront::{Answer, Blkfront};
@@ -151,9 +151,10 @@ impl DiskQueue for TestDisk {
         self.inner.in_flight()
     }
 
-    fn fail_all(&mut self, done: impl FnMut(Tag, IoResult)) {
+    fn fail_all(&mut self, mut done: impl FnMut(Tag, IoResult)) {
         self.refuse = Some(SubmitError::Gone);
-        self.inner.fail_all(done);
+        self.inner
+            .fail_all(|tag, _| done(tag, Err(IoError::Aborted)));
     }
 }
 
