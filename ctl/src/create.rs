@@ -8,7 +8,7 @@ use crate::host::{Call, Host};
 use crate::plan::{self, Plan, Step};
 use crate::record::Record;
 use crate::spindle::Spindle;
-use crate::store;
+use crate::{store, tables};
 
 /// PCI's command register, and what it is set to: memory decoding and bus mastering on, the
 /// interrupt line off (PCI 3.0, 6.2.2).
@@ -153,7 +153,8 @@ fn last_words(host: &mut impl Host, name: &str) -> String {
     for folder in CONSOLES {
         let path = format!("{folder}/guest-{name}.log");
         if let Ok(text) = host.read(&path) {
-            let lines: Vec<&str> = text.lines().map(str::trim_end).collect();
+            let plain = |line: &str| tables::text(line.trim_end());
+            let lines: Vec<String> = text.lines().map(plain).collect();
             let from = lines.len().saturating_sub(LAST_WORDS);
             return format!("the end of {path}:\n  {}", lines[from..].join("\n  "));
         }
@@ -293,12 +294,19 @@ mod tests {
             (crate::fake::Fate::FindsNoDisk, "no disk to serve"),
         ] {
             let mut host = Fake::with_nvme("nvme");
-            host.put("/var/log/xen/guest-spindle.log", "one\r\nerror: two\r\n");
+            host.put(
+                "/var/log/xen/guest-spindle.log",
+                "one\r\nerror: two\r\n\x1b]0;three\x07\r\n",
+            );
             let before = host.state.clone();
             host.fate = fate;
             let error = run(&mut host, Route::Pvh).expect_err("refused");
             let text = format!("{error:#}");
             assert!(text.contains(word) && text.contains("error: two"), "{text}");
+            assert!(
+                text.contains("?]0;three?"),
+                "nothing for the terminal: {text}"
+            );
             assert_eq!(host.state, before);
         }
     }

@@ -7,7 +7,7 @@ use anyhow::{Result, bail, ensure};
 use crate::host::{Call, Host};
 use crate::record::{self, Record};
 use crate::spindle::Spindle;
-use crate::store;
+use crate::{store, tables};
 
 /// How often to look whether it has ended.
 const LOOK: Duration = Duration::from_millis(250);
@@ -109,9 +109,9 @@ pub(crate) fn users(spindle: &Spindle) -> impl Iterator<Item = String> {
     open.map(|disk| {
         let guest = match disk.guest_name.as_str() {
             "" => disk.guest.to_string(),
-            name => name.to_string(),
+            name => tables::text(name),
         };
-        format!("{guest} ({})", disk.vdev)
+        format!("{guest} ({})", tables::text(&disk.vdev))
     })
 }
 
@@ -183,10 +183,10 @@ mod tests {
         let id = host.state.domains[0].id;
         let backend = format!("/local/domain/{id}/backend/vbd/9/51712");
         host.store(&format!("{backend}/state"), "4");
-        host.store(&format!("{backend}/dev"), "xvda");
+        host.store(&format!("{backend}/dev"), "xvda\x1b[2J");
         let text = run(&mut host, false).expect_err("it is used").to_string();
         assert!(
-            text.contains("9 (xvda)") && text.contains("--force"),
+            text.contains("9 (xvda?[2J)") && text.contains("--force"),
             "{text}"
         );
         run(&mut host, true).expect("destroyed");

@@ -222,7 +222,7 @@ fn unsettled(disk: &Disk) -> &'static str {
 }
 
 /// What a domain has written, without what a terminal would act on.
-fn text(text: &str) -> String {
+pub(crate) fn text(text: &str) -> String {
     let visible = |c: char| if c.is_control() { '?' } else { c };
     text.chars().map(visible).collect()
 }
