@@ -89,6 +89,8 @@ pub(crate) struct Fake {
     pub(crate) fate: Fate,
     /// xl does not believe that the domain can shut down.
     pub(crate) shutdown_refused: bool,
+    /// Block devices that somebody has to himself.
+    pub(crate) taken: Vec<String>,
     /// Domains do not listen to requests to shut down.
     pub(crate) deaf: bool,
     next_id: u32,
@@ -118,6 +120,7 @@ impl Fake {
             fate: Fate::Serves,
             shutdown_refused: false,
             deaf: false,
+            taken: Vec::new(),
             next_id: 3,
             now: Duration::ZERO,
         };
@@ -324,6 +327,10 @@ impl Host for Fake {
             Ok(())
         });
         patched.map_err(io::Error::other)
+    }
+
+    fn is_taken(&mut self, path: &str) -> bool {
+        self.taken.iter().any(|taken| taken == path)
     }
 
     fn user(&mut self) -> u32 {

@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Seek, SeekFrom, Write as _};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -39,6 +39,10 @@ pub(crate) trait Host {
 
     /// Changes some bytes of a file.
     fn patch(&mut self, path: &str, offset: u64, bytes: &[u8]) -> io::Result<()>;
+
+    /// Whether something in the kernel has the block device at `path` to itself: a file system, swap
+    /// space, RAID, a program that asked for that.
+    fn is_taken(&mut self, path: &str) -> bool;
 
     /// The user we act as; 0 is root.
     fn user(&mut self) -> u32;
@@ -173,6 +177,16 @@ impl Host for Dom0 {
         let mut file = OpenOptions::new().write(true).open(path)?;
         file.seek(SeekFrom::Start(offset))?;
         file.write_all(bytes)
+    }
+
+    fn is_taken(&mut self, path: &str) -> bool {
+        // O_EXCL without O_CREAT: of a block device, for itself (open(2)).
+        const EXCLUSIVE: i32 = 0o200;
+        let opened = OpenOptions::new()
+            .read(true)
+            .custom_flags(EXCLUSIVE)
+            .open(path);
+        opened.is_err_and(|error| error.kind() == io::ErrorKind::ResourceBusy)
     }
 
     fn user(&mut self) -> u32 {

@@ -7,6 +7,7 @@ use std::str::FromStr;
 use anyhow::{Result, bail, ensure};
 
 use crate::host::Host;
+use crate::store;
 
 const PAGE: u64 = 4096;
 /// Class codes as sysfs has them: NVMe, and the two under which virtio disks come.
@@ -162,7 +163,8 @@ impl Device {
         })
     }
 
-    /// Makes sure that nothing in dom0 has the disk mounted, swaps to it or builds on it.
+    /// Makes sure that nothing in dom0 has the disk mounted, swaps to it, builds on it, has it open
+    /// for itself or serves it to guests.
     fn check_unused(&self, host: &mut impl Host) -> Result<()> {
         let disks = self.block_devices(host);
         let mut users = Vec::new();
@@ -176,7 +178,8 @@ impl Device {
             }
         }
         for disk in &disks {
-            for part in std::iter::once(disk.clone()).chain(partitions(host, disk)) {
+            let parts = std::iter::once(disk.clone()).chain(partitions(host, disk));
+            for part in parts.collect::<Vec<_>>() {
                 let holders = host.list(&format!("/sys/class/block/{part}/holders"));
                 let holders = holders.unwrap_or_default();
                 users.extend(
@@ -184,6 +187,16 @@ impl Device {
                         .iter()
                         .map(|h| format!("/dev/{part} is part of {h}")),
                 );
+                users.extend(served(host, &part).map(|guest| {
+                    format!("/dev/{part} is a disk of guest {guest}; see `xl block-list {guest}`")
+                }));
+                // What has been found so far is in use as well, and better explained.
+                let path = format!("/dev/{part}");
+                if users.is_empty() && host.is_taken(&path) {
+                    users.push(format!(
+                        "{path} is in use; `fuser -v {path}` may show by whom"
+                    ));
+                }
             }
         }
         ensure!(
@@ -211,6 +224,49 @@ impl Device {
         }
         disks
     }
+}
+
+/// The guest that dom0 itself, or its QEMU, serves the disk or partition `name` to.
+fn served(host: &mut impl Host, name: &str) -> Option<String> {
+    let number = host.read(&format!("/sys/class/block/{name}/dev"));
+    let number = number.ok().and_then(|text| {
+        let (major, minor) = text.trim().split_once(':')?;
+        let hex = |part: &str| part.parse::<u32>().map(|part| format!("{part:x}"));
+        Some(format!("{}:{}", hex(major).ok()?, hex(minor).ok()?))
+    });
+    let backends = format!("{}/backend", store::home(0));
+    let nodes = store::tree(host, &backends);
+    for (path, value) in &nodes {
+        let found = path.rsplit_once('/').and_then(|(device, key)| {
+            let place = device.strip_prefix(&backends)?;
+            Some((device, key, place))
+        });
+        let Some((device, key, place)) = found else {
+            continue;
+        };
+        let mut place = place.split('/').skip(1);
+        let (Some("vbd" | "qdisk"), Some(guest)) = (place.next(), place.next()) else {
+            continue;
+        };
+        // XenbusState: 6 is closed.
+        let closed = nodes.get(&format!("{device}/state"));
+        if closed.is_some_and(|state| state == "6") {
+            continue;
+        }
+        let is_it = match key {
+            "physical-device" => number.as_ref() == Some(value),
+            // `/dev/sda1`, `aio:/dev/sda1`; or a link such as those of /dev/disk.
+            "params" => value.find('/').is_some_and(|at| {
+                let file = &value[at..];
+                file == format!("/dev/{name}") || host.link(file).is_some_and(|to| to == name)
+            }),
+            _ => false,
+        };
+        if is_it {
+            return Some(guest.to_string());
+        }
+    }
+    None
 }
 
 /// A multipath name such as `nvme0c1n1`, as the disk that dom0 shows: `nvme0n1`.
@@ -305,9 +361,48 @@ mod tests {
             host.put("/sys/class/block/nvme0n1p1/holders/dm-0", "");
         });
         assert!(held.contains("/dev/nvme0n1p1 is part of dm-0"), "{held}");
+        let taken = refused(&|host| {
+            host.put("/sys/class/block/nvme0n1/nvme0n1p1/partition", "1");
+            host.taken.push("/dev/nvme0n1p1".into());
+        });
+        assert!(taken.contains("/dev/nvme0n1p1 is in use"), "{taken}");
         let mut other = Fake::with_nvme("nvme");
         other.put("/proc/mounts", "/dev/nvme0n10 / ext4 rw 0 0\n");
         assert!(Device::inspect(&mut other, bdf).is_ok());
+    }
+
+    #[test]
+    fn a_disk_that_dom0_serves_to_guests_is_not_given_away() {
+        let bdf = BDF.parse().expect("an address");
+        let inspect = |device: &str, key: &str, value: &str, state: &str| {
+            let mut host = Fake::with_nvme("nvme");
+            host.put("/sys/class/block/nvme0n1/nvme0n1p1/partition", "1");
+            host.put("/sys/class/block/nvme0n1p1/dev", "259:26\n");
+            host.store("/local/domain/0/backend", "");
+            let backend = format!("/local/domain/0/backend/{device}");
+            host.store(&format!("{backend}/{key}"), value);
+            host.store(&format!("{backend}/state"), state);
+            Device::inspect(&mut host, bdf)
+        };
+        for (device, key, value) in [
+            ("vbd/7/51712", "params", "/dev/nvme0n1p1"),
+            ("vbd/7/51712", "params", "/dev/nvme0n1"),
+            ("vbd/7/51712", "physical-device", "103:1a"),
+            ("qdisk/7/51712", "params", "aio:/dev/nvme0n1p1"),
+        ] {
+            let error = inspect(device, key, value, "4").expect_err("a guest has it");
+            let text = error.to_string();
+            assert!(text.contains("is a disk of guest 7"), "{value}: {text}");
+            assert!(inspect(device, key, value, "6").is_ok(), "no longer");
+        }
+        for (device, key, value) in [
+            ("vbd/7/51712", "params", "/dev/nvme0n10"),
+            ("vbd/7/51712", "physical-device", "103:1"),
+            ("vif/7/0", "params", "/dev/nvme0n1"),
+            ("vbd/7/51712", "mode", "/dev/nvme0n1"),
+        ] {
+            assert!(inspect(device, key, value, "4").is_ok(), "{value}");
+        }
     }
 
     #[test]
