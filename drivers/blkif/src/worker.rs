@@ -116,6 +116,12 @@ pub enum Next {
     Stop,
 }
 
+/// A rest that ends sooner, and for nothing, is one that a frontend ended by an event without a
+/// request (CVE-2020-27673 shows what such events may cost). After so many in a row rests become
+/// naps, of as long as that, in which the core hears no frontend.
+const SHORT_NS: u64 = 1_000_000;
+const FOR_NOTHING: u32 = 16;
+
 /// A ring core and its link to control.
 #[derive(Debug)]
 pub struct Worker<Q, G, N> {
@@ -130,6 +136,10 @@ pub struct Worker<Q, G, N> {
     stats: Arc<CoreStats>,
     /// When the last turn was, and whether it found work.
     last: Option<(u64, bool)>,
+    /// The rest since the last turn: when it began, and by when it was to end.
+    rested: Option<(u64, u64)>,
+    /// How many rests in a row were short, and for nothing.
+    for_nothing: u32,
 }
 
 impl<Q: DiskQueue, G: GrantOps, N: Notify> Worker<Q, G, N> {
@@ -150,6 +160,8 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> Worker<Q, G, N> {
             reported: false,
             stats,
             last: None,
+            rested: None,
+            for_nothing: 0,
         }
     }
 
@@ -174,6 +186,7 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> Worker<Q, G, N> {
             };
         }
         self.account(now_ns, busy || working);
+        self.judge_rest(now_ns, busy || working);
         if busy {
             self.pacer.worked(now_ns, work.completed > 0, in_flight);
             return Next::Turn;
@@ -186,15 +199,41 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> Worker<Q, G, N> {
             Rest::Nap {
                 until,
                 listen: true,
-            } => Next::Rest(Some(until)),
-            Rest::Nap { until, .. } => {
-                self.stats.sleeps.add(1);
-                Next::Nap(until)
-            }
+            } => self.rest(now_ns, Some(until)),
+            Rest::Nap { until, .. } => self.nap(until),
             // What waits for memory or room, though nothing is in flight, has to be tried again.
             Rest::Sleep if work.busy => Next::Turn,
-            Rest::Sleep => Next::Rest(None),
+            Rest::Sleep => self.rest(now_ns, None),
         }
+    }
+
+    /// Notes what the rest before this turn was good for.
+    fn judge_rest(&mut self, now_ns: u64, busy: bool) {
+        let rested = self.rested.take();
+        if busy {
+            self.for_nothing = 0;
+        } else if let Some((since, until)) = rested {
+            let short = now_ns < until.min(since.saturating_add(SHORT_NS));
+            self.for_nothing = if short {
+                self.for_nothing.saturating_add(1)
+            } else {
+                0
+            };
+        }
+    }
+
+    fn rest(&mut self, now_ns: u64, until: Option<u64>) -> Next {
+        let short = now_ns.saturating_add(SHORT_NS);
+        if self.for_nothing >= FOR_NOTHING {
+            return self.nap(until.map_or(short, |until| until.min(short)));
+        }
+        self.rested = Some((now_ns, until.unwrap_or(u64::MAX)));
+        Next::Rest(until)
+    }
+
+    fn nap(&mut self, until: u64) -> Next {
+        self.stats.sleeps.add(1);
+        Next::Nap(until)
     }
 
     /// The ports of the rings that are attached.
@@ -210,6 +249,9 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> Worker<Q, G, N> {
         let quiet = self.core.as_mut().is_some_and(RingCore::listen);
         let rests = quiet && !self.link.orders.is_full() && self.report.is_none();
         self.stats.sleeps.add(u64::from(rests));
+        if !rests {
+            self.rested = None;
+        }
         rests
     }
 

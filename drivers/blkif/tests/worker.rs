@@ -239,6 +239,72 @@ fn a_worker_that_does_a_disks_work_takes_turns_until_it_is_done() {
 }
 
 #[test]
+fn a_guest_that_sends_events_for_nothing_gets_little_of_the_core_and_others_get_theirs() {
+    const US: u64 = 1000;
+    let (mut desk, mut fronts) = Desk::new(2, 2);
+    let (order, mut honest) = fronts.pop().unwrap();
+    desk.attach(order);
+    desk.attach(fronts.pop().unwrap().0);
+    // A second in which an event comes five microseconds after each time that the core listens.
+    let end = desk.now + 1_000_000 * US;
+    let (mut turns, mut naps, mut longest, mut asked_at) = (0, 0, 0, None);
+    while desk.now < end {
+        turns += 1;
+        match desk.turn() {
+            Next::Turn => {}
+            Next::Rest(until) => {
+                if desk.worker.listen() {
+                    desk.now = until.unwrap_or(u64::MAX).min(desk.now + 5 * US);
+                }
+            }
+            Next::Nap(until) => {
+                assert!(until - desk.now <= 1000 * US);
+                // The worst moment to ask, every now and then.
+                naps += 1;
+                if naps % 16 == 0 && asked_at.is_none() {
+                    read(&mut honest);
+                    asked_at = Some(desk.now);
+                }
+                desk.now = until;
+            }
+            Next::Stop => unreachable!(),
+        }
+        if let Some(at) = asked_at
+            && !honest.answers().is_empty()
+        {
+            longest = longest.max(desk.now - at);
+            asked_at = None;
+        }
+    }
+    assert!(turns < 6000, "{turns} turns");
+    assert!(naps > 500, "{naps} naps");
+    assert!((1..=1100 * US).contains(&longest), "{longest} ns");
+}
+
+#[test]
+fn rests_that_end_by_themselves_or_with_a_request_stay_rests() {
+    let (mut desk, mut fronts) = Desk::new(1, 1);
+    let (order, mut front) = fronts.pop().unwrap();
+    desk.attach(order);
+    for round in 0..200 {
+        let next = loop {
+            let next = desk.turn();
+            if next != Next::Turn {
+                break next;
+            }
+        };
+        assert!(matches!(next, Next::Rest(_)), "{next:?}");
+        assert!(desk.worker.listen());
+        front.answers();
+        if round % 2 == 0 {
+            read(&mut front);
+        } else {
+            desk.now += 2_000_000;
+        }
+    }
+}
+
+#[test]
 fn a_report_waits_for_the_mailbox_and_none_is_lost() {
     let (mut desk, fronts) = Desk::new(2, 2);
     let mut orders = fronts.into_iter().map(|(order, _)| order);
