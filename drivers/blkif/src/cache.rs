@@ -21,6 +21,10 @@ const PROBES: usize = 32;
 /// Most mappings given up at once to make room.
 const EVICT: usize = 64;
 
+/// A page that has not been used for so long is unmapped, or for up to twice as long. Linux'
+/// backend lets go of them after a minute.
+const UNUSED_NS: u64 = 60_000_000_000;
+
 /// Handles start at 0 and stay small; Xen's own `INVALID_MAPTRACK_HANDLE` is this.
 const NOT_MAPPED: u32 = u32::MAX;
 
@@ -60,6 +64,9 @@ pub struct GrantCache {
     /// Mapped frames that were let go of and are to be unmapped; each at most once.
     idle: Vec<u32>,
     turn: u32,
+    /// What was used before this turn, and not since, is unused when it is time to look.
+    mark: u32,
+    look_at: u64,
     /// Whether this turn has had its eviction.
     evicted: bool,
 }
@@ -99,6 +106,8 @@ impl GrantCache {
             free,
             idle,
             turn: 0,
+            mark: 0,
+            look_at: 0,
             evicted: false,
         })
     }
@@ -307,6 +316,37 @@ impl GrantCache {
             found = end + 1;
         }
         self.unmap(grants, &oldest.map(|(_, index)| index)[..found])
+    }
+
+    /// Unmaps pages that have not been used for a minute or two, if it is time to look for them:
+    /// in one hypercall, and as many as that does. Returns as [`GrantCache::evict`].
+    pub fn trim(&mut self, grants: &impl GrantOps, now_ns: u64) -> (usize, usize) {
+        if now_ns < self.look_at {
+            return (0, 0);
+        }
+        let limit = self.turn.wrapping_sub(self.mark);
+        let mut unused = [0; EVICT];
+        let mut found = 0;
+        for (index, frame) in self.frames.iter().enumerate() {
+            let kept = frame.pins == 0 && frame.handle != NOT_MAPPED;
+            if kept && self.turn.wrapping_sub(frame.used) > limit && found < EVICT {
+                unused[found] = index as u32;
+                found += 1;
+            }
+        }
+        if found < EVICT {
+            // All have been used since the mark. They are unused if that does not happen again.
+            self.turn = self.turn.wrapping_add(1);
+            self.mark = self.turn;
+            self.look_at = now_ns.saturating_add(UNUSED_NS);
+        }
+        self.unmap(grants, &unused[..found])
+    }
+
+    /// When [`GrantCache::trim`] has something to do again; `None` if nothing is mapped.
+    #[must_use]
+    pub fn look_at(&self) -> Option<u64> {
+        (self.free.len() < self.frames.len()).then_some(self.look_at)
     }
 
     /// Unmaps everything, in batches, and gives the window back. Nothing may be pinned.

@@ -258,6 +258,17 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
         }
     }
 
+    /// Unmaps grants that their frontends have not used for long: those of one ring, in one
+    /// hypercall. Gives when to come again; `None` if no ring has any mapped.
+    pub fn trim(&mut self, now_ns: u64) -> Option<u64> {
+        let grants = &self.grants;
+        let mut rings = self.rings.iter_mut().flatten();
+        if rings.any(|session| session.trim(grants, now_ns)) {
+            return Some(now_ns);
+        }
+        self.sessions().filter_map(|(_, s)| s.trim_at()).min()
+    }
+
     /// As [`RingCore::fail_disk`], for a disk of which nobody knows whether it has stopped. What it
     /// may still write to is put out of its reach first: guests' pages are unmapped, buffers and
     /// frames are never used again.

@@ -285,6 +285,22 @@ impl Session {
         self.volume.sectors = sectors;
     }
 
+    /// Lets go of grants that have not been used for long; true if there were any.
+    pub(crate) fn trim(&mut self, grants: &impl GrantOps, now_ns: u64) -> bool {
+        let Some(cache) = &mut self.cache else {
+            return false;
+        };
+        let (unmapped, lost) = cache.trim(grants, now_ns);
+        self.stats.grants_evicted.add(unmapped as u64);
+        self.stats.frames_lost.add(lost as u64);
+        unmapped + lost > 0
+    }
+
+    /// When [`Session::trim`] has something to do again, if it has any grants mapped.
+    pub(crate) fn trim_at(&self) -> Option<u64> {
+        self.cache.as_ref().and_then(GrantCache::look_at)
+    }
+
     /// The disk is lost, and may still write to the memory of what it was given: takes the guest's
     /// pages from it, and gives up the buffers that it was given.
     pub(crate) fn cut_off(&mut self, grants: &impl GrantOps, pool: &mut BufferPool) {

@@ -75,7 +75,7 @@ counters! {
     notifications,
     /// Grants mapped into the cache.
     grants_mapped,
-    /// Grants unmapped to make room.
+    /// Grants unmapped to make room, or because they were not used for long.
     grants_evicted,
     /// Requests whose data went through the buffer pool.
     copied_requests,

@@ -116,6 +116,9 @@ pub enum Next {
     Stop,
 }
 
+/// When to look, after work, for grants that are not used.
+const TRIM_NS: u64 = 60_000_000_000;
+
 /// A rest that ends sooner, and for nothing, is one that a frontend ended by an event without a
 /// request (CVE-2020-27673 shows what such events may cost). After so many in a row rests become
 /// naps, of as long as that, in which the core hears no frontend.
@@ -138,6 +141,8 @@ pub struct Worker<Q, G, N> {
     last: Option<(u64, bool)>,
     /// The rest since the last turn: when it began, and by when it was to end.
     rested: Option<(u64, u64)>,
+    /// When grants that are not used are to be looked for, in a turn without work.
+    trim_at: u64,
     /// How many rests in a row were short, and for nothing.
     for_nothing: u32,
 }
@@ -161,6 +166,7 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> Worker<Q, G, N> {
             stats,
             last: None,
             rested: None,
+            trim_at: 0,
             for_nothing: 0,
         }
     }
@@ -189,10 +195,15 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> Worker<Q, G, N> {
         self.judge_rest(now_ns, busy || working);
         if busy {
             self.pacer.worked(now_ns, work.completed > 0, in_flight);
+            // Grants may have been mapped.
+            self.trim_at = self.trim_at.min(now_ns.saturating_add(TRIM_NS));
             return Next::Turn;
         }
         if working {
             return Next::Turn;
+        }
+        if now_ns >= self.trim_at {
+            self.trim(now_ns);
         }
         match self.pacer.idle(now_ns, in_flight) {
             Rest::Poll => Next::Turn,
@@ -203,8 +214,15 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> Worker<Q, G, N> {
             Rest::Nap { until, .. } => self.nap(until),
             // What waits for memory or room, though nothing is in flight, has to be tried again.
             Rest::Sleep if work.busy => Next::Turn,
-            Rest::Sleep => self.rest(now_ns, None),
+            // No longer than until there are grants to let go of.
+            Rest::Sleep => self.rest(now_ns, Some(self.trim_at).filter(|&at| at < u64::MAX)),
         }
+    }
+
+    #[cold]
+    fn trim(&mut self, now_ns: u64) {
+        let due = self.core.as_mut().and_then(|core| core.trim(now_ns));
+        self.trim_at = due.unwrap_or(u64::MAX);
     }
 
     /// Notes what the rest before this turn was good for.

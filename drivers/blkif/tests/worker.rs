@@ -201,7 +201,8 @@ fn a_worker_polls_for_its_time_then_rests_until_a_request_comes() {
     desk.turn();
     let idle: Vec<_> = (0..20).map(|_| desk.turn()).collect();
     assert_eq!(idle[0], Next::Turn);
-    assert_eq!(idle[19], Next::Rest(None));
+    // Its grant is not kept for ever.
+    assert!(matches!(idle[19], Next::Rest(Some(until)) if until > 59_000_000_000));
     assert!(desk.worker.listen());
     let stats = desk.stats.snapshot();
     assert_eq!((stats.polls_busy, stats.sleeps), (2, 1));
@@ -214,6 +215,57 @@ fn a_worker_polls_for_its_time_then_rests_until_a_request_comes() {
     assert!(desk.worker.listen());
     desk.link.orders.put(Order::FailDisk(0)).unwrap();
     assert!(!desk.worker.listen(), "an order came in between");
+}
+
+impl Desk {
+    /// Takes turns until the worker rests, as long as it says; then goes to that time.
+    fn sleep(&mut self) -> Option<u64> {
+        loop {
+            if let Next::Rest(until) = self.turn() {
+                assert!(self.worker.listen());
+                self.now = until.unwrap_or(self.now);
+                return until;
+            }
+        }
+    }
+}
+
+#[test]
+fn grants_that_are_not_used_for_minutes_are_let_go_of_a_batch_at_a_time() {
+    const SECOND: u64 = 1_000_000_000;
+    let (mut desk, mut fronts) = Desk::new(2, 1);
+    let (order, mut front) = fronts.pop().unwrap();
+    desk.attach(order);
+    let pages: Vec<_> = (0..100).map(|_| front.page(false)).collect();
+    for page in &pages {
+        front.push(Operation::READ, 0, &[page.segment(0, 7)]);
+        front.publish();
+        desk.turn();
+        desk.turn();
+        assert_all(&front.answers(), 1, RspStatus::OKAY);
+    }
+    let start = desk.now;
+    assert_eq!(desk.grants.outstanding(), 100);
+    // One goes on being used.
+    for _ in 0..6 {
+        desk.sleep().expect("it comes back for its grants");
+        front.push(Operation::READ, 0, &[pages[7].segment(0, 7)]);
+        front.publish();
+        desk.turn();
+        desk.turn();
+        assert_all(&front.answers(), 1, RspStatus::OKAY);
+    }
+    assert_eq!(desk.grants.outstanding(), 1);
+    assert_eq!(desk.grants.counts().unmap_calls, 2, "64 pages in each");
+    assert!((59..500).contains(&((desk.now - start) / SECOND)));
+    // And in the end nothing is mapped, and nothing wakes the core.
+    let sleeps = (0..5).take_while(|_| desk.sleep().is_some()).count();
+    assert!((1..4).contains(&sleeps), "{sleeps}");
+    assert_eq!(desk.grants.outstanding(), 0);
+    read(&mut front);
+    desk.turn();
+    desk.turn();
+    assert_all(&front.answers(), 1, RspStatus::OKAY);
 }
 
 #[test]
