@@ -1,7 +1,7 @@
 # The interoperability table: every disk on every data path, with one queue and with four, from
 # this suite's Linux and, where GRUB is set, from GRUB, which has one queue and no persistent
 # grants. Each cell is a mark; one that is wrong fails the scenario. PATHS (with commas) limits it.
-PATHS=$(echo ${PATHS:-persistent,copy} | tr ',' ' ')
+PATHS=$(echo ${PATHS:-persistent,copy,map} | tr ',' ' ')
 DISKS="xvda:NVMe-512:nvme0n1 xvdb:NVMe-4Kn:nvme0n2 xvdc:partition:nvme0n3p1 xvdd:virtio:vda xvde:RAM:ram0"
 RAM=ram0=40M
 linux=$(uname -r | cut -d. -f1,2)

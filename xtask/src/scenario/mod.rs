@@ -85,7 +85,7 @@ scenarios! {
     "multi-queue" 480 Idle false true;
     "pvh-passthrough" 600 Idle false false;
     "virtio-blk" 360 Virtio false true;
-    "interop" 900 Idle false false;
+    "interop" 1500 Idle false false;
     "file-tree" 480 FileTree true true;
     "flush-durable" 300 FlushDurable true false;
 }
