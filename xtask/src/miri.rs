@@ -19,8 +19,19 @@ const CRATES: [(&str, &[&str]); 8] = [
         &["--lib", "--test", "hostile", "--test", "recovery"],
     ),
     ("virtio", &["--lib", "--test", "hostile"]),
-    ("blkif", &["--lib", "--test", "faults"]),
-    ("xen", &["--lib", "--test", "console", "--test", "clock"]),
+    (
+        "blkif",
+        &[
+            "--lib", "--test", "faults", "--test", "worker", "--test", "cache", "--test", "data",
+            "--test", "direct", "--test", "mapped",
+        ],
+    ),
+    (
+        "xen",
+        &[
+            "--lib", "--test", "console", "--test", "clock", "--test", "client",
+        ],
+    ),
 ];
 
 #[derive(clap::Args)]

@@ -48,6 +48,7 @@ fn bytes(page: &GuestPage) -> Vec<u8> {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "too many bytes to interpret")]
 fn the_largest_request_moves_the_right_bytes_on_every_path() {
     for how in [KEPT, MOVED] {
         for abi in [Abi::Native, Abi::X86_32] {
