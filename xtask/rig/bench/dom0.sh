@@ -128,7 +128,7 @@ for round in $(seq $FIRST $REPS); do
 			# fio warms up for two seconds and runs for RUNTIME; this must end before it does.
 			used=$(shares $((RUNTIME - 2)))
 			late=$(guest_said bench "fio $variant $job $round" && echo 1)
-			report_of "fio $variant $job $round" 60
+			report_of "fio $variant $job $round" 25
 			mark sample variant=$variant job=$job round=$round late=$late $used \
 				"fio=$(sed -n "s/^%% fio $variant $job $round \(.*\)/\1/p" $(guest_log bench) | tr -d '\r')" \
 				"before=\"$before\" after=\"$(counters $variant)\""
