@@ -130,7 +130,7 @@ pub enum Access {
     ReadOnly,
     /// `w`
     ReadWrite,
-    /// `w!`: although others write to it as well.
+    /// `w!`, or `w` and `target=shared:...`: although others write to it as well.
     SharedReadWrite,
 }
 

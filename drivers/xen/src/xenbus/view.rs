@@ -20,6 +20,10 @@ pub(super) const BACK_KEYS: [&str; 9] = [
     "device-type",
 ];
 
+/// Before a target: for writing it although others do, too. xl has no other word for that; the
+/// `w!` of older toolstacks it refuses.
+const SHARED: &str = "shared:";
+
 /// The backend's directory.
 #[derive(Clone, Debug)]
 pub(super) struct BackendView {
@@ -57,13 +61,19 @@ impl BackendView {
             if parse_decimal(text("frontend-id")?.as_bytes()) != Some(id.frontend.0.into()) {
                 return Err(not_usable("frontend-id", text("frontend-id")?.as_bytes()));
             }
-            let access = match text("mode")? {
-                "r" => Access::ReadOnly,
-                "w" => Access::ReadWrite,
-                "w!" => Access::SharedReadWrite,
-                other => return Err(not_usable("mode", other.as_bytes())),
+            let params = text("params")?;
+            let (access, target) = match (text("mode")?, params.strip_prefix(SHARED)) {
+                ("r", None) => (Access::ReadOnly, params),
+                ("w", None) => (Access::ReadWrite, params),
+                ("w", Some(target)) => (Access::SharedReadWrite, target),
+                ("w!", target) => (Access::SharedReadWrite, target.unwrap_or(params)),
+                ("r", Some(_)) => {
+                    let text = "target=shared: is for writers; readers share without it";
+                    return Err(Refusal::new(Errno::EINVAL, text));
+                }
+                (other, _) => return Err(not_usable("mode", other.as_bytes())),
             };
-            Ok((String::from(text("params")?), access))
+            Ok((String::from(target), access))
         };
         Some(Self {
             state: value("state").map_or(XenbusState::UNKNOWN, XenbusState::parse),

@@ -876,6 +876,33 @@ fn what_the_toolstack_says_of_the_disk_reaches_the_frontend() {
 }
 
 #[test]
+fn what_a_guest_may_do_is_said_by_the_mode_and_before_the_target() {
+    for (mode, params, expected) in [
+        ("r", "lun0", Access::ReadOnly),
+        ("w", "lun0", Access::ReadWrite),
+        ("w!", "lun0", Access::SharedReadWrite),
+        ("w", "shared:lun0", Access::SharedReadWrite),
+        ("w!", "shared:lun0", Access::SharedReadWrite),
+    ] {
+        let mut bed = Bed::new();
+        VBD.attach(&mut bed.store, params, mode);
+        bed.settle();
+        let opened = bed.kernel.open.get(&id(VBD));
+        assert_eq!(opened, Some(&expected), "{mode} {params}");
+    }
+    for (mode, params, why) in [
+        ("r", "shared:lun0", "shared: is for writers"),
+        ("x", "lun0", "mode is \"x\""),
+    ] {
+        let mut bed = Bed::new();
+        VBD.attach(&mut bed.store, params, mode);
+        bed.settle();
+        assert!(bed.error(VBD).unwrap().contains(why), "{mode} {params}");
+        assert!(bed.kernel.open.is_empty());
+    }
+}
+
+#[test]
 fn a_resized_disk_is_shown_to_a_connected_frontend_with_the_state_written_again() {
     let mut bed = Bed::new();
     bed.connect(VBD);
