@@ -305,9 +305,14 @@ impl Backend {
             Some(Change::Remove { refused }) => {
                 entry.failures = 0;
                 entry.vanished = refused;
+                let why = entry.device.refused().filter(|_| refused).cloned();
                 entry.device.removed();
                 entry.told = false;
                 info!("vbd {id}: removed");
+                if let Some(why) = why {
+                    // If the store was full when it was first written, there is room for it now.
+                    self.write_error(id, &why);
+                }
             }
             Some(Change::Announce(announce)) => {
                 entry.failures = 0;

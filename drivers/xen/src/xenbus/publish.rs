@@ -52,6 +52,11 @@ impl Backend {
 
     pub(super) fn publish_error(&mut self, id: DeviceId, refusal: &Refusal) {
         error!("vbd {id}: refused: {refusal}");
+        self.write_error(id, refusal);
+    }
+
+    /// Has the error node written, if there is room for it.
+    pub(super) fn write_error(&mut self, id: DeviceId, refusal: &Refusal) {
         self.errors.retain(|known| *known != id);
         if self.errors.len() >= MAX_ERRORS
             && let Some(oldest) = self.errors.front().copied()

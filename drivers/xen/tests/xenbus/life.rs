@@ -435,6 +435,8 @@ fn a_full_store_makes_nothing_by_halves_and_disturbs_nobody() {
         } else {
             assert_eq!(bed.store.read(&second.back_dir()), None, "{room}");
             assert!(!bed.kernel.open.contains_key(&id(second)));
+            // The directory has made room for the reason.
+            assert!(bed.error(second).unwrap().contains("quota"), "{room}");
         }
         assert_eq!(VBD.back_state(&bed.store), 4);
         assert_eq!(bed.kernel.connections.len(), 1);
