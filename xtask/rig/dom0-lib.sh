@@ -292,6 +292,18 @@ guest_end() {
 	return 0
 }
 
+# tell NAME COMMAND: give a guest of the job fio-orders a command, on its console
+tell() {
+	orders=$((orders + 1))
+	echo "$orders $2" > $(read_store $HOME_DIR/$(xl domid $1)/console/tty) || fail "the console of guest $1"
+}
+
+# order NAME SECONDS COMMAND: the same, and wait until it is done
+order() {
+	tell $1 "$3"
+	guest_need $1 "did $orders ok" $2
+}
+
 # guest_finish NAME SECONDS: wait until its job is done, then destroy it
 guest_finish() {
 	guest_need $1 'done' $2

@@ -29,6 +29,7 @@ const JOBS: &[(&str, &str)] = &[
             include_str!("../../rig/jobs/trees.sh")
         ),
     ),
+    ("fio-orders", include_str!("../../rig/jobs/fio-orders.sh")),
     ("fio-forever", include_str!("../../rig/jobs/fio-forever.sh")),
     ("flush", include_str!("../../rig/jobs/flush.sh")),
     ("no-blkfront", include_str!("../../rig/jobs/no-blkfront.sh")),

@@ -79,6 +79,7 @@ scenarios! {
     "fio-verify" 420 Idle true false;
     "destroy-mid-io" 360 Idle true true;
     "guest-reboot" 300 Idle true false;
+    "save-restore" 360 Idle true false;
     "pvh-ram" 180 Idle false true;
     "shutdown-with-guests" 360 Idle false false;
     "smallest" 360 Idle false false;

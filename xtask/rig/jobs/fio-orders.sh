@@ -1,0 +1,74 @@
+# Does what dom0 writes to the console: each line is a number and a command, mostly one of these
+# functions. The answer is `did NUMBER ok`; one that fails ends the guest.
+# The disk holds a pattern at 8 MiB and a ledger from 16 MiB on; load is put on 24 to 32 MiB.
+
+# fill DISK: a new pattern of 8 MiB
+fill() {
+	head -c 8388608 /dev/urandom > /tmp/pattern
+	dd if=/tmp/pattern of=/dev/$1 bs=1M seek=8 conv=notrunc,fsync 2> /dev/null
+}
+
+# stamp BLOCK: what the ledger has there
+stamp() { yes "block $1 of round $round" | head -c 4096; }
+
+# load DISK: begin a new round: deep random I/O, verified as it goes, and beside it block after
+# block of the ledger, each of them flushed. Until the disk fails, or `enough`.
+load() {
+	round=$((round + 1))
+	rm -f /tmp/enough
+	/usr/bin/fio --name=load --filename=/dev/$1 --ioengine=libaio --direct=1 --verify=crc32c --verify_fatal=1 \
+		--randrepeat=0 --eta=never --rw=randwrite --bsrange=4k-64k --iodepth=32 --verify_backlog=64 --thread \
+		--offset=24M --size=8M --time_based --runtime=600 > /tmp/load.txt 2>&1 &
+	fio=$!
+	(
+		block=0
+		echo 0 > /tmp/acked
+		# One descriptor for all: opened by name, a disk that has gone would be made a file.
+		exec 4<> /dev/$1
+		dd if=/dev/null bs=1M seek=16 >&4 2> /dev/null
+		while [ ! -e /tmp/enough ] && stamp $block > /tmp/block &&
+			dd if=/tmp/block bs=4k conv=fsync >&4 2> /dev/null; do
+			block=$((block + 1))
+			echo $block > /tmp/acked
+		done
+	) &
+	ledger=$!
+}
+
+# lost: the load has ended because the disk went, and not because of wrong data. fio may turn in
+# circles then, and is not asked.
+lost() {
+	wait $ledger
+	kill -KILL $fio
+	wait $fio
+	cat /tmp/load.txt
+	! grep -qE "verify(:| failed)" /tmp/load.txt
+}
+
+# enough: end the load, which has found no fault
+enough() {
+	touch /tmp/enough
+	kill -INT $fio
+	wait $fio
+	wait $ledger
+	cat /tmp/load.txt
+	grep -q 'err= 0' /tmp/load.txt
+}
+
+# same DISK: the pattern is there, and every block of the ledger that was acknowledged
+same() {
+	wait_disk $1
+	[ "$(sum_range $1 8 8)" = "$(sha256sum < /tmp/pattern | cut -d' ' -f1)" ] || fail "the pattern differs"
+	blocks=$(cat /tmp/acked)
+	for block in $(seq 1 $blocks); do stamp $((block - 1)); done > /tmp/want
+	dd if=/dev/$1 bs=4k skip=4096 count=$blocks 2> /dev/null | cmp - /tmp/want || fail "the ledger differs"
+	report ledger $blocks
+}
+
+echo 0 > /tmp/acked
+modprobe xen-blkfront
+report ready
+while read -r number command; do
+	eval "$command" < /dev/null || fail "$command"
+	report did $number ok
+done

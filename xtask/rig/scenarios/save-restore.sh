@@ -1,0 +1,30 @@
+# A guest is saved and goes on; then it is saved and restored, twice. All the time its disk is
+# under load, verified as it goes, and what was in flight is done again by the frontend.
+spindle_up
+guest_start nomad fio-orders "disk=['$(disk xvda)']" memory=384
+guest_need nomad ready 60
+order nomad 60 'fill xvda'
+order nomad 20 'load xvda'
+times=
+for round in checkpoint 1 2; do
+	sleep 2
+	id=$(xl domid nomad) began=$(now)
+	if [ $round = checkpoint ]; then
+		timeout 120 xl save -c nomad /run/nomad.save || fail "xl save -c"
+		times="checkpoint $(since $began) s"
+	else
+		timeout 120 xl save nomad /run/nomad.save || fail "xl save"
+		saved=$(since $began)
+		wait_until 10 backend_gone $id || fail "the saved guest's backend directory is left behind"
+		began=$(now)
+		timeout 120 xl restore /run/nomad.save || fail "xl restore: $(refusal)"
+		times="$times; saved in $saved s, restored in $(since $began) s"
+	fi
+	rm /run/nomad.save
+	sleep 2
+	order nomad 90 enough
+	order nomad 60 'same xvda'
+	order nomad 20 'load xvda'
+done
+guest_end nomad
+mark note "text=\"$times\""
