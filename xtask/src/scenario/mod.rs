@@ -81,6 +81,7 @@ scenarios! {
     "guest-reboot" 300 Idle true false;
     "save-restore" 360 Idle true false;
     "targets" 360 Idle false false;
+    "refusals" 360 Idle false false;
     "pvh-ram" 180 Idle false true;
     "shutdown-with-guests" 360 Idle false false;
     "smallest" 360 Idle false false;

@@ -1,0 +1,38 @@
+# What Spindle cannot do it says, and nothing is half made: a knob that does not exist, a disk for
+# which its xenstore quota has no room. Beside it a guest that does not trust Spindle with its memory
+# (trusted=0) goes on undisturbed.
+spindle_down
+SPINDLE_KNOBS="pol_us=50 ram0=8M"
+spindle_with
+SPINDLE_KNOBS=
+grep -q 'unknown knob "pol_us"; did you mean "poll_us"' $(guest_log spindle) || fail "the wrong knob is not told of"
+guest_start wary fio-orders "disk=['untrusted,$(disk xvda)']"
+guest_need wary ready 60
+wary=$(xl domid wary)
+[ "$(read_store $HOME_DIR/$wary/device/vbd/51712/trusted)" = 0 ] || fail "the guest is told to trust its backend"
+order wary 60 'fill xvda'
+order wary 20 'load xvda'
+
+# All of the quota but a few nodes is used up: what dom0 makes there belongs to Spindle's domain.
+home=$HOME_DIR/$(xl domid spindle)
+owned() { xenstore-ls -fp / | grep -c "(n$(xl domid spindle)[,)]"; }
+reason_is_there() { refusal | grep -q quota; }
+before=$(owned)
+for node in $(seq 1 $((1000 - before - 20))); do echo $home/data/full/$node x; done | xargs -n 200 xenstore-write
+say "Spindle owns $(owned) nodes in xenstore, before $before"
+xl block-attach wary "$(disk xvdb ram0)" && fail "a disk is attached without room in xenstore"
+xenstore-exists $(backend_dir $wary)/$(devid xvdb) && fail "the refused disk's directory is left"
+wait_until 5 reason_is_there || fail "no reason in xenstore: $(refusal)"
+mark refused "reason=\"$(refusal | tail -n 1)\""
+# What xl made is xl's to remove.
+xl block-detach wary xvdb || fail "xl block-detach of the refused disk"
+sleep 2
+order wary 60 enough
+order wary 60 'same xvda'
+
+xenstore-rm $home/data/full
+xl block-attach wary "$(disk xvdb ram0)" || fail "no disk is attached with room again: $(refusal)"
+[ -z "$(refusal)" ] || fail "the reason of an old refusal is left: $(refusal)"
+order wary 60 'wait_disk xvdb'
+guest_end wary
+spindle_down
