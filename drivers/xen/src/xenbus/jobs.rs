@@ -4,7 +4,7 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use log::{error, info, warn};
+use log::{error, warn};
 
 use super::backend::{Entry, state_of, token_of};
 use super::device::Device;
@@ -224,7 +224,6 @@ impl Backend {
                 self.shutdown_due = true;
             }
             Job::Acknowledge { kind: Some(kind) } => {
-                info!("shutdown requested: {kind:?}");
                 self.shutdown_conflicts = 0;
                 self.actions.push_back(Action::ShutdownRequested(kind));
             }
