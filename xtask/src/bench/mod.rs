@@ -112,10 +112,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 
 /// The targets, on the terminal.
 fn print(record: &Record, samples: &Samples) {
-    let mut table = ui::table(["Spindle / Linux driver domain", "quotient", ""]);
+    let mut table = ui::table(["Spindle / Linux driver domain; on the host", "figure", ""]);
     for verdict in targets::judge(&record.marks, samples) {
-        let met = if verdict.is_met() { "met" } else { "missed" };
-        table.add_row([&verdict.what, &verdict.ratio.text(3), met]);
+        table.add_row([&verdict.what, &verdict.text(3), verdict.outcome()]);
     }
     println!("{table}");
 }

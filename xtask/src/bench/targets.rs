@@ -1,4 +1,4 @@
-//! What Spindle is to reach against the Linux driver domain, and whether it does.
+//! What Spindle is to reach, against the Linux driver domain and on the host, and whether it does.
 
 use super::plan::BASELINE;
 use super::samples::{Sample, Samples};
@@ -7,10 +7,10 @@ use crate::rig::Mark;
 
 /// One target and what was measured.
 pub(super) struct Verdict {
-    /// What is compared, Spindle to Linux.
+    /// What is compared, Spindle to Linux, or counted on the host.
     pub(super) what: String,
-    /// The measured quotient.
-    pub(super) ratio: Spread,
+    /// What was measured, if it was.
+    pub(super) figure: Option<Spread>,
     /// Its bound.
     pub(super) bound: Bound,
 }
@@ -23,12 +23,22 @@ pub(super) enum Bound {
 }
 
 impl Verdict {
-    /// Whether the median keeps the bound.
-    pub(super) fn is_met(&self) -> bool {
-        match self.bound {
-            Bound::AtLeast(bound) => self.ratio.median >= bound,
-            Bound::AtMost(bound) => self.ratio.median <= bound,
-        }
+    /// What was measured, with so many digits after the point.
+    pub(super) fn text(&self, digits: usize) -> String {
+        self.figure
+            .map_or_else(String::new, |figure| figure.text(digits))
+    }
+
+    /// Whether the median keeps the bound, in a word.
+    pub(super) fn outcome(&self) -> &'static str {
+        let Some(Spread { median, .. }) = self.figure else {
+            return "not measured";
+        };
+        let met = match self.bound {
+            Bound::AtLeast(bound) => median >= bound,
+            Bound::AtMost(bound) => median <= bound,
+        };
+        if met { "met" } else { "missed" }
     }
 }
 
@@ -62,6 +72,9 @@ const DOMAINS: [(&str, &[&str], f64); 3] = [
     ("memory", &["memory"], 0.1),
 ];
 
+/// Targets for each 4 KiB request on the host, with persistent grants and 32 requests at a time.
+const HOST: [(&str, &str, f64); 2] = [("instr", "instructions", 400.0), ("ns", "ns", 100.0)];
+
 /// Judges all targets that there are figures for.
 pub(super) fn judge(record: &[Mark], samples: &Samples) -> Vec<Verdict> {
     let mut verdicts = Vec::new();
@@ -71,10 +84,11 @@ pub(super) fn judge(record: &[Mark], samples: &Samples) -> Vec<Verdict> {
                 if job.rsplit('-').next() != Some(depth) {
                     continue;
                 }
-                if let Some(ratio) = samples.ratio("spindle", job, queues, figure) {
-                    let what = format!("{what}, {job}, {}", queues_text(queues));
-                    verdicts.push(Verdict { what, ratio, bound });
-                }
+                verdicts.push(Verdict {
+                    what: format!("{what}, {job}, {}", queues_text(queues)),
+                    figure: samples.ratio("spindle", job, queues, figure),
+                    bound,
+                });
             }
         }
     }
@@ -82,11 +96,23 @@ pub(super) fn judge(record: &[Mark], samples: &Samples) -> Vec<Verdict> {
         if let (Some(spindle), Some(linux)) = (
             domain(record, "spindle", fields),
             domain(record, BASELINE, fields),
-        ) && let Some(ratio) = Spread::of([spindle.median / linux.median])
-        {
+        ) {
             verdicts.push(Verdict {
                 what: what.to_string(),
-                ratio,
+                figure: Spread::of([spindle.median / linux.median]),
+                bound: Bound::AtMost(bound),
+            });
+        }
+    }
+    for case in record.iter().filter(|mark| mark.name == "bench") {
+        let name = case.get("name");
+        if !name.starts_with("persistent-") || !name.contains("-b32-") {
+            continue;
+        }
+        for (key, what, bound) in HOST {
+            verdicts.push(Verdict {
+                what: format!("{what} on the host, {name}"),
+                figure: Spread::of(case.number(key)),
                 bound: Bound::AtMost(bound),
             });
         }
@@ -123,9 +149,25 @@ mod tests {
         .filter_map(Mark::parse)
         .collect();
         let verdicts = judge(&record, &Samples::of(&record));
-        let met: Vec<bool> = verdicts.iter().map(Verdict::is_met).collect();
-        assert_eq!(met, [true, true, false]);
+        let outcomes: Vec<&str> = verdicts.iter().map(Verdict::outcome).collect();
+        assert_eq!(outcomes, ["met", "met", "missed"]);
         let create = domain(&record, "linux", &["create", "unpause"]);
         assert_eq!(create.map(|create| create.median), Some(38.0));
+    }
+
+    #[test]
+    fn what_was_not_measured_is_said_to_be_so() {
+        let record: Vec<Mark> = [
+            "bench name=persistent-read-b32-r1 instr=350.5 ns=120",
+            "bench name=persistent-write-b32-r1 ns=99",
+            "bench name=persistent-read-b1-r1 instr=1100 ns=120",
+        ]
+        .into_iter()
+        .filter_map(Mark::parse)
+        .collect();
+        let verdicts = judge(&record, &Samples::of(&record));
+        let outcomes: Vec<&str> = verdicts.iter().map(Verdict::outcome).collect();
+        assert_eq!(outcomes, ["met", "missed", "not measured", "met"]);
+        assert_eq!(verdicts[0].text(1), "350.5");
     }
 }
