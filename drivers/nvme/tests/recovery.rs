@@ -419,6 +419,7 @@ fn a_queue_that_is_held_and_never_ticks_holds_up_a_reset_for_seconds_only() {
         let mut seconds = 0;
         while bed.pass(SECOND).soon && rig.disk.resets() < resets {
             seconds += 1;
+            assert!(seconds < 100, "no end of it");
         }
         bed.settle();
         assert_eq!((rig.disk.resets(), bed.lost), (resets, None));
