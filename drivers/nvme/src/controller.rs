@@ -225,7 +225,7 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
             self.registers
                 .shut_down(&self.clock, self.identity.shutdown_time)
         } else {
-            self.health().and(Err(Error::OutOfOrder))
+            self.health().and(Err(Error::NotRunning))
         };
         let disabled = self.disable_and_free(kept);
         first.and(written_out).and(disabled)

@@ -13,10 +13,12 @@ pub enum Error {
     /// CSTS.CFS.
     #[error("controller reports a fatal error")]
     Fatal,
-    /// An earlier admin command got no answer, so that the admin queue cannot be trusted; or a
-    /// reset is under way.
+    /// An earlier admin command got no answer, so that the admin queue cannot be trusted.
     #[error("controller is out of order since an admin command got no answer")]
     OutOfOrder,
+    /// Nothing can be asked of it now, or ever again.
+    #[error("controller is being reset or was given up")]
+    NotRunning,
     /// A command got no answer, and aborting it did not help.
     #[error("a command of queue {queue} got no answer within {waited:?}")]
     Hung {

@@ -11,7 +11,7 @@ use crate::command::{Entry, admin as opcode};
 use crate::discovery::MAX_NAMESPACES;
 use crate::health::{HealthLog, HealthPage};
 use crate::identify::{NamespaceList, blank};
-use crate::{Controller, Error, Status};
+use crate::{Attention, Controller, Error, Status};
 
 /// A namespace that is no longer what it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,7 +73,7 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
     }
 
     /// Deals with an event, if one has come; with one at a time, however many the controller has.
-    pub(crate) fn take_event(&mut self, changes: &mut Vec<Change>) -> Result<(), Error> {
+    pub(crate) fn take_event(&mut self, attention: &mut Attention) -> Result<(), Error> {
         let Some((status, event)) = self.admin.answer_to(Posted::Event) else {
             return Ok(());
         };
@@ -84,9 +84,10 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
         }
         let (kind, info, page) = (event & 7, event >> 8 & 0xff, (event >> 16) as u8);
         let dealt = match (kind, info) {
-            (EVENT_NOTICE, NOTICE_NAMESPACES) => self.see_changes(changes),
+            (EVENT_NOTICE, NOTICE_NAMESPACES) => self.see_changes(&mut attention.changes),
             (EVENT_HEALTH, _) => self.health_log().map(|health| {
                 log::warn!("nvme {serial}: {health}");
+                attention.warned = true;
             }),
             _ => {
                 log::warn!("nvme {serial}: event of type {kind}, information {info:#x}");
@@ -185,7 +186,7 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
     #[inline(never)]
     pub fn health_log(&mut self) -> Result<HealthLog, Error> {
         if !self.is_running() {
-            return Err(Error::OutOfOrder);
+            return Err(Error::NotRunning);
         }
         let page = self.log_page::<HealthPage>(LOG_HEALTH)?;
         Ok(HealthLog::new(&page))

@@ -42,7 +42,7 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
     /// controller said.
     pub fn create_queue<Q: Registers>(&mut self, registers: Q) -> Result<QueuePair<Q>, Error> {
         if !self.is_running() {
-            return Err(Error::OutOfOrder);
+            return Err(Error::NotRunning);
         }
         let granted = self.queues();
         let place = self.pairs.iter().position(Option::is_none);
@@ -159,7 +159,7 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
     /// What the controller said; the memory then stays allocated, since it may be in use.
     pub fn delete_queue<Q: Registers>(&mut self, queue: QueuePair<Q>) -> Result<(), Error> {
         if !self.is_running() {
-            return Err(Error::OutOfOrder);
+            return Err(Error::NotRunning);
         }
         self.delete(opcode::DELETE_SUBMISSION_QUEUE, queue.id())?;
         self.delete(opcode::DELETE_COMPLETION_QUEUE, queue.id())?;

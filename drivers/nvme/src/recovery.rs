@@ -40,6 +40,8 @@ pub struct Attention {
     pub soon: bool,
     /// Namespaces that are no longer what they were.
     pub changes: Vec<Change>,
+    /// The controller has warned: its health log is worth another look.
+    pub warned: bool,
     /// The controller has been given up; said once.
     pub lost: Option<Lost>,
 }
@@ -131,7 +133,7 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
         match self.recovery.stage {
             Stage::Running => {
                 self.watch(now)?;
-                self.take_event(&mut attention.changes)?;
+                self.take_event(attention)?;
             }
             Stage::Pausing(since) | Stage::Clearing(since) if !self.all_follow() => {
                 // An owner that sleeps may have missed the last event.

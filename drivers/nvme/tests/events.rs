@@ -115,12 +115,14 @@ fn health_is_read_and_its_warnings_are_heard_again_and_again() {
     assert_eq!((health.spare, health.used), (90, 1));
     for warning in [1, 4, 8] {
         rig.disk.warn(warning);
-        assert!(controller.attend().changes.is_empty());
+        let attention = controller.attend();
+        assert!(attention.warned && attention.changes.is_empty());
+        assert!(!controller.attend().warned, "said once");
         assert_eq!(controller.health_log().unwrap().critical, warning);
     }
     rig.disk.vanish();
     controller.attend();
-    assert_eq!(controller.health_log(), Err(Error::OutOfOrder));
+    assert_eq!(controller.health_log(), Err(Error::NotRunning));
     rig.obeyed();
 }
 

@@ -385,7 +385,7 @@ fn an_admin_queue_that_does_not_answer_is_reset_as_well() {
     rig.disk.arm(Fault::SwallowAdmin(0x02));
     assert!(bed.controller.health_log().is_err());
     bed.pass(SECOND);
-    assert_eq!(bed.controller.health_log(), Err(Error::OutOfOrder));
+    assert_eq!(bed.controller.health_log(), Err(Error::NotRunning));
     bed.settle();
     assert_eq!((rig.disk.resets(), bed.lost), (1, None));
     assert!(bed.controller.health_log().is_ok());

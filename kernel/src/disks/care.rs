@@ -24,6 +24,8 @@ pub(crate) struct Care {
     pub(crate) loose: Vec<usize>,
     /// Volumes of another size: name, and sectors of 512 bytes.
     pub(crate) resized: Vec<(String, u64)>,
+    /// A disk has warned: what [`Disks::health`] says is worth publishing again.
+    pub(crate) warned: bool,
 }
 
 impl Disks {
@@ -55,6 +57,7 @@ impl Disks {
     fn take_up(&mut self, disk: usize, attention: Attention, care: &mut Care) {
         care.wake |= attention.wake;
         care.soon |= attention.soon;
+        care.warned |= attention.warned;
         for change in attention.changes {
             match change {
                 Change::Resized { id, sectors } => {
