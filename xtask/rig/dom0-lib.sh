@@ -20,6 +20,14 @@ mark() {
 	) 9> /run/lock/line
 }
 
+# host ACTION KEY=VALUE...: have the host act on the machine or look at a disk's image; what it
+# says is in $answer then. xtask/src/rig/wish.rs has all that it does.
+host() {
+	mark host action="$@"
+	read -r -t 40 granted answer <&3 || fail "the host does not answer: $*"
+	[ "$granted" = granted ] || fail "host $*: $answer"
+}
+
 say() { echo "[$(now)] $*"; }
 
 fail() {
@@ -127,6 +135,14 @@ spindle_with() {
 	spindle_create spindle spindle-hvm.cfg 'firmware_override="/spindle/spindle.elf"' "pci=[\"$BDF\"]" "$@"
 }
 
+# spindle_with_virtio: have a Spindle that owns the virtio disk, too, run
+spindle_with_virtio() {
+	alive spindle && xenstore-exists $HOME_DIR/$(xl domid spindle)/data/spindle/targets/vda && return 0
+	spindle_down
+	assignable $VIRTIO_BDF
+	spindle_with "pci=[\"$BDF\",\"$VIRTIO_BDF\"]"
+}
+
 # assignable BDF...: make devices ready for passthrough
 assignable() {
 	for device; do
@@ -181,8 +197,11 @@ backend_dir() {
 	esac
 }
 
-# devid VDEV: the number of a virtual device xvda to xvdz
-devid() { echo $((51712 + 16 * ($(printf %d "'${1#xvd}") - 97))); }
+# devid VDEV: the number of a virtual device xvda to xvdz, which is of another kind from xvdq on
+devid() {
+	index=$(($(printf %d "'${1#xvd}") - 97))
+	[ $index -lt 16 ] && echo $((51712 + 16 * index)) || echo $((268435456 + 256 * index))
+}
 
 # backend_gone GUEST-ID: nothing is left of the guest's disks
 backend_gone() { [ -z "$(xenstore-list $(backend_dir $1) 2> /dev/null)" ]; }
@@ -250,6 +269,9 @@ guest_need() {
 	*) fail "guest $1 did not report '$2' within $3 s: $(last_words $1)" ;;
 	esac
 }
+
+# guest_tell NAME: have a guest that waits for a line on its console go on
+guest_tell() { echo go > "$(xenstore-read $HOME_DIR/$(xl domid $1)/console/tty)"; }
 
 # guest_config NAME JOB KEY=VALUE...: write its configuration and its initramfs
 guest_config() {
@@ -330,11 +352,11 @@ probe_up() {
 	guest_start probe watch-disks 'disk=[]'
 }
 
-# probe_attach VDEV: attach a disk and see that it works
+# probe_attach VDEV [TARGET]: attach a disk and see that it works
 probe_attach() {
 	probe_up
 	before=$(grep -c "^%% works $1" $(guest_log probe))
-	timeout 30 xl block-attach probe "$(disk $1)" || fail "xl block-attach $1: $(refusal)"
+	timeout 30 xl block-attach probe "$(disk $1 $2)" || fail "xl block-attach $1: $(refusal)"
 	wait_until 40 probe_counts $1 $before || fail "disk $1 does not work in the probe: $(last_words probe)"
 }
 probe_counts() { [ "$(grep -c "^%% works $1" $(guest_log probe))" -gt $2 ]; }
@@ -342,8 +364,9 @@ probe_counts() { [ "$(grep -c "^%% works $1" $(guest_log probe))" -gt $2 ]; }
 # probe_detach VDEV: detach it and see that nothing is left
 probe_detach() {
 	timeout 40 xl block-detach probe $1 || fail "xl block-detach $1"
-	wait_until 10 backend_gone $(xl domid probe) || fail "block-detach left the backend directory"
+	wait_until 10 probe_lost $1 || fail "block-detach left the backend directory"
 }
+probe_lost() { ! xenstore-exists $(backend_dir $(xl domid probe))/$(devid $1); }
 
 # next_attach_works: what every scenario that does harm ends with
 next_attach_works() {

@@ -29,6 +29,9 @@ wait_disk() {
 	fail "no /dev/$1"
 }
 
+# await: until dom0 says, by a line on the console, that the job is to go on
+await() { read -r line < /dev/console; }
+
 # release_disk NUMBER: have the frontend close, as when a guest shuts down in order
 release_disk() {
 	echo vbd-$1 > /sys/bus/xen/drivers/vbd/unbind || fail "unbind vbd-$1"

@@ -78,6 +78,19 @@ pub(crate) fn sums(image: &Path, scratch: &Path) -> Result<Manifest> {
         .collect())
 }
 
+/// One checksum over those of all files of the image's top folder, as `sha256sum * | sha256sum`
+/// there makes it.
+pub(super) fn tree_sum(image: &Path, scratch: &Path) -> Result<String> {
+    let sums = sums(image, scratch)?;
+    let listing: String = sums
+        .iter()
+        .map(|(name, sum)| format!("{sum}  {name}\n"))
+        .collect();
+    let sh = Shell::new()?;
+    let line = cmd!(sh, "sha256sum").stdin(listing).quiet().read()?;
+    Ok(first_word(&line))
+}
+
 /// The checksum of `length` bytes at `offset`.
 pub(crate) fn range_sum(image: &Path, offset: u64, length: u64) -> Result<String> {
     let sh = Shell::new()?;
@@ -86,5 +99,9 @@ pub(crate) fn range_sum(image: &Path, offset: u64, length: u64) -> Result<String
     let line = cmd!(sh, "sh -c {script} sum {image} {first} {length}")
         .quiet()
         .read()?;
-    Ok(line.split(' ').next().unwrap_or_default().to_string())
+    Ok(first_word(&line))
+}
+
+fn first_word(line: &str) -> String {
+    line.split(' ').next().unwrap_or_default().to_string()
 }

@@ -17,7 +17,7 @@ enum Model {
     Namespace(u32),
     /// An NVMe controller with one namespace.
     Nvme,
-    /// A virtio disk whose DMA goes through the IOMMU.
+    /// A virtio disk whose DMA goes through the IOMMU, with 512-byte blocks on a medium of 4 KiB.
     Virtio,
 }
 
@@ -38,6 +38,12 @@ const COMPARED: &[Drive] = &[
     ("nvme-linux", 256 * MIB, false, Model::Nvme),
     ("nvme-dom0", 256 * MIB, false, Model::Nvme),
 ];
+
+/// A disk with a sector of 512 bytes that cannot be read, and where that is.
+const UNREADABLE: (&str, u64) = ("nvme-4k", 60 * MIB / 512);
+
+/// What QEMU calls the NVMe controller that is tested.
+pub(super) const CONTROLLER: &str = "controller";
 
 /// The PCI slot of the first NVMe controller; not 2, where Xen's QEMU would take a disk for an
 /// Intel graphics device. Further controllers come after it.
@@ -76,21 +82,29 @@ pub(super) fn add(command: &mut Command, dir: &Path, backend: Backend) {
     for (number, &(name, _, _, model)) in drives(backend).iter().enumerate() {
         let file = image(dir, name);
         let file = file.display();
-        command.args([
-            "-drive",
-            &format!("file={file},if=none,id={name},format=raw,discard=unmap"),
-        ]);
+        let layers = if name == UNREADABLE.0 {
+            let (_, sector) = UNREADABLE;
+            format!(
+                "driver=blkdebug,image.driver=raw,image.discard=unmap,image.file.driver=file,\
+                 image.file.filename={file},inject-error.0.event=none,inject-error.0.iotype=read,\
+                 inject-error.0.sector={sector},inject-error.0.errno=5"
+            )
+        } else {
+            format!("file={file},format=raw")
+        };
+        let drive = format!("if=none,id={name},discard=unmap,{layers}");
+        command.args(["-drive", &drive]);
         let device = match model {
             Model::Namespace(block) => {
                 namespaces += 1;
                 if namespaces == 1 {
                     command.args([
                         "-device",
-                        &format!("nvme,id=controller,serial=spindle0,addr={NVME_SLOT}"),
+                        &format!("nvme,id={CONTROLLER},serial=spindle0,addr={NVME_SLOT}"),
                     ]);
                 }
                 format!(
-                    "nvme-ns,bus=controller,drive={name},nsid={namespaces},\
+                    "nvme-ns,bus={CONTROLLER},drive={name},nsid={namespaces},\
                      logical_block_size={block},physical_block_size={block}"
                 )
             }
@@ -100,7 +114,7 @@ pub(super) fn add(command: &mut Command, dir: &Path, backend: Backend) {
             ),
             Model::Virtio => format!(
                 "virtio-blk-pci,drive={name},serial=virtio0,addr={VIRTIO_SLOT},num-queues=4,\
-                 iommu_platform=on,disable-legacy=on"
+                 physical_block_size=4096,iommu_platform=on,disable-legacy=on"
             ),
         };
         command.args(["-device", &device]);

@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use super::channel::{self, Mark};
-use super::{Backend, Images, Suite, drives, payload};
+use super::monitor::Monitor;
+use super::{Backend, Images, Suite, drives, payload, wish};
 use crate::ui::{self, Progress};
 
 /// TCG's SVM has no next-RIP and mishandles some features under Xen: with these off, Xen,
@@ -36,6 +37,7 @@ const BOOT_TIMEOUT: Duration = Duration::from_secs(150);
 pub(crate) struct Machine {
     qemu: Child,
     commands: ChildStdin,
+    monitor: Monitor,
     marks: Receiver<Mark>,
     /// Where this boot's logs are.
     pub(crate) logs: PathBuf,
@@ -103,7 +105,9 @@ impl Machine {
         payload::append(suite, &images.dom0, kernel, &initrd)?;
         let progress = Progress::start("rig", &format!("booting Xen {} and dom0", suite.xen()));
         let began = Instant::now();
-        let mut qemu = command(images, &initrd, &suite.dir(), &logs, backend)
+        let mut command = command(images, &initrd, &suite.dir(), &logs, backend);
+        let monitor = Monitor::add(&mut command, &logs);
+        let mut qemu = command
             .args(["-smp", &cpus.to_string()])
             .stderr(fs::File::create(logs.join("qemu.log"))?)
             .spawn()
@@ -121,6 +125,7 @@ impl Machine {
         let mut machine = Self {
             qemu,
             commands,
+            monitor,
             marks,
             logs,
             nvme: drives::image(&suite.dir(), "nvme"),
@@ -166,6 +171,9 @@ impl Machine {
             }
             if mark.name == "note" {
                 ui::step("dom0", mark.get("text"));
+            }
+            if mark.name == "host" {
+                self.grant(&mark)?;
             }
             look(self, &mark);
             marks.push(mark);
@@ -233,6 +241,19 @@ impl Machine {
             Err(RecvTimeoutError::Timeout) => bail!("nothing from dom0 in time"),
             Err(RecvTimeoutError::Disconnected) => bail!("the machine died: {}", self.epitaph()),
         }
+    }
+
+    /// Does what dom0 asks of the host, and answers.
+    fn grant(&mut self, mark: &Mark) -> Result<()> {
+        let dir = self.nvme.parent().context("images have a folder")?;
+        let (word, text) = match wish::grant(mark, &self.monitor, dir, &self.logs) {
+            Ok(answer) => ("granted", answer),
+            Err(error) => ("refused", format!("{error:#}")),
+        };
+        let text = text.replace(['\r', '\n'], " ");
+        writeln!(self.commands, "{word} {text}")
+            .and_then(|()| self.commands.flush())
+            .context("answer dom0")
     }
 
     /// The raw image of the disk of this name.

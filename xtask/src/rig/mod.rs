@@ -2,7 +2,7 @@
 //! an IOMMU, so that Spindle can be tried by `xl` as on real hardware.
 //!
 //! `images` makes what is booted, `machine` boots it with its `drives`, `channel` talks to dom0,
-//! `disk` looks at a disk from outside.
+//! `monitor` to QEMU, `disk` looks at a disk from outside, `wish` is what scenarios ask of them.
 
 mod channel;
 mod cpio;
@@ -11,9 +11,11 @@ mod drives;
 mod grub;
 mod images;
 mod machine;
+mod monitor;
 mod packages;
 mod payload;
 mod tree;
+mod wish;
 
 use std::fs::{self, File, TryLockError};
 use std::path::PathBuf;
