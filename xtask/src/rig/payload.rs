@@ -30,6 +30,8 @@ const JOBS: &[(&str, &str)] = &[
         ),
     ),
     ("fio-orders", include_str!("../../rig/jobs/fio-orders.sh")),
+    ("fio-grow", include_str!("../../rig/jobs/fio-grow.sh")),
+    ("fio-stall", include_str!("../../rig/jobs/fio-stall.sh")),
     ("fio-forever", include_str!("../../rig/jobs/fio-forever.sh")),
     ("flush", include_str!("../../rig/jobs/flush.sh")),
     ("no-blkfront", include_str!("../../rig/jobs/no-blkfront.sh")),
