@@ -33,6 +33,8 @@ const JOBS: &[(&str, &str)] = &[
     ("fio-grow", include_str!("../../rig/jobs/fio-grow.sh")),
     ("fio-stall", include_str!("../../rig/jobs/fio-stall.sh")),
     ("fio-forever", include_str!("../../rig/jobs/fio-forever.sh")),
+    ("discard", include_str!("../../rig/jobs/discard.sh")),
+    ("disk-info", include_str!("../../rig/jobs/disk-info.sh")),
     ("flush", include_str!("../../rig/jobs/flush.sh")),
     ("no-blkfront", include_str!("../../rig/jobs/no-blkfront.sh")),
     ("reboot", include_str!("../../rig/jobs/reboot.sh")),

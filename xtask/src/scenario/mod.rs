@@ -87,9 +87,11 @@ scenarios! {
     "smallest" 360 Idle false false;
     "nvme-timeout" 420 Idle false true;
     "nvme-events" 240 Idle false false;
+    "discard" 300 Idle false false;
     "multi-queue" 480 Idle false true;
     "pvh-passthrough" 600 Idle false false;
     "virtio-blk" 360 Virtio false true;
+    "disk-info" 240 Idle false false;
     "resize" 300 Idle false false;
     "interop" 1500 Idle false false;
     "file-tree" 480 FileTree true true;
