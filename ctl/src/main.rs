@@ -130,6 +130,9 @@ struct Destroy {
 struct Restart {
     /// The domain's name.
     name: String,
+    /// Even if guests use its disks: they lose what is in flight, and wait for it for ever.
+    #[arg(long)]
+    force: bool,
     /// The preload library for the PVH route [default: beside spindlectl, or in /usr/lib/spindle].
     #[arg(long, value_name = "PATH")]
     shim: Option<String>,
@@ -209,14 +212,20 @@ fn create(args: Create) -> Result<()> {
 fn restart(args: Restart) -> Result<()> {
     let shims = args.shim.map_or_else(shims, |shim| vec![shim]);
     let patience = Duration::from_secs(args.timeout);
-    let (spindle, guests) =
-        restart::restart(&mut Dom0::new(), &args.name, shims, patience, &mut say)?;
+    let (spindle, guests) = restart::restart(
+        &mut Dom0::new(),
+        &args.name,
+        args.force,
+        shims,
+        patience,
+        &mut say,
+    )?;
     println!("{}", tables::list(&[spindle]));
     if !guests.is_empty() {
-        println!("These guests had disks from it. To connect them again, without a reboot:");
-    }
-    for guest in guests {
-        println!("  xl save {guest} /var/tmp/{guest}.save && xl restore /var/tmp/{guest}.save");
+        println!("These guests had disks from it: {}.", guests.join(", "));
+        println!("One whose disk was at rest gets it back without a reboot, as a new one:");
+        println!("  xl block-detach --force GUEST VDEV && xl block-attach GUEST 'DISK'");
+        println!("One that had I/O in flight waits for it for ever: xl destroy, then xl create.");
     }
     Ok(())
 }

@@ -14,14 +14,15 @@ use crate::spindle::Spindle;
 use crate::store;
 
 /// Makes everything ready, ends the domain if it runs, and creates it again. Gives the new one, and
-/// the guests that had disks from the old one.
+/// the guests that had disks from the old one: none, unless with `force`, or if that had ended.
 ///
 /// # Errors
-/// Before anything is done, if the new domain could not be created. If it then fails all the same,
-/// nothing is left of either, and dom0 has its disk back.
+/// Before anything is done, if guests use its disks, or if the new domain could not be created. If it
+/// then fails all the same, nothing is left of either, and dom0 has its disk back.
 pub(crate) fn restart(
     host: &mut impl Host,
     name: &str,
+    force: bool,
     shims: Vec<String>,
     patience: Duration,
     say: &mut dyn FnMut(&str),
@@ -44,10 +45,15 @@ pub(crate) fn restart(
     let id = record.domain(host)?;
     if let Some(id) = id {
         let spindle = Spindle::read(host, id);
-        // In order only without guests: a frontend that is told of the end closes for good, one
-        // that is cut off can connect again.
-        let hears = spindle
-            .is_some_and(|spindle| spindle.ready && destroy::users(&spindle).next().is_none());
+        let guests: Vec<String> = spindle.iter().flat_map(destroy::users).collect();
+        ensure!(
+            force || guests.is_empty(),
+            "guests use disks of {name}: {}; put them aside meanwhile (`xl save GUEST FILE`, then \
+             `xl restore FILE`), and they notice nothing; or say --force",
+            guests.join(", ")
+        );
+        // In order only without guests: a frontend that is told of the end closes for good.
+        let hears = guests.is_empty() && spindle.is_some_and(|spindle| spindle.ready);
         destroy::end(host, name, id, hears, patience, say)?;
     }
     let guests = orphans(host, id)?;
@@ -96,8 +102,12 @@ mod tests {
     }
 
     fn run(host: &mut Fake) -> Result<(Spindle, Vec<String>)> {
+        attempt(host, false)
+    }
+
+    fn attempt(host: &mut Fake, force: bool) -> Result<(Spindle, Vec<String>)> {
         let shims = wanted(Route::Pvh).shims;
-        restart(host, "spindle", shims, PATIENCE, &mut |_| {})
+        restart(host, "spindle", force, shims, PATIENCE, &mut |_| {})
     }
 
     fn made(host: &Fake, text: &str) -> bool {
@@ -120,17 +130,25 @@ mod tests {
     }
 
     #[test]
-    fn guests_are_cut_off_and_named() {
+    fn guests_are_asked_for_first_and_by_force_cut_off_and_named() {
         let (mut host, _) = created(Route::Pvh);
         let id = host.state.domains[0].id;
         let guest = host.add_domain("web", "web-uuid");
         let backend = format!("/local/domain/{id}/backend/vbd/{guest}/51712");
         host.store(&format!("{backend}/state"), "4");
+        host.store(&format!("{backend}/dev"), "xvda");
         host.store(
             &format!("/libxl/{guest}/device/vbd/51712/backend"),
             &backend,
         );
-        let (_, guests) = run(&mut host).expect("restarted");
+        let running = host.state.clone();
+        let text = run(&mut host).expect_err("it is used").to_string();
+        assert!(
+            text.contains("web (xvda)") && text.contains("xl save"),
+            "{text}"
+        );
+        assert_eq!(host.state, running);
+        let (_, guests) = attempt(&mut host, true).expect("restarted");
         assert_eq!(guests, ["web"]);
         assert!(made(&host, "xl destroy") && !made(&host, "xl shutdown"));
     }
@@ -160,7 +178,7 @@ mod tests {
         let running = host.state.clone();
         assert!(run(&mut host).is_err());
         assert_eq!(host.state, running);
-        let stranger = restart(&mut host, "other", Vec::new(), PATIENCE, &mut |_| {});
+        let stranger = restart(&mut host, "other", false, Vec::new(), PATIENCE, &mut |_| {});
         let text = stranger.expect_err("not ours").to_string();
         assert!(text.contains("did not create"), "{text}");
     }
