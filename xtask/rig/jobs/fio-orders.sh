@@ -12,7 +12,7 @@ fill() {
 stamp() { yes "block $1 of round $round" | head -c 4096; }
 
 # load DISK: begin a new round: deep random I/O, verified as it goes, and beside it block after
-# block of the ledger, each of them flushed. Until the disk fails, or `enough`.
+# block of the ledger, each of them flushed. Until `enough`.
 load() {
 	round=$((round + 1))
 	rm -f /tmp/enough
@@ -33,16 +33,6 @@ load() {
 		done
 	) &
 	ledger=$!
-}
-
-# lost: the load has ended because the disk went, and not because of wrong data. fio may turn in
-# circles then, and is not asked.
-lost() {
-	wait $ledger
-	kill -KILL $fio
-	wait $fio
-	cat /tmp/load.txt
-	! grep -qE "verify(:| failed)" /tmp/load.txt
 }
 
 # enough: end the load, which has found no fault
