@@ -85,7 +85,7 @@ scenarios! {
     "pvh-ram" 180 Idle false true;
     "shutdown-with-guests" 360 Idle false false;
     "smallest" 360 Idle false false;
-    "nvme-timeout" 420 Idle false true;
+    "nvme-timeout" 420 Idle false false;
     "nvme-events" 240 Idle false false;
     "discard" 300 Idle false false;
     "multi-queue" 480 Idle false true;
