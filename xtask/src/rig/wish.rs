@@ -68,7 +68,9 @@ mod tests {
         disk::create(&drives::image(&dir, "nvme"), 4 * MIB).expect("an image");
         let monitor = Monitor::add(&mut Command::new("qemu"), &dir);
         let mark = Mark::parse(text).expect("a mark");
-        grant(&mark, &monitor, &dir, &dir).unwrap_or_else(|error| format!("{error:#}"))
+        let answer = grant(&mark, &monitor, &dir, &dir);
+        std::fs::remove_dir_all(&dir).expect("removed");
+        answer.unwrap_or_else(|error| format!("{error:#}"))
     }
 
     #[test]
