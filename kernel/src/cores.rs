@@ -56,6 +56,13 @@ pub(crate) struct Cores {
     pub(crate) local: Option<RingWorker>,
 }
 
+impl Core {
+    /// Whether it has a queue on `disk`.
+    fn serves(&self, disk: usize) -> bool {
+        self.disks.get(disk).copied().unwrap_or(false)
+    }
+}
+
 impl Cores {
     /// Gives every vCPU but the first a worker and starts it. A core that does not start, or for
     /// which there is no memory, is reported and left out.
@@ -164,8 +171,7 @@ impl Cores {
 
     /// How many cores have a queue on `disk`.
     pub(crate) fn serving(&self, disk: usize) -> usize {
-        let serves = |core: &&Core| core.disks.get(disk).copied().unwrap_or(false);
-        self.cores.iter().filter(serves).count()
+        self.cores.iter().filter(|core| core.serves(disk)).count()
     }
 
     /// Number of ring cores.
@@ -175,12 +181,11 @@ impl Cores {
 
     /// The core with a queue on `disk` that has the fewest rings, and counts one more from now on.
     pub(crate) fn place(&mut self, disk: usize) -> Option<usize> {
-        let serves = |core: &Core| core.disks.get(disk).copied().unwrap_or(false);
         let cores = self
             .cores
             .iter_mut()
             .enumerate()
-            .filter(|(_, core)| serves(core));
+            .filter(|(_, core)| core.serves(disk));
         let (index, core) = cores.min_by_key(|(_, core)| core.rings)?;
         core.rings += 1;
         Some(index)
