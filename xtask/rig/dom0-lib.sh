@@ -270,8 +270,10 @@ guest_need() {
 	esac
 }
 
-# guest_tell NAME: have a guest that waits for a line on its console go on
-guest_tell() { echo go > "$(xenstore-read $HOME_DIR/$(xl domid $1)/console/tty)"; }
+# guest_tell NAME [LINE]: give a guest that waits for one a line on its console
+guest_tell() {
+	echo "${2:-go}" > "$(read_store $HOME_DIR/$(xl domid $1)/console/tty)" || fail "the console of guest $1"
+}
 
 # guest_config NAME JOB KEY=VALUE...: write its configuration and its initramfs
 guest_config() {
@@ -314,15 +316,10 @@ guest_end() {
 	return 0
 }
 
-# tell NAME COMMAND: give a guest of the job fio-orders a command, on its console
-tell() {
-	orders=$((orders + 1))
-	echo "$orders $2" > $(read_store $HOME_DIR/$(xl domid $1)/console/tty) || fail "the console of guest $1"
-}
-
-# order NAME SECONDS COMMAND: the same, and wait until it is done
+# order NAME SECONDS COMMAND: give a guest of the job fio-orders a command, and wait until it is done
 order() {
-	tell $1 "$3"
+	orders=$((orders + 1))
+	guest_tell $1 "$orders $3"
 	guest_need $1 "did $orders ok" $2
 }
 
