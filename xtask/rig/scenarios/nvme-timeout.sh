@@ -1,4 +1,4 @@
-# A disk that answers one command in a second while the limit is two seconds. First it recovers:
+# A disk that answers one command, then stands still, while the limit is two seconds. First it recovers:
 # commands are aborted, the controller is reset, what was in flight is done again, and the guest's
 # checksums are right. Then it does not: the guest gets errors, the disk is given to nobody any
 # more. Another guest gets a RAM disk meanwhile; in the end everything can be taken down and works
@@ -8,26 +8,29 @@ SPINDLE_KNOBS="io_timeout=2 ram0=40M"
 spindle_with memory=128
 SPINDLE_KNOBS=
 said() { grep -q "$1" $(guest_log spindle); }
+resets() { grep -c 'reset . of at most 3' $(guest_log spindle); }
+reset_beyond() { [ $(resets) -gt $1 ]; }
 probe_up
 guest_start stall fio-stall "disk=['$(disk xvda)']"
 guest_need stall ready 60
 
-host throttle disk=nvme iops=1
+host throttle disk=nvme bytes=1
 guest_tell stall
 began=$(now)
 wait_until 15 said 'no answer to command .* aborting it' || fail "nothing is aborted"
-wait_until 15 said 'reset 1 of at most 3' || fail "the controller is not reset"
+wait_until 15 reset_beyond 0 || fail "the controller is not reset: $(last_words spindle)"
 wait_until 15 said 'reset, works again' || fail "the controller is not up after its reset"
 # At once: two more resets, and it is given up.
-host throttle disk=nvme iops=0
+host throttle disk=nvme bytes=0
 took=$(since $began)
 guest_need stall verified 60
 mark note "text=\"reset after $took s\""
 
-host throttle disk=nvme iops=1
+before=$(resets)
+host throttle disk=nvme bytes=1
 guest_tell stall
 began=$(now)
-wait_until 30 said 'reset 2 of at most 3' || fail "the controller is not reset again"
+wait_until 30 reset_beyond $before || fail "the controller is not reset again: $(last_words spindle)"
 probe_attach xvdr ram0
 probe_detach xvdr
 wait_until 40 said 'disk 0 is lost: .*; all requests to it fail' || fail "the disk is not given up"
@@ -37,6 +40,6 @@ guest_end stall
 timeout 30 xl block-attach probe "$(disk xvds)" && fail "a lost disk is attached"
 refusal | grep -q 'nvme0n1 is lost' || fail "no reason in xenstore: $(refusal)"
 spindle_down
-host throttle disk=nvme iops=0
+host throttle disk=nvme bytes=0
 spindle_up
 next_attach_works

@@ -43,12 +43,13 @@ impl Monitor {
         )
     }
 
-    /// Has a drive do at most so many requests in a second; 0: as many as it can.
-    pub(super) fn throttle(&self, drive: &str, iops: u64) -> Result<()> {
+    /// Has a drive move at most so many bytes in a second, beyond its first request; 0: as many as
+    /// it can.
+    pub(super) fn throttle(&self, drive: &str, bytes: u64) -> Result<()> {
         self.execute(
             "block_set_io_throttle",
             &format!(
-                r#"{{"device":"{drive}","bps":0,"bps_rd":0,"bps_wr":0,"iops":{iops},"iops_rd":0,"iops_wr":0}}"#
+                r#"{{"device":"{drive}","bps":{bytes},"bps_rd":0,"bps_wr":0,"iops":0,"iops_rd":0,"iops_wr":0}}"#
             ),
         )
     }

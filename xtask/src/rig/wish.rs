@@ -31,7 +31,7 @@ pub(super) fn grant(mark: &Mark, monitor: &Monitor, dir: &Path, logs: &Path) -> 
         }
         "throttle" => {
             image()?;
-            monitor.throttle(name, number(mark, "iops")?).map(done)
+            monitor.throttle(name, number(mark, "bytes")?).map(done)
         }
         "warn" => {
             let bits = u8::try_from(number(mark, "bits")?)?;
@@ -83,7 +83,7 @@ mod tests {
         for (wish, refused) in [
             ("host action=allocated disk=../nvme", "no disk"),
             ("host action=resize disk=other mib=1", "no disk"),
-            ("host action=throttle disk=nvme iops=few", "no number"),
+            ("host action=throttle disk=nvme bytes=few", "no number"),
             ("host action=warn bits=256", "out of range"),
             ("host action=quit", "does not know"),
             // It would be done, were QEMU there.
