@@ -66,7 +66,10 @@ began=$(now)
 ctl destroy spindle || fail "spindlectl destroy"
 destroyed=$(since $began)
 as_before destroy
-[ "$(sum_in_dom0)" = "$sum" ] || fail "dom0 reads other data than the guest wrote"
+host sum disk=nvme start=96 mib=8
+[ "$answer" = "$sum" ] || fail "the image has other data ($answer) than the guest read ($sum)"
+read=$(sum_in_dom0)
+[ "$read" = "$sum" ] || fail "dom0 reads other data ($read) than the guest wrote ($sum); again: $(sum_in_dom0)"
 
 # Once more, from xen-pciback this time, and by the other route; both leave it there.
 xl pci-assignable-add $BDF || fail "xl pci-assignable-add"
