@@ -2,8 +2,11 @@
 # functions. The answer is `did NUMBER ok`; one that fails ends the guest.
 # The disk holds a pattern at 8 MiB and a ledger from 16 MiB on; load is put on 24 to 32 MiB.
 
+# Each waits for its disk: what opened it for writing before it is there would make a file.
+
 # fill DISK: a new pattern of 8 MiB
 fill() {
+	wait_disk $1
 	head -c 8388608 /dev/urandom > /tmp/pattern
 	dd if=/tmp/pattern of=/dev/$1 bs=1M seek=8 conv=notrunc,fsync 2> /dev/null
 }
@@ -14,6 +17,7 @@ stamp() { yes "block $1 of round $round" | head -c 4096; }
 # load DISK: begin a new round: deep random I/O, verified as it goes, and beside it block after
 # block of the ledger, each of them flushed. Until `enough`.
 load() {
+	wait_disk $1
 	round=$((round + 1))
 	rm -f /tmp/enough
 	/usr/bin/fio --name=load --filename=/dev/$1 --ioengine=libaio --direct=1 --verify=crc32c --verify_fatal=1 \
@@ -49,10 +53,16 @@ enough() {
 same() {
 	wait_disk $1
 	[ "$(sum_range $1 8 8)" = "$(sha256sum < /tmp/pattern | cut -d' ' -f1)" ] || fail "the pattern differs"
-	blocks=$(cat /tmp/acked)
-	for block in $(seq 1 $blocks); do stamp $((block - 1)); done > /tmp/want
-	dd if=/dev/$1 bs=4k skip=4096 count=$blocks 2> /dev/null | cmp - /tmp/want || fail "the ledger differs"
-	report ledger $blocks
+	same_ledger $1 $round $(cat /tmp/acked)
+}
+
+# same_ledger DISK ROUND BLOCKS: so many blocks of that round are in the ledger
+same_ledger() {
+	wait_disk $1
+	round=$2
+	for block in $(seq 1 $3); do stamp $((block - 1)); done > /tmp/want
+	dd if=/dev/$1 bs=4k skip=4096 count=$3 2> /dev/null | cmp - /tmp/want || fail "the ledger differs"
+	report ledger $round $3
 }
 
 echo 0 > /tmp/acked

@@ -90,6 +90,7 @@ scenarios! {
     "discard" 300 Idle false false;
     "multi-queue" 480 Idle false true;
     "restart" 480 Idle false false;
+    "life-cycle" 480 Idle false false;
     "pvh-passthrough" 600 Idle false false;
     "virtio-blk" 360 Virtio false true;
     "disk-info" 240 Idle false false;
