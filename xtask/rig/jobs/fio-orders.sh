@@ -60,11 +60,13 @@ same() {
 same_ledger() {
 	wait_disk $1
 	round=$2
+	report ledger $round $3
+	[ $3 -gt 0 ] || return 0
 	for block in $(seq 1 $3); do stamp $((block - 1)); done > /tmp/want
 	dd if=/dev/$1 bs=4k skip=4096 count=$3 2> /dev/null | cmp - /tmp/want || fail "the ledger differs"
-	report ledger $round $3
 }
 
+round=0
 echo 0 > /tmp/acked
 modprobe xen-blkfront
 report ready
