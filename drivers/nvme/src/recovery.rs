@@ -288,7 +288,8 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
             }
             self.recovery.abort = None;
         }
-        let mut pairs = self.pairs.iter().flatten();
+        // What a queue without an owner last told stands there for ever.
+        let mut pairs = self.pairs.iter().flatten().filter(|pair| pair.is_held());
         let late = pairs.find_map(|pair| Some((pair.shape.id, pair.link.late()?)));
         match late {
             Some((queue, cid)) => self.abort(Abort {

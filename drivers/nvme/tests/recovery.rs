@@ -450,6 +450,36 @@ fn a_queue_that_is_held_and_never_ticks_holds_up_a_reset_for_seconds_only() {
 }
 
 #[test]
+fn what_is_late_on_a_queue_that_was_given_up_causes_no_more_resets() {
+    let rig = Rig::new(Config::default());
+    let mut bed = Bed::new(&rig, 2);
+    rig.disk.arm(Fault::NoAbort);
+    rig.disk.arm(Fault::SwallowIo(1));
+    bed.submit(1, Op::Write, 1);
+    // It tells of its late command, and stands still from then on.
+    bed.pass(LIMIT);
+    let still = bed.queues.pop().unwrap();
+    for _ in 0..60 {
+        bed.pass(SECOND);
+    }
+    bed.settle();
+    assert_eq!((rig.disk.resets(), bed.lost), (1, None));
+    for _ in 0..10 {
+        bed.pass(LIMIT);
+    }
+    bed.settle();
+    assert_eq!((rig.disk.resets(), bed.lost), (1, None));
+    bed.submit(0, Op::Write, 2);
+    bed.turn();
+    assert_eq!(bed.answers, [(2, Ok(()))]);
+    // Nor does one that nobody has any longer.
+    drop(still);
+    bed.pass(LIMIT);
+    assert_eq!(rig.disk.resets(), 1);
+    rig.obeyed();
+}
+
+#[test]
 fn what_is_in_flight_on_a_queue_that_stands_still_is_kept_until_the_controller_is_off() {
     let rig = Rig::new(Config {
         timeout: 1,
