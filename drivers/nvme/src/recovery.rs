@@ -340,15 +340,16 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
     #[inline(never)]
     fn revive(&mut self, changes: &mut Vec<Change>) -> Result<(), Error> {
         let before = self.identity.clone();
-        let limits = self.discards;
         self.identify_controller()?;
-        self.discards = self.discard_limits()?;
+        // At once: should anything else fail, the next try takes what is kept now for the old one.
         let same = |of: &Identity| (of.serial.clone(), of.model.clone(), of.write_cache);
         if same(&before) != same(&self.identity) {
             return Err(Error::Changed("identity"));
         }
         // Queues keep to the limits that they were made with.
-        if self.identity.max_transfer < before.max_transfer || self.discards != limits {
+        if self.identity.max_transfer < before.max_transfer
+            || self.discard_limits()? != self.discards
+        {
             return Err(Error::Changed("limits"));
         }
         if usize::from(self.ask_for_queues(self.pairs.len() as u16)?) < self.pairs.len() {

@@ -379,6 +379,22 @@ fn bring_up_that_fails_once_is_tried_again() {
 }
 
 #[test]
+fn another_controller_is_known_for_one_even_if_its_bring_up_takes_two_resets() {
+    let rig = Rig::new(Config::default());
+    let mut bed = Bed::new(&rig, 1);
+    rig.disk.hang();
+    bed.submit(0, Op::Write, 1);
+    rig.disk.die();
+    rig.disk.arm(Fault::OtherSerial);
+    rig.disk.arm(Fault::SwallowIdentify(6));
+    bed.pass(SECOND);
+    bed.settle();
+    let reason = bed.lost.map(|lost| lost.reason);
+    assert_eq!(reason, Some(Error::Changed("identity")));
+    assert_eq!(bed.answers, [], "it has written nothing");
+}
+
+#[test]
 fn an_admin_queue_that_does_not_answer_is_reset_as_well() {
     let rig = Rig::new(Config::default());
     let mut bed = Bed::new(&rig, 1);

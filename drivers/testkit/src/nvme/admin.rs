@@ -10,10 +10,13 @@ impl Shared {
     pub(super) fn run_admin(&self, control: &mut Control) {
         while let Some(entry) = control.admin.as_mut().and_then(Ring::fetch) {
             let opcode = entry.opcode();
-            if self
-                .once(|fault| (fault == Fault::SwallowAdmin(opcode)).then_some(()))
-                .is_some()
-            {
+            let cns = (opcode == 0x06).then(|| entry.dword(10) as u8);
+            let swallowed = self.once(|fault| match fault {
+                Fault::SwallowAdmin(which) if which == opcode => Some(()),
+                Fault::SwallowIdentify(which) if cns == Some(which) => Some(()),
+                _ => None,
+            });
+            if swallowed.is_some() {
                 continue;
             }
             let failed = self.once(|fault| match fault {

@@ -2,8 +2,8 @@
 
 use spindle_nvme::Status;
 
-use super::Shared;
 use super::ring::Entry;
+use super::{Fault, Shared};
 
 impl Shared {
     pub(super) fn identify(&self, entry: Entry) -> Result<u32, Status> {
@@ -29,6 +29,9 @@ impl Shared {
         let mut page = vec![0; 4096];
         let mut put = |at: usize, bytes: &[u8]| page[at..at + bytes.len()].copy_from_slice(bytes);
         put(4, b"SPINDLE-0001        ");
+        if self.has(Fault::OtherSerial) {
+            put(4, b"SPINDLE-0002        ");
+        }
         put(24, b"Fake NVMe controller                    ");
         put(64, b"1.0     ");
         put(77, &[self.config.mdts]);
