@@ -78,7 +78,14 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
         &mut self,
         id: u32,
     ) -> Result<Result<Option<Namespace>, NamespaceError>, Error> {
-        let data = self.identify::<IdentifyNamespace>(cns::NAMESPACE, id)?;
+        let data = match self.identify::<IdentifyNamespace>(cns::NAMESPACE, id) {
+            Ok(data) => data,
+            // One that the controller says nothing of is no reason to do without the others.
+            Err(Error::Command { status, .. }) => {
+                return Ok(Err(NamespaceError::Unidentified(status)));
+            }
+            Err(error) => return Err(error),
+        };
         let found = Namespace::parse(id, &data, self.identity.atomic_blocks);
         let Ok(Some(mut namespace)) = found else {
             return Ok(found);

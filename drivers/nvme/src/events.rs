@@ -143,14 +143,10 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
                     None => continue,
                 }
             }
-            let found = match self.look_at(id) {
-                Ok(found) => found.unwrap_or_else(|reason| {
-                    log::warn!("nvme: namespace {id} cannot be served: {reason}");
-                    None
-                }),
-                Err(Error::Command { .. }) => None,
-                Err(error) => return Err(error),
-            };
+            let found = self.look_at(id)?.unwrap_or_else(|reason| {
+                log::warn!("nvme: namespace {id} cannot be served: {reason}");
+                None
+            });
             match (place, found) {
                 (Some(place), Some(found)) => {
                     let known = core::mem::replace(&mut self.namespaces[place], found);

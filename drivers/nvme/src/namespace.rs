@@ -6,8 +6,8 @@ use alloc::vec::Vec;
 
 use spindle_block::{Discard, Unit, Volume};
 
-use crate::Identity;
 use crate::identify::IdentifyNamespace;
+use crate::{Identity, Status};
 
 /// Why a namespace is not offered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -18,6 +18,9 @@ pub enum NamespaceError {
     /// Blocks neither of 512 nor of 4096 bytes.
     #[error("block size 2^{0} bytes is neither 512 nor 4096")]
     BlockSize(u8),
+    /// The controller does not say what it is.
+    #[error("it cannot be identified: {0}")]
+    Unidentified(Status),
     /// More bytes than can be counted.
     #[error("size of {blocks:#x} blocks is not plausible")]
     Size {

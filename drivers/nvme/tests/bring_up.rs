@@ -179,6 +179,24 @@ fn namespaces_that_cannot_be_served_are_left_out_with_the_reason() {
 }
 
 #[test]
+fn a_namespace_that_cannot_be_identified_leaves_the_others_to_be_served() {
+    let rig = Rig::new(Config {
+        namespaces: vec![
+            NamespaceConfig::new(1, 64, 9),
+            NamespaceConfig::new(2, 64, 9),
+        ],
+        ..config()
+    });
+    let status = Status::INVALID_FIELD;
+    rig.disk.arm(Fault::FailIdentify(0, status.0));
+    let controller = rig.start().unwrap();
+    let ids: Vec<u32> = controller.namespaces().iter().map(|n| n.id).collect();
+    assert_eq!(ids, [2]);
+    let refused = [(1, NamespaceError::Unidentified(status))];
+    assert_eq!(controller.refused(), refused);
+}
+
+#[test]
 fn a_controller_of_version_1_0_is_asked_namespace_by_namespace() {
     let rig = Rig::new(Config {
         version: 0x0001_0000,

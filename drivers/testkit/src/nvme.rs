@@ -166,6 +166,8 @@ pub enum Fault {
     FailIo(u8, u16),
     /// The next admin command with this opcode is never answered.
     SwallowAdmin(u8),
+    /// The next Identify with this CNS fails with this status.
+    FailIdentify(u8, u16),
     /// The next Identify with this CNS is never answered.
     SwallowIdentify(u8),
     /// It has another serial number from now on.

@@ -21,6 +21,9 @@ impl Shared {
             }
             let failed = self.once(|fault| match fault {
                 Fault::FailAdmin(which, status) if which == opcode => Some(Err(Status(status))),
+                Fault::FailIdentify(which, status) if cns == Some(which) => {
+                    Some(Err(Status(status)))
+                }
                 _ => None,
             });
             if opcode == 0x0c && failed.is_none() {
