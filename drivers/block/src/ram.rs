@@ -35,7 +35,9 @@ impl RamDisk {
     /// A zeroed RAM disk of `bytes`, rounded up to whole MiB; `None` if there is not the memory.
     pub fn new(bytes: u64, memory: &impl DmaAlloc) -> Option<Self> {
         let count = usize::try_from(bytes.div_ceil(CHUNK as u64)).ok()?;
-        let mut chunks = Vec::with_capacity(count);
+        let mut chunks = Vec::new();
+        // A size that somebody mistyped is no reason to end for lack of heap.
+        chunks.try_reserve_exact(count).ok()?;
         for _ in 0..count {
             let Some(chunk) = memory.alloc(CHUNK / PAGE_SIZE) else {
                 chunks.drain(..).for_each(|chunk| memory.free(chunk));
