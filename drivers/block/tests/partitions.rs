@@ -1,7 +1,7 @@
 //! Partition tables, good and bad, and how they are read from a disk.
 
 use spindle_block::{
-    BlockReader, Blocks, Command, Discard, DiskQueue, IoResult, Op, RamDisk, ReadError,
+    BlockReader, Blocks, Command, Discard, DiskQueue, IoError, IoResult, Op, RamDisk, ReadError,
     SubmitError, Table, Tag, Unit, Volume, partitions,
 };
 use spindle_hw::DmaAlloc;
@@ -174,6 +174,49 @@ fn a_damaged_table_is_replaced_by_its_backup_and_a_damaged_backup_is_told() {
     let table = table(&gpt);
     assert_eq!(names(&table), ["nvme0n1p1", "nvme0n1p3"]);
     assert!(notes(&table).contains("the backup GPT in block 199 is damaged"));
+}
+
+/// A disk with blocks that cannot be read.
+struct Worn(Image, Vec<u64>);
+
+impl Blocks for Worn {
+    fn block_shift(&self) -> u8 {
+        self.0.block_shift()
+    }
+
+    fn count(&self) -> u64 {
+        self.0.count()
+    }
+
+    fn read(&mut self, first: u64, out: &mut [u8]) -> Result<(), ReadError> {
+        let end = first + (out.len() >> self.block_shift()) as u64;
+        if self.1.iter().any(|bad| (first..end).contains(bad)) {
+            return Err(ReadError::Failed(IoError::Medium));
+        }
+        self.0.read(first, out)
+    }
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "checksums over too many bytes")]
+fn one_table_that_the_disk_can_read_is_enough() {
+    let gpt = good();
+    let read = |bad: &[u64]| {
+        let image = image(gpt.image(), gpt.block_shift);
+        partitions(&disk("nvme0n1", 9, BLOCKS), &mut Worn(image, bad.to_vec()))
+    };
+    let table = read(&[199]).unwrap();
+    assert_eq!(names(&table), ["nvme0n1p1", "nvme0n1p3"]);
+    assert!(notes(&table).contains("the backup GPT in block 199 is damaged"));
+    for bad in [1, 2, 33] {
+        let table = read(&[bad]).unwrap();
+        assert_eq!(names(&table), ["nvme0n1p1", "nvme0n1p3"], "{bad}");
+        assert!(notes(&table).contains("its backup is used"), "{bad}");
+    }
+    let table = read(&[2, 199]).unwrap();
+    assert!(table.partitions.is_empty() && notes(&table).contains("no partitions"));
+    let without = read(&[0]).unwrap_err();
+    assert_eq!(without, ReadError::Failed(IoError::Medium));
 }
 
 #[test]

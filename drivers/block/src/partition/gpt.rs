@@ -45,14 +45,14 @@ pub(super) fn read_table(
     blocks: &mut impl Blocks,
     notes: &mut Vec<String>,
 ) -> Result<Vec<Entry>, ReadError> {
-    let primary = check(blocks, 1)?;
+    let primary = look(blocks, 1)?;
     // On a disk that has grown, the backup is where the primary says and not yet at the end.
     let end = blocks.count() - 1;
     let backup_at = match &primary {
         Ok(table) => table.header.alternate_lba.to_u64(),
         Err(_) => end,
     };
-    let backup = check(blocks, backup_at)?;
+    let backup = look(blocks, backup_at)?;
     let table = match (primary, backup) {
         (Ok(primary), Ok(backup)) => {
             if !same(&primary, &backup) {
@@ -78,6 +78,15 @@ pub(super) fn read_table(
         }
     };
     Ok(usable(&table, end, notes))
+}
+
+/// As [`check`]; a table on blocks that the disk fails to read is a damaged one, for which there
+/// is the other.
+fn look(blocks: &mut impl Blocks, at: u64) -> Checked {
+    match check(blocks, at) {
+        Err(ReadError::Failed(_)) => Ok(Err("the disk cannot read it")),
+        checked => checked,
+    }
 }
 
 /// Reads and checks one header and its entries.

@@ -53,7 +53,8 @@ fn truncate<T>(partitions: &mut Vec<T>, most: usize, notes: &mut Vec<String>) {
 /// and so has one with a table that does not hold.
 ///
 /// # Errors
-/// If the disk cannot be read.
+/// If the disk does not answer, or cannot read its first block. Of the two tables of a GPT one will
+/// do.
 pub fn partitions(disk: &Volume, blocks: &mut impl Blocks) -> Result<Table, ReadError> {
     let mut table = Table::default();
     // Two headers and two blocks of entries are the least.
