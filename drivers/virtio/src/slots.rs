@@ -27,7 +27,7 @@ pub(crate) enum Next {
 struct Slot {
     tag: Tag,
     awaited: bool,
-    /// When its request was offered, in nanoseconds.
+    /// When its request was offered, in nanoseconds, or [`UNDATED`].
     since_ns: u64,
     leader: u16,
     /// Requests not yet finished; in a leader.
@@ -37,6 +37,9 @@ struct Slot {
     /// In a leader.
     next: Next,
 }
+
+/// Offered since the time was last told, which may be long ago: what it will be told next counts.
+const UNDATED: u64 = u64::MAX;
 
 /// The slots of one queue.
 #[derive(Debug)]
@@ -48,6 +51,8 @@ pub(crate) struct Slots {
     commands: usize,
     /// The time, as it was last told.
     now_ns: u64,
+    /// Some request is [`UNDATED`].
+    undated: bool,
 }
 
 /// What an entry of the used ring finished.
@@ -79,6 +84,7 @@ impl Slots {
             available: count.into(),
             commands: 0,
             now_ns: 0,
+            undated: false,
         }
     }
 
@@ -86,6 +92,15 @@ impl Slots {
     #[inline]
     pub(crate) fn tick(&mut self, now_ns: u64) {
         self.now_ns = now_ns;
+        if core::mem::take(&mut self.undated) {
+            self.date();
+        }
+    }
+
+    #[cold]
+    fn date(&mut self) {
+        let undated = self.slots.iter_mut().filter(|s| s.since_ns == UNDATED);
+        undated.for_each(|slot| slot.since_ns = self.now_ns);
     }
 
     /// How long the oldest request in flight has been there, in nanoseconds.
@@ -165,11 +180,13 @@ impl Slots {
         Finished::Command(leader, result, first.next)
     }
 
-    /// Takes the slot of a finished command for another request of it.
+    /// Takes the slot of a finished command for another request of it. Commands are finished before
+    /// the time is told, by a core that may have stood still since.
     pub(crate) fn again(&mut self, leader: u16, next: Next) {
         if let Some(slot) = self.slots.get_mut(usize::from(leader)) {
             slot.awaited = true;
-            slot.since_ns = self.now_ns;
+            slot.since_ns = UNDATED;
+            self.undated = true;
             slot.remaining = 1;
             slot.next = next;
         }

@@ -120,3 +120,27 @@ fn a_command_without_an_answer_makes_the_device_count_as_failed() {
     let limit = core::time::Duration::from_secs(30);
     assert_eq!(disk.health(), Err(Error::Late(limit)));
 }
+
+#[test]
+fn the_second_step_of_a_command_is_not_late_because_its_core_stood_still() {
+    let rig = Rig::new(Config::default());
+    let (disk, mut queue) = rig.running(OPTIONS);
+    let second = 1_000_000_000;
+    let memory = rig.memory(1);
+    let page = scattered(&memory);
+    queue.tick(2000 * second);
+    rig.device.hold();
+    let write = command(Op::WriteThrough, 0, &page);
+    queue.submit(&write, Tag(1)).unwrap();
+    queue.commit();
+    rig.device.run();
+    // A minute later, the core finds the write done and has the cache written out.
+    assert_eq!(drain(&mut queue), []);
+    for later in 60..=90 {
+        queue.tick((2000 + later) * second);
+        assert_eq!(disk.health(), Ok(()), "after {later} s");
+    }
+    queue.tick(2095 * second);
+    let limit = core::time::Duration::from_secs(30);
+    assert_eq!(disk.health(), Err(Error::Late(limit)));
+}
