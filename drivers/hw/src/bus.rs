@@ -60,7 +60,7 @@ impl IdentityMap {
     /// An accessor for the given windows of identity-mapped memory.
     ///
     /// # Safety
-    /// All of each window must be identity-mapped for ever, and must hold nothing that a Rust
+    /// Each window must be whole pages, identity-mapped for ever, and must hold nothing that a Rust
     /// reference covers: only memory handed out by a [`DmaAlloc`] and mapped grants.
     #[must_use]
     pub const unsafe fn new(windows: &'static [Range<u64>]) -> Self {
@@ -78,8 +78,8 @@ impl IdentityMap {
             usize::try_from(page).ok()?,
         ))?;
         let count = (inside + len).div_ceil(PAGE_SIZE);
-        // SAFETY: the range is inside a window, which `new` promised to be mapped and free of
-        // references.
+        // SAFETY: the range is inside a window, and so are its pages, which `new` promised to be
+        // mapped and free of references.
         Some((unsafe { SharedPages::from_raw(base, count, page) }, inside))
     }
 }
