@@ -20,8 +20,8 @@
 //! | `recovery`, `link` | aborts and resets, and what the cores have to do with them |
 //! | `events`, `health` | what the controller tells unasked; the SMART log |
 //! | `prp` | cutting a command into what one NVMe command can describe |
-//! | `slots` | which command identifiers are in flight, and for whom |
 //! | `discard` | the same for a discard |
+//! | `slots` | which command identifiers are in flight, and for whom |
 //! | `queue` | the data path |
 //!
 //! Write Zeroes is not used: no request of blkif asks for zeroes, and a discard promises none.

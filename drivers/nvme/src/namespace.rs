@@ -166,8 +166,8 @@ impl Namespace {
     }
 }
 
-/// How many blocks are written whole or not at all when power fails, a power of two. Who writes a
-/// physical block relies on it, whatever the size that costs least.
+/// How many blocks are written whole or not at all when power fails; not always a power of two. Who
+/// writes a physical block relies on it, whatever the size that costs least.
 fn atomic(data: &IdentifyNamespace, of_controller: u32) -> u32 {
     let given = data.features & HAS_ATOMIC_WRITE != 0 && data.atomic_write.get() != 0;
     let blocks = match data.atomic_write.get() {
