@@ -34,7 +34,8 @@ pub(crate) mod command {
 
 /// All the PCI buses behind one pair of configuration ports.
 ///
-/// The two ports are one shared register: use it from one core only.
+/// The two ports are one shared register, of which this knows what it wrote last: there must be one
+/// of it only, used from one core.
 #[derive(Debug)]
 pub struct Bus<P> {
     ports: P,

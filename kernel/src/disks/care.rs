@@ -39,7 +39,7 @@ impl Disks {
                     self.take_up(index, attention, &mut care);
                 }
                 Some(Disk::Virtio(disk)) if !self.lost.contains(&index) => {
-                    if let Some(reason) = disk.failure() {
+                    if let Some(reason) = disk.failure(&self.pci) {
                         say_lost(index, &reason);
                         self.lost.push(index);
                         care.lost.push(index);

@@ -8,7 +8,7 @@ use log::{error, info, warn};
 use spindle_block::{DiskOptions, Volume};
 use spindle_datapath::Queue;
 use spindle_hw::Mmio;
-use spindle_pci::{Address, Bus, Function};
+use spindle_pci::{Address, Function};
 use spindle_virtio::{Disk, Error, Layout, PciTransport, is_block_device};
 
 use super::pci::{self, Pci};
@@ -80,9 +80,9 @@ impl VirtioDisk {
 
     /// Why it has failed, if it has. It is then cut off from memory, which goes back to guests
     /// with their failed requests.
-    pub(super) fn failure(&self) -> Option<Error> {
+    pub(super) fn failure(&self, pci: &Pci) -> Option<Error> {
         let error = self.disk.health().err()?;
-        Bus::new(crate::log::ports()).disable(self.address);
+        pci.bus.disable(self.address);
         Some(error)
     }
 
