@@ -275,9 +275,11 @@ impl Cores {
         self.cores.iter().map(|core| &*core.stats)
     }
 
-    /// Whether a core owes an answer, so that control must look for it before long.
+    /// Whether a core owes an answer, or an order waits for its mailbox, so that control must come
+    /// back before long.
     pub(crate) fn are_waited_for(&self) -> bool {
-        self.cores.iter().any(|core| core.waiting > 0)
+        let waited_for = |core: &Core| core.waiting > 0 || !core.orders.is_empty();
+        self.cores.iter().any(waited_for)
     }
 }
 
