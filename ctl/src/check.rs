@@ -15,11 +15,12 @@ use crate::xlcfg::XlConfig;
 /// If it is not.
 pub(crate) fn name(config: &XlConfig) -> Result<String> {
     let name = config.text("name")?.unwrap_or_default();
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    // Xenstore, where the record goes by it, takes nothing else in a path.
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_".contains(c);
     let sound = name.chars().all(plain) && name.starts_with(|c: char| c.is_ascii_alphabetic());
     ensure!(
         sound && name.len() <= 60,
-        "\"{name}\" is no name for a domain here: letters, digits, - _ . after a first letter"
+        "\"{name}\" is no name for a domain here: letters, digits, - _ after a first letter"
     );
     Ok(name.into())
 }

@@ -142,6 +142,7 @@ fn what_cannot_work_is_refused_before_anything_is_done() {
         ),
         (bad(&|w| w.name = Some("a b".into())), "no name"),
         (bad(&|w| w.name = Some("../x".into())), "no name"),
+        (bad(&|w| w.name = Some("spindle.a".into())), "no name"),
         (bad(&|w| w.config = Some("type='pv'".into())), "\"pvh\""),
         (
             bad(&|w| w.config = Some("type='hvm'".into())),

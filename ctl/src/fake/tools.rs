@@ -98,6 +98,9 @@ impl Fake {
                 return Ok(names.join("\n"));
             }
             ["xenstore-write", path, value] => {
+                // As xenstored does; a point is none of these.
+                let plain = |c: char| c.is_ascii_alphanumeric() || "-/_@".contains(c);
+                ensure!(path.chars().all(plain), "could not write path {path}");
                 self.store(path, value);
                 if path.ends_with("/control/shutdown") && !self.deaf {
                     let id = path.split('/').nth(3).unwrap_or_default().to_string();
