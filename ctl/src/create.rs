@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 
+use crate::destroy::kill;
 use crate::host::{Call, Host};
 use crate::plan::{self, Plan, Step};
 use crate::record::Record;
@@ -194,7 +195,7 @@ fn undo(host: &mut impl Host, record: &Record, steps: &[Step]) -> Result<()> {
 /// Destroys the domain, if it is there and ours.
 fn destroy(host: &mut impl Host, record: &Record) -> Result<()> {
     if let Some(id) = record.domain(host)? {
-        host.run(&Call::xl(["destroy", &id.to_string()]))?;
+        kill(host, &record.name, id)?;
     }
     Ok(())
 }

@@ -99,7 +99,18 @@ pub(crate) fn end(
         ));
     }
     say(&format!("xl destroy {name}"));
-    host.run(&Call::xl(["destroy", &id.to_string()])).map(drop)
+    kill(host, name, id)
+}
+
+/// Destroys a domain. One that has ended by itself by then is no failure.
+///
+/// # Errors
+/// If it is still there.
+pub(crate) fn kill(host: &mut impl Host, name: &str, id: u32) -> Result<()> {
+    match host.run(&Call::xl(["destroy", &id.to_string()])) {
+        Err(error) if record::domain(host, name)? == Some(id) => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// The guests that have a disk open, with the disk.
@@ -190,6 +201,24 @@ mod tests {
             "{text}"
         );
         run(&mut host, true).expect("destroyed");
+        assert_eq!(host.state, before);
+    }
+
+    #[test]
+    fn a_domain_that_is_gone_when_it_is_to_be_destroyed_has_ended_as_well() {
+        let deaf = || {
+            let (mut host, before) = created(Route::Pvh, "nvme");
+            host.deaf = true;
+            host.calls.clear();
+            (host, before)
+        };
+        let (mut host, _) = deaf();
+        run(&mut host, false).expect("destroyed");
+        let is_it = |call: &crate::fake::Made| call.text.starts_with("xl destroy");
+        let call = host.calls.iter().position(is_it).expect("it was destroyed");
+        let (mut host, before) = deaf();
+        host.fail(call, crate::fake::Failure::After);
+        run(&mut host, false).expect("destroyed");
         assert_eq!(host.state, before);
     }
 
