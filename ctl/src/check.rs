@@ -25,18 +25,18 @@ pub(crate) fn name(config: &XlConfig) -> Result<String> {
     Ok(name.into())
 }
 
-/// Whether Spindle knows these knobs.
+/// Whether Spindle knows these knobs, which come from `place`.
 ///
 /// # Errors
 /// At the first that it does not.
-pub(crate) fn knobs(knobs: &[String]) -> Result<()> {
+pub(crate) fn knobs<'a>(place: &str, knobs: impl Iterator<Item = &'a str>) -> Result<()> {
     let mut config = spindle_config::Config::default();
     for knob in knobs {
         let (key, value) = knob.split_once('=').unwrap_or((knob, ""));
         let fits = knob.chars().all(|c| c.is_ascii_graphic());
         ensure!(fits, "\"{knob}\" is no knob: key=value without blanks");
         let set = config.set(key, Some(value));
-        set.map_err(|error| anyhow::anyhow!("--set {knob}: {error}"))?;
+        set.map_err(|error| anyhow::anyhow!("{place} {knob}: {error}"))?;
     }
     Ok(())
 }

@@ -123,7 +123,11 @@ impl Plan {
         );
         let (route, mut config) = base(wanted)?;
         let name = check::name(&config)?;
-        check::knobs(&wanted.knobs)?;
+        let line = config.text("cmdline")?.unwrap_or_default().to_string();
+        // No knob, but for whoever looks into Spindle itself.
+        let is_knob = |word: &&str| !word.starts_with("debug_port");
+        check::knobs("cmdline", line.split_whitespace().filter(is_knob))?;
+        check::knobs("--set", wanted.knobs.iter().map(String::as_str))?;
         if earlier.is_none_or(|earlier| earlier.name != name) {
             check::is_free(host, &name)?;
         }
@@ -140,7 +144,6 @@ impl Plan {
         let devices = devices?;
         let uuid = host.read("/proc/sys/kernel/random/uuid");
         let uuid = uuid.context("no UUID from the kernel")?.trim().to_string();
-        let line = config.text("cmdline")?.unwrap_or_default();
         let words = line.split_whitespace().map(str::to_string);
         let mut knobs: Vec<String> = words.chain(wanted.knobs.iter().cloned()).collect();
         config.set_text("cmdline", &knobs.join(" "))?;

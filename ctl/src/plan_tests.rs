@@ -7,6 +7,9 @@ use crate::pci::Bdf;
 use crate::plan::{Plan, Route, Step, Wanted};
 use crate::xlcfg::XlConfig;
 
+/// A configuration that lacks nothing.
+const PVH: &str = "type='pvh'\nname='x'\nkernel='/usr/lib/spindle/spindle.elf'\n";
+
 fn refusal(host: &mut Fake, wanted: &Wanted) -> String {
     let error = Plan::new(host, wanted, None).expect_err("refused");
     assert!(
@@ -139,6 +142,10 @@ fn what_cannot_work_is_refused_before_anything_is_done() {
         (
             bad(&|w| w.knobs = vec!["log=info xx".into()]),
             "without blanks",
+        ),
+        (
+            bad(&|w| w.config = Some(format!("{PVH}cmdline='debug_port pol_us=1'"))),
+            "cmdline pol_us=1: unknown knob \"pol_us\"; did you mean \"poll_us\"",
         ),
         (bad(&|w| w.name = Some("a b".into())), "no name"),
         (bad(&|w| w.name = Some("../x".into())), "no name"),
