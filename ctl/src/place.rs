@@ -1,6 +1,6 @@
 //! Where the registers of controllers go in a PVH domain: `iomem=` for xl, knobs for Spindle.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
 use crate::host::Host;
 use crate::pci::{Device, Frames, Kind};
@@ -41,7 +41,9 @@ pub(crate) fn place(
     devices: &[Device],
 ) -> Result<Vec<String>> {
     for key in ["memory", "maxmem"] {
-        let mib: u64 = config.text(key)?.unwrap_or("0").parse()?;
+        let text = config.text(key)?.unwrap_or("0");
+        let mib = text.parse::<u64>();
+        let mib = mib.with_context(|| format!("{key}={text}: a number of MiB is needed"))?;
         ensure!(
             mib <= MOST_MEMORY,
             "{key}={mib}: with a disk on the PVH route, {MOST_MEMORY} MiB is the most; RAM would \

@@ -147,6 +147,10 @@ fn what_cannot_work_is_refused_before_anything_is_done() {
             bad(&|w| w.config = Some(format!("{PVH}cmdline='debug_port pol_us=1'"))),
             "cmdline pol_us=1: unknown knob \"pol_us\"; did you mean \"poll_us\"",
         ),
+        (
+            bad(&|w| w.config = Some(format!("{PVH}memory='64M'"))),
+            "memory=64M: a number of MiB",
+        ),
         (bad(&|w| w.name = Some("a b".into())), "no name"),
         (bad(&|w| w.name = Some("../x".into())), "no name"),
         (bad(&|w| w.name = Some("spindle.a".into())), "no name"),
