@@ -4,7 +4,7 @@
 use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
 
-use crate::host::{Call, Host};
+use crate::host::{Call, Host, quoted};
 use crate::pci::{Bdf, Device};
 use crate::record::Record;
 use crate::xlcfg::XlConfig;
@@ -235,22 +235,27 @@ fn base(wanted: &Wanted) -> Result<(Route, XlConfig)> {
 }
 
 impl Step {
-    /// The step as a line for a shell; `$id` is the domain's number.
+    /// The step as a shell would do it.
     pub(crate) fn shell(&self, record: &Record) -> String {
         let (name, config) = (&record.name, &record.config);
+        // Only xl knows the number, once it has created the domain.
+        let home = format!("{}/$(xl domid {name})", store::DOMAINS);
         match self {
             Self::Note => {
                 let path = Record::path(name);
                 store::write_call(&path, &record.to_string()).to_string()
             }
             Self::Take(bdf) => format!("xl pci-assignable-add {bdf}"),
-            Self::Keep(text) => format!("cat > {} <<'END'\n{text}END", record.source()),
+            Self::Keep(text) => format!(
+                "mkdir -p {CONFIGS} && cat > {} <<'END'\n{text}END",
+                record.source()
+            ),
             Self::Configure(text) => format!("cat > {config} <<'END'\n{text}END"),
             Self::Create(shim) => self::create(config, shim.as_deref()).to_string(),
             Self::Knobs(knobs) => format!(
-                "xenstore-write {}/$id/{} '{knobs}'",
-                store::DOMAINS,
-                spindle_config::STORE_PATH
+                "xenstore-write {home}/{} {}",
+                spindle_config::STORE_PATH,
+                quoted(knobs)
             ),
             Self::Attach(bdf) => format!("xl pci-attach {name} {bdf}"),
             Self::Enable(bdf) => format!(
@@ -258,10 +263,9 @@ impl Step {
                 bdf.sysfs("config")
             ),
             Self::Unpause => format!("xl unpause {name}"),
-            Self::Await => format!(
-                "xenstore-watch -n 2 {}/$id/data/spindle/ready",
-                store::DOMAINS
-            ),
+            Self::Await => {
+                format!("until xenstore-exists {home}/data/spindle/ready; do sleep 1; done")
+            }
         }
     }
 }

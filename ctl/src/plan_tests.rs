@@ -84,6 +84,30 @@ fn the_hvm_route_is_what_stock_xl_does_with_knobs_in_xenstore() -> Result<()> {
 }
 
 #[test]
+fn the_steps_are_shown_as_lines_that_a_shell_can_run() -> Result<()> {
+    let mut host = Fake::with_nvme("nvme");
+    let mut wanted = wanted(Route::Hvm);
+    wanted.knobs.extend(["queues=2".into(), "ram0=8M".into()]);
+    let plan = Plan::new(&mut host, &wanted, None)?;
+    let lines = plan.steps.iter().map(|step| step.shell(&plan.record));
+    let script = lines.collect::<Vec<_>>().join("\n");
+    // Nothing else makes this folder, and nobody but xl knows the number.
+    let (folder, file) = ("mkdir -p /run/spindlectl", "cat > /run/spindlectl");
+    assert!(
+        script.contains(folder) && script.find(folder) < script.find(file),
+        "{script}"
+    );
+    let home = "/local/domain/$(xl domid spindle)/data/spindle";
+    for line in [
+        format!("xenstore-write {home}/config 'queues=2 ram0=8M'\n"),
+        format!("until xenstore-exists {home}/ready; do"),
+    ] {
+        assert!(script.contains(&line), "{script}");
+    }
+    Ok(())
+}
+
+#[test]
 fn what_cannot_work_is_refused_before_anything_is_done() {
     let mut host = Fake::with_nvme("nvme");
     host.is_root = false;
