@@ -36,7 +36,10 @@ pub(crate) fn tree(host: &mut impl Host, path: &str) -> Nodes {
 /// If xenstore does not answer.
 pub(crate) fn domain_ids(host: &mut impl Host) -> Result<Vec<u32>> {
     let text = host.run(&Call::new("xenstore-list", [DOMAINS]));
-    let text = text.context("xenstore does not answer; is this dom0, and does xenstored run?")?;
+    let text = text.with_context(|| match host.user() {
+        0 => "xenstore does not answer; is this dom0, and does xenstored run?",
+        _ => "xenstore does not answer; this needs root: run it with sudo, in dom0",
+    })?;
     let mut ids: Vec<u32> = text.lines().filter_map(|line| line.parse().ok()).collect();
     ids.sort_unstable();
     Ok(ids)
@@ -106,6 +109,19 @@ fn unescape(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fake::{Failure, Fake};
+
+    #[test]
+    fn whoever_may_not_ask_xenstore_is_told_so() {
+        let mut host = Fake::with_nvme("nvme");
+        for (is_root, word) in [(true, "xenstored run"), (false, "sudo")] {
+            host.is_root = is_root;
+            host.fail(0, Failure::Before);
+            host.calls.clear();
+            let text = domain_ids(&mut host).expect_err("no answer").to_string();
+            assert!(text.contains(word), "{text}");
+        }
+    }
 
     #[test]
     fn what_the_tools_escape_is_read_as_it_was_written() {
