@@ -63,7 +63,13 @@ const DISK: &[(&str, &str, &str, &str)] = &[
         "evicted",
         "spindle_disk_grants_evicted_total",
         "",
-        "Grants unmapped to make room.",
+        "Grants unmapped to make room, or because they were not used for long.",
+    ),
+    (
+        "lost",
+        "spindle_disk_frames_lost_total",
+        "",
+        "Guest frames lost because an unmap failed.",
     ),
 ];
 
@@ -83,6 +89,21 @@ const CORE: &[(&str, &str, &str)] = &[
         "sleeps",
         "spindle_core_sleeps_total",
         "Times that the core slept.",
+    ),
+    (
+        "polls",
+        "spindle_core_busy_visits_total",
+        "Visits that found work.",
+    ),
+    (
+        "idle_polls",
+        "spindle_core_idle_visits_total",
+        "Visits that found none.",
+    ),
+    (
+        "grant_calls",
+        "spindle_core_grant_calls_total",
+        "Grant hypercalls, each of a batch.",
     ),
 ];
 
@@ -250,6 +271,22 @@ mod tests {
             }
         }
         assert!(samples.len() > 40);
+    }
+
+    #[test]
+    fn every_counter_that_spindle_has_is_there() {
+        let known = DISK.iter().map(|entry| entry.0);
+        let known: BTreeSet<&str> = known.chain(CORE.iter().map(|entry| entry.0)).collect();
+        let lines = [
+            spindle_blkif::stats::RingSnapshot::default().to_string(),
+            spindle_blkif::stats::CoreSnapshot::default().to_string(),
+        ];
+        let names = lines.iter().flat_map(|line| line.split(' '));
+        for name in names.filter_map(|word| Some(word.split_once('=')?.0)) {
+            // A share, a highest value, and histograms, of which one is told in its own way.
+            let other = ["busy", "peak", "batch", "lat_us"].contains(&name);
+            assert!(other || known.contains(name), "{name}");
+        }
     }
 
     #[test]
