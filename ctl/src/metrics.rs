@@ -290,6 +290,21 @@ mod tests {
     }
 
     #[test]
+    fn what_a_domain_shows_twice_comes_once() {
+        let mut host = Fake::serving();
+        let data = "/local/domain/3/data/spindle";
+        host.store(&format!("{data}/core/01"), "busy_ns=7");
+        host.store(&format!("{data}/core/+1"), "busy_ns=8");
+        host.store(&format!("{data}/disks"), "ram0 1 512 w\nram0 2 512 w");
+        let text = metrics(&mut host);
+        let samples = text.lines().filter(|line| !line.starts_with('#'));
+        let mut names = samples.filter_map(|line| Some(line.rsplit_once(' ')?.0));
+        let mut seen = BTreeSet::new();
+        assert!(names.all(|name| seen.insert(name)), "{text}");
+        assert!(text.contains("core=\"1\"} 2\n") && text.contains("target=\"ram0\"} 512\n"));
+    }
+
+    #[test]
     fn names_cannot_break_out_of_their_labels() {
         let mut host = Fake::serving();
         host.store("/local/domain/5/name", "a\"} 1\nb\\");

@@ -1,6 +1,8 @@
 //! A Spindle domain as it shows itself in xenstore: what it serves, to whom, and its counters.
 //! A domain writes these nodes itself, so that nothing here relies on them being sound.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use anyhow::Result;
 
 use crate::counters::Counters;
@@ -89,8 +91,8 @@ impl Spindle {
             let number = path.strip_prefix("core/")?.parse().ok()?;
             Some((number, Counters::parse(line)))
         };
-        let mut cores: Vec<_> = own.iter().filter_map(core).collect();
-        cores.sort_unstable_by_key(|(number, _)| *number);
+        // By number: `01` names no other core than `1`.
+        let cores: BTreeMap<u32, Counters> = own.iter().filter_map(core).collect();
         Some(Self {
             id,
             name,
@@ -98,7 +100,7 @@ impl Spindle {
             version,
             targets: targets(&own),
             disks: disks(host, &backends, &own),
-            cores,
+            cores: cores.into_iter().collect(),
         })
     }
 
@@ -149,7 +151,7 @@ impl Target {
     }
 }
 
-/// All disks, each followed by its partitions.
+/// All disks, each followed by its partitions; of one name the first.
 fn targets(own: &Nodes) -> Vec<Target> {
     let disks = own.get("disks").map_or("", String::as_str);
     let mut all = Vec::new();
@@ -166,6 +168,8 @@ fn targets(own: &Nodes) -> Vec<Target> {
         }
         all.append(&mut family);
     }
+    let mut seen = BTreeSet::new();
+    all.retain(|target| seen.insert(target.name.clone()));
     all
 }
 
