@@ -2,7 +2,7 @@
 //! tools. Tests put a dom0 of their own in its place.
 
 use std::fmt::Write as _;
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Seek, SeekFrom, Write as _};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
@@ -203,9 +203,45 @@ impl Host for Dom0 {
     }
 }
 
+/// Locks the file at `path`, which is made if need be, until the result is dropped. Calls `wait`
+/// first if somebody else has it, and waits for him.
+///
+/// # Errors
+/// If the file cannot be made or locked.
+pub(crate) fn lock(path: &Path, wait: impl FnOnce()) -> io::Result<File> {
+    let file = File::create(path)?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            wait();
+            file.lock()?;
+        }
+        Err(TryLockError::Error(error)) => return Err(error),
+    }
+    Ok(file)
+}
+
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc::channel;
+
     use super::*;
+
+    #[test]
+    fn who_comes_second_is_told_and_waits() {
+        let path = std::env::temp_dir().join(format!("spindlectl-lock-{}", std::process::id()));
+        let first = lock(&path, || panic!("nobody else has it")).expect("locked");
+        let (waits, told) = channel();
+        let second = std::thread::spawn({
+            let path = path.clone();
+            move || lock(&path, || waits.send(()).expect("told")).map(drop)
+        });
+        told.recv().expect("the second waits");
+        assert!(!second.is_finished());
+        drop(first);
+        second.join().expect("no panic").expect("locked");
+        fs::remove_file(&path).expect("removed");
+    }
 
     #[test]
     fn a_call_is_shown_as_a_shell_takes_it() {

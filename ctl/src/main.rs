@@ -37,10 +37,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use clap::{Args, Parser, Subcommand};
 
-use host::Dom0;
+use host::{Dom0, Host};
 use plan::{Plan, Route, Wanted};
 use spindle::Spindle;
 
+/// Locked while something is changed.
+const LOCK: &str = "/run/spindlectl.lock";
 /// How often Spindle publishes its counters, with some time to spare.
 const PUBLISHED: Duration = Duration::from_secs(6);
 /// How often `top` looks for news that are late.
@@ -154,10 +156,7 @@ struct Top {
 fn main() -> ExitCode {
     let result = match Cli::parse().verb {
         Verb::Create(args) => create(args),
-        Verb::Destroy(args) => {
-            let patience = Duration::from_secs(args.timeout);
-            destroy::destroy(&mut Dom0::new(), &args.name, args.force, patience, &mut say)
-        }
+        Verb::Destroy(args) => destroy(&args),
         Verb::Restart(args) => restart(args),
         Verb::List => list(),
         Verb::Stat => Spindle::all(&mut Dom0::new()).map(|all| print(&tables::stat(&all))),
@@ -196,6 +195,11 @@ fn create(args: Create) -> Result<()> {
         shims: args.shim.map_or_else(shims, |shim| vec![shim]),
     };
     let mut host = Dom0::new();
+    let _alone = if args.dry_run {
+        None
+    } else {
+        alone(&mut host)?
+    };
     let plan = Plan::new(&mut host, &wanted, None)?;
     if args.dry_run {
         for step in &plan.steps {
@@ -209,17 +213,20 @@ fn create(args: Create) -> Result<()> {
     Ok(())
 }
 
+fn destroy(args: &Destroy) -> Result<()> {
+    let mut host = Dom0::new();
+    let _alone = alone(&mut host)?;
+    let patience = Duration::from_secs(args.timeout);
+    destroy::destroy(&mut host, &args.name, args.force, patience, &mut say)
+}
+
 fn restart(args: Restart) -> Result<()> {
+    let mut host = Dom0::new();
+    let _alone = alone(&mut host)?;
     let shims = args.shim.map_or_else(shims, |shim| vec![shim]);
     let patience = Duration::from_secs(args.timeout);
-    let (spindle, guests) = restart::restart(
-        &mut Dom0::new(),
-        &args.name,
-        args.force,
-        shims,
-        patience,
-        &mut say,
-    )?;
+    let (spindle, guests) =
+        restart::restart(&mut host, &args.name, args.force, shims, patience, &mut say)?;
     println!("{}", tables::list(&[spindle]));
     if !guests.is_empty() {
         println!("These guests had disks from it: {}.", guests.join(", "));
@@ -228,6 +235,20 @@ fn restart(args: Restart) -> Result<()> {
         println!("One that had I/O in flight waits for it for ever: xl destroy, then xl create.");
     }
     Ok(())
+}
+
+/// Has whoever else changes something end first: of two at once, each would take for its own, and
+/// undo, what the other does.
+fn alone(host: &mut Dom0) -> Result<Option<fs::File>> {
+    if host.user() != 0 {
+        // Who is not root will be refused, with better words.
+        return Ok(None);
+    }
+    let lock = host::lock(Path::new(LOCK), || {
+        say("waiting for another spindlectl to end")
+    });
+    lock.map(Some)
+        .with_context(|| format!("cannot lock {LOCK}"))
 }
 
 /// Where the preload library is looked for.
