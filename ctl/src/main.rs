@@ -27,8 +27,9 @@ mod tables;
 mod xlcfg;
 
 use std::env;
+use std::fmt::Display;
 use std::fs;
-use std::io::IsTerminal;
+use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 use std::process::ExitCode;
 use std::thread;
@@ -159,16 +160,17 @@ fn main() -> ExitCode {
         Verb::Destroy(args) => destroy(&args),
         Verb::Restart(args) => restart(args),
         Verb::List => list(),
-        Verb::Stat => Spindle::all(&mut Dom0::new()).map(|all| print(&tables::stat(&all))),
+        Verb::Stat => Spindle::all(&mut Dom0::new()).and_then(|all| print(&tables::stat(&all))),
         Verb::Top(args) => top(&args),
         Verb::Metrics => {
-            Spindle::all(&mut Dom0::new()).map(|all| print!("{}", metrics::text(&all)))
+            Spindle::all(&mut Dom0::new()).and_then(|all| show(metrics::text(&all).trim_end()))
         }
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            // Without a place to say it, the status still tells.
+            let _ = writeln!(io::stderr(), "error: {error:#}");
             ExitCode::FAILURE
         }
     }
@@ -176,7 +178,9 @@ fn main() -> ExitCode {
 
 fn say(what: &str) {
     // A configuration is many lines; its first tells which.
-    eprintln!("+ {}", what.lines().next().unwrap_or_default());
+    let line = what.lines().next().unwrap_or_default();
+    // Nobody may be listening; what was begun goes on all the same.
+    let _ = writeln!(io::stderr(), "+ {line}");
 }
 
 fn create(args: Create) -> Result<()> {
@@ -203,14 +207,13 @@ fn create(args: Create) -> Result<()> {
     let plan = Plan::new(&mut host, &wanted, None)?;
     if args.dry_run {
         for step in &plan.steps {
-            println!("{}", step.shell(&plan.record));
+            show(step.shell(&plan.record))?;
         }
         return Ok(());
     }
     let patience = Duration::from_secs(args.timeout);
     let spindle = create::create(&mut host, &plan, patience, args.keep, &mut say)?;
-    println!("{}", tables::list(&[spindle]));
-    Ok(())
+    show(tables::list(&[spindle]))
 }
 
 fn destroy(args: &Destroy) -> Result<()> {
@@ -227,12 +230,13 @@ fn restart(args: Restart) -> Result<()> {
     let patience = Duration::from_secs(args.timeout);
     let (spindle, guests) =
         restart::restart(&mut host, &args.name, args.force, shims, patience, &mut say)?;
-    println!("{}", tables::list(&[spindle]));
+    show(tables::list(&[spindle]))?;
     if !guests.is_empty() {
-        println!("These guests had disks from it: {}.", guests.join(", "));
-        println!("One whose disk was at rest gets it back without a reboot, as a new one:");
-        println!("  xl block-detach --force GUEST VDEV && xl block-attach GUEST 'DISK'");
-        println!("One that had I/O in flight waits for it for ever: xl destroy, then xl create.");
+        let guests = guests.join(", ");
+        show(format!("These guests had disks from it: {guests}."))?;
+        show("One whose disk was at rest gets it back without a reboot, as a new one:")?;
+        show("  xl block-detach --force GUEST VDEV && xl block-attach GUEST 'DISK'")?;
+        show("One that had I/O in flight waits for it for ever: xl destroy, then xl create.")?;
     }
     Ok(())
 }
@@ -251,6 +255,22 @@ fn alone(host: &mut Dom0) -> Result<Option<fs::File>> {
         .with_context(|| format!("cannot lock {LOCK}"))
 }
 
+/// Prints. Where nobody reads any more, such as `head` that has seen enough, that is the end.
+fn show(text: impl Display) -> Result<()> {
+    if !put(&mut io::stdout(), &text).context("cannot print")? {
+        std::process::exit(0);
+    }
+    Ok(())
+}
+
+/// Writes a line; false if nobody reads any more.
+fn put(out: &mut impl Write, text: &impl Display) -> io::Result<bool> {
+    match writeln!(out, "{text}").and_then(|()| out.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        done => done.map(|()| true),
+    }
+}
+
 /// Where the preload library is looked for.
 fn shims() -> Vec<String> {
     const NAME: &str = "libspindle_shim.so";
@@ -267,8 +287,7 @@ fn list() -> Result<()> {
         !all.is_empty(),
         "no Spindle runs; `spindlectl create --help` tells how to start one"
     );
-    println!("{}", tables::list(&all));
-    Ok(())
+    show(tables::list(&all))
 }
 
 fn top(args: &Top) -> Result<()> {
@@ -287,18 +306,41 @@ fn top(args: &Top) -> Result<()> {
         }
         let seconds = looked.elapsed().as_secs_f64();
         looked = Instant::now();
-        if std::io::stdout().is_terminal() {
+        if io::stdout().is_terminal() {
             // Clears the screen, and goes to its top (ECMA-48).
             print!("\x1b[2J\x1b[H");
         }
-        print(&tables::top(&before, &now, seconds));
+        print(&tables::top(&before, &now, seconds))?;
         before = now;
     }
     Ok(())
 }
 
-fn print(tables: &[comfy_table::Table]) {
-    for table in tables {
-        println!("{table}");
+fn print(tables: &[comfy_table::Table]) -> Result<()> {
+    tables.iter().try_for_each(show)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Broken(io::ErrorKind);
+
+    impl Write for Broken {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            Err(self.0.into())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_reader_that_has_seen_enough_is_no_failure() {
+        let mut seen = Vec::new();
+        assert!(put(&mut seen, &"a").expect("written"));
+        assert_eq!(seen, b"a\n");
+        assert!(!put(&mut Broken(io::ErrorKind::BrokenPipe), &"a").expect("no failure"));
+        assert!(put(&mut Broken(io::ErrorKind::StorageFull), &"a").is_err());
     }
 }
