@@ -70,18 +70,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if args.host_only {
         return Ok(());
     }
-    let chosen: Vec<&Scenario> = scenario::ALL
-        .iter()
-        .filter(|scenario| scenario.fits(args.backend) && args.wants(scenario.name))
-        .collect();
-    if chosen.is_empty() {
-        let names: Vec<&str> = scenario::ALL.iter().map(|scenario| scenario.name).collect();
-        bail!(
-            "no scenario is called like \"{}\"; there are: {}",
-            args.filter.join(","),
-            names.join(" ")
-        );
-    }
+    let chosen = choose(args)?;
     let _lock = rig::lock()?;
     let image = match args.backend {
         Backend::Spindle | Backend::Bench => Some(kernel::build()?.path),
@@ -123,6 +112,25 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// The scenarios that are asked for; each part of the filter must name some.
+fn choose(args: &Args) -> Result<Vec<&'static Scenario>> {
+    let all = || {
+        scenario::ALL
+            .iter()
+            .filter(|scenario| scenario.fits(args.backend))
+    };
+    for part in &args.filter {
+        if !all().any(|scenario| scenario.name.contains(part)) {
+            let names: Vec<&str> = all().map(|scenario| scenario.name).collect();
+            bail!(
+                "no scenario is called like \"{part}\"; there are: {}",
+                names.join(" ")
+            );
+        }
+    }
+    Ok(all().filter(|scenario| args.wants(scenario.name)).collect())
 }
 
 /// The host's tests.
@@ -221,4 +229,29 @@ fn shorten(text: &str) -> String {
         return line;
     }
     line.chars().take(WIDTH).chain("…".chars()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn filtered(filter: &[&str]) -> Result<Vec<&'static str>> {
+        let args = Args {
+            filter: filter.iter().map(ToString::to_string).collect(),
+            ..Args::rig_on_both()
+        };
+        Ok(choose(&args)?
+            .iter()
+            .map(|scenario| scenario.name)
+            .collect())
+    }
+
+    #[test]
+    fn a_part_of_the_filter_that_names_nothing_is_refused() -> Result<()> {
+        assert_eq!(filtered(&["virtio", "hotplug"])?, ["hotplug", "virtio-blk"]);
+        assert!(!filtered(&[])?.contains(&"interop"));
+        let error = filtered(&["hotplug", "resiez"]).expect_err("a misspelt one");
+        assert!(error.to_string().contains("\"resiez\""), "{error}");
+        Ok(())
+    }
 }
