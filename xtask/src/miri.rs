@@ -1,7 +1,7 @@
 //! `miri` and `loom`: the host's tests under an interpreter that finds undefined behaviour, and
 //! the models of what runs on two cores at once under a checker of all interleavings.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use xshell::{Shell, cmd};
 
 use crate::fuzz::require_nightly;
@@ -44,6 +44,7 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> Result<()> {
     let sh = Shell::new()?;
     sh.change_dir(root());
+    check_names(&args.crates)?;
     require_nightly(&sh)?;
     cmd!(sh, "cargo +nightly miri --version")
         .quiet()
@@ -67,6 +68,19 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
+/// Whether Miri can be asked for all of these crates.
+fn check_names(crates: &[String]) -> Result<()> {
+    let names: Vec<&str> = CRATES.iter().map(|(name, _)| *name).collect();
+    for name in crates {
+        ensure!(
+            names.contains(&name.as_str()),
+            "no crate is called \"{name}\"; there are: {}",
+            names.join(" ")
+        );
+    }
+    Ok(())
+}
+
 /// Runs the models.
 pub(crate) fn loom() -> Result<()> {
     let sh = Shell::new()?;
@@ -81,4 +95,15 @@ pub(crate) fn loom() -> Result<()> {
     .quiet()
     .run()
     .context("a model failed; set LOOM_LOG=trace and LOOM_LOCATION=1 to see the interleaving")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_crate_that_there_is_not_is_refused() {
+        assert!(check_names(&["hw".into(), "xen".into()]).is_ok());
+        assert!(check_names(&["hw".into(), "spindle-xen".into()]).is_err());
+    }
 }
