@@ -113,9 +113,11 @@ fn unpack(sh: &Shell, suite: Suite, packages: &str) -> Result<PathBuf> {
     let root = suite.dir().join("root");
     let stamp_file = suite.dir().join("root.stamp");
     let stamp = stamp(&[packages]);
-    if fs::read_to_string(&stamp_file).is_ok_and(|made_by| made_by == stamp) {
+    if is_made(&root, &stamp_file, &stamp) {
         return Ok(root);
     }
+    // What is unpacked half-way must not pass for what the stamp tells of.
+    let _ = fs::remove_file(&stamp_file);
     let name = suite.name();
     let _progress = Progress::start(
         "rig",
@@ -237,6 +239,11 @@ fn find(dir: &Path, fits: impl Fn(&str) -> bool) -> Result<PathBuf> {
     Ok(found.remove(0))
 }
 
+/// Whether `folder` is there and was made by what `stamp` stands for.
+fn is_made(folder: &Path, stamp_file: &Path, stamp: &str) -> bool {
+    folder.is_dir() && fs::read_to_string(stamp_file).is_ok_and(|made_by| made_by == stamp)
+}
+
 /// A fingerprint (64-bit FNV-1a) of what something is made by.
 fn stamp(parts: &[&str]) -> String {
     let hash = parts
@@ -246,4 +253,22 @@ fn stamp(parts: &[&str]) -> String {
             (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
         });
     format!("{hash:016x}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stamp_without_its_folder_counts_for_nothing() -> Result<()> {
+        let dir = std::env::temp_dir().join(format!("spindle-images-{}", std::process::id()));
+        let (root, stamp_file) = (dir.join("root"), dir.join("root.stamp"));
+        fs::create_dir_all(&root)?;
+        fs::write(&stamp_file, "a")?;
+        assert!(is_made(&root, &stamp_file, "a") && !is_made(&root, &stamp_file, "b"));
+        fs::remove_dir(&root)?;
+        assert!(!is_made(&root, &stamp_file, "a"));
+        fs::remove_dir_all(&dir)?;
+        Ok(())
+    }
 }
