@@ -264,14 +264,20 @@ impl Machine {
     /// Ends the machine in order.
     pub(crate) fn power_off(mut self) -> Result<()> {
         writeln!(self.commands, "poweroff")?;
-        let deadline = Instant::now() + Duration::from_secs(40);
+        // Drop kills what does not want to go.
+        self.end_within(Duration::from_secs(40)).map(drop)
+    }
+
+    /// Waits until QEMU ends; `None` if it does not within `time`.
+    fn end_within(&mut self, time: Duration) -> Result<Option<ExitStatus>> {
+        let deadline = Instant::now() + time;
         while Instant::now() < deadline {
-            if self.qemu.try_wait()?.is_some() {
-                return Ok(());
+            if let Some(status) = self.qemu.try_wait()? {
+                return Ok(Some(status));
             }
             thread::sleep(Duration::from_millis(100));
         }
-        Ok(()) // Drop kills what does not want to go.
+        Ok(None)
     }
 
     /// Ends the machine as a power cut would: at once, with nothing written back by the guest.
@@ -281,14 +287,15 @@ impl Machine {
     }
 
     fn epitaph(&mut self) -> String {
-        let status = self.qemu.wait().map_or_else(
+        let status = self.end_within(Duration::from_secs(5)).map_or_else(
             |error| error.to_string(),
-            |status| match status.signal() {
-                Some(signal) => format!("QEMU ended by signal {signal}"),
-                None => format!(
-                    "QEMU ended with status {}",
-                    status.code().unwrap_or_default()
-                ),
+            |status| match status.map(|status| (status.signal(), status.code())) {
+                Some((Some(signal), _)) => format!("QEMU ended by signal {signal}"),
+                Some((None, code)) => {
+                    format!("QEMU ended with status {}", code.unwrap_or_default())
+                }
+                // Such as when the host has no room for logs.
+                None => "QEMU goes on, but the line to dom0 is lost".to_string(),
             },
         );
         format!("{status}; see {}", self.logs.join("xen-dom0.log").display())
