@@ -20,6 +20,7 @@ const CRATES: &[&str] = &[
     "drivers/virtio",
     "drivers/pci",
     "drivers/testkit",
+    "drivers/fuzz",
     "ctl",
     "xtask",
 ];
