@@ -11,7 +11,8 @@ use spindle_xen::store::{Client, Event, Request, Ring};
 
 use crate::xen::{Events, sched, time::CoreClock};
 
-/// How long xenstored may take to answer; it does so in milliseconds when it is there at all.
+/// How long xenstored may take to answer before that is told; it does so in milliseconds when it is
+/// there at all.
 const PATIENCE_NS: u64 = 5_000_000_000;
 
 /// Reads the knobs from xenstore, if there is a ring to it, and from the command line, and sets
@@ -41,7 +42,9 @@ pub(crate) fn collect(
     config
 }
 
-/// The text of the knobs' node; `None` without one.
+/// The text of the knobs' node; `None` without one. Waits for the answer, however long it takes: one
+/// that came later, or what is left of it, the next client of the ring would take for its own. And
+/// without xenstored there is nobody to serve.
 fn read(
     ring: &mut Ring,
     port: Port,
@@ -50,7 +53,7 @@ fn read(
 ) -> Option<alloc::string::String> {
     let mut client = Client::new();
     client.send(vec![Request::Read(STORE_PATH.into())]);
-    let deadline = clock.now_ns() + PATIENCE_NS;
+    let mut patience = Some(clock.now_ns() + PATIENCE_NS);
     loop {
         events.take_pending(port);
         match client.poll(ring) {
@@ -65,11 +68,10 @@ fn read(
         if ring.take_notify() {
             events.notify(port);
         }
-        if clock.now_ns() >= deadline {
-            warn!("xenstored does not answer");
-            return None;
+        if patience.take_if(|until| clock.now_ns() >= *until).is_some() {
+            warn!("xenstored does not answer; waiting for it");
         }
         // An error only means that the sleep was short.
-        let _ = sched::poll(&[port], deadline);
+        let _ = sched::poll(&[port], patience.unwrap_or(0));
     }
 }
