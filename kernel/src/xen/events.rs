@@ -27,8 +27,13 @@ pub(crate) struct Events {
 fn op<T>(number: u64, arg: &mut T) -> Result<(), Errno> {
     // SAFETY: `arg` is the structure that the operation takes, and outlives the call; event
     // channel operations change no other memory.
-    unsafe { hypercall::call(EVENT_CHANNEL_OP, [number, (&raw mut *arg).addr() as u64, 0]) }
-        .map(drop)
+    unsafe {
+        hypercall::call(
+            EVENT_CHANNEL_OP,
+            [number, (&raw mut *arg).expose_provenance() as u64, 0],
+        )
+    }
+    .map(drop)
 }
 
 impl Events {

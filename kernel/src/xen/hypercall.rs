@@ -35,14 +35,15 @@ pub(super) fn init() {
 /// What Xen returned, if negative.
 ///
 /// # Safety
-/// What the call makes Xen read or write must be valid for that, and nothing it changes may break
-/// what Rust relies on.
+/// What the call makes Xen read or write must be valid for that, and exposed where an argument is
+/// its address; and nothing it changes may break what Rust relies on.
 #[inline]
 pub(super) unsafe fn call(number: u64, args: [u64; 3]) -> Result<i64, Errno> {
     let [a, b, c] = args;
     let value: i64;
-    // SAFETY: the caller vouches for the call's effects. Xen keeps all registers but RAX, and may
-    // overwrite those of the arguments.
+    // SAFETY: the caller vouches for the call's effects, which to Rust are those of the assembly: it
+    // may reach memory that was exposed. Xen keeps all registers but RAX, and may overwrite those of
+    // the arguments.
     unsafe {
         if VMMCALL.load(Relaxed) {
             asm!("vmmcall", inlateout("rax") number => value, inlateout("rdi") a => _,

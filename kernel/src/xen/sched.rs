@@ -54,7 +54,13 @@ pub(crate) fn poll(ports: &[Port], deadline_ns: u64) -> Result<(), Errno> {
         timeout: deadline_ns,
     };
     // SAFETY: Xen reads `poll` and the `count` ports, both of which outlive the call.
-    unsafe { hypercall::call(SCHED_OP, [POLL, (&raw const poll).addr() as u64, 0]) }.map(drop)
+    unsafe {
+        hypercall::call(
+            SCHED_OP,
+            [POLL, (&raw const poll).expose_provenance() as u64, 0],
+        )
+    }
+    .map(drop)
 }
 
 /// Lets other vCPUs run.
@@ -67,6 +73,11 @@ pub(crate) fn yield_now() {
 pub(crate) fn shutdown(reason: Reason) -> ! {
     let reason = reason as u32;
     // SAFETY: Xen reads one word, which outlives the call.
-    let _ = unsafe { hypercall::call(SCHED_OP, [SHUTDOWN, (&raw const reason).addr() as u64, 0]) };
+    let _ = unsafe {
+        hypercall::call(
+            SCHED_OP,
+            [SHUTDOWN, (&raw const reason).expose_provenance() as u64, 0],
+        )
+    };
     cpu::halt()
 }
