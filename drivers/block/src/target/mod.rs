@@ -163,7 +163,9 @@ impl Targets {
         if let Some(index) = named {
             return Ok(index);
         }
-        let aliased = |(_, volume): &(usize, &Volume)| volume.aliases.contains(&wanted);
+        let plain = unescape(&wanted);
+        let is_wanted = |alias: &String| *alias == wanted || *alias == plain;
+        let aliased = |(_, volume): &(usize, &Volume)| volume.aliases.iter().any(is_wanted);
         let found: Vec<_> = self.volumes.iter().enumerate().filter(aliased).collect();
         let names = |volumes: &mut dyn Iterator<Item = &Volume>| {
             volumes.map(|volume| volume.name.clone()).collect()
@@ -198,6 +200,26 @@ fn spelling(target: &str) -> String {
         Some(uuid) => alloc::format!("PARTUUID={}", uuid.to_ascii_lowercase()),
         None => target.to_string(),
     }
+}
+
+/// A name that is written as udev and the list of targets write it, `my\x20data` for `my data`.
+fn unescape(name: &str) -> String {
+    let mut parts = name.split("\\x");
+    let mut bytes = Vec::from(parts.next().unwrap_or_default());
+    for part in parts {
+        let code = part.split_at_checked(2);
+        match code.and_then(|(hex, rest)| Some((u8::from_str_radix(hex, 16).ok()?, rest))) {
+            Some((byte, rest)) => {
+                bytes.push(byte);
+                bytes.extend_from_slice(rest.as_bytes());
+            }
+            None => {
+                bytes.extend_from_slice(b"\\x");
+                bytes.extend_from_slice(part.as_bytes());
+            }
+        }
+    }
+    String::from_utf8(bytes).unwrap_or_else(|_| name.to_string())
 }
 
 /// The first block after a volume.

@@ -52,6 +52,8 @@ fn a_target_is_found_by_all_its_names() {
         ("PARTUUID=AB12", "nvme0n1p1"),
         ("/dev/disk/by-partuuid/ab12", "nvme0n1p1"),
         ("PARTLABEL=my data", "nvme0n1p1"),
+        ("PARTLABEL=my\\x20data", "nvme0n1p1"),
+        ("/dev/disk/by-partlabel/my\\x20data", "nvme0n1p1"),
     ] {
         let mut targets = targets();
         let claimed = targets.claim(target, Use::Write, "1/51712");
