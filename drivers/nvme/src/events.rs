@@ -148,8 +148,11 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
                 None
             });
             match (place, found) {
-                (Some(place), Some(found)) => {
-                    let known = core::mem::replace(&mut self.namespaces[place], found);
+                (Some(place), Some(mut found)) => {
+                    let known = &mut self.namespaces[place];
+                    // One that cannot be read now is still known.
+                    found.uuid = found.uuid.or(known.uuid);
+                    let known = core::mem::replace(known, found);
                     if known.block_shift != found.block_shift {
                         return Err(Error::Changed("block size"));
                     }
