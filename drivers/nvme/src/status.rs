@@ -27,10 +27,14 @@ impl Status {
     pub const PRP_OFFSET: Self = Self(0x13);
     /// Generic: the namespace is write-protected.
     pub const WRITE_PROTECTED: Self = Self(0x20);
+    /// Generic: broken off by the controller for reasons of its own.
+    pub const INTERRUPTED: Self = Self(0x21);
     /// NVM: beyond the end of the namespace.
     pub const LBA_RANGE: Self = Self(0x80);
     /// NVM: the namespace is full.
     pub const CAPACITY: Self = Self(0x81);
+    /// NVM: the namespace is not ready yet.
+    pub const NOT_READY: Self = Self(0x82);
     /// Command specific: no queue with that identifier can be had.
     pub const QUEUE_IDENTIFIER: Self = Self(0x101);
     /// Command specific: no queue of that size can be had.
@@ -53,6 +57,15 @@ impl Status {
     #[must_use]
     pub const fn code(self) -> Self {
         Self(self.0 & Self::CODE_MASK)
+    }
+
+    /// Whether the same command may work if it is given once more: nothing is wrong with it.
+    pub(crate) const fn may_pass(self) -> bool {
+        match self.code() {
+            Self::ABORT_REQUESTED => true,
+            Self::INTERRUPTED | Self::NOT_READY => self.0 & Self::DO_NOT_RETRY == 0,
+            _ => false,
+        }
     }
 
     /// The outcome as a submitter sees it.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use common::{OPTIONS, Queue, Rig, Running, command};
 use spindle_block::{DiskOptions, DiskQueue, IoError, IoResult, Op, Segment, SubmitError, Tag};
 use spindle_hw::SharedPages;
-use spindle_nvme::{Attention, Error, Lost};
+use spindle_nvme::{Attention, Error, Lost, Status};
 use spindle_testkit::nvme::{Config, Fault};
 use spindle_testkit::queue::pages;
 
@@ -121,6 +121,39 @@ fn a_command_that_is_aborted_is_tried_once_more() {
     }
     assert_eq!(bed.answers[1..], [(2, Err(IoError::Aborted))]);
     assert_eq!(rig.disk.resets(), 0);
+    rig.obeyed();
+}
+
+#[test]
+fn what_the_controller_could_not_do_just_then_is_tried_once_more() {
+    let rig = Rig::new(Config::default());
+    let mut bed = Bed::new(&rig, 1);
+    let write = 1;
+    let interrupted = Status::INTERRUPTED.0;
+    for (tag, faults, answer) in [
+        (1, &[interrupted][..], Ok(())),
+        (2, &[Status::NOT_READY.0], Ok(())),
+        (
+            3,
+            &[interrupted; 2],
+            Err(IoError::Device(Status::INTERRUPTED.0)),
+        ),
+        (
+            4,
+            &[interrupted | Status::DO_NOT_RETRY],
+            Err(IoError::Device(interrupted | Status::DO_NOT_RETRY)),
+        ),
+        (5, &[Status::WRITE_FAULT.0], Err(IoError::Medium)),
+    ] {
+        for &status in faults {
+            rig.disk.arm(Fault::FailIo(write, status));
+        }
+        bed.submit(0, Op::Write, tag);
+        bed.turn();
+        bed.turn();
+        assert_eq!(bed.answers.last(), Some(&(tag, answer)), "{faults:x?}");
+    }
+    assert_eq!(bed.answers.len(), 5);
     rig.obeyed();
 }
 

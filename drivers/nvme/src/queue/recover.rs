@@ -88,10 +88,10 @@ impl<R: Registers> QueuePair<R> {
     }
 
     /// Submits the command with identifier `cid` once more if it ended because control asked for
-    /// that, as far as it was the first time. True if so.
+    /// that, or the controller could not just then, as far as it was the first time. True if so.
     #[cold]
     pub(super) fn retry(&mut self, cid: u16, status: Status) -> bool {
-        if status.code() != Status::ABORT_REQUESTED {
+        if !status.may_pass() {
             return false;
         }
         let Some(entry) = self.slots.retry(cid, self.epoch) else {
