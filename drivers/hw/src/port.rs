@@ -37,7 +37,7 @@ impl Ports for X86Ports {
         // SAFETY: `new` was promised ring 0 and harmless ports.
         unsafe {
             core::arch::asm!("in al, dx", in("dx") port, out("al") value,
-                options(nomem, nostack, preserves_flags));
+                options(nostack, preserves_flags));
         }
         value
     }
@@ -46,7 +46,7 @@ impl Ports for X86Ports {
         // SAFETY: as in `in8`.
         unsafe {
             core::arch::asm!("out dx, al", in("dx") port, in("al") value,
-                options(nomem, nostack, preserves_flags));
+                options(nostack, preserves_flags));
         }
     }
 
@@ -55,7 +55,7 @@ impl Ports for X86Ports {
         // SAFETY: as in `in8`.
         unsafe {
             core::arch::asm!("in eax, dx", in("dx") port, out("eax") value,
-                options(nomem, nostack, preserves_flags));
+                options(nostack, preserves_flags));
         }
         value
     }
@@ -64,7 +64,7 @@ impl Ports for X86Ports {
         // SAFETY: as in `in8`.
         unsafe {
             core::arch::asm!("out dx, eax", in("dx") port, in("eax") value,
-                options(nomem, nostack, preserves_flags));
+                options(nostack, preserves_flags));
         }
     }
 }
