@@ -150,6 +150,7 @@ impl Fake {
         let mut host = Self::with_nvme("pciback");
         for (path, value) in [
             ("3/name", "spindle"),
+            ("3/libxl", ""),
             ("3/data/spindle/ready", "1"),
             ("3/data/spindle/version", "0.1.0 abcdef"),
             (
@@ -205,6 +206,8 @@ impl Fake {
         let id = self.next_id;
         self.next_id += 1;
         self.store(&format!("/local/domain/{id}/name"), name);
+        // The configurations all have driver_domain=1.
+        self.store(&format!("/local/domain/{id}/libxl"), "");
         self.store(&format!("/local/domain/{id}/vm"), &format!("/vm/{uuid}"));
         self.state.domains.push(Domain {
             name: name.into(),

@@ -84,6 +84,9 @@ impl Spindle {
         let own = store::tree(host, &format!("{home}/data/spindle"));
         let own = below(&own, &format!("{home}/data/spindle/"));
         let version = own.get("version")?.clone();
+        // `data` every guest can write, and pose as a Spindle there. This node no guest can make: xl
+        // does, for `driver_domain=1`.
+        store::read(host, &format!("{home}/libxl"))?;
         let backends = store::tree(host, &format!("{home}/backend/vbd"));
         let backends = below(&backends, &format!("{home}/backend/vbd/"));
         let name = store::read(host, &format!("{home}/name")).unwrap_or_default();
@@ -278,6 +281,7 @@ mod tests {
         assert_eq!(devices, [8]);
         assert_eq!(spindle.cores.len(), 1);
         assert_eq!((spindle.disks.len(), spindle.disks[1].state), (2, 0));
+        host.store("/local/domain/5/data/spindle/version", "posing");
         assert_eq!(Spindle::read(&mut host, 5), None);
     }
 }
