@@ -45,7 +45,8 @@ new_log spindle
 create --route pvh --set log=debug || fail "spindlectl create: $(last_words spindle)"
 created=$(since $began)
 has_driver pciback || fail "dom0 still drives the disk"
-ps | grep -v grep | grep -q "qemu.*spindle" && fail "there is a QEMU"
+# The last domain's may be there yet.
+cat /proc/[0-9]*/cmdline 2> /dev/null | tr '\0' ' ' | grep -q -- "-xen-domid $(xl domid spindle) " && fail "there is a QEMU"
 guest_start fio fio-verify "disk=['$(disk xvda)']"
 guest_need fio up 60
 ctl destroy spindle > /run/refusal 2>&1 && fail "destroyed under a guest"
