@@ -258,6 +258,55 @@ fn large_requests_wait_for_room_and_leave_in_order() {
 }
 
 #[test]
+fn a_list_that_is_mapped_after_all_leaves_the_line_for_buffers() {
+    for busy in [false, true] {
+        let mut rig = roomy();
+        let (first, mut mover) = rig.attach(1, MOVED);
+        let deep = How {
+            ring_pages: 4,
+            ..KEPT
+        };
+        let (second, mut keeper) = rig.attach(2, deep);
+        let data = pages(&mover, 256);
+        let list = mover.list(&whole(&data));
+        rig.disk().hold = true;
+        mover.push_indirect(Operation::READ, 0, list.gref, 256);
+        mover.publish();
+        for _ in 0..2 {
+            rig.core.visit(0);
+        }
+        assert_eq!(rig.core.free_buffers(), 0);
+        // This one's list would be copied, but is mapped before there are buffers again.
+        let kept = keeper.list(&whole(&pages(&keeper, 40)));
+        let mut moved = 0;
+        for visit in 0..100 {
+            // From then on it needs none, whatever it does, and holds nobody up.
+            let more = match visit {
+                _ if busy => keeper.free(),
+                0 => 1,
+                _ => 0,
+            };
+            for _ in 0..more {
+                keeper.push_indirect(Operation::READ, 0, kept.gref, 40);
+            }
+            keeper.publish();
+            rig.disk().hold = visit < 3;
+            if mover.outstanding() == 0 {
+                mover.push(Operation::READ, 0, &[data[0].segment(0, 7)]);
+                mover.publish();
+            }
+            rig.core.visit(0);
+            moved += mover.answers().len();
+            keeper.answers();
+        }
+        assert!(moved > 20, "{moved}");
+        rig.detach(first);
+        rig.detach(second);
+        rig.assert_nothing_leaked();
+    }
+}
+
+#[test]
 fn pieces_smaller_than_a_block_are_gathered_and_errors_are_told() {
     let mut rig = roomy();
     rig.volume.block_shift = 12;

@@ -48,6 +48,9 @@ impl Session {
         }
         let listed = self.is_listed(end);
         if !copying && !listed {
+            // A list for which there was no buffer may have been mapped meanwhile: whoever waits
+            // for buffers without need holds up all other rings.
+            means.pool.withdraw(ring);
             self.ready = end;
             return;
         }
@@ -67,10 +70,12 @@ impl Session {
         }
     }
 
-    /// Whether the request at this place in line is waiting for its list.
+    /// Whether the request at this place in line is waiting for a copy of its list.
     fn is_listed(&self, at: usize) -> bool {
         let index = self.line.get(at).map(usize::from);
-        index.is_some_and(|index| self.slots[index].state == State::Listed)
+        index
+            .map(|index| &self.slots[index])
+            .is_some_and(|slot| slot.state == State::Listed && slot.must_copy)
     }
 
     /// Pins the pages of all in line that can be served so. Returns how far it came, and whether
