@@ -14,7 +14,8 @@ use XenbusState as S;
 const MS: u64 = 1_000_000;
 /// How long `InitWait` must stand: libxl looks for exactly that state when a disk is plugged into
 /// a running guest, and that guest is quick. Also the time between two connections, each of which
-/// costs hypercalls and memory.
+/// costs hypercalls and memory, and between two `InitWait`s, each of which costs lines in the log
+/// and a transaction.
 const HOLD_NS: u64 = 500 * MS;
 /// How long `Closed` must stand before the directory goes, so that libxl finds it.
 const SETTLE_NS: u64 = 500 * MS;
@@ -112,6 +113,8 @@ pub(super) struct Device {
     /// `sectors` in the store.
     published: u64,
     ready_at: u64,
+    /// No `InitWait` before this for a frontend that starts over.
+    again_at: u64,
     close_by: Option<u64>,
     remove_at: Option<u64>,
     /// Nothing is left to be done for a shutdown.
@@ -130,6 +133,7 @@ impl Device {
             replacing: false,
             published: 0,
             ready_at: 0,
+            again_at: 0,
             close_by: None,
             remove_at: None,
             finished: false,
@@ -244,6 +248,7 @@ impl Device {
     pub(super) fn wrote(&mut self, announce: &Announce, now: u64) {
         if let Announce::InitWait(_) = announce {
             self.ready_at = now.saturating_add(HOLD_NS);
+            self.again_at = self.ready_at;
         }
         if let Announce::InitWait(facts) | Announce::Connected(facts) | Announce::Resized(facts) =
             announce
@@ -449,6 +454,10 @@ impl Device {
             return self.finish();
         }
         if front == S::INITIALISING {
+            // It may do so as often as it likes.
+            if at.now < self.again_at {
+                return Step::WaitUntil(self.again_at);
+            }
             self.failure = None;
             self.close_by = None;
             return self.announce_init_wait(back, front, at);

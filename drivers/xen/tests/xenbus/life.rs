@@ -608,6 +608,29 @@ fn a_frontend_that_changes_its_rings_all_the_time_is_connected_twice_a_second() 
 }
 
 #[test]
+fn a_frontend_that_starts_over_all_the_time_is_offered_the_disk_twice_a_second() {
+    let mut bed = Bed::new();
+    bed.connect(VBD);
+    bed.run(600);
+    let states = bed.store.writes(&VBD.back("state"));
+    for _ in 0..400 {
+        VBD.set_front_state(&mut bed.store, 6);
+        bed.run(10);
+        VBD.set_front_state(&mut bed.store, 1);
+        bed.run(15);
+    }
+    // Closing, Closed and InitWait in turn, for ten seconds.
+    let states = bed.store.writes(&VBD.back("state")) - states;
+    assert!((40..=66).contains(&states), "{states}");
+    // One that means it waits no longer than others.
+    bed.run(600);
+    assert_eq!(VBD.back_state(&bed.store), 2);
+    VBD.destroy(&mut bed.store);
+    bed.run(600);
+    bed.assert_clean();
+}
+
+#[test]
 fn a_suspended_guest_with_rubbish_rings_is_told() {
     let mut bed = Bed::new();
     bed.connect(VBD);
