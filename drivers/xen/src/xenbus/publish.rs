@@ -11,8 +11,9 @@ use super::{Backend, DeviceId, Refusal};
 use crate::Errno;
 use crate::store::{Reply, Request};
 
-/// Values waiting to be published, at most.
-const MAX_PUBLISH: usize = 256;
+/// Values waiting to be published, at most: as many nodes as xenstored's default quota lets us
+/// have. There is one for each disk, of which each controller may have a hundred.
+const MAX_PUBLISH: usize = 1000;
 /// Error nodes kept in the store, at most: they count against our quota.
 const MAX_ERRORS: usize = 32;
 /// Values published in one unit of work.

@@ -803,6 +803,21 @@ fn what_is_published_reaches_the_store() {
 }
 
 #[test]
+fn hundreds_of_disks_are_published_and_that_they_are_served() {
+    let mut bed = Bed::new();
+    for disk in 0..600 {
+        let path = format!("data/spindle/targets/nvme{}n{}", disk / 100, disk % 100);
+        bed.backend.publish(path, "x");
+    }
+    bed.backend.publish("data/spindle/ready", "1");
+    bed.settle();
+    let home = format!("/local/domain/{BE}/data/spindle");
+    assert_eq!(bed.store.text(&format!("{home}/ready")), Some("1"));
+    let last = format!("{home}/targets/nvme5n99");
+    assert_eq!(bed.store.text(&last), Some("x"));
+}
+
+#[test]
 fn a_lost_store_is_reported_once() {
     let mut bed = Bed::new();
     bed.settle();
