@@ -9,7 +9,8 @@
 //! 2. The first in line is in force. Every ring that sees so notes how many requests its guest
 //!    has published by then, takes these and no further ones, and tells the gate when all it has
 //!    taken are answered: it is drained. What the guest published before the barrier is among
-//!    them, because the barrier was seen before the ring's index was read.
+//!    them, because the barrier was seen before the ring's index was read. What it published on
+//!    another ring between the barrier and that look counts as earlier, too.
 //! 3. Once all are drained the barrier is carried out. Then the next in line is in force, or the
 //!    rings go on.
 //!

@@ -2,7 +2,7 @@
 //!
 //! One visit: completions in, requests in, grants resolved, one copy hypercall, commands out, one
 //! doorbell per disk, responses published, at most one notification per ring. It neither
-//! allocates, nor locks, nor logs.
+//! allocates nor logs, and locks nothing but the gate of a device with a barrier.
 
 mod visit;
 
