@@ -1,7 +1,7 @@
 //! The backend as the kernel sees it: events and reports in, actions out, one xenstore unit of
 //! work at a time.
 
-use alloc::collections::{BTreeMap, VecDeque};
+use alloc::collections::VecDeque;
 use alloc::string::String;
 use alloc::vec::Vec;
 
@@ -68,8 +68,8 @@ pub struct Backend {
     pub(super) job: Job,
     pub(super) cursor: usize,
     pub(super) next_generation: u64,
-    /// Paths and values to write, or to remove, when there is time.
-    pub(super) outbox: BTreeMap<String, Option<Vec<u8>>>,
+    /// Paths and values to write, or to remove, when there is time; in this order.
+    pub(super) outbox: VecDeque<(String, Option<Vec<u8>>)>,
     /// Devices with an error node, oldest first.
     pub(super) errors: VecDeque<DeviceId>,
     pub(super) unwatch: Vec<DeviceId>,
@@ -101,7 +101,7 @@ impl Backend {
             job: Job::None,
             cursor: 0,
             next_generation: 1,
-            outbox: BTreeMap::new(),
+            outbox: VecDeque::new(),
             errors: VecDeque::new(),
             unwatch: Vec::new(),
             set_up: false,

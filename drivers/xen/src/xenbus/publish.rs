@@ -75,7 +75,8 @@ impl Backend {
             return;
         }
         self.errors.retain(|known| *known != id);
-        self.outbox.remove(&alloc::format!("{}/error", id.error()));
+        let told = alloc::format!("{}/error", id.error());
+        self.outbox.retain(|(path, _)| *path != told);
         let path = if self
             .errors
             .iter()
@@ -89,18 +90,20 @@ impl Backend {
     }
 
     pub(super) fn enqueue(&mut self, path: String, value: Option<Vec<u8>>) {
-        if self.outbox.len() >= MAX_PUBLISH && !self.outbox.contains_key(&path) {
+        if let Some((_, waiting)) = self.outbox.iter_mut().find(|(known, _)| *known == path) {
+            *waiting = value;
+        } else if self.outbox.len() < MAX_PUBLISH {
+            self.outbox.push_back((path, value));
+        } else {
             warn!("{path} is not published: too much is waiting");
-            return;
         }
-        self.outbox.insert(path, value);
     }
 
     pub(super) fn start_publish(&mut self) -> PublishBatch {
         let mut paths = Vec::new();
         let mut requests = Vec::new();
         while requests.len() < BATCH
-            && let Some((path, value)) = self.outbox.pop_first()
+            && let Some((path, value)) = self.outbox.pop_front()
         {
             paths.push(path.clone());
             requests.push(match value {
