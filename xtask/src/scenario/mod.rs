@@ -85,13 +85,13 @@ scenarios! {
     "pvh-ram" 180 Idle false true;
     "shutdown-with-guests" 360 Idle false false;
     "smallest" 360 Idle false false;
-    "nvme-timeout" 420 Idle false false;
+    "nvme-timeout" 420 Idle false true;
     "nvme-events" 240 Idle false false;
     "discard" 300 Idle false false;
     "multi-queue" 480 Idle false true;
     "restart" 480 Idle false false;
     "life-cycle" 480 Idle false false;
-    "pvh-passthrough" 600 Idle false false;
+    "pvh-passthrough" 600 Idle false true;
     "virtio-blk" 360 Virtio false true;
     "disk-info" 240 Idle false false;
     "resize" 300 Idle false false;
