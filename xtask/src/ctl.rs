@@ -1,5 +1,5 @@
-//! `spindlectl` and its preload library, for the rig's dom0: built for the host, as each suite's
-//! dom0 has this host's C library or a newer one.
+//! `spindlectl` and its preload library, for the rig's dom0: built for the host. On Debian 12 each
+//! suite's dom0 has the host's C library or a newer one; a newer host has not been tried.
 
 use std::fs;
 

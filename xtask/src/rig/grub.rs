@@ -39,10 +39,9 @@ fn fetch(suite: Suite, dir: &Path) -> Result<()> {
     )
     .quiet()
     .run()?;
-    fs::create_dir_all(dir)?;
-    for image in IMAGES {
-        fs::copy(root.join(FOLDER).join(image), dir.join(image))?;
-    }
+    // Under its name only when it is whole: what is there is not fetched again.
+    let _ = fs::remove_dir_all(dir);
+    fs::rename(root.join(FOLDER), dir)?;
     fs::remove_dir_all(root)?;
     Ok(())
 }

@@ -3,7 +3,7 @@
 use std::env;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use xshell::{Shell, cmd};
 
 use crate::ui;
@@ -21,8 +21,19 @@ const TOOLS: &[(&str, &str)] = &[
     ("setpriv", "util-linux"),
 ];
 
+/// Where some of them are, which is not in the `PATH` that a plain `su` leaves.
+const SYSTEM: &str = "/usr/sbin";
+
 /// Installs the packages of all missing tools.
 pub(crate) fn install_missing(sh: &Shell) -> Result<()> {
+    let path = env::var("PATH").unwrap_or_default();
+    let is_installed = |tool: &str| path.split(':').any(|dir| is_in(dir, tool));
+    for (tool, _) in TOOLS {
+        ensure!(
+            is_installed(tool) || !is_in(SYSTEM, tool),
+            "{tool} is in {SYSTEM}, and PATH is without that: become root by `su -` or `sudo`"
+        );
+    }
     let mut missing: Vec<&str> = TOOLS
         .iter()
         .filter(|(tool, _)| !is_installed(tool))
@@ -56,9 +67,6 @@ pub(crate) fn install_missing(sh: &Shell) -> Result<()> {
     .with_context(hint)
 }
 
-fn is_installed(tool: &str) -> bool {
-    let path = env::var("PATH").unwrap_or_default();
-    path.split(':')
-        .chain(["/usr/sbin", "/sbin"])
-        .any(|dir| Path::new(dir).join(tool).exists())
+fn is_in(dir: &str, tool: &str) -> bool {
+    Path::new(dir).join(tool).exists()
 }
