@@ -35,7 +35,7 @@ const STOP_NS: u64 = 2_000_000_000;
 const HEALTH_NS: u64 = 1_000_000_000;
 /// The same while a disk is being reset.
 const RESET_NS: u64 = 1_000_000;
-/// How often the disks are asked for their SMART logs, as long as somebody uses them and none warns.
+/// How often the disks are asked for their SMART logs, as long as somebody uses them.
 const SMART_NS: u64 = 60_000_000_000;
 /// How soon to look for the answer of a core. Cores do not wake control: an event for it would
 /// wake every core that sleeps on more than one port.
@@ -298,10 +298,7 @@ impl Control {
         }
         if now >= self.smart_at {
             self.smart_at = now + SMART_NS;
-            for (path, line) in self.disks.health() {
-                self.backend.publish(path, line);
-            }
-            self.pump_due = true;
+            self.disks.ask_health();
         }
         if now >= self.statistics.due() {
             let (connections, cores) = (&self.connections, &self.cores);
@@ -316,8 +313,9 @@ impl Control {
         let care = self.disks.attend();
         self.resetting = care.soon;
         self.health_at = now + if care.soon { RESET_NS } else { HEALTH_NS };
-        if care.warned {
-            self.smart_at = now;
+        self.pump_due |= !care.health.is_empty();
+        for (path, line) in care.health {
+            self.backend.publish(path, line);
         }
         if care.wake {
             self.cores.wake_all();

@@ -1,5 +1,5 @@
-//! The admin queue: one command at a time that is waited for, and two that are answered when it
-//! suits the controller: an event request, and an abort.
+//! The admin queue: one command at a time that is waited for, and three that are answered when it
+//! suits the controller: an event request, an abort, and a look at the health log.
 
 use core::sync::atomic::{Ordering, fence};
 use core::time::Duration;
@@ -12,10 +12,11 @@ use crate::{Error, Status};
 
 /// Entries in each of the two queues.
 pub(crate) const ENTRIES: u16 = 16;
-/// Pages of memory: submission queue, completion queue, data.
-pub(crate) const PAGES: usize = 3;
+/// Pages of memory: submission queue, completion queue, data, the health log.
+pub(crate) const PAGES: usize = 4;
 const COMPLETIONS: usize = PAGE_SIZE;
 const DATA: usize = 2 * PAGE_SIZE;
+const LOG: usize = 3 * PAGE_SIZE;
 /// How long a command may take. Identify and queue commands take milliseconds; a controller
 /// under load may be slower, but not by much.
 pub(crate) const LIMIT: Duration = Duration::from_secs(10);
@@ -30,10 +31,12 @@ pub(crate) enum Posted {
     Event,
     /// Abort (5.1).
     Abort,
+    /// Get Log Page (5.14) for the health log, into a page of its own.
+    Health,
 }
 
 impl Posted {
-    const ALL: [Self; 2] = [Self::Event, Self::Abort];
+    const ALL: [Self; 3] = [Self::Event, Self::Abort, Self::Health];
 
     /// Its identifier, which no command that is waited for has.
     fn cid(self) -> u16 {
@@ -45,6 +48,8 @@ impl Posted {
 #[derive(Clone, Copy, Debug, Default)]
 struct Fate {
     in_flight: bool,
+    /// When it was submitted, in nanoseconds.
+    since: u64,
     answer: Option<(Status, u32)>,
 }
 
@@ -108,6 +113,16 @@ impl AdminQueue {
         self.memory.read_bytes(DATA, out);
     }
 
+    /// The health log's address, for PRP1.
+    pub(crate) fn log(&self) -> u64 {
+        self.memory.bus() + LOG as u64
+    }
+
+    /// Copies the health log's beginning out.
+    pub(crate) fn read_log(&self, out: &mut [u8]) {
+        self.memory.read_bytes(LOG, out);
+    }
+
     /// Carries out `entry` within `limit`, and returns doubleword 0 of its completion.
     pub(crate) fn execute<R: Registers>(
         &mut self,
@@ -148,14 +163,15 @@ impl AdminQueue {
             .write32(submission_doorbell(0, stride), self.tail as u32);
     }
 
-    /// Submits `entry` without waiting; false if the last one of its kind has not been answered,
-    /// or nothing is answered any longer.
+    /// Submits `entry` without waiting, at the time `now`; false if the last one of its kind has not
+    /// been answered, or nothing is answered any longer.
     pub(crate) fn post<R: Registers>(
         &mut self,
         registers: &ControllerRegisters<R>,
         stride: usize,
         kind: Posted,
         entry: Entry,
+        now: u64,
     ) -> bool {
         if self.out_of_order || self.posted[kind as usize].in_flight {
             return false;
@@ -163,6 +179,7 @@ impl AdminQueue {
         let cid = kind.cid();
         self.posted[kind as usize] = Fate {
             in_flight: true,
+            since: now,
             answer: None,
         };
         self.submit(registers, stride, &Entry { cid, ..entry });
@@ -172,6 +189,14 @@ impl AdminQueue {
     /// The answer to a posted command, once: status and doubleword 0.
     pub(crate) fn answer_to(&mut self, kind: Posted) -> Option<(Status, u32)> {
         self.posted[kind as usize].answer.take()
+    }
+
+    /// Whether a posted command has been in flight for longer than any may be.
+    pub(crate) fn is_late(&self, kind: Posted, now: u64) -> bool {
+        let Fate {
+            in_flight, since, ..
+        } = self.posted[kind as usize];
+        in_flight && u128::from(now.saturating_sub(since)) > LIMIT.as_nanos()
     }
 
     /// Looks for answers to posted commands.
@@ -194,10 +219,8 @@ impl AdminQueue {
         let fate = kind.and_then(|kind| self.posted.get_mut(kind as usize));
         match fate {
             Some(fate) if fate.in_flight => {
-                *fate = Fate {
-                    in_flight: false,
-                    answer: Some((status, value)),
-                };
+                fate.in_flight = false;
+                fate.answer = Some((status, value));
                 true
             }
             _ => false,

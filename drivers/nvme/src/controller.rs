@@ -9,6 +9,7 @@ use spindle_hw::{Clock, DmaAlloc, PAGE_SIZE, Registers};
 use crate::admin::{self, AdminQueue, Posted};
 use crate::command::{Entry, admin as opcode};
 use crate::discard::DiscardLimits;
+use crate::events::Warning;
 use crate::queues::Pair;
 use crate::recovery::Recovery;
 use crate::registers::{Capabilities, ControllerRegisters, check_doorbells};
@@ -41,6 +42,7 @@ pub struct Controller<R, C, M> {
     /// The queue pairs there are, by identifier from 1 on: one place for each that was granted.
     pub(crate) pairs: Vec<Option<Pair>>,
     pub(crate) recovery: Recovery,
+    pub(crate) warning: Warning,
     /// When the admin commands under way must have ended.
     admin_until: Option<u64>,
 }
@@ -81,6 +83,7 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
             timeout: options.timeout,
             pairs: Vec::new(),
             recovery: Recovery::new(),
+            warning: Warning::default(),
             admin_until: None,
         };
         match controller.bring_up(options) {
@@ -155,7 +158,8 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
     #[inline(never)]
     pub(crate) fn post(&mut self, kind: Posted, entry: Entry) -> bool {
         let stride = self.capabilities.doorbell_stride();
-        self.admin.post(&self.registers, stride, kind, entry)
+        let now = self.clock.now_ns();
+        self.admin.post(&self.registers, stride, kind, entry, now)
     }
 
     /// Who the controller is.

@@ -4,7 +4,7 @@
 use alloc::vec::Vec;
 
 use spindle_hw::{Clock, DmaAlloc, Registers};
-use zerocopy::{FromBytes, IntoBytes};
+use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
 use crate::admin::Posted;
 use crate::command::{Entry, admin as opcode};
@@ -45,10 +45,24 @@ const EVENT_HEALTH: u32 = 1;
 const EVENT_NOTICE: u32 = 2;
 const NOTICE_NAMESPACES: u32 = 0;
 
+/// How far an event of failing health is dealt with. Not before the log has been read does the next
+/// one come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Warning {
+    /// There is none.
+    #[default]
+    None,
+    /// The log is still to be asked for.
+    Unread,
+    /// The log has been asked for since.
+    Asked,
+}
+
 impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
     /// Asks for events.
     #[inline(never)]
     pub(crate) fn listen(&mut self) -> Result<(), Error> {
+        self.warning = Warning::None;
         let announced = u64::from(self.identity.events) & EVENTS_NAMESPACES;
         let configured = self.execute(Entry {
             opcode: opcode::SET_FEATURES,
@@ -85,10 +99,11 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
         let (kind, info, page) = (event & 7, event >> 8 & 0xff, (event >> 16) as u8);
         let dealt = match (kind, info) {
             (EVENT_NOTICE, NOTICE_NAMESPACES) => self.see_changes(&mut attention.changes),
-            (EVENT_HEALTH, _) => self.health_log().map(|health| {
-                log::warn!("nvme {serial}: {health}");
-                attention.warned = true;
-            }),
+            (EVENT_HEALTH, _) => {
+                self.warning = Warning::Unread;
+                self.read_warning();
+                return Ok(());
+            }
             _ => {
                 log::warn!("nvme {serial}: event of type {kind}, information {info:#x}");
                 // Reading the page is what allows the next event of the kind.
@@ -178,17 +193,40 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
         Ok(())
     }
 
-    /// How the disk is, by its own account.
-    ///
-    /// # Errors
-    /// What the controller said, or that it cannot be asked now.
+    /// Asks how the disk is, by its own account, unless an answer is awaited or there is a reset under
+    /// way: false then. The answer comes with one of the next [`Controller::attend`].
     #[inline(never)]
-    pub fn health_log(&mut self) -> Result<HealthLog, Error> {
-        if !self.is_running() {
-            return Err(Error::NotRunning);
+    pub fn ask_health(&mut self) -> bool {
+        let entry = log_entry::<HealthPage>(LOG_HEALTH, self.admin.log());
+        self.is_running() && self.post(Posted::Health, entry)
+    }
+
+    fn read_warning(&mut self) {
+        if self.warning == Warning::Unread && self.ask_health() {
+            self.warning = Warning::Asked;
         }
-        let page = self.log_page::<HealthPage>(LOG_HEALTH)?;
-        Ok(HealthLog::new(&page))
+    }
+
+    /// Takes the health log, if it has come. Before [`Controller::take_event`]: one that was asked
+    /// for earlier may not have what an event tells of.
+    pub(crate) fn take_health(&mut self, attention: &mut Attention) {
+        let Some((status, _)) = self.admin.answer_to(Posted::Health) else {
+            return;
+        };
+        if status.code() == Status::SUCCESS {
+            let mut page = HealthPage::new_zeroed();
+            self.admin.read_log(page.as_mut_bytes());
+            let health = HealthLog::new(&page);
+            if self.warning == Warning::Asked {
+                log::warn!("nvme {}: {health}", self.identity.serial);
+            }
+            attention.health = Some(health);
+        }
+        if self.warning == Warning::Asked {
+            self.warning = Warning::None;
+            self.request_event();
+        }
+        self.read_warning();
     }
 
     /// Reads a log page (5.14), by which events of its kind may come again.
@@ -196,17 +234,22 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
         &mut self,
         page: u8,
     ) -> Result<alloc::boxed::Box<T>, Error> {
-        // NUMD is 0's based.
-        let words = (size_of::<T>() / 4 - 1) as u64;
-        self.execute(Entry {
-            opcode: opcode::GET_LOG_PAGE,
-            namespace: u32::MAX,
-            prp1: self.admin.data(),
-            cdw10: u64::from(page) | words << 16,
-            ..Entry::default()
-        })?;
+        self.execute(log_entry::<T>(page, self.admin.data()))?;
         let mut data = blank::<T>().ok_or(Error::Memory)?;
         self.admin.read_data(data.as_mut_bytes());
         Ok(data)
+    }
+}
+
+/// The command that reads the log page `page`, a `T`, to `address`.
+fn log_entry<T>(page: u8, address: u64) -> Entry {
+    // NUMD is 0's based.
+    let words = (size_of::<T>() / 4 - 1) as u64;
+    Entry {
+        opcode: opcode::GET_LOG_PAGE,
+        namespace: u32::MAX,
+        prp1: address,
+        cdw10: u64::from(page) | words << 16,
+        ..Entry::default()
     }
 }

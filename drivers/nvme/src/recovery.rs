@@ -22,7 +22,7 @@ use crate::command::{Entry, admin as opcode};
 use crate::events::Change;
 use crate::link::{Order, Step};
 use crate::queues::Pair;
-use crate::{Controller, Error, Identity};
+use crate::{Controller, Error, HealthLog, Identity};
 
 /// Resets in a row, after which a controller is given up.
 const MAX_RESETS: u32 = 3;
@@ -40,8 +40,8 @@ pub struct Attention {
     pub soon: bool,
     /// Namespaces that are no longer what they were.
     pub changes: Vec<Change>,
-    /// The controller has warned: its health log is worth another look.
-    pub warned: bool,
+    /// Its health log, which it was asked for, or by which it warns.
+    pub health: Option<HealthLog>,
     /// The controller has been given up; said once.
     pub lost: Option<Lost>,
 }
@@ -133,6 +133,7 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
         match self.recovery.stage {
             Stage::Running => {
                 self.watch(now)?;
+                self.take_health(attention);
                 self.take_event(attention)?;
             }
             Stage::Pausing(since) | Stage::Clearing(since) if !self.all_follow() => {
@@ -274,6 +275,10 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
             .poll(&self.registers, self.capabilities.doorbell_stride());
         if self.admin.is_out_of_order() {
             return Err(Error::OutOfOrder);
+        }
+        if self.admin.is_late(Posted::Health, now) {
+            let (opcode, limit) = (opcode::GET_LOG_PAGE, admin::LIMIT);
+            return Err(Error::Timeout { opcode, limit });
         }
         if let Some((_, 1)) = self.admin.answer_to(Posted::Abort) {
             log::warn!("nvme {}: the command was not aborted", self.identity.serial);

@@ -144,15 +144,15 @@ fn admin_commands_that_fail_or_are_never_answered_end_the_bring_up() {
 #[test]
 fn too_little_memory_ends_the_bring_up() {
     let rig = Rig::new(config());
-    rig.bus.set_limit(2);
+    rig.bus.set_limit(3);
     assert_eq!(rig.start().unwrap_err(), Error::Memory);
-    rig.bus.set_limit(5);
+    rig.bus.set_limit(6);
     let mut controller = rig.start().unwrap();
     assert_eq!(
         controller.create_queue(rig.disk.clone()).unwrap_err(),
         Error::Memory
     );
-    assert_eq!(rig.bus.outstanding(), 3, "only the admin queue is left");
+    assert_eq!(rig.bus.outstanding(), 4, "only the admin queue is left");
 }
 
 #[test]

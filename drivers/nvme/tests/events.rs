@@ -110,19 +110,36 @@ fn another_namespace_under_an_old_number_is_not_served() {
 fn health_is_read_and_its_warnings_are_heard_again_and_again() {
     let rig = rig();
     let mut controller = rig.start().unwrap();
-    let health = controller.health_log().unwrap();
+    assert!(controller.ask_health() && !controller.ask_health());
+    let health = controller.attend().health.expect("an answer");
     assert_eq!((health.critical, health.temperature), (0, 300));
     assert_eq!((health.spare, health.used), (90, 1));
     for warning in [1, 4, 8] {
         rig.disk.warn(warning);
         let attention = controller.attend();
-        assert!(attention.warned && attention.changes.is_empty());
-        assert!(!controller.attend().warned, "said once");
-        assert_eq!(controller.health_log().unwrap().critical, warning);
+        assert!(attention.health.is_none() && attention.changes.is_empty());
+        let health = controller.attend().health.expect("an event is followed up");
+        assert_eq!(health.critical, warning);
+        assert_eq!(controller.attend().health, None, "said once");
     }
     rig.disk.vanish();
     controller.attend();
-    assert_eq!(controller.health_log(), Err(Error::NotRunning));
+    assert!(!controller.ask_health());
+    rig.obeyed();
+}
+
+#[test]
+fn an_answer_from_before_a_warning_is_not_taken_for_what_it_warns_of() {
+    let rig = rig();
+    let mut controller = rig.start().unwrap();
+    controller.ask_health();
+    rig.disk.warn(2);
+    let healths: Vec<_> = (0..3).map(|_| controller.attend().health).collect();
+    let critical: Vec<_> = healths.iter().map(|h| h.map(|h| h.critical)).collect();
+    assert_eq!(critical, [Some(0), Some(2), None]);
+    rig.disk.warn(3);
+    controller.attend();
+    assert_eq!(controller.attend().health.map(|h| h.critical), Some(3));
     rig.obeyed();
 }
 

@@ -432,12 +432,16 @@ fn an_admin_queue_that_does_not_answer_is_reset_as_well() {
     let rig = Rig::new(Config::default());
     let mut bed = Bed::new(&rig, 1);
     rig.disk.arm(Fault::SwallowAdmin(0x02));
-    assert!(bed.controller.health_log().is_err());
-    bed.pass(SECOND);
-    assert_eq!(bed.controller.health_log(), Err(Error::NotRunning));
+    assert!(bed.controller.ask_health());
+    bed.pass(9 * SECOND);
+    assert!(!bed.controller.ask_health(), "it may still answer");
+    assert_eq!(rig.disk.resets(), 0);
+    bed.pass(2 * SECOND);
+    assert!(!bed.controller.ask_health(), "it is being reset");
     bed.settle();
     assert_eq!((rig.disk.resets(), bed.lost), (1, None));
-    assert!(bed.controller.health_log().is_ok());
+    assert!(bed.controller.ask_health());
+    assert!(bed.pass(SECOND).health.is_some());
 }
 
 #[test]

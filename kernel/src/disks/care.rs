@@ -1,7 +1,7 @@
 //! Looking after the disks as they work: failures, other sizes, their own account of their health.
 
 use alloc::format;
-use alloc::string::String;
+use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt::Display;
 
@@ -24,8 +24,8 @@ pub(crate) struct Care {
     pub(crate) loose: Vec<usize>,
     /// Volumes of another size: name, and sectors of 512 bytes.
     pub(crate) resized: Vec<(String, u64)>,
-    /// A disk has warned: what [`Disks::health`] says is worth publishing again.
-    pub(crate) warned: bool,
+    /// How disks are, by their own account: paths in xenstore, and what is to stand there.
+    pub(crate) health: Vec<(String, String)>,
 }
 
 impl Disks {
@@ -57,7 +57,10 @@ impl Disks {
     fn take_up(&mut self, disk: usize, attention: Attention, care: &mut Care) {
         care.wake |= attention.wake;
         care.soon |= attention.soon;
-        care.warned |= attention.warned;
+        if let Some((health, name)) = attention.health.zip(self.controller_name(disk)) {
+            let path = format!("data/spindle/disk/{name}");
+            care.health.push((path, health.to_string()));
+        }
         for change in attention.changes {
             match change {
                 Change::Resized { id, sectors } => {
@@ -94,20 +97,20 @@ impl Disks {
         volumes.iter().find(is_it)
     }
 
-    /// The health of the disks that tell of it, each with its name.
-    pub(crate) fn health(&mut self) -> Vec<(String, String)> {
-        let mut lines = Vec::new();
-        for (index, disk) in self.disks.iter_mut().enumerate() {
-            let Disk::Nvme(disk) = disk else { continue };
-            let mut volumes = self.targets.volumes().iter();
-            // The controller's: `nvme0` of `nvme0n1`.
-            let name = volumes.find(|volume| volume.disk == index);
-            let name = name.and_then(|volume| volume.name.rsplit_once('n'));
-            if let (Some((name, _)), Some(line)) = (name, disk.health()) {
-                lines.push((format!("data/spindle/disk/{name}"), line));
+    /// The name of a disk's controller: `nvme0` of `nvme0n1`.
+    fn controller_name(&self, disk: usize) -> Option<&str> {
+        let mut volumes = self.targets.volumes().iter();
+        let volume = volumes.find(|volume| volume.disk == disk)?;
+        Some(volume.name.rsplit_once('n')?.0)
+    }
+
+    /// Asks the disks how they are; the answers come with [`Disks::attend`].
+    pub(crate) fn ask_health(&mut self) {
+        for disk in &mut self.disks {
+            if let Disk::Nvme(disk) = disk {
+                disk.ask_health();
             }
         }
-        lines
     }
 }
 

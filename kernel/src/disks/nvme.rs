@@ -107,10 +107,9 @@ impl NvmeDisk {
         attention
     }
 
-    /// How it is, by its own account; `None` if it does not say.
-    pub(super) fn health(&mut self) -> Option<String> {
-        let health = self.controller.health_log();
-        health.ok().map(|health| health.to_string())
+    /// Asks how it is, by its own account; [`Self::attend`] has the answer when it comes.
+    pub(super) fn ask_health(&mut self) {
+        self.controller.ask_health();
     }
 
     /// Writes out the cache and switches the controller off. `queues` are all that were made.
