@@ -181,11 +181,17 @@ spindle_down() {
 
 ### Disks
 
+# namespace NUMBER: dom0's own device for a namespace of its NVMe disk, if dom0 has it. Linux numbers
+# them in the order in which it happens to find them.
+namespace() {
+	found=$(grep -lx $1 /sys/block/nvme[0-9]n*/nsid 2> /dev/null) && echo /dev/$(echo $found | cut -d/ -f4)
+}
+
 # disk VDEV [TARGET] [BACKEND-DOMAIN] [ACCESS]: a disk specification for xl
 disk() {
 	case $BACKEND in
 	spindle) echo "format=raw,vdev=$1,access=${4:-rw},backend=${3:-spindle},target=${2:-nvme0n1}" ;;
-	dom0) echo "format=raw,vdev=$1,access=rw,script=block-plain,target=/dev/nvme0n1" ;;
+	dom0) echo "format=raw,vdev=$1,access=rw,script=block-plain,target=$(namespace 1)" ;;
 	esac
 }
 

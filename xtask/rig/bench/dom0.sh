@@ -62,8 +62,8 @@ linux_create() {
 disk_of() {
 	case $1 in
 	spindle) echo "'format=raw,vdev=$2,access=rw,backend=spindle,target=nvme0n1'" ;;
-	linux) echo "'format=raw,vdev=$2,access=rw,backend=linux,target=/dev/nvme0n1'" ;;
-	dom0) echo "'format=raw,vdev=$2,access=rw,script=block-plain,target=/dev/nvme0n1'" ;;
+	linux) echo "'format=raw,vdev=$2,access=rw,backend=linux,target=/dev/first'" ;;
+	dom0) echo "'format=raw,vdev=$2,access=rw,script=block-plain,target=$(namespace 1)'" ;;
 	ram) echo "'format=raw,vdev=$2,access=rw,backend=ram,target=ram0'" ;;
 	esac
 }

@@ -7,10 +7,13 @@ mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
 echo "init at $(cut -d' ' -f1 /proc/uptime)"
 modprobe nvme
+# Linux numbers namespaces in the order in which it happens to find them.
+first() { grep -lx 1 /sys/block/nvme[0-9]n*/nsid 2> /dev/null | cut -d/ -f4; }
 for try in $(seq 1 300); do
-	[ -b /dev/nvme0n1 ] && break
+	[ -n "$(first)" ] && break
 	sleep 0.1
 done
+ln -s $(first) /dev/first
 modprobe xen-blkback
 home=/local/domain/$(xenstore-read domid)
 backends=$home/backend/vbd
