@@ -48,7 +48,10 @@ pub(super) fn write(record: &[Mark], samples: &Samples) -> Result<String, fmt::E
 }
 
 fn circumstances(page: &mut String, record: &[Mark]) -> fmt::Result {
-    for mark in record.iter().filter(|mark| mark.name == "circumstances") {
+    let marks = record.iter().filter(|mark| mark.name == "circumstances");
+    let mut marks: Vec<&Mark> = marks.collect();
+    marks.sort_by_key(|mark| mark.get("queues").parse().unwrap_or(0_u32));
+    for mark in marks {
         writeln!(
             page,
             "- {}: {}, {} cores, Linux {}, QEMU {}{}; Debian {}, Xen {}; Spindle {}; {}",

@@ -55,11 +55,12 @@ pub(super) fn circumstances(suite: Suite) -> Result<Mark> {
         .find_map(|line| line.strip_prefix("model name")?.split_once(": "))
         .map_or("unknown", |(_, model)| model);
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    let kernel = read(cmd!(sh, "uname -r"));
     let qemu = read(cmd!(sh, "qemu-system-x86_64 --version"));
     Ok(Mark::new("circumstances")
         .with("cpu", model)
         .with("cores", cores)
-        .with("linux", read(cmd!(sh, "uname -r")))
+        .with("linux", kernel.split('-').next().unwrap_or("unknown"))
         .with("qemu", qemu.split(' ').nth(3).unwrap_or("unknown"))
         .with("suite", suite.name())
         .with("xen", suite.xen())
