@@ -25,15 +25,10 @@ pub(crate) struct Events {
 }
 
 fn op<T>(number: u64, arg: &mut T) -> Result<(), Errno> {
+    let args = [number, hypercall::address(&raw mut *arg), 0];
     // SAFETY: `arg` is the structure that the operation takes, and outlives the call; event
     // channel operations change no other memory.
-    unsafe {
-        hypercall::call(
-            EVENT_CHANNEL_OP,
-            [number, (&raw mut *arg).expose_provenance() as u64, 0],
-        )
-    }
-    .map(drop)
+    unsafe { hypercall::call(EVENT_CHANNEL_OP, args) }.map(drop)
 }
 
 impl Events {

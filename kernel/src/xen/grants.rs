@@ -39,11 +39,8 @@ fn batch<T>(number: u64, ops: &mut [T]) -> Result<(), Errno> {
     if ops.is_empty() {
         return Ok(());
     }
-    let args = [
-        number,
-        ops.as_mut_ptr().expose_provenance() as u64,
-        ops.len() as u64,
-    ];
+    let address = hypercall::address(ops.as_mut_ptr());
+    let args = [number, address, ops.len() as u64];
     // SAFETY: Xen reads and writes the `len` operations, which outlive the call; what they make
     // it change is memory that only `SharedPages` cover (see `Grants`).
     unsafe { hypercall::call(GRANT_TABLE_OP, args) }.map(drop)

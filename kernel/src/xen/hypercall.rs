@@ -29,14 +29,20 @@ pub(super) fn init() {
     );
 }
 
+/// The argument by which Xen reaches what is at `place`, which is exposed: a raw pointer to it, a
+/// `mut` one where Xen writes.
+pub(super) fn address<T>(place: *const T) -> u64 {
+    place.expose_provenance() as u64
+}
+
 /// A hypercall.
 ///
 /// # Errors
 /// What Xen returned, if negative.
 ///
 /// # Safety
-/// What the call makes Xen read or write must be valid for that, and exposed where an argument is
-/// its address; and nothing it changes may break what Rust relies on.
+/// What the call makes Xen read or write must be valid for that, and its address one by
+/// [`address`]; and nothing it changes may break what Rust relies on.
 #[inline]
 pub(super) unsafe fn call(number: u64, args: [u64; 3]) -> Result<i64, Errno> {
     let [a, b, c] = args;

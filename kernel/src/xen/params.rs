@@ -34,7 +34,7 @@ fn hvm_op(op: u64, index: u32, value: u64) -> Result<u64, Errno> {
         value,
     };
     // SAFETY: `param` outlives the call; the parameters used here change no memory.
-    unsafe { hypercall::call(HVM_OP, [op, (&raw mut param).expose_provenance() as u64, 0])? };
+    unsafe { hypercall::call(HVM_OP, [op, hypercall::address(&raw mut param), 0])? };
     Ok(param.value)
 }
 

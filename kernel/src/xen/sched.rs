@@ -54,13 +54,7 @@ pub(crate) fn poll(ports: &[Port], deadline_ns: u64) -> Result<(), Errno> {
         timeout: deadline_ns,
     };
     // SAFETY: Xen reads `poll` and the `count` ports, both of which outlive the call.
-    unsafe {
-        hypercall::call(
-            SCHED_OP,
-            [POLL, (&raw const poll).expose_provenance() as u64, 0],
-        )
-    }
-    .map(drop)
+    unsafe { hypercall::call(SCHED_OP, [POLL, hypercall::address(&raw const poll), 0]) }.map(drop)
 }
 
 /// Lets other vCPUs run.
@@ -72,12 +66,8 @@ pub(crate) fn yield_now() {
 /// Ends the domain.
 pub(crate) fn shutdown(reason: Reason) -> ! {
     let reason = reason as u32;
+    let args = [SHUTDOWN, hypercall::address(&raw const reason), 0];
     // SAFETY: Xen reads one word, which outlives the call.
-    let _ = unsafe {
-        hypercall::call(
-            SCHED_OP,
-            [SHUTDOWN, (&raw const reason).expose_provenance() as u64, 0],
-        )
-    };
+    let _ = unsafe { hypercall::call(SCHED_OP, args) };
     cpu::halt()
 }

@@ -62,11 +62,7 @@ impl SharedInfo {
         unsafe {
             hypercall::call(
                 MEMORY_OP,
-                [
-                    XENMEM_ADD_TO_PHYSMAP,
-                    (&raw const op).expose_provenance() as u64,
-                    0,
-                ],
+                [XENMEM_ADD_TO_PHYSMAP, hypercall::address(&raw const op), 0],
             )?;
         }
         // Asking for a callback makes Xen take the layout from the mode we are in, 64-bit, and

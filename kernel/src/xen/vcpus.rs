@@ -178,7 +178,7 @@ fn launch_at(vcpu: u64, launch: &Launch) -> Result<(), StartError> {
         efer: launch.efer,
         rest: 0,
     };
-    let address = (&raw const context).expose_provenance() as u64;
+    let address = hypercall::address(&raw const context);
     // SAFETY: Xen reads the context, which outlives the call; by it the vCPU calls `begin`, on a
     // stack and with an argument that are its alone.
     unsafe { hypercall::call(VCPU_OP, [INITIALISE, vcpu, address]) }
