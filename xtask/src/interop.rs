@@ -9,7 +9,8 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 
-use crate::rig::{self, Backend, Machine, Mark, Suite};
+use crate::history::History;
+use crate::rig::{self, Backend, Machine, Mark, Setup, Suite};
 use crate::{kernel, root, scenario, ui};
 
 const HEAD: &str = "# Interoperability\n\n\
@@ -85,7 +86,9 @@ fn play(suite: Suite, paths: &str) -> Result<(Vec<Mark>, Option<String>)> {
     let _lock = rig::lock()?;
     let image = kernel::build()?.path;
     let images = rig::prepare(suite)?;
-    let mut machine = Machine::boot(suite, &images, Some(&image), Backend::Spindle)?;
+    let setup = Setup::new(suite, &images, Some(&image), Backend::Spindle);
+    let mut history = History::open()?;
+    let mut machine = Machine::boot_or_retry(&setup)?;
     ui::step("interop", &format!("on {}", suite.name()));
     let settings = format!("PATHS={paths} GRUB=yes");
     machine.start_with(scenario.name, scenario.timeout, &settings)?;
@@ -96,12 +99,15 @@ fn play(suite: Suite, paths: &str) -> Result<(Vec<Mark>, Option<String>)> {
     });
     let logs = machine.logs.clone();
     let outcome = outcome.with_context(|| format!("logs: {}", logs.display()))?;
+    let retries = machine.retries.take();
     machine.power_off()?;
-    let marks = part(suite, &outcome.marks);
+    let rate = history.add(suite, scenario.name, outcome.failure.is_none(), &retries)?;
+    let too_often = !retries.is_empty() && rate.is_too_high();
     let failure = outcome
         .failure
-        .map(|why| format!("{}: {why}; logs: {}", suite.name(), logs.display()));
-    Ok((marks, failure))
+        .or_else(|| too_often.then(|| rate.complaint(suite, scenario.name)));
+    let failure = failure.map(|why| format!("{}: {why}; logs: {}", suite.name(), logs.display()));
+    Ok((part(suite, &outcome.marks), failure))
 }
 
 /// The suite's part of the record, from the logs of a run.

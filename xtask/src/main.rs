@@ -9,6 +9,7 @@ mod bench;
 mod ci;
 mod ctl;
 mod fuzz;
+mod history;
 mod interop;
 mod kernel;
 mod miri;
@@ -16,6 +17,8 @@ mod rig;
 mod run;
 mod scenario;
 mod size;
+mod spread;
+mod tally;
 mod test;
 mod ui;
 

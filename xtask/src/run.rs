@@ -1,9 +1,14 @@
-//! `run`: the whole road once, and a report about it.
+//! `run`: the whole road once, and a report about it, or many times, to count how often it fails.
+
+use std::fs;
+use std::time::Instant;
 
 use anyhow::{Result, bail};
 
-use crate::rig::{self, Backend, Machine, Suite};
+use crate::history::History;
+use crate::rig::{self, Backend, Machine, Setup, Suite};
 use crate::scenario::{self, FileTree};
+use crate::tally::{Tally, shorten};
 use crate::{kernel, ui};
 
 #[derive(clap::Args)]
@@ -11,10 +16,16 @@ pub(crate) struct Args {
     /// Which Debian the rig is made of.
     #[arg(long, value_enum, default_value = "bookworm")]
     suite: Suite,
+    /// Do it so many times, without second tries, and count how often it failed and why.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    repeat: Option<u32>,
     /// Who serves the disk; `dom0` is Linux' own backend, for comparison.
     #[arg(long, value_enum, default_value = "spindle", hide = true)]
     backend: Backend,
 }
+
+/// What the history calls the whole road.
+const NAME: &str = "run";
 
 /// Runs the task.
 pub(crate) fn run(args: &Args) -> Result<()> {
@@ -25,26 +36,88 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     };
     let images = rig::prepare(args.suite)?;
     let kernel = image.as_ref().map(|image| image.path.as_path());
-    let mut machine = Machine::boot(args.suite, &images, kernel, args.backend)?;
+    let setup = Setup::new(args.suite, &images, kernel, args.backend);
+    if let Some(times) = args.repeat {
+        return repeat(&setup, times);
+    }
+    let mut machine = Machine::boot_or_retry(&setup)?;
     let logs = machine.logs.clone();
+    let retries = machine.retries.clone();
     ui::step(
         "run",
         "a guest writes files, a second one checks them (2 to 3 minutes)",
     );
-    let report = match scenario::file_tree(&mut machine) {
-        Ok(report) => report,
-        Err(error) => bail!("{error:#}\nlogs: {}", logs.display()),
+    let played = scenario::file_tree(&mut machine);
+    let retries = retries.take();
+    let failure = match &played {
+        Ok(report) => report.failure.clone(),
+        Err(error) => Some(format!("{error:#}")),
     };
-    machine.power_off()?;
-    print(args.suite, &report, image.as_ref());
-    match report.failure {
-        None => Ok(()),
-        Some(why) => bail!("{why}\nlogs: {}", logs.display()),
+    let mut rate = None;
+    if args.backend == Backend::Spindle {
+        rate = Some(History::open()?.add(args.suite, NAME, failure.is_none(), &retries)?);
+    }
+    if let Ok(report) = &played {
+        machine.power_off()?;
+        print(args.suite, report, &retries, image.as_ref());
+    }
+    if let Some(why) = failure {
+        bail!("{why}\nlogs: {}", logs.display());
+    }
+    match rate {
+        Some(rate) if !retries.is_empty() && rate.is_too_high() => {
+            bail!(
+                "{}\nlogs: {}",
+                rate.complaint(args.suite, NAME),
+                logs.display()
+            )
+        }
+        _ => Ok(()),
     }
 }
 
+/// The whole road so many times, each on a machine of its own, with no second try of anything.
+fn repeat(setup: &Setup, times: u32) -> Result<()> {
+    let mut table = ui::table(["run", "result", "s", "logs", "why"]);
+    let mut tally = Tally::default();
+    for run in 1..=times {
+        ui::step("run", &format!("{run} of {times}"));
+        let began = Instant::now();
+        let failure = once(setup).unwrap_or_else(|error| Some(format!("{error:#}")));
+        let took = began.elapsed();
+        tally.add(took, failure.as_deref());
+        let result = if failure.is_none() { "PASS" } else { "FAIL" };
+        let why = failure.unwrap_or_default();
+        ui::step("run", &format!("{run} of {times} {result} {why}"));
+        let seconds = format!("{:.0}", took.as_secs_f64());
+        let logs = fs::read_link(setup.suite.dir().join("logs/last")).unwrap_or_default();
+        let logs = logs.file_name().unwrap_or_default().to_string_lossy();
+        table.add_row([&run.to_string(), result, &seconds, &logs, &shorten(&why)]);
+    }
+    println!("{table}");
+    let failed = tally.failed();
+    println!("{times} runs, {failed} failed; {} s each", tally.seconds());
+    if failed > 0 {
+        bail!(
+            "{failed} of {times} runs failed:\n{}\nlogs: {}",
+            tally.reasons(),
+            setup.suite.dir().join("logs").display()
+        );
+    }
+    Ok(())
+}
+
+/// The whole road on a new machine; gives why it failed, if it did.
+fn once(setup: &Setup) -> Result<Option<String>> {
+    let mut machine = Machine::boot(setup)?;
+    machine.may_retry = false;
+    let report = scenario::file_tree(&mut machine)?;
+    machine.power_off()?;
+    Ok(report.failure)
+}
+
 /// The report; what did not happen is left out.
-fn print(suite: Suite, report: &FileTree, image: Option<&kernel::Image>) {
+fn print(suite: Suite, report: &FileTree, retries: &[String], image: Option<&kernel::Image>) {
     let mut table = ui::report();
     let mut row = |what: &str, value: String| {
         table.add_row([what.to_string(), value]);
@@ -63,7 +136,8 @@ fn print(suite: Suite, report: &FileTree, image: Option<&kernel::Image>) {
             format!("{} s", spindle.get("unpause")),
         );
         row("first console line", spindle.get("line").to_string());
-        row("disks", spindle.get("disks").to_string());
+        // One a line, which xenstore's tools write as two characters.
+        row("disks", spindle.get("disks").replace("\\n", "\n"));
         row("memory", format!("{} MiB", spindle.get("memory")));
     }
     if let Some(image) = image {
@@ -92,6 +166,9 @@ fn print(suite: Suite, report: &FileTree, image: Option<&kernel::Image>) {
     if !report.e2fsck.is_empty() {
         row("host: e2fsck", report.e2fsck.clone());
         row("host: checksums equal", format!("{} files", report.equal));
+    }
+    for why in retries {
+        row("second try", shorten(why));
     }
     row(
         "result",

@@ -5,8 +5,11 @@ use std::io::IsTerminal;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use comfy_table::{Table, presets};
+use comfy_table::{ContentArrangement, Table, presets};
 use indicatif::{ProgressBar, ProgressStyle};
+
+/// Tables fit into a terminal of so many columns; long cells take several lines.
+const WIDTH: u16 = 80;
 
 fn started() -> Instant {
     static START: OnceLock<Instant> = OnceLock::new();
@@ -60,6 +63,9 @@ pub(crate) fn table<const N: usize>(headings: [&str; N]) -> Table {
 /// An empty table without headings.
 pub(crate) fn report() -> Table {
     let mut table = Table::new();
-    table.load_preset(presets::UTF8_FULL_CONDENSED);
+    table
+        .load_preset(presets::UTF8_FULL_CONDENSED)
+        .set_content_arrangement(ContentArrangement::Dynamic)
+        .set_width(WIDTH);
     table
 }

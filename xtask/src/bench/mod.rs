@@ -11,7 +11,6 @@ mod plot;
 mod record;
 mod samples;
 mod side_by_side;
-mod spread;
 mod targets;
 
 use std::fs;

@@ -114,7 +114,7 @@ fn draw_variant<'a>(
     at: usize,
     width: f64,
     left: impl Fn(usize) -> f64,
-    ratio: impl Fn(&str) -> Option<super::spread::Spread>,
+    ratio: impl Fn(&str) -> Option<crate::spread::Spread>,
 ) -> Result<(), Failure<'a>> {
     let colour = COLOURS[at];
     let values: Vec<_> = JOBS

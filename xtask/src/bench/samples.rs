@@ -2,8 +2,8 @@
 
 use super::fio;
 use super::plan::BASELINE;
-use super::spread::Spread;
 use crate::rig::Mark;
+use crate::spread::Spread;
 
 /// One run of a job on one backend.
 #[derive(Clone, Debug)]

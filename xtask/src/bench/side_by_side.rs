@@ -9,11 +9,11 @@ use super::plan::{self, Plan};
 use super::record::{self, Record};
 use super::samples;
 use super::targets::queues_text;
-use crate::rig::{self, Backend, Images, Machine, Mark, Suite};
+use crate::rig::{self, Backend, Images, Machine, Mark, Retries, Setup, Suite};
 use crate::{kernel, ui};
 
 /// How often a boot may fail before this gives up: emulation kills a domain now and then.
-const TRIES: u32 = 5;
+const TRIES: usize = 5;
 
 /// Measures with each number of queues.
 pub(super) fn run(suite: Suite, plan: &Plan, queues: &[u32], record: &mut Record) -> Result<()> {
@@ -21,8 +21,20 @@ pub(super) fn run(suite: Suite, plan: &Plan, queues: &[u32], record: &mut Record
     let image = kernel::build()?;
     let images = rig::prepare(suite)?;
     for &queues in queues {
-        let (mut tries, mut marks) = (1, Vec::new());
-        while let Err(error) = measure(suite, &images, &image, plan, queues, &mut marks) {
+        let (mut tries, mut again, mut marks) = (1, 0_usize, Vec::new());
+        loop {
+            let mut retries = Retries::default();
+            let done = measure(
+                suite,
+                &images,
+                &image,
+                plan,
+                queues,
+                &mut marks,
+                &mut retries,
+            );
+            again += retries.take().len();
+            let Err(error) = done else { break };
             // What was measured in whole rounds stays.
             let rounds = samples::rounds(&marks, plan.runs());
             marks.retain(|mark| {
@@ -42,7 +54,7 @@ pub(super) fn run(suite: Suite, plan: &Plan, queues: &[u32], record: &mut Record
         record.add([record::circumstances(suite)?
             .with("queues", queues)
             .with("cpus", plan::cpus(queues))
-            .with("tries", tries)])?;
+            .with("tries", tries + again)])?;
         record.add(marks)?;
     }
     Ok(())
@@ -56,10 +68,16 @@ fn measure(
     plan: &Plan,
     queues: u32,
     kept: &mut Vec<Mark>,
+    retries: &mut Retries,
 ) -> Result<()> {
     let cpus = plan::cpus(queues);
     let kernel: &Path = &image.path;
-    let mut machine = Machine::boot_with(suite, images, Some(kernel), Backend::Bench, cpus)?;
+    let setup = Setup {
+        cpus,
+        ..Setup::new(suite, images, Some(kernel), Backend::Bench)
+    };
+    let mut machine = Machine::boot(&setup)?;
+    *retries = machine.retries.clone();
     let first = 1 + samples::rounds(kept, plan.runs());
     let expected = plan.duration(first);
     ui::step(

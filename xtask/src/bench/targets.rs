@@ -2,8 +2,8 @@
 
 use super::plan::BASELINE;
 use super::samples::{Sample, Samples};
-use super::spread::Spread;
 use crate::rig::Mark;
+use crate::spread::Spread;
 
 /// One target and what was measured.
 pub(super) struct Verdict {

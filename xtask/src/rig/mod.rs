@@ -1,19 +1,26 @@
 //! The rig: a machine in QEMU that boots Debian's Xen and Linux, with NVMe and virtio disks and
 //! an IOMMU, so that Spindle can be tried by `xl` as on real hardware.
 //!
-//! `images` makes what is booted, `machine` boots it with its `drives`, `channel` talks to dom0,
-//! `monitor` to QEMU, `disk` looks at a disk from outside, `wish` is what scenarios ask of them.
+//! `images` makes what is booted, `machine` boots it in `qemu` with its `drives`. `talk` is the
+//! conversation with dom0 over `channel`, `outcome` how a scenario ends, `wish` what it asks of the
+//! host. `monitor` is the line to QEMU, `console` the one to Xen, `evidence` what is written down
+//! over them when something fails. `disk` looks at a disk from outside.
 
 mod channel;
+mod console;
 mod cpio;
 pub(crate) mod disk;
 mod drives;
+mod evidence;
 mod grub;
 mod images;
 mod machine;
 mod monitor;
+mod outcome;
 mod packages;
 mod payload;
+mod qemu;
+mod talk;
 mod tree;
 mod wish;
 
@@ -25,7 +32,8 @@ use clap::ValueEnum;
 
 pub(crate) use channel::Mark;
 pub(crate) use images::{Images, prepare};
-pub(crate) use machine::{Machine, Outcome};
+pub(crate) use machine::{Machine, Retries, Setup};
+pub(crate) use outcome::Outcome;
 
 use crate::root;
 

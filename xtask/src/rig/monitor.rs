@@ -10,6 +10,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use serde_json::{Value, json};
 
 /// The socket's name in the logs folder.
 const SOCKET: &str = "monitor";
@@ -37,48 +38,60 @@ impl Monitor {
 
     /// Gives a drive another size in bytes.
     pub(super) fn resize(&self, drive: &str, bytes: u64) -> Result<()> {
-        self.execute(
-            "block_resize",
-            &format!(r#"{{"device":"{drive}","size":{bytes}}}"#),
-        )
+        let arguments = json!({"device": drive, "size": bytes});
+        self.execute("block_resize", &arguments).map(drop)
     }
 
     /// Has a drive move at most so many bytes in a second, beyond its first request; 0: as many as
     /// it can.
     pub(super) fn throttle(&self, drive: &str, bytes: u64) -> Result<()> {
-        self.execute(
-            "block_set_io_throttle",
-            &format!(
-                r#"{{"device":"{drive}","bps":{bytes},"bps_rd":0,"bps_wr":0,"iops":0,"iops_rd":0,"iops_wr":0}}"#
-            ),
-        )
+        let arguments = json!({
+            "device": drive, "bps": bytes, "bps_rd": 0, "bps_wr": 0, "iops": 0, "iops_rd": 0,
+            "iops_wr": 0,
+        });
+        self.execute("block_set_io_throttle", &arguments).map(drop)
     }
 
     /// Sets the critical warnings in a controller's SMART log; each new one is an event.
     pub(super) fn warn(&self, controller: &str, bits: u8) -> Result<()> {
-        self.execute(
-            "qom-set",
-            &format!(
-                r#"{{"path":"/machine/peripheral/{controller}","property":"smart_critical_warning","value":{bits}}}"#
-            ),
-        )
+        let arguments = json!({
+            "path": format!("/machine/peripheral/{controller}"),
+            "property": "smart_critical_warning",
+            "value": bits,
+        });
+        self.execute("qom-set", &arguments).map(drop)
     }
 
-    fn execute(&self, command: &str, arguments: &str) -> Result<()> {
-        let folder = File::open(&self.logs)?;
-        let socket = format!("/proc/self/fd/{}/{SOCKET}", folder.as_raw_fd());
-        let stream = UnixStream::connect(socket).context("connect to QEMU's monitor")?;
+    /// Gives what QEMU's interactive monitor says to a command, such as `info lapic 1`.
+    pub(super) fn say(&self, command: &str) -> Result<String> {
+        let answer = self.execute("human-monitor-command", &json!({ "command-line": command }))?;
+        Ok(answer.as_str().unwrap_or_default().replace('\r', ""))
+    }
+
+    fn execute(&self, command: &str, arguments: &Value) -> Result<Value> {
+        let stream = connect(&self.logs, SOCKET).context("connect to QEMU's monitor")?;
         stream.set_read_timeout(Some(PATIENCE))?;
         let mut answers = BufReader::new(&stream);
         // QEMU takes commands only after this one.
-        ask(&stream, &mut answers, r#"{"execute":"qmp_capabilities"}"#)?;
-        let line = format!(r#"{{"execute":"{command}","arguments":{arguments}}}"#);
-        ask(&stream, &mut answers, &line).with_context(|| format!("QEMU's {command}"))
+        ask(
+            &stream,
+            &mut answers,
+            &json!({"execute": "qmp_capabilities"}),
+        )?;
+        let order = json!({"execute": command, "arguments": arguments});
+        ask(&stream, &mut answers, &order).with_context(|| format!("QEMU's {command}"))
     }
 }
 
-/// Sends a command and waits for its end.
-fn ask(mut to: impl Write, from: &mut impl BufRead, command: &str) -> Result<()> {
+/// Connects to a socket in the logs folder, whose own path may be too long for the address.
+pub(super) fn connect(logs: &Path, name: &str) -> Result<UnixStream> {
+    let folder = File::open(logs)?;
+    let socket = format!("/proc/self/fd/{}/{name}", folder.as_raw_fd());
+    Ok(UnixStream::connect(socket)?)
+}
+
+/// Sends a command and waits for what it returns.
+fn ask(mut to: impl Write, from: &mut impl BufRead, command: &Value) -> Result<Value> {
     writeln!(to, "{command}")?;
     loop {
         let mut line = String::new();
@@ -86,10 +99,11 @@ fn ask(mut to: impl Write, from: &mut impl BufRead, command: &str) -> Result<()>
             bail!("QEMU hung up");
         }
         // Anything else is its greeting or an event.
-        if line.starts_with(r#"{"return""#) {
-            return Ok(());
+        let mut answer: Value = serde_json::from_str(&line).context("no JSON")?;
+        if let Some(value) = answer.get_mut("return") {
+            return Ok(value.take());
         }
-        if line.starts_with(r#"{"error""#) {
+        if answer.get("error").is_some() {
             bail!("{}", line.trim());
         }
     }
@@ -102,13 +116,15 @@ mod tests {
     #[test]
     fn the_answer_is_found_between_greeting_and_events() {
         let mut input: &[u8] = b"{\"QMP\": {}}\r\n{\"timestamp\": {}, \"event\": \"RESUME\"}\r\n\
-            {\"return\": {}}\r\n{\"error\": {\"class\": \"GenericError\", \"desc\": \"no disk\"}}\r\n";
+            {\"return\": \"CPU#0\\r\\nRIP=0\"}\r\n\
+            {\"error\": {\"class\": \"GenericError\", \"desc\": \"no disk\"}}\r\n";
         let mut sent = Vec::new();
-        ask(&mut sent, &mut input, "first").expect("it is done");
-        let error = ask(&mut sent, &mut input, "second").expect_err("it is refused");
+        let answer = ask(&mut sent, &mut input, &json!("first")).expect("it is done");
+        assert_eq!(answer, "CPU#0\r\nRIP=0");
+        let error = ask(&mut sent, &mut input, &json!("second")).expect_err("it is refused");
         assert!(error.to_string().contains("no disk"), "{error}");
-        assert_eq!(sent, b"first\nsecond\n");
-        let error = ask(&mut sent, &mut input, "third").expect_err("nobody is there");
+        assert_eq!(sent, b"\"first\"\n\"second\"\n");
+        let error = ask(&mut sent, &mut input, &json!("third")).expect_err("QEMU is gone");
         assert_eq!(error.to_string(), "QEMU hung up");
     }
 }

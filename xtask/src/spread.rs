@@ -2,18 +2,18 @@
 
 /// The least, the middle and the greatest of some measurements.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Spread {
+pub(crate) struct Spread {
     /// The least.
-    pub(super) min: f64,
+    pub(crate) min: f64,
     /// The one in the middle, or the mean of the two there.
-    pub(super) median: f64,
+    pub(crate) median: f64,
     /// The greatest.
-    pub(super) max: f64,
+    pub(crate) max: f64,
 }
 
 impl Spread {
     /// Of those of the values that are numbers; none if there are none.
-    pub(super) fn of(values: impl IntoIterator<Item = f64>) -> Option<Self> {
+    pub(crate) fn of(values: impl IntoIterator<Item = f64>) -> Option<Self> {
         let mut values: Vec<f64> = values
             .into_iter()
             .filter(|value| value.is_finite())
@@ -31,7 +31,7 @@ impl Spread {
     }
 
     /// `median (min-max)` with so many digits after the point; of one value, that value.
-    pub(super) fn text(&self, digits: usize) -> String {
+    pub(crate) fn text(&self, digits: usize) -> String {
         let Self { min, median, max } = self;
         if min == max {
             return format!("{median:.digits$}");

@@ -1,0 +1,216 @@
+//! How often scenarios needed a second try: a file of the last runs of each, which every task that
+//! runs scenarios keeps up, and the limit beyond which such a task fails.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use xshell::{Shell, cmd};
+
+use crate::rig::{Mark, Suite};
+use crate::root;
+
+/// So many runs of a scenario on a suite are kept and counted.
+const WINDOW: usize = 50;
+
+/// The most second tries in a hundred runs.
+const LIMIT_PERCENT: usize = 1;
+
+/// The record of the last runs.
+pub(crate) struct History {
+    path: PathBuf,
+    /// The version of the sources.
+    commit: String,
+    runs: Vec<Mark>,
+}
+
+/// Second tries in the last runs of a scenario on a suite.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Rate {
+    tries: usize,
+    runs: usize,
+}
+
+impl History {
+    /// Opens the record; one that is not there is empty. The caller holds the rig's lock.
+    ///
+    /// # Errors
+    /// It cannot be read, or something else is in it.
+    pub(crate) fn open() -> Result<Self> {
+        let sh = Shell::new()?;
+        sh.change_dir(root());
+        let commit = cmd!(sh, "git describe --always --dirty --abbrev=10");
+        let commit = commit.quiet().ignore_stderr().read().unwrap_or_default();
+        Self::at(&root().join("target/rig/history.txt"), &commit)
+    }
+
+    fn at(path: &Path, commit: &str) -> Result<Self> {
+        let text = if path.exists() {
+            fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?
+        } else {
+            String::new()
+        };
+        let mut runs = Vec::new();
+        for (number, line) in text.lines().enumerate() {
+            match Mark::parse(line) {
+                Some(mark) if mark.name == "run" && tries(&mark).is_some() => runs.push(mark),
+                _ => bail!(
+                    "{}:{}: not a run; remove the file to begin a new history",
+                    path.display(),
+                    number + 1
+                ),
+            }
+        }
+        Ok(Self {
+            path: path.to_path_buf(),
+            commit: commit.to_string(),
+            runs,
+        })
+    }
+
+    /// Adds a run and the reasons of its second tries, and writes the record.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub(crate) fn add(
+        &mut self,
+        suite: Suite,
+        scenario: &str,
+        passed: bool,
+        retries: &[String],
+    ) -> Result<Rate> {
+        let why = retries.join("; ").replace(['"', '\r', '\n'], "'");
+        self.runs.push(
+            Mark::new("run")
+                .with("suite", suite.name())
+                .with("scenario", scenario)
+                .with("commit", &self.commit)
+                .with("result", if passed { "passed" } else { "failed" })
+                .with("tries", retries.len())
+                .with("why", why),
+        );
+        let same = |run: &Mark| (run.get("suite"), run.get("scenario")) == (suite.name(), scenario);
+        let number = self.runs.iter().filter(|run| same(run)).count();
+        let mut old = number.saturating_sub(WINDOW);
+        self.runs.retain(|run| {
+            let stays = old == 0 || !same(run);
+            old -= usize::from(!stays);
+            stays
+        });
+        let text: String = self.runs.iter().map(|run| format!("{run}\n")).collect();
+        // Under its name only when it is whole.
+        let new = self.path.with_extension("new");
+        fs::write(&new, text)
+            .and_then(|()| fs::rename(&new, &self.path))
+            .with_context(|| format!("write {}", self.path.display()))?;
+        let window = self.runs.iter().filter(|run| same(run));
+        Ok(Rate {
+            tries: window.filter_map(tries).sum(),
+            runs: number.min(WINDOW),
+        })
+    }
+}
+
+/// How often something was tried again in a run.
+fn tries(run: &Mark) -> Option<usize> {
+    run.get("tries").parse().ok()
+}
+
+impl Rate {
+    /// So many second tries in so many runs.
+    #[cfg(test)]
+    pub(crate) fn new(tries: usize, runs: usize) -> Self {
+        Self { tries, runs }
+    }
+
+    /// Whether there were too many. Of few runs a rate says little: there, one second try is let
+    /// pass.
+    pub(crate) fn is_too_high(self) -> bool {
+        let Self { tries, runs } = self;
+        tries * 100 > runs * LIMIT_PERCENT && (tries > 1 || runs == WINDOW)
+    }
+
+    /// What is wrong with one that is too high.
+    pub(crate) fn complaint(self, suite: Suite, scenario: &str) -> String {
+        let Self { tries, runs } = self;
+        let suite = suite.name();
+        format!(
+            "{scenario} on {suite}: {tries} second tries in the last {runs} runs; \
+             the limit is {LIMIT_PERCENT} % of {WINDOW}, or one in fewer runs"
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Adds runs with so many second tries to a new history, reopened each time; gives the rate
+    /// after each, and the file.
+    fn rates(name: &str, runs: impl IntoIterator<Item = usize>) -> (Vec<Rate>, String) {
+        let name = format!("spindle-history-{name}-{}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        let _ = fs::remove_file(&path);
+        let mut rates = Vec::new();
+        for tries in runs {
+            let mut history = History::at(&path, "c0ffee").expect("a history");
+            let why = vec!["guest \"a\"\r\ndied".to_string(); tries];
+            // What other scenarios and other suites need does not count.
+            for (suite, scenario) in [
+                (Suite::Trixie, "other"),
+                (Suite::Bookworm, "hotplug"),
+                (Suite::Trixie, "hotplug"),
+            ] {
+                let rate = history.add(suite, scenario, true, &why).expect("written");
+                if (suite, scenario) == (Suite::Trixie, "hotplug") {
+                    rates.push(rate);
+                }
+            }
+        }
+        let text = fs::read_to_string(&path).expect("a file");
+        fs::remove_file(&path).expect("removed");
+        (rates, text)
+    }
+
+    #[test]
+    fn one_second_try_in_a_short_history_passes_and_two_do_not() {
+        let (rates, text) = rates("short", [0, 1, 0, 1]);
+        let expected = [(0, 1), (1, 2), (1, 3), (2, 4)].map(|(tries, runs)| Rate { tries, runs });
+        assert_eq!(rates, expected);
+        let red: Vec<bool> = rates.iter().map(|rate| rate.is_too_high()).collect();
+        assert_eq!(red, [false, false, false, true]);
+        let last = text.lines().last().and_then(Mark::parse).expect("a run");
+        assert_eq!(last.get("scenario"), "hotplug");
+        assert_eq!(last.get("why"), "guest 'a'''died");
+        assert_eq!(last.get("commit"), "c0ffee");
+    }
+
+    #[test]
+    fn two_second_tries_of_one_run_are_two() {
+        assert!(rates("twice", [2]).0[0].is_too_high());
+    }
+
+    #[test]
+    fn only_the_last_fifty_runs_count() {
+        let runs = [1].into_iter().chain(vec![0; 49]).chain([0, 0, 1]);
+        let (rates, text) = rates("window", runs);
+        assert_eq!(rates[48], Rate::new(1, 49));
+        assert!(!rates[48].is_too_high());
+        // One in fifty is two percent.
+        assert_eq!(rates[49], Rate::new(1, 50));
+        assert!(rates[49].is_too_high());
+        assert_eq!(rates[50], Rate::new(0, 50));
+        assert!(!rates[51].is_too_high());
+        assert!(rates[52].is_too_high());
+        assert_eq!(text.lines().count(), 3 * WINDOW);
+    }
+
+    #[test]
+    fn a_file_that_is_no_history_is_refused() {
+        let path = std::env::temp_dir().join(format!("spindle-no-history-{}", std::process::id()));
+        fs::write(&path, "run scenario=x tries=0\nrubbish\n").expect("written");
+        let error = History::at(&path, "").err().expect("it is refused");
+        fs::remove_file(&path).expect("removed");
+        assert!(error.to_string().contains(":2: not a run"), "{error}");
+    }
+}

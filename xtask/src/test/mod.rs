@@ -1,0 +1,173 @@
+//! `test`: the host's tests, then every scenario under nested Xen, on one suite or both.
+
+mod play;
+mod report;
+
+use anyhow::{Context, Result, bail};
+use clap::ValueEnum;
+use xshell::{Shell, cmd};
+
+use self::play::Rig;
+use self::report::Report;
+use crate::history::History;
+use crate::rig::{self, Backend, Setup, Suite};
+use crate::scenario::{self, Scenario};
+use crate::{kernel, root, ui};
+
+/// Which suites to test on.
+#[derive(Clone, Copy, ValueEnum)]
+pub(crate) enum Suites {
+    /// Debian 12: Xen 4.17, Linux 6.1, QEMU 7.2.
+    Bookworm,
+    /// Debian 13: Xen 4.20, Linux 6.12, QEMU 10.0.
+    Trixie,
+    /// Trixie in full, after the core of the scenarios on bookworm.
+    Both,
+}
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Which Debian the rig is made of.
+    #[arg(long, value_enum, default_value = "both")]
+    suite: Suites,
+    /// Run only the scenarios whose name contains this (several: separated by commas).
+    #[arg(long, value_delimiter = ',')]
+    filter: Vec<String>,
+    /// Run each scenario so many times, without second tries, and count how often it failed and
+    /// why (leaves the host's tests out).
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    repeat: Option<u32>,
+    /// Leave the rig out.
+    #[arg(long, conflicts_with = "repeat")]
+    host_only: bool,
+    /// Leave the host's tests out.
+    #[arg(long, hide = true)]
+    rig_only: bool,
+    /// Who serves the disk; `dom0` is Linux' own backend, to check the rig itself.
+    #[arg(long, value_enum, default_value = "spindle", hide = true)]
+    backend: Backend,
+}
+
+impl Args {
+    fn wants(&self, name: &str) -> bool {
+        if self.filter.is_empty() {
+            // This one has a task of its own, which makes a table of it.
+            return name != "interop";
+        }
+        self.filter.iter().any(|part| name.contains(part))
+    }
+
+    /// What `--suite both` means, without the host's tests.
+    pub(crate) fn rig_on_both() -> Self {
+        Self {
+            suite: Suites::Both,
+            filter: Vec::new(),
+            repeat: None,
+            host_only: false,
+            rig_only: true,
+            backend: Backend::Spindle,
+        }
+    }
+}
+
+/// Runs the task.
+pub(crate) fn run(args: &Args) -> Result<()> {
+    if !args.rig_only && args.repeat.is_none() {
+        host()?;
+    }
+    if args.host_only {
+        return Ok(());
+    }
+    let chosen = choose(args)?;
+    let _lock = rig::lock()?;
+    let image = match args.backend {
+        Backend::Spindle | Backend::Bench => Some(kernel::build()?.path),
+        Backend::Dom0 => None,
+    };
+    let suites: &[Suite] = match args.suite {
+        Suites::Bookworm => &[Suite::Bookworm],
+        Suites::Trixie => &[Suite::Trixie],
+        Suites::Both => &[Suite::Bookworm, Suite::Trixie],
+    };
+    let mut history = History::open()?;
+    let mut report = Report::new(args.repeat.is_some());
+    for &suite in suites {
+        let images = rig::prepare(suite)?;
+        let mut rig = Rig::new(Setup::new(suite, &images, image.as_deref(), args.backend));
+        let part = chosen.iter().copied().filter(|scenario| {
+            scenario.core || !args.filter.is_empty() || suite == suites[suites.len() - 1]
+        });
+        for scenario in part {
+            if let Some(times) = args.repeat {
+                report.repeated(suite, scenario.name, &rig.repeat(scenario, times));
+                continue;
+            }
+            let (verdict, retries) = rig.run(scenario);
+            let passed = verdict.failure.is_none();
+            // The history is Spindle's, not that of Linux' backend.
+            let rate = match args.backend {
+                Backend::Dom0 => None,
+                _ => Some(history.add(suite, scenario.name, passed, &retries)?),
+            };
+            report.ran(suite, scenario.name, verdict, &retries, rate);
+        }
+        rig.switch_off();
+    }
+    println!("{report}");
+    report
+        .judge()
+        .with_context(|| format!("see {}", root().join("target/rig/*/logs").display()))
+}
+
+/// The scenarios that are asked for; each part of the filter must name some.
+fn choose(args: &Args) -> Result<Vec<&'static Scenario>> {
+    let all = || {
+        scenario::ALL
+            .iter()
+            .filter(|scenario| scenario.fits(args.backend))
+    };
+    for part in &args.filter {
+        if !all().any(|scenario| scenario.name.contains(part)) {
+            let names: Vec<&str> = all().map(|scenario| scenario.name).collect();
+            bail!(
+                "no scenario is called like \"{part}\"; there are: {}",
+                names.join(" ")
+            );
+        }
+    }
+    Ok(all().filter(|scenario| args.wants(scenario.name)).collect())
+}
+
+/// The host's tests.
+pub(crate) fn host() -> Result<()> {
+    let sh = Shell::new()?;
+    sh.change_dir(root());
+    ui::step("test", "on the host");
+    cmd!(sh, "cargo test --quiet").quiet().run()?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn filtered(filter: &[&str]) -> Result<Vec<&'static str>> {
+        let args = Args {
+            filter: filter.iter().map(ToString::to_string).collect(),
+            ..Args::rig_on_both()
+        };
+        Ok(choose(&args)?
+            .iter()
+            .map(|scenario| scenario.name)
+            .collect())
+    }
+
+    #[test]
+    fn a_part_of_the_filter_that_names_nothing_is_refused() -> Result<()> {
+        assert_eq!(filtered(&["virtio", "hotplug"])?, ["hotplug", "virtio-blk"]);
+        assert!(!filtered(&[])?.contains(&"interop"));
+        let error = filtered(&["hotplug", "resiez"]).expect_err("a misspelt one");
+        assert!(error.to_string().contains("\"resiez\""), "{error}");
+        Ok(())
+    }
+}
