@@ -15,11 +15,12 @@ ln -sfn /run/lock /var/lock
 # The second serial port is the line to the host: bytes as they are, no echo.
 stty -F /dev/ttyS1 115200 raw -echo
 exec 3<>/dev/ttyS1
+. /spindle/failure.sh
 . /spindle/lib.sh
 
 for m in xen-gntdev xen-gntalloc xen-evtchn xen-privcmd xenfs; do modprobe $m; done
 mount -t xenfs xenfs /proc/xen
-xenstored --pid-file /run/xenstored.pid --trace-file=/run/xenstored.trace
+xenstored --pid-file /run/xenstored.pid --trace-file=$TRACE
 xen-init-dom0
 xenconsoled --pid-file=/run/xenconsoled.pid --log=guest --log-dir=/var/log/xen
 # libxl gives a backend ten seconds: busy guests must not keep dom0 from the processors. Where
@@ -47,12 +48,16 @@ while read -r command name seconds settings <&3; do
 	case $command in
 	run)
 		mark begin name=$name
-		log=/var/log/xen/scenario-$name.log
-		env $settings timeout $seconds sh -c ". /spindle/lib.sh; . /spindle/scenarios/$name.sh" > $log 2>&1
+		# A scenario may run again: its log goes on, as the host's copy does.
+		export LOG=/var/log/xen/scenario-$name.log
+		say "begin $name" >> $LOG
+		rm -f /run/failed
+		env $settings timeout $seconds sh -c \
+			". /spindle/failure.sh; . /spindle/lib.sh; . /spindle/scenarios/$name.sh" >> $LOG 2>&1
 		rc=$?
 		[ $rc = 143 ] && mark fail "why=\"no end after $seconds s\""
-		[ $rc = 0 ] || look_around >> $log 2>&1
-		destroy_guests >> $log 2>&1
+		[ $rc = 0 ] || [ -e /run/failed ] || look_around
+		destroy_guests >> $LOG 2>&1
 		ship
 		mark end name=$name rc=$rc
 		;;

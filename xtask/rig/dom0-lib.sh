@@ -1,5 +1,6 @@
 # What dom0's scenarios are written in: marks for the host, domains, disks, waiting.
-# Sourced by dom0's init and by each scenario; file descriptor 3 is the line to the host.
+# Sourced by dom0's init and by each scenario; file descriptor 3 is the line to the host. What
+# happens when something fails is in dom0-failure.sh.
 
 BDF=0000:00:05.0
 LINUX_BDF=0000:00:06.0
@@ -28,19 +29,15 @@ host() {
 	[ "$granted" = granted ] || fail "host $*: $answer"
 }
 
-say() { echo "[$(now)] $*"; }
-
-fail() {
-	say "FAIL: $*"
-	mark fail "why=\"$(echo "$*" | tr '"\n' "' ")\""
-	exit 1
-}
-
 # ship: send the host what the logs have grown by
 ship() {
 	(
 		flock 8
-		stat -c '%n %s' /var/log/xen/*.log | while read -r file size; do
+		stat -c '%n %s' /var/log/xen/*.log $TRACE | while read -r file size; do
+			[ "$file" != $TRACE ] || {
+				bound_trace "$size"
+				continue
+			}
 			sent=/run/sent-${file##*/} from=0
 			[ ! -e "$sent" ] || read -r from < "$sent"
 			[ "$size" -gt "$from" ] || continue
@@ -56,21 +53,14 @@ ship() {
 
 ship_forever() {
 	# Not while something is measured. Each process that dom0 starts costs it tens of milliseconds.
-	while sleep 2; do [ -e /run/quiet ] || ship; done
-}
-
-# look_around: what to know after a failure
-look_around() {
-	say "domains:"
-	xl list
-	say "xenstore:"
-	xenstore-ls -f
-	say "xenstore's last requests:"
-	tail -n 150 /run/xenstored.trace
-	say "Xen:"
-	xl dmesg | tail -n 60
-	say "dom0:"
-	dmesg | tail -n 30
+	turns=0
+	while sleep 2; do
+		[ ! -e /run/quiet ] || continue
+		ship
+		# The host gives dom0 up that does not even say this.
+		turns=$(((turns + 1) % 5))
+		[ $turns != 0 ] || mark alive
+	done
 }
 
 # with_config FILE KEY=VALUE...: a configuration of /spindle with some lines replaced
@@ -111,7 +101,7 @@ spindle_create() {
 	with_config $config "name=\"$who\"" "$@" > /run/$who.cfg
 	new_log $who
 	began=$(now)
-	xl create -p /run/$who.cfg || fail "xl create $who"
+	try_xl 120 create -p /run/$who.cfg || fail "xl create $who"
 	created=$(since $began)
 	home=$HOME_DIR/$(xl domid $who)/data/spindle
 	[ -z "$SPINDLE_KNOBS" ] || xenstore-write $home/config "$SPINDLE_KNOBS"
@@ -120,7 +110,7 @@ spindle_create() {
 	watcher=$!
 	sleep 0.5
 	began=$(now)
-	xl unpause $who || fail "xl unpause $who"
+	try_xl 120 unpause $who || fail "xl unpause $who"
 	wait $watcher
 	ready=$(since $began)
 	[ "$(read_store $home/ready)" = 1 ] || fail "$who is not ready: $(last_words $who)"
@@ -146,7 +136,7 @@ spindle_with_virtio() {
 # assignable BDF...: make devices ready for passthrough
 assignable() {
 	for device; do
-		xl pci-assignable-list | grep -q "$device" || xl pci-assignable-add $device || fail "xl pci-assignable-add $device"
+		xl pci-assignable-list | grep -q "$device" || try_xl 120 pci-assignable-add $device || fail "xl pci-assignable-add $device"
 	done
 }
 
@@ -167,15 +157,11 @@ spindle_down() {
 	who=${1:-spindle}
 	[ $BACKEND = spindle ] && alive $who || return 0
 	began=$(now)
-	if ! xl shutdown $who; then
-		mark note "text=\"xl shutdown $who refused; writing control/shutdown instead\""
+	try_xl 30 shutdown $who || {
+		second_try "xl shutdown $who"
 		xenstore-write $HOME_DIR/$(xl domid $who)/control/shutdown poweroff
-	fi
-	wait_until 30 gone $who || {
-		words=$(last_words $who)
-		xl destroy $who
-		fail "$who does not shut down: $words"
 	}
+	wait_until 30 gone $who || fail "$who does not shut down: $(last_words $who)"
 	mark spindle-down name=$who seconds=$(since $began)
 }
 
@@ -293,16 +279,17 @@ guest_config() {
 }
 
 # guest_start NAME JOB KEY=VALUE...: create a guest and wait until its Linux is up.
-# A guest whose own kernel dies before that is started once more: emulation does it now and then.
+# A guest whose own kernel dies before that is started a second time: emulation does it now and then.
 guest_start() {
 	guest_config "$@"
 	new_log $1
 	for try in 1 2; do
-		xl create /run/$1.cfg || fail "xl create $1: $(refusal)"
+		try_xl 120 create /run/$1.cfg || fail "xl create $1: $(refusal)"
 		guest_wait $1 up 120 && return 0
+		[ $try = 1 ] || break
+		second_try "guest $1 does not come up: $(last_words $1)"
 		cat $(guest_log $1)
 		xl destroy $1
-		mark note "text=\"retry: the kernel of guest $1 died early\""
 	done
 	fail "guest $1 does not come up: $(last_words $1)"
 }
@@ -313,7 +300,7 @@ LINUX="console=hvc0 rdinit=/init loglevel=4 mitigations=off"
 # guest_end NAME: destroy it and see that nothing is left
 guest_end() {
 	id=$(xl domid $1) || return 0
-	xl destroy $1 || fail "xl destroy $1"
+	try_xl 120 destroy $1 || fail "xl destroy $1"
 	wait_until 15 gone $1 || fail "guest $1 outlives its destruction"
 	wait_until 10 backend_gone $id || fail "the backend directory of guest $1 is left behind"
 	xl list | grep -q '(null)' && sleep 3
@@ -359,14 +346,14 @@ probe_up() {
 probe_attach() {
 	probe_up
 	before=$(grep -c "^%% works $1" $(guest_log probe))
-	timeout 30 xl block-attach probe "$(disk $1 $2)" || fail "xl block-attach $1: $(refusal)"
+	try_xl 30 block-attach probe "$(disk $1 $2)" || fail "xl block-attach $1: $(refusal)"
 	wait_until 40 probe_counts $1 $before || fail "disk $1 does not work in the probe: $(last_words probe)"
 }
 probe_counts() { [ "$(grep -c "^%% works $1" $(guest_log probe))" -gt $2 ]; }
 
 # probe_detach VDEV: detach it and see that nothing is left
 probe_detach() {
-	timeout 40 xl block-detach probe $1 || fail "xl block-detach $1"
+	try_xl 40 block-detach probe $1 || fail "xl block-detach $1"
 	wait_until 10 probe_lost $1 || fail "block-detach left the backend directory"
 }
 probe_lost() { ! xenstore-exists $(backend_dir $(xl domid probe))/$(devid $1); }

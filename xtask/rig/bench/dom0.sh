@@ -30,14 +30,14 @@ linux_create() {
 	for try in 1 2 3; do
 		new_log linux
 		began=$(now)
-		xl create -p /run/linux.cfg || fail "xl create linux"
+		try_xl 120 create -p /run/linux.cfg || fail "xl create linux"
 		created=$(since $began)
 		home=$HOME_DIR/$(xl domid linux)/data/linux
 		timeout 120 xenstore-watch -n 2 $home/ready > /dev/null &
 		watcher=$!
 		sleep 0.5
 		began=$(now)
-		xl unpause linux || fail "xl unpause linux"
+		try_xl 120 unpause linux || fail "xl unpause linux"
 		# Looking often would slow the start: QEMU hands the kernel over with dom0's one CPU.
 		while sleep 15; do alive linux || kill $watcher; done &
 		guard=$!
@@ -51,9 +51,10 @@ linux_create() {
 			rm -f /run/linux.ramdisk
 			return 0
 		}
+		[ $try != 3 ] || break
+		second_try "the Linux driver domain does not come up: $(last_words linux)"
 		cat $(guest_log linux)
 		xl destroy linux
-		mark note "text=\"retry: the kernel of the Linux driver domain died early\""
 	done
 	fail "the Linux driver domain does not come up: $(last_words linux)"
 }
@@ -132,6 +133,7 @@ for round in $(seq $FIRST $REPS); do
 			mark sample variant=$variant job=$job round=$round late=$late $used \
 				"fio=$(sed -n "s/^%% fio $variant $job $round \(.*\)/\1/p" $(guest_log bench) | tr -d '\r')" \
 				"before=\"$before\" after=\"$(counters $variant)\""
+			bound_trace $(stat -c %s $TRACE)
 		done
 	done
 done

@@ -24,7 +24,7 @@ seen xvdb 0 524288 512 512
 published xvdc 4 196608 512 512
 seen xvdc 1 196608 512 512
 # Read-only, removable, CD-ROM. Linux' blkfront does not take those.
-xl block-attach info "devtype=cdrom,$(disk xvdd nvme0n3 spindle ro)" || fail "xl block-attach: $(refusal)"
+try_xl 120 block-attach info "devtype=cdrom,$(disk xvdd nvme0n3 spindle ro)" || fail "xl block-attach: $(refusal)"
 published xvdd 7 196608 512 512
 published xvde 0 131072 512 4096
 seen xvde 0 131072 512 4096

@@ -31,12 +31,12 @@ path_of() {
 linux_cells() {
 	who=linux-$1-$2 persistent=0
 	[ $1 = persistent ] && persistent=1
-	for try in 1 2 3; do
+	for try in 1 2; do
 		guest_start $who $3 vcpus=$2 "disk=[$specs]" \
 			"cmdline=\"$LINUX disks=$names blkfront=feature_persistent=$persistent,max_queues=$2\""
 		guest_wait $who 'done' 300
-		[ $? = 2 ] || break
-		mark note "text=\"retry: guest $who died\""
+		[ $? = 2 ] && [ $try = 1 ] || break
+		second_try "guest $who died: $(last_words $who)"
 	done
 	id=$(xl domid $who)
 	for entry in $DISKS; do
@@ -55,7 +55,7 @@ grub_cells() {
 		with_config guest.cfg "name=\"grub-$type\"" "type=\"$type\"" "kernel=\"/spindle/grub-$type.bin\"" \
 			memory=128 'on_poweroff="preserve"' "disk=[$readable]" | grep -vE '^(ramdisk|cmdline)' > /run/grub.cfg
 		new_log grub-$type
-		xl create /run/grub.cfg || fail "xl create grub-$type: $(refusal)"
+		try_xl 120 create /run/grub.cfg || fail "xl create grub-$type: $(refusal)"
 	done
 	for type in pvh pv; do
 		abi=x86_32

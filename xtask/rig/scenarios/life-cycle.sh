@@ -5,10 +5,10 @@ spindle_up
 guest_start life fio-orders 'disk=[]'
 guest_need life ready 60
 life=$(xl domid life)
-attach() { timeout 30 xl block-attach life "$(disk xvda)" || fail "xl block-attach: $(refusal)"; }
+attach() { try_xl 30 block-attach life "$(disk xvda)" || fail "xl block-attach: $(refusal)"; }
 detached() { wait_until 10 backend_gone $life || fail "block-detach $1 left the backend directory"; }
 detach() {
-	timeout 40 xl block-detach $1 life xvda || fail "xl block-detach $1"
+	try_xl 40 block-detach $1 life xvda || fail "xl block-detach $1"
 	detached $1
 }
 back_state() { [ "$(read_store $(backend_dir $life)/51712/state)" = "$1" ]; }
@@ -62,7 +62,7 @@ xl pause spindle
 killed closing block-detach life xvda
 detached "by an xl that was killed"
 # The rest of what that xl left.
-xl block-detach life xvda || fail "xl block-detach after one that was killed"
+try_xl 120 block-detach life xvda || fail "xl block-detach after one that was killed"
 xl pause spindle
 guest_config half no-blkfront "disk=['$(disk xvda)']"
 begun() { life=$(xl domid half 2> /dev/null) && written; }
@@ -75,7 +75,10 @@ life=$(xl domid life)
 attach
 order life 20 'load xvda'
 sleep 3
-timeout 40 xl block-detach life xvda || timeout 40 xl block-detach --force life xvda || fail "xl block-detach under load"
+try_xl 40 block-detach life xvda || {
+	second_try "xl block-detach under load"
+	try_xl 40 block-detach --force life xvda || fail "xl block-detach --force under load"
+}
 detached "under load"
 order life 20 'report written $round $(cat /tmp/acked)'
 guest_end life

@@ -13,9 +13,9 @@ guest_start narrow fio-rings vcpus=1 "disk=['$(disk xvda ram1)']" \
 guest_need narrow ready 120
 narrow=$(xl domid narrow)
 for round in 1 2; do
-	xl block-attach narrow "$(disk xvdc ram2)" || fail "xl block-attach under load: $(refusal)"
+	try_xl 120 block-attach narrow "$(disk xvdc ram2)" || fail "xl block-attach under load: $(refusal)"
 	sleep 1
-	xl block-detach narrow xvdc || fail "xl block-detach under load"
+	try_xl 120 block-detach narrow xvdc || fail "xl block-detach under load"
 done
 wait_until 15 test "$(xenstore-list $(backend_dir $narrow) | wc -l)" = 1 ||
 	fail "block-detach left a backend directory: $(xenstore-list $(backend_dir $narrow))"

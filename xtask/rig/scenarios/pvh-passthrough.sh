@@ -19,7 +19,7 @@ sum_in_dom0() {
 }
 
 spindle_down
-xl pci-assignable-remove $BDF || fail "xl pci-assignable-remove"
+try_xl 120 pci-assignable-remove $BDF || fail "xl pci-assignable-remove"
 modprobe nvme
 wait_until 20 namespace 1 > /dev/null || fail "dom0's NVMe driver does not find the disk"
 
@@ -73,7 +73,7 @@ read=$(sum_in_dom0)
 [ "$read" = "$sum" ] || fail "dom0 reads other data ($read) than the guest wrote ($sum)"
 
 # Once more, from xen-pciback this time, and by the other route; both leave it there.
-xl pci-assignable-add $BDF || fail "xl pci-assignable-add"
+try_xl 120 pci-assignable-add $BDF || fail "xl pci-assignable-add"
 for route in pvh hvm; do
 	new_log spindle
 	create --route $route || fail "spindlectl create: $(last_words spindle)"

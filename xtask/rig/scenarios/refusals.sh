@@ -31,13 +31,13 @@ xenstore-exists $(backend_dir $wary)/$(devid xvdb) && fail "the refused disk's d
 wait_until 5 reason_is_there || fail "no reason in xenstore: $(refusal)"
 mark refused "reason=\"$(refusal | tail -n 1)\""
 # What xl made is xl's to remove.
-xl block-detach wary xvdb || fail "xl block-detach of the refused disk"
+try_xl 120 block-detach wary xvdb || fail "xl block-detach of the refused disk"
 sleep 2
 order wary 60 enough
 order wary 60 'same xvda'
 
 xenstore-rm $home/data/full
-xl block-attach wary "$(disk xvdb ram0)" || fail "no disk is attached with room again: $(refusal)"
+try_xl 120 block-attach wary "$(disk xvdb ram0)" || fail "no disk is attached with room again: $(refusal)"
 [ -z "$(refusal)" ] || fail "the reason of an old refusal is left: $(refusal)"
 order wary 60 'wait_disk xvdb'
 guest_end wary

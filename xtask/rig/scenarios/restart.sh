@@ -13,9 +13,9 @@ order stayer 60 'fill xvda'
 order stayer 20 'load xvda'
 sleep 2
 began=$(now)
-xl save stayer /run/stayer.save || fail "xl save"
+try_xl 120 save stayer /run/stayer.save || fail "xl save"
 ctl restart spindle
-xl restore /run/stayer.save || fail "xl restore: $(refusal)"
+try_xl 120 restore /run/stayer.save || fail "xl restore: $(refusal)"
 planned=$(since $began)
 rm /run/stayer.save
 order stayer 90 enough
@@ -24,8 +24,8 @@ order stayer 60 'same xvda'
 began=$(now)
 xl destroy spindle
 ctl restart spindle
-xl block-detach --force stayer xvda || fail "xl block-detach --force"
-xl block-attach stayer "$(disk xvda)" || fail "xl block-attach: $(refusal)"
+try_xl 120 block-detach --force stayer xvda || fail "xl block-detach --force"
+try_xl 120 block-attach stayer "$(disk xvda)" || fail "xl block-attach: $(refusal)"
 unplanned=$(since $began)
 order stayer 60 'same xvda'
 order stayer 20 'load xvda'

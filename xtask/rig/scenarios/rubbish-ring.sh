@@ -9,7 +9,7 @@ for vdev in xvda xvdb xvdc xvdd xvde; do
 	disks="$disks${disks:+,}'$(disk $vdev nvme0n1 spindle ro)'"
 done
 guest_config rogue no-blkfront "disk=[$disks]"
-xl create -p /run/rogue.cfg || fail "xl create rogue: $(refusal)"
+try_xl 120 create -p /run/rogue.cfg || fail "xl create rogue: $(refusal)"
 id=$(xl domid rogue)
 device=51712
 for rubbish in 4000000000 0 -1 18446744073709551616 'no number'; do

@@ -10,14 +10,14 @@ for round in checkpoint 1 2; do
 	sleep 2
 	id=$(xl domid nomad) began=$(now)
 	if [ $round = checkpoint ]; then
-		timeout 120 xl save -c nomad /run/nomad.save || fail "xl save -c"
+		try_xl 120 save -c nomad /run/nomad.save || fail "xl save -c"
 		times="checkpoint $(since $began) s"
 	else
-		timeout 120 xl save nomad /run/nomad.save || fail "xl save"
+		try_xl 120 save nomad /run/nomad.save || fail "xl save"
 		saved=$(since $began)
 		wait_until 10 backend_gone $id || fail "the saved guest's backend directory is left behind"
 		began=$(now)
-		timeout 120 xl restore /run/nomad.save || fail "xl restore: $(refusal)"
+		try_xl 120 restore /run/nomad.save || fail "xl restore: $(refusal)"
 		times="$times; saved in $saved s, restored in $(since $began) s"
 	fi
 	rm /run/nomad.save

@@ -4,7 +4,7 @@ spindle_down
 with_config spindle-hvm.cfg 'name="spindle"' 'firmware_override="/spindle/spindle.elf"' \
 	"pci=[\"$BDF\"]" vcpus=1 memory=12 > /run/spindle.cfg
 new_log spindle
-xl create -p /run/spindle.cfg || fail "xl create spindle"
+try_xl 120 create -p /run/spindle.cfg || fail "xl create spindle"
 guest_config early fio-rings vcpus=2 "disk=['$(disk xvda)']" "cmdline=\"$LINUX disks=xvda\""
 new_log early
 xl create /run/early.cfg &

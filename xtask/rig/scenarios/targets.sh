@@ -12,7 +12,7 @@ for name in nvme0n3p1 /dev/nvme0n3p1 PARTUUID=$PART /dev/disk/by-partuuid/$PART 
 	letters=${letters#* }
 done
 guest_config asking no-blkfront 'disk=[]'
-xl create -p /run/asking.cfg || fail "xl create asking"
+try_xl 120 create -p /run/asking.cfg || fail "xl create asking"
 asking=$(xl domid asking)
 
 # who_has TARGET: as Spindle lists it
@@ -23,8 +23,8 @@ who_has() {
 has() { wait_until 5 holders_are $1 $2 || fail "$1 is said to be held by $(who_has $1), not $2"; }
 holders_are() { [ "$(who_has $1)" = "$2" ]; }
 # gets TARGET ACCESS VDEV
-gets() { xl block-attach asking "$(disk $3 $1 spindle $2)" || fail "refused: $1 $2: $(refusal)"; }
-gives() { xl block-detach asking $1 || fail "xl block-detach $1"; }
+gets() { try_xl 120 block-attach asking "$(disk $3 $1 spindle $2)" || fail "refused: $1 $2: $(refusal)"; }
+gives() { try_xl 120 block-detach asking $1 || fail "xl block-detach $1"; }
 told() {
 	case $(read_store $HOME_DIR/$(xl domid spindle)/error/backend/vbd/$asking/$(devid xvdp)/error) in
 	*"$1"*) ;;

@@ -16,7 +16,7 @@ mod grub;
 mod images;
 mod machine;
 mod monitor;
-mod outcome;
+pub(crate) mod outcome;
 mod packages;
 mod payload;
 mod qemu;

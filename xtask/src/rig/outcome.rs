@@ -36,11 +36,11 @@ fn failure(marks: &[Mark]) -> Option<&str> {
     said.map(|mark| mark.get("why"))
 }
 
-/// Why there is no end: what the script said before comes first.
-pub(super) fn why(error: Error, marks: &[Mark]) -> Error {
+/// Why something did not come from dom0: what the script said before comes first.
+pub(crate) fn why(error: Error, marks: &[Mark]) -> Error {
     match failure(marks) {
         Some(why) => error.context(why.to_string()),
-        None => error.context("wait for the scenario's end"),
+        None => error,
     }
 }
 

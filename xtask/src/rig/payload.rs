@@ -13,6 +13,7 @@ use crate::{bench, ctl, root, scenario};
 
 const DOM0_INIT: &str = include_str!("../../rig/dom0-init.sh");
 const DOM0_LIB: &str = include_str!("../../rig/dom0-lib.sh");
+const DOM0_FAILURE: &str = include_str!("../../rig/dom0-failure.sh");
 const GUEST_INIT: &str = include_str!("../../rig/guest-init.sh");
 
 /// What the guests are told to do, by name.
@@ -54,6 +55,7 @@ pub(super) fn append(
         archive.folder(folder);
     }
     archive.file("spindle/lib.sh", DOM0_LIB.as_bytes());
+    archive.file("spindle/failure.sh", DOM0_FAILURE.as_bytes());
     for (name, script) in scenario::scripts().chain([bench::SCRIPT]) {
         archive.file(&format!("spindle/scenarios/{name}.sh"), script.as_bytes());
     }

@@ -77,6 +77,9 @@ impl Machine {
     }
 
     /// Waits for a mark of this name, keeping those before it.
+    ///
+    /// # Errors
+    /// As for [`Machine::run`], or the scenario ended without it.
     pub(crate) fn wait(
         &mut self,
         name: &str,
@@ -93,7 +96,11 @@ impl Machine {
             if mark.name == "note" {
                 ui::step("dom0", mark.get("text"));
             }
+            let ended = mark.name == "end";
             seen.push(mark);
+            if ended {
+                bail!("the scenario ended before `{name}`");
+            }
         }
     }
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use crate::rig::{Machine, disk};
+use crate::rig::{Machine, disk, outcome};
 
 /// Where the guest's job writes its pattern, and how much, in bytes.
 const PATTERN: (u64, u64) = (32 << 20, 8 << 20);
@@ -18,15 +18,9 @@ pub(super) fn run(mut machine: Machine, timeout: Duration) -> Result<Option<Stri
     machine.start("flush-durable", timeout)?;
     let mut marks = Vec::new();
     let deadline = Instant::now() + timeout;
-    let Ok(flushed) = machine.wait("flushed", deadline, &mut marks) else {
-        let why = marks
-            .iter()
-            .find(|mark| mark.name == "fail")
-            .map(|mark| mark.get("why"));
-        return Ok(Some(
-            why.unwrap_or("the guest did not get to its flush")
-                .to_string(),
-        ));
+    let flushed = match machine.wait("flushed", deadline, &mut marks) {
+        Ok(flushed) => flushed,
+        Err(error) => return Ok(Some(format!("{:#}", outcome::why(error, &marks)))),
     };
     let image = machine.nvme.clone();
     machine.kill()?;
