@@ -7,7 +7,7 @@ TRACE=/run/xenstored.trace
 say() { echo "[$(now)] $*"; }
 
 # quoted TEXT...: as it can stand between quotes in a mark
-quoted() { echo "$*" | tr '"\r\n' "'  "; }
+quoted() { printf %s "$*" | tr '"\r\n' "'  "; }
 
 # fail WHY...: the scenario ends, and fails; why xl failed, if that was last, is part of it. The host
 # looks at the processors as soon as it reads the mark; only then is anything run that could wake them.
@@ -54,27 +54,28 @@ try_xl() {
 	return $status
 }
 
-# xl_errors: libxl's first errors, without where they are in its source, or else the last line
+# xl_errors: libxl's first two errors, without where they are in its source, or else the last line
 xl_errors() {
 	awk '
 		{ last = $0 }
-		sub(/^libxl: error: [^ ]*:[0-9]+:/, "") && ++errors <= 3 { text = text separator $0; separator = "; " }
+		sub(/^libxl: error: [^ ]*:[0-9]+:/, "") && ++errors <= 2 { text = text separator $0; separator = "; " }
 		END { print (errors ? text : last) }'
 }
 
 # bound_trace BYTES: begin a new trace when the old one has so many bytes
 bound_trace() {
-	[ "$1" -gt 2000000 ] || return 0
+	[ "$1" -gt 1000000 ] || return 0
 	mv -f $TRACE $TRACE.old
 	# xenstored opens it anew.
 	kill -HUP "$(cat /run/xenstored.pid)"
 }
 
-# keep_trace WHEN...: put what xenstored was asked until now into a log of its own
+# keep_trace WHEN...: put what xenstored was asked until now, and what it answered, into a log of its
+# own. Most of the trace tells what its limit for each domain's writes makes of them.
 keep_trace() {
 	{
 		echo "==== [$(now)] $*"
-		cat $TRACE.old $TRACE 2> /dev/null | tail -n 600
+		cat $TRACE.old $TRACE 2> /dev/null | tail -c 800000 | grep -v '^wrl: ' | tail -n 800
 	} >> /var/log/xen/xenstored.log
 }
 
@@ -93,7 +94,7 @@ look_around() {
 		say "Spindle's last words:"
 		tail -n 20 /var/log/xen/guest-spindle.log
 		say "processes of dom0:"
-		ps
+		ps | grep -v '\['
 		say "dom0:"
 		dmesg | tail -n 30
 	} >> "$LOG" 2>&1

@@ -136,8 +136,7 @@ fn print(suite: Suite, report: &FileTree, retries: &[String], image: Option<&ker
             format!("{} s", spindle.get("unpause")),
         );
         row("first console line", spindle.get("line").to_string());
-        // One a line, which xenstore's tools write as two characters.
-        row("disks", spindle.get("disks").replace("\\n", "\n"));
+        row("disks", disks(spindle.get("disks")));
         row("memory", format!("{} MiB", spindle.get("memory")));
     }
     if let Some(image) = image {
@@ -179,4 +178,36 @@ fn print(suite: Suite, report: &FileTree, retries: &[String], image: Option<&ker
             .to_string(),
     );
     println!("{table}");
+}
+
+/// The disks, one a line; xenstore's tools write the ends of lines as two characters each.
+fn disks(listed: &str) -> String {
+    listed.replace("\\n", "\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_disks_are_listed_one_below_the_other_within_eighty_columns() {
+        let listed = ["nvme0n1 524288 512", "nvme0n2 131072 4096"].map(|disk| {
+            format!("{disk} w QEMU NVMe Ctrl, serial spindle0, firmware 7.2.22, namespace 1")
+        });
+        let mut table = ui::report();
+        table.add_row(["  of it xl unpause to ready", "0.52 s"]);
+        table.add_row(["disks", &disks(&listed.join("\\n"))]);
+        let text = table.to_string();
+        assert!(
+            text.lines().all(|line| line.chars().count() <= 80),
+            "{text}"
+        );
+        assert!(!text.contains('\\'), "{text}");
+        // A disk begins its line.
+        let begins = |disk| {
+            text.lines()
+                .any(|line| line.contains(&format!("┆ {disk} ")))
+        };
+        assert!(begins("nvme0n1") && begins("nvme0n2"), "{text}");
+    }
 }
