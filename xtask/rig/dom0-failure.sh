@@ -75,7 +75,7 @@ bound_trace() {
 keep_trace() {
 	{
 		echo "==== [$(now)] $*"
-		cat $TRACE.old $TRACE 2> /dev/null | tail -c 800000 | grep -v '^wrl: ' | tail -n 800
+		cat $TRACE.old $TRACE 2> /dev/null | tail -c 1000000 | grep -v '^wrl: ' | tail -n 1200
 	} >> /var/log/xen/xenstored.log
 }
 
