@@ -3,7 +3,7 @@
 mod play;
 mod report;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use clap::ValueEnum;
 use xshell::{Shell, cmd};
 
@@ -114,9 +114,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         rig.switch_off();
     }
     println!("{report}");
-    report
-        .judge()
-        .with_context(|| format!("see {}", root().join("target/rig/*/logs").display()))
+    if let Err(error) = report.judge() {
+        let logs = root().join("target/rig/*/logs");
+        bail!("{error}\nlogs: {}", logs.display());
+    }
+    Ok(())
 }
 
 /// The scenarios that are asked for; each part of the filter must name some.

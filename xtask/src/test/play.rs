@@ -26,15 +26,7 @@ impl<'a> Rig<'a> {
     /// Runs a scenario, and once more on a fresh machine if it fails: the emulated one now and then
     /// dies or crawls for reasons of its own. Gives also why anything was tried again.
     pub(super) fn run(&mut self, scenario: &Scenario) -> (Verdict, Vec<String>) {
-        let (mut verdict, mut retries) = self.attempt(scenario, true);
-        if let Some(first) = verdict.failure.take() {
-            ui::step("test", &format!("{}: second try", scenario.name));
-            let (second, more) = self.attempt(scenario, true);
-            retries.push(first);
-            retries.extend(more);
-            verdict = second;
-        }
-        (verdict, retries)
+        at_most_twice(scenario.name, || self.attempt(scenario, true))
     }
 
     /// Runs a scenario so many times, with no second try of anything.
@@ -95,10 +87,54 @@ impl<'a> Rig<'a> {
     }
 }
 
+/// Makes a second attempt if the first fails, which is then one of the things that were tried again.
+fn at_most_twice(
+    name: &str,
+    mut attempt: impl FnMut() -> (Verdict, Vec<String>),
+) -> (Verdict, Vec<String>) {
+    let (mut first, mut retries) = attempt();
+    let Some(why) = first.failure.take() else {
+        return (first, retries);
+    };
+    ui::step("test", &format!("{name}: second try"));
+    let (second, more) = attempt();
+    retries.push(why);
+    retries.extend(more);
+    (second, retries)
+}
+
 fn failed(why: String, took: Duration) -> Verdict {
     Verdict {
         failure: Some(why),
         note: String::new(),
         took,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What comes of attempts that end like this, each with something that dom0 tried again: why it
+    /// failed, if it did, what was tried again, and how many attempts were left.
+    fn run(ends: &[Option<&str>]) -> (Option<String>, Vec<String>, usize) {
+        let mut ends = ends.iter().enumerate();
+        let (verdict, retries) = at_most_twice("hotplug", || {
+            let (number, end) = ends.next().expect("another attempt");
+            let mut verdict = failed(end.unwrap_or_default().to_string(), Duration::ZERO);
+            verdict.failure = verdict.failure.filter(|why| !why.is_empty());
+            (verdict, vec![format!("guest {}", number + 1)])
+        });
+        (verdict.failure, retries, ends.len())
+    }
+
+    #[test]
+    fn a_scenario_that_fails_is_tried_twice_at_most_and_says_so() {
+        let tried = |words: &[&str]| words.iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(run(&[None, None]), (None, tried(&["guest 1"]), 1));
+        let both = tried(&["guest 1", "no disk", "guest 2"]);
+        assert_eq!(run(&[Some("no disk"), None, None]), (None, both.clone(), 1));
+        let dead = Some("dead".to_string());
+        assert_eq!(run(&[Some("no disk"), Some("dead"), None]), (dead, both, 1));
     }
 }
