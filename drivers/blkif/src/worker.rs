@@ -265,12 +265,19 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> Worker<Q, G, N> {
     /// for a request that this look misses ends the rest at once.
     pub fn listen(&mut self) -> bool {
         let quiet = self.core.as_mut().is_some_and(RingCore::listen);
-        let rests = quiet && !self.link.orders.is_full() && self.report.is_none();
+        let rests =
+            quiet && !self.link.orders.is_full() && self.report.is_none() && !self.is_ring_due();
         self.stats.sleeps.add(u64::from(rests));
         if !rests {
             self.rested = None;
         }
         rests
+    }
+
+    /// Whether a ring can be given back.
+    fn is_ring_due(&self) -> bool {
+        let core = self.core.as_ref();
+        core.is_some_and(|core| self.draining.iter().any(|ring| core.is_drained(*ring)))
     }
 
     /// Whether control has put in an order. To be asked before a nap, after events that came on

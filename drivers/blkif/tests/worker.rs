@@ -269,6 +269,27 @@ fn grants_that_are_not_used_for_minutes_are_let_go_of_a_batch_at_a_time() {
 }
 
 #[test]
+fn a_core_does_not_sleep_over_rings_that_are_to_be_given_back() {
+    let (mut desk, mut fronts) = Desk::new(2, 2);
+    let rings: Vec<_> = (0..2)
+        .map(|_| desk.attach(fronts.pop().unwrap().0))
+        .collect();
+    for ring in rings {
+        desk.sleep();
+        // The one event is for the order, and the turn that takes it finds nothing in flight.
+        desk.link.orders.put(Order::Detach(ring)).unwrap();
+        desk.turn();
+        if !desk.link.reports.is_full() {
+            assert!(!desk.worker.listen());
+            desk.turn();
+        }
+        let report = desk.link.reports.take().unwrap();
+        assert!(matches!(report, Report::Detached { ring: gone, .. } if gone == ring));
+    }
+    assert!(desk.worker.listen());
+}
+
+#[test]
 fn a_worker_that_does_a_disks_work_takes_turns_until_it_is_done() {
     let (mut desk, mut fronts) = Desk::new(2, 1);
     let (order, mut front) = fronts.pop().unwrap();
