@@ -6,9 +6,10 @@ use alloc::string::ToString;
 use alloc::vec::Vec;
 
 use log::{error, info, warn};
-use spindle_blkif::worker::{Next, Order, Report};
+use spindle_blkif::worker::{LOOK_WITHOUT_RINGS_NS, Order, Report};
 use spindle_block::{TargetError, Use, Volume};
 use spindle_config::Config;
+use spindle_control::{Rounds, Sleep};
 use spindle_datapath::Queue;
 use spindle_hw::Clock;
 use spindle_xen::Errno;
@@ -29,17 +30,10 @@ use crate::xen::{Events, sched, time::CoreClock};
 
 /// How long the guests get to let go of their disks when we are told to shut down.
 const SHUTDOWN_NS: u64 = 8_000_000_000;
-/// How long a core may take to give its queues up.
-const STOP_NS: u64 = 2_000_000_000;
-/// How often the disks are asked whether they are well, as long as somebody uses them.
-const HEALTH_NS: u64 = 1_000_000_000;
-/// The same while a disk is being reset.
-const RESET_NS: u64 = 1_000_000;
+/// How long a core may take to give its queues up, once it has looked.
+const STOP_NS: u64 = LOOK_WITHOUT_RINGS_NS + 2_000_000_000;
 /// How often the disks are asked for their SMART logs, as long as somebody uses them.
 const SMART_NS: u64 = 60_000_000_000;
-/// How soon to look for the answer of a core. Cores do not wake control: an event for it would
-/// wake every core that sleeps on more than one port.
-const ANSWER_NS: u64 = 500_000;
 
 /// A device whose disk is open.
 #[derive(Debug)]
@@ -59,13 +53,9 @@ pub(crate) struct Control {
     cores: Cores,
     opened: Vec<Opened>,
     connections: Connections,
-    /// Whether the backend has something to do besides what xenstored may send.
-    pump_due: bool,
-    health_at: u64,
+    rounds: Rounds,
     listing: Listing,
     smart_at: u64,
-    /// A disk is being reset.
-    resetting: bool,
     statistics: Statistics,
     shutdown: Option<ShutdownKind>,
 }
@@ -108,11 +98,9 @@ impl Control {
             cores,
             opened: Vec::new(),
             connections: Connections::new(rings),
-            pump_due: true,
-            health_at: 0,
+            rounds: Rounds::new(),
             listing,
             smart_at: 0,
-            resetting: false,
             statistics: Statistics::default(),
             shutdown: None,
         }
@@ -128,17 +116,15 @@ impl Control {
             while let Some((core, report)) = self.cores.report() {
                 let (backend, cores) = (&mut self.backend, &mut self.cores);
                 self.connections.reported(core, report, backend, cores);
-                self.pump_due = true;
+                self.rounds.pump_soon();
             }
-            self.pump_due |= self.connections.settle(&mut self.backend, &mut self.cores);
-            self.look_around(now);
-            let next = match &mut self.cores.local {
-                Some(worker) => worker.turn(now),
-                None => Next::Rest(None),
-            };
-            if !self.pump_due {
-                self.sleep(now, next);
+            if self.connections.settle(&mut self.backend, &mut self.cores) {
+                self.rounds.pump_soon();
             }
+            if self.rounds.are_disks_due(now) {
+                self.look_around(now);
+            }
+            self.turn_and_sleep(now);
         };
         for connection in self.connections.iter() {
             warn!(
@@ -153,11 +139,10 @@ impl Control {
 
     /// Lets the backend do what is due. Gives the kind of shutdown once that is through.
     fn pump(&mut self, now: u64) -> Option<ShutdownKind> {
-        let due = self.backend.next_deadline().is_some_and(|at| at <= now);
-        if !(self.events.take_pending(self.store.port) || self.pump_due || due) {
+        let event = self.events.take_pending(self.store.port);
+        if !self.rounds.take_pump(event, now) {
             return None;
         }
-        self.pump_due = false;
         while let Some(action) = self.backend.pump(&mut self.store.ring, now) {
             match action {
                 Action::Open {
@@ -192,6 +177,7 @@ impl Control {
         if self.store.ring.take_notify() {
             self.events.notify(self.store.port);
         }
+        self.rounds.pumped(self.backend.next_deadline());
         None
     }
 
@@ -276,7 +262,7 @@ impl Control {
             None => {
                 let refusal = Refusal::new(Errno::EINVAL, "its disk is not open");
                 self.backend.connected(device, generation, Err(refusal));
-                self.pump_due = true;
+                self.rounds.pump_soon();
             }
         }
     }
@@ -284,17 +270,16 @@ impl Control {
     fn disconnect(&mut self, device: DeviceId, generation: Generation) {
         if !self.connections.disconnect(device, generation) {
             self.backend.disconnected(device, generation);
-            self.pump_due = true;
+            self.rounds.pump_soon();
         }
     }
 
-    /// What is done now and then, as long as a disk is attached.
+    /// What is done now and then: most of it as long as a disk is attached.
+    #[inline(never)]
     fn look_around(&mut self, now: u64) {
+        self.attend_disks(now);
         if !self.is_used() {
             return;
-        }
-        if now >= self.health_at {
-            self.attend_disks(now);
         }
         if now >= self.smart_at {
             self.smart_at = now + SMART_NS;
@@ -304,16 +289,17 @@ impl Control {
             let (connections, cores) = (&self.connections, &self.cores);
             self.statistics
                 .publish(now, connections, cores, &mut self.backend);
-            self.pump_due = true;
+            self.rounds.pump_soon();
         }
     }
 
     /// Looks after the disks, and passes on what has happened to them.
     fn attend_disks(&mut self, now: u64) {
         let care = self.disks.attend();
-        self.resetting = care.soon;
-        self.health_at = now + if care.soon { RESET_NS } else { HEALTH_NS };
-        self.pump_due |= !care.health.is_empty();
+        self.rounds.disks_seen(care.soon, now);
+        if !care.health.is_empty() {
+            self.rounds.pump_soon();
+        }
         for (path, line) in care.health {
             self.backend.publish(path, line);
         }
@@ -348,34 +334,27 @@ impl Control {
                 self.backend.resized(opened.device, sectors);
             }
         }
-        self.pump_due = true;
+        self.rounds.pump_soon();
     }
 
-    /// Whether a disk is attached, or was at the last look, or is in the middle of a reset.
+    /// Whether a disk is attached, or was when the counters were last published.
     fn is_used(&self) -> bool {
-        self.resetting || self.connections.iter().next().is_some() || self.statistics.has_disks()
+        self.connections.iter().next().is_some() || self.statistics.has_disks()
     }
 
-    /// Rests as the local worker's turn left it to, or until xenstored has something or control
-    /// is due for something.
-    fn sleep(&mut self, now: u64, next: Next) {
-        let until = match next {
-            Next::Turn | Next::Stop => return,
-            Next::Rest(until) => until,
-            Next::Nap(until) => Some(until),
-        };
-        let answer = self.cores.are_waited_for().then_some(now + ANSWER_NS);
-        let look = self.health_at.min(self.statistics.due()).min(self.smart_at);
-        let look = self.is_used().then_some(look);
-        let limits = [self.backend.next_deadline(), answer, look, until];
-        let until = limits.into_iter().flatten().min();
-        match &mut self.cores.local {
-            Some(worker) if matches!(next, Next::Rest(_)) => {
+    /// Turns the local worker, if there is one, then sleeps until there is something to do.
+    fn turn_and_sleep(&mut self, now: u64) {
+        let next = self.cores.local.as_mut().map(|worker| worker.turn(now));
+        let owed = || self.cores.are_waited_for();
+        let sleep = self.rounds.sleep(now, owed, next);
+        match (sleep, &mut self.cores.local) {
+            (Sleep::No, _) => {}
+            (Sleep::StoreAndRings(until), Some(worker)) => {
                 rest(worker, self.events, self.clock, self.store.port, until);
             }
-            Some(worker) if worker.has_orders() => {}
+            (Sleep::Store(_), Some(worker)) if worker.has_orders() => {}
             // One port only: Xen then wakes this core for no other.
-            _ => nap(self.store.port, until.unwrap_or(0)),
+            (Sleep::Store(until) | Sleep::StoreAndRings(until), _) => nap(self.store.port, until),
         }
     }
 

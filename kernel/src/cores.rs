@@ -18,7 +18,7 @@ use spindle_blkif::{Config as CoreConfig, Counted};
 use spindle_config::{Config, PollUs};
 use spindle_datapath::{Core as RingCore, Grants, Queue, RingWorker};
 use spindle_hw::{Clock, DmaAlloc, PAGE_SIZE};
-use spindle_xen::event::{Notify, Port};
+use spindle_xen::event::{Deadline, Notify, Port};
 
 use crate::disks::Disks;
 use crate::mm::{self, Memory};
@@ -327,8 +327,8 @@ fn serve(mut worker: RingWorker, clock: &'static CoreClock, events: Events, wake
     }
 }
 
-/// Sleeps until an event comes on `own`, or until the time given; 0 = no such time.
-pub(crate) fn nap(own: Port, until: u64) {
+/// Sleeps until an event comes on `own`, or until the time given.
+pub(crate) fn nap(own: Port, until: Deadline) {
     // An error cannot be: the port is ours.
     let _ = sched::poll(&[own], until);
 }
@@ -341,7 +341,7 @@ pub(crate) fn rest(
     events: Events,
     clock: &CoreClock,
     own: Port,
-    until: Option<u64>,
+    until: Deadline,
 ) {
     for port in worker.ports() {
         events.take_pending(port);
@@ -349,6 +349,6 @@ pub(crate) fn rest(
     if worker.listen() {
         let ports = core::iter::once(own).chain(worker.ports());
         // An error means that a port just went away: look again.
-        let _ = events.sleep(ports, until.unwrap_or(0), clock);
+        let _ = events.sleep(ports, until, clock);
     }
 }

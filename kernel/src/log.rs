@@ -16,7 +16,7 @@ use log::{Level, LevelFilter, Log, Metadata, Record};
 use spin::{Mutex, Once};
 use spindle_hw::{Clock, Ports, X86Ports};
 use spindle_xen::console::ConsoleRing;
-use spindle_xen::event::{Notify, Port};
+use spindle_xen::event::{Deadline, Notify, Port};
 
 use crate::xen::{Events, Ring, sched, time};
 
@@ -157,11 +157,12 @@ impl Console {
         self.events.notify(self.port);
         let deadline = clock.now_ns() + patience_ns;
         while !done() {
-            if clock.now_ns() >= deadline {
+            let now = clock.now_ns();
+            if now >= deadline {
                 return false;
             }
             self.events.take_pending(self.port);
-            if !done() && sched::poll(&[self.port], deadline).is_err() {
+            if !done() && sched::poll(&[self.port], Deadline::new(now, deadline)).is_err() {
                 return false;
             }
         }

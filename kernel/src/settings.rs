@@ -5,8 +5,9 @@ use alloc::vec;
 
 use log::{info, warn};
 use spindle_config::{Config, STORE_PATH};
+use spindle_control::LOOK_NS;
 use spindle_hw::Clock;
-use spindle_xen::event::{Notify, Port};
+use spindle_xen::event::{Deadline, Notify, Port};
 use spindle_xen::store::{Client, Event, Request, Ring};
 
 use crate::xen::{Events, sched, time::CoreClock};
@@ -68,10 +69,11 @@ fn read(
         if ring.take_notify() {
             events.notify(port);
         }
-        if patience.take_if(|until| clock.now_ns() >= *until).is_some() {
+        let now = clock.now_ns();
+        if patience.take_if(|until| now >= *until).is_some() {
             warn!("xenstored does not answer; waiting for it");
         }
-        // An error only means that the sleep was short.
-        let _ = sched::poll(&[port], patience.unwrap_or(0));
+        // An error only means that the sleep was short. Its event may be lost.
+        let _ = sched::poll(&[port], Deadline::new(now, now + LOOK_NS));
     }
 }

@@ -9,11 +9,11 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use spindle_block::DiskQueue;
-use spindle_xen::event::{Notify, Port};
+use spindle_xen::event::{Deadline, Notify, Port};
 use spindle_xen::grant::GrantOps;
 
 use crate::mailbox::Mailbox;
-use crate::pacer::{Pacer, PollTime, Rest};
+use crate::pacer::{self, Pacer, PollTime};
 use crate::ring::Halt;
 use crate::ring_core::{Detached, RingCore, RingError, RingId};
 use crate::session::Session;
@@ -108,13 +108,27 @@ pub enum Next {
     Turn,
     /// Rest until an event comes on one of [`Worker::ports`] or the core's own, if
     /// [`Worker::listen`] agrees, or until the time given.
-    Rest(Option<u64>),
+    Rest(Deadline),
     /// Rest until the time given, or an event on the core's own port: what the rings have is
     /// looked for then. No frontend is asked for events.
-    Nap(u64),
+    Nap(Deadline),
     /// It is over; take no further turn.
     Stop,
 }
+
+/// The longest rest of a core with rings: a request or an order whose event is lost waits no longer.
+/// No frontend and no toolstack gives up after two seconds, and one trip to the hypervisor in two
+/// seconds is half a thousandth of a CPU even where a trip takes a millisecond.
+///
+/// There is no such remedy for events *to* a frontend. To send one again has no effect: Xen delivers
+/// none on a port that is already marked pending. A guest whose CPU was not run finds it at its next
+/// timer.
+pub const LOOK_NS: u64 = 2_000_000_000;
+/// The same for a core without rings, where only control's events can be lost. A frontend's
+/// connection, or the reset of an NVMe controller, then waits for that long: even twice in a row it
+/// stays within the 10 s after which OpenBSD's frontend gives up, and after which a reset takes the
+/// disk's queue from a core that does not follow.
+pub const LOOK_WITHOUT_RINGS_NS: u64 = 4_000_000_000;
 
 /// When to look, after work, for grants that are not used.
 const TRIM_NS: u64 = 60_000_000_000;
@@ -124,6 +138,28 @@ const TRIM_NS: u64 = 60_000_000_000;
 /// naps, of as long as that, in which the core hears no frontend.
 const SHORT_NS: u64 = 1_000_000;
 const FOR_NOTHING: u32 = 16;
+
+/// A rest that a turn has ordered.
+#[derive(Clone, Copy, Debug)]
+struct Rested {
+    /// When it began.
+    since: u64,
+    /// By when it is to end.
+    until: u64,
+    /// What it is.
+    what: Rest,
+}
+
+/// What a rest is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rest {
+    /// Waits for a disk.
+    Wait,
+    /// There is nothing to wait for.
+    Sleep,
+    /// Carries on one that a look has interrupted.
+    Again,
+}
 
 /// A ring core and its link to control.
 #[derive(Debug)]
@@ -139,8 +175,8 @@ pub struct Worker<Q, G, N> {
     stats: Arc<CoreStats>,
     /// When the last turn was, and whether it found work.
     last: Option<(u64, bool)>,
-    /// The rest since the last turn: when it began, and by when it was to end.
-    rested: Option<(u64, u64)>,
+    /// The rest since the last turn.
+    rested: Option<Rested>,
     /// When grants that are not used are to be looked for, in a turn without work.
     trim_at: u64,
     /// How many rests in a row were short, and for nothing.
@@ -191,8 +227,10 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> Worker<Q, G, N> {
                 Next::Turn
             };
         }
-        self.account(now_ns, busy || working);
-        self.judge_rest(now_ns, busy || working);
+        let again = self.judge_rest(now_ns, busy || working);
+        if !again {
+            self.account(now_ns, busy || working);
+        }
         if busy {
             self.pacer.worked(now_ns, work.completed > 0, in_flight);
             // Grants may have been mapped.
@@ -206,17 +244,28 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> Worker<Q, G, N> {
             self.trim(now_ns);
         }
         match self.pacer.idle(now_ns, in_flight) {
-            Rest::Poll => Next::Turn,
-            Rest::Nap {
+            pacer::Rest::Poll => Next::Turn,
+            pacer::Rest::Nap {
                 until,
                 listen: true,
-            } => self.rest(now_ns, Some(until)),
-            Rest::Nap { until, .. } => self.nap(until),
-            // What waits for memory or room, though nothing is in flight, has to be tried again.
-            Rest::Sleep if work.busy => Next::Turn,
-            // No longer than until there are grants to let go of.
-            Rest::Sleep => self.rest(now_ns, Some(self.trim_at).filter(|&at| at < u64::MAX)),
+            } => self.rest(now_ns, until, Rest::Wait),
+            pacer::Rest::Nap { until, .. } => self.nap(now_ns, until),
+            // What waits for memory or room, though nothing is in flight, has to be tried again; a
+            // halt may still have to be reported.
+            pacer::Rest::Sleep if work.busy || work.fault => Next::Turn,
+            pacer::Rest::Sleep => self.sleep(now_ns, again),
         }
+    }
+
+    /// Rests until the next look, or until there are grants to let go of.
+    fn sleep(&mut self, now_ns: u64, again: bool) -> Next {
+        let rings = self.core.as_ref().and_then(|core| core.sessions().next());
+        let look = match rings {
+            Some(_) => LOOK_NS,
+            None => LOOK_WITHOUT_RINGS_NS,
+        };
+        let until = now_ns.saturating_add(look).min(self.trim_at);
+        self.rest(now_ns, until, if again { Rest::Again } else { Rest::Sleep })
     }
 
     #[cold]
@@ -225,33 +274,39 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> Worker<Q, G, N> {
         self.trim_at = due.unwrap_or(u64::MAX);
     }
 
-    /// Notes what the rest before this turn was good for.
-    fn judge_rest(&mut self, now_ns: u64, busy: bool) {
+    /// Notes what the rest before this turn was good for. True if it was a sleep that went by, and
+    /// there is nothing: the turn was a look, and the sleep goes on. Such a turn is not counted, or
+    /// the counters of a core that does nothing would change, and be published, again and again.
+    fn judge_rest(&mut self, now_ns: u64, busy: bool) -> bool {
         let rested = self.rested.take();
         if busy {
             self.for_nothing = 0;
-        } else if let Some((since, until)) = rested {
+        } else if let Some(Rested { since, until, what }) = rested {
             let short = now_ns < until.min(since.saturating_add(SHORT_NS));
-            self.for_nothing = if short {
-                self.for_nothing.saturating_add(1)
-            } else {
-                0
-            };
+            if !short {
+                self.for_nothing = 0;
+                return what != Rest::Wait;
+            }
+            self.for_nothing = self.for_nothing.saturating_add(1);
         }
+        false
     }
 
-    fn rest(&mut self, now_ns: u64, until: Option<u64>) -> Next {
-        let short = now_ns.saturating_add(SHORT_NS);
+    fn rest(&mut self, now_ns: u64, until: u64, what: Rest) -> Next {
         if self.for_nothing >= FOR_NOTHING {
-            return self.nap(until.map_or(short, |until| until.min(short)));
+            return self.nap(now_ns, until.min(now_ns.saturating_add(SHORT_NS)));
         }
-        self.rested = Some((now_ns, until.unwrap_or(u64::MAX)));
-        Next::Rest(until)
+        self.rested = Some(Rested {
+            since: now_ns,
+            until,
+            what,
+        });
+        Next::Rest(Deadline::new(now_ns, until))
     }
 
-    fn nap(&mut self, until: u64) -> Next {
+    fn nap(&mut self, now_ns: u64, until: u64) -> Next {
         self.stats.sleeps.add(1);
-        Next::Nap(until)
+        Next::Nap(Deadline::new(now_ns, until))
     }
 
     /// The ports of the rings that are attached.
@@ -267,9 +322,10 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> Worker<Q, G, N> {
         let quiet = self.core.as_mut().is_some_and(RingCore::listen);
         let rests =
             quiet && !self.link.orders.is_full() && self.report.is_none() && !self.is_ring_due();
-        self.stats.sleeps.add(u64::from(rests));
         if !rests {
             self.rested = None;
+        } else if self.rested.is_none_or(|rested| rested.what != Rest::Again) {
+            self.stats.sleeps.add(1);
         }
         rests
     }

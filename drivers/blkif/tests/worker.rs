@@ -9,7 +9,7 @@ use spindle_blkif::abi::{Operation, RspStatus};
 use spindle_blkif::pacer::PollTime;
 use spindle_blkif::ring_core::RingError;
 use spindle_blkif::stats::CoreStats;
-use spindle_blkif::worker::{Link, Next, Order, Report, Worker};
+use spindle_blkif::worker::{LOOK_NS, LOOK_WITHOUT_RINGS_NS, Link, Next, Order, Report, Worker};
 use spindle_blkif::{Config, RingId};
 use spindle_testkit::blkfront::Blkfront;
 use spindle_testkit::grants::{FakeEvents, FakeGrants};
@@ -201,8 +201,7 @@ fn a_worker_polls_for_its_time_then_rests_until_a_request_comes() {
     desk.turn();
     let idle: Vec<_> = (0..20).map(|_| desk.turn()).collect();
     assert_eq!(idle[0], Next::Turn);
-    // Its grant is not kept for ever.
-    assert!(matches!(idle[19], Next::Rest(Some(until)) if until > 59_000_000_000));
+    assert!(matches!(idle[19], Next::Rest(until) if until.ns() == desk.now + LOOK_NS));
     assert!(desk.worker.listen());
     let stats = desk.stats.snapshot();
     assert_eq!((stats.polls_busy, stats.sleeps), (2, 1));
@@ -219,13 +218,21 @@ fn a_worker_polls_for_its_time_then_rests_until_a_request_comes() {
 
 impl Desk {
     /// Takes turns until the worker rests, as long as it says; then goes to that time.
-    fn sleep(&mut self) -> Option<u64> {
+    fn sleep(&mut self) {
         loop {
             if let Next::Rest(until) = self.turn() {
                 assert!(self.worker.listen());
-                self.now = until.unwrap_or(self.now);
-                return until;
+                self.now = until.ns();
+                return;
             }
+        }
+    }
+
+    /// Sleeps until something has been unmapped.
+    fn sleep_until_trimmed(&mut self) {
+        let before = self.grants.counts().unmap_calls;
+        while self.grants.counts().unmap_calls == before {
+            self.sleep();
         }
     }
 }
@@ -247,8 +254,8 @@ fn grants_that_are_not_used_for_minutes_are_let_go_of_a_batch_at_a_time() {
     let start = desk.now;
     assert_eq!(desk.grants.outstanding(), 100);
     // One goes on being used.
-    for _ in 0..6 {
-        desk.sleep().expect("it comes back for its grants");
+    while desk.grants.outstanding() > 1 {
+        desk.sleep_until_trimmed();
         front.push(Operation::READ, 0, &[pages[7].segment(0, 7)]);
         front.publish();
         desk.turn();
@@ -258,14 +265,44 @@ fn grants_that_are_not_used_for_minutes_are_let_go_of_a_batch_at_a_time() {
     assert_eq!(desk.grants.outstanding(), 1);
     assert_eq!(desk.grants.counts().unmap_calls, 2, "64 pages in each");
     assert!((59..500).contains(&((desk.now - start) / SECOND)));
-    // And in the end nothing is mapped, and nothing wakes the core.
-    let sleeps = (0..5).take_while(|_| desk.sleep().is_some()).count();
-    assert!((1..4).contains(&sleeps), "{sleeps}");
+    // And in the end nothing is mapped.
+    let start = desk.now;
+    desk.sleep_until_trimmed();
+    assert!((59..200).contains(&((desk.now - start) / SECOND)));
     assert_eq!(desk.grants.outstanding(), 0);
     read(&mut front);
     desk.turn();
     desk.turn();
     assert_all(&front.answers(), 1, RspStatus::OKAY);
+}
+
+#[test]
+fn a_core_that_sleeps_looks_at_its_rings_and_orders_though_no_event_comes() {
+    let (mut desk, mut fronts) = Desk::new(2, 1);
+    desk.sleep();
+    let start = desk.now;
+    desk.sleep();
+    assert!(desk.now - start <= LOOK_WITHOUT_RINGS_NS + 100);
+    let (order, mut front) = fronts.pop().unwrap();
+    desk.attach(order);
+    desk.sleep();
+    let (start, before) = (desk.now, desk.stats.snapshot());
+    for _ in 0..10 {
+        desk.sleep();
+    }
+    assert!(desk.now - start <= 10 * (LOOK_NS + 100));
+    let after = desk.stats.snapshot();
+    assert_eq!(before.to_string(), after.to_string(), "a look is not work");
+    // What is there is found by the next look, and by then all the time is accounted for.
+    read(&mut front);
+    desk.turn();
+    desk.turn();
+    assert_all(&front.answers(), 1, RspStatus::OKAY);
+    let idle = desk.stats.snapshot().idle_ns - before.idle_ns;
+    assert!(
+        (desk.now - start - 200..=desk.now).contains(&idle),
+        "{idle}"
+    );
 }
 
 #[test]
@@ -327,10 +364,11 @@ fn a_guest_that_sends_events_for_nothing_gets_little_of_the_core_and_others_get_
             Next::Turn => {}
             Next::Rest(until) => {
                 if desk.worker.listen() {
-                    desk.now = until.unwrap_or(u64::MAX).min(desk.now + 5 * US);
+                    desk.now = until.ns().min(desk.now + 5 * US);
                 }
             }
             Next::Nap(until) => {
+                let until = until.ns();
                 assert!(until - desk.now <= 1000 * US);
                 // The worst moment to ask, every now and then.
                 naps += 1;

@@ -4,7 +4,7 @@
 #![expect(unsafe_code)]
 
 use spindle_hw::Clock;
-use spindle_xen::event::{Notify, Port};
+use spindle_xen::event::{Deadline, Notify, Port};
 use spindle_xen::{DomId, Errno};
 
 use super::hypercall::{self, EVENT_CHANNEL_OP};
@@ -88,7 +88,7 @@ impl Events {
     pub(crate) fn sleep(
         self,
         ports: impl IntoIterator<Item = Port>,
-        deadline_ns: u64,
+        deadline: Deadline,
         clock: &impl Clock,
     ) -> Result<(), Errno> {
         let mut listed: heapless::Vec<Port, { sched::POLL_MAX }> = heapless::Vec::new();
@@ -101,13 +101,13 @@ impl Events {
                 }
             }
         }
-        let soon = clock.now_ns().saturating_add(MANY_PORTS_NS);
-        let deadline_ns = match deadline_ns {
-            0 if crowded => soon,
-            at if crowded => at.min(soon),
-            at => at,
+        let deadline = if crowded {
+            let now = clock.now_ns();
+            deadline.min(Deadline::new(now, now.saturating_add(MANY_PORTS_NS)))
+        } else {
+            deadline
         };
-        sched::poll(&listed, deadline_ns)
+        sched::poll(&listed, deadline)
     }
 
     /// Closes a local port and forgets what came for it.

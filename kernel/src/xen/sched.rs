@@ -4,7 +4,7 @@
 #![expect(unsafe_code)]
 
 use spindle_xen::Errno;
-use spindle_xen::event::Port;
+use spindle_xen::event::{Deadline, Port};
 
 use super::hypercall::{self, SCHED_OP};
 use crate::arch::cpu;
@@ -28,15 +28,15 @@ pub(crate) enum Reason {
     Crash = 3,
 }
 
-/// Sleeps until an event is pending on one of `ports`, or until `deadline_ns` of system time
-/// (0 = no deadline). Returns at once if one is pending already: take it first. May return early.
+/// Sleeps until an event is pending on one of `ports`, or until `deadline` of system time, for which
+/// Xen arms a timer on the CPU that the vCPU is on. Returns at once if one is pending already: take it first. May return early.
 ///
 /// It does not matter which vCPU a port is bound to. A vCPU asleep on one port is woken by that
 /// one alone; asleep on several, by every event of the domain.
 ///
 /// # Errors
 /// Xen's: EINVAL for more than [`POLL_MAX`] ports or a port that is not ours.
-pub(crate) fn poll(ports: &[Port], deadline_ns: u64) -> Result<(), Errno> {
+pub(crate) fn poll(ports: &[Port], deadline: Deadline) -> Result<(), Errno> {
     /// `struct sched_poll`.
     #[repr(C)]
     struct Poll {
@@ -51,7 +51,7 @@ pub(crate) fn poll(ports: &[Port], deadline_ns: u64) -> Result<(), Errno> {
         ports: ports.as_ptr(),
         count,
         pad: 0,
-        timeout: deadline_ns,
+        timeout: deadline.ns(),
     };
     // SAFETY: Xen reads `poll` and the `count` ports, both of which outlive the call.
     unsafe { hypercall::call(SCHED_OP, [POLL, hypercall::address(&raw const poll), 0]) }.map(drop)
