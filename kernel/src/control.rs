@@ -193,7 +193,7 @@ impl Control {
             Access::ReadWrite => Use::Write,
             Access::SharedReadWrite => Use::SharedWrite,
         };
-        // What has changed while nobody used the disks.
+        // What has changed since the last look.
         self.attend_disks(self.clock.now_ns());
         let claim = self.disks.targets.claim(params, usage, &device.to_string());
         let volume = claim.map_err(|error| {
