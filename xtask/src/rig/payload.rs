@@ -38,6 +38,7 @@ const JOBS: &[(&str, &str)] = &[
     ("disk-info", include_str!("../../rig/jobs/disk-info.sh")),
     ("flush", include_str!("../../rig/jobs/flush.sh")),
     ("no-blkfront", include_str!("../../rig/jobs/no-blkfront.sh")),
+    ("programs", include_str!("../../rig/jobs/programs.sh")),
     ("reboot", include_str!("../../rig/jobs/reboot.sh")),
     ("watch-disks", include_str!("../../rig/jobs/watch-disks.sh")),
 ];

@@ -74,6 +74,7 @@ scenarios! {
     "idle-no-cpu" 120 Idle false false;
     "wrong-target" 180 Idle false false;
     "second-attach" 180 Idle true false;
+    "after-many-programs" 360 Idle true false;
     "rubbish-ring" 240 Idle false false;
     "never-connects" 240 Idle true false;
     "fio-verify" 420 Idle true false;
