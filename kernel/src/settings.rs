@@ -8,7 +8,7 @@ use spindle_config::{Config, STORE_PATH};
 use spindle_control::LOOK_NS;
 use spindle_hw::Clock;
 use spindle_xen::event::{Deadline, Notify, Port};
-use spindle_xen::store::{Client, Event, Request, Ring};
+use spindle_xen::store::{Client, Event, Priority, Request, Ring};
 
 use crate::xen::{Events, sched, time::CoreClock};
 
@@ -53,12 +53,12 @@ fn read(
     clock: &CoreClock,
 ) -> Option<alloc::string::String> {
     let mut client = Client::new();
-    client.send(vec![Request::Read(STORE_PATH.into())]);
+    client.send(vec![Request::Read(STORE_PATH.into())], Priority::Normal);
     let mut patience = Some(clock.now_ns() + PATIENCE_NS);
     loop {
         events.take_pending(port);
         match client.poll(ring) {
-            Some(Event::Replies(replies)) => {
+            Some(Event::Replies(_, replies)) => {
                 let text = replies.into_iter().next()?.ok()?;
                 return alloc::string::String::from_utf8(text).ok();
             }

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use arbitrary::{Arbitrary, Unstructured};
 use spindle_hw::SharedPages;
 use spindle_xen::store::wire::{Header, MessageType};
-use spindle_xen::store::{Client, Event, Request, Ring};
+use spindle_xen::store::{Client, Event, Priority, Request, Ring, UnitId};
 
 use crate::steps;
 use zerocopy::IntoBytes;
@@ -17,10 +17,14 @@ const RSP_PROD: usize = 2060;
 
 #[derive(Arbitrary, Debug)]
 enum Step<'a> {
-    /// The owner starts a unit of work, if there is none.
-    Send(Vec<Ask>),
+    /// The owner starts a unit of work, if there are not too many.
+    Send(Vec<Ask>, bool),
+    Post(Vec<Ask>),
     Begin(Vec<Ask>),
-    Commit(Vec<Ask>),
+    /// The owner goes on with one of its units, in whatever state it is.
+    Within(u8, Vec<Ask>, Vec<Ask>),
+    Commit(u8, Vec<Ask>),
+    Abandon(u8),
     /// xenstored takes what was sent.
     Take,
     /// A reply that looks like one; `back` counts from the youngest request.
@@ -39,6 +43,7 @@ enum Step<'a> {
 #[derive(Arbitrary, Debug)]
 enum Ask {
     Read,
+    ReadBrief,
     Directory,
     Write(u16),
     Remove,
@@ -52,6 +57,7 @@ impl Ask {
         let token = || String::from("t");
         match self {
             Self::Read => Request::Read(path()),
+            Self::ReadBrief => Request::ReadBrief(path()),
             Self::Directory => Request::Directory(path()),
             Self::Write(len) => Request::Write(path(), vec![b'4'; usize::from(*len)]),
             Self::Remove => Request::Remove(path()),
@@ -101,12 +107,103 @@ impl Daemon {
     }
 }
 
-/// What the owner waits for.
-#[derive(Debug, PartialEq, Eq)]
+/// Units of work at a time.
+const UNITS: usize = 8;
+
+/// What the owner waits for of a unit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Due {
-    Nothing,
-    Replies(usize, bool),
+    /// So many replies; then the unit has ended.
+    Last(usize),
+    /// So many replies; then the transaction is open.
+    Replies(usize),
+    /// Nothing: the owner may go on with the transaction.
+    Open,
     End,
+}
+
+/// The owner's books.
+#[derive(Default)]
+struct Owner {
+    units: Vec<(UnitId, Due)>,
+}
+
+impl Owner {
+    /// One of the units, if its transaction is open.
+    fn open(&mut self, which: u8) -> Option<usize> {
+        let at = usize::from(which) % self.units.len().max(1);
+        (self.units.get(at)?.1 == Due::Open).then_some(at)
+    }
+
+    fn act(&mut self, client: &mut Client, step: Step<'_>) {
+        let more = self.units.len() < UNITS && !client.is_broken();
+        match step {
+            Step::Send(asks, background) if more => {
+                let priority = if background {
+                    Priority::Background
+                } else {
+                    Priority::Normal
+                };
+                let asks = requests(&asks);
+                let due = Due::Last(asks.len());
+                self.units.push((client.send(asks, priority), due));
+            }
+            Step::Begin(asks) if more => {
+                let asks = requests(&asks);
+                let due = Due::Replies(asks.len());
+                self.units.push((client.begin(asks), due));
+            }
+            Step::Post(asks) if more => client.post(requests(&asks)),
+            Step::Within(which, outside, inside) => {
+                let (outside, inside) = (requests(&outside), requests(&inside));
+                if let Some(at) = self.open(which) {
+                    self.units[at].1 = Due::Replies(outside.len() + inside.len());
+                    client.within(self.units[at].0, outside, inside);
+                } else if let Some((unit, _)) = self.units.first().filter(|u| u.1 != Due::Open) {
+                    client.within(*unit, outside, inside);
+                }
+            }
+            Step::Commit(which, asks) => {
+                if let Some(at) = self.open(which) {
+                    self.units[at].1 = Due::End;
+                    client.commit(self.units[at].0, requests(&asks));
+                }
+            }
+            Step::Abandon(which) => {
+                if let Some(at) = self.open(which) {
+                    client.abandon(self.units.swap_remove(at).0);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn heard(&mut self, event: Event) {
+        let (unit, replies) = match &event {
+            Event::Watch { path, token } => {
+                return assert!(path.len() + token.len() <= 4096);
+            }
+            Event::Broken => return,
+            Event::Replies(unit, replies) => (*unit, Some(replies.len())),
+            Event::Ended(unit, _) => (*unit, None),
+        };
+        let at = self.units.iter().position(|known| known.0 == unit);
+        let at = at.expect("an event of a unit that has ended");
+        let due = self.units[at].1;
+        match (due, replies) {
+            (Due::Last(count), Some(got)) => {
+                assert_eq!(count, got);
+                self.units.swap_remove(at);
+            }
+            (Due::Replies(count), Some(got)) => {
+                assert_eq!(count, got);
+                self.units[at].1 = Due::Open;
+            }
+            // Also a transaction that could not be started.
+            (Due::End | Due::Replies(_), None) => drop(self.units.swap_remove(at)),
+            _ => panic!("{event:?} while {due:?} is due"),
+        }
+    }
 }
 
 /// Runs the target.
@@ -121,25 +218,11 @@ pub fn run(data: &[u8]) {
     };
     let mut ring = Ring::new(page);
     let mut client = Client::new();
-    let mut due = Due::Nothing;
-    let mut open = false;
+    let mut owner = Owner::default();
     let mut broken = false;
     let mut input = Unstructured::new(data);
     for (_, step) in steps(&mut input, u32::MAX) {
         match step {
-            Step::Send(asks) if client.is_idle() => {
-                client.send(requests(&asks));
-                due = Due::Replies(asks.len().min(64), false);
-            }
-            Step::Begin(asks) if client.is_idle() => {
-                client.begin(requests(&asks));
-                due = Due::Replies(asks.len().min(64), true);
-            }
-            Step::Commit(asks) if open => {
-                client.commit(requests(&asks));
-                (due, open) = (Due::End, false);
-            }
-            Step::Send(_) | Step::Begin(_) | Step::Commit(_) => {}
             Step::Take => daemon.take(),
             Step::Reply {
                 kind,
@@ -160,6 +243,7 @@ pub fn run(data: &[u8]) {
                 let at = [REQ_CONS, RSP_PROD][usize::from(which) % 2];
                 daemon.page.u32_at(at).store(value, Relaxed);
             }
+            step => owner.act(&mut client, step),
         }
         // More than a ring can hold of the smallest things that there are.
         let mut left = 4096;
@@ -167,24 +251,15 @@ pub fn run(data: &[u8]) {
             left -= 1;
             assert!(left > 0, "events without end");
             assert!(!broken, "an event after the end");
-            match event {
-                Event::Watch { path, token } => assert!(path.len() + token.len() <= 4096),
-                Event::Replies(replies) => {
-                    let Due::Replies(count, transaction) = due else {
-                        panic!("replies while {due:?} is due");
-                    };
-                    assert_eq!(replies.len(), count);
-                    daemon.asked += count as u32;
-                    (due, open) = (Due::Nothing, transaction);
-                }
-                Event::Ended(_) => {
-                    assert!(matches!(due, Due::End | Due::Replies(_, true)));
-                    daemon.asked += 1;
-                    due = Due::Nothing;
-                }
-                Event::Broken => broken = true,
-            }
+            broken = event == Event::Broken;
+            daemon.asked += match &event {
+                Event::Replies(_, replies) => replies.len() as u32,
+                Event::Ended(..) => 1,
+                _ => 0,
+            };
+            owner.heard(event);
         }
-        assert_eq!(client.is_idle(), due == Due::Nothing && !open && !broken);
+        assert_eq!(client.is_broken(), broken);
+        assert_eq!(client.is_idle(), owner.units.is_empty() && !broken);
     }
 }

@@ -60,6 +60,12 @@ pub struct Xenstored {
     next_transaction: u32,
     input: Assembler,
     output: VecDeque<u8>,
+    /// Messages that are on their way, and when they get there.
+    held: VecDeque<(u64, Vec<u8>)>,
+    now: u64,
+    busy_until: u64,
+    latency: u64,
+    cost: u64,
     chunk: usize,
     conflicts: usize,
     write_errors: BTreeMap<String, &'static str>,
@@ -84,6 +90,11 @@ impl Xenstored {
             next_transaction: 1,
             input: Assembler::default(),
             output: VecDeque::new(),
+            held: VecDeque::new(),
+            now: 0,
+            busy_until: 0,
+            latency: 0,
+            cost: 0,
             chunk: usize::MAX,
             conflicts: 0,
             write_errors: BTreeMap::new(),
@@ -102,6 +113,23 @@ impl Xenstored {
     /// Moves at most `bytes` in each direction per [`Xenstored::step`].
     pub fn set_chunk(&mut self, bytes: usize) {
         self.chunk = bytes;
+    }
+
+    /// Plays a daemon on a busy machine: every message to the client takes `latency` ns, and every
+    /// request `cost` ns of the daemon's time, one after the other.
+    pub fn set_pace(&mut self, latency: u64, cost: u64) {
+        (self.latency, self.cost) = (latency, cost);
+    }
+
+    /// Tells the daemon the time, in ns, which never goes back.
+    pub fn set_now(&mut self, now: u64) {
+        self.now = now;
+    }
+
+    /// When the next message gets to the client, if any is on its way.
+    #[must_use]
+    pub fn next_due(&self) -> Option<u64> {
+        self.held.front().map(|(due, _)| *due)
     }
 
     /// Makes the next `count` commits fail with `EAGAIN`.
@@ -242,6 +270,9 @@ impl Xenstored {
             self.input.push(&bytes[..got]);
             moved += got;
         }
+        while let Some((_, message)) = self.held.pop_front_if(|(due, _)| *due <= self.now) {
+            self.output.extend(message);
+        }
         moved + self.push() > 0
     }
 
@@ -274,7 +305,13 @@ impl Xenstored {
 
     fn send(&mut self, message: MessageType, request: u32, transaction: u32, parts: &[&[u8]]) {
         let mut out = Vec::new();
-        if wire::encode(&mut out, message, request, transaction, parts) {
+        if !wire::encode(&mut out, message, request, transaction, parts) {
+            return;
+        }
+        let due = self.busy_until.max(self.now) + self.latency;
+        if due > self.now {
+            self.held.push_back((due, out));
+        } else {
             self.output.extend(out);
         }
     }
@@ -310,6 +347,7 @@ impl Xenstored {
     }
 
     fn handle(&mut self, header: wire::Header, payload: &[u8]) {
+        self.busy_until = self.busy_until.max(self.now) + self.cost;
         let outcome = self.execute(header.message, header.transaction, payload);
         let (message, body) = match &outcome {
             Ok(body) => (header.message, body.as_slice()),

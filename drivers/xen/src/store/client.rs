@@ -1,9 +1,15 @@
-//! The client: batches of requests and transactions, over any splitting of the byte stream.
+//! The client: batches of requests and transactions, several at a time, over any splitting of
+//! the byte stream.
 //!
-//! The owner runs one *unit of work* at a time: a plain batch ([`Client::send`]), or a
-//! transaction ([`Client::begin`], then [`Client::commit`]). Requests of a batch are pipelined,
-//! at most 16 at a time. A watch event is handed over the moment it is read and never
-//! queued here: the owner marks what it concerns, so that a flood costs no memory (XSA-349).
+//! The owner runs *units of work*: plain batches ([`Client::send`]) and transactions
+//! ([`Client::begin`], any number of [`Client::within`], then [`Client::commit`] or
+//! [`Client::abandon`]). Every request of a batch goes out without waiting for any reply, and
+//! units do not wait for each other, so that the time of a unit is its number of batches times
+//! xenstored's round trip. xenstored answers the requests of one connection in their order, and
+//! the client sends them in the order in which they were given, except that a unit of
+//! [`Priority::Background`] gives way to all others. A watch event is handed over the moment it
+//! is read and never queued here: the owner marks what it concerns, so that a flood costs no
+//! memory (XSA-349).
 
 use alloc::collections::VecDeque;
 use alloc::string::String;
@@ -16,9 +22,14 @@ use super::wire::{self, Assembler, Header, MessageType};
 use crate::Errno;
 
 /// Requests sent and not yet answered, at most.
-const WINDOW: usize = 16;
+const WINDOW: usize = 64;
 
-/// Bytes of a value that [`Client::send_brief`] keeps.
+/// Requests of background units sent and not yet answered, at most: alone, and beside others,
+/// which find no more than these before them in xenstored's queue.
+const BACKGROUND_ALONE: usize = 16;
+const BACKGROUND_BESIDE: usize = 2;
+
+/// Bytes of a value that [`Request::ReadBrief`] keeps.
 const BRIEF: usize = 64;
 
 /// What can be asked of xenstored. Paths without a leading `/` are relative to our own home,
@@ -27,6 +38,9 @@ const BRIEF: usize = 64;
 pub enum Request {
     /// The value of a node.
     Read(String),
+    /// As [`Request::Read`], for what guests write: of the value no more is kept than a number
+    /// or a name takes, so that what many of them hold is bounded.
+    ReadBrief(String),
     /// The names of a node's children, each ended by a NUL.
     Directory(String),
     /// Sets a node's value, making it and its parents as needed.
@@ -53,6 +67,19 @@ pub enum TransactionError {
     Refused(Errno),
 }
 
+/// Names a unit of work; no two of a client ever have the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct UnitId(u64);
+
+/// Which units of work go first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Priority {
+    /// In the order in which they are given.
+    Normal,
+    /// When nothing else waits to be sent, and few at a time.
+    Background,
+}
+
 /// What came of the bytes read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
@@ -63,37 +90,71 @@ pub enum Event {
         /// The watch's token.
         token: Vec<u8>,
     },
-    /// All of [`Client::send`]'s or [`Client::begin`]'s requests are answered, in their order.
-    /// After `begin`, [`Client::commit`] is due.
-    Replies(Vec<Reply>),
-    /// The transaction has ended.
-    Ended(Result<(), TransactionError>),
+    /// All requests of the unit's last batch are answered, in their order. A transaction is open
+    /// now and has to be ended.
+    Replies(UnitId, Vec<Reply>),
+    /// The transaction has ended, or could not be started.
+    Ended(UnitId, Result<(), TransactionError>),
     /// The byte stream makes no sense any more; nothing will come of this client again.
     Broken,
 }
 
+/// What an open unit of work waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
-    /// Nothing under way; `true` inside an open transaction whose reads are answered.
-    Idle {
-        open: bool,
-    },
     Plain,
+    /// The transaction's number; the last reply.
     Starting,
+    /// The owner, who is to go on with the transaction.
+    Open,
     Reading,
+    /// Changes whose failure must keep the transaction from being committed.
     Changing,
-    Ending {
-        refused: Option<Errno>,
-    },
-    Broken,
+    /// The end; the last reply.
+    Ending,
+}
+
+#[derive(Debug)]
+struct Unit {
+    id: UnitId,
+    stage: Stage,
+    transaction: u32,
+    replies: Vec<Reply>,
+    /// Replies still to come.
+    missing: usize,
+}
+
+#[derive(Debug)]
+enum Message {
+    Request(Request),
+    Start,
+    /// `true` to commit.
+    End(bool),
+}
+
+/// Where a reply belongs: the unit and the index into its replies. Replies to what was posted,
+/// or to a unit that has gone, are dropped.
+#[derive(Clone, Copy, Debug)]
+struct Slot {
+    unit: Option<UnitId>,
+    index: usize,
+    priority: Priority,
+}
+
+#[derive(Debug)]
+struct Queued {
+    slot: Slot,
+    transaction: u32,
+    message: Message,
 }
 
 #[derive(Debug)]
 struct Outstanding {
     request: u32,
     message: MessageType,
-    /// Index into `replies`.
-    index: usize,
+    /// Bytes of the reply that are kept.
+    kept: usize,
+    slot: Slot,
 }
 
 /// The xenstore client.
@@ -103,13 +164,14 @@ pub struct Client {
     /// Encoded, not yet in the ring.
     out: Vec<u8>,
     next_request: u32,
-    stage: Stage,
-    transaction: u32,
-    batch: VecDeque<Request>,
-    replies: Vec<Reply>,
+    next_unit: u64,
+    broken: bool,
+    units: Vec<Unit>,
+    queue: VecDeque<Queued>,
+    background: VecDeque<Queued>,
     outstanding: VecDeque<Outstanding>,
-    /// Bytes of a reply that are kept.
-    kept: usize,
+    /// Units that have all replies they wait for.
+    answered: VecDeque<UnitId>,
 }
 
 impl Default for Client {
@@ -126,52 +188,88 @@ impl Client {
             assembler: Assembler::default(),
             out: Vec::new(),
             next_request: 1,
-            stage: Stage::Idle { open: false },
-            transaction: 0,
-            batch: VecDeque::new(),
-            replies: Vec::new(),
+            next_unit: 1,
+            broken: false,
+            units: Vec::new(),
+            queue: VecDeque::new(),
+            background: VecDeque::new(),
             outstanding: VecDeque::new(),
-            kept: usize::MAX,
+            answered: VecDeque::new(),
         }
     }
 
-    /// Whether a new unit of work may be started.
+    /// Whether no unit of work is under way.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.stage == Stage::Idle { open: false }
+        !self.broken && self.units.is_empty()
     }
 
-    /// Starts a plain batch. The client must be idle; otherwise nothing happens.
-    pub fn send(&mut self, requests: Vec<Request>) {
-        if self.is_idle() {
-            self.start(Stage::Plain, requests);
+    /// Whether the connection is lost ([`Event::Broken`]): no unit will ever end.
+    #[must_use]
+    pub fn is_broken(&self) -> bool {
+        self.broken
+    }
+
+    /// Starts a plain batch; [`Event::Replies`] ends it.
+    pub fn send(&mut self, requests: Vec<Request>, priority: Priority) -> UnitId {
+        let unit = self.unit(Stage::Plain);
+        self.batch(unit, 0, requests, priority);
+        self.check(unit);
+        unit
+    }
+
+    /// Sends what needs no answer.
+    pub fn post(&mut self, requests: Vec<Request>) {
+        for request in requests {
+            self.enqueue(None, 0, Message::Request(request), Priority::Normal);
         }
     }
 
-    /// As [`Client::send`], for what guests write: of a value no more is kept than a number or a
-    /// name takes, so that what many of them hold is bounded.
-    pub fn send_brief(&mut self, requests: Vec<Request>) {
-        if self.is_idle() {
-            self.start(Stage::Plain, requests);
-            self.kept = BRIEF;
-        }
+    /// Starts a transaction, and sends `outside` in the same batch, which is no part of it.
+    pub fn begin(&mut self, outside: Vec<Request>) -> UnitId {
+        let unit = self.unit(Stage::Starting);
+        self.batch(unit, 0, outside, Priority::Normal);
+        self.ask(unit, 0, Message::Start);
+        unit
     }
 
-    /// Starts a transaction that first reads. The client must be idle; otherwise nothing happens.
-    pub fn begin(&mut self, reads: Vec<Request>) {
-        if self.is_idle() {
-            self.start(Stage::Starting, reads);
-            let index = self.replies.len();
-            self.replies.push(Err(Errno::EIO));
-            self.ask(MessageType::TRANSACTION_START, &[b"\0"], index);
-        }
+    /// Sends a batch of two parts: `outside`, which is no part of the transaction, then `inside`,
+    /// which is. Does nothing unless the transaction is open.
+    pub fn within(&mut self, unit: UnitId, outside: Vec<Request>, inside: Vec<Request>) {
+        let Some(transaction) = self.go_on(unit, Stage::Reading) else {
+            return;
+        };
+        self.batch(unit, 0, outside, Priority::Normal);
+        self.batch(unit, transaction, inside, Priority::Normal);
+        self.check(unit);
     }
 
-    /// Makes `changes` in the open transaction and commits it; without any, abandons it.
-    /// Does nothing unless a transaction's reads have just been answered.
-    pub fn commit(&mut self, changes: Vec<Request>) {
-        if self.stage == (Stage::Idle { open: true }) {
-            self.start(Stage::Changing, changes);
+    /// Makes `changes` in the transaction and commits it; [`Event::Ended`] ends the unit. One
+    /// change goes out with the commit in one batch. More of them are committed only when
+    /// xenstored has taken each, so that a quota leaves nothing done by halves. Does nothing
+    /// unless the transaction is open.
+    pub fn commit(&mut self, unit: UnitId, changes: Vec<Request>) {
+        let single = changes.len() <= 1;
+        let stage = if single {
+            Stage::Ending
+        } else {
+            Stage::Changing
+        };
+        let Some(transaction) = self.go_on(unit, stage) else {
+            return;
+        };
+        self.batch(unit, transaction, changes, Priority::Normal);
+        if single {
+            self.ask(unit, transaction, Message::End(true));
+        }
+        self.check(unit);
+    }
+
+    /// Ends the unit with nothing done and nothing more to come of it. Does nothing unless the
+    /// transaction is open.
+    pub fn abandon(&mut self, unit: UnitId) {
+        if let Some(transaction) = self.go_on(unit, Stage::Ending) {
+            self.give_up(unit, transaction);
         }
     }
 
@@ -179,15 +277,16 @@ impl Client {
     /// until xenstored acts.
     pub fn poll(&mut self, ring: &mut Ring) -> Option<Event> {
         loop {
-            if self.stage == Stage::Broken {
+            if self.broken {
                 return None;
             }
             if let Some(event) = self.advance() {
                 return Some(event);
             }
+            self.encode();
             let sent = match ring.write(&self.out) {
                 Ok(sent) => sent,
-                Err(error) => return self.broken(&error),
+                Err(error) => return self.lost(&error),
             };
             self.out.drain(..sent);
             let message = match self.receive(ring) {
@@ -200,132 +299,262 @@ impl Client {
                         return Some(event);
                     }
                 }
-                None if sent == 0 => return None,
+                None if sent == 0 && self.answered.is_empty() => return None,
                 None => {}
             }
         }
     }
 
-    fn start(&mut self, stage: Stage, requests: Vec<Request>) {
-        self.stage = stage;
-        self.batch = requests.into();
-        self.replies = Vec::new();
-        self.kept = usize::MAX;
+    fn unit(&mut self, stage: Stage) -> UnitId {
+        let id = UnitId(self.next_unit);
+        self.next_unit += 1;
+        if !self.broken {
+            self.units.push(Unit {
+                id,
+                stage,
+                transaction: 0,
+                replies: Vec::new(),
+                missing: 0,
+            });
+        }
+        id
     }
 
-    fn broken(&mut self, why: &dyn core::fmt::Display) -> Option<Event> {
+    fn find(&mut self, id: UnitId) -> Option<&mut Unit> {
+        self.units.iter_mut().find(|unit| unit.id == id)
+    }
+
+    /// Takes an open transaction to `stage`, and gives its number.
+    fn go_on(&mut self, id: UnitId, stage: Stage) -> Option<u32> {
+        let unit = self.find(id).filter(|unit| unit.stage == Stage::Open)?;
+        unit.stage = stage;
+        Some(unit.transaction)
+    }
+
+    fn batch(&mut self, id: UnitId, transaction: u32, requests: Vec<Request>, priority: Priority) {
+        for request in requests {
+            self.enqueue(Some(id), transaction, Message::Request(request), priority);
+        }
+    }
+
+    fn ask(&mut self, id: UnitId, transaction: u32, message: Message) {
+        self.enqueue(Some(id), transaction, message, Priority::Normal);
+    }
+
+    /// A batch without any request is answered at once.
+    fn check(&mut self, id: UnitId) {
+        if self.find(id).is_some_and(|unit| unit.missing == 0) {
+            self.answered.push_back(id);
+        }
+    }
+
+    fn enqueue(
+        &mut self,
+        unit: Option<UnitId>,
+        transaction: u32,
+        message: Message,
+        priority: Priority,
+    ) {
+        if self.broken {
+            return;
+        }
+        let mut slot = Slot {
+            unit,
+            index: 0,
+            priority,
+        };
+        if let Some(id) = unit {
+            let Some(unit) = self.find(id) else {
+                return;
+            };
+            // Stands until the reply is there; also the answer to what is too long to be sent.
+            unit.replies.push(Err(Errno::E2BIG));
+            unit.missing += 1;
+            slot.index = unit.replies.len() - 1;
+        }
+        let queue = match priority {
+            Priority::Normal => &mut self.queue,
+            Priority::Background => &mut self.background,
+        };
+        queue.push_back(Queued {
+            slot,
+            transaction,
+            message,
+        });
+    }
+
+    fn lost(&mut self, why: &dyn core::fmt::Display) -> Option<Event> {
         log::error!("xenstore connection lost: {why}");
-        self.stage = Stage::Broken;
+        self.broken = true;
         Some(Event::Broken)
     }
 
-    /// Sends what may be sent now, and goes on to the next stage when one is done.
-    fn advance(&mut self) -> Option<Event> {
-        if matches!(self.stage, Stage::Plain | Stage::Reading | Stage::Changing) {
-            // Encoding waits until the ring has taken what was encoded before: bounded memory.
-            while self.out.len() < wire::PAYLOAD_MAX && self.outstanding.len() < WINDOW {
-                let Some(request) = self.batch.pop_front() else {
-                    break;
-                };
-                self.request(&request);
-            }
-        }
-        if !self.outstanding.is_empty() || !self.batch.is_empty() && self.stage != Stage::Starting {
-            return None;
-        }
-        match self.stage {
-            Stage::Idle { .. } | Stage::Broken => None,
-            Stage::Plain => {
-                self.stage = Stage::Idle { open: false };
-                Some(Event::Replies(core::mem::take(&mut self.replies)))
-            }
-            Stage::Starting => match self.replies.pop()? {
-                Ok(number) => match parse_decimal(&number) {
-                    Some(number) => {
-                        self.transaction = number;
-                        self.stage = Stage::Reading;
-                        self.advance()
-                    }
-                    None => self.ended(Err(TransactionError::Refused(Errno::EIO))),
-                },
-                Err(errno) => self.ended(Err(TransactionError::Refused(errno))),
-            },
-            Stage::Reading => {
-                self.stage = Stage::Idle { open: true };
-                Some(Event::Replies(core::mem::take(&mut self.replies)))
-            }
-            Stage::Changing => {
-                // A remove of what is already gone has what it wanted.
-                let refused = self.replies.iter().find_map(|reply| match reply {
-                    Err(errno) if *errno != Errno::ENOENT => Some(*errno),
-                    _ => None,
-                });
-                let keep = refused.is_none() && !self.replies.is_empty();
-                self.replies = Vec::from([Err(Errno::EIO)]);
-                self.stage = Stage::Ending { refused };
-                let how: &[u8] = if keep { b"T\0" } else { b"F\0" };
-                self.ask(MessageType::TRANSACTION_END, &[how], 0);
-                None
-            }
-            Stage::Ending { refused } => {
-                let reply = self.replies.pop()?;
-                self.ended(match (refused, reply) {
-                    (Some(errno), _) => Err(TransactionError::Refused(errno)),
-                    (None, Err(Errno::EAGAIN)) => Err(TransactionError::Conflict),
-                    (None, Err(errno)) => Err(TransactionError::Refused(errno)),
-                    (None, Ok(_)) => Ok(()),
-                })
-            }
+    /// Encodes what may be sent now; the rest waits until the ring has taken what was encoded
+    /// before: bounded memory.
+    fn encode(&mut self) {
+        while self.out.len() < wire::PAYLOAD_MAX && self.outstanding.len() < WINDOW {
+            let Some(next) = self.queue.pop_front().or_else(|| self.next_in_background()) else {
+                return;
+            };
+            self.write(next);
         }
     }
 
-    fn ended(&mut self, result: Result<(), TransactionError>) -> Option<Event> {
-        self.stage = Stage::Idle { open: false };
-        self.transaction = 0;
-        self.batch.clear();
-        Some(Event::Ended(result))
-    }
-
-    fn request(&mut self, request: &Request) {
-        let index = self.replies.len();
-        // Stands until the reply is there; also the answer to what is too long to be sent.
-        self.replies.push(Err(Errno::E2BIG));
-        match request {
-            Request::Read(path) => self.ask(MessageType::READ, &[path.as_bytes(), b"\0"], index),
-            Request::Directory(path) => {
-                self.ask(MessageType::DIRECTORY, &[path.as_bytes(), b"\0"], index);
-            }
-            Request::Write(path, value) => {
-                self.ask(MessageType::WRITE, &[path.as_bytes(), b"\0", value], index);
-            }
-            Request::Remove(path) => self.ask(MessageType::RM, &[path.as_bytes(), b"\0"], index),
-            Request::Watch(path, token) => self.ask_watch(MessageType::WATCH, path, token, index),
-            Request::Unwatch(path, token) => {
-                self.ask_watch(MessageType::UNWATCH, path, token, index);
-            }
-        }
-    }
-
-    fn ask_watch(&mut self, message: MessageType, path: &str, token: &str, index: usize) {
-        let parts = [path.as_bytes(), b"\0", token.as_bytes(), b"\0"];
-        self.ask(message, &parts, index);
-    }
-
-    fn ask(&mut self, message: MessageType, parts: &[&[u8]], index: usize) {
-        let request = self.next_request;
-        // Watches belong to no transaction, and events carry request 0.
-        self.next_request = self.next_request.checked_add(1).unwrap_or(1);
-        let transaction = match self.stage {
-            Stage::Starting | Stage::Plain => 0,
-            _ => self.transaction,
+    fn next_in_background(&mut self) -> Option<Queued> {
+        let sent = self.outstanding.iter();
+        let (background, others) =
+            sent.fold((0, 0), |(background, others), o| match o.slot.priority {
+                Priority::Background => (background + 1, others),
+                Priority::Normal => (background, others + 1),
+            });
+        let limit = if others == 0 {
+            BACKGROUND_ALONE
+        } else {
+            BACKGROUND_BESIDE
         };
-        if wire::encode(&mut self.out, message, request, transaction, parts) {
+        // What is on its way to the ring must not stand there before what is given next.
+        let room = background < limit && (self.out.is_empty() || others == 0);
+        room.then(|| self.background.pop_front()).flatten()
+    }
+
+    fn write(&mut self, next: Queued) {
+        let end = |commit: bool| -> &[u8] { if commit { b"T\0" } else { b"F\0" } };
+        let (message, parts, kept): (_, [&[u8]; 4], _) = match &next.message {
+            Message::Start => (
+                MessageType::TRANSACTION_START,
+                [b"\0", b"", b"", b""],
+                usize::MAX,
+            ),
+            Message::End(commit) => (
+                MessageType::TRANSACTION_END,
+                [end(*commit), b"", b"", b""],
+                usize::MAX,
+            ),
+            Message::Request(request) => {
+                let (message, path, last): (_, _, [&[u8]; 2]) = match request {
+                    Request::Read(path) | Request::ReadBrief(path) => {
+                        (MessageType::READ, path, [b"", b""])
+                    }
+                    Request::Directory(path) => (MessageType::DIRECTORY, path, [b"", b""]),
+                    Request::Write(path, value) => (MessageType::WRITE, path, [value, b""]),
+                    Request::Remove(path) => (MessageType::RM, path, [b"", b""]),
+                    Request::Watch(path, token) => {
+                        (MessageType::WATCH, path, [token.as_bytes(), b"\0"])
+                    }
+                    Request::Unwatch(path, token) => {
+                        (MessageType::UNWATCH, path, [token.as_bytes(), b"\0"])
+                    }
+                };
+                let kept = match request {
+                    Request::ReadBrief(_) => BRIEF,
+                    _ => usize::MAX,
+                };
+                (message, [path.as_bytes(), b"\0", last[0], last[1]], kept)
+            }
+        };
+        let request = self.next_request;
+        // Events carry request 0.
+        self.next_request = self.next_request.checked_add(1).unwrap_or(1);
+        if wire::encode(&mut self.out, message, request, next.transaction, &parts) {
             self.outstanding.push_back(Outstanding {
                 request,
                 message,
-                index,
+                kept,
+                slot: next.slot,
             });
+        } else {
+            self.answer(next.slot, Err(Errno::E2BIG));
         }
+    }
+
+    /// Notes a reply, and whether it was the last one that its unit waits for.
+    fn answer(&mut self, slot: Slot, reply: Reply) {
+        let Some(unit) = slot.unit.and_then(|id| self.find(id)) else {
+            return;
+        };
+        let id = unit.id;
+        if let Some(place) = unit.replies.get_mut(slot.index) {
+            *place = reply;
+            unit.missing = unit.missing.saturating_sub(1);
+            if unit.missing == 0 {
+                self.answered.push_back(id);
+            }
+        }
+    }
+
+    /// Takes a unit that has all its replies to its next stage.
+    fn advance(&mut self) -> Option<Event> {
+        while let Some(id) = self.answered.pop_front() {
+            let event = self.advance_unit(id);
+            if event.is_some() {
+                return event;
+            }
+        }
+        None
+    }
+
+    fn advance_unit(&mut self, id: UnitId) -> Option<Event> {
+        let unit = self.find(id)?;
+        let mut replies = core::mem::take(&mut unit.replies);
+        match unit.stage {
+            Stage::Plain => {
+                self.forget(id);
+                Some(Event::Replies(id, replies))
+            }
+            Stage::Starting => {
+                let number = replies.pop().unwrap_or(Err(Errno::EIO));
+                match number.and_then(|number| parse_decimal(&number).ok_or(Errno::EIO)) {
+                    Ok(number) => {
+                        unit.transaction = number;
+                        unit.stage = Stage::Open;
+                        Some(Event::Replies(id, replies))
+                    }
+                    Err(errno) => self.ended(id, Err(TransactionError::Refused(errno))),
+                }
+            }
+            Stage::Reading => {
+                unit.stage = Stage::Open;
+                Some(Event::Replies(id, replies))
+            }
+            Stage::Changing => {
+                let transaction = unit.transaction;
+                if let Some(errno) = refused(&replies) {
+                    self.give_up(id, transaction);
+                    return Some(Event::Ended(id, Err(TransactionError::Refused(errno))));
+                }
+                unit.stage = Stage::Ending;
+                self.ask(id, transaction, Message::End(true));
+                None
+            }
+            Stage::Ending => {
+                let end = replies.pop().unwrap_or(Err(Errno::EIO));
+                self.ended(
+                    id,
+                    match (refused(&replies), end) {
+                        (_, Err(Errno::EAGAIN)) => Err(TransactionError::Conflict),
+                        (Some(errno), _) | (None, Err(errno)) => {
+                            Err(TransactionError::Refused(errno))
+                        }
+                        (None, Ok(_)) => Ok(()),
+                    },
+                )
+            }
+            Stage::Open => None,
+        }
+    }
+
+    fn ended(&mut self, id: UnitId, result: Result<(), TransactionError>) -> Option<Event> {
+        self.forget(id);
+        Some(Event::Ended(id, result))
+    }
+
+    fn forget(&mut self, id: UnitId) {
+        self.units.retain(|unit| unit.id != id);
+    }
+
+    fn give_up(&mut self, id: UnitId, transaction: u32) {
+        self.forget(id);
+        self.enqueue(None, transaction, Message::End(false), Priority::Normal);
     }
 
     fn receive(&mut self, ring: &mut Ring) -> Result<Option<(Header, Vec<u8>)>, Option<Event>> {
@@ -334,13 +563,13 @@ impl Client {
             match self.assembler.take() {
                 Ok(Some(message)) => return Ok(Some(message)),
                 Ok(None) => {}
-                Err(error) => return Err(self.broken(&error)),
+                Err(error) => return Err(self.lost(&error)),
             }
             let wanted = self.assembler.wanted().unwrap_or(0).min(bytes.len());
             match ring.read(&mut bytes[..wanted]) {
                 Ok(0) => return Ok(None),
                 Ok(count) => self.assembler.push(&bytes[..count]),
-                Err(error) => return Err(self.broken(&error)),
+                Err(error) => return Err(self.lost(&error)),
             }
         }
     }
@@ -358,24 +587,31 @@ impl Client {
             .position(|o| o.request == header.request)
         else {
             debug!(
-                "xenstore: reply to request {} that nobody awaits",
+                "xenstore: reply to request {}, which is not awaited",
                 header.request
             );
             return None;
         };
         let asked = self.outstanding.remove(at)?;
-        if let Some(reply) = self.replies.get_mut(asked.index) {
-            *reply = match header.message {
-                MessageType::ERROR => Err(wire::error(&payload)),
-                message if message == asked.message => Ok(match payload.get(..self.kept) {
-                    Some(kept) => kept.to_vec(),
-                    None => payload,
-                }),
-                _ => Err(Errno::EIO),
-            };
-        }
+        let reply = match header.message {
+            MessageType::ERROR => Err(wire::error(&payload)),
+            message if message == asked.message => Ok(match payload.get(..asked.kept) {
+                Some(kept) => kept.to_vec(),
+                None => payload,
+            }),
+            _ => Err(Errno::EIO),
+        };
+        self.answer(asked.slot, reply);
         None
     }
+}
+
+/// The first change that xenstored refused. A remove of what is already gone has what it wanted.
+fn refused(changes: &[Reply]) -> Option<Errno> {
+    changes.iter().find_map(|reply| match reply {
+        Err(errno) if *errno != Errno::ENOENT => Some(*errno),
+        _ => None,
+    })
 }
 
 /// A number in plain decimal, as every number in xenstore is written; a trailing NUL is allowed.

@@ -11,5 +11,5 @@ mod ring;
 pub mod wire;
 
 pub(crate) use client::parse_decimal;
-pub use client::{Client, Event, Reply, Request, TransactionError};
+pub use client::{Client, Event, Priority, Reply, Request, TransactionError, UnitId};
 pub use ring::{Ring, RingError};

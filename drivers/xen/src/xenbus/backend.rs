@@ -1,5 +1,4 @@
-//! The backend as the kernel sees it: events and reports in, actions out, one xenstore unit of
-//! work at a time.
+//! The backend as the kernel sees it: events and reports in, actions out.
 
 use alloc::collections::VecDeque;
 use alloc::string::String;
@@ -8,9 +7,9 @@ use alloc::vec::Vec;
 use log::warn;
 
 use super::device::{Device, PATIENCE_NS};
-use super::jobs::Job;
-use super::look::Look;
+use super::jobs::{Job, MAX_LOOKS, Running};
 use super::{Action, DeviceId, DiskFacts, Generation, Offer, Refusal};
+use crate::DomId;
 use crate::store::{Client, Event, Ring};
 
 /// Things handled in one [`Backend::pump`], so that a flood does not keep the caller.
@@ -26,6 +25,10 @@ pub(super) struct Entry {
     pub(super) watched: bool,
     /// Whether something may have changed since the last look.
     pub(super) dirty: bool,
+    /// Whether a look is under way.
+    pub(super) looking: bool,
+    /// When the last look began, in looks of all devices; 0 if there was none.
+    pub(super) looked: u64,
     /// No look before this, however dirty.
     pub(super) blocked_until: u64,
     /// A look at this time, whatever happens.
@@ -65,8 +68,9 @@ pub struct Backend {
     pub(super) entries: Vec<Entry>,
     pub(super) actions: VecDeque<Action>,
     pub(super) now: u64,
-    pub(super) job: Job,
-    pub(super) cursor: usize,
+    pub(super) running: Vec<Running>,
+    /// Looks begun.
+    pub(super) looks: u64,
     pub(super) next_generation: u64,
     /// Paths and values to write, or to remove, when there is time; in this order.
     pub(super) outbox: VecDeque<(String, Option<Vec<u8>>)>,
@@ -77,6 +81,8 @@ pub struct Backend {
     /// No try to set up before this.
     pub(super) setup_at: u64,
     pub(super) scan_due: bool,
+    /// Guests of which new devices are to be looked for.
+    pub(super) scan_guests: Vec<DomId>,
     /// Some device found no room.
     pub(super) crowded: bool,
     pub(super) shutdown_due: bool,
@@ -98,8 +104,8 @@ impl Backend {
             entries: Vec::new(),
             actions: VecDeque::new(),
             now: 0,
-            job: Job::None,
-            cursor: 0,
+            running: Vec::new(),
+            looks: 0,
             next_generation: 1,
             outbox: VecDeque::new(),
             errors: VecDeque::new(),
@@ -107,6 +113,7 @@ impl Backend {
             set_up: false,
             setup_at: 0,
             scan_due: false,
+            scan_guests: Vec::new(),
             crowded: false,
             shutdown_due: false,
             shutdown_conflicts: 0,
@@ -125,17 +132,16 @@ impl Backend {
             if let Some(action) = self.actions.pop_front() {
                 return Some(action);
             }
-            if self.client.is_idle() && matches!(self.job, Job::None) {
-                self.start_next();
-            }
+            self.continue_opened();
+            self.start_due();
             match self.client.poll(ring) {
                 Some(Event::Watch { path, token }) => self.route(&path, &token),
-                Some(Event::Replies(replies)) => self.replied(&replies),
-                Some(Event::Ended(result)) => self.ended(result),
+                Some(Event::Replies(unit, replies)) => self.replied(unit, &replies),
+                Some(Event::Ended(unit, result)) => self.ended(unit, result),
                 Some(Event::Broken) => return Some(Action::StoreLost),
-                // A look may have ended without asking for anything more.
-                None if self.client.is_idle() && self.anything_due() => {}
-                None => return self.actions.pop_front(),
+                // A transaction is not kept open for a disk that is not opened at once.
+                None if self.actions.is_empty() && !self.abandon_opening() => return None,
+                None => {}
             }
         }
         self.unfinished = true;
@@ -150,18 +156,24 @@ impl Backend {
             return Some(self.now);
         }
         let shutdown = self.shutdown.filter(|s| !s.told).map(|s| s.deadline);
-        if !self.client.is_idle() {
-            // Nothing else is started before xenstored has answered.
+        if self.client.is_broken() {
             return shutdown;
         }
         if !self.set_up {
-            return shutdown.into_iter().chain([self.setup_at]).min();
+            let again =
+                (!self.is_running(|job| matches!(job, Job::Setup))).then_some(self.setup_at);
+            return shutdown.into_iter().chain(again).min();
         }
-        let due = self.entries.iter().flat_map(|entry| {
-            let blocked = entry.dirty.then_some(entry.blocked_until);
-            [entry.wake_at, blocked.filter(|until| *until > self.now)]
-        });
-        due.flatten().chain(shutdown).min()
+        if self.count(|job| matches!(job, Job::Look(_))) >= MAX_LOOKS {
+            // No look is begun before another one has ended.
+            return shutdown;
+        }
+        let idle = self.entries.iter().filter(|entry| !entry.looking);
+        let due =
+            idle.flat_map(|entry| [entry.wake_at, entry.dirty.then_some(entry.blocked_until)]);
+        // What is due already waits for others, whose end it will see.
+        let due = due.flatten().filter(|time| *time > self.now);
+        due.chain(shutdown).min()
     }
 
     /// Reports the outcome of [`Action::Open`].
@@ -282,46 +294,6 @@ impl Backend {
             self.clear_error(id);
         }
         self.scan_due |= core::mem::take(&mut self.crowded);
-    }
-
-    fn anything_due(&self) -> bool {
-        matches!(self.job, Job::None)
-            && (self.shutdown_due
-                || !self.set_up && self.setup_at <= self.now
-                || self.set_up && self.anything_waits()
-                || !self.actions.is_empty())
-    }
-
-    /// Whether there is anything to be done once we are set up.
-    fn anything_waits(&self) -> bool {
-        self.scan_due
-            || !self.unwatch.is_empty()
-            || !self.outbox.is_empty()
-            || self
-                .entries
-                .iter()
-                .any(|e| e.dirty && e.blocked_until <= self.now)
-    }
-
-    /// The next device in turn that something is due for.
-    pub(super) fn next_look(&mut self) -> Option<Look> {
-        let now = self.now;
-        let count = self.entries.len();
-        for step in 0..count {
-            let at = (self.cursor + step) % count;
-            let entry = self.entries.get_mut(at)?;
-            if entry.wake_at.is_some_and(|time| time <= now) {
-                entry.wake_at = None;
-                entry.dirty = true;
-            }
-            if entry.dirty && entry.blocked_until <= now {
-                entry.dirty = false;
-                self.cursor = (at + 1) % count;
-                let id = entry.id;
-                return Some(self.start_look(id));
-            }
-        }
-        None
     }
 }
 

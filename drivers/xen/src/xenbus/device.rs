@@ -166,6 +166,21 @@ impl Device {
         due && matches!(self.disk, Disk::Open(_))
     }
 
+    /// Whether a decision may need the frontend's rings, whatever its state.
+    pub(super) const fn may_want_rings(&self) -> bool {
+        matches!(self.disk, Disk::Open(_)) && matches!(self.link, Link::Down | Link::Up)
+    }
+
+    /// Whether the kernel is asked for the disk.
+    pub(super) const fn is_opening(&self) -> bool {
+        matches!(self.disk, Disk::Opening)
+    }
+
+    /// Whether the store has the disk's size.
+    pub(super) const fn shows(&self, facts: &DiskFacts) -> bool {
+        self.published == facts.sectors
+    }
+
     /// Whether a frontend in this state is being served: not to be given up for a fault in
     /// xenstore that it has no part in.
     pub(super) fn is_at_work(&self, frontend: XenbusState) -> bool {

@@ -1,7 +1,8 @@
-//! The units of xenstore work, one at a time: setting up, finding devices, publishing,
-//! acknowledging a shutdown, looking at devices in turn. And where watch events lead.
+//! The units of xenstore work: setting up, finding devices, publishing, acknowledging a shutdown,
+//! looking at devices. One of each kind at a time, but several looks, each at another device. And
+//! where watch events lead.
 
-use alloc::string::String;
+use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use log::{error, warn};
@@ -10,12 +11,19 @@ use super::backend::{Entry, state_of, token_of};
 use super::device::Device;
 use super::look::Look;
 use super::publish::PublishBatch;
+use super::types::parse_guest;
+use super::view::BACK_KEYS;
 use super::{Action, Backend, DeviceId, Generation, Refusal, ShutdownKind};
-use crate::Errno;
-use crate::store::{Reply, Request, TransactionError, wire};
+use crate::store::{Priority, Reply, Request, TransactionError, UnitId, wire};
+use crate::{DomId, Errno};
 
 /// Devices served at once, at most; the frontends' watches count against xenstored's 128.
 const MAX_DEVICES: usize = 64;
+/// Looks under way at once, at most. Each holds a transaction, of which xenstored lets a domain
+/// have 10 by default.
+pub(super) const MAX_LOOKS: usize = 8;
+/// Guests to be scanned at once, at most, before all are.
+const MAX_GUESTS: usize = 16;
 /// When to try again to watch for devices.
 const SETUP_NS: u64 = 1_000_000_000;
 /// Conflicts in a row before a shutdown is obeyed without its acknowledgement.
@@ -28,15 +36,25 @@ const SHUTDOWN: &str = "control/shutdown";
 const ROOT_TOKEN: &str = "backend";
 const SHUTDOWN_TOKEN: &str = "shutdown";
 
-/// The unit of work under way.
+/// A unit of work under way.
+#[derive(Debug)]
+pub(super) struct Running {
+    unit: UnitId,
+    job: Job,
+}
+
+/// What it is for.
 #[derive(Debug)]
 pub(super) enum Job {
-    None,
     Setup,
-    Scan { frontends: Option<Vec<Vec<u8>>> },
-    Acknowledge { kind: Option<ShutdownKind> },
+    /// `None` while the guests are listed.
+    Scan {
+        frontends: Option<Vec<Vec<u8>>>,
+    },
+    Acknowledge {
+        kind: Option<ShutdownKind>,
+    },
     Publish(PublishBatch),
-    Unwatch,
     Look(Look),
 }
 
@@ -52,10 +70,17 @@ impl Backend {
                 return;
             };
             let mut parts = rest.split(|&byte| byte == b'/').skip(1);
-            match (parts.next(), parts.next()) {
-                (Some(frontend), Some(device)) => {
+            match (parts.next(), parts.next(), parts.next()) {
+                // What we publish there ourselves is not looked at.
+                (_, _, Some(key)) if !BACK_KEYS.iter().any(|known| known.as_bytes() == key) => {}
+                (Some(frontend), Some(device), _) => {
                     if let Some(id) = DeviceId::parse(frontend, device) {
                         self.mark(id);
+                    }
+                }
+                (Some(frontend), None, _) => {
+                    if let Some(guest) = parse_guest(frontend) {
+                        self.scan_guest(guest);
                     }
                 }
                 _ => self.scan_due = true,
@@ -71,6 +96,20 @@ impl Backend {
         }
     }
 
+    /// A guest's directory has come or gone.
+    fn scan_guest(&mut self, guest: DomId) {
+        let of_guest = self
+            .entries
+            .iter_mut()
+            .filter(|entry| entry.id.frontend == guest);
+        of_guest.for_each(|entry| entry.dirty = true);
+        if self.scan_guests.len() >= MAX_GUESTS {
+            self.scan_due = true;
+        } else if !self.scan_guests.contains(&guest) {
+            self.scan_guests.push(guest);
+        }
+    }
+
     /// Marks a device, which may be new.
     fn mark(&mut self, id: DeviceId) {
         if let Some(entry) = self.entry(id) {
@@ -82,6 +121,8 @@ impl Backend {
                 generation: Generation(0),
                 watched: false,
                 dirty: true,
+                looking: false,
+                looked: 0,
                 blocked_until: 0,
                 wake_at: None,
                 conflicts: 0,
@@ -98,44 +139,183 @@ impl Backend {
         }
     }
 
-    pub(super) fn start_next(&mut self) {
-        if core::mem::take(&mut self.shutdown_due) {
-            self.job = Job::Acknowledge { kind: None };
-            self.client
-                .begin(Vec::from([Request::Read(SHUTDOWN.into())]));
-        } else if !self.set_up {
+    pub(super) fn is_running(&self, which: impl Fn(&Job) -> bool) -> bool {
+        self.running.iter().any(|running| which(&running.job))
+    }
+
+    pub(super) fn count(&self, which: impl Fn(&Job) -> bool) -> usize {
+        self.running
+            .iter()
+            .filter(|running| which(&running.job))
+            .count()
+    }
+
+    fn run(&mut self, unit: UnitId, job: Job) {
+        self.running.push(Running { unit, job });
+    }
+
+    /// Starts all that is due and may start now.
+    pub(super) fn start_due(&mut self) {
+        if self.client.is_broken() {
+            return;
+        }
+        if self.shutdown_due && !self.is_running(|job| matches!(job, Job::Acknowledge { .. })) {
+            self.shutdown_due = false;
+            let unit = self.client.begin(Vec::new());
+            self.run(unit, Job::Acknowledge { kind: None });
+        }
+        if !self.set_up {
             // Until then nothing is published: who is not told of devices does not serve.
-            if self.now < self.setup_at {
-                return;
+            if self.now >= self.setup_at && !self.is_running(|job| matches!(job, Job::Setup)) {
+                let requests = Vec::from([
+                    Request::Watch(ROOT.into(), ROOT_TOKEN.into()),
+                    Request::Watch(SHUTDOWN.into(), SHUTDOWN_TOKEN.into()),
+                    Request::Write("control/feature-poweroff".into(), b"1".into()),
+                    Request::Write("control/feature-reboot".into(), b"1".into()),
+                ]);
+                let unit = self.client.send(requests, Priority::Normal);
+                self.run(unit, Job::Setup);
             }
-            self.job = Job::Setup;
-            self.client.send(Vec::from([
-                Request::Watch(ROOT.into(), ROOT_TOKEN.into()),
-                Request::Watch(SHUTDOWN.into(), SHUTDOWN_TOKEN.into()),
-                Request::Write("control/feature-poweroff".into(), b"1".into()),
-                Request::Write("control/feature-reboot".into(), b"1".into()),
-            ]));
-        } else if !self.unwatch.is_empty() {
-            self.job = Job::Unwatch;
-            let gone = self.unwatch.drain(..);
-            let gone = gone.map(|id| Request::Unwatch(state_of(id), token_of(id)));
-            self.client.send(gone.collect());
-        } else if !self.outbox.is_empty() {
-            let batch = self.start_publish();
-            self.job = Job::Publish(batch);
-        } else if core::mem::take(&mut self.scan_due) {
-            self.job = Job::Scan { frontends: None };
-            self.client
-                .send(Vec::from([Request::Directory(ROOT.into())]));
-        } else if let Some(look) = self.next_look() {
-            self.job = Job::Look(look);
+            return;
+        }
+        // Before any look, which may watch the same device anew.
+        let gone = self.unwatch.drain(..);
+        let gone = gone.map(|id| Request::Unwatch(state_of(id), token_of(id)));
+        self.client.post(gone.collect());
+        if !self.outbox.is_empty() && !self.is_running(|job| matches!(job, Job::Publish(_))) {
+            let (unit, batch) = self.start_publish();
+            self.run(unit, Job::Publish(batch));
+        }
+        if !self.is_running(|job| matches!(job, Job::Scan { .. })) {
+            self.start_scan();
+        }
+        while let Some((unit, look)) = self.next_look() {
+            self.run(unit, Job::Look(look));
         }
     }
 
-    pub(super) fn replied(&mut self, replies: &[Reply]) {
-        self.job = match core::mem::replace(&mut self.job, Job::None) {
-            Job::None | Job::Unwatch => Job::None,
-            Job::Setup => {
+    fn start_scan(&mut self) {
+        if core::mem::take(&mut self.scan_due) {
+            self.scan_guests.clear();
+            let requests = Vec::from([Request::Directory(ROOT.into())]);
+            let unit = self.client.send(requests, Priority::Normal);
+            self.run(unit, Job::Scan { frontends: None });
+        } else if !self.scan_guests.is_empty() {
+            let guests = self.scan_guests.drain(..);
+            let names = guests
+                .map(|guest| guest.0.to_string().into_bytes())
+                .collect();
+            self.list_devices(names);
+        }
+    }
+
+    /// Begins the look that is due next, if it may begin.
+    ///
+    /// Devices of which nothing is known yet go first: a toolstack waits for them. Of the others,
+    /// guests take turns, and a guest's devices among themselves. No guest takes more of the looks
+    /// than it leaves to others.
+    fn next_look(&mut self) -> Option<(UnitId, Look)> {
+        let looks = self.count(|job| matches!(job, Job::Look(_)));
+        let free = MAX_LOOKS.saturating_sub(looks);
+        if free == 0 {
+            return None;
+        }
+        let now = self.now;
+        for entry in &mut self.entries {
+            if entry.wake_at.is_some_and(|time| time <= now) {
+                entry.wake_at = None;
+                entry.dirty = true;
+            }
+        }
+        let of_guest = |guest: DomId| {
+            let its = self
+                .entries
+                .iter()
+                .filter(move |entry| entry.id.frontend == guest);
+            its.fold((0, 0), |(looking, looked), entry| {
+                (
+                    looking + usize::from(entry.looking),
+                    looked.max(entry.looked),
+                )
+            })
+        };
+        let due = self.entries.iter().filter_map(|entry| {
+            if !entry.dirty || entry.looking || entry.blocked_until > now {
+                return None;
+            }
+            let (looking, guest_looked) = of_guest(entry.id.frontend);
+            let known = entry.looked > 0;
+            if known && looking >= free {
+                return None;
+            }
+            Some(((known, guest_looked, entry.looked), entry.id))
+        });
+        let (_, id) = due.min()?;
+        self.looks += 1;
+        let looks = self.looks;
+        let entry = self.entry(id)?;
+        entry.dirty = false;
+        entry.looking = true;
+        entry.looked = looks;
+        Some(self.start_look(id))
+    }
+
+    /// Goes on with looks whose disk has been opened, or not, in the transaction in which that was
+    /// decided.
+    pub(super) fn continue_opened(&mut self) {
+        while let Some(Running {
+            unit,
+            job: Job::Look(look),
+        }) = self.take_opening(false)
+        {
+            if let Some(look) = self.look_opened(unit, look) {
+                self.run(unit, Job::Look(look));
+            }
+        }
+    }
+
+    /// Gives up the transactions of looks whose disk is still being opened; true if there were
+    /// any. The report will bring another look.
+    pub(super) fn abandon_opening(&mut self) -> bool {
+        let mut any = false;
+        while let Some(Running {
+            unit,
+            job: Job::Look(look),
+        }) = self.take_opening(true)
+        {
+            any = true;
+            self.client.abandon(unit);
+            self.look_over(&look);
+        }
+        any
+    }
+
+    /// A look that waits for a disk, which is `still` being opened or not.
+    fn take_opening(&mut self, still: bool) -> Option<Running> {
+        let at = self.running.iter().position(|running| match &running.job {
+            Job::Look(look) => look.opening().is_some_and(|id| {
+                self.entries
+                    .iter()
+                    .any(|e| e.id == id && e.device.is_opening())
+                    == still
+            }),
+            _ => false,
+        })?;
+        Some(self.running.swap_remove(at))
+    }
+
+    fn take_running(&mut self, unit: UnitId) -> Option<Job> {
+        let at = self
+            .running
+            .iter()
+            .position(|running| running.unit == unit)?;
+        Some(self.running.swap_remove(at).job)
+    }
+
+    pub(super) fn replied(&mut self, unit: UnitId, replies: &[Reply]) {
+        let next = match self.take_running(unit) {
+            None => None,
+            Some(Job::Setup) => {
                 // The watches; a second try finds those that the first one set.
                 let failed = replies.iter().take(2).find_map(|reply| match reply {
                     Ok(_) | Err(Errno::EEXIST) => None,
@@ -148,19 +328,25 @@ impl Backend {
                     self.setup_at = self.now.saturating_add(SETUP_NS);
                 }
                 self.set_up = failed.is_none();
-                Job::None
+                None
             }
-            Job::Publish(batch) => {
+            Some(Job::Publish(batch)) => {
                 batch.check(replies);
-                Job::None
+                None
             }
-            Job::Scan { frontends } => self.scanned(frontends, replies),
-            Job::Acknowledge { .. } => self.acknowledge(replies.first()),
-            Job::Look(look) => self.look_on(look, replies).map_or(Job::None, Job::Look),
+            Some(Job::Scan { frontends }) => {
+                self.scanned(frontends, replies);
+                None
+            }
+            Some(Job::Acknowledge { .. }) => self.acknowledge(unit, replies),
+            Some(Job::Look(look)) => self.look_on(unit, look, replies).map(Job::Look),
         };
+        if let Some(job) = next {
+            self.run(unit, job);
+        }
     }
 
-    fn scanned(&mut self, frontends: Option<Vec<Vec<u8>>>, replies: &[Reply]) -> Job {
+    fn scanned(&mut self, frontends: Option<Vec<Vec<u8>>>, replies: &[Reply]) {
         let Some(frontends) = frontends else {
             let names = match replies.first() {
                 Some(Ok(names)) => names.as_slice(),
@@ -171,63 +357,72 @@ impl Backend {
                     &[]
                 }
             };
-            let names: Vec<Vec<u8>> = wire::strings(names)
-                .take(MAX_SCAN)
-                .map(<[u8]>::to_vec)
-                .collect();
-            let paths = names.iter().map(|name| {
-                Request::Directory(alloc::format!("{ROOT}/{}", String::from_utf8_lossy(name)))
-            });
-            self.client.send(paths.collect());
-            return Job::Scan {
-                frontends: Some(names),
-            };
+            self.entries.iter_mut().for_each(|entry| entry.dirty = true);
+            let names = wire::strings(names).take(MAX_SCAN).map(<[u8]>::to_vec);
+            return self.list_devices(names.collect());
         };
         for (frontend, reply) in frontends.iter().zip(replies) {
             for device in wire::strings(reply.as_deref().unwrap_or_default()) {
-                if let Some(id) = DeviceId::parse(frontend, device) {
+                if let Some(id) = DeviceId::parse(frontend, device)
+                    && self.entry(id).is_none()
+                {
                     self.mark(id);
                 }
             }
         }
-        self.entries.iter_mut().for_each(|entry| entry.dirty = true);
-        Job::None
     }
 
-    fn acknowledge(&mut self, reply: Option<&Reply>) -> Job {
-        let value = reply
-            .and_then(|reply| reply.as_deref().ok())
-            .unwrap_or_default();
-        let kind = ShutdownKind::parse(value);
-        let changes = if value.is_empty() {
-            Vec::new()
-        } else {
-            Vec::from([Request::Write(SHUTDOWN.into(), Vec::new())])
+    fn list_devices(&mut self, names: Vec<Vec<u8>>) {
+        let paths = names.iter().map(|name| {
+            Request::Directory(alloc::format!("{ROOT}/{}", String::from_utf8_lossy(name)))
+        });
+        let unit = self.client.send(paths.collect(), Priority::Normal);
+        self.run(
+            unit,
+            Job::Scan {
+                frontends: Some(names),
+            },
+        );
+    }
+
+    fn acknowledge(&mut self, unit: UnitId, replies: &[Reply]) -> Option<Job> {
+        let Some(reply) = replies.first() else {
+            // The transaction has started.
+            let read = Vec::from([Request::Read(SHUTDOWN.into())]);
+            self.client.within(unit, Vec::new(), read);
+            return Some(Job::Acknowledge { kind: None });
         };
-        if kind.is_none() && !value.is_empty() {
+        let value = reply.as_deref().unwrap_or_default();
+        if value.is_empty() {
+            self.client.abandon(unit);
+            return None;
+        }
+        let kind = ShutdownKind::parse(value);
+        if kind.is_none() {
             warn!(
                 "{SHUTDOWN} asks for {:?}, which is not supported",
                 value.escape_ascii()
             );
         }
-        self.client.commit(changes);
-        Job::Acknowledge { kind }
+        let changes = Vec::from([Request::Write(SHUTDOWN.into(), Vec::new())]);
+        self.client.commit(unit, changes);
+        Some(Job::Acknowledge { kind })
     }
 
-    pub(super) fn ended(&mut self, result: Result<(), TransactionError>) {
-        match core::mem::replace(&mut self.job, Job::None) {
-            Job::Acknowledge { .. }
+    pub(super) fn ended(&mut self, unit: UnitId, result: Result<(), TransactionError>) {
+        match self.take_running(unit) {
+            Some(Job::Acknowledge { .. })
                 if result == Err(TransactionError::Conflict)
                     && self.shutdown_conflicts < SHUTDOWN_CONFLICTS =>
             {
                 self.shutdown_conflicts += 1;
                 self.shutdown_due = true;
             }
-            Job::Acknowledge { kind: Some(kind) } => {
+            Some(Job::Acknowledge { kind: Some(kind) }) => {
                 self.shutdown_conflicts = 0;
                 self.actions.push_back(Action::ShutdownRequested(kind));
             }
-            Job::Look(look) => self.look_ended(look, result),
+            Some(Job::Look(look)) => self.look_ended(look, result),
             _ => {}
         }
     }

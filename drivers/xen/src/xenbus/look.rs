@@ -1,8 +1,15 @@
-//! One look at a device: reads what matters, decides one step, carries it out.
+//! One look at a device: reads what matters, decides what is to be done, carries it out.
 //!
-//! The frontend's keys are read first and outside the transaction, so that no frontend can make
-//! our transactions conflict; a change of them after that marks the device again. The state is
-//! read before the rings, which a frontend publishes in the opposite order.
+//! | round trip to xenstored | sent in one batch |
+//! | --- | --- |
+//! | 1 | the watch on a new frontend, its state, the keys that say how many rings there are; the start of a transaction |
+//! | 2 | the rings; in the transaction, the backend's directory |
+//! | 3 | what is decided, and the commit with it if that is a single change |
+//! | 4 | the commit of more changes than one |
+//!
+//! The frontend's keys are read outside the transaction and before the backend's, so that no
+//! frontend can make our transactions conflict; a change of them after that marks the device
+//! again. The state is read before the rings, which a frontend publishes in the opposite order.
 
 use alloc::format;
 use alloc::string::ToString;
@@ -15,9 +22,11 @@ use super::device::{Announce, Circumstances, PATIENCE_NS, Step};
 use super::features::features;
 use super::rings::{FIRST_KEYS, Plan};
 use super::view::{BACK_KEYS, BackendView, View};
-use super::{Action, Backend, ConnectRequest, DeviceId, Offer, Refusal, RingLayout, XenbusState};
+use super::{
+    Action, Backend, ConnectRequest, DeviceId, DiskFacts, Offer, Refusal, RingLayout, XenbusState,
+};
 use crate::Errno;
-use crate::store::{Reply, Request, TransactionError};
+use crate::store::{Reply, Request, TransactionError, UnitId};
 
 /// Conflicts in a row before pausing, and before the device is refused, about 7 s later: libxl
 /// gives up after 10. Refused writes in a row before the device is refused.
@@ -28,17 +37,14 @@ const MS: u64 = 1_000_000;
 
 #[derive(Debug)]
 enum Phase {
-    /// Is there a directory at all?
-    Exists,
-    /// The frontend's state, perhaps after setting the watch on it.
-    Frontend,
-    /// How many rings there are.
-    RingCount,
-    Rings(Plan),
-    /// The backend's directory, inside the transaction.
-    Backend,
-    /// The transaction ends with this done, if anything.
-    Ending(Option<Change>),
+    /// The frontend's state and perhaps its [`FIRST_KEYS`], perhaps after setting the watch.
+    Frontend { watching: bool },
+    /// The rings of this plan, if any, and the backend's directory.
+    Backend { plan: Option<Plan> },
+    /// The kernel opens the disk; the transaction goes on if it does so at once.
+    Opening(View),
+    /// The transaction ends with this done.
+    Ending(Change),
 }
 
 #[derive(Debug)]
@@ -50,6 +56,17 @@ enum Change {
     },
 }
 
+/// What a step needs of the store.
+enum Then {
+    /// Nothing: the look has ended.
+    Nothing,
+    /// The next step, with what was read.
+    Next,
+    /// As `Next`, when the disk is open.
+    Opened,
+    Write(Vec<Request>, Change),
+}
+
 /// A look under way.
 #[derive(Debug)]
 pub(super) struct Look {
@@ -59,103 +76,150 @@ pub(super) struct Look {
     rings: Option<Result<RingLayout, Refusal>>,
 }
 
+impl Look {
+    /// The device, if the look waits for its disk.
+    pub(super) const fn opening(&self) -> Option<DeviceId> {
+        match self.phase {
+            Phase::Opening(_) => Some(self.id),
+            _ => None,
+        }
+    }
+}
+
 impl Backend {
-    pub(super) fn start_look(&mut self, id: DeviceId) -> Look {
-        let watched = self.entry(id).is_some_and(|entry| entry.watched);
-        let (phase, request) = if watched {
-            (Phase::Frontend, state_of(id))
-        } else {
-            (Phase::Exists, format!("{}/frontend", id.back()))
-        };
-        self.client.send_brief(Vec::from([Request::Read(request)]));
-        Look {
+    pub(super) fn start_look(&mut self, id: DeviceId) -> (UnitId, Look) {
+        let (watched, rings) = self.entry(id).map_or((false, false), |entry| {
+            (entry.watched, entry.device.may_want_rings())
+        });
+        let path = state_of(id);
+        let watch = (!watched).then(|| Request::Watch(path.clone(), token_of(id)));
+        let front = id.front();
+        let keys = if rings { &FIRST_KEYS[..] } else { &[] };
+        let keys = keys
+            .iter()
+            .map(|key| Request::ReadBrief(format!("{front}/{key}")));
+        let reads = watch
+            .into_iter()
+            .chain([Request::ReadBrief(path)])
+            .chain(keys);
+        let unit = self.client.begin(reads.collect());
+        let look = Look {
             id,
-            phase,
+            phase: Phase::Frontend { watching: !watched },
             frontend: XenbusState::UNKNOWN,
             rings: None,
+        };
+        (unit, look)
+    }
+
+    /// The look has ended.
+    pub(super) fn look_over(&mut self, look: &Look) {
+        if let Some(entry) = self.entry(look.id) {
+            entry.looking = false;
         }
     }
 
     /// Goes on with a look; `None` when it has ended.
-    pub(super) fn look_on(&mut self, mut look: Look, replies: &[Reply]) -> Option<Look> {
-        let id = look.id;
-        match core::mem::replace(&mut look.phase, Phase::Backend) {
-            Phase::Exists => {
-                if matches!(replies, [Err(Errno::ENOENT)]) {
-                    let view = View {
-                        backend: None,
-                        frontend: XenbusState::UNKNOWN,
-                        rings: None,
-                    };
-                    self.step(id, &view);
-                    return None;
-                }
-                let (path, token) = (state_of(id), token_of(id));
-                let watch = Request::Watch(path.clone(), token);
-                self.client
-                    .send_brief(Vec::from([watch, Request::Read(path)]));
-                look.phase = Phase::Frontend;
+    pub(super) fn look_on(&mut self, unit: UnitId, look: Look, replies: &[Reply]) -> Option<Look> {
+        match look.phase {
+            Phase::Frontend { watching } => {
+                Some(self.look_at_frontend(unit, look, watching, replies))
             }
-            Phase::Frontend => self.look_at_frontend(&mut look, replies),
-            Phase::RingCount => match Plan::new(&self.offer_to(id), replies) {
-                Ok(plan) => {
-                    let front = id.front();
-                    let keys = plan.keys().into_iter();
-                    let reads = keys.map(|key| Request::Read(format!("{front}/{key}")));
-                    self.client.send_brief(reads.collect());
-                    look.phase = Phase::Rings(plan);
-                }
-                Err(refusal) => {
-                    look.rings = Some(Err(refusal));
-                    self.look_at_backend(id);
-                }
-            },
-            Phase::Rings(plan) => {
-                look.rings = Some(plan.layout(replies));
-                self.look_at_backend(id);
-            }
-            Phase::Backend => {
-                let backend = BackendView::new(id, replies);
+            Phase::Backend { ref plan } => {
+                let rings = replies.len().saturating_sub(BACK_KEYS.len());
+                let (rings, backend) = replies.split_at(rings);
                 let view = View {
-                    backend,
+                    backend: BackendView::new(look.id, backend),
                     frontend: look.frontend,
-                    rings: look.rings.take(),
+                    rings: match plan {
+                        Some(plan) => Some(plan.layout(rings)),
+                        None => look.rings.clone(),
+                    },
                 };
-                let (changes, change) = self.step(id, &view);
-                self.client.commit(changes);
-                look.phase = Phase::Ending(change);
+                self.look_done(unit, look, view)
             }
-            Phase::Ending(_) => return None,
+            // Neither has any replies to come.
+            Phase::Opening(_) | Phase::Ending(_) => {
+                self.look_over(&look);
+                None
+            }
         }
-        Some(look)
     }
 
-    fn look_at_frontend(&mut self, look: &mut Look, replies: &[Reply]) {
-        look.frontend = match replies.last() {
-            Some(Ok(value)) => XenbusState::parse(value),
-            _ => XenbusState::UNKNOWN,
-        };
-        let Some(entry) = self.entry(look.id) else {
-            return self.look_at_backend(look.id);
-        };
-        if let [watch, _] = replies {
-            match watch {
-                Ok(_) | Err(Errno::EEXIST) => entry.watched = true,
-                Err(errno) => {
-                    entry
-                        .device
-                        .refuse(Refusal::new(*errno, refusal_of(*errno)));
+    /// Goes on with a look that has waited for its disk.
+    pub(super) fn look_opened(&mut self, unit: UnitId, mut look: Look) -> Option<Look> {
+        let over = Phase::Backend { plan: None };
+        match core::mem::replace(&mut look.phase, over) {
+            Phase::Opening(view) => self.look_done(unit, look, view),
+            _ => None,
+        }
+    }
+
+    /// All is read: does what is to be done.
+    fn look_done(&mut self, unit: UnitId, mut look: Look, view: View) -> Option<Look> {
+        loop {
+            match self.step(look.id, &view) {
+                Then::Next => {}
+                Then::Opened => {
+                    look.phase = Phase::Opening(view);
+                    return Some(look);
+                }
+                Then::Write(changes, change) => {
+                    self.client.commit(unit, changes);
+                    look.phase = Phase::Ending(change);
+                    return Some(look);
+                }
+                Then::Nothing => {
+                    self.client.abandon(unit);
+                    if let Some(entry) = self.entry(look.id) {
+                        entry.conflicts = 0;
+                    }
+                    self.look_over(&look);
+                    return None;
                 }
             }
         }
-        if entry.device.wants_rings(look.frontend) {
-            let front = look.id.front();
-            let reads = FIRST_KEYS.map(|key| Request::Read(format!("{front}/{key}")));
-            self.client.send_brief(reads.into());
-            look.phase = Phase::RingCount;
-        } else {
-            self.look_at_backend(look.id);
+    }
+
+    fn look_at_frontend(
+        &mut self,
+        unit: UnitId,
+        mut look: Look,
+        watching: bool,
+        replies: &[Reply],
+    ) -> Look {
+        let id = look.id;
+        let (watch, replies) = replies.split_at(usize::from(watching));
+        let (state, keys) = replies.split_at(1.min(replies.len()));
+        look.frontend = match state {
+            [Ok(value)] => XenbusState::parse(value),
+            _ => XenbusState::UNKNOWN,
+        };
+        let offer = self.offer_to(id);
+        let mut plan = None;
+        if let Some(entry) = self.entry(id) {
+            match watch {
+                [] => {}
+                [Ok(_) | Err(Errno::EEXIST), ..] => entry.watched = true,
+                [Err(errno), ..] => {
+                    let refusal = Refusal::new(*errno, refusal_of(*errno));
+                    entry.device.refuse(refusal);
+                }
+            }
+            if entry.device.wants_rings(look.frontend) && !keys.is_empty() {
+                match Plan::new(&offer, keys) {
+                    Ok(rings) => plan = Some(rings),
+                    Err(refusal) => look.rings = Some(Err(refusal)),
+                }
+            }
         }
+        let (front, back) = (id.front(), id.back());
+        let rings = plan.iter().flat_map(Plan::keys);
+        let rings = rings.map(|key| Request::ReadBrief(format!("{front}/{key}")));
+        let backend = BACK_KEYS.map(|key| Request::Read(format!("{back}/{key}")));
+        self.client.within(unit, rings.collect(), backend.into());
+        look.phase = Phase::Backend { plan };
+        look
     }
 
     fn offer_to(&mut self, id: DeviceId) -> Offer {
@@ -164,31 +228,29 @@ impl Backend {
             .map_or(offer, |entry| entry.device.offer(&offer))
     }
 
-    fn look_at_backend(&mut self, id: DeviceId) {
-        let back = id.back();
-        self.client.begin(
-            BACK_KEYS
-                .map(|key| Request::Read(format!("{back}/{key}")))
-                .into(),
-        );
-    }
-
     /// Decides, and does what is not done in the store; what is, is returned.
-    fn step(&mut self, id: DeviceId, view: &View) -> (Vec<Request>, Option<Change>) {
+    fn step(&mut self, id: DeviceId, view: &View) -> Then {
         let at = Circumstances {
             now: self.now,
             shutting_down: self.patience().is_some(),
             patience_ns: self.patience().unwrap_or(PATIENCE_NS),
         };
         let Some(entry) = self.entry(id) else {
-            return (Vec::new(), None);
+            return Then::Nothing;
         };
         let step = match entry.device.decide(view, &at) {
             // The directory may have come back since it was read.
             Step::Forget if entry.dirty => Step::Again,
             step => step,
         };
-        entry.dirty |= !matches!(step, Step::Wait | Step::WaitUntil(_));
+        let then = match step {
+            Step::Open { .. } => Then::Opened,
+            // What follows can be said at once.
+            Step::Close | Step::Disconnect => Then::Next,
+            _ => Then::Nothing,
+        };
+        // After all else the same is there to be seen, until there is news.
+        entry.dirty |= matches!(step, Step::Again | Step::Write(_) | Step::Remove);
         entry.wake_at = match step {
             Step::WaitUntil(time) => Some(time),
             _ => None,
@@ -231,25 +293,33 @@ impl Backend {
                 let state = view.backend.as_ref().map(|back| back.state);
                 let refused = state == Some(XenbusState::INITIALISING);
                 let changes = Vec::from([Request::Remove(id.back())]);
-                return (changes, Some(Change::Remove { refused }));
+                return Then::Write(changes, Change::Remove { refused });
             }
             Step::Write(announce) => {
                 let changes = self.changes(id, &announce, view);
-                return (changes, Some(Change::Announce(announce)));
+                return Then::Write(changes, Change::Announce(announce));
             }
         };
         self.actions.extend(action);
-        (Vec::new(), None)
+        then
     }
 
-    /// What an announcement writes: the features first, the state last.
-    fn changes(&self, id: DeviceId, announce: &Announce, view: &View) -> Vec<Request> {
+    /// What an announcement writes: the features first, the state last. With Connected only what
+    /// has changed since `InitWait`, which in most cases is the state alone.
+    fn changes(&mut self, id: DeviceId, announce: &Announce, view: &View) -> Vec<Request> {
         let back = id.back();
+        let offer = self.offer;
+        let size = |facts: &DiskFacts| Vec::from([("sectors", facts.sectors.to_string())]);
         let published = match (announce, &view.backend) {
-            (Announce::InitWait(facts) | Announce::Connected(facts), Some(view)) => {
-                features(&self.offer, facts, view)
+            (Announce::InitWait(facts), Some(view)) => features(&offer, facts, view),
+            (Announce::Connected(facts), _)
+                if self
+                    .entry(id)
+                    .is_some_and(|entry| entry.device.shows(facts)) =>
+            {
+                Vec::new()
             }
-            (Announce::Resized(facts), _) => Vec::from([("sectors", facts.sectors.to_string())]),
+            (Announce::Connected(facts) | Announce::Resized(facts), _) => size(facts),
             _ => Vec::new(),
         };
         let state = ("state", format!("{}", announce.state().0));
@@ -264,11 +334,10 @@ impl Backend {
         let Some(entry) = self.entry(id) else {
             return;
         };
+        entry.looking = false;
         let at_work = entry.device.is_at_work(frontend);
         let change = match (look.phase, result) {
             (Phase::Ending(change), Ok(())) => change,
-            // Abandoning a transaction that wanted nothing may fail as it likes.
-            (Phase::Ending(None), Err(_)) => None,
             (_, Err(TransactionError::Conflict)) => {
                 entry.dirty = true;
                 entry.conflicts = entry.conflicts.saturating_add(1);
@@ -297,12 +366,11 @@ impl Backend {
                 entry.dirty = entry.failures <= 2 * FAILURES_ALLOWED;
                 return self.tell_refusal(id);
             }
-            (_, Ok(())) => None,
+            (_, Ok(())) => return,
         };
         entry.conflicts = 0;
         match change {
-            None => {}
-            Some(Change::Remove { refused }) => {
+            Change::Remove { refused } => {
                 entry.failures = 0;
                 entry.vanished = refused;
                 let why = entry.device.refused().filter(|_| refused).cloned();
@@ -314,7 +382,7 @@ impl Backend {
                     self.write_error(id, &why);
                 }
             }
-            Some(Change::Announce(announce)) => {
+            Change::Announce(announce) => {
                 entry.failures = 0;
                 entry.device.wrote(&announce, now);
                 match announce {

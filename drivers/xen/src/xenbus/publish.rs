@@ -9,7 +9,7 @@ use log::{error, warn};
 use super::jobs::ROOT;
 use super::{Backend, DeviceId, Refusal};
 use crate::Errno;
-use crate::store::{Reply, Request};
+use crate::store::{Priority, Reply, Request, UnitId};
 
 /// Values waiting to be published, at most: as many nodes as xenstored's default quota lets us
 /// have. There is one for each disk, of which each controller may have a hundred.
@@ -99,7 +99,8 @@ impl Backend {
         }
     }
 
-    pub(super) fn start_publish(&mut self) -> PublishBatch {
+    /// Starts to publish what has waited longest; it gives way to everything else.
+    pub(super) fn start_publish(&mut self) -> (UnitId, PublishBatch) {
         let mut paths = Vec::new();
         let mut requests = Vec::new();
         while requests.len() < BATCH
@@ -111,7 +112,7 @@ impl Backend {
                 None => Request::Remove(path),
             });
         }
-        self.client.send(requests);
-        PublishBatch { paths }
+        let unit = self.client.send(requests, Priority::Background);
+        (unit, PublishBatch { paths })
     }
 }

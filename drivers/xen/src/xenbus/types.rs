@@ -60,15 +60,8 @@ pub struct DeviceId {
 impl DeviceId {
     /// From the names of its two directories, which must be plain decimals.
     pub(super) fn parse(frontend: &[u8], device: &[u8]) -> Option<Self> {
-        let plain = |text: &[u8]| {
-            let number = parse_decimal(text)?;
-            (!text.ends_with(b"\0") && (text == b"0" || !text.starts_with(b"0"))).then_some(number)
-        };
-        let domain = u16::try_from(plain(frontend)?)
-            .ok()
-            .filter(|id| *id < DomId::SELF.0)?;
         Some(Self {
-            frontend: DomId(domain),
+            frontend: parse_guest(frontend)?,
             device: plain(device)?,
         })
     }
@@ -90,6 +83,18 @@ impl DeviceId {
     pub(super) fn error(&self) -> String {
         format!("error/{}", self.back())
     }
+}
+
+/// A guest's number from the name of its directory.
+pub(super) fn parse_guest(name: &[u8]) -> Option<DomId> {
+    let number = u16::try_from(plain(name)?).ok()?;
+    (number < DomId::SELF.0).then_some(DomId(number))
+}
+
+/// A number as a name: there is only one way to write each.
+fn plain(text: &[u8]) -> Option<u32> {
+    let number = parse_decimal(text)?;
+    (!text.ends_with(b"\0") && (text == b"0" || !text.starts_with(b"0"))).then_some(number)
 }
 
 impl fmt::Display for DeviceId {

@@ -82,6 +82,7 @@ impl Bed {
                 self.act(action);
             }
             let answered = !self.kernel.slow && self.answer();
+            self.store.set_now(self.now);
             let moved = self.store.step();
             let hurry = self
                 .backend
@@ -108,12 +109,33 @@ impl Bed {
     pub(crate) fn run(&mut self, ms: u64) {
         let end = self.now + ms * MS;
         self.settle();
-        while let Some(due) = self.backend.next_deadline().filter(|due| *due <= end) {
+        while let Some(due) = self.next_due().filter(|due| *due <= end) {
             self.now = due.max(self.now + 1);
             self.settle();
         }
         self.now = self.now.max(end);
         self.settle();
+    }
+
+    /// When the backend or the daemon has something to do again.
+    pub(crate) fn next_due(&self) -> Option<u64> {
+        let times = [self.backend.next_deadline(), self.store.next_due()];
+        times.into_iter().flatten().min()
+    }
+
+    /// Runs until `done`, and gives the time that took in ms; `None` if it took longer than `ms`.
+    pub(crate) fn run_until(&mut self, ms: u64, done: impl Fn(&Self) -> bool) -> Option<u64> {
+        let start = self.now;
+        self.settle();
+        while !done(self) {
+            let due = self.next_due()?;
+            self.now = due.max(self.now + 1);
+            if self.now > start + ms * MS {
+                return None;
+            }
+            self.settle();
+        }
+        Some((self.now - start) / MS)
     }
 
     fn act(&mut self, action: Action) {
@@ -130,6 +152,10 @@ impl Bed {
                     assert_eq!(kernel.open.insert(device, access), None, "opened twice");
                 }
                 kernel.opening.push(device);
+                // The real kernel opens at once.
+                if !kernel.slow {
+                    self.answer_opens();
+                }
             }
             Action::Connect(request) => {
                 assert!(kernel.open.contains_key(&request.device));
@@ -169,10 +195,8 @@ impl Bed {
         }
     }
 
-    /// Gives the answers that are due; true if there were any.
-    pub(crate) fn answer(&mut self) -> bool {
+    fn answer_opens(&mut self) {
         let kernel = &mut self.kernel;
-        let before = kernel.opening.len() + kernel.connecting.len() + kernel.draining.len();
         for device in kernel.opening.drain(..) {
             let result = match kernel.open.get(&device) {
                 Some(access) => Ok(DiskFacts {
@@ -183,6 +207,14 @@ impl Bed {
             };
             self.backend.opened(device, result);
         }
+    }
+
+    /// Gives the answers that are due; true if there were any.
+    pub(crate) fn answer(&mut self) -> bool {
+        let kernel = &self.kernel;
+        let before = kernel.opening.len() + kernel.connecting.len() + kernel.draining.len();
+        self.answer_opens();
+        let kernel = &mut self.kernel;
         for (device, generation) in kernel.connecting.drain(..) {
             let result = match kernel.refuse_connect.clone() {
                 Some(refusal) => {

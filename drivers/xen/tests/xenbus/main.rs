@@ -3,3 +3,4 @@
 mod bed;
 mod interleavings;
 mod life;
+mod round_trips;
