@@ -4,6 +4,7 @@
 use alloc::format;
 use alloc::string::ToString;
 use alloc::vec::Vec;
+use core::sync::atomic::Ordering::Acquire;
 
 use log::error;
 use spindle_blkif::abi::Abi;
@@ -22,6 +23,9 @@ use crate::xen::{Events, Grants};
 /// Grants that one ring keeps mapped: the 32 requests of a ring page with 32 segments, and a page
 /// that lists them, as Linux makes them unless told otherwise.
 const CACHED_GRANTS: usize = 32 * (32 + 1);
+
+/// Offset of `rsp_prod` in a ring, in bytes (`public/io/ring.h`).
+const RSP_PROD: usize = 8;
 
 /// What maps rings and binds their ports.
 #[derive(Clone, Copy, Debug)]
@@ -92,12 +96,14 @@ impl Rings {
             .cache
             .as_ref()
             .map(|cache| Window::new(cache.bus(), CACHED_GRANTS));
+        // 0, but for a ring that is connected again: what was answered is not done twice.
+        let start = pages.u32_at(RSP_PROD).load(Acquire);
         let attachment = Attachment {
             domain,
             port,
             volume,
             abi,
-            start: 0,
+            start,
             window,
             persistent,
             indirect_segments,

@@ -25,10 +25,15 @@ pub(super) struct Entry {
     pub(super) watched: bool,
     /// Whether something may have changed since the last look.
     pub(super) dirty: bool,
+    /// Whether the frontend has written its state since a look has read it. Exact, since xenstored
+    /// sends the event of a write before the answer to any later read.
+    pub(super) written: bool,
     /// Whether a look is under way.
     pub(super) looking: bool,
     /// When the last look began, in looks of all devices; 0 if there was none.
     pub(super) looked: u64,
+    /// The looks begun so far are within the guest's share at this time.
+    pub(super) paid_until: u64,
     /// No look before this, however dirty.
     pub(super) blocked_until: u64,
     /// A look at this time, whatever happens.
@@ -230,7 +235,10 @@ impl Backend {
                 patience_ns,
                 told: false,
             });
-            self.entries.iter_mut().for_each(|entry| entry.dirty = true);
+            for entry in &mut self.entries {
+                entry.dirty = true;
+                entry.blocked_until = now_ns;
+            }
         }
     }
 

@@ -1,26 +1,37 @@
 //! One device's state machine: the next step, from what is in the store and what the kernel has
 //! done so far.
 //!
-//! The frontend drives a connection (Initialised = connect, Closing, Closed or gone = end), the
-//! toolstack the device (`online` = 0 = remove). A connection ends before the next begins, and
-//! a device is forgotten only when neither its connection nor its disk is left.
+//! The toolstack decides whether the device is to be (`online`), the frontend whether it is
+//! connected. Whatever states are missed between two looks, a decision rests only on what is
+//! there now:
+//!
+//! | frontend | backend |
+//! | --- | --- |
+//! | Initialising | gives up a connection, then InitWait |
+//! | Initialised, Connected | connects from InitWait, then Connected; from elsewhere InitWait first |
+//! | Closing | Closing, with the connection as it is: the guest may use it on |
+//! | Closed, or gone | gives up the connection, then Closed |
+//!
+//! If the toolstack wants the device gone, the frontend is asked to close by Closing; what is
+//! connected stays connected until the frontend is closed or gone, however long that takes. Only
+//! our own shutdown and faults cut a frontend off that is at work. A connection ends before the
+//! next begins, and a device is forgotten only when neither its connection nor its disk is left.
 
 use alloc::string::String;
 
 use super::view::{BackendView, View};
 use super::{Access, DiskFacts, Offer, Refusal, RingLayout, XenbusState};
+use crate::Errno;
 use XenbusState as S;
 
 const MS: u64 = 1_000_000;
-/// How long `InitWait` must stand: libxl looks for exactly that state when a disk is plugged into
-/// a running guest, and that guest is quick. Also the time between two connections, each of which
-/// costs hypercalls and memory, and between two `InitWait`s, each of which costs lines in the log
-/// and a transaction.
+/// How long the first `InitWait` in a directory must stand: libxl looks for exactly that state
+/// when a disk is plugged into a running guest, and that guest is quick. After that no toolstack
+/// looks for it, and frontends wait for what follows, some with interrupts off.
 const HOLD_NS: u64 = 500 * MS;
 /// How long `Closed` must stand before the directory goes, so that libxl finds it.
 const SETTLE_NS: u64 = 500 * MS;
-/// How long a frontend may take to close when the toolstack wants the device gone. libxl itself
-/// waits 10 s.
+/// How long a frontend may take to close when the whole driver domain is shut down.
 pub(super) const PATIENCE_NS: u64 = 5_000 * MS;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,6 +104,24 @@ pub(super) struct Circumstances {
     pub(super) patience_ns: u64,
 }
 
+/// A frontend whose connection was given up although it had not closed: its rings may hold
+/// anything, and are connected again only if it has started over.
+#[derive(Clone, Debug)]
+struct Stale {
+    state: XenbusState,
+    /// `None` if they were not read.
+    rings: Option<Result<RingLayout, Refusal>>,
+}
+
+impl Stale {
+    /// Whether nothing has changed since, or no more than a state that follows the known one.
+    fn is_still_there(&self, view: &View) -> bool {
+        let same = self.rings.is_none() || view.rings.is_none() || self.rings == view.rings;
+        let follows = !view.written || view.frontend > self.state;
+        alive(view.frontend) && same && follows
+    }
+}
+
 /// What we know of a device that is not in the store.
 #[derive(Clone, Debug)]
 pub(super) struct Device {
@@ -105,16 +134,26 @@ pub(super) struct Device {
     /// The store has shown a state beyond Initialising, so that seeing that again means a new
     /// directory.
     announced: bool,
-    /// The rings of the connection, if there is one.
+    /// The frontend's state at the last look.
+    front: XenbusState,
+    /// The rings that are connected.
     layout: Option<RingLayout>,
-    /// The connection ends because the frontend has other rings now, and the next one follows
-    /// without a word to it.
+    /// Since they were read the frontend has written a state that does not follow the one before.
+    rewritten: bool,
+    /// Connected has been written for this connection.
+    told: bool,
+    /// The connection ends because the frontend has initialised its rings again, and the next one
+    /// follows without a word to it.
     replacing: bool,
+    /// Closing has been seen with a reason that can be taken back.
+    asked: bool,
+    stale: Option<Stale>,
     /// `sectors` in the store.
     published: u64,
+    /// The `InitWait` being written is the first one in its directory.
+    first: bool,
+    /// `InitWait` stands until then.
     ready_at: u64,
-    /// No `InitWait` before this for a frontend that starts over.
-    again_at: u64,
     close_by: Option<u64>,
     remove_at: Option<u64>,
     /// Nothing is left to be done for a shutdown.
@@ -129,11 +168,16 @@ impl Device {
             refusal: None,
             failure: None,
             announced: false,
+            front: S::UNKNOWN,
             layout: None,
+            rewritten: false,
+            told: false,
             replacing: false,
+            asked: false,
+            stale: None,
             published: 0,
+            first: false,
             ready_at: 0,
-            again_at: 0,
             close_by: None,
             remove_at: None,
             finished: false,
@@ -152,18 +196,19 @@ impl Device {
         self.finished
     }
 
-    /// Whether a decision needs the frontend's rings.
+    /// Whether a decision needs the frontend's rings; `written` if the frontend has written its
+    /// state since the last look.
     ///
-    /// Those of one that is connected are looked at as long as it is about to connect: a guest
-    /// that was suspended and goes on here has the same directory with other rings in it, and
-    /// comes from Connected to Initialised for that.
-    pub(super) fn wants_rings(&self, frontend: XenbusState) -> bool {
+    /// Those of one that is connected are looked at when it may have initialised them again: a
+    /// guest that was suspended and goes on here has the same directory with other rings in it,
+    /// and so has one whose boot loader or first kernel has handed over to another.
+    pub(super) fn wants_rings(&self, frontend: XenbusState, written: bool) -> bool {
         let due = match self.link {
-            Link::Down => serving(frontend),
-            Link::Up => frontend == S::INITIALISED,
+            Link::Down => true,
+            Link::Up => written || frontend == S::INITIALISED,
             Link::Connecting | Link::Draining => false,
         };
-        due && matches!(self.disk, Disk::Open(_))
+        due && serving(frontend) && matches!(self.disk, Disk::Open(_))
     }
 
     /// Whether a decision may need the frontend's rings, whatever its state.
@@ -184,7 +229,7 @@ impl Device {
     /// Whether a frontend in this state is being served: not to be given up for a fault in
     /// xenstore that it has no part in.
     pub(super) fn is_at_work(&self, frontend: XenbusState) -> bool {
-        self.link == Link::Up && serving(frontend)
+        self.link == Link::Up && alive(frontend)
     }
 
     /// What is offered to the frontend, of `offer`.
@@ -218,7 +263,7 @@ impl Device {
         self.link = match result {
             Ok(()) => Link::Up,
             Err(refusal) => {
-                self.failure = Some(refusal);
+                self.fail(refusal);
                 Link::Down
             }
         };
@@ -229,12 +274,20 @@ impl Device {
     pub(super) fn failed(&mut self, why: Refusal) -> bool {
         let expected = matches!(self.link, Link::Up | Link::Connecting);
         if expected {
-            self.failure = Some(why);
+            self.fail(why);
         }
         expected
     }
 
-    /// The kernel has let go of the connection; false if it was not asked to.
+    fn fail(&mut self, why: Refusal) {
+        self.failure = Some(why);
+        self.stale = Some(Stale {
+            state: self.front,
+            rings: self.layout.clone().map(Ok),
+        });
+    }
+
+    /// The kernel has given up the connection; false if it was not asked to.
     pub(super) fn disconnected(&mut self) -> bool {
         let expected = self.link == Link::Draining;
         if expected {
@@ -261,15 +314,20 @@ impl Device {
 
     /// `announce` is in the store now.
     pub(super) fn wrote(&mut self, announce: &Announce, now: u64) {
-        if let Announce::InitWait(_) = announce {
-            self.ready_at = now.saturating_add(HOLD_NS);
-            self.again_at = self.ready_at;
-        }
-        if let Announce::InitWait(facts) | Announce::Connected(facts) | Announce::Resized(facts) =
-            announce
-        {
-            self.published = facts.sectors;
-            self.replacing = false;
+        match announce {
+            Announce::InitWait(facts) => {
+                self.published = facts.sectors;
+                if self.first {
+                    self.ready_at = now.saturating_add(HOLD_NS);
+                }
+            }
+            Announce::Connected(facts) | Announce::Resized(facts) => {
+                self.published = facts.sectors;
+                self.told = true;
+                self.replacing = false;
+                self.asked = false;
+            }
+            Announce::Closing | Announce::Closed => {}
         }
     }
 
@@ -287,7 +345,7 @@ impl Device {
             return self.wind_down().unwrap_or(Step::Forget);
         };
         if back.state == S::UNKNOWN {
-            // Half taken apart by somebody else: nothing to say there.
+            // Half taken apart by others: nothing to say there.
             return self.wind_down().unwrap_or_else(|| self.finish());
         }
         if back.state == S::INITIALISING && self.announced {
@@ -296,30 +354,39 @@ impl Device {
             }
             *self = Self::new();
         }
-        self.announced |= back.state > S::INITIALISING;
-        let closing = matches!(back.state, S::CLOSING | S::CLOSED);
-        if !back.online || at.shutting_down || closing || self.refused().is_some() {
-            return self.close(back, view.frontend, at);
+        self.note(back, view);
+        if at.shutting_down || self.refused().is_some() {
+            return self.give_up(back, view.frontend, at);
         }
         self.close_by = None;
+        if !back.online {
+            return self.take_away(back, view, at);
+        }
         self.remove_at = None;
-        self.replacing &= serving(view.frontend) && back.state == S::CONNECTED;
-        match back.state {
-            S::INITIALISING => self.announce_init_wait(back, view.frontend, at),
-            S::INIT_WAIT => self.connect(back, view, at),
-            S::CONNECTED if self.replacing && self.link == Link::Draining => Step::Wait,
-            S::CONNECTED if self.replacing => self.connect(back, view, at),
-            state if self.link == Link::Up && serving(view.frontend) => match self.disk {
-                Disk::Open(_) if state == S::CONNECTED && self.has_other_rings(view) => {
-                    self.replacing = true;
-                    self.disconnect()
-                }
-                Disk::Open(facts) if state == S::CONNECTED && facts.sectors != self.published => {
-                    Step::Write(Announce::Resized(facts))
-                }
-                _ => Step::Wait,
-            },
-            _ => self.close(back, view.frontend, at),
+        self.serve(back, view, at)
+    }
+
+    /// Remembers what a later decision needs of what there is now.
+    fn note(&mut self, back: &BackendView, view: &View) {
+        let front = view.frontend;
+        self.rewritten |= view.written && front <= self.front;
+        self.front = front;
+        self.stale.take_if(|stale| !stale.is_still_there(view));
+        if let Some(stale) = &mut self.stale {
+            stale.state = front;
+        } else if !self.announced && back.state > S::INIT_WAIT && serving(front) {
+            // What an earlier life of ours has left.
+            self.stale = Some(Stale {
+                state: front,
+                rings: None,
+            });
+        }
+        self.announced |= back.state > S::INITIALISING;
+        self.replacing &= serving(front);
+        // A frontend that starts over may try again.
+        let again = front == S::INITIALISING || serving(front) && self.stale.is_none();
+        if again && self.link == Link::Down {
+            self.failure = None;
         }
     }
 
@@ -333,10 +400,12 @@ impl Device {
         }
     }
 
-    fn has_other_rings(&self, view: &View) -> bool {
+    /// Whether the frontend has initialised its rings again since they were connected. They may
+    /// have the same references and ports as before, and need a new session all the same.
+    fn is_initialised_again(&self, view: &View) -> bool {
         match &view.rings {
-            Some(Ok(layout)) => Some(layout) != self.layout.as_ref(),
-            // What cannot be used is no reason to let go of what can.
+            Some(Ok(layout)) => self.rewritten || Some(layout) != self.layout.as_ref(),
+            // What cannot be used is no reason to give up what can.
             Some(Err(_)) | None => false,
         }
     }
@@ -351,16 +420,135 @@ impl Device {
         Step::Disconnect
     }
 
+    fn replace(&mut self) -> Step {
+        self.replacing = true;
+        self.disconnect()
+    }
+
     fn close_disk(&mut self) -> Step {
         self.disk = Disk::None;
         Step::Close
+    }
+
+    /// The toolstack wants the device to be: follows the frontend.
+    fn serve(&mut self, back: &BackendView, view: &View, at: &Circumstances) -> Step {
+        let front = view.frontend;
+        match self.link {
+            Link::Connecting | Link::Draining => return Step::Wait,
+            Link::Up if !alive(front) => return self.disconnect(),
+            Link::Up => return self.keep(back, view),
+            Link::Down => {}
+        }
+        let unopened = back.state == S::INIT_WAIT && self.disk == Disk::None;
+        if back.state == S::INITIALISING || unopened || self.disk == Disk::Opening {
+            return self.announce_init_wait(back, front, at);
+        }
+        if back.state == S::INIT_WAIT && at.now < self.ready_at && front != S::INITIALISING {
+            return Step::WaitUntil(self.ready_at);
+        }
+        match front {
+            S::INITIALISED | S::CONNECTED if self.stale.is_some() => match back.state {
+                S::CLOSED => Step::Wait,
+                S::CLOSING => Step::Write(Announce::Closed),
+                _ => Step::Write(Announce::Closing),
+            },
+            S::INITIALISED | S::CONNECTED if back.state == S::INIT_WAIT || self.replacing => {
+                self.connect(back, view, at)
+            }
+            S::INITIALISING if back.state == S::INIT_WAIT => Step::Wait,
+            S::INITIALISING | S::INITIALISED | S::CONNECTED => {
+                self.announce_init_wait(back, front, at)
+            }
+            S::CLOSING if back.state == S::CLOSING => Step::Wait,
+            S::CLOSING => Step::Write(Announce::Closing),
+            S::CLOSED if back.state == S::CLOSED => Step::Wait,
+            S::CLOSED => Step::Write(Announce::Closed),
+            // There is no frontend.
+            _ if matches!(back.state, S::INIT_WAIT | S::CLOSED) => Step::Wait,
+            _ => Step::Write(Announce::Closed),
+        }
+    }
+
+    /// A frontend that may use its connection keeps it.
+    fn keep(&mut self, back: &BackendView, view: &View) -> Step {
+        if self.is_initialised_again(view) {
+            return self.replace();
+        }
+        let Disk::Open(facts) = self.disk else {
+            return Step::Wait;
+        };
+        if view.frontend == S::CLOSING {
+            self.asked = true;
+            return match back.state {
+                S::CLOSING => Step::Wait,
+                _ => Step::Write(Announce::Closing),
+            };
+        }
+        match back.state {
+            S::CONNECTED if self.told && facts.sectors != self.published => {
+                Step::Write(Announce::Resized(facts))
+            }
+            S::CONNECTED if self.told => Step::Wait,
+            // Others ask it to close.
+            S::CLOSING if self.told && !self.asked => Step::Wait,
+            _ => Step::Write(Announce::Connected(facts)),
+        }
+    }
+
+    /// The toolstack wants the device gone.
+    fn take_away(&mut self, back: &BackendView, view: &View, at: &Circumstances) -> Step {
+        let front = view.frontend;
+        match (self.link, &self.disk) {
+            (Link::Connecting | Link::Draining, _) => return Step::Wait,
+            // One that has never seen Connected has nothing to lose.
+            (Link::Up, _) if !alive(front) || !self.told && !self.replacing => {
+                return self.disconnect();
+            }
+            (Link::Up, _) if self.is_initialised_again(view) => return self.replace(),
+            (Link::Up, Disk::Open(facts)) if !self.told && serving(front) => {
+                return Step::Write(Announce::Connected(*facts));
+            }
+            (Link::Up, _) => {
+                // It is asked, and may refuse; the toolstack then says so to its user.
+                self.asked = true;
+                return match back.state {
+                    S::CLOSING => Step::Wait,
+                    _ => Step::Write(Announce::Closing),
+                };
+            }
+            (Link::Down, Disk::Open(_)) if self.replacing => return self.connect(back, view, at),
+            (Link::Down, _) => {}
+        }
+        if back.state != S::CLOSED {
+            return Step::Write(Announce::Closed);
+        }
+        self.remove(at)
+    }
+
+    /// Closed stands; the directory goes when the toolstack has seen that.
+    fn remove(&mut self, at: &Circumstances) -> Step {
+        if let Some(step) = self.wind_down() {
+            return step;
+        }
+        let due = *self
+            .remove_at
+            .get_or_insert(at.now.saturating_add(SETTLE_NS));
+        self.finished = at.shutting_down;
+        if at.now < due {
+            Step::WaitUntil(due)
+        } else {
+            Step::Remove
+        }
     }
 
     /// Opens the disk if need be, then announces it.
     fn announce_init_wait(&mut self, back: &BackendView, front: S, at: &Circumstances) -> Step {
         match self.disk {
             Disk::Opening => Step::Wait,
-            Disk::Open(facts) => Step::Write(Announce::InitWait(facts)),
+            Disk::Open(facts) => {
+                self.first = back.state == S::INITIALISING;
+                Step::Write(Announce::InitWait(facts))
+            }
             Disk::None => match &back.target {
                 Ok((params, access)) => {
                     self.disk = Disk::Opening;
@@ -372,51 +560,51 @@ impl Device {
                 }
                 Err(refusal) => {
                     self.refuse(refusal.clone());
-                    self.close(back, front, at)
+                    self.give_up(back, front, at)
                 }
             },
         }
     }
 
-    /// InitWait stands: connects when the frontend is ready.
+    /// The frontend is ready.
     fn connect(&mut self, back: &BackendView, view: &View, at: &Circumstances) -> Step {
-        let Disk::Open(facts) = self.disk else {
-            return self.announce_init_wait(back, view.frontend, at);
+        let (Disk::Open(facts), Some(rings)) = (self.disk, &view.rings) else {
+            return Step::Again;
         };
-        match (self.link, serving(view.frontend)) {
-            (Link::Connecting, _) => Step::Wait,
-            (Link::Up, true) => Step::Write(Announce::Connected(facts)),
-            (Link::Up, false) | (Link::Draining, _) => self.close(back, view.frontend, at),
-            (Link::Down, true) if at.now < self.ready_at => Step::WaitUntil(self.ready_at),
-            (Link::Down, true) => match &view.rings {
-                Some(Ok(layout)) => {
-                    self.link = Link::Connecting;
-                    self.layout = Some(layout.clone());
-                    // A frontend may change its rings as often as it likes.
-                    self.ready_at = at.now.saturating_add(HOLD_NS);
-                    Step::Connect(layout.clone())
-                }
-                Some(Err(refusal)) => {
-                    self.failure = Some(refusal.clone());
-                    self.close(back, view.frontend, at)
-                }
-                None => Step::Again,
-            },
-            (Link::Down, false) => match view.frontend {
-                S::CLOSING | S::CLOSED => self.close(back, view.frontend, at),
-                _ => Step::Wait,
-            },
-        }
+        let refusal = match rings {
+            Ok(layout) if layout.large_sectors && facts.sector_size != SECTOR => {
+                let text = alloc::format!(
+                    "frontend counts in blocks of {} bytes (feature-large-sector-size), not in \
+                     sectors of {SECTOR}",
+                    facts.sector_size
+                );
+                Refusal::new(Errno::EINVAL, text)
+            }
+            Ok(layout) => {
+                self.link = Link::Connecting;
+                self.layout = Some(layout.clone());
+                self.rewritten = false;
+                self.told = false;
+                return Step::Connect(layout.clone());
+            }
+            Err(refusal) => refusal.clone(),
+        };
+        self.failure = Some(refusal);
+        self.stale = Some(Stale {
+            state: view.frontend,
+            rings: view.rings.clone(),
+        });
+        self.give_up(back, view.frontend, at)
     }
 
-    /// The connection is to end, and what can be said of that is said.
-    fn close(&mut self, back: &BackendView, front: XenbusState, at: &Circumstances) -> Step {
+    /// The connection is to end whatever the frontend does, and there shall be no other.
+    fn give_up(&mut self, back: &BackendView, front: XenbusState, at: &Circumstances) -> Step {
         self.replacing = false;
         match self.link {
-            Link::Connecting => Step::Wait,
+            Link::Connecting => return Step::Wait,
             Link::Up => {
                 // A frontend at work is asked first: it may have writes to bring home.
-                if serving(front) && self.refused().is_none() {
+                if alive(front) && self.refused().is_none() {
                     if back.state < S::CLOSING {
                         return Step::Write(Announce::Closing);
                     }
@@ -427,61 +615,43 @@ impl Device {
                         return Step::WaitUntil(by);
                     }
                 }
-                self.disconnect()
+                return self.disconnect();
             }
-            Link::Draining if back.state < S::CLOSING => Step::Write(Announce::Closing),
-            Link::Draining => Step::Wait,
-            Link::Down => self.closed(back, front, at),
+            Link::Draining if back.state < S::CLOSING => return Step::Write(Announce::Closing),
+            Link::Draining => return Step::Wait,
+            Link::Down => {}
         }
-    }
-
-    /// There is no connection and there shall be none, unless the frontend starts over.
-    fn closed(&mut self, back: &BackendView, front: XenbusState, at: &Circumstances) -> Step {
         if back.state == S::INITIALISING && self.refusal.is_some() {
             // libxl waits for InitWait or for the node to vanish, and for nothing else: this way
             // `xl create` fails at once.
             return self.wind_down().unwrap_or(Step::Remove);
         }
-        if back.state < S::CLOSING {
+        if back.state < S::CLOSING && alive(front) {
             return Step::Write(Announce::Closing);
         }
         if back.state != S::CLOSED {
             return Step::Write(Announce::Closed);
         }
-        if (!back.online || at.shutting_down || self.refusal.is_some())
-            && let Some(step) = self.wind_down()
-        {
-            return step;
-        }
         if !back.online {
-            let due = *self
-                .remove_at
-                .get_or_insert(at.now.saturating_add(SETTLE_NS));
-            self.finished = at.shutting_down;
-            return if at.now < due {
-                Step::WaitUntil(due)
-            } else {
-                Step::Remove
-            };
+            return self.remove(at);
         }
         self.remove_at = None;
-        if at.shutting_down || self.refusal.is_some() {
-            return self.finish();
+        if !at.shutting_down && self.refusal.is_none() {
+            return Step::Wait;
         }
-        if front == S::INITIALISING {
-            // It may do so as often as it likes.
-            if at.now < self.again_at {
-                return Step::WaitUntil(self.again_at);
-            }
-            self.failure = None;
-            self.close_by = None;
-            return self.announce_init_wait(back, front, at);
-        }
-        Step::Wait
+        self.wind_down().unwrap_or_else(|| self.finish())
     }
 }
+
+/// The unit in which a frontend is to count, in bytes.
+const SECTOR: u32 = 512;
 
 /// Whether a frontend in this state uses, or is about to use, its rings.
 fn serving(frontend: XenbusState) -> bool {
     matches!(frontend, S::INITIALISED | S::CONNECTED)
+}
+
+/// Whether a frontend in this state may use its rings: also one that is closing may.
+fn alive(frontend: XenbusState) -> bool {
+    serving(frontend) || frontend == S::CLOSING
 }

@@ -19,9 +19,17 @@ use crate::{DomId, Errno};
 
 /// Devices served at once, at most; the frontends' watches count against xenstored's 128.
 const MAX_DEVICES: usize = 64;
+/// Of one guest, so that there is room for others.
+const MAX_PER_GUEST: usize = 32;
 /// Looks under way at once, at most. Each holds a transaction, of which xenstored lets a domain
 /// have 10 by default.
 pub(super) const MAX_LOOKS: usize = 8;
+/// Looks at a known device in a row, and how often there may be one after that, for each device
+/// that the guest has (up to a second): a guest that toggles its states costs no more than that,
+/// and one that boots, hands over and resumes is never made to wait.
+const LOOKS_AT_ONCE: u64 = 32;
+const LOOK_NS: u64 = 200_000_000;
+const LOOK_MAX_NS: u64 = 1_000_000_000;
 /// Guests to be scanned at once, at most, before all are.
 const MAX_GUESTS: usize = 16;
 /// When to try again to watch for devices.
@@ -93,6 +101,7 @@ impl Backend {
             && let Some(entry) = self.entry(id)
         {
             entry.dirty = true;
+            entry.written = true;
         }
     }
 
@@ -114,29 +123,46 @@ impl Backend {
     fn mark(&mut self, id: DeviceId) {
         if let Some(entry) = self.entry(id) {
             entry.dirty = true;
-        } else if self.entries.len() < MAX_DEVICES {
-            self.entries.push(Entry {
-                id,
-                device: Device::new(),
-                generation: Generation(0),
-                watched: false,
-                dirty: true,
-                looking: false,
-                looked: 0,
-                blocked_until: 0,
-                wake_at: None,
-                conflicts: 0,
-                failures: 0,
-                told: false,
-                vanished: false,
-            });
+            return;
+        }
+        let full = if self.entries.len() >= MAX_DEVICES {
+            Some("too many devices: 64 are served already")
+        } else if self.count_of(id.frontend) >= MAX_PER_GUEST {
+            Some("too many devices of this guest: 32 are served already")
         } else {
+            None
+        };
+        if let Some(text) = full {
             self.crowded = true;
             if !self.errors.contains(&id) {
-                let text = "too many devices: 64 are served already";
                 self.publish_error(id, &Refusal::new(Errno::ENOSPC, text));
             }
+            return;
         }
+        self.entries.push(Entry {
+            id,
+            device: Device::new(),
+            generation: Generation(0),
+            watched: false,
+            dirty: true,
+            written: false,
+            looking: false,
+            looked: 0,
+            paid_until: 0,
+            blocked_until: 0,
+            wake_at: None,
+            conflicts: 0,
+            failures: 0,
+            told: false,
+            vanished: false,
+        });
+    }
+
+    fn count_of(&self, guest: DomId) -> usize {
+        self.entries
+            .iter()
+            .filter(|entry| entry.id.frontend == guest)
+            .count()
     }
 
     pub(super) fn is_running(&self, which: impl Fn(&Job) -> bool) -> bool {
@@ -253,7 +279,16 @@ impl Backend {
         let (_, id) = due.min()?;
         self.looks += 1;
         let looks = self.looks;
+        let shutting_down = self.patience().is_some();
+        let devices = self.count_of(id.frontend) as u64;
         let entry = self.entry(id)?;
+        // Other pauses follow a conflict or a refusal.
+        if entry.conflicts == 0 && entry.failures == 0 && !shutting_down {
+            let interval = (LOOK_NS * devices).min(LOOK_MAX_NS);
+            entry.paid_until = entry.paid_until.max(now) + interval;
+            let owed = entry.paid_until.saturating_sub(LOOKS_AT_ONCE * interval);
+            entry.blocked_until = entry.blocked_until.max(owed);
+        }
         entry.dirty = false;
         entry.looking = true;
         entry.looked = looks;

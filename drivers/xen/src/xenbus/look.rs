@@ -73,6 +73,7 @@ pub(super) struct Look {
     id: DeviceId,
     phase: Phase,
     frontend: XenbusState,
+    written: bool,
     rings: Option<Result<RingLayout, Refusal>>,
 }
 
@@ -107,6 +108,7 @@ impl Backend {
             id,
             phase: Phase::Frontend { watching: !watched },
             frontend: XenbusState::UNKNOWN,
+            written: false,
             rings: None,
         };
         (unit, look)
@@ -131,6 +133,7 @@ impl Backend {
                 let view = View {
                     backend: BackendView::new(look.id, backend),
                     frontend: look.frontend,
+                    written: look.written,
                     rings: match plan {
                         Some(plan) => Some(plan.layout(rings)),
                         None => look.rings.clone(),
@@ -206,7 +209,8 @@ impl Backend {
                     entry.device.refuse(refusal);
                 }
             }
-            if entry.device.wants_rings(look.frontend) && !keys.is_empty() {
+            look.written = core::mem::take(&mut entry.written);
+            if entry.device.wants_rings(look.frontend, look.written) && !keys.is_empty() {
                 match Plan::new(&offer, keys) {
                     Ok(rings) => plan = Some(rings),
                     Err(refusal) => look.rings = Some(Err(refusal)),

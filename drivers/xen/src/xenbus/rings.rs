@@ -40,14 +40,18 @@ pub struct RingLayout {
     pub protocol: Protocol,
     /// Whether the frontend keeps its grants from request to request.
     pub persistent: bool,
+    /// Whether the frontend counts in blocks of the disk's `sector-size` where others count in
+    /// sectors of 512 bytes.
+    pub large_sectors: bool,
 }
 
 /// The keys that say which others to read.
-pub(super) const FIRST_KEYS: [&str; 4] = [
+pub(super) const FIRST_KEYS: [&str; 5] = [
     "protocol",
     "feature-persistent",
     "multi-queue-num-queues",
     "ring-page-order",
+    "feature-large-sector-size",
 ];
 
 /// What [`FIRST_KEYS`] said.
@@ -55,6 +59,7 @@ pub(super) const FIRST_KEYS: [&str; 4] = [
 pub(super) struct Plan {
     protocol: Protocol,
     persistent: bool,
+    large_sectors: bool,
     queues: u32,
     order: u32,
 }
@@ -80,6 +85,7 @@ impl Plan {
         let persistent = number(0)? != 0;
         let queues = number(1)?;
         let order = number(0)?;
+        let large_sectors = number(0)? != 0;
         if queues == 0 || queues > offer.max_queues {
             let max = offer.max_queues;
             let text = format!("frontend asks for {queues} queues, 1 to {max} are offered");
@@ -94,6 +100,7 @@ impl Plan {
         Ok(Self {
             protocol,
             persistent,
+            large_sectors,
             queues,
             order,
         })
@@ -160,6 +167,7 @@ impl Plan {
             queues,
             protocol: self.protocol,
             persistent: self.persistent,
+            large_sectors: self.large_sectors,
         })
     }
 }
@@ -214,7 +222,8 @@ mod tests {
 
     /// The layout for the first keys and a function that answers the others.
     fn parse(first: [&str; 4], rest: impl Fn(&str) -> Reply) -> Result<RingLayout, Refusal> {
-        let plan = Plan::new(&OFFER, &first.map(reply))?;
+        let first = first.into_iter().chain(["-"]).map(reply);
+        let plan = Plan::new(&OFFER, &first.collect::<Vec<_>>())?;
         let replies: Vec<Reply> = plan.keys().iter().map(|key| rest(key)).collect();
         plan.layout(&replies)
     }
@@ -237,6 +246,7 @@ mod tests {
             queues: vec![ring],
             protocol: Protocol::X86_64,
             persistent: true,
+            large_sectors: false,
         };
         assert_eq!(
             parse(["x86_64-abi", "1", "-", "-"], linux),
@@ -313,7 +323,7 @@ mod tests {
     proptest! {
         #[test]
         fn a_layout_is_always_within_the_offer(
-            first in prop::array::uniform4(prop_oneof![Just(None), "[0-9]{0,3}".prop_map(Some), ".*".prop_map(Some)]),
+            first in prop::array::uniform5(prop_oneof![Just(None), "[0-9]{0,3}".prop_map(Some), ".*".prop_map(Some)]),
             rest in prop::collection::vec(prop_oneof![Just(None), "[0-9]{1,4}".prop_map(Some)], 0..80),
         ) {
             let reply = |value: &Option<String>| {

@@ -103,6 +103,8 @@ pub(super) struct View {
     /// `None` if the directory is gone.
     pub(super) backend: Option<BackendView>,
     pub(super) frontend: XenbusState,
+    /// The frontend has written its state since the look before this one.
+    pub(super) written: bool,
     /// Read only when a connection may be due.
     pub(super) rings: Option<Result<RingLayout, Refusal>>,
 }

@@ -40,6 +40,8 @@ pub(crate) struct Kernel {
     pub(crate) discard: bool,
     /// How many rings the disk serves, if not as many as are offered.
     pub(crate) queues: Option<u32>,
+    /// The disk's sector size, if not 512.
+    pub(crate) sector_size: Option<u32>,
     pub(crate) connections: BTreeMap<DeviceId, ConnectRequest>,
     pub(crate) connects: usize,
     /// Answers are held back while set.
@@ -201,6 +203,7 @@ impl Bed {
             let result = match kernel.open.get(&device) {
                 Some(access) => Ok(DiskFacts {
                     queues: kernel.queues.unwrap_or(OFFER.max_queues),
+                    sector_size: kernel.sector_size.unwrap_or(512),
                     ..facts(*access)
                 }),
                 None => Err(Refusal::new(Errno::ENOENT, "no such target")),
