@@ -53,7 +53,7 @@ fn read(
     clock: &CoreClock,
 ) -> Option<alloc::string::String> {
     let mut client = Client::new();
-    client.send(vec![Request::Read(STORE_PATH.into())], Priority::Normal);
+    client.send(vec![Request::Read(STORE_PATH.into())], Priority::Urgent);
     let mut patience = Some(clock.now_ns() + PATIENCE_NS);
     loop {
         events.take_pending(port);

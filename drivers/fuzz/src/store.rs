@@ -18,9 +18,9 @@ const RSP_PROD: usize = 2060;
 #[derive(Arbitrary, Debug)]
 enum Step<'a> {
     /// The owner starts a unit of work, if there are not too many.
-    Send(Vec<Ask>, bool),
+    Send(Vec<Ask>, u8),
     Post(Vec<Ask>),
-    Begin(Vec<Ask>),
+    Begin(Vec<Ask>, u8),
     /// The owner goes on with one of its units, in whatever state it is.
     Within(u8, Vec<Ask>, Vec<Ask>),
     Commit(u8, Vec<Ask>),
@@ -107,6 +107,8 @@ impl Daemon {
     }
 }
 
+const PRIORITIES: [Priority; 3] = [Priority::Urgent, Priority::Normal, Priority::Background];
+
 /// Units of work at a time.
 const UNITS: usize = 8;
 
@@ -138,20 +140,17 @@ impl Owner {
     fn act(&mut self, client: &mut Client, step: Step<'_>) {
         let more = self.units.len() < UNITS && !client.is_broken();
         match step {
-            Step::Send(asks, background) if more => {
-                let priority = if background {
-                    Priority::Background
-                } else {
-                    Priority::Normal
-                };
+            Step::Send(asks, priority) if more => {
                 let asks = requests(&asks);
                 let due = Due::Last(asks.len());
-                self.units.push((client.send(asks, priority), due));
+                let unit = client.send(asks, PRIORITIES[usize::from(priority) % 3]);
+                self.units.push((unit, due));
             }
-            Step::Begin(asks) if more => {
+            Step::Begin(asks, priority) if more => {
                 let asks = requests(&asks);
                 let due = Due::Replies(asks.len());
-                self.units.push((client.begin(asks), due));
+                let unit = client.begin(asks, PRIORITIES[usize::from(priority) % 3]);
+                self.units.push((unit, due));
             }
             Step::Post(asks) if more => client.post(requests(&asks)),
             Step::Within(which, outside, inside) => {

@@ -121,7 +121,7 @@ fn what_is_too_long_or_forbidden_is_an_error_of_that_request_only() {
 
 /// A transaction that is open and has read `reads`.
 fn open(bed: &mut Bed, reads: Vec<Request>, expected: &[Reply]) -> UnitId {
-    let unit = bed.client.begin(vec![]);
+    let unit = bed.client.begin(vec![], Priority::Normal);
     assert_eq!(bed.next(), Some(Event::Replies(unit, vec![])));
     bed.client.within(unit, vec![], reads);
     assert_eq!(bed.next(), Some(Event::Replies(unit, expected.to_vec())));
@@ -179,7 +179,7 @@ fn a_transaction_commits_or_leaves_nothing_behind() {
 
     // There are no transactions left.
     let units: Vec<_> = (0..10).map(|_| open(&mut bed, vec![], &[])).collect();
-    let unit = bed.client.begin(vec![read("data/a")]);
+    let unit = bed.client.begin(vec![read("data/a")], Priority::Normal);
     assert_eq!(bed.next(), Some(Event::Ended(unit, refused)));
     units.into_iter().for_each(|unit| bed.client.abandon(unit));
     assert_eq!(bed.next(), None);
@@ -191,7 +191,10 @@ fn units_of_work_do_not_wait_for_each_other() {
     let mut bed = Bed::new(usize::MAX);
     bed.daemon.set_pace(10, 0);
     let units: Vec<_> = (0..8)
-        .map(|i| bed.client.begin(vec![write(&format!("data/{i}"), "1")]))
+        .map(|i| {
+            bed.client
+                .begin(vec![write(&format!("data/{i}"), "1")], Priority::Urgent)
+        })
         .collect();
     assert_eq!(bed.next(), None);
     bed.daemon.set_now(10);
@@ -217,33 +220,35 @@ fn units_of_work_do_not_wait_for_each_other() {
 }
 
 #[test]
-fn what_is_sent_in_the_background_gives_way() {
-    let mut bed = Bed::new(usize::MAX);
-    bed.daemon.set_pace(1, 1);
-    let values = (0..300).map(|i| write(&format!("data/{i}"), "x"));
-    let background = bed.client.send(values.collect(), Priority::Background);
-    assert_eq!(bed.next(), None);
-    let first = bed
-        .client
-        .send(vec![write("data/y", "1")], Priority::Normal);
-    let mut now = 0;
-    let mut ended = Vec::new();
-    while ended.len() < 2 {
-        now += 1;
-        bed.daemon.set_now(now);
-        if let Some(Event::Replies(unit, _)) = bed.next() {
-            ended.push((unit, now));
+fn what_is_less_urgent_gives_way() {
+    for (priority, before) in [(Priority::Background, 16), (Priority::Normal, 24)] {
+        let mut bed = Bed::new(usize::MAX);
+        bed.daemon.set_pace(1, 1);
+        let values = (0..300).map(|i| write(&format!("data/{i}"), "x"));
+        let many = bed.client.send(values.collect(), priority);
+        assert_eq!(bed.next(), None);
+        // Five batches, each after the answers to the one before.
+        let mut now = 0;
+        let mut run = |bed: &mut Bed| loop {
+            now += 1;
+            bed.daemon.set_now(now);
+            if let Some(event) = bed.next() {
+                return (event, now);
+            }
+        };
+        for batch in 0..5 {
+            let first = bed
+                .client
+                .begin(vec![write("data/y", "1")], Priority::Urgent);
+            let (event, at) = run(&mut bed);
+            assert!(matches!(event, Event::Replies(unit, _) if unit == first));
+            // Behind those that were on their way already, and a few.
+            assert!(at <= before + 2 + batch * 6 + 2, "{at} {batch}");
+            bed.client.abandon(first);
         }
+        // And in the end all is done.
+        assert!(matches!(run(&mut bed), (Event::Replies(unit, _), _) if unit == many));
     }
-    // Behind those that were on their way already.
-    assert!(
-        matches!(ended[0], (unit, at) if unit == first && at <= 18),
-        "{ended:?}"
-    );
-    assert!(
-        matches!(ended[1], (unit, _) if unit == background),
-        "{ended:?}"
-    );
 }
 
 #[test]
@@ -292,7 +297,7 @@ proptest! {
     fn rubbish_from_the_daemon_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..3000)) {
         let mut bed = Bed::new(100);
         bed.daemon.inject_bytes(&bytes);
-        bed.client.begin(vec![read("data")]);
+        bed.client.begin(vec![read("data")], Priority::Normal);
         // The client may hand over rubbish paths; only their being bytes is promised.
         for _ in 0..500 {
             while bed.client.poll(&mut bed.ring).is_some() {}

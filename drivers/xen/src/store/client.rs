@@ -6,8 +6,7 @@
 //! [`Client::abandon`]). Every request of a batch goes out without waiting for any reply, and
 //! units do not wait for each other, so that the time of a unit is its number of batches times
 //! xenstored's round trip. xenstored answers the requests of one connection in their order, and
-//! the client sends them in the order in which they were given, except that a unit of
-//! [`Priority::Background`] gives way to all others. A watch event is handed over the moment it
+//! the client sends those of a [`Priority`] in the order in which they were given. A watch event is handed over the moment it
 //! is read and never queued here: the owner marks what it concerns, so that a flood costs no
 //! memory (XSA-349).
 
@@ -24,10 +23,10 @@ use crate::Errno;
 /// Requests sent and not yet answered, at most.
 const WINDOW: usize = 64;
 
-/// Requests of background units sent and not yet answered, at most: alone, and beside others,
-/// which find no more than these before them in xenstored's queue.
-const BACKGROUND_ALONE: usize = 16;
-const BACKGROUND_BESIDE: usize = 2;
+/// Requests of a lower priority sent and not yet answered, at most: alone, and beside units of a
+/// higher one, which find no more than these before them in xenstored's queue.
+const NORMAL: (usize, usize) = (24, 2);
+const BACKGROUND: (usize, usize) = (16, 2);
 
 /// Bytes of a value that [`Request::ReadBrief`] keeps.
 const BRIEF: usize = 64;
@@ -71,12 +70,15 @@ pub enum TransactionError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct UnitId(u64);
 
-/// Which units of work go first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Which units of work go first. Beside one of a higher priority few requests of a lower one are
+/// on their way to xenstored at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Priority {
-    /// In the order in which they are given.
+    /// Before all others, for what a toolstack waits for.
+    Urgent,
+    /// For what guests can bring about.
     Normal,
-    /// When nothing else waits to be sent, and few at a time.
+    /// When nothing else is to be done.
     Background,
 }
 
@@ -117,6 +119,7 @@ enum Stage {
 #[derive(Debug)]
 struct Unit {
     id: UnitId,
+    priority: Priority,
     stage: Stage,
     transaction: u32,
     replies: Vec<Reply>,
@@ -167,8 +170,8 @@ pub struct Client {
     next_unit: u64,
     broken: bool,
     units: Vec<Unit>,
-    queue: VecDeque<Queued>,
-    background: VecDeque<Queued>,
+    /// What is to be sent, by priority.
+    queues: [VecDeque<Queued>; 3],
     outstanding: VecDeque<Outstanding>,
     /// Units that have all replies they wait for.
     answered: VecDeque<UnitId>,
@@ -191,8 +194,7 @@ impl Client {
             next_unit: 1,
             broken: false,
             units: Vec::new(),
-            queue: VecDeque::new(),
-            background: VecDeque::new(),
+            queues: [VecDeque::new(), VecDeque::new(), VecDeque::new()],
             outstanding: VecDeque::new(),
             answered: VecDeque::new(),
         }
@@ -212,24 +214,24 @@ impl Client {
 
     /// Starts a plain batch; [`Event::Replies`] ends it.
     pub fn send(&mut self, requests: Vec<Request>, priority: Priority) -> UnitId {
-        let unit = self.unit(Stage::Plain);
-        self.batch(unit, 0, requests, priority);
+        let unit = self.unit(Stage::Plain, priority);
+        self.batch(unit, 0, requests);
         self.check(unit);
         unit
     }
 
-    /// Sends what needs no answer.
+    /// Sends what needs no answer, before all that is given later.
     pub fn post(&mut self, requests: Vec<Request>) {
         for request in requests {
-            self.enqueue(None, 0, Message::Request(request), Priority::Normal);
+            self.enqueue(None, 0, Message::Request(request));
         }
     }
 
     /// Starts a transaction, and sends `outside` in the same batch, which is no part of it.
-    pub fn begin(&mut self, outside: Vec<Request>) -> UnitId {
-        let unit = self.unit(Stage::Starting);
-        self.batch(unit, 0, outside, Priority::Normal);
-        self.ask(unit, 0, Message::Start);
+    pub fn begin(&mut self, outside: Vec<Request>, priority: Priority) -> UnitId {
+        let unit = self.unit(Stage::Starting, priority);
+        self.batch(unit, 0, outside);
+        self.enqueue(Some(unit), 0, Message::Start);
         unit
     }
 
@@ -239,8 +241,8 @@ impl Client {
         let Some(transaction) = self.go_on(unit, Stage::Reading) else {
             return;
         };
-        self.batch(unit, 0, outside, Priority::Normal);
-        self.batch(unit, transaction, inside, Priority::Normal);
+        self.batch(unit, 0, outside);
+        self.batch(unit, transaction, inside);
         self.check(unit);
     }
 
@@ -258,9 +260,9 @@ impl Client {
         let Some(transaction) = self.go_on(unit, stage) else {
             return;
         };
-        self.batch(unit, transaction, changes, Priority::Normal);
+        self.batch(unit, transaction, changes);
         if single {
-            self.ask(unit, transaction, Message::End(true));
+            self.enqueue(Some(unit), transaction, Message::End(true));
         }
         self.check(unit);
     }
@@ -305,12 +307,13 @@ impl Client {
         }
     }
 
-    fn unit(&mut self, stage: Stage) -> UnitId {
+    fn unit(&mut self, stage: Stage, priority: Priority) -> UnitId {
         let id = UnitId(self.next_unit);
         self.next_unit += 1;
         if !self.broken {
             self.units.push(Unit {
                 id,
+                priority,
                 stage,
                 transaction: 0,
                 replies: Vec::new(),
@@ -331,14 +334,10 @@ impl Client {
         Some(unit.transaction)
     }
 
-    fn batch(&mut self, id: UnitId, transaction: u32, requests: Vec<Request>, priority: Priority) {
+    fn batch(&mut self, id: UnitId, transaction: u32, requests: Vec<Request>) {
         for request in requests {
-            self.enqueue(Some(id), transaction, Message::Request(request), priority);
+            self.enqueue(Some(id), transaction, Message::Request(request));
         }
-    }
-
-    fn ask(&mut self, id: UnitId, transaction: u32, message: Message) {
-        self.enqueue(Some(id), transaction, message, Priority::Normal);
     }
 
     /// A batch without any request is answered at once.
@@ -348,20 +347,15 @@ impl Client {
         }
     }
 
-    fn enqueue(
-        &mut self,
-        unit: Option<UnitId>,
-        transaction: u32,
-        message: Message,
-        priority: Priority,
-    ) {
+    /// Queues a message: of a unit, which gets its reply, or of none.
+    fn enqueue(&mut self, unit: Option<UnitId>, transaction: u32, message: Message) {
         if self.broken {
             return;
         }
         let mut slot = Slot {
             unit,
             index: 0,
-            priority,
+            priority: Priority::Urgent,
         };
         if let Some(id) = unit {
             let Some(unit) = self.find(id) else {
@@ -371,12 +365,9 @@ impl Client {
             unit.replies.push(Err(Errno::E2BIG));
             unit.missing += 1;
             slot.index = unit.replies.len() - 1;
+            slot.priority = unit.priority;
         }
-        let queue = match priority {
-            Priority::Normal => &mut self.queue,
-            Priority::Background => &mut self.background,
-        };
-        queue.push_back(Queued {
+        self.queues[slot.priority as usize].push_back(Queued {
             slot,
             transaction,
             message,
@@ -393,28 +384,31 @@ impl Client {
     /// before: bounded memory.
     fn encode(&mut self) {
         while self.out.len() < wire::PAYLOAD_MAX && self.outstanding.len() < WINDOW {
-            let Some(next) = self.queue.pop_front().or_else(|| self.next_in_background()) else {
+            let Some(next) = self.next_to_send() else {
                 return;
             };
             self.write(next);
         }
     }
 
-    fn next_in_background(&mut self) -> Option<Queued> {
-        let sent = self.outstanding.iter();
-        let (background, others) =
-            sent.fold((0, 0), |(background, others), o| match o.slot.priority {
-                Priority::Background => (background + 1, others),
-                Priority::Normal => (background, others + 1),
-            });
-        let limit = if others == 0 {
-            BACKGROUND_ALONE
+    fn next_to_send(&mut self) -> Option<Queued> {
+        let [urgent, normal, background] = &mut self.queues;
+        if let Some(next) = urgent.pop_front() {
+            return Some(next);
+        }
+        let (queue, priority, (alone, beside)) = if normal.is_empty() {
+            (background, Priority::Background, BACKGROUND)
         } else {
-            BACKGROUND_BESIDE
+            (normal, Priority::Normal, NORMAL)
         };
-        // What is on its way to the ring must not stand there before what is given next.
-        let room = background < limit && (self.out.is_empty() || others == 0);
-        room.then(|| self.background.pop_front()).flatten()
+        let beside_others = self.units.iter().any(|unit| unit.priority < priority);
+        let sent = self.outstanding.iter();
+        let sent = sent.filter(|o| o.slot.priority == priority).count();
+        // What is on its way to the ring must not stand there before what is more urgent.
+        let room = sent < if beside_others { beside } else { alone };
+        (room && (self.out.is_empty() || !beside_others))
+            .then(|| queue.pop_front())
+            .flatten()
     }
 
     fn write(&mut self, next: Queued) {
@@ -523,7 +517,7 @@ impl Client {
                     return Some(Event::Ended(id, Err(TransactionError::Refused(errno))));
                 }
                 unit.stage = Stage::Ending;
-                self.ask(id, transaction, Message::End(true));
+                self.enqueue(Some(id), transaction, Message::End(true));
                 None
             }
             Stage::Ending => {
@@ -554,7 +548,8 @@ impl Client {
 
     fn give_up(&mut self, id: UnitId, transaction: u32) {
         self.forget(id);
-        self.enqueue(None, transaction, Message::End(false), Priority::Normal);
+        // At once: xenstored limits how many a domain may have.
+        self.enqueue(None, transaction, Message::End(false));
     }
 
     fn receive(&mut self, ring: &mut Ring) -> Result<Option<(Header, Vec<u8>)>, Option<Event>> {

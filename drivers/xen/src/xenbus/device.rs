@@ -216,6 +216,12 @@ impl Device {
         matches!(self.disk, Disk::Open(_)) && matches!(self.link, Link::Down | Link::Up)
     }
 
+    /// Whether nothing is known of the device yet, or it has not got beyond Initialising: a
+    /// toolstack waits for it.
+    pub(super) const fn is_new(&self) -> bool {
+        !self.announced
+    }
+
     /// Whether the kernel is asked for the disk.
     pub(super) const fn is_opening(&self) -> bool {
         matches!(self.disk, Disk::Opening)

@@ -25,11 +25,11 @@ const MAX_PER_GUEST: usize = 32;
 /// have 10 by default.
 pub(super) const MAX_LOOKS: usize = 8;
 /// Looks at a known device in a row, and how often there may be one after that, for each device
-/// that the guest has (up to a second): a guest that toggles its states costs no more than that,
+/// that the guest has, up to a limit: a guest that toggles its states costs no more than that,
 /// and one that boots, hands over and resumes is never made to wait.
 const LOOKS_AT_ONCE: u64 = 32;
 const LOOK_NS: u64 = 200_000_000;
-const LOOK_MAX_NS: u64 = 1_000_000_000;
+const LOOK_MAX_NS: u64 = 3_000_000_000;
 /// Guests to be scanned at once, at most, before all are.
 const MAX_GUESTS: usize = 16;
 /// When to try again to watch for devices.
@@ -187,7 +187,7 @@ impl Backend {
         }
         if self.shutdown_due && !self.is_running(|job| matches!(job, Job::Acknowledge { .. })) {
             self.shutdown_due = false;
-            let unit = self.client.begin(Vec::new());
+            let unit = self.client.begin(Vec::new(), Priority::Urgent);
             self.run(unit, Job::Acknowledge { kind: None });
         }
         if !self.set_up {
@@ -199,7 +199,7 @@ impl Backend {
                     Request::Write("control/feature-poweroff".into(), b"1".into()),
                     Request::Write("control/feature-reboot".into(), b"1".into()),
                 ]);
-                let unit = self.client.send(requests, Priority::Normal);
+                let unit = self.client.send(requests, Priority::Urgent);
                 self.run(unit, Job::Setup);
             }
             return;
@@ -224,7 +224,7 @@ impl Backend {
         if core::mem::take(&mut self.scan_due) {
             self.scan_guests.clear();
             let requests = Vec::from([Request::Directory(ROOT.into())]);
-            let unit = self.client.send(requests, Priority::Normal);
+            let unit = self.client.send(requests, Priority::Urgent);
             self.run(unit, Job::Scan { frontends: None });
         } else if !self.scan_guests.is_empty() {
             let guests = self.scan_guests.drain(..);
@@ -271,7 +271,13 @@ impl Backend {
             }
             let (looking, guest_looked) = of_guest(entry.id.frontend);
             let known = entry.looked > 0;
-            if known && looking >= free {
+            // Who has had many looks of late gets one at a time.
+            let most = if entry.paid_until > now.saturating_add(LOOK_MAX_NS) {
+                1
+            } else {
+                free
+            };
+            if known && looking >= most {
                 return None;
             }
             Some(((known, guest_looked, entry.looked), entry.id))
@@ -411,7 +417,7 @@ impl Backend {
         let paths = names.iter().map(|name| {
             Request::Directory(alloc::format!("{ROOT}/{}", String::from_utf8_lossy(name)))
         });
-        let unit = self.client.send(paths.collect(), Priority::Normal);
+        let unit = self.client.send(paths.collect(), Priority::Urgent);
         self.run(
             unit,
             Job::Scan {

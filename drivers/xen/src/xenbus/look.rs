@@ -26,7 +26,7 @@ use super::{
     Action, Backend, ConnectRequest, DeviceId, DiskFacts, Offer, Refusal, RingLayout, XenbusState,
 };
 use crate::Errno;
-use crate::store::{Reply, Request, TransactionError, UnitId};
+use crate::store::{Priority, Reply, Request, TransactionError, UnitId};
 
 /// Conflicts in a row before pausing, and before the device is refused, about 7 s later: libxl
 /// gives up after 10. Refused writes in a row before the device is refused.
@@ -89,9 +89,15 @@ impl Look {
 
 impl Backend {
     pub(super) fn start_look(&mut self, id: DeviceId) -> (UnitId, Look) {
-        let (watched, rings) = self.entry(id).map_or((false, false), |entry| {
-            (entry.watched, entry.device.may_want_rings())
+        let (watched, rings, new) = self.entry(id).map_or((false, false, false), |entry| {
+            let device = &entry.device;
+            (entry.watched, device.may_want_rings(), device.is_new())
         });
+        let priority = if new {
+            Priority::Urgent
+        } else {
+            Priority::Normal
+        };
         let path = state_of(id);
         let watch = (!watched).then(|| Request::Watch(path.clone(), token_of(id)));
         let front = id.front();
@@ -103,7 +109,7 @@ impl Backend {
             .into_iter()
             .chain([Request::ReadBrief(path)])
             .chain(keys);
-        let unit = self.client.begin(reads.collect());
+        let unit = self.client.begin(reads.collect(), priority);
         let look = Look {
             id,
             phase: Phase::Frontend { watching: !watched },

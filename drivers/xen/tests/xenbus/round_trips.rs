@@ -126,3 +126,72 @@ fn a_disk_is_removed_well_before_libxl_gives_up() {
         assert!(gone.expect("in a minute") <= 3_500, "{gone:?}");
     }
 }
+
+/// A guest whose devices write their states all the time, any of them.
+struct Toggler {
+    vbds: Vec<Vbd>,
+    round: u32,
+}
+
+impl Toggler {
+    fn new(bed: &mut Bed, guest: u16, devices: u32) -> Self {
+        let vbds = (0..devices).map(|n| Vbd {
+            frontend: guest,
+            device: 51712 + 16 * n,
+            ..VBD
+        });
+        let vbds: Vec<Vbd> = vbds.collect();
+        for vbd in &vbds {
+            bed.attach(*vbd);
+            bed.run(1_000);
+            vbd.front_initialise(&mut bed.store);
+        }
+        Self { vbds, round: 0 }
+    }
+
+    /// Every device writes its state once.
+    fn toggle(&mut self, bed: &mut Bed) {
+        for (n, vbd) in self.vbds.iter().enumerate() {
+            self.round += 1;
+            let states = [3, 4, 6, 1, 5];
+            let state = states[(self.round as usize / 3 + n) % states.len()];
+            vbd.set_front_state(&mut bed.store, state);
+        }
+    }
+}
+
+#[test]
+fn a_guest_that_toggles_its_states_does_not_slow_down_the_attach_of_another() {
+    // In ms: the way to xenstored and back, its work for a request, and how long a toggle takes.
+    for (latency, cost, every) in [(20, 0, 5), (0, 2, 20), (10, 1, 40), (500, 0, 100)] {
+        let mut times = [0, 0];
+        for (devices, time) in [0, 16].into_iter().zip(&mut times) {
+            let mut bed = busy();
+            bed.store.set_pace(latency * MS, cost * MS);
+            let mut toggler = Toggler::new(&mut bed, 100, devices);
+            let mut worst = 0;
+            for guest in 1..=4 {
+                for _ in 0..4_000 / every {
+                    toggler.toggle(&mut bed);
+                    bed.run(every);
+                }
+                let vbd = Vbd {
+                    frontend: guest,
+                    ..VBD
+                };
+                bed.attach(vbd);
+                let start = bed.now;
+                while vbd.back_state(&bed.store) != 2 {
+                    assert!(bed.now < start + 60_000 * MS, "not in a minute");
+                    bed.run_until(every, |bed| vbd.back_state(&bed.store) == 2);
+                    toggler.toggle(&mut bed);
+                }
+                worst = worst.max((bed.now - start) / MS);
+            }
+            *time = worst;
+        }
+        let [alone, beside] = times;
+        println!("latency {latency}, cost {cost}: {alone} ms alone, {beside} ms beside a toggler");
+        assert!(beside <= 2 * alone.max(1), "{beside} ms, {alone} ms alone");
+    }
+}
