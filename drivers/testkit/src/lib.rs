@@ -9,12 +9,14 @@
 //! | [`pci`] | a PCI bus behind ports 0xCF8/0xCFC |
 //! | [`grants`] | Xen's grant table |
 //! | [`blkfront`] | a guest's block frontend |
+//! | [`frontends`] | what the frontends of the field do in xenstore |
 //! | [`gpt`], [`image`] | a disk with a partition table; a disk to read from |
 //! | [`queue`] | whoever submits to a disk's queue |
 //! | [`xenstored`] | the xenstore daemon |
 #![forbid(unsafe_code)]
 
 pub mod blkfront;
+pub mod frontends;
 pub mod gpt;
 pub mod grants;
 pub mod image;

@@ -27,7 +27,7 @@ pub(super) const MAX_LOOKS: usize = 8;
 /// Looks at a known device in a row, and how often there may be one after that, for each device
 /// that the guest has, up to a limit: a guest that toggles its states costs no more than that,
 /// and one that boots, hands over and resumes is never made to wait.
-const LOOKS_AT_ONCE: u64 = 32;
+const LOOKS_AT_ONCE: u64 = 64;
 const LOOK_NS: u64 = 200_000_000;
 const LOOK_MAX_NS: u64 = 3_000_000_000;
 /// Guests to be scanned at once, at most, before all are.
