@@ -4,7 +4,7 @@
 use crate::bed::{Bed, VBD, id};
 use proptest::prelude::*;
 use spindle_testkit::frontends::{
-    ALL, Asked, Frontend, GRUB, Kind, LINUX_4, LINUX_KEXEC, MINIOS, OVMF, Status, WINDOWS,
+    ALL, Asked, Frontend, GRUB, Kind, LINUX_4, LINUX_KEXEC, MINIOS, OVMF, Status, WINDOWS, XENCRSH,
 };
 use spindle_xen::grant::GrantRef;
 
@@ -289,6 +289,28 @@ proptest! {
         let took = play.finish();
         prop_assert!(took < 1_000, "{}", took);
         play.assert_removed();
+    }
+}
+
+#[test]
+fn a_crash_driver_connects_from_whatever_the_one_before_has_left() {
+    for kind in [&WINDOWS, &XENCRSH] {
+        for left in [&[][..], &[5], &[5, 6], &[6], &[6, 1], &[1]] {
+            let mut play = Play::connected(&LINUX_4);
+            for state in left {
+                VBD.set_front_state(&mut play.bed.store, *state);
+                play.bed.run(100);
+            }
+            // The keys of two queues are not for it.
+            let keys = ["queue-0", "queue-1", "multi-queue-num-queues"];
+            for key in keys {
+                play.bed.store.remove(&VBD.front(key));
+            }
+            play.front = Frontend::boot(kind, VBD, 100);
+            let took = play.finish();
+            assert!(took < 100, "{} took {took} ms", kind.name);
+            play.assert_connected();
+        }
     }
 }
 

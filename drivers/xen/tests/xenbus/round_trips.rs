@@ -160,38 +160,86 @@ impl Toggler {
     }
 }
 
+/// Lets `toggler` toggle every `every` ms until `vbd`'s backend is in `state`; gives the ms that
+/// took.
+fn beside(bed: &mut Bed, toggler: &mut Toggler, every: u64, vbd: Vbd, state: u32) -> u64 {
+    let start = bed.now;
+    while vbd.back_state(&bed.store) != state {
+        assert!(bed.now < start + 60_000 * MS, "not in a minute");
+        bed.run_until(every, |bed| vbd.back_state(&bed.store) == state);
+        toggler.toggle(bed);
+    }
+    (bed.now - start) / MS
+}
+
 #[test]
-fn a_guest_that_toggles_its_states_does_not_slow_down_the_attach_of_another() {
+fn a_guest_that_toggles_its_states_does_not_slow_down_another() {
     // In ms: the way to xenstored and back, its work for a request, and how long a toggle takes.
     for (latency, cost, every) in [(20, 0, 5), (0, 2, 20), (10, 1, 40), (500, 0, 100)] {
-        let mut times = [0, 0];
-        for (devices, time) in [0, 16].into_iter().zip(&mut times) {
+        let mut times = [[0; 2]; 2];
+        for (devices, [attach, connect]) in [0, 16].into_iter().zip(&mut times) {
             let mut bed = busy();
             bed.store.set_pace(latency * MS, cost * MS);
             let mut toggler = Toggler::new(&mut bed, 100, devices);
-            let mut worst = 0;
-            for guest in 1..=4 {
-                for _ in 0..4_000 / every {
-                    toggler.toggle(&mut bed);
+            let pause = |bed: &mut Bed, toggler: &mut Toggler, ms: u64| {
+                for _ in 0..ms / every {
+                    toggler.toggle(bed);
                     bed.run(every);
                 }
+            };
+            for guest in 1..=4 {
+                pause(&mut bed, &mut toggler, 4_000);
                 let vbd = Vbd {
                     frontend: guest,
                     ..VBD
                 };
                 bed.attach(vbd);
-                let start = bed.now;
-                while vbd.back_state(&bed.store) != 2 {
-                    assert!(bed.now < start + 60_000 * MS, "not in a minute");
-                    bed.run_until(every, |bed| vbd.back_state(&bed.store) == 2);
-                    toggler.toggle(&mut bed);
-                }
-                worst = worst.max((bed.now - start) / MS);
+                let took = beside(&mut bed, &mut toggler, every, vbd, 2);
+                *attach = took.max(*attach);
+                pause(&mut bed, &mut toggler, 2_000);
+                vbd.front_initialise(&mut bed.store);
+                let took = beside(&mut bed, &mut toggler, every, vbd, 4);
+                *connect = took.max(*connect);
             }
-            *time = worst;
         }
         let [alone, beside] = times;
-        println!("latency {latency}, cost {cost}: {alone} ms alone, {beside} ms beside a toggler");
-        assert!(beside <= 2 * alone.max(1), "{beside} ms, {alone} ms alone");
+        println!("latency {latency}, cost {cost}: {alone:?} ms alone, {beside:?} beside a toggler");
+        assert!(
+            beside[0] <= 2 * alone[0].max(1),
+            "{beside:?}, {alone:?} alone"
+        );
+        // What takes no priority waits for the one look that the other has under way.
+        assert!(
+            beside[1] <= 3 * alone[1].max(1),
+            "{beside:?}, {alone:?} alone"
+        );
     }
+}
+
+#[test]
+fn guests_take_turns_not_their_devices() {
+    let mut bed = busy();
+    bed.store.set_pace(100 * MS, 0);
+    let mut togglers: Vec<Toggler> = (100..108)
+        .map(|guest| Toggler::new(&mut bed, guest, 7))
+        .collect();
+    bed.attach(VBD);
+    bed.run(60_000);
+    // All of them have much to do at once, as when a host's guests boot.
+    let mut toggle = |bed: &mut Bed| {
+        togglers.iter_mut().for_each(|toggler| toggler.toggle(bed));
+        bed.run(50);
+    };
+    for _ in 0..10 {
+        toggle(&mut bed);
+    }
+    VBD.front_initialise(&mut bed.store);
+    let start = bed.now;
+    while VBD.back_state(&bed.store) != 4 {
+        assert!(bed.now < start + 60_000 * MS, "not in a minute");
+        toggle(&mut bed);
+    }
+    let took = (bed.now - start) / MS;
+    println!("{took} ms");
+    assert!(took <= 2_500, "{took} ms");
 }
