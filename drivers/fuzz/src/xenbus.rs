@@ -6,6 +6,7 @@ mod bed;
 
 use arbitrary::{Arbitrary, Unstructured};
 use bed::{Bed, VBD, id};
+use spindle_testkit::frontends::{ALL, Frontend, Kind, Status};
 use spindle_testkit::xenstored::Vbd;
 
 use crate::steps;
@@ -124,7 +125,21 @@ pub fn run(data: &[u8]) {
     GOOD.destroy(&mut bed.store);
     bed.run(8000);
     bed.assert_clean();
-    bed.connect(VBD);
+    let kind = ALL[data.iter().fold(0, |sum, byte| sum + usize::from(*byte)) % ALL.len()];
+    connects(&mut bed, kind);
+}
+
+/// One of the field's frontends is connected, whatever was there before it.
+fn connects(bed: &mut Bed, kind: &'static Kind) {
+    bed.attach(VBD);
+    bed.run(600);
+    let mut front = Frontend::boot(kind, VBD, 8);
+    for _ in 0..100 {
+        bed.run(10);
+        front.step(&mut bed.store, bed.now);
+    }
+    assert_eq!(front.status(), Status::Connected, "{}", kind.name);
+    assert_eq!(VBD.back_state(&bed.store), 4, "{}", kind.name);
 }
 
 fn carry_out(bed: &mut Bed, step: &Step<'_>) {
