@@ -7,7 +7,8 @@ use alloc::vec::Vec;
 use log::warn;
 
 use super::device::{Device, PATIENCE_NS};
-use super::jobs::{Job, MAX_LOOKS, Running};
+use super::jobs::{Job, Running};
+use super::turns::MAX_LOOKS;
 use super::{Action, DeviceId, DiskFacts, Generation, Offer, Refusal};
 use crate::DomId;
 use crate::store::{Client, Event, Ring};

@@ -21,15 +21,6 @@ use crate::{DomId, Errno};
 const MAX_DEVICES: usize = 64;
 /// Of one guest, so that there is room for others.
 const MAX_PER_GUEST: usize = 32;
-/// Looks under way at once, at most. Each holds a transaction, of which xenstored lets a domain
-/// have 10 by default.
-pub(super) const MAX_LOOKS: usize = 8;
-/// Looks at a known device in a row, and how often there may be one after that, for each device
-/// that the guest has, up to a limit: a guest that toggles its states costs no more than that,
-/// and one that boots, hands over and resumes is never made to wait.
-const LOOKS_AT_ONCE: u64 = 64;
-const LOOK_NS: u64 = 200_000_000;
-const LOOK_MAX_NS: u64 = 3_000_000_000;
 /// Guests to be scanned at once, at most, before all are.
 const MAX_GUESTS: usize = 16;
 /// When to try again to watch for devices.
@@ -158,7 +149,7 @@ impl Backend {
         });
     }
 
-    fn count_of(&self, guest: DomId) -> usize {
+    pub(super) fn count_of(&self, guest: DomId) -> usize {
         self.entries
             .iter()
             .filter(|entry| entry.id.frontend == guest)
@@ -233,72 +224,6 @@ impl Backend {
                 .collect();
             self.list_devices(names);
         }
-    }
-
-    /// Begins the look that is due next, if it may begin.
-    ///
-    /// Devices of which nothing is known yet go first: a toolstack waits for them. Of the others,
-    /// guests take turns, and a guest's devices among themselves. No guest takes more of the looks
-    /// than it leaves to others.
-    fn next_look(&mut self) -> Option<(UnitId, Look)> {
-        let looks = self.count(|job| matches!(job, Job::Look(_)));
-        let free = MAX_LOOKS.saturating_sub(looks);
-        if free == 0 {
-            return None;
-        }
-        let now = self.now;
-        for entry in &mut self.entries {
-            if entry.wake_at.is_some_and(|time| time <= now) {
-                entry.wake_at = None;
-                entry.dirty = true;
-            }
-        }
-        let of_guest = |guest: DomId| {
-            let its = self
-                .entries
-                .iter()
-                .filter(move |entry| entry.id.frontend == guest);
-            its.fold((0, 0), |(looking, looked), entry| {
-                (
-                    looking + usize::from(entry.looking),
-                    looked.max(entry.looked),
-                )
-            })
-        };
-        let due = self.entries.iter().filter_map(|entry| {
-            if !entry.dirty || entry.looking || entry.blocked_until > now {
-                return None;
-            }
-            let (looking, guest_looked) = of_guest(entry.id.frontend);
-            let known = entry.looked > 0;
-            // Who has had many looks of late gets one at a time.
-            let most = if entry.paid_until > now.saturating_add(LOOK_MAX_NS) {
-                1
-            } else {
-                free
-            };
-            if known && looking >= most {
-                return None;
-            }
-            Some(((known, guest_looked, entry.looked), entry.id))
-        });
-        let (_, id) = due.min()?;
-        self.looks += 1;
-        let looks = self.looks;
-        let shutting_down = self.patience().is_some();
-        let devices = self.count_of(id.frontend) as u64;
-        let entry = self.entry(id)?;
-        // Other pauses follow a conflict or a refusal.
-        if entry.conflicts == 0 && entry.failures == 0 && !shutting_down {
-            let interval = (LOOK_NS * devices).min(LOOK_MAX_NS);
-            entry.paid_until = entry.paid_until.max(now) + interval;
-            let owed = entry.paid_until.saturating_sub(LOOKS_AT_ONCE * interval);
-            entry.blocked_until = entry.blocked_until.max(owed);
-        }
-        entry.dirty = false;
-        entry.looking = true;
-        entry.looked = looks;
-        Some(self.start_look(id))
     }
 
     /// Goes on with looks whose disk has been opened, or not, in the transaction in which that was

@@ -8,9 +8,10 @@
 //! | part | job |
 //! | --- | --- |
 //! | [`Backend`] | what the kernel calls |
-//! | `jobs` | one unit of xenstore work at a time; where watch events lead |
+//! | `jobs` | the units of xenstore work; where watch events lead |
+//! | `turns` | which device is looked at next, and how often |
 //! | `look` | one look at a device: read, decide, carry out |
-//! | `device` | one device's state machine: the next step from what is there |
+//! | `device` | one device's state machine: what is known, and the next step from what is there |
 //! | `view` | what a look has read |
 //! | `rings` | the frontend's rings, validated: [`RingLayout`] |
 //! | `features` | what we say in a device's directory |
@@ -24,6 +25,7 @@ mod jobs;
 mod look;
 mod publish;
 mod rings;
+mod turns;
 mod types;
 mod view;
 

@@ -11,7 +11,7 @@ use spindle_xen::grant::GrantRef;
 /// How long anything may take, in ms. Frontends wait for up to ten seconds.
 const LIMIT: u64 = 30_000;
 
-/// One turn of somebody, so that others see what is half done.
+/// One turn of the frontend, the backend or the clock, so that others see what is half done.
 #[derive(Clone, Copy, Debug)]
 enum Turn {
     Frontend,
