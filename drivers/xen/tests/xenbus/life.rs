@@ -1095,6 +1095,7 @@ fn closing_is_held_until_the_frontend_is_closed() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "too many devices to interpret")]
 fn whatever_a_frontend_went_through_between_two_looks_it_is_served() {
     let [closes, starts, leaves] = [6, 1, 0];
     for last in [3, 4] {

@@ -40,6 +40,7 @@ fn round_trips(bed: &mut Bed, vbd: Vbd, state: u32) -> u64 {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "too many devices to interpret")]
 fn an_attach_takes_four_round_trips_however_many_devices_there_are() {
     let mut bed = busy();
     for n in 0..60 {
@@ -173,6 +174,7 @@ fn beside(bed: &mut Bed, toggler: &mut Toggler, every: u64, vbd: Vbd, state: u32
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "too many devices to interpret")]
 fn a_guest_that_toggles_its_states_does_not_slow_down_another() {
     // In ms: the way to xenstored and back, its work for a request, and how long a toggle takes.
     for (latency, cost, every) in [(20, 0, 20), (0, 2, 20), (500, 0, 100)] {
@@ -219,6 +221,7 @@ fn a_guest_that_toggles_its_states_does_not_slow_down_another() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "too many devices to interpret")]
 fn guests_take_turns_not_their_devices() {
     let mut bed = busy();
     bed.store.set_pace(100 * MS, 0);
