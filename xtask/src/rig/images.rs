@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use xshell::{Shell, cmd};
 
+use super::emulator::Emulator;
 use super::tree::Tree;
 use super::{Suite, packages};
 use crate::ui::{self, Progress};
@@ -69,6 +70,8 @@ pub(crate) struct Images {
     pub(crate) linux: PathBuf,
     /// dom0's initramfs, uncompressed; the payload of a run is appended.
     pub(crate) dom0: PathBuf,
+    /// What they are booted by.
+    pub(crate) emulator: Emulator,
 }
 
 /// Makes the images of `suite`, or takes those made before.
@@ -80,6 +83,7 @@ pub(crate) fn prepare(suite: Suite) -> Result<Images> {
         xen: dir.join("xen"),
         linux: dir.join("vmlinuz"),
         dom0: dir.join("dom0.cpio"),
+        emulator: Emulator::prepare(&sh)?,
     };
     let packages = PACKAGES.replace("{xen}", suite.xen()).replace(' ', "");
     let stamp = stamp(&[

@@ -11,6 +11,7 @@ mod console;
 mod cpio;
 pub(crate) mod disk;
 mod drives;
+mod emulator;
 mod evidence;
 mod grub;
 mod images;

@@ -41,14 +41,10 @@ pub(super) fn command(setup: &Setup, initrd: &Path) -> Command {
         Backend::Bench => "bench",
     };
     let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL"]);
+    setup.images.emulator.add(&mut command);
     command
-        .args([
-            "--pdeathsig",
-            "KILL",
-            "qemu-system-x86_64",
-            "-accel",
-            "tcg,thread=multi",
-        ])
+        .args(["-accel", "tcg,thread=multi"])
         .args(["-machine", "q35", "-cpu", CPU, "-m", "5G"])
         .args([
             "-nodefaults",
