@@ -57,3 +57,12 @@ pub struct Command<'a> {
     /// The memory, in order; its total is a whole number of blocks. Empty for a flush or discard.
     pub segments: &'a [Segment],
 }
+
+impl Command<'_> {
+    /// How many blocks it is for; 0 for a flush.
+    #[must_use]
+    pub fn total_blocks(&self) -> u64 {
+        let bytes: u64 = self.segments.iter().map(|s| u64::from(s.len)).sum();
+        self.blocks + (bytes >> (self.block_shift & 31))
+    }
+}

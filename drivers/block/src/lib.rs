@@ -20,7 +20,7 @@ mod volume;
 pub use command::{Command, Op, Segment, Tag};
 pub use options::DiskOptions;
 pub use partition::{Table, partitions};
-pub use queue::{DiskQueue, IoError, IoResult, SubmitError};
+pub use queue::{Budget, DiskQueue, IoError, IoResult, Part, SubmitError};
 pub use ram::{RamDisk, RamQueue};
 pub use read::{BlockReader, Blocks, ReadError};
 pub use target::{TargetError, Targets, Use};

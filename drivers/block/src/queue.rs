@@ -52,6 +52,25 @@ pub enum IoError {
 /// The outcome of a command.
 pub type IoResult = Result<(), IoError>;
 
+/// How much [`DiskQueue::submit_part`] may take of a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Budget {
+    /// Requests to the disk, at least 1.
+    pub commands: usize,
+    /// Bytes: no further request is added once they are reached, and none is larger, but for a page.
+    pub bytes: u32,
+}
+
+/// What [`DiskQueue::submit_part`] took of a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// Blocks of the command, from where the part began; with those, of a command without memory,
+    /// that are left out for good.
+    pub blocks: u64,
+    /// Requests to the disk that it became.
+    pub commands: usize,
+}
+
 /// A disk's submission and completion queue, owned by one core.
 ///
 /// Nothing here allocates, locks or logs.
@@ -64,6 +83,45 @@ pub trait DiskQueue {
     /// # Errors
     /// See [`SubmitError`]; the command was then not taken, not even in part.
     fn submit(&mut self, command: &Command<'_>, tag: Tag) -> Result<(), SubmitError>;
+
+    /// Takes what comes `from` blocks after the beginning of a command, as far as the budget and
+    /// the free places allow, at least one request to the disk. `tag` comes back once for the part.
+    ///
+    /// A command of many requests thus needs no more than one free place at a time. A queue that
+    /// makes one request of every command takes it whole.
+    ///
+    /// # Errors
+    /// As [`DiskQueue::submit`]. What [`DiskQueue::requests`] has passed is not
+    /// [`SubmitError::Scattered`] in any part.
+    fn submit_part(
+        &mut self,
+        command: &Command<'_>,
+        from: u64,
+        budget: Budget,
+        tag: Tag,
+    ) -> Result<Part, SubmitError> {
+        let _ = budget;
+        debug_assert_eq!(from, 0, "nothing is left of a command taken whole");
+        self.submit(command, tag)?;
+        Ok(Part {
+            blocks: command.total_blocks(),
+            commands: 1,
+        })
+    }
+
+    /// How many requests to the disk a command takes: what it costs the disk, beside its bytes.
+    ///
+    /// # Errors
+    /// [`SubmitError::Scattered`], as [`DiskQueue::submit`].
+    fn requests(&self, command: &Command<'_>) -> Result<usize, SubmitError> {
+        let _ = command;
+        Ok(1)
+    }
+
+    /// Requests to the disk that can be in flight at once; more than anybody has, if unknown.
+    fn depth(&self) -> usize {
+        usize::MAX
+    }
 
     /// Tells the disk of everything submitted since the last time: at most one doorbell.
     fn commit(&mut self);

@@ -213,6 +213,10 @@ impl<B: BusMemory> DiskQueue for RamQueue<B> {
         Ok(())
     }
 
+    fn depth(&self) -> usize {
+        self.depth
+    }
+
     fn commit(&mut self) {}
 
     fn poll(&mut self, mut done: impl FnMut(Tag, IoResult)) -> usize {

@@ -67,6 +67,28 @@ impl<'a> Runs<'a> {
         }
     }
 
+    /// The same without the first `bytes` bytes.
+    pub(crate) fn skip(mut self, mut bytes: u64) -> Self {
+        while bytes > 0
+            && let Some(segment) = self.segments.first()
+        {
+            let rest = segment.len.wrapping_sub(self.taken);
+            if bytes < u64::from(rest) {
+                self.taken += bytes as u32;
+                break;
+            }
+            bytes -= u64::from(rest);
+            self.segments = self.segments.get(1..).unwrap_or_default();
+            self.taken = 0;
+        }
+        self
+    }
+
+    /// Whether there is no further run.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.segments.is_empty()
+    }
+
     /// The rest of the first segment.
     #[inline]
     fn peek(&self) -> Option<Result<Segment, Scattered>> {

@@ -8,7 +8,7 @@ use alloc::sync::Arc;
 use core::sync::atomic::{Ordering, fence};
 use core::time::Duration;
 
-use spindle_block::{Command, DiskQueue, IoError, IoResult, Op, SubmitError, Tag};
+use spindle_block::{Budget, Command, DiskQueue, IoError, IoResult, Op, Part, SubmitError, Tag};
 use spindle_hw::{Registers, SharedPages};
 
 use self::transfer::{Kind, Transfer};
@@ -159,6 +159,17 @@ impl<R: Registers> QueuePair<R> {
         }
     }
 
+    /// A command that moves no data.
+    #[inline(never)]
+    fn submit_other(&mut self, command: &Command<'_>, tag: Tag) -> Result<(), SubmitError> {
+        match command.op {
+            Op::Flush => self.flush(command.unit, tag),
+            Op::Discard => self.discard(command, tag),
+            // Deallocated blocks may still be on the medium.
+            _ => Err(SubmitError::Unsupported),
+        }
+    }
+
     #[inline]
     fn ring_tail(&mut self) {
         if self.told == self.tail {
@@ -174,28 +185,43 @@ impl<R: Registers> QueuePair<R> {
 impl<R: Registers> DiskQueue for QueuePair<R> {
     #[inline(always)]
     fn submit(&mut self, command: &Command<'_>, tag: Tag) -> Result<(), SubmitError> {
-        let kind = match command.op {
-            Op::Read => Kind::READ,
-            Op::Write => Kind::WRITE,
-            Op::WriteThrough => Kind::WRITE_THROUGH,
-            Op::Flush => return self.flush(command.unit, tag),
-            Op::Discard => return self.discard(command, tag),
-            // Deallocated blocks may still be on the medium.
-            Op::SecureDiscard => return Err(SubmitError::Unsupported),
+        let Some(kind) = Kind::of(command.op) else {
+            return self.submit_other(command, tag);
         };
         if let [segment] = *command.segments
             && let Some(length) = one_page(segment, command.block_shift)
         {
             return self.transfer_page(command, segment.bus, length, kind, tag);
         }
-        let transfer = Transfer {
-            kind,
-            unit: command.unit,
-            block_shift: command.block_shift,
-            block: command.block,
-            segments: command.segments,
-        };
-        self.transfer(&transfer, tag)
+        self.transfer(&Transfer::new(kind, command), tag)
+    }
+
+    fn submit_part(
+        &mut self,
+        command: &Command<'_>,
+        from: u64,
+        budget: Budget,
+        tag: Tag,
+    ) -> Result<Part, SubmitError> {
+        match Kind::of(command.op) {
+            Some(kind) => self.transfer_part(&Transfer::new(kind, command), from, budget, tag),
+            None if command.op == Op::Discard => self.discard_part(command, from, budget, tag),
+            None => self.submit_other(command, tag).map(|()| Part {
+                blocks: 0,
+                commands: 1,
+            }),
+        }
+    }
+
+    fn requests(&self, command: &Command<'_>) -> Result<usize, SubmitError> {
+        match Kind::of(command.op) {
+            Some(_) => self.count(command),
+            None => Ok(1),
+        }
+    }
+
+    fn depth(&self) -> usize {
+        self.capacity()
     }
 
     #[inline]

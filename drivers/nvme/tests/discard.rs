@@ -4,9 +4,9 @@ mod common;
 
 use common::{OPTIONS, Rig, command, discard};
 use proptest::prelude::*;
-use spindle_block::{DiskOptions, DiskQueue, IoError, Op, SubmitError, Tag};
+use spindle_block::{Budget, DiskOptions, DiskQueue, IoError, Op, SubmitError, Tag};
 use spindle_testkit::nvme::{Config, DiscardConfig, Fault, NamespaceConfig};
-use spindle_testkit::queue::{complete, drain, pages};
+use spindle_testkit::queue::{complete, complete_in_parts, drain, pages};
 
 fn with_limits(ranges: u8, range_blocks: u32, total_blocks: u64) -> Config {
     Config {
@@ -29,6 +29,8 @@ proptest! {
     fn a_discard_frees_its_blocks_and_no_others(
         ranges in 0..4u8, range_blocks in 0..40u32, total in 0..100u64,
         block in 0..256u64, blocks in 1..256u64, depth in 3..40u16,
+        // At once, or in parts of so many commands.
+        parts in prop::option::of(1..9usize),
     ) {
         let rig = Rig::new(with_limits(ranges, range_blocks, total));
         let (controller, mut queue) = rig.running(DiskOptions { depth, ..OPTIONS });
@@ -40,12 +42,21 @@ proptest! {
             prop_assert_eq!(complete(&mut queue, &fill), Ok(Ok(())));
         }
         let blocks = blocks.min(256 - block);
-        let result = complete(&mut queue, &discard(1, 9, block, blocks));
+        let discard = discard(1, 9, block, blocks);
+        let result = match parts {
+            None => complete(&mut queue, &discard),
+            Some(commands) => {
+                complete_in_parts(&mut queue, &discard, Budget { commands, bytes: 1 })
+            }
+        };
         prop_assert_eq!(result, Ok(Ok(())));
         let no_limit = |limit: u64| if limit == 0 { u64::MAX } else { limit };
         let of_ranges = no_limit(range_blocks.into())
             .saturating_mul(no_limit(ranges.into()).min(64));
-        let commands = 8.min(queue.capacity() as u64);
+        let commands = match parts {
+            None => 8.min(queue.capacity() as u64),
+            Some(_) => 8,
+        };
         let reach = of_ranges.min(no_limit(total)).saturating_mul(commands);
         let freed = block..block + blocks.min(reach);
         let contents = rig.disk.contents(1);

@@ -4,11 +4,11 @@ mod common;
 
 use common::{OPTIONS, Rig, command};
 use proptest::prelude::*;
-use spindle_block::{DiskOptions, DiskQueue, IoError, Op, Segment, SubmitError, Tag};
+use spindle_block::{Budget, DiskOptions, DiskQueue, IoError, Op, Part, Segment, SubmitError, Tag};
 use spindle_hw::SharedPages;
 use spindle_nvme::Status;
 use spindle_testkit::nvme::{Config, Fault, NamespaceConfig};
-use spindle_testkit::queue::{complete, drain, pages};
+use spindle_testkit::queue::{complete, complete_in_parts, drain, pages};
 
 fn config() -> Config {
     Config {
@@ -110,6 +110,8 @@ proptest! {
         transfers in transfers(),
         mdts in 0..5u8,
         out_of_order: bool,
+        // At once, or in parts of so many commands and pages.
+        parts in prop::option::of((1..4usize, 1..16u32)),
     ) {
         let rig = Rig::new(Config { mdts, out_of_order, ..config() });
         let (controller, mut queue) = rig.running(DiskOptions { depth: 32, ..OPTIONS });
@@ -130,10 +132,14 @@ proptest! {
             memory.write_bytes(0, &fill);
             let op = if transfer.write { Op::Write } else { Op::Read };
             let unit = if transfer.four_k { 2 } else { 1 };
-            let result = complete(
-                &mut queue,
-                &command(op, unit, shift, transfer.block, &segments),
-            );
+            let command = command(op, unit, shift, transfer.block, &segments);
+            let result = match parts {
+                None => complete(&mut queue, &command),
+                Some((commands, pages)) => {
+                    let budget = Budget { commands, bytes: pages << 12 };
+                    complete_in_parts(&mut queue, &command, budget)
+                }
+            };
             let mut expected = fill;
             let disk = &mut disks[unit as usize - 1];
             let mut at = (transfer.block as usize) << shift;
@@ -234,6 +240,57 @@ fn a_command_is_taken_whole_or_not_at_all() {
         "eight parts never fit seven places"
     );
     assert_eq!(queue.submit(&four_parts, Tag(6)), Ok(()));
+    rig.obeyed();
+}
+
+#[test]
+fn a_command_of_more_requests_than_places_goes_in_parts() {
+    let rig = Rig::new(Config {
+        mdts: 1,
+        manual: true,
+        ..config()
+    });
+    let (_controller, mut queue) = rig.running(DiskOptions {
+        depth: 8,
+        ..OPTIONS
+    });
+    let memory = rig.memory(16);
+    let segments = pages(&memory);
+    let eight = command(Op::Write, 1, 9, 0, &segments);
+    assert_eq!((queue.requests(&eight), queue.depth()), (Ok(8), 7));
+    let all = Budget {
+        commands: usize::MAX,
+        bytes: u32::MAX,
+    };
+    let flush = command(Op::Flush, 1, 9, 0, &[]);
+    for _ in 0..6 {
+        queue.submit(&flush, Tag(9)).unwrap();
+    }
+    // One place is free, and one command is what it takes.
+    let one = Part {
+        blocks: 16,
+        commands: 1,
+    };
+    assert_eq!(queue.submit_part(&eight, 0, all, Tag(1)), Ok(one));
+    assert_eq!(
+        queue.submit_part(&eight, 16, all, Tag(1)),
+        Err(SubmitError::Full)
+    );
+    queue.commit();
+    rig.disk.run();
+    assert_eq!(drain(&mut queue).len(), 7);
+    let two = Budget {
+        commands: 9,
+        bytes: 12 << 10,
+    };
+    let part = |blocks, commands| Ok(Part { blocks, commands });
+    assert_eq!(queue.submit_part(&eight, 16, two, Tag(1)), part(32, 2));
+    assert_eq!(queue.submit_part(&eight, 48, all, Tag(2)), part(80, 5));
+    queue.commit();
+    rig.disk.run();
+    assert_eq!(drain(&mut queue), [(1, Ok(())), (2, Ok(()))]);
+    let beyond = queue.submit_part(&eight, 128, all, Tag(1));
+    assert_eq!(beyond, Err(SubmitError::Scattered));
     rig.obeyed();
 }
 

@@ -1,6 +1,8 @@
 //! Commands for a disk's queue, and what comes of them.
 
-use spindle_block::{Command, DiskQueue, IoResult, Op, Segment, SubmitError, Tag, Unit};
+use spindle_block::{
+    Budget, Command, DiskQueue, IoResult, Op, Part, Segment, SubmitError, Tag, Unit,
+};
 use spindle_hw::{PAGE_SIZE, SharedPages};
 
 /// Polls until a command counts as never answered.
@@ -63,5 +65,41 @@ pub fn complete(
     match done.expect("an answer")[..] {
         [(7, result)] => Ok(result),
         ref others => panic!("one answer was due: {others:?}"),
+    }
+}
+
+/// The same in parts of at most `budget`, one after the other, up to the first that fails.
+///
+/// # Errors
+/// If the queue does not take the command.
+///
+/// # Panics
+/// If a part is not answered, takes nothing, or is more than the budget allows.
+pub fn complete_in_parts(
+    queue: &mut impl DiskQueue,
+    command: &Command<'_>,
+    budget: Budget,
+) -> Result<IoResult, SubmitError> {
+    let requests = queue.requests(command)?;
+    let (mut from, mut taken) = (0, 0);
+    loop {
+        let Part { blocks, commands } = queue.submit_part(command, from, budget, Tag(7))?;
+        assert!((1..=budget.commands).contains(&commands), "{commands}");
+        queue.commit();
+        let answers = (0..POLLS).map(|_| drain(queue));
+        let done = answers.into_iter().find(|done| !done.is_empty());
+        let [(7, result)] = done.expect("an answer")[..] else {
+            panic!("one answer was due");
+        };
+        from += blocks;
+        taken += commands;
+        if result.is_err() || from >= command.total_blocks() {
+            assert!(
+                result.is_err() || taken >= requests,
+                "{taken} of {requests}"
+            );
+            return Ok(result);
+        }
+        assert!(blocks > 0, "nothing was taken");
     }
 }

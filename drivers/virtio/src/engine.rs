@@ -8,7 +8,7 @@
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicBool, Ordering};
 
-use spindle_block::{Command, IoError, IoResult, Op, SubmitError, Tag};
+use spindle_block::{Budget, Command, IoError, IoResult, Op, Part, SubmitError, Tag};
 use spindle_hw::{DmaAlloc, PAGE_SIZE, SharedPages};
 
 use crate::Error;
@@ -26,6 +26,12 @@ const MAX_PIECES: u16 = 126;
 const MAX_DIRECT_PIECES: u16 = 14;
 /// Entries of the smallest usable ring: a request with one piece, rounded up.
 pub(crate) const MIN_ENTRIES: u16 = 4;
+
+/// All that there is room for.
+const WHOLE: Budget = Budget {
+    commands: usize::MAX,
+    bytes: u32::MAX,
+};
 
 /// What a queue may ask of the disk.
 #[derive(Clone, Copy, Debug)]
@@ -152,75 +158,146 @@ impl Engine {
         if self.gone {
             return Err(SubmitError::Gone);
         }
-        match command.op {
-            Op::Read => self.transfer(command, kind::IN, Next::Done, tag),
-            Op::Write => self.transfer(command, kind::OUT, Next::Done, tag),
-            // virtio has no forced unit access. Where nothing can be flushed nothing is cached.
-            Op::WriteThrough if self.abilities.flush => {
-                self.transfer(command, kind::OUT, Next::Flush, tag)
-            }
-            Op::WriteThrough => self.transfer(command, kind::OUT, Next::Done, tag),
-            Op::Flush if self.abilities.flush => self.begin(Next::Flush, tag),
-            Op::Flush => Err(SubmitError::Unsupported),
-            Op::Discard => self.erase(command, false, tag),
-            Op::SecureDiscard => self.erase(command, true, tag),
+        match self.transfer_of(command.op) {
+            Some(how) => self.transfer(command, how, tag),
+            None => self.submit_other(command, tag),
         }
     }
 
+    /// Takes a part of a command, as [`spindle_block::DiskQueue::submit_part`] does.
+    pub(crate) fn submit_part(
+        &mut self,
+        command: &Command<'_>,
+        from: u64,
+        budget: Budget,
+        tag: Tag,
+    ) -> Result<Part, SubmitError> {
+        if self.gone {
+            return Err(SubmitError::Gone);
+        }
+        let Some(how) = self.transfer_of(command.op) else {
+            // A discard goes on by itself, one request at a time.
+            return self.submit_other(command, tag).map(|()| Part {
+                blocks: command.blocks,
+                commands: 1,
+            });
+        };
+        let runs = self.runs(command).within(budget.bytes);
+        let mut runs = runs.skip(from << self.abilities.block_shift);
+        if runs.is_empty() {
+            return Err(SubmitError::Scattered);
+        }
+        let part = self.build(command.block.wrapping_add(from), &mut runs, how.0, budget)?;
+        if part.commands == 0 {
+            return Err(SubmitError::Full);
+        }
+        self.begin_parts(part.commands, tag, how.1);
+        Ok(part)
+    }
+
+    /// How many requests a command takes at first.
+    pub(crate) fn requests(&self, command: &Command<'_>) -> Result<usize, SubmitError> {
+        if self.transfer_of(command.op).is_none() {
+            return Ok(1);
+        }
+        let mut runs = self.runs(command);
+        let mut count = 0;
+        while let Some(run) = runs.next(|_, _, _| {}) {
+            run.map_err(|_| SubmitError::Scattered)?;
+            count += 1;
+        }
+        Ok(count)
+    }
+
+    /// The kind of request that moves a command's data, and what comes after; `None` for commands
+    /// without data.
+    fn transfer_of(&self, op: Op) -> Option<(u32, Next)> {
+        match op {
+            Op::Read => Some((kind::IN, Next::Done)),
+            // virtio has no forced unit access. Where nothing can be flushed nothing is cached.
+            Op::WriteThrough if self.abilities.flush => Some((kind::OUT, Next::Flush)),
+            Op::Write | Op::WriteThrough => Some((kind::OUT, Next::Done)),
+            Op::Flush | Op::Discard | Op::SecureDiscard => None,
+        }
+    }
+
+    fn submit_other(&mut self, command: &Command<'_>, tag: Tag) -> Result<(), SubmitError> {
+        match command.op {
+            Op::Flush if self.abilities.flush => self.begin(Next::Flush, tag),
+            Op::Discard => self.erase(command, false, tag),
+            Op::SecureDiscard => self.erase(command, true, tag),
+            _ => Err(SubmitError::Unsupported),
+        }
+    }
+
+    fn runs<'a>(&self, command: &Command<'a>) -> Runs<'a> {
+        Runs::new(command.segments, self.limits, self.abilities.block_shift)
+    }
+
+    /// Takes a command whole, or nothing of it.
     fn transfer(
         &mut self,
         command: &Command<'_>,
-        kind: u32,
-        next: Next,
+        (kind, next): (u32, Next),
         tag: Tag,
     ) -> Result<(), SubmitError> {
+        let mut runs = self.runs(command);
+        let part = self.build(command.block, &mut runs, kind, WHOLE)?;
+        let mut parts = part.commands;
+        // A later try helps only if an empty queue would do.
+        while let Some(run) = runs.next(|_, _, _| {}) {
+            run.map_err(|_| SubmitError::Scattered)?;
+            parts += 1;
+        }
+        if parts == 0 || parts > self.capacity() {
+            return Err(SubmitError::Scattered);
+        }
+        if parts > part.commands {
+            return Err(SubmitError::Full);
+        }
+        self.begin_parts(parts, tag, next);
+        Ok(())
+    }
+
+    /// Writes tables and areas for `runs`, which begin at `block`, as far as places and budget go.
+    /// None of them counts before [`Self::begin_parts`].
+    fn build(
+        &mut self,
+        block: u64,
+        runs: &mut Runs<'_>,
+        kind: u32,
+        budget: Budget,
+    ) -> Result<Part, SubmitError> {
         let direction = if kind == kind::IN { flag::WRITE } else { 0 };
-        let mut sector = self.sector(command.block);
-        let mut runs = Runs::new(command.segments, self.limits, self.abilities.block_shift);
-        // Tables and areas are written as parts come; none counts before `begin`.
-        let mut parts = 0;
-        loop {
-            let slot = self.slots.reserve(parts);
+        let (mut bytes, mut commands) = (0u64, 0);
+        while commands < budget.commands && bytes < budget.bytes.into() {
+            let Some(slot) = self.slots.reserve(commands) else {
+                break;
+            };
             let run = runs.next(|piece, bus, len| {
-                if let Some(slot) = slot {
-                    self.describe(slot, 1 + piece as u16, bus, len, direction | flag::NEXT);
-                }
+                self.describe(slot, 1 + piece as u16, bus, len, direction | flag::NEXT);
             });
             let run = match run {
                 None => break,
                 Some(run) => run.map_err(|_| SubmitError::Scattered)?,
             };
-            let Some(slot) = slot else {
-                return Err(self.no_room(parts + 1, runs));
-            };
+            let sector = self.sector(block).wrapping_add(bytes >> 9);
             self.frame(slot, kind, sector, run.pieces as u16);
-            sector = sector.wrapping_add(u64::from(run.bytes >> 9));
-            parts += 1;
+            bytes += u64::from(run.bytes);
+            commands += 1;
         }
-        if parts == 0 {
-            return Err(SubmitError::Scattered);
-        }
+        Ok(Part {
+            blocks: bytes >> self.abilities.block_shift,
+            commands,
+        })
+    }
+
+    /// Takes the first `parts` requests that were written, for one command.
+    fn begin_parts(&mut self, parts: usize, tag: Tag, next: Next) {
         let (ring, table) = (&mut self.ring, self.table);
         let head = |slot| slot * if self.tables.is_some() { 1 } else { table };
         self.slots
             .begin(parts, tag, next, |slot| ring.offer(head(slot)));
-        Ok(())
-    }
-
-    /// What to say of a command whose first `parts` runs, before `rest`, are more than there are
-    /// free slots: a later try helps only if an empty queue would do.
-    #[cold]
-    fn no_room(&self, mut parts: usize, mut rest: Runs<'_>) -> SubmitError {
-        while let Some(run) = rest.next(|_, _, _| {}) {
-            if run.is_err() {
-                return SubmitError::Scattered;
-            }
-            parts += 1;
-        }
-        if parts > self.capacity() {
-            return SubmitError::Scattered;
-        }
-        SubmitError::Full
     }
 
     fn erase(&mut self, command: &Command<'_>, secure: bool, tag: Tag) -> Result<(), SubmitError> {

@@ -1,6 +1,6 @@
 //! A virtqueue with its doorbell, owned by one core.
 
-use spindle_block::{Command, DiskQueue, IoResult, SubmitError, Tag};
+use spindle_block::{Budget, Command, DiskQueue, IoResult, Part, SubmitError, Tag};
 use spindle_hw::NarrowRegisters;
 
 use crate::engine::Engine;
@@ -51,6 +51,24 @@ impl<R: NarrowRegisters> DiskQueue for BlockQueue<R> {
     #[inline]
     fn submit(&mut self, command: &Command<'_>, tag: Tag) -> Result<(), SubmitError> {
         self.engine.submit(command, tag)
+    }
+
+    fn submit_part(
+        &mut self,
+        command: &Command<'_>,
+        from: u64,
+        budget: Budget,
+        tag: Tag,
+    ) -> Result<Part, SubmitError> {
+        self.engine.submit_part(command, from, budget, tag)
+    }
+
+    fn requests(&self, command: &Command<'_>) -> Result<usize, SubmitError> {
+        self.engine.requests(command)
+    }
+
+    fn depth(&self) -> usize {
+        self.engine.capacity()
     }
 
     #[inline]

@@ -36,6 +36,8 @@ pub(crate) struct Runs<'a> {
     place: Place<'a>,
     limits: Limits,
     block_mask: u32,
+    /// Where a run ends, with its last whole block.
+    most: u32,
 }
 
 /// How far a command's memory has been cut.
@@ -76,7 +78,35 @@ impl<'a> Runs<'a> {
             place: Place { segments, taken: 0 },
             limits,
             block_mask: (1 << (block_shift & 31)) - 1,
+            most: MAX_BYTES,
         }
+    }
+
+    /// The same with runs of no more than `bytes` bytes, or than takes a block and a page.
+    pub(crate) fn within(mut self, bytes: u32) -> Self {
+        self.most = bytes.clamp(PAGE_SIZE as u32, MAX_BYTES);
+        self
+    }
+
+    /// The same without the first `bytes` bytes.
+    pub(crate) fn skip(mut self, mut bytes: u64) -> Self {
+        while bytes > 0
+            && let Some(segment) = self.place.segments.first()
+        {
+            let rest = segment.len.saturating_sub(self.place.taken);
+            let step = bytes.min(rest.into());
+            self.place = self.place.after(step as u32);
+            bytes -= step;
+            if step == 0 {
+                break;
+            }
+        }
+        self
+    }
+
+    /// Whether there is no further run.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.place.segments.is_empty()
     }
 
     /// The next run. Its pieces go to `put` as index, address and length; one may come again,
@@ -92,7 +122,7 @@ impl<'a> Runs<'a> {
         let (mut start, mut len) = (0u64, 0u32);
         let mut end: Option<BlockEnd<'a>> = None;
         while let Some(segment) = place.segments.first()
-            && bytes < MAX_BYTES
+            && bytes < self.most
         {
             let left = segment.len.saturating_sub(place.taken);
             if left == 0 || segment.len > PAGE_SIZE as u32 {

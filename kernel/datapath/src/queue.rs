@@ -1,6 +1,6 @@
 //! One core's queue on a disk, whatever kind the disk is.
 
-use spindle_block::{Command, DiskQueue, IoResult, RamQueue, SubmitError, Tag};
+use spindle_block::{Budget, Command, DiskQueue, IoResult, Part, RamQueue, SubmitError, Tag};
 use spindle_hw::{IdentityMap, Mmio};
 use spindle_nvme::QueuePair;
 use spindle_virtio::BlockQueue;
@@ -39,6 +39,41 @@ impl DiskQueue for Queue {
         match self {
             Self::Nvme(queue) => queue.submit(command, tag),
             other => other.submit_any(*command, tag),
+        }
+    }
+
+    #[inline(never)]
+    fn submit_part(
+        &mut self,
+        command: &Command<'_>,
+        from: u64,
+        budget: Budget,
+        tag: Tag,
+    ) -> Result<Part, SubmitError> {
+        match self {
+            Self::Nvme(queue) => queue.submit_part(command, from, budget, tag),
+            Self::Virtio(queue) => queue.submit_part(command, from, budget, tag),
+            Self::Ram(queue) => queue.submit_part(command, from, budget, tag),
+            Self::None => Err(SubmitError::Gone),
+        }
+    }
+
+    #[inline(never)]
+    fn requests(&self, command: &Command<'_>) -> Result<usize, SubmitError> {
+        match self {
+            Self::Nvme(queue) => queue.requests(command),
+            Self::Virtio(queue) => queue.requests(command),
+            Self::Ram(queue) => queue.requests(command),
+            Self::None => Err(SubmitError::Gone),
+        }
+    }
+
+    fn depth(&self) -> usize {
+        match self {
+            Self::Nvme(queue) => queue.depth(),
+            Self::Virtio(queue) => queue.depth(),
+            Self::Ram(queue) => queue.depth(),
+            Self::None => 0,
         }
     }
 

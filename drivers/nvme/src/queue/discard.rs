@@ -2,7 +2,7 @@
 
 use core::sync::atomic::Ordering::Relaxed;
 
-use spindle_block::{Command, SubmitError, Tag};
+use spindle_block::{Budget, Command, Part, SubmitError, Tag};
 use spindle_hw::Registers;
 
 use super::QueuePair;
@@ -13,20 +13,47 @@ use crate::discard::{MAX_COMMANDS, RANGE_SHIFT};
 const DEALLOCATE: u64 = 1 << 2;
 
 impl<R: Registers> QueuePair<R> {
-    #[inline(never)]
+    /// Takes a discard whole, or nothing of it.
     pub(super) fn discard(&mut self, command: &Command<'_>, tag: Tag) -> Result<(), SubmitError> {
-        let Some(limits) = self.discards else {
-            return Err(SubmitError::Unsupported);
-        };
+        let limits = self.discards.ok_or(SubmitError::Unsupported)?;
         let most = MAX_COMMANDS.min(self.capacity() as u64);
         let parts = command.blocks.div_ceil(limits.command_blocks()).min(most) as usize;
-        if parts == 0 {
-            return Err(SubmitError::Scattered);
-        }
-        if self.slots.reserve(parts - 1).is_none() {
+        if parts > 0 && self.slots.reserve(parts - 1).is_none() {
             return Err(self.full());
         }
-        let (mut block, mut left) = (command.block, command.blocks);
+        let budget = Budget {
+            commands: parts.max(1),
+            bytes: u32::MAX,
+        };
+        self.discard_part(command, 0, budget, tag).map(|_| ())
+    }
+
+    /// Takes a discard from `from` blocks on, as far as places and budget go. It has at most
+    /// [`MAX_COMMANDS`] commands in all.
+    #[inline(never)]
+    pub(super) fn discard_part(
+        &mut self,
+        command: &Command<'_>,
+        from: u64,
+        budget: Budget,
+        tag: Tag,
+    ) -> Result<Part, SubmitError> {
+        let limits = self.discards.ok_or(SubmitError::Unsupported)?;
+        let each = limits.command_blocks();
+        let total = command.blocks.min(each.saturating_mul(MAX_COMMANDS));
+        let all = total.saturating_sub(from).div_ceil(each);
+        if all == 0 {
+            return Err(SubmitError::Scattered);
+        }
+        let wanted = all.min(budget.commands as u64) as usize;
+        let Some(parts) = (1..=wanted)
+            .rev()
+            .find(|parts| self.slots.reserve(parts - 1).is_some())
+        else {
+            return Err(self.full());
+        };
+        let mut block = command.block.wrapping_add(from);
+        let mut left = total - from;
         for part in 0..parts {
             let Some((slot, cid)) = self.slots.reserve(part) else {
                 return Err(self.full());
@@ -60,6 +87,14 @@ impl<R: Registers> QueuePair<R> {
         }
         self.slots.begin(parts, tag, self.epoch);
         self.tail = (self.tail + parts) & self.mask;
-        Ok(())
+        let blocks = match left {
+            // What is beyond the last command is left alone.
+            0 => command.blocks - from,
+            left => total - from - left,
+        };
+        Ok(Part {
+            blocks,
+            commands: parts,
+        })
     }
 }

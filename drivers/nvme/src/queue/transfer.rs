@@ -2,8 +2,8 @@
 
 use core::sync::atomic::Ordering;
 
-use spindle_block::{Command, Segment, SubmitError, Tag, Unit};
-use spindle_hw::Registers;
+use spindle_block::{Budget, Command, Op, Part, Segment, SubmitError, Tag, Unit};
+use spindle_hw::{PAGE_SIZE, Registers};
 
 use super::QueuePair;
 use crate::command::{Entry, io};
@@ -17,28 +17,60 @@ pub(super) struct Kind {
 }
 
 impl Kind {
-    pub(super) const READ: Self = Self {
+    /// What a command that moves data is; `None` for all others.
+    #[inline(always)]
+    pub(super) const fn of(op: Op) -> Option<Self> {
+        match op {
+            Op::Read => Some(Self::READ),
+            Op::Write => Some(Self::WRITE),
+            Op::WriteThrough => Some(Self::WRITE_THROUGH),
+            Op::Flush | Op::Discard | Op::SecureDiscard => None,
+        }
+    }
+
+    const READ: Self = Self {
         opcode: io::READ,
         flags: 0,
     };
-    pub(super) const WRITE: Self = Self {
+    const WRITE: Self = Self {
         opcode: io::WRITE,
         flags: 0,
     };
-    pub(super) const WRITE_THROUGH: Self = Self {
+    const WRITE_THROUGH: Self = Self {
         opcode: io::WRITE,
         flags: io::FORCE_UNIT_ACCESS,
     };
 }
 
+const PAGE_MASK: u32 = PAGE_SIZE as u32 - 1;
+
+/// All that there is room for.
+const WHOLE: Budget = Budget {
+    commands: usize::MAX,
+    bytes: u32::MAX,
+};
+
 /// A read or write as [`QueuePair::transfer`] is asked for it. A struct of its own, made where it
 /// is needed: a [`Command`] that a call gets to see has to be written to memory for every request.
 pub(super) struct Transfer<'a> {
-    pub(super) kind: Kind,
-    pub(super) unit: Unit,
-    pub(super) block_shift: u8,
-    pub(super) block: u64,
-    pub(super) segments: &'a [Segment],
+    kind: Kind,
+    unit: Unit,
+    block_shift: u8,
+    block: u64,
+    segments: &'a [Segment],
+}
+
+impl<'a> Transfer<'a> {
+    #[inline(always)]
+    pub(super) fn new(kind: Kind, command: &Command<'a>) -> Self {
+        Self {
+            kind,
+            unit: command.unit,
+            block_shift: command.block_shift,
+            block: command.block,
+            segments: command.segments,
+        }
+    }
 }
 
 impl<R: Registers> QueuePair<R> {
@@ -69,38 +101,92 @@ impl<R: Registers> QueuePair<R> {
         Ok(())
     }
 
+    /// Takes a command whole, or nothing of it.
     #[inline(never)]
     pub(super) fn transfer(
         &mut self,
         transfer: &Transfer<'_>,
         tag: Tag,
     ) -> Result<(), SubmitError> {
+        let mut runs = Runs::new(transfer.segments, self.limit, transfer.block_shift);
+        let part = self.build(transfer, 0, &mut runs, WHOLE)?;
+        let mut parts = part.commands;
+        // A later try helps only if an empty queue would do.
+        while let Some(run) = runs.next(|_, _| {}) {
+            run.map_err(|_| SubmitError::Scattered)?;
+            parts += 1;
+        }
+        if parts == 0 || parts > self.capacity() {
+            return Err(SubmitError::Scattered);
+        }
+        if parts > part.commands {
+            return Err(SubmitError::Full);
+        }
+        self.begin(parts, tag);
+        Ok(())
+    }
+
+    /// Takes as much as there is room for, from `from` blocks on.
+    #[inline(never)]
+    pub(super) fn transfer_part(
+        &mut self,
+        transfer: &Transfer<'_>,
+        from: u64,
+        budget: Budget,
+        tag: Tag,
+    ) -> Result<Part, SubmitError> {
+        let bytes = from << (transfer.block_shift & 31);
+        // No command is larger than the budget, as far as pages go.
+        let limit = self
+            .limit
+            .min((budget.bytes & !PAGE_MASK).max(PAGE_SIZE as u32));
+        let runs = Runs::new(transfer.segments, limit, transfer.block_shift);
+        let mut runs = runs.skip(bytes);
+        if runs.is_empty() {
+            return Err(SubmitError::Scattered);
+        }
+        let part = self.build(transfer, from, &mut runs, budget)?;
+        if part.commands == 0 {
+            return Err(self.full());
+        }
+        self.begin(part.commands, tag);
+        Ok(part)
+    }
+
+    /// Writes entries and lists for `runs`, which begin `from` blocks after the command does, as
+    /// far as places and budget go. None of them counts before [`Self::begin`], so that giving up
+    /// needs no undoing.
+    #[inline]
+    fn build(
+        &mut self,
+        transfer: &Transfer<'_>,
+        from: u64,
+        runs: &mut Runs<'_>,
+        budget: Budget,
+    ) -> Result<Part, SubmitError> {
         if self.gone {
             return Err(SubmitError::Gone);
         }
         let shift = transfer.block_shift & 31;
-        let mut block = transfer.block;
-        let mut runs = Runs::new(transfer.segments, self.limit, shift);
-        // Entries and lists are written as parts come; none counts before `begin` and the new
-        // tail, so that giving up half-way needs no undoing.
-        let mut parts = 0;
-        loop {
-            let slot = self.slots.reserve(parts);
-            let list = slot.map_or(0, |(index, _)| index << self.list_shift);
+        let mut part = Part {
+            blocks: 0,
+            commands: 0,
+        };
+        let mut bytes = 0;
+        while part.commands < budget.commands && bytes < budget.bytes {
+            let Some((index, cid)) = self.slots.reserve(part.commands) else {
+                break;
+            };
+            let list = index << self.list_shift;
             let lists = &self.memory.lists;
             let run = runs.next(|index, page| {
-                if slot.is_some() {
-                    lists
-                        .u64_at(list + index * size_of::<u64>())
-                        .store(page, Ordering::Relaxed);
-                }
+                lists
+                    .u64_at(list + index * size_of::<u64>())
+                    .store(page, Ordering::Relaxed);
             });
             let run = match run {
                 None => break,
                 Some(run) => run.map_err(|_| SubmitError::Scattered)?,
-            };
-            let Some((index, cid)) = slot else {
-                return Err(self.no_room(parts + 1, runs));
             };
             let blocks = run.bytes >> shift;
             let entry = Entry {
@@ -113,37 +199,37 @@ impl<R: Registers> QueuePair<R> {
                     Second::Page(page) => page,
                     Second::List => lists.bus() + list as u64,
                 },
-                cdw10: block,
+                cdw10: transfer.block.wrapping_add(from + part.blocks),
                 // NLB is 0's based and 16 bits wide (6.9, 6.15); MAX_TRANSFER keeps far below.
                 cdw12: blocks.wrapping_sub(1) & 0xffff | transfer.kind.flags,
             };
             self.slots.keep(index, &entry);
-            entry.store(&self.memory.submission, (self.tail + parts) & self.mask);
-            block = block.wrapping_add(blocks.into());
-            parts += 1;
+            let at = (self.tail + part.commands) & self.mask;
+            entry.store(&self.memory.submission, at);
+            part.blocks += u64::from(blocks);
+            part.commands += 1;
+            bytes += run.bytes;
         }
-        if parts == 0 {
-            return Err(SubmitError::Scattered);
-        }
-        self.slots.begin(parts, tag, self.epoch);
-        self.tail = (self.tail + parts) & self.mask;
-        Ok(())
+        Ok(part)
     }
 
-    /// What to say of a command whose first `parts` runs, before `rest`, are more than there are
-    /// free slots: a later try helps only if an empty queue would do.
-    #[cold]
-    fn no_room(&self, mut parts: usize, mut rest: Runs<'_>) -> SubmitError {
-        while let Some(run) = rest.next(|_, _| {}) {
-            if run.is_err() {
-                return SubmitError::Scattered;
-            }
-            parts += 1;
+    /// Takes the first `parts` entries that were written, for one command.
+    #[inline]
+    fn begin(&mut self, parts: usize, tag: Tag) {
+        self.slots.begin(parts, tag, self.epoch);
+        self.tail = (self.tail + parts) & self.mask;
+    }
+
+    /// How many NVMe commands `command` takes.
+    #[inline(never)]
+    pub(super) fn count(&self, command: &Command<'_>) -> Result<usize, SubmitError> {
+        let mut runs = Runs::new(command.segments, self.limit, command.block_shift);
+        let mut count = 0;
+        while let Some(run) = runs.next(|_, _| {}) {
+            run.map_err(|_| SubmitError::Scattered)?;
+            count += 1;
         }
-        if parts > self.capacity() {
-            return SubmitError::Scattered;
-        }
-        SubmitError::Full
+        Ok(count)
     }
 
     /// Why there is no slot: nobody looks at `gone` before, since then there never is one.
