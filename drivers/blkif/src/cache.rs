@@ -21,6 +21,9 @@ const PROBES: usize = 32;
 /// Most mappings given up at once to make room.
 const EVICT: usize = 64;
 
+/// Turns from one eviction to the next. Two turns are an I/O where there is one at a time.
+const EVICT_TURNS: u32 = 32;
+
 /// A page that has not been used for so long is unmapped, or for up to twice as long. Linux'
 /// backend lets go of them after a minute.
 const UNUSED_NS: u64 = 60_000_000_000;
@@ -67,8 +70,8 @@ pub struct GrantCache {
     /// What was used before this turn, and not since, is unused when it is time to look.
     mark: u32,
     look_at: u64,
-    /// Whether this turn has had its eviction.
-    evicted: bool,
+    /// The first turn in which pages may be given up again to make room.
+    evict_from: u32,
 }
 
 /// What a cache allocates: frames, table, free and idle ones.
@@ -108,7 +111,7 @@ impl GrantCache {
             turn: 0,
             mark: 0,
             look_at: 0,
-            evicted: false,
+            evict_from: 0,
         })
     }
 
@@ -133,7 +136,6 @@ impl GrantCache {
     #[inline]
     pub fn next_turn(&mut self) {
         self.turn = self.turn.wrapping_add(1);
-        self.evicted = false;
     }
 
     /// As [`GrantCache::pin`], of a page that the disk is going to `write` into or not; `None` too
@@ -288,12 +290,14 @@ impl GrantCache {
     /// Unmaps some of the least recently used pages that nothing pins, in one hypercall. Returns
     /// how many were unmapped and how many frames were lost because that failed.
     ///
-    /// Only the first call of a turn does anything: a frontend that keeps using new references
-    /// must not make the core, which may serve others too, unmap all day.
+    /// Only one call in [`EVICT_TURNS`] turns does anything: a frontend that never uses a
+    /// reference twice must not make the core, which may serve others too, unmap all day. What
+    /// does not fit meanwhile is copied, which costs less than to map and unmap it.
     pub fn evict(&mut self, grants: &impl GrantOps) -> (usize, usize) {
-        if core::mem::replace(&mut self.evicted, true) {
+        if self.turn.wrapping_sub(self.evict_from) > u32::MAX / 2 {
             return (0, 0);
         }
+        self.evict_from = self.turn.wrapping_add(EVICT_TURNS);
         let want = (self.frames.len() / 16).clamp(1, EVICT);
         let mut oldest = [(0u32, 0u32); EVICT];
         let mut found = 0;
