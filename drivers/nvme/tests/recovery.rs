@@ -125,6 +125,29 @@ fn a_command_that_is_aborted_is_tried_once_more() {
 }
 
 #[test]
+fn a_queue_that_was_stopped_rings_no_doorbell_for_what_it_took_before() {
+    let rig = Rig::new(Config::default());
+    let mut bed = Bed::new(&rig, 1);
+    // Taken, and not committed when control resets the controller.
+    let segments = bed.segments();
+    let write = command(Op::Write, 1, 9, 8, &segments[..1]);
+    bed.queues[0].submit(&write, Tag(1)).unwrap();
+    rig.disk.die();
+    // Control asks for a stop, and the core follows.
+    bed.pass(SECOND);
+    bed.turn();
+    let refused = bed.queues[0].submit(&write, Tag(2));
+    assert_eq!(refused, Err(SubmitError::Full), "it has stopped");
+    let before = rig.disk.doorbells();
+    bed.queues[0].commit();
+    assert_eq!(rig.disk.doorbells(), before);
+    bed.settle();
+    assert_eq!(rig.disk.resets(), 1);
+    assert_eq!(bed.answers, [(1, Ok(()))]);
+    rig.obeyed();
+}
+
+#[test]
 fn what_the_controller_could_not_do_just_then_is_tried_once_more() {
     let rig = Rig::new(Config::default());
     let mut bed = Bed::new(&rig, 1);
