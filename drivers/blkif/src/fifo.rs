@@ -48,6 +48,14 @@ impl Fifo {
         self.tail = self.tail.wrapping_add(1);
     }
 
+    /// Adds an item at the front.
+    pub(crate) fn push_front(&mut self, item: u16) {
+        debug_assert!(self.len() < self.items.len());
+        let mask = self.items.len() - 1;
+        self.head = self.head.wrapping_sub(1);
+        self.items[self.head & mask] = item;
+    }
+
     /// Removes the front item.
     #[inline]
     pub(crate) fn pop(&mut self) -> Option<u16> {

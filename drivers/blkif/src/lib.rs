@@ -13,6 +13,7 @@
 //! | memory | [`cache`], [`pool`] | mapped grants for direct DMA; buffers for grant copy |
 //! | ring state | [`session`] | a request from ring slot to response |
 //! | device | [`gate`] | barriers across the rings of a device |
+//! | sharing | `scheduler`, `depth`, [`pool`] | who may send how much to the disk, and hold how many buffers |
 //! | core | [`ring_core`] | turns over many rings: poll, take, resolve, submit, answer |
 //! | telling | [`moderation`] | whether a frontend is notified at once |
 //! | around it | [`worker`], [`mailbox`], [`pacer`] | orders from control, and rest |
@@ -25,6 +26,7 @@ pub mod abi;
 pub mod batch;
 pub mod cache;
 mod counted;
+mod depth;
 mod fifo;
 pub mod gate;
 pub mod mailbox;
@@ -35,6 +37,7 @@ pub mod request;
 pub mod ring;
 pub mod ring_core;
 mod room;
+mod scheduler;
 pub mod session;
 mod stack;
 pub mod stats;
@@ -47,7 +50,7 @@ pub use counted::Counted;
 pub use gate::{Gate, Member};
 pub use ring::BackRing;
 pub use ring_core::{Config, Detached, RingCore, RingId, Work};
-pub use room::NoRoom;
+pub use room::{NoRoom, guest_share};
 pub use session::{Attachment, Session, Unfit, Unusable};
 pub use stats::RingStats;
 pub use window::Window;

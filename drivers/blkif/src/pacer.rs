@@ -5,6 +5,10 @@
 //! most. Then it rests: with nothing in flight until an event comes; with commands on a disk for a
 //! nap, because no interrupt will tell of their end.
 //!
+//! Each ring's waits are reckoned by themselves ([`Wait`]), and the core wakes for the one that is
+//! likely to be over first: a ring whose commands take long, by its own doing or its disk's, does
+//! not make the core sleep through the end of another's short ones.
+//!
 //! What a nap costs beyond its length, the trip to the hypervisor, is measured. With few commands in
 //! flight each is waited for: the core naps until shortly before the usual end of the wait, then
 //! spins, for about as long as a trip takes, so that neither costs much more than the other would
@@ -51,6 +55,48 @@ pub enum Rest {
     Sleep,
 }
 
+/// What is known of how long one ring waits for its disk.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Wait {
+    /// When what is in flight began to be waited for.
+    since: Option<u64>,
+    /// How long waits have been taking: an eighth of the weight is the last one's.
+    usual: u64,
+    in_flight: usize,
+}
+
+impl Wait {
+    /// Notes a turn: whether anything of the ring ended in it, how much still is in flight, and
+    /// what [`Pacer::wake`] said at its beginning.
+    #[inline]
+    pub fn note(&mut self, now_ns: u64, completed: bool, in_flight: usize, overslept: bool) {
+        self.in_flight = in_flight;
+        if completed && let Some(since) = self.since.take() {
+            let wait = now_ns.saturating_sub(since).min(8 * NAP_MAX_NS);
+            self.usual = if overslept {
+                self.usual.min(wait) / 16 * 15
+            } else {
+                follow(self.usual, wait)
+            };
+        }
+        if in_flight > 0 {
+            self.since.get_or_insert(now_ns);
+        } else {
+            self.since = None;
+        }
+    }
+
+    /// Whether so little is in flight that each is waited for.
+    fn is_few(&self) -> bool {
+        (1..MANY).contains(&self.in_flight)
+    }
+
+    /// For how long it has been waiting.
+    fn waited(&self, now_ns: u64) -> u64 {
+        now_ns.saturating_sub(self.since.unwrap_or(now_ns))
+    }
+}
+
 /// One core's judgement.
 #[derive(Debug)]
 pub struct Pacer {
@@ -63,20 +109,23 @@ pub struct Pacer {
     worked_at: u64,
     /// Nothing was found in the last turn.
     idle: bool,
-    /// When what is in flight began to be waited for.
-    waiting_since: Option<u64>,
-    /// How long waits have been taking: an eighth of the weight is the last one's.
-    usual_wait: u64,
-    /// The end of the nap that the core is in, and whether it is to end before the usual wait.
-    nap: Option<(u64, bool)>,
+    /// The nap that the core is in.
+    nap: Option<Nap>,
     /// When the last nap ended.
     woke_at: u64,
-    /// Such a nap has just ended. If the wait is over, it is not known since when.
-    overslept: bool,
-    /// The wait that the core is in has already outlasted a nap that was to end with it.
-    outlasted: bool,
+    /// A nap that was not to end before a wait has outlasted what began before this time.
+    outlasted: Option<u64>,
     /// How much later than asked for naps have been ending.
     trip: u64,
+}
+
+/// A nap: when it began, when it is to end, and whether that is before the end of the wait that it
+/// was for.
+#[derive(Clone, Copy, Debug)]
+struct Nap {
+    began: u64,
+    until: u64,
+    early: bool,
 }
 
 impl Pacer {
@@ -93,47 +142,48 @@ impl Pacer {
             rests: 0,
             worked_at: 0,
             idle: false,
-            waiting_since: None,
-            usual_wait: 0,
             nap: None,
             woke_at: 0,
-            overslept: false,
-            outlasted: false,
+            outlasted: None,
             trip: 0,
         }
     }
 
-    /// Notes a turn that found work. `completed` tells whether a disk finished something,
-    /// `in_flight` how much still is with one.
+    /// Starts a turn, and learns from the end of a nap what the trip costs. True if a nap that was
+    /// to end before the usual end of a wait has just ended: what is found to be over, has been for
+    /// nobody knows how long.
     #[inline]
-    pub fn worked(&mut self, now_ns: u64, completed: bool, in_flight: usize) {
-        self.woke(now_ns);
+    pub fn wake(&mut self, now_ns: u64) -> bool {
+        let Some(nap) = self.nap.take() else {
+            return false;
+        };
+        let Some(late) = now_ns.checked_sub(nap.until) else {
+            return false;
+        };
+        self.trip = follow(self.trip, late.min(TRIP_MAX_NS));
+        self.woke_at = now_ns;
+        if !nap.early {
+            self.outlasted = Some(nap.began);
+        }
+        nap.early
+    }
+
+    /// Notes a turn that found work.
+    #[inline]
+    pub fn worked(&mut self, now_ns: u64) {
         if core::mem::take(&mut self.idle) {
             self.judge(now_ns.saturating_sub(self.worked_at));
         }
         self.worked_at = now_ns;
-        if completed && let Some(since) = self.waiting_since.take() {
-            let wait = now_ns.saturating_sub(since).min(8 * NAP_MAX_NS);
-            self.usual_wait = if self.overslept {
-                self.usual_wait.min(wait) / 16 * 15
-            } else {
-                follow(self.usual_wait, wait)
-            };
-        }
-        self.overslept = false;
-        self.outlasted = false;
-        if in_flight > 0 {
-            self.waiting_since.get_or_insert(now_ns);
-        } else {
-            self.waiting_since = None;
-        }
     }
 
-    /// What to do after a turn that found nothing, with so many commands in flight.
-    #[inline]
-    pub fn idle(&mut self, now_ns: u64, in_flight: usize) -> Rest {
-        self.woke(now_ns);
-        self.overslept = false;
+    /// What to do after a turn that found nothing, with so much in flight of these rings.
+    pub fn idle<'a>(
+        &mut self,
+        now_ns: u64,
+        in_flight: usize,
+        rings: impl Iterator<Item = &'a Wait> + Clone,
+    ) -> Rest {
         self.idle = true;
         let polled = now_ns.saturating_sub(self.worked_at);
         let limit = match self.poll {
@@ -143,9 +193,8 @@ impl Pacer {
         if polled < self.spin || (self.rests >= PROBE && polled < limit) {
             return Rest::Poll;
         }
-        let waited = now_ns.saturating_sub(self.waiting_since.unwrap_or(now_ns));
-        let few = (1..MANY).contains(&in_flight);
-        if few && limit > 0 && self.is_soon_over(now_ns, waited) {
+        let soon = |wait: &Wait| wait.is_few() && self.is_soon_over(now_ns, wait);
+        if limit > 0 && rings.clone().any(soon) {
             return Rest::Poll;
         }
         self.rests = if self.rests >= PROBE {
@@ -156,23 +205,45 @@ impl Pacer {
         if in_flight == 0 {
             return Rest::Sleep;
         }
+        let (mut nap, mut least, mut early) = (NAP_MAX_NS, 0, false);
+        for wait in rings.clone().filter(|wait| wait.in_flight > 0) {
+            let (own, own_least) = self.nap_for(now_ns, wait);
+            if own <= nap {
+                (nap, least) = (own, own_least);
+                early = wait.is_few() && wait.waited(now_ns) < wait.usual;
+            }
+        }
+        let until = now_ns.saturating_add(nap);
+        self.nap = Some(Nap {
+            began: now_ns,
+            until,
+            early,
+        });
+        // Where all have much in flight, nothing new is to be expected.
+        let mut rings = rings;
+        let many = rings.all(|wait| wait.in_flight >= MANY);
+        Rest::Nap {
+            until,
+            listen: !many || nap > least.max(SOON_NS),
+        }
+    }
+
+    /// How long a nap may be that is for one ring's wait, and how long one is at least.
+    fn nap_for(&self, now_ns: u64, wait: &Wait) -> (u64, u64) {
+        let waited = wait.waited(now_ns);
+        let few = wait.is_few();
         // Once the usual wait is over, or half of it with many in flight, naps of an eighth.
         let least = if few { self.trip } else { self.trip * TRIPS };
         let left = if few {
-            self.usual_wait.saturating_sub(waited + self.lead())
+            wait.usual.saturating_sub(waited + self.lead())
         } else {
-            (self.usual_wait / 2).saturating_sub(waited)
+            (wait.usual / 2).saturating_sub(waited)
         };
         let nap = left
-            .max(self.usual_wait / 8)
+            .max(wait.usual / 8)
             .max(least)
             .clamp(NAP_MIN_NS, NAP_MAX_NS);
-        let until = now_ns.saturating_add(nap);
-        self.nap = Some((until, few && waited < self.usual_wait));
-        Rest::Nap {
-            until,
-            listen: few || nap > least.max(SOON_NS),
-        }
+        (nap, least)
     }
 
     /// How long before the usual end of a wait a nap is to end: it is late by a trip, more or less.
@@ -181,23 +252,12 @@ impl Pacer {
     }
 
     /// Whether spinning is likely to find the end of a wait sooner than a trip would.
-    fn is_soon_over(&self, now_ns: u64, waited: u64) -> bool {
-        let overdue = waited.saturating_sub(self.usual_wait);
+    fn is_soon_over(&self, now_ns: u64, wait: &Wait) -> bool {
+        let waited = wait.waited(now_ns);
+        let overdue = waited.saturating_sub(wait.usual);
         let spun = now_ns.saturating_sub(self.woke_at).min(overdue);
-        !self.outlasted && self.usual_wait <= waited + self.lead() && spun < self.trip
-    }
-
-    /// Learns from the end of a nap what the trip costs.
-    #[inline]
-    fn woke(&mut self, now_ns: u64) {
-        if let Some((until, early)) = self.nap.take()
-            && let Some(late) = now_ns.checked_sub(until)
-        {
-            self.trip = follow(self.trip, late.min(TRIP_MAX_NS));
-            self.woke_at = now_ns;
-            self.overslept = early;
-            self.outlasted = !early;
-        }
+        let outlasted = self.outlasted >= wait.since && wait.since.is_some();
+        !outlasted && wait.usual <= waited + self.lead() && spun < self.trip
     }
 
     /// Learns from a gap between work and work whether spinning through it was right, or would
@@ -226,6 +286,27 @@ mod tests {
     use super::*;
 
     const US: u64 = 1000;
+
+    /// A core with one ring.
+    struct Pacer(super::Pacer, Wait);
+
+    impl Pacer {
+        fn new(poll: PollTime) -> Self {
+            Self(super::Pacer::new(poll), Wait::default())
+        }
+
+        fn worked(&mut self, now: u64, completed: bool, in_flight: usize) {
+            let overslept = self.0.wake(now);
+            self.1.note(now, completed, in_flight, overslept);
+            self.0.worked(now);
+        }
+
+        fn idle(&mut self, now: u64, in_flight: usize) -> Rest {
+            self.0.wake(now);
+            self.1.in_flight = in_flight;
+            self.0.idle(now, in_flight, core::iter::once(&self.1))
+        }
+    }
 
     /// A nap's length and whether it listens.
     fn nap(pacer: &mut Pacer, now: u64, in_flight: usize) -> (u64, bool) {

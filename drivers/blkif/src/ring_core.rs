@@ -18,8 +18,10 @@ use spindle_xen::grant::GrantOps;
 
 use crate::abi::MAX_SEGMENTS;
 use crate::batch::{CopyBatch, MapBatch, UnmapBatch};
+use crate::pacer::Wait;
 use crate::pool::{BadPoolSize, BufferPool};
 use crate::ring::Halt;
+use crate::scheduler::Scheduler;
 use crate::session::Session;
 use crate::stats::RingStats;
 use crate::turnstile::Turnstile;
@@ -33,7 +35,7 @@ pub struct Config {
     /// Requests taken from one ring in one visit; at least 1.
     pub budget: u32,
     /// Segments of the largest request; at least [`MAX_SEGMENTS`]. There must be as many buffer
-    /// pages.
+    /// pages, so that such a request goes through them at once where nobody else needs any.
     pub segments: usize,
     /// Grant maps in one hypercall; at least `segments`.
     pub map_batch: usize,
@@ -66,6 +68,8 @@ pub struct Work {
     pub completed: u32,
     /// Whether requests are still between ring and response.
     pub busy: bool,
+    /// Whether the next visit has something to send to a disk, whatever happens until then.
+    pub more: bool,
     /// Whether a ring was halted that [`RingCore::next_fault`] has not told of.
     pub fault: bool,
 }
@@ -74,7 +78,7 @@ impl Work {
     /// Whether the visit found nothing and left nothing to wait for.
     #[must_use]
     pub fn is_idle(self) -> bool {
-        self.taken == 0 && self.completed == 0 && !self.busy
+        self.taken == 0 && self.completed == 0 && !self.busy && !self.more
     }
 }
 
@@ -145,6 +149,8 @@ struct Disk<Q> {
     full: bool,
     /// Rings of which the full queue took nothing at their last turn.
     waiting: Turnstile,
+    /// How the rings share it.
+    scheduler: Scheduler,
 }
 
 impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
@@ -161,7 +167,8 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
     ) -> Result<Self, BadPoolSize> {
         let places = config.rings.min(1 << 16);
         let segments = config.segments.max(MAX_SEGMENTS);
-        let disk = |queue| Disk {
+        let disk = |queue: Q| Disk {
+            scheduler: Scheduler::new(queue.depth()),
             queue,
             dirty: false,
             full: false,
@@ -201,6 +208,7 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
             return Err((RingError::Crowded, session.into()));
         };
         self.rings[place] = Some(session);
+        self.pool.join();
         self.used = self.used.max(place + 1);
         Ok(RingId(place as u16))
     }
@@ -238,7 +246,7 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
         let session = place.and_then(Option::take).ok_or(RingError::Unknown)?;
         let last = self.rings.iter().rposition(Option::is_some);
         self.used = last.map_or(0, |last| last + 1);
-        self.pool.withdraw(ring.0);
+        self.pool.leave(ring.0, session.domain());
         for disk in &mut self.disks {
             disk.waiting.leave(ring.0);
         }
@@ -258,13 +266,17 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
         }
     }
 
-    /// Unmaps grants that their frontends have not used for long: those of one ring, in one
-    /// hypercall. Gives when to come again; `None` if no ring has any mapped.
+    /// Unmaps grants that a frontend has not used for long: those of the one ring that is due for
+    /// longest, in one hypercall, since others may be waiting for their turn. Gives when to come
+    /// again; `None` if no ring has any mapped.
     pub fn trim(&mut self, now_ns: u64) -> Option<u64> {
-        let grants = &self.grants;
-        let mut rings = self.rings.iter_mut().flatten();
-        if rings.any(|session| session.trim(grants, now_ns)) {
-            return Some(now_ns);
+        let due = |session: &Session| session.trim_at().filter(|&at| at <= now_ns);
+        let rings = self.rings.iter_mut().flatten();
+        let first = rings
+            .filter_map(|session| Some((due(session)?, session)))
+            .min_by_key(|(at, _)| *at);
+        if let Some((_, session)) = first {
+            session.trim(&self.grants, now_ns);
         }
         self.sessions().filter_map(|(_, s)| s.trim_at()).min()
     }
@@ -310,6 +322,20 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
         let with_disks: usize = self.disks.iter().map(|disk| disk.queue.in_flight()).sum();
         let held: usize = self.sessions().map(|(_, session)| session.held()).sum();
         with_disks + held
+    }
+
+    /// Notes, after a visit that found work, for how long each ring has been waiting for its disk.
+    /// For `overslept` see [`Wait::note`].
+    pub fn note_waits(&mut self, now_ns: u64, overslept: bool) {
+        for session in self.rings[..self.used].iter_mut().flatten() {
+            session.note_wait(now_ns, overslept);
+        }
+    }
+
+    /// What each ring's waits are like.
+    pub fn waits(&self) -> impl Iterator<Item = &Wait> + Clone {
+        let rings = self.rings[..self.used].iter().flatten();
+        rings.map(Session::wait)
     }
 
     /// Whether a disk's queue needs turns to carry on what it has.

@@ -5,11 +5,13 @@
 //! completion finds it without a search. Everything is allocated when the session is made.
 
 mod arena;
+mod aside;
 mod barrier;
 mod finish;
 mod indirect;
 mod intake;
 mod prepare;
+mod progress;
 mod slot;
 mod submit;
 
@@ -28,17 +30,21 @@ use crate::cache::GrantCache;
 use crate::fifo::Fifo;
 use crate::gate::Member;
 use crate::moderation::Moderator;
+use crate::pacer::Wait;
 use crate::pool::BufferPool;
 use crate::ring::{BackRing, BadRingSize, Halt, slots_in};
 use crate::ring_core::Detached;
 use crate::room::{NoRoom, filled};
+use crate::scheduler::Account;
 use crate::stack::Stack;
 use crate::stats::RingStats;
 use crate::window::Window;
 
 use arena::Arena;
+use aside::Aside;
 use barrier::Barrier;
 pub(crate) use prepare::Means;
+use progress::Progress;
 use slot::{FREE_SLOT, Path, Slot, State};
 
 /// What a frontend and the toolstack agreed on for a ring.
@@ -100,6 +106,9 @@ struct Room {
     arena: Arena,
     line: Fifo,
     finished: Fifo,
+    progress: Box<[Progress]>,
+    flushes: Aside,
+    discards: Aside,
 }
 
 impl Room {
@@ -110,13 +119,17 @@ impl Room {
             arena: Arena::new(indirect)?,
             line: Fifo::new(requests)?,
             finished: Fifo::new(requests)?,
+            progress: filled(Progress::default(), requests)?,
+            flushes: Aside::new(requests)?,
+            discards: Aside::new(requests)?,
         })
     }
 
     /// Bytes of all that.
     const fn footprint(requests: usize, indirect: bool) -> usize {
-        let numbers = 3 * size_of::<u16>();
-        requests * (size_of::<Slot>() + numbers) + Arena::footprint(indirect)
+        let numbers = 5 * size_of::<u16>();
+        let each = size_of::<Slot>() + size_of::<Progress>() + numbers;
+        requests * each + Arena::footprint(indirect)
     }
 }
 
@@ -144,8 +157,27 @@ pub struct Session {
     ready: usize,
     /// How many in line have their list in the copy batch.
     fetching: usize,
-    /// How many went to the disk in this visit without waiting in line.
+    /// What of each request's way is not in its slot.
+    progress: Box<[Progress]>,
+    /// The request that has been through the buffers in part. Those behind it get none before.
+    partial: Option<u16>,
+    flushes: Aside,
+    discards: Aside,
+    /// Slots of requests that did not go straight to the disk as one page.
+    others: usize,
+    /// Pages of those that the disk has.
+    load: u32,
+    account: Account,
+    /// Pages that may go to the disk in this visit.
+    credit: u32,
+    /// Pages, and what they cost, that went to it since the scheduler was told.
     sent: u32,
+    cost: u32,
+    /// Requests were left in the ring for want of credit.
+    throttled: bool,
+    /// Something was answered in the last visit.
+    answered: bool,
+    wait: Wait,
     /// Reads whose data still is in buffers.
     finished: Fifo,
     /// How many at the head of `finished` are in the copy batch.
@@ -210,7 +242,19 @@ impl Session {
             line: room.line,
             ready: 0,
             fetching: 0,
+            progress: room.progress,
+            partial: None,
+            flushes: room.flushes,
+            discards: room.discards,
+            others: 0,
+            load: 0,
+            account: Account::default(),
+            credit: u32::MAX,
             sent: 0,
+            cost: 0,
+            throttled: false,
+            answered: false,
+            wait: Wait::default(),
             finished: room.finished,
             copying: 0,
             gate: attachment.gate,
@@ -285,15 +329,13 @@ impl Session {
         self.volume.sectors = sectors;
     }
 
-    /// Lets go of grants that have not been used for long; true if there were any.
-    pub(crate) fn trim(&mut self, grants: &impl GrantOps, now_ns: u64) -> bool {
-        let Some(cache) = &mut self.cache else {
-            return false;
-        };
-        let (unmapped, lost) = cache.trim(grants, now_ns);
-        self.stats.grants_evicted.add(unmapped as u64);
-        self.stats.frames_lost.add(lost as u64);
-        unmapped + lost > 0
+    /// Unmaps grants that have not been used for long.
+    pub(crate) fn trim(&mut self, grants: &impl GrantOps, now_ns: u64) {
+        if let Some(cache) = &mut self.cache {
+            let (unmapped, lost) = cache.trim(grants, now_ns);
+            self.stats.grants_evicted.add(unmapped as u64);
+            self.stats.frames_lost.add(lost as u64);
+        }
     }
 
     /// When [`Session::trim`] has something to do again, if it has any grants mapped.
@@ -307,10 +349,12 @@ impl Session {
         if let Some(cache) = &mut self.cache {
             self.stats.frames_lost.add(cache.cut_off(grants) as u64);
         }
-        for slot in &mut self.slots {
-            if slot.state == State::InFlight && slot.path == Path::Copied {
+        for (slot, progress) in self.slots.iter_mut().zip(&self.progress) {
+            let busy = slot.state == State::InFlight || progress.is_with_disk();
+            if busy && slot.path == Path::Copied {
                 slot.path = Path::None;
-                pool.lose(slot.pieces(&self.arena).len());
+                let pieces = slot.pieces(&self.arena);
+                pieces.iter().for_each(|piece| pool.lose(piece.bus));
             }
         }
     }
@@ -328,13 +372,51 @@ impl Session {
     #[inline]
     pub(crate) fn start_turn(&mut self, now_ns: u64) {
         self.now_ns = now_ns;
-        self.sent = 0;
     }
 
-    /// How many requests went to the disk in this visit without waiting in line.
+    /// The ring's account with the scheduler of its disk.
     #[inline]
-    pub(crate) fn sent(&self) -> u32 {
-        self.sent
+    pub(crate) fn account(&mut self) -> &mut Account {
+        &mut self.account
+    }
+
+    /// Lets so many pages go to the disk.
+    #[inline]
+    pub(crate) fn allow(&mut self, credit: u32) {
+        self.credit = credit;
+    }
+
+    /// Pages that went to the disk since this was last asked, and what they cost it.
+    #[inline]
+    pub(crate) fn take_sent(&mut self) -> (u32, u32) {
+        (
+            core::mem::take(&mut self.sent),
+            core::mem::take(&mut self.cost),
+        )
+    }
+
+    /// Pages that the disk has.
+    #[inline]
+    pub(crate) fn outstanding(&self) -> u32 {
+        (self.active() - self.others) as u32 + self.load
+    }
+
+    /// Whether it may send nothing.
+    pub(crate) fn is_broke(&self) -> bool {
+        self.credit == 0
+    }
+
+    /// Whether it could send more if it had the credit.
+    pub(crate) fn is_throttled(&self) -> bool {
+        self.throttled || self.is_ready()
+    }
+
+    /// Notes that the disk was given `load` pages, which count as `cost`.
+    #[inline]
+    fn spend(&mut self, load: u32, cost: u32) {
+        self.credit = self.credit.saturating_sub(cost);
+        self.sent += load;
+        self.cost += cost;
     }
 
     /// Whether the next request in line can be submitted.
@@ -381,10 +463,22 @@ impl Session {
         self.stats.frames_lost.add(u64::from(!unmapped));
     }
 
+    /// Notes for how long it has been waiting.
+    #[inline]
+    pub(crate) fn note_wait(&mut self, now_ns: u64, overslept: bool) {
+        let in_flight = self.active() + self.held();
+        self.wait.note(now_ns, self.answered, in_flight, overslept);
+    }
+
+    pub(crate) fn wait(&self) -> &Wait {
+        &self.wait
+    }
+
     /// Publishes what was answered; true if the frontend is to be notified.
     #[inline]
     pub(crate) fn publish(&mut self) -> bool {
         let fresh = self.ring.unpublished();
+        self.answered = fresh > 0;
         if fresh == 0 && self.moderator.held() == 0 {
             return false;
         }
@@ -405,7 +499,8 @@ impl Session {
         if self.gate.keeps_awake() {
             return true;
         }
-        if self.closing || self.halt.is_some() {
+        // What has no credit is looked for when the disk has answered something.
+        if self.closing || self.halt.is_some() || self.throttled {
             return false;
         }
         match self.ring.arm() {

@@ -177,7 +177,7 @@ pub struct Worker<Q, G, N> {
     last: Option<(u64, bool)>,
     /// The rest since the last turn.
     rested: Option<Rested>,
-    /// When grants that are not used are to be looked for, in a turn without work.
+    /// When grants that are not used are to be looked for.
     trim_at: u64,
     /// How many rests in a row were short, and for nothing.
     for_nothing: u32,
@@ -212,9 +212,13 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> Worker<Q, G, N> {
         let Some(core) = &mut self.core else {
             return Next::Stop;
         };
+        let overslept = self.pacer.wake(now_ns);
         let work = core.visit(now_ns);
         let in_flight = core.in_flight();
-        let busy = work.taken > 0 || work.completed > 0;
+        let busy = work.taken > 0 || work.completed > 0 || work.more;
+        if busy {
+            core.note_waits(now_ns, overslept);
+        }
         let working = !busy && core.is_working();
         if self.link.orders.is_full() || work.fault || !self.draining.is_empty() {
             self.attend();
@@ -231,8 +235,12 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> Worker<Q, G, N> {
         if !again {
             self.account(now_ns, busy || working);
         }
+        // Also where a core never rests, and grants of one ring would stay while another is busy.
+        if now_ns >= self.trim_at {
+            self.trim(now_ns);
+        }
         if busy {
-            self.pacer.worked(now_ns, work.completed > 0, in_flight);
+            self.pacer.worked(now_ns);
             // Grants may have been mapped.
             self.trim_at = self.trim_at.min(now_ns.saturating_add(TRIM_NS));
             return Next::Turn;
@@ -240,10 +248,8 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> Worker<Q, G, N> {
         if working {
             return Next::Turn;
         }
-        if now_ns >= self.trim_at {
-            self.trim(now_ns);
-        }
-        match self.pacer.idle(now_ns, in_flight) {
+        let waits = self.core.iter().flat_map(RingCore::waits);
+        match self.pacer.idle(now_ns, in_flight, waits) {
             pacer::Rest::Poll => Next::Turn,
             pacer::Rest::Nap {
                 until,

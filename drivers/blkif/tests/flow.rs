@@ -147,6 +147,39 @@ fn the_frontend_is_notified_only_when_it_asked() {
 }
 
 #[test]
+fn an_event_that_is_held_back_is_sent_when_the_ring_closes() {
+    let mut rig = Rig::new();
+    let (ring, mut front) = rig.attach(5, PERSISTENT);
+    let page = front.page(false);
+    let mut now = 0;
+    let mut visit = |rig: &mut Rig, time: u64| {
+        now += time;
+        rig.core.visit(now);
+    };
+    // It keeps 32 requests in flight, and is told of all of them together.
+    for _ in 0..20 {
+        front.arm(1);
+        push_reads(&mut front, &page, 32);
+        visit(&mut rig, 1000);
+        visit(&mut rig, 100_000);
+        assert_eq!(front.answers().len(), 32);
+    }
+    // Then it is answered a few, with the others still in its hands.
+    front.arm(1);
+    push_reads(&mut front, &page, 4);
+    visit(&mut rig, 1000);
+    let sent = rig.events.sent(Port(5));
+    visit(&mut rig, 1000);
+    assert_eq!(front.answers().len(), 4);
+    assert_eq!(rig.events.sent(Port(5)), sent, "held back");
+    assert_eq!(rig.core.in_flight(), 4, "and owed");
+    rig.core.begin_detach(ring);
+    visit(&mut rig, 1000);
+    assert_eq!(rig.events.sent(Port(5)), sent + 1);
+    assert_eq!(rig.core.in_flight(), 0);
+}
+
+#[test]
 fn a_core_that_armed_is_notified_of_the_next_request_and_only_of_that() {
     for start in [0, u32::MAX - 1] {
         let mut rig = Rig::new();
@@ -195,6 +228,51 @@ fn a_flush_reaches_a_disk_with_a_write_cache_in_order() {
         front.publish();
         assert_all(&rig.settle(&mut front), 1, status);
     }
+}
+
+#[test]
+fn flushes_that_came_while_one_was_with_the_disk_are_answered_by_the_next() {
+    let mut rig = Rig::new();
+    rig.volume.write_cache = true;
+    let (ring, mut front) = rig.attach(1, PERSISTENT);
+    let page = front.page(false);
+    rig.disk().hold = true;
+    front.push(Operation::FLUSH, 0, &[]);
+    front.publish();
+    rig.core.visit(0);
+    // Nothing else of the ring waits for the flush.
+    for _ in 0..3 {
+        front.push(Operation::FLUSH, 0, &[]);
+        front.push_discard(8, 8, false);
+    }
+    push_reads(&mut front, &page, 1);
+    rig.core.visit(0);
+    let ops = |rig: &mut Rig| -> Vec<_> { rig.disk().submitted.drain(..).map(|s| s.0).collect() };
+    assert_eq!(ops(&mut rig), [Op::Flush, Op::Discard, Op::Read]);
+    // The first ends, and answers itself alone: what was written since may not be durable.
+    rig.disk().hold = false;
+    rig.core.visit(0);
+    rig.disk().hold = true;
+    let answers: Vec<_> = front.answers().iter().map(|answer| answer.id).collect();
+    assert_eq!(answers, [1, 3, 8]);
+    rig.core.visit(0);
+    assert_eq!(ops(&mut rig), [Op::Flush, Op::Discard]);
+    rig.disk().hold = false;
+    assert_all(&rig.settle(&mut front), 5, RspStatus::OKAY);
+    assert_eq!(ops(&mut rig), [Op::Discard], "one flush for three");
+    // All of them fail with the one that the disk had.
+    rig.disk().hold = true;
+    for _ in 0..2 {
+        front.push(Operation::FLUSH, 0, &[]);
+        front.publish();
+        rig.core.visit(0);
+    }
+    rig.disk().refuse = Some(SubmitError::Gone);
+    rig.disk().hold = false;
+    rig.disk().results.push_back(Err(IoError::Medium));
+    assert_all(&rig.settle(&mut front), 2, RspStatus::ERROR);
+    rig.disk().refuse = None;
+    rig.detach(ring);
 }
 
 #[test]

@@ -275,6 +275,14 @@ fn a_list_that_is_mapped_after_all_leaves_the_line_for_buffers() {
         for _ in 0..2 {
             rig.core.visit(0);
         }
+        // It got no more than its part; another ring takes the rest.
+        let (third, mut other) = rig.attach(3, MOVED);
+        let other_list = other.list(&whole(&pages(&other, 256)));
+        other.push_indirect(Operation::READ, 0, other_list.gref, 256);
+        other.publish();
+        for _ in 0..2 {
+            rig.core.visit(0);
+        }
         assert_eq!(rig.core.free_buffers(), 0);
         // This one's list would be copied, but is mapped before there are buffers again.
         let kept = keeper.list(&whole(&pages(&keeper, 40)));
@@ -300,8 +308,10 @@ fn a_list_that_is_mapped_after_all_leaves_the_line_for_buffers() {
             keeper.answers();
         }
         assert!(moved > 20, "{moved}");
+        assert_all(&other.answers(), 1, RspStatus::OKAY);
         rig.detach(first);
         rig.detach(second);
+        rig.detach(third);
         rig.assert_nothing_leaked();
     }
 }

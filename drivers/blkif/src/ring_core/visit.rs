@@ -4,7 +4,7 @@ use spindle_block::{DiskQueue, IoError, Tag};
 use spindle_xen::event::Notify;
 use spindle_xen::grant::GrantOps;
 
-use super::{RingCore, Work, split};
+use super::{Disk, RingCore, Work, split};
 use crate::pool::BufferPool;
 use crate::session::{Means, Session};
 
@@ -32,6 +32,7 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
         if self.first >= self.used {
             self.first = 0;
         }
+        self.count_load();
         let mut waiting = false;
         for turn in 0..self.used {
             let place = self.place(turn);
@@ -43,12 +44,12 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
                     session.attend_barrier(&mut self.pool, |port| notify.notify(port));
                 }
                 session.copy_out(ring, &mut self.copies);
-                match self.disks.get_mut(session.volume().disk) {
-                    Some(disk) if !disk.full && disk.waiting.is_free() => {
-                        work.taken += session.intake(ring, self.budget, Some(&mut disk.queue));
-                        disk.dirty |= session.sent() > 0;
-                    }
-                    _ => work.taken += session.intake::<Q>(ring, self.budget, None),
+                if let Some(disk) = self.disks.get_mut(session.volume().disk) {
+                    disk.allow(session);
+                    let open = !disk.full && disk.waiting.is_free();
+                    let queue = open.then_some(&mut disk.queue);
+                    work.taken += session.intake(ring, self.budget, queue);
+                    disk.charge(session);
                 }
                 if session.is_waiting() {
                     waiting = true;
@@ -72,14 +73,67 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
             }
         }
         self.unmap_idle();
+        let shared = self.used > 1;
+        if shared {
+            self.disks
+                .iter_mut()
+                .for_each(|disk| disk.scheduler.start());
+        }
         for session in self.rings[..self.used].iter_mut().flatten() {
             if session.publish() {
                 self.notify.notify(session.port());
             }
             work.busy |= session.active() > 0 || session.is_called();
             work.fault |= session.has_fault();
+            if shared && let Some(disk) = self.disks.get_mut(session.volume().disk) {
+                disk.count(session, now_ns);
+            }
+        }
+        if shared {
+            for disk in &mut self.disks {
+                disk.scheduler.end_visit(now_ns);
+            }
+            work.more = self.next_round();
         }
         work
+    }
+
+    /// Counts what each disk has, where that matters.
+    #[inline]
+    fn count_load(&mut self) {
+        if self.disks.iter().all(|disk| !disk.scheduler.is_contended()) {
+            return;
+        }
+        self.disks
+            .iter_mut()
+            .for_each(|disk| disk.scheduler.start());
+        for session in self.rings[..self.used].iter_mut().flatten() {
+            if let Some(disk) = self.disks.get_mut(session.volume().disk) {
+                disk.count(session, self.now_ns);
+            }
+        }
+        for disk in &mut self.disks {
+            disk.scheduler.begin_visit(self.now_ns);
+        }
+        self.next_round();
+    }
+
+    /// Has new rounds begin where rings with work have used theirs up: true if there are any.
+    fn next_round(&mut self) -> bool {
+        for session in self.rings[..self.used].iter_mut().flatten() {
+            if session.is_throttled()
+                && let Some(disk) = self.disks.get_mut(session.volume().disk)
+                && disk.scheduler.is_contended()
+            {
+                let own = session.outstanding();
+                disk.scheduler.left_over(session.account(), own);
+            }
+        }
+        let mut any = false;
+        for disk in &mut self.disks {
+            any |= disk.scheduler.next_round();
+        }
+        any
     }
 
     /// Unmaps what requests of this visit used last and what is not kept, before their frontends
@@ -153,17 +207,51 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
             disk.waiting.leave(ring);
             return;
         }
+        disk.allow(session);
+        if session.is_broke() {
+            disk.waiting.leave(ring);
+            return;
+        }
         if !disk.waiting.admits(ring) {
             return;
         }
-        let (taken, full) = session.submit(ring, &mut disk.queue, &mut self.pool);
-        disk.dirty |= taken > 0;
+        let (any, full) = session.submit(ring, &mut disk.queue, &mut self.pool);
+        disk.charge(session);
         disk.full |= full;
-        if full && taken == 0 {
+        if full && !any {
             disk.waiting.join(ring);
         } else {
             disk.waiting.leave(ring);
         }
+    }
+}
+
+impl<Q> Disk<Q> {
+    /// Lets a ring send what it may now.
+    #[inline]
+    fn allow(&mut self, session: &mut Session) {
+        let own = session.outstanding();
+        let credit = self.scheduler.grant(session.account(), own);
+        session.allow(credit);
+    }
+
+    /// Charges a ring for what it sent.
+    #[inline]
+    fn charge(&mut self, session: &mut Session) {
+        let (load, cost) = session.take_sent();
+        if cost > 0 {
+            self.dirty = true;
+            let before = session.outstanding() - load;
+            let account = session.account();
+            self.scheduler.charge(account, before, load, cost);
+        }
+    }
+
+    /// Counts what a ring has.
+    fn count(&mut self, session: &mut Session, now_ns: u64) {
+        let own = session.outstanding();
+        let active = session.active() > 0 || session.is_throttled();
+        self.scheduler.count(session.account(), own, active, now_ns);
     }
 }
 

@@ -8,6 +8,7 @@ use spindle_block::{IoError, IoResult, Op};
 use spindle_xen::event::Port;
 
 use super::Session;
+use super::progress::Progress;
 use super::slot::State;
 use crate::abi::RspStatus;
 use crate::gate::Call;
@@ -91,6 +92,7 @@ impl Session {
     /// Puts the barrier back in line, with `op` to be done.
     fn barrier_step(&mut self, index: u16, step: Step, op: Op) {
         self.barrier = Some(Barrier { slot: index, step });
+        self.progress[usize::from(index)] = Progress::default();
         let slot = &mut self.slots[usize::from(index)];
         slot.op = op;
         slot.state = State::Waiting;

@@ -43,7 +43,11 @@ impl Session {
             return;
         };
         match slot.state {
-            State::InFlight => {}
+            State::InFlight | State::Ready => {
+                if !self.take_part(index, result) {
+                    return;
+                }
+            }
             State::OnePage => {
                 let status = match result {
                     Ok(()) => RspStatus::OKAY,
@@ -58,21 +62,69 @@ impl Session {
             }
             _ => return,
         }
-        if self.barrier.is_some() && self.next_step(index, result, pool) {
+        let result = self.progress[usize::from(index)].outcome();
+        let whole = result.is_err() || !self.has_more(index);
+        if self.barrier.is_some() && whole && self.next_step(index, result, pool) {
             return;
         }
         let slot = &mut self.slots[usize::from(index)];
-        let status = match result {
+        match result {
             Ok(()) if slot.op == Op::Read && slot.path == Path::Copied => {
                 slot.state = State::Finished;
                 self.finished.push(index);
-                return;
             }
-            Ok(()) => RspStatus::OKAY,
-            Err(IoError::Unsupported) if !slot.has_data() => RspStatus::EOPNOTSUPP,
-            Err(_) => RspStatus::ERROR,
-        };
-        self.finish(index, status, pool);
+            Ok(()) => self.finish_chunk(index, pool),
+            Err(IoError::Unsupported) if !slot.has_data() => {
+                self.finish(index, RspStatus::EOPNOTSUPP, pool);
+            }
+            Err(_) => self.finish(index, RspStatus::ERROR, pool),
+        }
+    }
+
+    /// The disk has answered a part of a request in line or beyond it. True if that was the last
+    /// of all that it has been or will be given of this chunk.
+    fn take_part(&mut self, index: u16, result: IoResult) -> bool {
+        let slot = &mut self.slots[usize::from(index)];
+        let progress = &mut self.progress[usize::from(index)];
+        if !progress.is_with_disk() {
+            return false;
+        }
+        self.load -= progress.take(result);
+        if slot.state == State::Ready {
+            // The rest of it is in line. It goes no further if a part failed.
+            slot.failed |= progress.has_failed();
+            return false;
+        }
+        if progress.is_with_disk() {
+            return false;
+        }
+        if progress.sent < slot.blocks(&self.volume, progress.chunk) && !progress.has_failed() {
+            // A discard, of which a part is with the disk at a time.
+            slot.state = State::Ready;
+            self.line.push(index);
+            return false;
+        }
+        true
+    }
+
+    /// Whether there are further chunks of a request's data after the present one.
+    fn has_more(&self, index: u16) -> bool {
+        let slot = &self.slots[usize::from(index)];
+        let progress = &self.progress[usize::from(index)];
+        slot.path == Path::Copied && progress.done + progress.chunk < slot.sectors * 512
+    }
+
+    /// The chunk that a request had memory for is done: takes it on to the next, or answers it.
+    fn finish_chunk(&mut self, index: u16, pool: &mut BufferPool) {
+        if !self.has_more(index) {
+            return self.finish(index, RspStatus::OKAY, pool);
+        }
+        self.progress[usize::from(index)].next();
+        let slot = &mut self.slots[usize::from(index)];
+        slot.state = State::Waiting;
+        slot.must_copy = true;
+        self.line.push_front(index);
+        self.ready = 0;
     }
 
     /// Adds the copies of finished reads to the batch, as far as they fit.
@@ -98,13 +150,11 @@ impl Session {
             let Some(index) = self.finished.pop() else {
                 return;
             };
-            let failed = self.slots[usize::from(index)].failed;
-            let status = if failed {
-                RspStatus::ERROR
+            if self.slots[usize::from(index)].failed {
+                self.finish(index, RspStatus::ERROR, pool);
             } else {
-                RspStatus::OKAY
-            };
-            self.finish(index, status, pool);
+                self.finish_chunk(index, pool);
+            }
         }
     }
 
@@ -127,7 +177,14 @@ impl Session {
             self.arena.give(run);
         }
         let freed = slot.free();
+        self.others -= 1;
+        if self.partial == Some(index) {
+            self.partial = None;
+        }
         self.answer(index, freed, status, self.now_ns);
+        if matches!(freed.operation, Operation::FLUSH | Operation::DISCARD) {
+            self.end_aside(index, status, pool);
+        }
     }
 
     /// Answers a request whose slot was freed.
@@ -154,7 +211,7 @@ impl Session {
         let_go(slot, &self.arena, cache, keep, pool);
     }
 
-    /// Walks the pieces that a request's data is copied in: for each the segment, the offset in
+    /// Walks the pieces that the data of a request's chunk is copied in: for each the segment, the offset in
     /// its page, the address in the buffers, and the length. No piece crosses a page on either
     /// side, and nothing outside `first_sect..=last_sect` is touched (XSA-403).
     pub(super) fn each_copy(&self, index: u16, mut copy: impl FnMut(RawSegment, u16, u64, u16)) {
@@ -162,9 +219,17 @@ impl Session {
         let (words, pieces) = slot.parts(&self.arena);
         let mut buffers = pieces.iter();
         let mut buffer = Segment::default();
+        let mut before = self.progress[usize::from(index)].done;
         for &word in words {
             let segment = RawSegment::from_word(word);
             let (mut offset, mut left) = extent(segment);
+            if before > 0 {
+                // What chunks before this one have moved.
+                let skipped = before.min(left);
+                before -= skipped;
+                offset += skipped;
+                left -= skipped;
+            }
             while left > 0 {
                 if buffer.len == 0 {
                     let Some(&next) = buffers.next() else { return };

@@ -13,7 +13,7 @@ use super::prepare::Means;
 use super::slot::{Path, State};
 use super::{Session, tag};
 use crate::abi::MAX_INDIRECT_SEGMENTS;
-use crate::pool::BufferPool;
+use crate::pool::{BufferPool, Purpose};
 use crate::request;
 
 // All segments of the largest request are listed on its first page.
@@ -76,17 +76,18 @@ impl Session {
             if !slot.must_copy && self.cache.is_some() && self.persistent {
                 return;
             }
-            if !means.pool.could_hold(ring, 1) {
+            if !means.pool.has_any() {
                 let slot = &mut self.slots[usize::from(index)];
                 slot.failed = true;
                 slot.state = State::Ready;
                 continue;
             }
-            if !self.has_room(index) || means.copies.room() == 0 || !means.pool.claim(1) {
+            if !self.has_room(index) || means.copies.room() == 0 || means.pool.claim(ring, 1) == 0 {
                 self.stats.out_of_room.add(1);
                 return;
             }
-            let Some(bus) = means.pool.take() else {
+            let purpose = Purpose::FromGuest;
+            let Some(bus) = means.pool.take(ring, self.domain, purpose) else {
                 return;
             };
             let slot = &mut self.slots[usize::from(index)];

@@ -4,6 +4,7 @@ use core::slice;
 
 use spindle_block::{Command, DiskQueue, Extent, Op, Segment, Tag, Unit};
 
+use super::progress::Progress;
 use super::slot::{Path, Slot, State, extent};
 use super::{Session, tag};
 use crate::abi::{MAX_SEGMENTS, Operation, RawSegment, RspStatus};
@@ -52,9 +53,13 @@ impl Session {
         if self.closing || self.halt.is_some() {
             return 0;
         }
+        self.throttled = false;
         let waiting = match self.ring.pending() {
             Ok(0) => return 0,
-            Ok(waiting) => self.gate.allows(waiting.min(budget)),
+            Ok(waiting) => match self.affordable(waiting.min(budget)) {
+                0 => return 0,
+                most => self.gate.allows(most),
+            },
             Err(halt) => {
                 self.halt = Some(halt);
                 return 0;
@@ -71,6 +76,11 @@ impl Session {
         while taken < waiting {
             let left = waiting - taken;
             let next = match &mut queue {
+                // What goes to the disk as it comes may cost more than one page.
+                Some(_) if self.credit == 0 => {
+                    self.throttled = true;
+                    break;
+                }
                 Some(queue) => self.send_pages(ring, left, *queue, &mut tally),
                 None => self.take_next(),
             };
@@ -103,6 +113,15 @@ impl Session {
         self.stats.sectors_written.add(written);
         self.stats.in_flight_peak.raise(self.active() as u64);
         taken
+    }
+
+    /// How many of `waiting` requests the ring has the credit for, at a page each, beside those in
+    /// line.
+    #[inline]
+    fn affordable(&mut self, waiting: u32) -> u32 {
+        let most = self.credit.saturating_sub(self.line.len() as u32);
+        self.throttled = most < waiting;
+        waiting.min(most)
     }
 
     /// Copies the next request out of the ring into a slot, which is still free; `None` if there
@@ -153,7 +172,7 @@ impl Session {
             self.free.pop();
             sent += 1;
         };
-        self.sent += sent;
+        self.spend(sent, sent);
         other
     }
 
@@ -172,6 +191,8 @@ impl Session {
             Ok(request) => {
                 tally.count(raw.operation(), request.sectors);
                 self.free.pop();
+                self.others += 1;
+                self.progress[usize::from(index)] = Progress::default();
                 slot.taken_ns = self.now_ns;
                 slot.fill(&request);
                 Taken::Slot(index)
@@ -218,6 +239,8 @@ impl Session {
             self.stats.discards.add(1);
         }
         self.free.pop();
+        self.others += 1;
+        self.progress[usize::from(index)] = Progress::default();
         slot.taken_ns = self.now_ns;
         slot.fill(&request);
         if raw.operation() == Operation::INDIRECT {
@@ -251,14 +274,20 @@ impl Session {
         }
         slot.pieces = slot.segments;
         slot.path = Path::Mapped;
-        let command = slot.command(&self.volume, &self.arena);
+        let command = slot.command(&self.volume, &self.arena, 0);
+        let progress = &mut self.progress[usize::from(index)];
+        progress.begin(slot.sectors * 512);
         if queue.submit(&command, tag(ring, index)).is_err() {
             slot.state = State::Ready;
             self.ready = 1;
             return false;
         }
         slot.state = State::InFlight;
-        self.sent += 1;
+        // No more pages or requests to the disk than there are segments.
+        let load = slot.segments.into();
+        progress.give(slot.sectors.into(), load);
+        self.load += load;
+        self.spend(load, load);
         true
     }
 }

@@ -9,7 +9,7 @@ use super::slot::{Path, State, extent};
 use super::{Session, tag};
 use crate::abi::RawSegment;
 use crate::batch::{CopyBatch, MapBatch};
-use crate::pool::BufferPool;
+use crate::pool::{BufferPool, Purpose};
 
 /// What a core lends its rings while they prepare their requests.
 pub(crate) struct Means<'a, G> {
@@ -33,7 +33,8 @@ impl Session {
     /// are left in the core's batch.
     ///
     /// Buffers are handed out strictly in line order, after it is settled who needs them: were
-    /// they held by a request behind one that waits for some, neither could ever leave.
+    /// they held by a request behind one that waits for some, neither could ever leave. A request
+    /// that gets fewer than it needs goes through them in chunks, before those behind it.
     pub(crate) fn prepare<G: GrantOps>(&mut self, ring: u16, means: &mut Means<'_, G>) {
         if self.ready == self.line.len() {
             return;
@@ -54,12 +55,12 @@ impl Session {
             self.ready = end;
             return;
         }
-        means.pool.start_turn(ring);
         while self.ready < end
             && let Some(index) = self.line.get(self.ready)
         {
             let waiting = self.slots[usize::from(index)].state == State::Waiting;
-            if waiting && !self.buffer(ring, index, means) {
+            let behind = self.partial.is_some_and(|partial| partial != index);
+            if waiting && (behind || !self.buffer(ring, index, means)) {
                 self.stats.out_of_room.add(1);
                 return;
             }
@@ -158,6 +159,7 @@ impl Session {
         slot.pieces = slot.segments;
         slot.path = Path::Mapped;
         slot.state = State::Ready;
+        self.progress[usize::from(index)].begin(slot.sectors * 512);
         Mapping::Done
     }
 
@@ -210,35 +212,64 @@ impl Session {
     /// or room in the batch are short.
     fn buffer<G: GrantOps>(&mut self, ring: u16, index: u16, means: &mut Means<'_, G>) -> bool {
         let slot = &mut self.slots[usize::from(index)];
+        let progress = &mut self.progress[usize::from(index)];
         let write = slot.op.writes();
-        let mut left = slot.sectors * 512;
-        let pages = left.div_ceil(PAGE_SIZE as u32) as usize;
+        let mut left = slot.sectors * 512 - progress.done;
+        let wanted = left.div_ceil(PAGE_SIZE as u32) as usize;
         if write && means.copies.room() < 2 * usize::from(slot.segments) {
             return false;
         }
-        if !means.pool.could_hold(ring, pages) {
+        if !means.pool.has_any() {
             slot.failed = true;
             slot.state = State::Ready;
             return true;
         }
-        if !means.pool.claim(pages) {
+        // A chunk that is done has left its buffers to the next.
+        let kept = usize::from(slot.pieces).min(wanted);
+        let more = wanted - kept;
+        let claimed = if more > 0 {
+            means.pool.claim(ring, more)
+        } else {
+            0
+        };
+        if kept + claimed == 0 {
             return false;
         }
-        slot.path = Path::Copied;
-        slot.state = State::Ready;
+        if progress.done == 0 {
+            self.stats.copied_requests.add(1);
+        }
+        let purpose = if write {
+            Purpose::FromGuest
+        } else {
+            Purpose::FromDisk
+        };
+        let pieces = usize::from(slot.pieces);
+        let memory = slot.room(&mut self.arena).1;
+        for piece in memory[..pieces].iter().skip(kept) {
+            means.pool.give(piece.bus);
+        }
         // Filled page by page, so that the disk sees one run without holes.
-        let mut taken = 0;
-        for piece in slot.room(&mut self.arena).1.iter_mut().take(pages) {
-            let Some(bus) = means.pool.take() else {
+        let (mut taken, mut chunk) = (0, 0);
+        for (at, piece) in memory.iter_mut().take(kept + claimed).enumerate() {
+            let bus = if at < kept {
+                Some(piece.bus)
+            } else {
+                means.pool.take(ring, self.domain, purpose)
+            };
+            let Some(bus) = bus else {
                 break;
             };
             let len = left.min(PAGE_SIZE as u32);
             *piece = Segment { bus, len };
             left -= len;
+            chunk += len;
             taken += 1;
         }
+        slot.path = Path::Copied;
+        slot.state = State::Ready;
         slot.pieces = taken;
-        self.stats.copied_requests.add(1);
+        progress.begin(chunk);
+        self.partial = (left > 0).then_some(index);
         if write {
             let domain = self.domain;
             self.each_copy(index, |segment, offset, bus, len| {

@@ -18,9 +18,11 @@ pub(super) enum State {
     Listed,
     /// In line, its list in the copy batch of this visit.
     Fetching,
-    /// In line, to be submitted.
+    /// In line, to be submitted; parts of it may be with the disk already.
     Ready,
-    /// With the disk.
+    /// A flush or discard that waits, out of line, for another of its ring.
+    Aside,
+    /// With the disk, all of it or of what it has memory for.
     InFlight,
     /// With the disk, straight from the ring: its only piece of memory is in the cache, and none
     /// of what only the line needs is set.
@@ -151,15 +153,28 @@ impl Slot {
         matches!(self.op, Op::Discard | Op::SecureDiscard)
     }
 
-    /// What the disk is asked.
+    /// Blocks that the disk is asked for, if it moves `bytes` bytes.
+    pub(super) fn blocks(&self, volume: &Volume, bytes: u32) -> u64 {
+        if self.discards() {
+            return self.body[0];
+        }
+        u64::from(bytes >> (volume.block_shift & 31))
+    }
+
+    /// What the disk is asked, after `done` bytes that it has already moved.
     #[inline]
-    pub(super) fn command<'a>(&'a self, volume: &Volume, arena: &'a Arena) -> Command<'a> {
+    pub(super) fn command<'a>(
+        &'a self,
+        volume: &Volume,
+        arena: &'a Arena,
+        done: u32,
+    ) -> Command<'a> {
         let blocks = if self.discards() { self.body[0] } else { 0 };
         Command {
             op: self.op,
             unit: volume.unit,
             block_shift: volume.block_shift,
-            block: self.block,
+            block: self.block + u64::from(done >> (volume.block_shift & 31)),
             blocks,
             segments: self.pieces(arena),
         }

@@ -1,43 +1,46 @@
-//! From the line to the disk.
+//! From the line to the disk, in as many parts as it takes.
 
-use spindle_block::{DiskQueue, IoError, SubmitError};
+use spindle_block::{Budget, DiskQueue, IoError, Op, Part, SubmitError, Volume};
+use spindle_hw::PAGE_SIZE;
 
 use super::slot::{Path, State};
 use super::{Session, tag};
-use crate::abi::RspStatus;
+use crate::abi::{RspStatus, SECTORS_PER_PAGE};
 use crate::pool::BufferPool;
+use crate::scheduler::{DISCARD_COST, FLUSH_COST};
+
+/// A request whose pages the disk would need more commands for than this, and than there would be
+/// pages if its pieces lay together, is copied, so that they do.
+const MOST_COMMANDS: usize = 16;
 
 impl Session {
-    /// Submits what is ready, in line order. Returns how many the disk took in this visit, with
-    /// those that went to it directly, and whether it is full.
+    /// Submits what is ready, in line order, as far as the credit goes. Returns whether the disk
+    /// took anything, and whether it is full.
     pub(crate) fn submit<Q: DiskQueue>(
         &mut self,
         ring: u16,
         queue: &mut Q,
         pool: &mut BufferPool,
-    ) -> (u32, bool) {
-        let mut taken = self.sent;
-        while let Some(index) = self.line.get(0) {
-            let slot = &mut self.slots[usize::from(index)];
-            if slot.state != State::Ready {
+    ) -> (bool, bool) {
+        let mut any = false;
+        while self.credit > 0
+            && let Some(index) = self.line.get(0)
+        {
+            if self.slots[usize::from(index)].state != State::Ready {
                 break;
             }
-            let submitted = if slot.failed {
-                Err(SubmitError::Gone)
-            } else {
-                queue.submit(&slot.command(&self.volume, &self.arena), tag(ring, index))
-            };
-            match submitted {
-                Ok(()) => {
-                    slot.state = State::InFlight;
-                    self.leave_line();
-                    taken += 1;
-                }
+            if self.step_aside(index) {
+                continue;
+            }
+            match self.submit_part(ring, index, queue) {
+                Ok(()) => any = true,
                 Err(SubmitError::Full) => {
                     self.stats.out_of_room.add(1);
-                    return (taken, true);
+                    return (any, true);
                 }
-                Err(SubmitError::Scattered) if slot.path == Path::Mapped => {
+                Err(SubmitError::Scattered)
+                    if self.slots[usize::from(index)].path == Path::Mapped =>
+                {
                     // It keeps its place and is copied at the next visit. Those behind it give
                     // their buffers back, or it might wait for them for ever.
                     self.take_back(index, pool);
@@ -50,23 +53,103 @@ impl Session {
                     }
                     break;
                 }
-                Err(SubmitError::Unsupported) => {
-                    self.leave_line();
-                    if self.next_step(index, Err(IoError::Unsupported), pool) {
-                        break;
+                Err(error) => self.give_up(index, error, pool),
+            }
+        }
+        (any, false)
+    }
+
+    /// Gives the disk the next part of the request at the head of the line, which leaves the line
+    /// with the last part of what it has memory for.
+    fn submit_part<Q: DiskQueue>(
+        &mut self,
+        ring: u16,
+        index: u16,
+        queue: &mut Q,
+    ) -> Result<(), SubmitError> {
+        let slot = &mut self.slots[usize::from(index)];
+        let progress = &mut self.progress[usize::from(index)];
+        if slot.failed {
+            return Err(SubmitError::Gone);
+        }
+        let command = slot.command(&self.volume, &self.arena, progress.done);
+        let pieces = slot.pieces;
+        if progress.sent == 0 && slot.has_data() {
+            // Most go whole, which is shorter. Each piece is a command or a page at most.
+            let load = u32::from(pieces);
+            let torn = slot.path == Path::Mapped && is_in_pieces(slot.sectors, pieces);
+            if load <= self.credit && !torn {
+                match queue.submit(&command, tag(ring, index)) {
+                    Ok(()) => {
+                        progress.give(command_blocks(progress.chunk, &self.volume), load);
+                        slot.state = State::InFlight;
+                        self.leave_line();
+                        self.load += load;
+                        self.spend(load, load);
+                        return Ok(());
                     }
-                    self.finish(index, RspStatus::EOPNOTSUPP, pool);
+                    Err(SubmitError::Full | SubmitError::Scattered) if pieces > 1 => {}
+                    Err(error) => return Err(error),
                 }
-                Err(SubmitError::Scattered | SubmitError::Gone) => {
-                    self.leave_line();
-                    self.finish(index, RspStatus::ERROR, pool);
+            } else if torn {
+                let pages = pages_of(slot.sectors).min(pieces.into());
+                if queue.requests(&command)? > MOST_COMMANDS.max(pages) {
+                    return Err(SubmitError::Scattered);
                 }
             }
         }
-        (taken, false)
+        let budget = Budget {
+            // One part of a discard at a time: it may keep a disk busy for long.
+            commands: if slot.has_data() {
+                self.credit as usize
+            } else {
+                1
+            },
+            bytes: self.credit.saturating_mul(PAGE_SIZE as u32),
+        };
+        let Part { blocks, commands } =
+            queue.submit_part(&command, progress.sent, budget, tag(ring, index))?;
+        let bytes = blocks << (self.volume.block_shift & 31);
+        let (load, cost) = match slot.op {
+            Op::Flush => (0, FLUSH_COST),
+            Op::Discard | Op::SecureDiscard => (0, DISCARD_COST),
+            _ => {
+                let pages = bytes.div_ceil(PAGE_SIZE as u64) as u32;
+                let load = pages.max(commands as u32);
+                (load, load)
+            }
+        };
+        progress.give(blocks, load);
+        let all = progress.sent >= slot.blocks(&self.volume, progress.chunk);
+        if all || !slot.has_data() {
+            slot.state = State::InFlight;
+            self.leave_line();
+        }
+        self.load += load;
+        self.spend(load, cost);
+        self.mark_aside(index);
+        Ok(())
     }
 
-    fn leave_line(&mut self) {
+    /// The disk will not have the request at the head of the line, or the rest of it.
+    fn give_up(&mut self, index: u16, error: SubmitError, pool: &mut BufferPool) {
+        self.leave_line();
+        if self.progress[usize::from(index)].is_with_disk() {
+            // Its memory is given back when the disk has answered what it was given.
+            let slot = &mut self.slots[usize::from(index)];
+            slot.state = State::InFlight;
+            self.progress[usize::from(index)].fail();
+            return;
+        }
+        if error != SubmitError::Unsupported {
+            return self.finish(index, RspStatus::ERROR, pool);
+        }
+        if !self.next_step(index, Err(IoError::Unsupported), pool) {
+            self.finish(index, RspStatus::EOPNOTSUPP, pool);
+        }
+    }
+
+    pub(super) fn leave_line(&mut self) {
         self.line.pop();
         self.ready = self.ready.saturating_sub(1);
     }
@@ -74,9 +157,27 @@ impl Session {
     /// Makes a request in line wait again, for buffers.
     pub(super) fn take_back(&mut self, index: u16, pool: &mut BufferPool) {
         self.release(index, pool);
+        if self.partial == Some(index) {
+            self.partial = None;
+        }
         let slot = &mut self.slots[usize::from(index)];
         slot.state = State::Waiting;
         slot.must_copy = true;
         slot.failed = false;
     }
+}
+
+/// Whether so many sectors in so many segments may take more than [`MOST_COMMANDS`] commands:
+/// each segment that is not a whole page may end one command and begin another.
+fn is_in_pieces(sectors: u32, segments: u16) -> bool {
+    let missing = u32::from(segments) * u32::from(SECTORS_PER_PAGE) - sectors;
+    usize::from(segments) > MOST_COMMANDS && missing as usize * 2 + 1 > MOST_COMMANDS
+}
+
+fn command_blocks(bytes: u32, volume: &Volume) -> u64 {
+    u64::from(bytes >> (volume.block_shift & 31))
+}
+
+fn pages_of(sectors: u32) -> usize {
+    sectors.div_ceil(SECTORS_PER_PAGE.into()) as usize
 }

@@ -11,7 +11,8 @@ use std::sync::{Arc, Mutex};
 use spindle_blkif::abi::{Abi, RspStatus};
 use spindle_blkif::{Attachment, Config, Detached, Gate, RingCore, RingId, Session, Window};
 use spindle_block::{
-    Command, DiskQueue, IoError, IoResult, Op, RamDisk, RamQueue, SubmitError, Tag, Volume,
+    Budget, Command, DiskQueue, IoError, IoResult, Op, Part, RamDisk, RamQueue, SubmitError, Tag,
+    Volume,
 };
 use spindle_hw::DmaAlloc;
 use spindle_testkit::blkfront::{Answer, Blkfront};
@@ -42,6 +43,10 @@ pub struct TestDisk {
     pub refuse: Option<SubmitError>,
     /// Commands whose memory is above this address are refused as scattered.
     pub scattered_above: u64,
+    /// Commands of more pieces of memory than this are taken in parts only.
+    pub most_pieces: usize,
+    /// The most pieces that were taken at once.
+    pub largest: usize,
     /// Results to give instead of the real ones.
     pub results: VecDeque<IoResult>,
     /// Where what happens is noted.
@@ -72,6 +77,8 @@ impl TestDisk {
             hold: false,
             refuse: None,
             scattered_above: u64::MAX,
+            most_pieces: usize::MAX,
+            largest: 0,
             results: VecDeque::new(),
             log: None,
             in_log: BTreeMap::new(),
@@ -82,7 +89,11 @@ impl TestDisk {
         if let Some(log) = &self.log {
             let what = (command.op, command.block);
             log.lock().unwrap().push(Event::Submitted(what.0, what.1));
-            assert_eq!(self.in_log.insert(tag.0, what), None, "a tag in use");
+            let before = self.in_log.insert(tag.0, what);
+            assert!(
+                before.is_none() || self.most_pieces < usize::MAX,
+                "a tag in use"
+            );
         }
     }
 }
@@ -113,7 +124,11 @@ impl DiskQueue for TestDisk {
         } else {
             assert_eq!(command.blocks, 0);
         }
+        if command.segments.len() > self.most_pieces {
+            return Err(SubmitError::Full);
+        }
         self.inner.submit(command, tag)?;
+        self.largest = self.largest.max(command.segments.len());
         if command.blocks > 0 {
             self.discarded.push(command.blocks);
         }
@@ -123,6 +138,37 @@ impl DiskQueue for TestDisk {
                 .push((command.op, command.block, command.segments.len()));
         }
         Ok(())
+    }
+
+    fn submit_part(
+        &mut self,
+        command: &Command<'_>,
+        from: u64,
+        budget: Budget,
+        tag: Tag,
+    ) -> Result<Part, SubmitError> {
+        let (mut first, mut bytes) = (0, 0);
+        while bytes < from << command.block_shift {
+            bytes += u64::from(command.segments[first].len);
+            first += 1;
+        }
+        assert_eq!(bytes, from << command.block_shift, "pieces are taken whole");
+        let rest = &command.segments[first..];
+        let most = self.most_pieces.min(budget.commands).min(rest.len());
+        let part = Command {
+            block: command.block + from,
+            segments: &rest[..most],
+            ..*command
+        };
+        self.submit(&part, tag)?;
+        Ok(Part {
+            blocks: part.total_blocks(),
+            commands: 1,
+        })
+    }
+
+    fn depth(&self) -> usize {
+        self.inner.depth()
     }
 
     fn is_working(&self) -> bool {
