@@ -12,6 +12,7 @@
 //! | [`frontends`] | what the frontends of the field do in xenstore |
 //! | [`gpt`], [`image`] | a disk with a partition table; a disk to read from |
 //! | [`queue`] | whoever submits to a disk's queue |
+//! | [`neighbours`] | a ring core with a well-behaved guest and hostile ones, in virtual time |
 //! | [`xenstored`] | the xenstore daemon |
 #![forbid(unsafe_code)]
 
@@ -21,6 +22,7 @@ pub mod gpt;
 pub mod grants;
 pub mod image;
 pub mod mem;
+pub mod neighbours;
 pub mod nvme;
 pub mod pci;
 pub mod queue;

@@ -15,6 +15,7 @@ mod null;
 mod registers;
 mod ring;
 mod store;
+mod timed;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -23,6 +24,7 @@ use crate::mem::FakeBus;
 pub use null::{Doorbells, NullNvme};
 use ring::Queue;
 use store::Store;
+pub use timed::{Speed, TimedNvme};
 
 /// What the controller is like.
 #[derive(Clone, Debug)]

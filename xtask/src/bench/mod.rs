@@ -59,6 +59,9 @@ pub(crate) struct Args {
     /// Measure on the host only.
     #[arg(long)]
     host_only: bool,
+    /// Only print how guests on one core fare beside hostile neighbours, on a disk in virtual time.
+    #[arg(long)]
+    fairness: bool,
     /// Measure nothing: make the page of the record again.
     #[arg(long)]
     page_only: bool,
@@ -72,6 +75,9 @@ pub(crate) struct Args {
 
 /// Runs the task. What is measured replaces the same in the record; the rest stays.
 pub(crate) fn run(args: &Args) -> Result<()> {
+    if args.fairness {
+        return host::fairness();
+    }
     let folder = args.output.clone().unwrap_or_else(|| {
         root().join(if args.quick {
             "target/bench"

@@ -18,6 +18,14 @@ pub struct Doorbells(Arc<Pair>);
 #[repr(align(64))]
 struct Pair([AtomicU32; 2]);
 
+impl Doorbells {
+    /// Submission tail and completion head.
+    pub(super) fn values(&self) -> (u32, u32) {
+        let [tail, head] = self.0.0.each_ref();
+        (tail.load(Ordering::Acquire), head.load(Ordering::Acquire))
+    }
+}
+
 impl Registers for Doorbells {
     fn len(&self) -> usize {
         0x4000
@@ -57,9 +65,9 @@ impl NullNvme {
     /// # Panics
     /// If the driver wrote an impossible index into a doorbell.
     pub fn run(&mut self) -> usize {
-        let [tail, head] = self.doorbells.0.0.each_ref();
-        assert!(self.ring.set_tail(tail.load(Ordering::Acquire)));
-        assert!(self.ring.set_completion_head(head.load(Ordering::Acquire)));
+        let (tail, head) = self.doorbells.values();
+        assert!(self.ring.set_tail(tail));
+        assert!(self.ring.set_completion_head(head));
         let mut count = 0;
         while self.ring.room() > 0
             && let Some(entry) = self.ring.fetch()
