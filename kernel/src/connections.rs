@@ -14,11 +14,11 @@ use spindle_blkif::worker::{Order, Report};
 use spindle_blkif::{Gate, RingId, RingStats};
 use spindle_block::Volume;
 use spindle_datapath::Queue;
-use spindle_xen::Errno;
 use spindle_xen::xenbus::{Backend, ConnectRequest, DeviceId, Generation, Refusal};
+use spindle_xen::{DomId, Errno};
 
 use crate::cores::Cores;
-use crate::rings::{Mapped, Rings};
+use crate::rings::{Mapped, Rings, Taken};
 
 /// A ring and where it is.
 #[derive(Debug)]
@@ -114,15 +114,12 @@ impl Connections {
                 break;
             };
             gate.set_wake(cores.wake(core));
+            let taken = self.taken(device.frontend, &connection);
             let volume = volume.clone();
-            match self.rings.open(
-                device.frontend,
-                queue,
-                volume,
-                layout,
-                cores.segments(),
-                gate,
-            ) {
+            let (rings, segments) = (self.rings, cores.segments());
+            let share = rings.check_share(queue, layout, segments, taken);
+            let open = |()| rings.open(device.frontend, queue, volume, layout, segments, gate);
+            match share.and_then(open) {
                 Ok((session, mapped)) => {
                     let token = self.next_token;
                     self.next_token += 1;
@@ -171,6 +168,26 @@ impl Connections {
             info!("{device}: {count} rings of {pages} pages on cores {on}, {path}");
         }
         self.list.push(connection);
+    }
+
+    /// What rings take of memory, those of `connection`, a guest's new one, among them.
+    fn taken(&self, guest: DomId, connection: &Connection) -> Taken {
+        let bytes = |connection: &Connection| -> usize {
+            connection.rings.iter().map(|ring| ring.mapped.bytes).sum()
+        };
+        let new = bytes(connection);
+        let mut taken = Taken {
+            by_guest: new,
+            by_all: new,
+        };
+        for connection in &self.list {
+            let bytes = bytes(connection);
+            taken.by_all += bytes;
+            if connection.device.frontend == guest {
+                taken.by_guest += bytes;
+            }
+        }
+        taken
     }
 
     /// Starts to end a connection; false if there is no such one.

@@ -8,7 +8,7 @@ use core::sync::atomic::Ordering::Acquire;
 
 use log::error;
 use spindle_blkif::abi::Abi;
-use spindle_blkif::{Attachment, Detached, Member, Session, Unusable, Window};
+use spindle_blkif::{Attachment, Detached, Member, Session, Unusable, Window, guest_share};
 use spindle_block::Volume;
 use spindle_config::DataPath;
 use spindle_hw::{PAGE_SIZE, SharedPages};
@@ -43,9 +43,40 @@ pub(crate) struct Mapped {
     /// For the unmap: handle and guest-physical address of each page.
     pages: Vec<(u32, u64)>,
     cache: Option<SharedPages>,
+    /// Bytes of heap that its session takes.
+    pub(crate) bytes: usize,
+}
+
+/// Bytes of heap that rings take.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Taken {
+    /// Those of one guest.
+    pub(crate) by_guest: usize,
+    /// Those of all guests.
+    pub(crate) by_all: usize,
 }
 
 impl Rings {
+    /// Whether a guest may have one more ring, with what rings take already.
+    ///
+    /// # Errors
+    /// If it would have more than its share of memory.
+    pub(crate) fn check_share(
+        self,
+        queue: &QueueParams,
+        layout: &RingLayout,
+        indirect_segments: u16,
+        taken: Taken,
+    ) -> Result<(), Refusal> {
+        let need = footprint(queue, layout, indirect_segments);
+        let left = mm::heap_free().saturating_sub(mm::CONTROLS_SHARE);
+        // Where there is not even that, there is none for anybody, and `open` says so.
+        if need <= left && need > guest_share(taken.by_guest, taken.by_all, left) {
+            return Err(share_used_up(need, taken, left));
+        }
+        Ok(())
+    }
+
     /// Maps a frontend's ring and binds its event channel.
     ///
     /// # Errors
@@ -59,12 +90,8 @@ impl Rings {
         indirect_segments: u16,
         gate: Member,
     ) -> Result<(Session, Mapped), Refusal> {
-        let abi = match layout.protocol {
-            Protocol::X86_64 => Abi::Native,
-            Protocol::X86_32 => Abi::X86_32,
-        };
-        let indirect = indirect_segments > 0;
-        let need = Session::footprint(queue.refs.len(), abi, CACHED_GRANTS, indirect);
+        let abi = abi(layout);
+        let need = footprint(queue, layout, indirect_segments);
         let left = mm::heap_free().saturating_sub(mm::CONTROLS_SHARE);
         if need > left {
             return Err(no_memory(need, left));
@@ -74,6 +101,7 @@ impl Rings {
         let mut mapped = Mapped {
             pages: self.map(domain, queue, &pages)?,
             cache: None,
+            bytes: need,
         };
         let remote = Port(queue.event_channel);
         let port = match self.events.bind_interdomain(domain, remote) {
@@ -189,6 +217,30 @@ impl Rings {
             );
         }
     }
+}
+
+fn abi(layout: &RingLayout) -> Abi {
+    match layout.protocol {
+        Protocol::X86_64 => Abi::Native,
+        Protocol::X86_32 => Abi::X86_32,
+    }
+}
+
+/// Bytes of heap that a ring takes.
+fn footprint(queue: &QueueParams, layout: &RingLayout, indirect_segments: u16) -> usize {
+    let indirect = indirect_segments > 0;
+    Session::footprint(queue.refs.len(), abi(layout), CACHED_GRANTS, indirect)
+}
+
+fn share_used_up(need: usize, taken: Taken, left: usize) -> Refusal {
+    let need = need.div_ceil(1024);
+    let (own, most) = (taken.by_guest / 1024, (taken.by_all + left) / 2048);
+    let text = format!(
+        "this guest's share of memory is used up: the ring takes {need} KiB, its other rings take \
+         {own} KiB, and one guest may have {most} KiB; raise memory= of the driver domain, or have \
+         fewer disks or fewer or smaller rings (queues=, ring_order=)"
+    );
+    Refusal::new(Errno::ENOMEM, text)
 }
 
 fn no_memory(need: usize, left: usize) -> Refusal {
