@@ -1,11 +1,13 @@
-# An idle Spindle, with a connected guest, uses no processor time.
+# An idle Spindle, with a connected guest, uses no processor time but for a look at all it has once in
+# a while: at most a thousandth of each of its three vCPUs.
 spindle_up
 probe_attach xvdi
 cpu() { xl list spindle | awk 'NR == 2 {print $6}'; }
 sleep 3
 before=$(cpu)
-sleep 12
+sleep 60
 used=$(echo "$before $(cpu)" | awk '{printf "%.1f", $2 - $1}')
 mark idle cpu=$used
-echo $used | awk '{exit !($1 < 0.15)}' || fail "an idle Spindle used $used s of processor time in 12 s"
+# xl counts in tenths of a second.
+echo $used | awk '{exit !($1 < 0.25)}' || fail "an idle Spindle used $used s of processor time in 60 s"
 probe_detach xvdi

@@ -71,7 +71,7 @@ macro_rules! scenarios {
 scenarios! {
     "no-disk" 120 Idle false false;
     "hotplug" 240 Idle true true;
-    "idle-no-cpu" 120 Idle false false;
+    "idle-no-cpu" 180 Idle false false;
     "wrong-target" 180 Idle false false;
     "second-attach" 180 Idle true false;
     "after-many-programs" 360 Idle true false;
@@ -168,7 +168,7 @@ fn notes(outcome: &Outcome) -> String {
         "refused" => Some(format!("\"{}\"", mark.get("reason"))),
         "destroyed" => Some(format!("destroyed in {} s", mark.get("seconds"))),
         "hotplug" => Some(format!("on and off in {} s", mark.get("seconds"))),
-        "idle" => Some(format!("{} s of CPU in 12 s", mark.get("cpu"))),
+        "idle" => Some(format!("{} s of CPU in 60 s", mark.get("cpu"))),
         "spindle-down" => Some(format!("down in {} s", mark.get("seconds"))),
         "note" => Some(mark.get("text").to_string()),
         _ => None,
