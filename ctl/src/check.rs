@@ -1,12 +1,13 @@
 //! What `create` checks before it does anything; every refusal says what to do about it.
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
-use crate::host::{Call, Host};
+use crate::assign;
+use crate::domains::{Domain, Domains};
+use crate::host::{Call, Host, found};
 use crate::pci::Bdf;
 use crate::plan::Route;
 use crate::record::{self, Record};
-use crate::store;
 use crate::xlcfg::XlConfig;
 
 /// The domain's name, if it is one that paths and tables can hold.
@@ -15,12 +16,10 @@ use crate::xlcfg::XlConfig;
 /// If it is not.
 pub(crate) fn name(config: &XlConfig) -> Result<String> {
     let name = config.text("name")?.unwrap_or_default();
-    // Xenstore, where the record goes by it, takes nothing else in a path.
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_".contains(c);
-    let sound = name.chars().all(plain) && name.starts_with(|c: char| c.is_ascii_alphabetic());
     ensure!(
-        sound && name.len() <= 60,
-        "\"{name}\" is no name for a domain here: letters, digits, - _ after a first letter"
+        record::is_name(name),
+        "\"{name}\" is no name for a domain here: letters, digits, - _ after a first letter, 60 \
+         at most"
     );
     Ok(name.into())
 }
@@ -58,45 +57,36 @@ pub(crate) fn distinct(bdfs: &[Bdf]) -> Result<()> {
 /// If one has, or if that cannot be found out.
 pub(crate) fn unassigned(
     host: &mut impl Host,
+    domains: &Domains,
     bdfs: &[Bdf],
     earlier: Option<&Record>,
 ) -> Result<()> {
-    const BACKENDS: &str = "/local/domain/0/backend/pci/";
-    if bdfs.is_empty() {
-        return Ok(());
-    }
-    let own = earlier.map(|earlier| earlier.domain(host)).transpose()?;
-    let alive = store::domain_ids(host)?;
-    // libxl notes each function that it passes through, for any type of domain.
-    for (path, value) in store::tree(host, BACKENDS.trim_end_matches('/')) {
-        let id = path
-            .strip_prefix(BACKENDS)
-            .and_then(|rest| rest.split('/').next());
-        let id = id.and_then(|id| id.parse::<u32>().ok());
-        let (Some(id), Ok(bdf)) = (id, value.parse::<Bdf>()) else {
-            continue;
-        };
-        let free = !bdfs.contains(&bdf) || !alive.contains(&id) || own == Some(Some(id));
-        ensure!(
-            free,
-            "domain {id} has {bdf}; `xl pci-detach {id} {bdf}` takes it away, `xl list` says who \
-             that is"
-        );
-    }
-    Ok(())
+    let mut bdfs = bdfs.iter();
+    bdfs.try_for_each(|&bdf| assign::ensure_free(host, domains, bdf, earlier))
 }
 
-/// Whether the name is free.
+/// Whether the name is free, but for the earlier domain whose place is taken.
 ///
 /// # Errors
 /// If a domain has it, or had it and was not cleaned up.
-pub(crate) fn is_free(host: &mut impl Host, name: &str) -> Result<()> {
-    if let Some(id) = record::domain(host, name)? {
-        bail!("a domain {name} runs already (number {id}); choose another --name");
+pub(crate) fn is_free(
+    host: &mut impl Host,
+    domains: &Domains,
+    name: &str,
+    earlier: Option<&Record>,
+) -> Result<()> {
+    let own = |domain: &&Domain| !earlier.is_some_and(|earlier| earlier.is_of(domain));
+    if let Some(Domain { id, .. }) = domains.by_name(name).filter(own) {
+        bail!(
+            "a domain {name} runs already (number {id}); choose another --name, or `xl rename` it"
+        );
     }
+    let records = Record::all(host)?;
+    let mut others = records.iter().filter(|record| Some(*record) != earlier);
     ensure!(
-        Record::read(host, name)?.is_none(),
-        "an earlier domain {name} was not cleaned up; run `spindlectl destroy {name}` first"
+        others.all(|record| record.name != name),
+        "an earlier domain {name} was not cleaned up; `spindlectl restart {name}` puts a new one in \
+         its place, `spindlectl destroy {name}` cleans up"
     );
     Ok(())
 }
@@ -110,8 +100,9 @@ pub(crate) fn image(host: &mut impl Host, route: Route, config: &XlConfig) -> Re
     let Some(image) = config.text(key)? else {
         bail!("no image: set {key}= in the configuration, or --image");
     };
+    let there = host.exists(image);
     ensure!(
-        image.starts_with('/') && host.exists(image),
+        image.starts_with('/') && there.with_context(|| format!("cannot look for {image}"))?,
         "there is no image {image} (an absolute path is needed); `cargo xtask build` makes \
          target/spindle.elf, --image says where it is"
     );
@@ -123,7 +114,7 @@ pub(crate) fn image(host: &mut impl Host, route: Route, config: &XlConfig) -> Re
 /// # Errors
 /// If it cannot.
 pub(crate) fn iommu(host: &mut impl Host) -> Result<()> {
-    let info = host.run(&Call::xl(["info"]))?;
+    let info = host.run(&Call::look("xl", ["info"]))?;
     let capabilities = info.lines().find_map(|line| line.strip_prefix("virt_caps"));
     let capabilities = capabilities.unwrap_or_default();
     ensure!(
@@ -136,22 +127,46 @@ pub(crate) fn iommu(host: &mut impl Host) -> Result<()> {
     Ok(())
 }
 
-/// The first of these preload libraries that is there.
+/// What an administrator should know about how far Xen protects dom0 from the disk's owner; `None`
+/// if all is well.
+pub(crate) fn remapping(host: &mut impl Host) -> Option<String> {
+    let risk = "a Spindle that was broken into could then have its disk send any interrupt vector \
+                to the host; see \"Limits\" in the README";
+    match host.run(&Call::look("xl", ["dmesg"])) {
+        Ok(text) if text.contains("nterrupt remapping enabled") => None,
+        Ok(text) if text.contains("nterrupt remapping disabled") => Some(format!(
+            "Xen does not remap interrupts: {risk}; switch it on in the firmware setup, and boot \
+             Xen without iommu=no-intremap"
+        )),
+        Ok(_) => Some(format!(
+            "`xl dmesg` does not say that Xen remaps interrupts (its start may be overwritten): {risk}"
+        )),
+        Err(error) => Some(format!(
+            "whether Xen remaps interrupts is not known ({error}): {risk}"
+        )),
+    }
+}
+
+/// The first of these preload libraries that is there, by a path that the loader takes as it is.
 ///
 /// # Errors
 /// If none is.
 pub(crate) fn shim(host: &mut impl Host, places: &[String]) -> Result<String> {
-    let Some(shim) = places.iter().find(|place| host.exists(place)) else {
-        bail!(
-            "the PVH route needs libspindle_shim.so, looked for at {}; `cargo build --release -p \
-             spindlectl-shim` makes it, --shim says where it is",
-            places.join(", ")
+    for place in places {
+        let real = found(host.real(place));
+        let Some(shim) = real.with_context(|| format!("cannot look for {place}"))? else {
+            continue;
+        };
+        // What separates entries in LD_PRELOAD.
+        ensure!(
+            !shim.contains([':', ' ']),
+            "{shim}: the path of the shim must have no blank and no colon"
         );
-    };
-    // What separates entries in LD_PRELOAD.
-    ensure!(
-        !shim.contains([':', ' ']),
-        "{shim}: the path of the shim must have no blank and no colon"
+        return Ok(shim);
+    }
+    bail!(
+        "the PVH route needs libspindle_shim.so, looked for at {}; `cargo build --release -p \
+         spindlectl-shim` makes it, --shim says where it is",
+        places.join(", ")
     );
-    Ok(shim.clone())
 }

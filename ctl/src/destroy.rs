@@ -4,230 +4,192 @@ use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
 
-use crate::host::{Call, Host};
-use crate::record::{self, Record};
+use crate::domains::{self, Domain, Domains};
+use crate::host::{Call, Host, noted};
+use crate::record::Record;
 use crate::spindle::Spindle;
-use crate::{store, tables};
+use crate::users::{self, User};
+use crate::{clean, store};
 
 /// How often to look whether it has ended.
 const LOOK: Duration = Duration::from_millis(250);
 
-/// Ends the domain `name` in order, waiting `patience` for it, and cleans up after it; also after
-/// one that ended by itself, or that `create` could not undo. With `force`, guests that use its
-/// disks do not matter.
+/// What is to be destroyed, and how.
+#[derive(Clone, Debug)]
+pub(crate) struct Destroy<'a> {
+    /// The domain's name.
+    pub(crate) name: &'a str,
+    /// Whether guests that use its disks do not matter.
+    pub(crate) force: bool,
+    /// Whether its disks stay with xen-pciback.
+    pub(crate) keep_disk: bool,
+    /// How long to wait for it to shut down.
+    pub(crate) patience: Duration,
+}
+
+/// Ends a domain in order and cleans up after it; also after one that ended by itself, or that
+/// `create` could not undo.
 ///
 /// # Errors
-/// If there is no such Spindle, if guests use its disks, or if something is left.
+/// If there is no such Spindle, if guests use its disks, if that cannot be found out, or if
+/// something is left.
 pub(crate) fn destroy(
     host: &mut impl Host,
-    name: &str,
-    force: bool,
-    patience: Duration,
+    args: &Destroy<'_>,
     say: &mut dyn FnMut(&str),
 ) -> Result<()> {
+    let name = args.name;
     ensure!(
         host.user() == 0,
         "this needs root: run it with sudo, in dom0"
     );
-    let record = Record::read(host, name)?;
-    let id = match &record {
-        Some(record) => record.domain(host)?,
-        None => record::domain(host, name)?,
+    let domains = Domains::look(host)?;
+    let record = Record::find(host, &domains, name)?;
+    let domain = match &record {
+        Some(record) => domains.by_uuid(&record.uuid),
+        None => domains.by_name(name),
     };
-    match id {
-        Some(id) => {
-            let spindle = Spindle::read(host, id);
-            ensure!(
-                record.is_some() || spindle.is_some(),
-                "domain {name} is no Spindle; `xl destroy {name}` if you mean it"
-            );
-            let guests: Vec<String> = spindle.iter().flat_map(users).collect();
-            ensure!(
-                force || guests.is_empty(),
-                "guests use disks of {name}: {}; detach these (`xl block-detach`) or shut the \
-                 guests down, or say --force",
-                guests.join(", ")
-            );
-            // A domain that never got ready cannot hear a request.
-            let hears = spindle.is_some_and(|spindle| spindle.ready);
-            end(host, name, id, hears, patience, say)?;
+    if let (Some(record), None) = (&record, domain)
+        && let Some(other) = domains.by_name(name)
+    {
+        let (id, made) = (other.id, &record.name);
+        say(&format!(
+            "number {id}, {name} now, is another domain than {made} was; it is left alone"
+        ));
+    }
+    match domain {
+        Some(domain) => {
+            let ids = record.as_ref().map_or(&[][..], |record| &record.ids);
+            let hears = may_end(host, args, &domains, domain, ids, record.is_some())?;
+            end(host, domain, hears, args.patience, say)?;
         }
         None if record.is_none() => bail!("there is no domain {name}; `spindlectl list` shows all"),
         None => say(&format!("{name} does not run; cleaning up after it")),
     }
     if let Some(record) = record {
-        for &bdf in &record.taken {
-            say(&format!("xl pci-assignable-remove -r {bdf}"));
-            Record::give_back(host, bdf)?;
-        }
-        record.forget_configs(host)?;
-        record.forget(host)?;
+        clean::up(host, &record, args.keep_disk, say).map_err(|error| {
+            let name = &record.name;
+            let note = format!(
+                "{name} has ended, but not all is cleaned up; run `spindlectl destroy {name}` again \
+                 once the cause is gone"
+            );
+            noted(&error, note)
+        })?;
     }
+    say(&format!("{name} has ended"));
     Ok(())
+}
+
+/// Whether the domain may be ended; gives whether it may hear a request to shut down.
+fn may_end(
+    host: &mut impl Host,
+    args: &Destroy<'_>,
+    domains: &Domains,
+    domain: &Domain,
+    earlier: &[u32],
+    is_ours: bool,
+) -> Result<bool> {
+    let name = args.name;
+    ensure!(
+        domain.id != 0,
+        "{name} is dom0 itself, which no tool can destroy"
+    );
+    let looked = look(host, domains, domain, earlier);
+    if args.force && is_ours {
+        // A domain that never got ready cannot hear a request; where that is not known, it is tried.
+        let spindle = looked.map(|(spindle, _)| spindle);
+        return Ok(spindle.map_or(true, |spindle| spindle.is_some_and(|s| s.ready)));
+    }
+    let (spindle, users) = looked.map_err(|error| unknown(&error, name))?;
+    ensure!(
+        is_ours || spindle.is_some(),
+        "domain {name} is no Spindle; `xl destroy {name}` if you mean it"
+    );
+    ensure!(
+        args.force || users.is_empty(),
+        "guests use disks of {name}: {}; detach these (`xl block-detach`) or shut the guests down, \
+         or say --force",
+        users::list(&users)
+    );
+    Ok(spindle.is_some_and(|spindle| spindle.ready))
+}
+
+/// What a domain shows, and who uses its disks or those of the earlier ones.
+///
+/// # Errors
+/// If xenstore does not answer.
+pub(crate) fn look(
+    host: &mut impl Host,
+    domains: &Domains,
+    domain: &Domain,
+    earlier: &[u32],
+) -> Result<(Option<Spindle>, Vec<User>)> {
+    let ids: Vec<u32> = earlier.iter().copied().chain([domain.id]).collect();
+    let mut users = users::of(host, domains, &ids)?;
+    let spindle = Spindle::read(host, domain.id)?;
+    if let Some(spindle) = &spindle {
+        users::shown(&mut users, spindle);
+    }
+    Ok((spindle, users))
+}
+
+/// The error where it cannot be found out who uses a domain's disks.
+pub(crate) fn unknown(error: &anyhow::Error, name: &str) -> anyhow::Error {
+    let note = format!(
+        "so it is not known whether guests use disks of {name}; nothing was done. Try again, or say \
+         --force"
+    );
+    noted(error, note)
 }
 
 /// Ends a domain that runs; in order if it `hears`.
 ///
 /// # Errors
-/// If it cannot be ended.
+/// If it cannot be ended, or the user asks to stop.
 pub(crate) fn end(
     host: &mut impl Host,
-    name: &str,
-    id: u32,
+    domain: &Domain,
     hears: bool,
     patience: Duration,
     say: &mut dyn FnMut(&str),
 ) -> Result<()> {
+    // By number: the name could be another's by now.
+    let id = domain.id.to_string();
     if hears {
-        say(&format!("xl shutdown {name}"));
-        let refused = host.run(&Call::xl(["shutdown", name])).is_err();
-        if refused && record::domain(host, name)? == Some(id) {
-            // xl does not see that an HVM container has a driver for this.
-            let path = format!("{}/control/shutdown", store::home(id));
-            store::write(host, &path, "poweroff")?;
-        }
-        let deadline = host.now() + patience;
-        while host.now() < deadline {
-            if record::domain(host, name)? != Some(id) {
+        say(&format!("xl shutdown {id}"));
+        let asked = match host.run(&Call::xl(["shutdown", &id])) {
+            Ok(_) => true,
+            // xl does not see that an HVM container has a driver for this. Where the domain has gone,
+            // the node would stay behind.
+            Err(_) => {
+                let path = format!("{}/control/shutdown", store::home(domain.id));
+                let alive = domains::is_alive(host, domain).unwrap_or(false);
+                alive && store::write(host, &path, "poweroff").is_ok()
+            }
+        };
+        let patience = if asked { patience } else { Duration::ZERO };
+        let deadline = host.now().saturating_add(patience);
+        loop {
+            // What cannot be looked at now can be later; `kill` has the last look.
+            if let Ok(false) = domains::is_alive(host, domain) {
                 return Ok(());
+            }
+            ensure!(
+                !host.interrupted(),
+                "interrupted while {} shut down: it may still do so; `spindlectl destroy {}` goes on",
+                domain.name,
+                domain.name
+            );
+            if host.now() >= deadline {
+                break;
             }
             host.sleep(LOOK);
         }
         say(&format!(
-            "{name} does not shut down in {} s",
+            "it has not shut down within {} s",
             patience.as_secs()
         ));
     }
-    say(&format!("xl destroy {name}"));
-    kill(host, name, id)
-}
-
-/// Destroys a domain. One that has ended by itself by then is no failure.
-///
-/// # Errors
-/// If it is still there.
-pub(crate) fn kill(host: &mut impl Host, name: &str, id: u32) -> Result<()> {
-    match host.run(&Call::xl(["destroy", &id.to_string()])) {
-        Err(error) if record::domain(host, name)? == Some(id) => Err(error),
-        _ => Ok(()),
-    }
-}
-
-/// The guests that have a disk open, with the disk.
-pub(crate) fn users(spindle: &Spindle) -> impl Iterator<Item = String> {
-    // XenbusState: 6 is closed.
-    let open = spindle.disks.iter().filter(|disk| disk.state < 6);
-    open.map(|disk| {
-        let guest = match disk.guest_name.as_str() {
-            "" => disk.guest.to_string(),
-            name => tables::text(name),
-        };
-        format!("{guest} ({})", tables::text(&disk.vdev))
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::create::create;
-    use crate::fake::{Fake, wanted};
-    use crate::plan::{Plan, Route};
-
-    const PATIENCE: Duration = Duration::from_secs(30);
-
-    fn created(route: Route, driver: &str) -> (Fake, crate::fake::State) {
-        let mut host = Fake::with_nvme(driver);
-        let before = host.state.clone();
-        let plan = Plan::new(&mut host, &wanted(route), None).expect("a plan");
-        create(&mut host, &plan, PATIENCE, false, &mut |_| {}).expect("created");
-        (host, before)
-    }
-
-    fn run(host: &mut Fake, force: bool) -> Result<()> {
-        destroy(host, "spindle", force, PATIENCE, &mut |_| {})
-    }
-
-    #[test]
-    fn everything_is_as_before_the_domain_was_created() {
-        for route in [Route::Hvm, Route::Pvh] {
-            for driver in ["nvme", "pciback"] {
-                let (mut host, before) = created(route, driver);
-                run(&mut host, false).expect("destroyed");
-                assert_eq!(host.state, before, "{route:?} {driver}");
-                let shut_down = host
-                    .calls
-                    .iter()
-                    .any(|call| call.text == "xl shutdown spindle");
-                let destroyed = host.calls.iter().any(|call| call.text.contains("destroy"));
-                assert!(shut_down && !destroyed);
-            }
-        }
-    }
-
-    #[test]
-    fn a_domain_that_xl_cannot_reach_or_that_does_not_listen_ends_all_the_same() {
-        let (mut host, before) = created(Route::Hvm, "nvme");
-        host.shutdown_refused = true;
-        run(&mut host, false).expect("destroyed");
-        assert_eq!(host.state, before);
-        let (mut host, before) = created(Route::Pvh, "nvme");
-        host.deaf = true;
-        run(&mut host, false).expect("destroyed");
-        assert_eq!(host.state, before);
-    }
-
-    #[test]
-    fn a_domain_that_ended_by_itself_is_cleaned_up_after() {
-        let (mut host, before) = created(Route::Pvh, "nvme");
-        host.end("spindle");
-        run(&mut host, false).expect("cleaned up");
-        assert_eq!(host.state, before);
-        let text = run(&mut host, false)
-            .expect_err("nothing is left")
-            .to_string();
-        assert!(text.contains("no domain spindle"), "{text}");
-    }
-
-    #[test]
-    fn guests_are_asked_for_first() {
-        let (mut host, before) = created(Route::Pvh, "nvme");
-        let id = host.state.domains[0].id;
-        let backend = format!("/local/domain/{id}/backend/vbd/9/51712");
-        host.store(&format!("{backend}/state"), "4");
-        host.store(&format!("{backend}/dev"), "xvda\x1b[2J");
-        let text = run(&mut host, false).expect_err("it is used").to_string();
-        assert!(
-            text.contains("9 (xvda?[2J)") && text.contains("--force"),
-            "{text}"
-        );
-        run(&mut host, true).expect("destroyed");
-        assert_eq!(host.state, before);
-    }
-
-    #[test]
-    fn a_domain_that_is_gone_when_it_is_to_be_destroyed_has_ended_as_well() {
-        let deaf = || {
-            let (mut host, before) = created(Route::Pvh, "nvme");
-            host.deaf = true;
-            host.calls.clear();
-            (host, before)
-        };
-        let (mut host, _) = deaf();
-        run(&mut host, false).expect("destroyed");
-        let is_it = |call: &crate::fake::Made| call.text.starts_with("xl destroy");
-        let call = host.calls.iter().position(is_it).expect("it was destroyed");
-        let (mut host, before) = deaf();
-        host.fail(call, crate::fake::Failure::After);
-        run(&mut host, false).expect("destroyed");
-        assert_eq!(host.state, before);
-    }
-
-    #[test]
-    fn other_domains_are_left_alone() {
-        let mut host = Fake::with_nvme("nvme");
-        host.add_domain("spindle", "not-a-spindle");
-        let text = run(&mut host, true).expect_err("it is none").to_string();
-        assert!(text.contains("no Spindle"), "{text}");
-        assert_eq!(host.state.domains.len(), 1);
-    }
+    say(&format!("xl destroy {id}"));
+    domains::kill(host, domain)
 }

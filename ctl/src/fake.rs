@@ -1,15 +1,16 @@
 //! A dom0 for tests: xl, xenstore's tools and sysfs as far as `spindlectl` uses them. It keeps what
-//! really matters in [`State`], which tests compare, and fails where it is told to.
+//! really matters in [`State`], which tests compare; fails, is cut off, or is killed where it is told
+//! to; and panics as soon as a disk is in two hands.
 
+mod files;
 mod tools;
 
-use std::collections::BTreeMap;
-use std::io;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail};
 
-use crate::host::{Call, Host};
+use crate::host::Call;
 use crate::pci::Bdf;
 use crate::plan::{Route, Wanted};
 use crate::store::Nodes;
@@ -22,26 +23,51 @@ pub(crate) const BDF: &str = "0000:01:00.0";
 pub(crate) struct State {
     /// Files by path; the folders are those that they imply.
     pub(crate) files: BTreeMap<String, String>,
-    /// The driver of each function.
+    /// The driver of each function that has one.
     pub(crate) drivers: BTreeMap<String, String>,
+    /// Functions that xl has finished adding.
+    pub(crate) quarantined: BTreeSet<String>,
     /// Whether functions master the bus.
-    mastering: BTreeMap<String, bool>,
+    pub(crate) mastering: BTreeMap<String, bool>,
     /// Xenstore.
-    store: Nodes,
+    pub(crate) store: Nodes,
     /// All domains but dom0.
     pub(crate) domains: Vec<Domain>,
+}
+
+impl State {
+    /// All but libxl's own notes of who had a function: they matter to nothing but libxl, which
+    /// writes them anew.
+    pub(crate) fn essence(&self) -> Self {
+        let mut state = self.clone();
+        state
+            .store
+            .retain(|path, _| !path.starts_with("/libxl/pciback/"));
+        state
+    }
 }
 
 /// A domain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Domain {
-    name: String,
+    /// Its name; `(null)` without one.
+    pub(crate) name: String,
     /// Its number.
     pub(crate) id: u32,
+    uuid: String,
     pvh: bool,
     iommu: bool,
     placed: bool,
     devices: Vec<String>,
+    /// Functions whose registers are in its memory.
+    pub(crate) mapped: Vec<String>,
+}
+
+impl Domain {
+    /// `xl pci-detach`: the registers stay.
+    pub(crate) fn detach(&mut self) {
+        self.devices.clear();
+    }
 }
 
 /// A call that was made.
@@ -53,17 +79,33 @@ pub(crate) struct Made {
     pub(crate) changes: bool,
 }
 
-/// Whether a call that fails has had its effect.
+/// How a call goes wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Failure {
+    /// It fails without an effect.
     Before,
+    /// It fails after so many of its steps.
+    Half(u8),
+    /// It fails after all of them.
     After,
+    /// xl says that all is well and does nothing, or answers with nothing.
+    Lie,
 }
 
 impl Failure {
-    /// Every one of `calls`, failing in both ways.
+    /// All ways.
+    pub(crate) const KINDS: [Self; 6] = [
+        Self::Before,
+        Self::Half(1),
+        Self::Half(2),
+        Self::Half(3),
+        Self::After,
+        Self::Lie,
+    ];
+
+    /// Every one of `calls`, failing in all ways.
     pub(crate) fn all(calls: usize) -> impl Iterator<Item = (usize, Self)> {
-        (0..calls).flat_map(|call| [(call, Self::Before), (call, Self::After)])
+        (0..calls).flat_map(|call| Self::KINDS.map(|kind| (call, kind)))
     }
 }
 
@@ -76,6 +118,9 @@ pub(crate) enum Fate {
     FindsNoDisk,
 }
 
+/// What unwinds out of a `spindlectl` that is killed.
+pub(crate) struct Killed;
+
 /// The machine.
 #[derive(Clone, Debug)]
 pub(crate) struct Fake {
@@ -83,8 +128,13 @@ pub(crate) struct Fake {
     pub(crate) calls: Vec<Made>,
     /// Which calls fail.
     pub(crate) failures: BTreeMap<usize, Failure>,
+    /// The call in which `spindlectl` is killed, and how far that gets.
+    pub(crate) killed: Option<(usize, Failure)>,
+    /// After how many calls the user asks to stop.
+    pub(crate) interrupt: Option<usize>,
     pub(crate) is_root: bool,
     pub(crate) virt_caps: String,
+    pub(crate) dmesg: String,
     pub(crate) shim_works: bool,
     pub(crate) fate: Fate,
     /// xl does not believe that the domain can shut down.
@@ -93,6 +143,11 @@ pub(crate) struct Fake {
     pub(crate) taken: Vec<String>,
     /// Domains do not listen to requests to shut down.
     pub(crate) deaf: bool,
+    /// xl's calls take effect a second after they have ended.
+    pub(crate) late: bool,
+    /// The most bytes that were read of a file's end.
+    pub(crate) most_read: u64,
+    pending: Vec<(Duration, Call)>,
     next_id: u32,
     now: Duration,
 }
@@ -108,18 +163,24 @@ pub(crate) fn wanted(route: Route) -> Wanted {
 }
 
 impl Fake {
-    /// A dom0 with an NVMe disk that this driver has.
+    /// A dom0 with an NVMe disk that this driver has; none if it is empty.
     pub(crate) fn with_nvme(driver: &str) -> Self {
         let mut host = Self {
             state: State::default(),
             calls: Vec::new(),
             failures: BTreeMap::new(),
+            killed: None,
+            interrupt: None,
             is_root: true,
             virt_caps: "pv hvm hvm_directio hap".into(),
+            dmesg: "(XEN) Interrupt remapping enabled\n".into(),
             shim_works: true,
             fate: Fate::Serves,
             shutdown_refused: false,
             deaf: false,
+            late: false,
+            most_read: 0,
+            pending: Vec::new(),
             taken: Vec::new(),
             next_id: 3,
             now: Duration::ZERO,
@@ -135,11 +196,10 @@ impl Fake {
         host.put(&bdf.sysfs("nvme/nvme0/nvme0n1/size"), "2048");
         host.put("/usr/lib/spindle/spindle.elf", "");
         host.put("/usr/lib/spindle/libspindle_shim.so", "");
-        host.put(
-            "/proc/sys/kernel/random/uuid",
-            "0a1b2c3d-0000-4000-8000-000000000001\n",
-        );
-        host.state.drivers.insert(BDF.into(), driver.into());
+        host.put("/proc/sys/kernel/random/uuid", "");
+        if !driver.is_empty() {
+            host.state.drivers.insert(BDF.into(), driver.into());
+        }
         host.state.mastering.insert(BDF.into(), false);
         host.store("/local/domain/0/name", "Domain-0");
         host
@@ -151,6 +211,7 @@ impl Fake {
         for (path, value) in [
             ("3/name", "spindle"),
             ("3/libxl", ""),
+            ("3/vm", "/vm/u"),
             ("3/data/spindle/ready", "1"),
             ("3/data/spindle/version", "0.1.0 abcdef"),
             (
@@ -180,6 +241,7 @@ impl Fake {
         ] {
             host.store(&format!("/local/domain/{path}"), value);
         }
+        host.store("/tool/spindlectl/spindle", "uuid=u ids=3 disks= taken=");
         host
     }
 
@@ -193,158 +255,176 @@ impl Fake {
         self.state.store.insert(path.into(), value.into());
     }
 
-    /// Has call number `call`, counted from here on, fail.
-    pub(crate) fn fail(&mut self, call: usize, when: Failure) {
+    /// Has call number `call`, counted from here on, go wrong.
+    pub(crate) fn fail(&mut self, call: usize, how: Failure) {
         if self.failures.is_empty() {
             self.calls.clear();
         }
-        self.failures.insert(call, when);
+        self.failures.insert(call, how);
+    }
+
+    /// Has nothing go wrong any more.
+    pub(crate) fn mend(&mut self) {
+        self.failures.clear();
+        self.killed = None;
+        self.interrupt = None;
+        self.calls.clear();
+    }
+
+    /// Whether a call with this text was made.
+    pub(crate) fn made(&self, text: &str) -> bool {
+        self.calls.iter().any(|call| call.text.contains(text))
+    }
+
+    /// The driver of the disk.
+    pub(crate) fn driver(&self) -> Option<&str> {
+        self.state.drivers.get(BDF).map(String::as_str)
     }
 
     /// Adds a domain, and gives its number.
     pub(crate) fn add_domain(&mut self, name: &str, uuid: &str) -> u32 {
         let id = self.next_id;
         self.next_id += 1;
-        self.store(&format!("/local/domain/{id}/name"), name);
-        // The configurations all have driver_domain=1.
-        self.store(&format!("/local/domain/{id}/libxl"), "");
-        self.store(&format!("/local/domain/{id}/vm"), &format!("/vm/{uuid}"));
         self.state.domains.push(Domain {
             name: name.into(),
             id,
+            uuid: uuid.into(),
             pvh: false,
             iommu: false,
             placed: false,
             devices: Vec::new(),
+            mapped: Vec::new(),
         });
+        self.name(id, name);
         id
+    }
+
+    /// Gives a domain a name, and the nodes that come with it.
+    fn name(&mut self, id: u32, name: &str) {
+        let Some(domain) = self.state.domains.iter_mut().find(|d| d.id == id) else {
+            return;
+        };
+        domain.name = name.into();
+        let uuid = domain.uuid.clone();
+        self.store(&format!("/local/domain/{id}/name"), name);
+        // The configurations all have driver_domain=1.
+        self.store(&format!("/local/domain/{id}/libxl"), "");
+        self.store(&format!("/local/domain/{id}/vm"), &format!("/vm/{uuid}"));
+    }
+
+    /// `xl rename`.
+    pub(crate) fn rename(&mut self, from: &str, to: &str) {
+        let domain = self.domain(from).expect("a domain");
+        domain.name = to.into();
+        let path = format!("/local/domain/{}/name", domain.id);
+        self.store(&path, to);
+    }
+
+    /// Adds a guest with a disk from the domain with this number, and gives its own.
+    pub(crate) fn add_guest(&mut self, name: &str, from: u32) -> u32 {
+        let guest = self.add_domain(name, "00000000-0000-4000-8000-0000000000ff");
+        let backend = format!("/local/domain/{from}/backend/vbd/{guest}/51712");
+        self.store(&format!("{backend}/state"), "4");
+        self.store(&format!("{backend}/dev"), "xvda");
+        let own = format!("/libxl/{guest}/device/vbd/51712");
+        self.store(&format!("{own}/backend"), &backend);
+        self.store(&format!("{own}/dev"), "xvda");
+        guest
     }
 
     /// Ends a domain, by its name or number.
     pub(crate) fn end(&mut self, who: &str) {
+        let Ok(id) = self.domain(who).map(|domain| domain.id) else {
+            return;
+        };
+        self.unstore(who);
+        self.state.domains.retain(|domain| domain.id != id);
+    }
+
+    /// Takes a domain's devices and nodes away, and with them its name.
+    fn unstore(&mut self, who: &str) {
         let is = |domain: &Domain| domain.name == who || domain.id.to_string() == who;
-        for domain in self.state.domains.iter().filter(|domain| is(domain)) {
-            let home = format!("/local/domain/{}/", domain.id);
-            self.state.store.retain(|path, _| !path.starts_with(&home));
-            for device in &domain.devices {
-                self.state.mastering.insert(device.clone(), false);
+        for domain in self.state.domains.iter_mut().filter(|domain| is(domain)) {
+            let id = domain.id;
+            for folder in [
+                format!("/local/domain/{id}/"),
+                format!("/local/domain/0/backend/pci/{id}/"),
+                format!("/libxl/{id}/"),
+            ] {
+                self.state
+                    .store
+                    .retain(|path, _| !path.starts_with(&folder));
             }
+            for device in std::mem::take(&mut domain.devices) {
+                self.state.mastering.insert(device, false);
+            }
+            domain.name = "(null)".into();
         }
-        self.state.domains.retain(|domain| !is(domain));
     }
 
-    fn domain(&mut self, name: &str) -> Result<&mut Domain> {
-        let found = self
-            .state
-            .domains
-            .iter_mut()
-            .find(|domain| domain.name == name);
-        found.ok_or_else(|| anyhow::anyhow!("no domain {name}"))
+    fn domain(&mut self, who: &str) -> Result<&mut Domain> {
+        let is = |domain: &&mut Domain| domain.name == who || domain.id.to_string() == who;
+        let found = self.state.domains.iter_mut().find(is);
+        found.ok_or_else(|| anyhow::anyhow!("no domain {who}"))
     }
 
-    /// Counts a call, and does it unless it is to fail before.
+    /// Counts a call, and has it go as wrong as it is to. `effect` gets the number of steps after
+    /// which it is cut off, and tells what it was if it lies.
     fn call<T>(
         &mut self,
         text: String,
         changes: bool,
-        effect: impl FnOnce(&mut Self) -> Result<T>,
+        lie: Option<T>,
+        effect: impl FnOnce(&mut Self, u8) -> Result<T>,
     ) -> Result<T> {
-        let failure = self.failures.get(&self.calls.len()).copied();
+        let number = self.calls.len();
+        let killed = self.killed.filter(|(call, _)| *call == number);
+        let failure = killed.map(|(_, how)| how);
+        let failure = failure.or_else(|| self.failures.get(&number).copied());
         self.calls.push(Made { text, changes });
-        ensure!(failure != Some(Failure::Before), "injected");
-        let result = effect(self)?;
-        ensure!(failure.is_none(), "injected");
-        Ok(result)
-    }
-}
-
-impl Host for Fake {
-    fn run(&mut self, call: &Call) -> Result<String> {
-        let text = call.to_string();
-        let reads = [
-            "xl info",
-            "xl list",
-            "xenstore-read",
-            "xenstore-ls",
-            "xenstore-list",
-        ];
-        let changes = !reads.iter().any(|read| text.starts_with(read));
-        self.call(text, changes, |fake| fake.execute(call))
-    }
-
-    fn read(&mut self, path: &str) -> io::Result<String> {
-        let text = self.state.files.get(path).cloned();
-        text.ok_or_else(|| io::ErrorKind::NotFound.into())
-    }
-
-    fn exists(&mut self, path: &str) -> bool {
-        self.state.files.contains_key(path)
-    }
-
-    fn list(&mut self, path: &str) -> io::Result<Vec<String>> {
-        let prefix = format!("{}/", path.trim_end_matches('/'));
-        let names = self
-            .state
-            .files
-            .keys()
-            .filter_map(|file| file.strip_prefix(&prefix));
-        let mut names: Vec<String> = names
-            .filter_map(|rest| Some(rest.split('/').next()?.to_string()))
-            .collect();
-        names.dedup();
-        if names.is_empty() {
-            Err(io::ErrorKind::NotFound.into())
-        } else {
-            Ok(names)
+        let result = match (failure, lie) {
+            (None, _) => effect(self, u8::MAX),
+            (Some(Failure::Lie), Some(lie)) => Ok(lie),
+            (Some(Failure::Before | Failure::Lie), _) => Err(anyhow::anyhow!("injected")),
+            (Some(Failure::Half(steps)), _) => {
+                effect(self, steps).and_then(|_| bail!("injected half-way"))
+            }
+            (Some(Failure::After), _) => {
+                effect(self, u8::MAX).and_then(|_| bail!("injected after"))
+            }
+        };
+        self.check();
+        if killed.is_some() {
+            std::panic::resume_unwind(Box::new(Killed));
         }
+        result
     }
 
-    fn link(&mut self, path: &str) -> Option<String> {
-        let bdf = path
-            .strip_prefix("/sys/bus/pci/devices/")?
-            .strip_suffix("/driver")?;
-        self.state.drivers.get(bdf).cloned()
-    }
-
-    fn write(&mut self, path: &str, text: &str) -> io::Result<()> {
-        let written = self.call(format!("write {path}"), true, |fake| {
-            fake.put(path, text);
-            Ok(())
-        });
-        written.map_err(io::Error::other)
-    }
-
-    fn remove(&mut self, path: &str) -> io::Result<()> {
-        let removed = self.call(format!("remove {path}"), true, |fake| {
-            fake.state.files.remove(path);
-            Ok(())
-        });
-        removed.map_err(io::Error::other)
-    }
-
-    fn patch(&mut self, path: &str, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        let patched = self.call(format!("patch {path}"), true, |fake| {
-            let bdf = path.split('/').nth(5).unwrap_or_default();
-            ensure!(path.ends_with("/config") && offset == 4, "no such register");
-            fake.state.mastering.insert(bdf.into(), bytes[0] & 4 != 0);
-            Ok(())
-        });
-        patched.map_err(io::Error::other)
-    }
-
-    fn is_taken(&mut self, path: &str) -> bool {
-        self.taken.iter().any(|taken| taken == path)
-    }
-
-    fn user(&mut self) -> u32 {
-        u32::from(!self.is_root)
-    }
-
-    fn now(&mut self) -> Duration {
-        self.now
-    }
-
-    fn sleep(&mut self, time: Duration) {
-        self.now += time;
+    /// No disk is in two hands, and none that a guest uses is in dom0's.
+    fn check(&self) {
+        for (bdf, driver) in &self.state.drivers {
+            let has =
+                |domain: &&Domain| domain.mapped.contains(bdf) || domain.devices.contains(bdf);
+            let domains: Vec<&Domain> = self.state.domains.iter().filter(has).collect();
+            let last = self.calls.last();
+            assert!(domains.len() < 2, "{bdf} is in {domains:?} after {last:?}");
+            if driver == "pciback" {
+                continue;
+            }
+            assert!(
+                domains.is_empty(),
+                "{bdf} is in dom0 and {domains:?} after {last:?}"
+            );
+            let mut uses = self.state.store.iter().filter(|(path, backend)| {
+                path.starts_with("/libxl/")
+                    && path.ends_with("/backend")
+                    && !backend.starts_with("/local/domain/0/")
+            });
+            assert_eq!(
+                uses.next(),
+                None,
+                "a guest uses {bdf}, which is in dom0, after {last:?}"
+            );
+        }
     }
 }

@@ -1,18 +1,36 @@
 //! `spindlectl`: creates, destroys and watches Spindle domains, from dom0.
 //!
-//! `plan` finds out what to do, `create` and `destroy` do it and undo it, `spindle` reads what
-//! running domains show in xenstore, for `tables` and `metrics`. All of them reach dom0 through
+//! `plan` finds out what to do, `create`, `destroy` and `restart` do it and undo it, `spindle` reads
+//! what running domains show in xenstore, for `tables` and `metrics`. All of them reach dom0 through
 //! `host`, so that they are tested without one.
+//!
+//! Three rules hold throughout. A disk is in the hands of one domain at a time: it is given to no
+//! other, dom0 included, before Xen no longer lists the one that had it. What could not be looked at
+//! is an error, never "not there". What was done is looked at in the end, before it is reported.
 
 #![forbid(unsafe_code)]
 
+mod assign;
 mod check;
+mod clean;
+mod console;
 mod counters;
 mod create;
+#[cfg(test)]
+mod create_tests;
 mod destroy;
+#[cfg(test)]
+mod destroy_tests;
+mod dom0;
+#[cfg(test)]
+mod dom0_tests;
+mod domains;
+#[cfg(test)]
+mod failure_tests;
 #[cfg(test)]
 mod fake;
 mod host;
+mod lock;
 mod metrics;
 mod pci;
 mod place;
@@ -21,9 +39,13 @@ mod plan;
 mod plan_tests;
 mod record;
 mod restart;
+#[cfg(test)]
+mod restart_tests;
 mod spindle;
 mod store;
 mod tables;
+mod usage;
+mod users;
 mod xlcfg;
 
 use std::env;
@@ -36,14 +58,19 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, value_parser};
 
-use host::{Dom0, Host};
+use create::Failing;
+use destroy::Destroy;
+use dom0::Dom0;
+use host::Host;
 use plan::{Plan, Route, Wanted};
 use spindle::Spindle;
 
 /// Locked while something is changed.
 const LOCK: &str = "/run/spindlectl.lock";
+/// The longest time that can be waited for, in seconds: a day.
+const DAY: u64 = 24 * 60 * 60;
 /// How often Spindle publishes its counters, with some time to spare.
 const PUBLISHED: Duration = Duration::from_secs(6);
 /// How often `top` looks for news that are late.
@@ -59,15 +86,16 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Verb {
-    /// Create a Spindle domain with its disks, and wait until it serves. If anything fails,
-    /// everything is put back as it was.
-    Create(Create),
-    /// Shut a Spindle domain down and give its disks back to dom0; also cleans up after one that
-    /// ended by itself.
-    Destroy(Destroy),
+    /// Create a Spindle domain with its disks, and wait until it serves. If anything fails, or on
+    /// Ctrl-C, everything is put back as it was.
+    Create(CreateArgs),
+    /// Shut a Spindle domain down and give its disks back to dom0's drivers; also cleans up after
+    /// one that ended by itself. Disks that guests still have are not given back.
+    Destroy(DestroyArgs),
     /// Put a new Spindle domain in the place of one that `create` made, be it dead or alive, and
-    /// tell how its guests get their disks back.
-    Restart(Restart),
+    /// tell how its guests get their disks back. One that fails can be tried again: the disks stay
+    /// with xen-pciback meanwhile.
+    Restart(RestartArgs),
     /// List Spindle domains, what they serve, and to whom.
     List,
     /// Print the counters of all disks and cores.
@@ -79,7 +107,7 @@ enum Verb {
 }
 
 #[derive(Args)]
-struct Create {
+struct CreateArgs {
     /// A configuration as for xl; with type="pvh", pci= is allowed here.
     config: Option<String>,
     /// How the disks are passed through [default: what the configuration's type says, or hvm].
@@ -107,8 +135,11 @@ struct Create {
     #[arg(long, value_name = "PATH")]
     shim: Option<String>,
     /// Seconds to wait until it serves.
-    #[arg(long, default_value_t = 30)]
+    #[arg(long, default_value_t = 30, value_parser = value_parser!(u64).range(..=DAY))]
     timeout: u64,
+    /// Seconds to wait for another spindlectl that changes something.
+    #[arg(long, default_value_t = 120, value_parser = value_parser!(u64).range(..=DAY))]
+    lock_timeout: u64,
     /// Leave a domain that fails as it is, to look at it.
     #[arg(long)]
     keep: bool,
@@ -118,36 +149,47 @@ struct Create {
 }
 
 #[derive(Args)]
-struct Destroy {
+struct DestroyArgs {
     /// The domain's name.
     name: String,
-    /// Even if guests use its disks.
+    /// Even if guests use its disks, or if that cannot be found out. Disks that guests still have
+    /// afterwards stay with xen-pciback.
     #[arg(long)]
     force: bool,
+    /// Leave the disks with xen-pciback, where dom0 does not read what guests have written to them.
+    #[arg(long)]
+    keep_disk: bool,
     /// Seconds to wait for it to shut down, before it is destroyed.
-    #[arg(long, default_value_t = 30)]
+    #[arg(long, default_value_t = 30, value_parser = value_parser!(u64).range(..=DAY))]
     timeout: u64,
+    /// Seconds to wait for another spindlectl that changes something.
+    #[arg(long, default_value_t = 120, value_parser = value_parser!(u64).range(..=DAY))]
+    lock_timeout: u64,
 }
 
 #[derive(Args)]
-struct Restart {
+struct RestartArgs {
     /// The domain's name.
     name: String,
-    /// Even if guests use its disks: they lose what is in flight, and wait for it for ever.
+    /// Even if guests use its disks, or if that cannot be found out: they lose what is in flight,
+    /// and wait for it without end.
     #[arg(long)]
     force: bool,
     /// The preload library for the PVH route [default: beside spindlectl, or in /usr/lib/spindle].
     #[arg(long, value_name = "PATH")]
     shim: Option<String>,
     /// Seconds to wait for each, the end of the old one and the new one to serve.
-    #[arg(long, default_value_t = 30)]
+    #[arg(long, default_value_t = 30, value_parser = value_parser!(u64).range(..=DAY))]
     timeout: u64,
+    /// Seconds to wait for another spindlectl that changes something.
+    #[arg(long, default_value_t = 120, value_parser = value_parser!(u64).range(..=DAY))]
+    lock_timeout: u64,
 }
 
 #[derive(Args)]
 struct Top {
     /// Seconds between two looks; Spindle publishes every 5 seconds.
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, default_value_t = 5, value_parser = value_parser!(u64).range(1..=DAY))]
     every: u64,
     /// End after so many looks.
     #[arg(long)]
@@ -169,8 +211,9 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
+            let error = format!("{error:#}").replace('\n', "\n  ");
             // Without a place to say it, the status still tells.
-            let _ = writeln!(io::stderr(), "error: {error:#}");
+            let _ = writeln!(io::stderr(), "error: {error}");
             ExitCode::FAILURE
         }
     }
@@ -183,7 +226,7 @@ fn say(what: &str) {
     let _ = writeln!(io::stderr(), "+ {line}");
 }
 
-fn create(args: Create) -> Result<()> {
+fn create(args: CreateArgs) -> Result<()> {
     let config = args
         .config
         .map(|path| fs::read_to_string(&path).with_context(|| format!("cannot read {path}")));
@@ -199,12 +242,13 @@ fn create(args: Create) -> Result<()> {
         shims: args.shim.map_or_else(shims, |shim| vec![shim]),
     };
     let mut host = Dom0::new();
-    let _alone = if args.dry_run {
-        None
-    } else {
-        alone(&mut host)?
-    };
+    if !args.dry_run {
+        alone(&mut host, args.lock_timeout, "create")?;
+    }
     let plan = Plan::new(&mut host, &wanted, None)?;
+    for note in &plan.notes {
+        say(&format!("note: {note}"));
+    }
     if args.dry_run {
         for step in &plan.steps {
             show(step.shell(&plan.record))?;
@@ -212,20 +256,38 @@ fn create(args: Create) -> Result<()> {
         return Ok(());
     }
     let patience = Duration::from_secs(args.timeout);
-    let spindle = create::create(&mut host, &plan, patience, args.keep, &mut say)?;
+    let failing = if args.keep {
+        Failing::Keep
+    } else {
+        Failing::Undo
+    };
+    let spindle = create::create(&mut host, &plan, patience, failing, &mut say)?;
     show(tables::list(&[spindle]))
 }
 
-fn destroy(args: &Destroy) -> Result<()> {
+fn destroy(args: &DestroyArgs) -> Result<()> {
     let mut host = Dom0::new();
-    let _alone = alone(&mut host)?;
-    let patience = Duration::from_secs(args.timeout);
-    destroy::destroy(&mut host, &args.name, args.force, patience, &mut say)
+    alone(
+        &mut host,
+        args.lock_timeout,
+        &format!("destroy {}", args.name),
+    )?;
+    let args = Destroy {
+        name: &args.name,
+        force: args.force,
+        keep_disk: args.keep_disk,
+        patience: Duration::from_secs(args.timeout),
+    };
+    destroy::destroy(&mut host, &args, &mut say)
 }
 
-fn restart(args: Restart) -> Result<()> {
+fn restart(args: RestartArgs) -> Result<()> {
     let mut host = Dom0::new();
-    let _alone = alone(&mut host)?;
+    alone(
+        &mut host,
+        args.lock_timeout,
+        &format!("restart {}", args.name),
+    )?;
     let shims = args.shim.map_or_else(shims, |shim| vec![shim]);
     let patience = Duration::from_secs(args.timeout);
     let (spindle, guests) =
@@ -236,23 +298,24 @@ fn restart(args: Restart) -> Result<()> {
         show(format!("These guests had disks from it: {guests}."))?;
         show("One whose disk was at rest gets it back without a reboot, as a new one:")?;
         show("  xl block-detach --force GUEST VDEV && xl block-attach GUEST 'DISK'")?;
-        show("One that had I/O in flight waits for it for ever: xl destroy, then xl create.")?;
+        show("One that had I/O in flight waits for it without end: xl destroy, then xl create.")?;
     }
     Ok(())
 }
 
-/// Has whoever else changes something end first: of two at once, each would take for its own, and
-/// undo, what the other does.
-fn alone(host: &mut Dom0) -> Result<Option<fs::File>> {
+/// Has whoever else changes something end first, and what we change not be cut off by Ctrl-C.
+fn alone(host: &mut Dom0, patience: u64, me: &str) -> Result<()> {
     if host.user() != 0 {
         // Who is not root will be refused, with better words.
-        return Ok(None);
+        return Ok(());
     }
-    let lock = host::lock(Path::new(LOCK), || {
-        say("waiting for another spindlectl to end")
-    });
-    lock.map(Some)
-        .with_context(|| format!("cannot lock {LOCK}"))
+    host.catch_signals().context("cannot catch signals")?;
+    let patience = Duration::from_secs(patience);
+    let lock = lock::lock(host, Path::new(LOCK), patience, me, |holder| {
+        say(&format!("waiting for {holder} to end"));
+    })?;
+    host.hold(lock);
+    Ok(())
 }
 
 /// Prints. Where nobody reads any more, such as `head` that has seen enough, that is the end.

@@ -1,9 +1,11 @@
 //! `metrics`: everything counted, as Prometheus reads it (text format 0.0.4).
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use crate::counters::Counters;
 use crate::spindle::{Disk, Spindle};
+use crate::tables;
 
 /// Counters of a disk: as Spindle names them, as Prometheus does, a label, help. Sectors become
 /// bytes.
@@ -197,7 +199,10 @@ pub(crate) fn text(spindles: &[Spindle]) -> String {
 
 /// All connected disks with their labels.
 fn disks(spindles: &[Spindle]) -> impl Iterator<Item = (String, &Counters)> {
-    spindles.iter().flat_map(|spindle| {
+    // Two disks under one name would make the whole answer unreadable; a domain that shows them is
+    // broken, and the first counts.
+    let mut seen = BTreeSet::new();
+    let all = spindles.iter().flat_map(|spindle| {
         let labels = |disk: &Disk| {
             let (domain, target) = (label(&spindle.name), label(&disk.target));
             let (guest, id, vdev) = (label(&disk.guest_name), disk.guest, label(&disk.vdev));
@@ -205,7 +210,8 @@ fn disks(spindles: &[Spindle]) -> impl Iterator<Item = (String, &Counters)> {
         };
         let disk = move |disk| Some((labels(disk), disk.counters.as_ref()?));
         spindle.disks.iter().filter_map(disk)
-    })
+    });
+    all.filter(move |(labels, _)| seen.insert(labels.clone()))
 }
 
 fn family(out: &mut String, name: &str, kind: &str, help: &str) {
@@ -217,16 +223,14 @@ fn line(out: &mut String, name: &str, labels: &str, value: &dyn std::fmt::Displa
     let _ = writeln!(out, "{name}{{{labels}}} {value}");
 }
 
-/// A label's value in its quotes.
+/// A label's value in its quotes, without what a terminal would act on.
 fn label(text: &str) -> String {
     let text = text.replace('\\', "\\\\").replace('"', "\\\"");
-    format!("\"{}\"", text.replace('\n', "\\n"))
+    format!("\"{}\"", tables::text(&text.replace('\n', "\\n")))
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use super::*;
     use crate::fake::Fake;
 
@@ -296,6 +300,16 @@ mod tests {
         host.store(&format!("{data}/core/01"), "busy_ns=7");
         host.store(&format!("{data}/core/+1"), "busy_ns=8");
         host.store(&format!("{data}/disks"), "ram0 1 512 w\nram0 2 512 w");
+        // Another writing of the same number, and another disk of the same name.
+        for place in ["5/051712", "5/51728"] {
+            host.store(&format!("/local/domain/3/backend/vbd/{place}/state"), "4");
+            host.store(&format!("/local/domain/3/backend/vbd/{place}/dev"), "xvda");
+            host.store(
+                &format!("/local/domain/3/backend/vbd/{place}/params"),
+                "nvme0n1",
+            );
+        }
+        host.store(&format!("{data}/stat/5-51728"), "rd_req=1");
         let text = metrics(&mut host);
         let samples = text.lines().filter(|line| !line.starts_with('#'));
         let mut names = samples.filter_map(|line| Some(line.rsplit_once(' ')?.0));
@@ -310,5 +324,8 @@ mod tests {
         host.store("/local/domain/5/name", "a\"} 1\nb\\");
         let text = metrics(&mut host);
         assert!(text.contains(r#"guest="a\"} 1\nb\\","#), "{text}");
+        host.store("/local/domain/5/name", "\u{7}\u{1b}[2J\r");
+        let text = metrics(&mut host);
+        assert!(text.contains("guest=\"??[2J?\""), "{text}");
     }
 }

@@ -22,8 +22,11 @@ pub(crate) fn never_restart(config: &mut XlConfig) -> Result<()> {
         ("on_poweroff", "destroy"),
         ("on_reboot", "restart"),
         ("on_crash", "destroy"),
+        ("on_watchdog", "destroy"),
+        ("on_soft_reset", "soft-reset"),
     ] {
-        if config.text(key)?.unwrap_or(default).contains("restart") {
+        let action = config.text(key)?.unwrap_or(default);
+        if action.contains("restart") || action.contains("reset") {
             config.set_text(key, "destroy")?;
         }
     }

@@ -4,14 +4,13 @@
 use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
 
+use crate::domains::Domains;
 use crate::host::{Call, Host, quoted};
 use crate::pci::{Bdf, Device};
-use crate::record::Record;
+use crate::record::{CONFIGS, Record, Taken};
 use crate::xlcfg::XlConfig;
 use crate::{check, place, store};
 
-/// Where the configurations that xl gets are kept.
-const CONFIGS: &str = "/run/spindlectl";
 /// How a disk is passed through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Route {
@@ -100,6 +99,8 @@ pub(crate) enum Step {
 pub(crate) struct Plan {
     /// What is noted.
     pub(crate) record: Record,
+    /// What an administrator should know before.
+    pub(crate) notes: Vec<String>,
     /// Whether the domain is given disks, so that it must serve some.
     pub(crate) has_disks: bool,
     /// What to do, in this order.
@@ -128,16 +129,21 @@ impl Plan {
         let is_knob = |word: &&str| !word.starts_with("debug_port");
         check::knobs("cmdline", line.split_whitespace().filter(is_knob))?;
         check::knobs("--set", wanted.knobs.iter().map(String::as_str))?;
-        if earlier.is_none_or(|earlier| earlier.name != name) {
-            check::is_free(host, &name)?;
+        if let Some(earlier) = earlier {
+            let (own, source) = (&earlier.name, earlier.source());
+            ensure!(&name == own, "{source} is about {name}, not {own}; mend it");
         }
+        let domains = Domains::look(host)?;
+        check::is_free(host, &domains, &name, earlier)?;
         check::image(host, route, &config)?;
         let bdfs: Result<Vec<Bdf>> = config.list("pci")?.iter().map(|b| b.parse()).collect();
         let bdfs = bdfs.context("pci= (options after the address are not supported here)")?;
         check::distinct(&bdfs)?;
-        check::unassigned(host, &bdfs, earlier)?;
+        check::unassigned(host, &domains, &bdfs, earlier)?;
+        let mut notes = Vec::new();
         if !bdfs.is_empty() {
             check::iommu(host)?;
+            notes.extend(check::remapping(host));
         }
         let devices: Result<Vec<Device>> =
             bdfs.iter().map(|&bdf| Device::inspect(host, bdf)).collect();
@@ -161,12 +167,28 @@ impl Plan {
             config.remove("pci");
             config.set_text("cmdline", &std::mem::take(&mut knobs).join(" "))?;
         }
-        let before = earlier.map_or(&[][..], |earlier| &earlier.taken);
-        let is_ours = |device: &&Device| !device.is_assignable() || before.contains(&device.bdf);
-        let taken: Vec<Bdf> = devices.iter().filter(is_ours).map(|d| d.bdf).collect();
-        let path = format!("{CONFIGS}/{name}.cfg");
+        // What the earlier one has taken stays taken, whatever has become of its list of disks.
+        let mut taken = earlier.map_or(Vec::new(), |earlier| earlier.taken.clone());
+        for device in devices.iter().filter(|device| !device.is_assignable()) {
+            if taken.iter().any(|taken| taken.bdf == device.bdf) {
+                continue;
+            }
+            notes.extend(
+                device
+                    .driver
+                    .as_ref()
+                    .map(|driver| hint(device.bdf, driver)),
+            );
+            taken.push(Taken {
+                bdf: device.bdf,
+                driver: device.driver.clone(),
+            });
+        }
         let mut steps = vec![Step::Note];
-        steps.extend(taken.iter().map(|&bdf| Step::Take(bdf)));
+        steps.extend(devices.iter().filter_map(|device| {
+            let taken = taken.iter().any(|taken| taken.bdf == device.bdf);
+            taken.then_some(Step::Take(device.bdf))
+        }));
         steps.extend([Step::Keep(source), Step::Configure(config.to_string())]);
         steps.push(Step::Create(shim));
         if !knobs.is_empty() {
@@ -182,15 +204,25 @@ impl Plan {
         let record = Record {
             name,
             uuid,
-            config: path,
+            ids: earlier.map_or(Vec::new(), |earlier| earlier.ids.clone()),
+            disks: Some(bdfs),
             taken,
         };
         Ok(Self {
             record,
+            notes,
             has_disks: !devices.is_empty(),
             steps,
         })
     }
+}
+
+/// What follows from taking a disk from dom0's driver.
+fn hint(bdf: Bdf, driver: &str) -> String {
+    format!(
+        "dom0's driver {driver} has {bdf} until now, and after each boot: udev then reads, as root, \
+         what guests have written; xen-pciback.hide=({bdf}) for dom0's kernel keeps them apart"
+    )
 }
 
 /// The user's configuration or a template, with the user's changes.
@@ -237,7 +269,7 @@ fn base(wanted: &Wanted) -> Result<(Route, XlConfig)> {
 impl Step {
     /// The step as a shell would do it.
     pub(crate) fn shell(&self, record: &Record) -> String {
-        let (name, config) = (&record.name, &record.config);
+        let (name, config) = (&record.name, &record.config());
         // Only xl knows the number, once it has created the domain.
         let home = format!("{}/$(xl domid {name})", store::DOMAINS);
         match self {
@@ -247,7 +279,7 @@ impl Step {
             }
             Self::Take(bdf) => format!("xl pci-assignable-add {bdf}"),
             Self::Keep(text) => format!(
-                "mkdir -p {CONFIGS} && cat > {} <<'END'\n{text}END",
+                "mkdir -p -m 700 {CONFIGS} && cat > {} <<'END'\n{text}END",
                 record.source()
             ),
             Self::Configure(text) => format!("cat > {config} <<'END'\n{text}END"),

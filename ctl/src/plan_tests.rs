@@ -92,7 +92,7 @@ fn the_steps_are_shown_as_lines_that_a_shell_can_run() -> Result<()> {
     let lines = plan.steps.iter().map(|step| step.shell(&plan.record));
     let script = lines.collect::<Vec<_>>().join("\n");
     // Nothing else makes this folder, and nobody but xl knows the number.
-    let (folder, file) = ("mkdir -p /run/spindlectl", "cat > /run/spindlectl");
+    let (folder, file) = ("mkdir -p -m 700 /run/spindlectl", "cat > /run/spindlectl");
     assert!(
         script.contains(folder) && script.find(folder) < script.find(file),
         "{script}"
@@ -130,7 +130,7 @@ fn what_cannot_work_is_refused_before_anything_is_done() {
     let mut host = Fake::with_nvme("pciback");
     let id = host.add_domain("other", "another-uuid");
     host.store(&format!("/local/domain/0/backend/pci/{id}/0/dev-0"), BDF);
-    assert!(refusal(&mut host, &wanted(Route::Hvm)).contains("xl pci-detach"));
+    assert!(refusal(&mut host, &wanted(Route::Hvm)).contains("xl shutdown"));
     host.end("other");
     assert!(Plan::new(&mut host, &wanted(Route::Hvm), None).is_ok());
 

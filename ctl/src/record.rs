@@ -6,24 +6,46 @@ use std::fmt;
 
 use anyhow::{Result, bail, ensure};
 
-use crate::host::{Call, Host};
-use crate::pci::{Bdf, Device};
+use crate::domains::{Domain, Domains};
+use crate::host::{Host, found};
+use crate::pci::Bdf;
 use crate::store;
 
-/// Where the records are, by the names of the domains.
+/// Where the records are, by the names under which the domains were created.
 const RECORDS: &str = "/tool/spindlectl";
+/// Where the configurations that xl gets are kept.
+pub(crate) const CONFIGS: &str = "/run/spindlectl";
 
 /// A record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Record {
-    /// The domain's name.
+    /// The name that the domain was created with.
     pub(crate) name: String,
     /// The domain's UUID, by which ours is told from a namesake.
     pub(crate) uuid: String,
-    /// The configuration written for xl.
-    pub(crate) config: String,
+    /// The numbers of the domain and of those whose place it took, as far as they got one: guests may
+    /// still have disks from any.
+    pub(crate) ids: Vec<u32>,
+    /// The functions that the domain has; `None` if the note does not say.
+    pub(crate) disks: Option<Vec<Bdf>>,
     /// The functions that were taken from dom0, to be given back.
-    pub(crate) taken: Vec<Bdf>,
+    pub(crate) taken: Vec<Taken>,
+}
+
+/// A function that was taken from dom0.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Taken {
+    /// Where it is.
+    pub(crate) bdf: Bdf,
+    /// The driver that had it; `None` if none had.
+    pub(crate) driver: Option<String>,
+}
+
+/// Whether this is a name that xenstore, paths and tables can hold.
+pub(crate) fn is_name(name: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_".contains(c);
+    let begins = name.starts_with(|c: char| c.is_ascii_alphabetic());
+    begins && name.len() <= 60 && name.chars().all(plain)
 }
 
 impl Record {
@@ -32,87 +54,140 @@ impl Record {
         format!("{RECORDS}/{name}")
     }
 
-    /// Reads the record of a domain; `None` without one.
+    /// All records.
     ///
     /// # Errors
-    /// If there is one that makes no sense.
-    pub(crate) fn read(host: &mut impl Host, name: &str) -> Result<Option<Self>> {
-        let Some(text) = store::read(host, &Self::path(name)) else {
-            return Ok(None);
-        };
+    /// If xenstore does not answer, or a record makes no sense.
+    pub(crate) fn all(host: &mut impl Host) -> Result<Vec<Self>> {
+        let prefix = format!("{RECORDS}/");
+        let nodes = store::tree(host, RECORDS)?;
+        let named = nodes.iter().filter_map(|(path, text)| {
+            let name = path.strip_prefix(&prefix)?;
+            is_name(name).then(|| Self::parse(name, text))
+        });
+        named.collect()
+    }
+
+    /// The record that a user means by `name`: that of the domain which now goes by it, or the one
+    /// that was made under it.
+    ///
+    /// # Errors
+    /// If these are two, or if it cannot be found out.
+    pub(crate) fn find(
+        host: &mut impl Host,
+        domains: &Domains,
+        name: &str,
+    ) -> Result<Option<Self>> {
+        let records = Self::all(host)?;
+        let made = records.iter().find(|record| record.name == name);
+        let now = domains.by_name(name);
+        let of_now = now.and_then(|now| records.iter().find(|r| r.is_of(now)));
+        // A renamed domain counts by its new name as well, unless another has its old one.
+        if let (Some(made), Some(now)) = (made, now)
+            && !made.is_of(now)
+            && let Some(renamed) = domains.by_uuid(&made.uuid)
+        {
+            bail!(
+                "{name} is two domains: number {} has that name, and number {}, which is called {} \
+                 now, was created with it\nsay `xl rename {} OTHER` for the one that you do not \
+                 mean",
+                now.id,
+                renamed.id,
+                renamed.name,
+                now.id
+            );
+        }
+        Ok(of_now.or(made).cloned())
+    }
+
+    /// Whether a domain is the one that the record is about.
+    pub(crate) fn is_of(&self, domain: &Domain) -> bool {
+        self.uuid.eq_ignore_ascii_case(&domain.uuid)
+    }
+
+    /// The name by which a user can speak of the domain of this record.
+    pub(crate) fn known_as<'a>(&'a self, domain: &'a Domain) -> &'a str {
+        // A domain that xl has cut off in the middle has none.
+        match is_name(&domain.name) {
+            true => &domain.name,
+            false => &self.name,
+        }
+    }
+
+    fn parse(name: &str, text: &str) -> Result<Self> {
         let mut record = Self {
             name: name.into(),
             uuid: String::new(),
-            config: String::new(),
+            ids: Vec::new(),
+            disks: None,
             taken: Vec::new(),
         };
+        let sound = record.fill(text).is_some();
+        let path = Self::path(name);
+        ensure!(
+            sound && !record.uuid.is_empty(),
+            "the note at {path} in xenstore makes no sense: \"{text}\"\nlook at it, end domain \
+             {name} if it runs, then `xenstore-rm {path}`"
+        );
+        Ok(record)
+    }
+
+    /// Takes over what the text says; `None` if it is no record's.
+    fn fill(&mut self, text: &str) -> Option<()> {
         for (key, value) in text.split(' ').filter_map(|word| word.split_once('=')) {
+            let mut values = value.split(',').filter(|value| !value.is_empty());
             match key {
-                "uuid" => record.uuid = value.into(),
-                "config" => record.config = value.into(),
+                "uuid" => self.uuid = value.into(),
+                "ids" => self.ids = values.map(|id| id.parse().ok()).collect::<Option<_>>()?,
+                "disks" => {
+                    let disks: Option<_> = values.map(|bdf| bdf.parse().ok()).collect();
+                    self.disks = Some(disks?);
+                }
                 "taken" => {
-                    let bdfs = value.split(',').filter(|bdf| !bdf.is_empty());
-                    record.taken = bdfs.map(str::parse).collect::<Result<_>>()?;
+                    let taken = |value: &str| {
+                        let (bdf, driver) = value.split_once('/').unwrap_or((value, ""));
+                        let driver = (!driver.is_empty()).then(|| driver.to_string());
+                        Some(Taken {
+                            bdf: bdf.parse().ok()?,
+                            driver,
+                        })
+                    };
+                    self.taken = values.by_ref().map(taken).collect::<Option<_>>()?;
                 }
                 _ => {}
             }
         }
-        let path = Self::path(name);
-        ensure!(
-            !record.uuid.is_empty(),
-            "the note at {path} makes no sense: \"{text}\"; look at it, then `xenstore-rm {path}`"
-        );
-        Ok(Some(record))
+        Some(())
     }
 
-    /// The number of the domain that the record is about; `None` if it does not run.
+    /// Writes it.
     ///
     /// # Errors
-    /// If that cannot be found out.
-    pub(crate) fn domain(&self, host: &mut impl Host) -> Result<Option<u32>> {
-        let Some(id) = domain(host, &self.name)? else {
-            return Ok(None);
-        };
-        let path = format!("{}/vm", store::home(id));
-        match store::read(host, &path) {
-            Some(vm) if vm == format!("/vm/{}", self.uuid) => Ok(Some(id)),
-            Some(_) => Ok(None),
-            None => bail!("cannot tell whether domain {id} is ours: no {path}"),
-        }
+    /// If xenstore refuses.
+    pub(crate) fn note(&self, host: &mut impl Host) -> Result<()> {
+        store::write(host, &Self::path(&self.name), &self.to_string())
     }
 
-    /// Whether a function is with xen-pciback.
-    pub(crate) fn has_taken(host: &mut impl Host, bdf: Bdf) -> bool {
-        host.link(&bdf.sysfs("driver")).as_deref() == Some(Device::PCIBACK)
-    }
-
-    /// Gives a function back to the driver that it was taken from.
-    ///
-    /// # Errors
-    /// If xl cannot.
-    pub(crate) fn give_back(host: &mut impl Host, bdf: Bdf) -> Result<()> {
-        if !Self::has_taken(host, bdf) {
-            return Ok(());
-        }
-        let bdf = bdf.to_string();
-        let call = Call::xl(["pci-assignable-remove", "-r", &bdf]);
-        host.run(&call).map(drop)
+    /// The configuration written for xl.
+    pub(crate) fn config(&self) -> String {
+        format!("{CONFIGS}/{}.cfg", self.name)
     }
 
     /// Where the user's configuration is kept, with what was said on the command line, for a
     /// restart.
     pub(crate) fn source(&self) -> String {
-        format!("{}.source", self.config)
+        format!("{}.source", self.config())
     }
 
-    /// Removes both configurations.
+    /// Removes both configurations, and what a writer that was killed has left of them.
     ///
     /// # Errors
     /// If one is there and stays.
     pub(crate) fn forget_configs(&self, host: &mut impl Host) -> Result<()> {
-        for path in [self.config.clone(), self.source()] {
-            if host.exists(&path) {
-                host.remove(&path)?;
+        for path in [self.config(), self.source()] {
+            for path in [format!("{path}.new"), path] {
+                let removed = found(host.remove(&path));
+                removed.map_err(|error| anyhow::anyhow!("cannot remove {path}: {error}"))?;
             }
         }
         Ok(())
@@ -121,39 +196,64 @@ impl Record {
     /// Removes the record itself: what is done last.
     ///
     /// # Errors
-    /// If xenstore refuses.
+    /// If it stays, or if that cannot be found out.
     pub(crate) fn forget(&self, host: &mut impl Host) -> Result<()> {
-        let path = Self::path(&self.name);
-        // To look first would take a failure to read for the absence of the record.
-        match store::remove(host, &path) {
-            Err(error) if store::read(host, &path).is_some() => Err(error),
-            _ => Ok(()),
-        }
+        store::remove(host, &Self::path(&self.name))
     }
 }
 
 /// As it stands in xenstore.
 impl fmt::Display for Record {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let taken: Vec<String> = self.taken.iter().map(Bdf::to_string).collect();
-        let (uuid, config) = (&self.uuid, &self.config);
-        write!(f, "uuid={uuid} config={config} taken={}", taken.join(","))
+        let ids: Vec<String> = self.ids.iter().map(u32::to_string).collect();
+        let taken = self.taken.iter().map(|taken| match &taken.driver {
+            Some(driver) => format!("{}/{driver}", taken.bdf),
+            None => taken.bdf.to_string(),
+        });
+        let taken: Vec<String> = taken.collect();
+        write!(f, "uuid={} ids={}", self.uuid, ids.join(","))?;
+        if let Some(disks) = &self.disks {
+            let disks: Vec<String> = disks.iter().map(Bdf::to_string).collect();
+            write!(f, " disks={}", disks.join(","))?;
+        }
+        write!(f, " taken={}", taken.join(","))
     }
 }
 
-/// The number of the domain of this name; `None` without one.
-///
-/// # Errors
-/// If xl does not answer.
-pub(crate) fn domain(host: &mut impl Host, name: &str) -> Result<Option<u32>> {
-    let text = host.run(&Call::xl(["list"]))?;
-    // Name, ID, Mem, VCPUs, State, Time(s); only the name may hold anything.
-    let domain = |line: &str| {
-        let words: Vec<&str> = line.split_whitespace().collect();
-        let [first, id, _, _, _, _] = words[..] else {
-            return None;
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_is_read_as_it_was_written_and_nonsense_refused() {
+        let bdf: Bdf = "0000:01:00.0".parse().expect("an address");
+        let taken = |driver: Option<&str>| Taken {
+            bdf,
+            driver: driver.map(str::to_string),
         };
-        (first == name).then(|| id.parse().ok())?
-    };
-    Ok(text.lines().skip(1).find_map(domain))
+        for (ids, driver) in [(vec![], None), (vec![3, 5], Some("nvme"))] {
+            let record = Record {
+                name: "a".into(),
+                uuid: "u".into(),
+                ids,
+                disks: Some(vec![bdf]),
+                taken: vec![taken(driver)],
+            };
+            let text = record.to_string();
+            assert_eq!(Record::parse("a", &text).expect("a record"), record);
+        }
+        let earlier = Record::parse("a", "uuid=u config=/run/x taken=0000:01:00.0");
+        let earlier = earlier.expect("as written by an earlier version");
+        assert_eq!((earlier.disks, earlier.taken), (None, vec![taken(None)]));
+        for text in [
+            "",
+            "taken=",
+            "uuid=u taken=x",
+            "uuid=u ids=x",
+            "uuid=u disks=1",
+        ] {
+            let text = Record::parse("a", text).expect_err("nonsense").to_string();
+            assert!(text.contains("xenstore-rm /tool/spindlectl/a"), "{text}");
+        }
+    }
 }

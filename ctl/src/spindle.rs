@@ -7,6 +7,7 @@ use anyhow::Result;
 
 use crate::counters::Counters;
 use crate::host::Host;
+use crate::record::Record;
 use crate::store::{self, Nodes};
 
 /// A domain.
@@ -16,6 +17,8 @@ pub(crate) struct Spindle {
     pub(crate) id: u32,
     /// Its name.
     pub(crate) name: String,
+    /// Whether `create` made it: any driver domain can show what a Spindle shows.
+    pub(crate) ours: bool,
     /// Whether it serves.
     pub(crate) ready: bool,
     /// What it is: version and commit.
@@ -79,32 +82,40 @@ pub(crate) struct Disk {
 
 impl Spindle {
     /// Reads what a domain shows; `None` if it is no Spindle.
-    pub(crate) fn read(host: &mut impl Host, id: u32) -> Option<Self> {
+    ///
+    /// # Errors
+    /// If xenstore does not answer.
+    pub(crate) fn read(host: &mut impl Host, id: u32) -> Result<Option<Self>> {
         let home = store::home(id);
-        let own = store::tree(host, &format!("{home}/data/spindle"));
+        let own = store::tree(host, &format!("{home}/data/spindle"))?;
         let own = below(&own, &format!("{home}/data/spindle/"));
-        let version = own.get("version")?.clone();
+        let Some(version) = own.get("version").cloned() else {
+            return Ok(None);
+        };
         // `data` every guest can write, and pose as a Spindle there. This node no guest can make: xl
         // does, for `driver_domain=1`.
-        store::read(host, &format!("{home}/libxl"))?;
-        let backends = store::tree(host, &format!("{home}/backend/vbd"));
+        if store::read(host, &format!("{home}/libxl"))?.is_none() {
+            return Ok(None);
+        }
+        let backends = store::tree(host, &format!("{home}/backend/vbd"))?;
         let backends = below(&backends, &format!("{home}/backend/vbd/"));
-        let name = store::read(host, &format!("{home}/name")).unwrap_or_default();
+        let name = store::read(host, &format!("{home}/name"))?.unwrap_or_default();
         let core = |(path, line): (&String, &String)| {
             let number = path.strip_prefix("core/")?.parse().ok()?;
             Some((number, Counters::parse(line)))
         };
         // By number: `01` names no other core than `1`.
         let cores: BTreeMap<u32, Counters> = own.iter().filter_map(core).collect();
-        Some(Self {
+        Ok(Some(Self {
             id,
             name,
+            ours: true,
             ready: own.get("ready").is_some_and(|ready| ready == "1"),
             version,
             targets: targets(&own),
-            disks: disks(host, &backends, &own),
+            disks: disks(host, &backends, &own)?,
             cores: cores.into_iter().collect(),
-        })
+        }))
     }
 
     /// All Spindle domains.
@@ -113,10 +124,18 @@ impl Spindle {
     /// If xenstore does not answer.
     pub(crate) fn all(host: &mut impl Host) -> Result<Vec<Self>> {
         let ids = store::domain_ids(host)?;
-        Ok(ids
-            .into_iter()
-            .filter_map(|id| Self::read(host, id))
-            .collect())
+        let records = Record::all(host)?;
+        let mut all = Vec::new();
+        for id in ids {
+            let Some(mut spindle) = Self::read(host, id)? else {
+                continue;
+            };
+            let vm = store::read(host, &format!("{}/vm", store::home(id)))?.unwrap_or_default();
+            let is_of = |record: &Record| vm == format!("/vm/{}", record.uuid);
+            spindle.ours = records.iter().any(is_of);
+            all.push(spindle);
+        }
+        Ok(all)
     }
 }
 
@@ -185,8 +204,9 @@ fn below(nodes: &Nodes, prefix: &str) -> Nodes {
     rest.collect()
 }
 
-fn disks(host: &mut impl Host, backends: &Nodes, own: &Nodes) -> Vec<Disk> {
-    let mut disks = Vec::new();
+fn disks(host: &mut impl Host, backends: &Nodes, own: &Nodes) -> Result<Vec<Disk>> {
+    // By number: `077` names no other device than `77`.
+    let mut disks = BTreeMap::new();
     for (path, state) in backends.iter().filter(|(path, _)| path.ends_with("/state")) {
         let mut parts = path.split('/');
         let numbers = (
@@ -197,12 +217,12 @@ fn disks(host: &mut impl Host, backends: &Nodes, own: &Nodes) -> Vec<Disk> {
             continue;
         };
         let text = |key: &str| {
-            let value = backends.get(&format!("{guest}/{device}/{key}"));
+            let value = backends.get(&path.replace("/state", &format!("/{key}")));
             value.cloned().unwrap_or_default()
         };
-        let name = store::read(host, &format!("{}/name", store::home(guest)));
+        let name = store::read(host, &format!("{}/name", store::home(guest)))?;
         let line = own.get(&format!("stat/{guest}-{device}"));
-        disks.push(Disk {
+        disks.entry((guest, device)).or_insert_with(|| Disk {
             guest,
             guest_name: name.unwrap_or_default(),
             device,
@@ -213,8 +233,7 @@ fn disks(host: &mut impl Host, backends: &Nodes, own: &Nodes) -> Vec<Disk> {
             counters: line.map(|line| Counters::parse(line)),
         });
     }
-    disks.sort_unstable_by_key(|disk| (disk.guest, disk.device));
-    disks
+    Ok(disks.into_values().collect())
 }
 
 #[cfg(test)]
@@ -270,7 +289,8 @@ mod tests {
         host.store("/local/domain/3/data/spindle/core/x", "busy_ns=1");
         host.store("/local/domain/3/backend/vbd/evil/1/state", "4");
         host.store("/local/domain/3/backend/vbd/5/51728/state", "nonsense");
-        let spindle = Spindle::read(&mut host, 3).expect("a Spindle");
+        let spindle = Spindle::read(&mut host, 3).expect("an answer");
+        let spindle = spindle.expect("a Spindle");
         assert_eq!(spindle.targets.len(), 1);
         assert!(!spindle.targets[0].writable);
         let devices: Vec<u32> = spindle.targets[0]
@@ -282,6 +302,6 @@ mod tests {
         assert_eq!(spindle.cores.len(), 1);
         assert_eq!((spindle.disks.len(), spindle.disks[1].state), (2, 0));
         host.store("/local/domain/5/data/spindle/version", "posing");
-        assert_eq!(Spindle::read(&mut host, 5), None);
+        assert_eq!(Spindle::read(&mut host, 5).expect("an answer"), None);
     }
 }

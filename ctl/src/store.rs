@@ -1,17 +1,19 @@
 //! Xenstore, through its command-line tools: they come with every dom0 and follow its xenstored,
-//! whichever that is.
+//! whichever that is. "Not there" is an answer; that xenstore could not be asked is an error.
 
 use std::collections::BTreeMap;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
-use crate::host::{Call, Host};
+use crate::host::{Call, Failed, Host};
 
 /// Nodes by path.
 pub(crate) type Nodes = BTreeMap<String, String>;
 
 /// Where the domains are.
 pub(crate) const DOMAINS: &str = "/local/domain";
+/// How often a tree is read that changes while it is read.
+const TRIES: u32 = 3;
 
 /// A domain's home.
 pub(crate) fn home(id: u32) -> String {
@@ -19,15 +21,53 @@ pub(crate) fn home(id: u32) -> String {
 }
 
 /// The value of a node; `None` without one.
-pub(crate) fn read(host: &mut impl Host, path: &str) -> Option<String> {
-    let text = host.run(&Call::new("xenstore-read", [path])).ok()?;
-    Some(unescape(text.strip_suffix('\n').unwrap_or(&text)))
+///
+/// # Errors
+/// If xenstore does not answer.
+pub(crate) fn read(host: &mut impl Host, path: &str) -> Result<Option<String>> {
+    let failed = match host.run(&Call::look("xenstore-read", [path])) {
+        Ok(text) => return Ok(Some(unescape(text.strip_suffix('\n').unwrap_or(&text)))),
+        Err(failed) => failed,
+    };
+    // xenstore-read says the same whatever the reason; xenstore-ls says what it is.
+    match ls(host, path) {
+        Err(error) if is_absent(&error, path) => Ok(None),
+        _ => Err(failed.into()),
+    }
 }
 
-/// All nodes from `path` on; none if it is not there.
-pub(crate) fn tree(host: &mut impl Host, path: &str) -> Nodes {
-    let text = host.run(&Call::new("xenstore-ls", ["-f", path]));
-    parse(&text.unwrap_or_default())
+/// All nodes below `path`, without itself; none if it is not there.
+///
+/// # Errors
+/// If xenstore does not answer, or not with all of them.
+pub(crate) fn tree(host: &mut impl Host, path: &str) -> Result<Nodes> {
+    let mut last = None;
+    for _ in 0..TRIES {
+        match ls(host, path) {
+            Err(error) if is_absent(&error, path) => return Ok(Nodes::new()),
+            // A node that goes while xenstore-ls walks the tree makes older ones fail.
+            Err(error) if error.said.contains(ABSENT) => last = Some(error.into()),
+            Err(error) => return Err(error.into()),
+            Ok(text) => match parse(&text, path) {
+                Ok(nodes) => return Ok(nodes),
+                Err(error) => last = Some(error),
+            },
+        }
+    }
+    Err(last.unwrap_or_else(|| anyhow::anyhow!("cannot read {path} in xenstore")))
+}
+
+/// How the C library says ENOENT.
+const ABSENT: &str = "No such file or directory";
+
+fn ls(host: &mut impl Host, path: &str) -> Result<String, Failed> {
+    host.run(&Call::look("xenstore-ls", ["-f", path]))
+}
+
+/// Whether xenstore-ls failed because there is no `path` itself.
+fn is_absent(failed: &Failed, path: &str) -> bool {
+    let said = format!("({path}): {ABSENT}");
+    failed.said.contains(&said)
 }
 
 /// The domains there are.
@@ -35,12 +75,16 @@ pub(crate) fn tree(host: &mut impl Host, path: &str) -> Nodes {
 /// # Errors
 /// If xenstore does not answer.
 pub(crate) fn domain_ids(host: &mut impl Host) -> Result<Vec<u32>> {
-    let text = host.run(&Call::new("xenstore-list", [DOMAINS]));
+    let text = host.run(&Call::look("xenstore-list", [DOMAINS]));
     let text = text.with_context(|| match host.user() {
         0 => "xenstore does not answer; is this dom0, and does xenstored run?",
         _ => "xenstore does not answer; this needs root: run it with sudo, in dom0",
     })?;
-    let mut ids: Vec<u32> = text.lines().filter_map(|line| line.parse().ok()).collect();
+    let id = |line: &str| {
+        let id = line.parse::<u32>();
+        id.with_context(|| format!("xenstore lists \"{line}\" among the domains"))
+    };
+    let mut ids: Vec<u32> = text.lines().map(id).collect::<Result<_>>()?;
     ids.sort_unstable();
     Ok(ids)
 }
@@ -50,56 +94,86 @@ pub(crate) fn domain_ids(host: &mut impl Host) -> Result<Vec<u32>> {
 /// # Errors
 /// If xenstore refuses.
 pub(crate) fn write(host: &mut impl Host, path: &str, value: &str) -> Result<()> {
-    host.run(&write_call(path, value)).map(drop)
+    host.run(&write_call(path, value))?;
+    Ok(())
 }
 
 /// The call that writes a node.
 pub(crate) fn write_call(path: &str, value: &str) -> Call {
-    Call::new("xenstore-write", [path, value])
+    Call::change("xenstore-write", [path, value])
 }
 
-/// Removes a node and all below it.
+/// Removes a node and all below it. One that is not there is no failure.
 ///
 /// # Errors
-/// If xenstore refuses.
+/// If it is still there, or if that cannot be found out.
 pub(crate) fn remove(host: &mut impl Host, path: &str) -> Result<()> {
-    host.run(&Call::new("xenstore-rm", [path])).map(drop)
+    // To look first would be one more answer that can be wrong.
+    let Err(failed) = host.run(&Call::change("xenstore-rm", [path])) else {
+        return Ok(());
+    };
+    match read(host, path) {
+        Ok(None) => Ok(()),
+        _ => Err(failed.into()),
+    }
 }
 
 /// Reads what `xenstore-ls -f` prints: lines of `path = "value"`.
-fn parse(text: &str) -> Nodes {
-    let node = |line: &str| {
-        let (path, value) = line.split_once(" = \"")?;
-        Some((path.to_string(), unescape(value.strip_suffix('"')?)))
-    };
-    text.lines().filter_map(node).collect()
+///
+/// # Errors
+/// If a line is anything else; `path:` is a node whose value could not be read.
+fn parse(text: &str, under: &str) -> Result<Nodes> {
+    let mut nodes = Nodes::new();
+    for line in text.lines().filter(|line| !line.is_empty()) {
+        let node = line.split_once(" = \"").and_then(|(path, value)| {
+            let inside = path.strip_prefix(under)?.starts_with('/');
+            inside.then_some((path, value.strip_suffix('"')?))
+        });
+        let Some((path, value)) = node else {
+            bail!("xenstore-ls -f {under} could not read a node: it printed \"{line}\"");
+        };
+        nodes.insert(path.to_string(), unescape(value));
+    }
+    Ok(nodes)
 }
 
-/// The tools show bytes that are not printable ASCII as `\n`, `\t`, `\r` or in octal, and the
-/// backslash twice.
+/// The tools show bytes that are not printable ASCII as `\n`, `\t`, `\r`, `\ooo` in octal below 8,
+/// and `\xhh` else; the backslash twice.
 fn unescape(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.bytes().peekable();
+    let number = |rest: &mut std::iter::Peekable<std::str::Bytes<'_>>, base, most| {
+        let mut value = 0;
+        for _ in 0..most {
+            let digit = rest
+                .peek()
+                .and_then(|&byte| char::from(byte).to_digit(base));
+            let Some(digit) = digit else { break };
+            rest.next();
+            value = value * base + digit;
+        }
+        (value & 0xff) as u8
+    };
     while let Some(byte) = rest.next() {
         if byte != b'\\' {
             bytes.push(byte);
             continue;
         }
-        match rest.next() {
-            Some(b'n') => bytes.push(b'\n'),
-            Some(b't') => bytes.push(b'\t'),
-            Some(b'r') => bytes.push(b'\r'),
-            Some(digit @ b'0'..=b'7') => {
-                let mut value = u32::from(digit - b'0');
-                for _ in 0..2 {
-                    let Some(digit) = rest.next_if(|b| (b'0'..=b'7').contains(b)) else {
-                        break;
-                    };
-                    value = value * 8 + u32::from(digit - b'0');
-                }
-                bytes.push((value & 0xff) as u8);
+        match rest.peek() {
+            Some(b'0'..=b'7') => bytes.push(number(&mut rest, 8, 3)),
+            Some(b'x') => {
+                rest.next();
+                bytes.push(number(&mut rest, 16, 2));
             }
-            Some(other) => bytes.push(other),
+            Some(&other) => {
+                rest.next();
+                bytes.push(match other {
+                    b'n' => b'\n',
+                    b't' => b'\t',
+                    b'r' => b'\r',
+                    other => other,
+                });
+            }
             None => bytes.push(b'\\'),
         }
     }
@@ -124,17 +198,60 @@ mod tests {
     }
 
     #[test]
+    fn not_there_is_told_from_could_not_look() {
+        let mut host = Fake::with_nvme("nvme");
+        host.store("/a/b", "1");
+        assert_eq!(read(&mut host, "/a/b").expect("there"), Some("1".into()));
+        assert_eq!(read(&mut host, "/a/c").expect("absent"), None);
+        assert!(tree(&mut host, "/nosuch").expect("absent").is_empty());
+        for path in ["/a/b", "/a/c"] {
+            host.failures.clear();
+            host.fail(0, Failure::Before);
+            let looked = read(&mut host, path);
+            assert!(path == "/a/c" || looked.is_err(), "{path}");
+            host.failures.clear();
+            host.fail(0, Failure::Before);
+            host.fail(1, Failure::Before);
+            assert!(read(&mut host, path).is_err(), "{path}");
+        }
+        host.failures.clear();
+        host.fail(0, Failure::Before);
+        assert!(tree(&mut host, "/a").is_err());
+        host.failures.clear();
+        host.fail(0, Failure::Before);
+        remove(&mut host, "/a/b").expect_err("it is still there");
+        host.failures.clear();
+        host.fail(0, Failure::After);
+        remove(&mut host, "/a/b").expect("it is gone");
+    }
+
+    #[test]
     fn what_the_tools_escape_is_read_as_it_was_written() {
         assert_eq!(unescape(r"a\nb\t\\c"), "a\nb\t\\c");
-        assert_eq!(unescape(r"\303\251 \0017 \1x\"), "é \x017 \x01x\\");
+        assert_eq!(
+            unescape(r"Donn\xc3\xa9es \x1b[2J \0017\x7f1"),
+            "Données \x1b[2J \x017\x7f1"
+        );
+        assert_eq!(unescape(r"\\x41 \"), "\\x41 \\");
     }
 
     #[test]
     fn lines_become_nodes_with_quotes_inside_values() {
-        let text = "/a = \"\"\n/a/b = \"x \"y\" = \"z\"\"\nno node\n/c = \"1\\n2\"\n";
-        let nodes = parse(text);
-        let expected = [("/a", ""), ("/a/b", "x \"y\" = \"z\""), ("/c", "1\n2")];
+        let text = "/a/b = \"\"\n/a/b/c = \"x \"y\" = \"z\"\"\n\n/a/c = \"1\\n2\"\n";
+        let nodes = parse(text, "/a").expect("nodes");
+        let expected = [
+            ("/a/b", ""),
+            ("/a/b/c", "x \"y\" = \"z\""),
+            ("/a/c", "1\n2"),
+        ];
         let expected = expected.map(|(path, value)| (path.to_string(), value.to_string()));
         assert_eq!(nodes, Nodes::from(expected));
+    }
+
+    #[test]
+    fn a_node_whose_value_could_not_be_read_is_no_missing_node() {
+        for text in ["/a/b:\n\n", "nonsense", "/a/b = \"cut", "/elsewhere = \"\""] {
+            assert!(parse(text, "/a").is_err(), "{text}");
+        }
     }
 }

@@ -12,7 +12,13 @@ pub(crate) fn list(spindles: &[Spindle]) -> Table {
     ]);
     for spindle in spindles {
         let state = if spindle.ready { "serves" } else { "starts" };
-        let who = [text(&spindle.name), spindle.id.to_string(), state.into()];
+        let by = if spindle.ours {
+            ""
+        } else {
+            " (not made by spindlectl)"
+        };
+        let state = format!("{state}{by}");
+        let who = [text(&spindle.name), spindle.id.to_string(), state];
         if spindle.targets.is_empty() {
             table.add_row(who.into_iter().chain(["none".into()]));
             continue;
@@ -221,9 +227,14 @@ fn unsettled(disk: &Disk) -> &'static str {
     }
 }
 
-/// What a domain has written, without what a terminal would act on.
+/// What a domain has written, without what a terminal would act on, and without what would have the
+/// text read as another: characters without width, and those that turn the direction of writing.
 pub(crate) fn text(text: &str) -> String {
-    let visible = |c: char| if c.is_control() { '?' } else { c };
+    let hidden = |c: char| {
+        matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}'
+            | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{e0000}'..='\u{e007f}')
+    };
+    let visible = |c: char| if c.is_control() || hidden(c) { '?' } else { c };
     text.chars().map(visible).collect()
 }
 
@@ -276,6 +287,11 @@ mod tests {
         let mut without = serving();
         without[0].targets.clear();
         assert_eq!(rows(&list(&without)), [["spindle", "3", "serves", "none"]]);
+        without[0].ours = false;
+        assert_eq!(
+            rows(&list(&without))[0][2],
+            "serves (not made by spindlectl)"
+        );
     }
 
     #[test]
@@ -339,5 +355,6 @@ mod tests {
         );
         let table = list(&Spindle::all(&mut host).expect("xenstore")).to_string();
         assert!(!table.contains(['\u{1b}', '\u{7}']), "{table}");
+        assert_eq!(text("a\u{202e}b\u{200b}é"), "a?b?é");
     }
 }

@@ -1,96 +1,74 @@
-//! The tools of the fake dom0: xl and xenstore's.
+//! The tools of the fake dom0: xl and xenstore's, step by step as Xen's own do things.
 
 use anyhow::{Result, bail, ensure};
 
-use super::{Domain, Fake, Fate};
+use super::{BDF, Domain, Fake, Fate};
 use crate::host::Call;
 use crate::xlcfg::XlConfig;
 
+/// How the C library says ENOENT.
+const ABSENT: &str = "No such file or directory";
+
 impl Fake {
-    /// Runs a program.
-    pub(super) fn execute(&mut self, call: &Call) -> Result<String> {
-        let words: Vec<&str> = call.arguments.iter().map(String::as_str).collect();
-        let words = std::iter::once(call.program.as_str()).chain(words);
-        let words: Vec<&str> = words.collect();
+    /// Runs a program, no more than this many steps of it.
+    pub(super) fn execute(&mut self, call: &Call, steps: u8) -> Result<String> {
+        let words = call.arguments.iter().map(String::as_str);
+        let words: Vec<&str> = std::iter::once(call.program.as_str())
+            .chain(words)
+            .collect();
         match words[..] {
             ["xl", "info"] => {
-                return Ok(format!(
-                    "nr_cpus : 4\nvirt_caps              : {}\n",
-                    self.virt_caps
-                ));
+                let caps = &self.virt_caps;
+                return Ok(format!("nr_cpus : 4\nvirt_caps              : {caps}\n"));
             }
-            ["xl", "list"] => {
-                let mut text =
-                    "Name ID Mem VCPUs State Time(s)\nDomain-0 0 2048 1 r----- 1.0\n".to_string();
-                for domain in &self.state.domains {
-                    text += &format!("{} {} 64 1 -b---- 0.1\n", domain.name, domain.id);
-                }
-                return Ok(text);
-            }
-            ["xl", "pci-assignable-add", bdf] => {
-                let driver = self.state.drivers.insert(bdf.into(), "pciback".into());
-                self.store(
-                    &format!("/libxl/pciback/{bdf}"),
-                    &driver.unwrap_or_default(),
-                );
-            }
-            ["xl", "pci-assignable-remove", "-r", bdf] => {
-                let used = self
-                    .state
-                    .domains
-                    .iter()
-                    .any(|d| d.devices.iter().any(|d| d == bdf));
-                ensure!(!used, "{bdf} is assigned");
-                let driver = self.state.store.remove(&format!("/libxl/pciback/{bdf}"));
-                self.state
-                    .drivers
-                    .insert(bdf.into(), driver.unwrap_or_default());
-            }
-            ["xl", "create", "-p", path] => self.create(path, call)?,
-            ["xl", "pci-attach", name, bdf] => {
-                let ready = self
-                    .state
-                    .drivers
-                    .get(bdf)
-                    .is_some_and(|driver| driver == "pciback");
-                let domain = self.domain(name)?;
+            ["xl", "dmesg"] => return Ok(self.dmesg.clone()),
+            ["xl", "list", "-v"] => return Ok(self.listing()),
+            ["xl", "pci-assignable-add", bdf] => self.add(bdf, steps),
+            ["xl", "pci-assignable-remove", "-r", bdf] => self.remove(bdf, steps)?,
+            ["xl", "create", "-p", path] => self.create(path, call, steps)?,
+            ["xl", "pci-attach", who, bdf] => {
+                let kept = self.driver() == Some("pciback");
+                let domain = self.domain(who)?;
                 ensure!(domain.iommu, "Operation not supported");
-                ensure!(ready && domain.devices.is_empty(), "not assignable");
-                domain.devices.push(bdf.into());
-                self.state.mastering.insert(bdf.into(), false);
+                ensure!(kept && domain.devices.is_empty(), "not assignable");
+                let id = domain.id;
+                self.store(&format!("/local/domain/0/backend/pci/{id}/0/dev-0"), bdf);
+                if steps > 1 {
+                    self.domain(who)?.devices.push(bdf.into());
+                    self.state.mastering.insert(bdf.into(), false);
+                }
             }
-            ["xl", "unpause", name] => self.boot(name)?,
-            ["xl", "destroy", who] => self.end(who),
-            ["xl", "shutdown", name] => {
+            ["xl", "unpause", who] => self.boot(who)?,
+            ["xl", "destroy", who] => {
+                self.domain(who)?;
+                self.unstore(who);
+                if steps > 1 {
+                    self.end(who);
+                }
+            }
+            ["xl", "shutdown", who] => {
                 ensure!(!self.shutdown_refused, "PV drivers not present");
                 if !self.deaf {
-                    self.end(name);
+                    self.end(who);
                 }
+            }
+            ["sh", "-c", _, "bind", bdf, file] => {
+                let driver = file.split('/').nth(5).unwrap_or_default();
+                ensure!(!self.state.drivers.contains_key(bdf), "it has a driver");
+                self.state.drivers.insert(bdf.into(), driver.into());
             }
             ["xenstore-read", path] => {
                 let value = self.state.store.get(path);
                 let Some(value) = value else {
-                    bail!("couldn't read path {path}")
+                    bail!("xenstore-read: couldn't read path {path}")
                 };
-                return Ok(format!("{}\n", value.replace('\n', "\\n")));
+                return Ok(format!("{}\n", escape(value)));
             }
-            ["xenstore-ls", "-f", path] => {
-                let nodes = self
-                    .state
-                    .store
-                    .iter()
-                    .filter(|(node, _)| node.starts_with(path));
-                return Ok(nodes
-                    .map(|(node, value)| format!("{node} = \"{}\"\n", value.replace('\n', "\\n")))
-                    .collect());
-            }
+            ["xenstore-ls", "-f", path] => return self.ls(path),
             ["xenstore-list", path] => {
                 let prefix = format!("{path}/");
-                let names = self
-                    .state
-                    .store
-                    .keys()
-                    .filter_map(|node| node.strip_prefix(&prefix));
+                let nodes = self.state.store.keys();
+                let names = nodes.filter_map(|node| node.strip_prefix(&prefix));
                 let mut names: Vec<&str> =
                     names.filter_map(|rest| rest.split('/').next()).collect();
                 names.dedup();
@@ -108,17 +86,84 @@ impl Fake {
                 }
             }
             ["xenstore-rm", path] => {
-                ensure!(
-                    self.state.store.remove(path).is_some(),
-                    "could not remove path {path}"
-                );
+                let removed = self.state.store.remove(path);
+                ensure!(removed.is_some(), "could not remove path {path}");
             }
             _ => bail!("dom0 does not know `{call}`"),
         }
         Ok(String::new())
     }
 
-    fn create(&mut self, path: &str, call: &Call) -> Result<()> {
+    fn listing(&self) -> String {
+        let mut text = "Name ID Mem VCPUs\tState\tTime(s)   UUID Reason-Code\tSecurity Label\n\
+                        Domain-0 0 2048 1 r----- 1.0 00000000-0000-0000-0000-000000000000 - -\n"
+            .to_string();
+        for Domain { name, id, uuid, .. } in &self.state.domains {
+            // Tests may write a short one.
+            let uuid = match uuid.len() {
+                36 => uuid.clone(),
+                _ => format!("{:08x}-0000-4000-8000-000000000000", uuid.len()),
+            };
+            text += &format!("{name} {id} 64 1 -b---- 0.1 {uuid} - -\n");
+        }
+        text
+    }
+
+    fn ls(&self, path: &str) -> Result<String> {
+        let below = format!("{path}/");
+        let nodes = self.state.store.iter();
+        let nodes: Vec<_> = nodes.filter(|(node, _)| node.starts_with(&below)).collect();
+        let there = !nodes.is_empty() || self.state.store.contains_key(path);
+        ensure!(there, "xenstore-ls: xs_directory ({path}): {ABSENT}");
+        let line = |(node, value): &(&String, &String)| format!("{node} = \"{}\"\n", escape(value));
+        Ok(nodes.iter().map(line).collect())
+    }
+
+    /// libxl unbinds, notes the driver, binds, and quarantines.
+    fn add(&mut self, bdf: &str, steps: u8) {
+        if self.driver() != Some("pciback") {
+            let note = format!("/libxl/pciback/{bdf}");
+            let driver = self.state.drivers.remove(bdf);
+            if steps < 2 {
+                return;
+            }
+            if let Some(driver) = driver {
+                self.store(&note, &driver);
+            }
+            if steps < 3 {
+                return;
+            }
+            self.state.drivers.insert(bdf.into(), "pciback".into());
+        }
+        if steps > 3 {
+            self.state.quarantined.insert(bdf.into());
+        }
+    }
+
+    /// libxl takes out of quarantine, unbinds, binds the driver that it has noted, and forgets that.
+    fn remove(&mut self, bdf: &str, steps: u8) -> Result<()> {
+        let has = |domain: &Domain| domain.devices.iter().any(|device| device == bdf);
+        let used = self.state.domains.iter().any(has);
+        ensure!(!used, "{bdf} is assigned");
+        let quarantined = self.state.quarantined.remove(bdf);
+        ensure!(quarantined, "failed to de-quarantine {bdf}");
+        if steps < 2 {
+            return Ok(());
+        }
+        self.state.drivers.remove(bdf);
+        if steps < 3 {
+            return Ok(());
+        }
+        let note = format!("/libxl/pciback/{bdf}");
+        if let Some(driver) = self.state.store.get(&note).cloned() {
+            self.state.drivers.insert(bdf.into(), driver);
+            self.state.store.remove(&note);
+        }
+        Ok(())
+    }
+
+    /// libxl makes the domain, names it, and gives it its memory, registers included.
+    fn create(&mut self, path: &str, call: &Call, steps: u8) -> Result<()> {
         let text = self.state.files.get(path);
         let Some(text) = text else { bail!("no {path}") };
         let config = XlConfig::parse(text)?;
@@ -132,45 +177,60 @@ impl Fake {
             "passthrough not yet supported for x86 PVH guests"
         );
         for bdf in &devices {
-            ensure!(
-                self.state.drivers[bdf] == "pciback",
-                "{bdf} is not assignable"
-            );
+            let driver = self.state.drivers.get(bdf).map(String::as_str);
+            ensure!(driver == Some("pciback"), "{bdf} is not assignable");
         }
-        let shim = call
-            .environment
-            .iter()
-            .any(|(name, _)| name == "LD_PRELOAD");
-        let iommu = !devices.is_empty() || shim && self.shim_works;
+        let preload = |(name, _): &(String, String)| name == "LD_PRELOAD";
+        let shim = call.environment.iter().any(preload) && self.shim_works;
         let placed = !config.list("iomem")?.is_empty();
         let line = config.text("cmdline")?.unwrap_or_default();
-        let placed = placed && line.contains("nvme0=");
-        self.add_domain(&name, &uuid);
-        let domain = self.domain(&name)?;
-        *domain = Domain {
+        let works = placed && line.contains("nvme0=");
+        let id = self.next_id;
+        self.next_id += 1;
+        self.state.domains.push(Domain {
+            name: "(null)".into(),
+            id,
+            uuid,
             pvh,
-            iommu,
-            placed,
-            devices,
-            ..domain.clone()
+            iommu: !devices.is_empty() || shim,
+            placed: works,
+            devices: Vec::new(),
+            mapped: Vec::new(),
+        });
+        if steps < 2 {
+            return Ok(());
+        }
+        self.name(id, &name);
+        if steps < 3 {
+            return Ok(());
+        }
+        let mapped = if placed {
+            vec![BDF.into()]
+        } else {
+            devices.clone()
         };
+        for (number, bdf) in devices.iter().enumerate() {
+            self.store(
+                &format!("/local/domain/0/backend/pci/{id}/0/dev-{number}"),
+                bdf,
+            );
+        }
+        let domain = self.domain(&name)?;
+        domain.mapped = mapped;
+        domain.devices = devices;
         Ok(())
     }
 
     /// What Spindle does when it runs.
-    fn boot(&mut self, name: &str) -> Result<()> {
-        let domain = self.domain(name)?.clone();
-        let mastering = domain
-            .devices
-            .iter()
-            .any(|device| self.state.mastering[device]);
-        let works = if domain.pvh {
-            domain.placed && mastering
-        } else {
-            !domain.devices.is_empty()
+    fn boot(&mut self, who: &str) -> Result<()> {
+        let domain = self.domain(who)?.clone();
+        let on = |device: &String| self.state.mastering[device];
+        let works = match domain.pvh {
+            true => domain.placed && domain.devices.iter().any(on),
+            false => !domain.devices.is_empty(),
         };
         match self.fate {
-            Fate::Dies => self.end(name),
+            Fate::Dies => self.end(who),
             Fate::Hangs => {}
             Fate::Serves | Fate::FindsNoDisk => {
                 let home = format!("/local/domain/{}/data/spindle", domain.id);
@@ -186,4 +246,21 @@ impl Fake {
         }
         Ok(())
     }
+}
+
+/// As xenstore's tools print a value.
+fn escape(value: &str) -> String {
+    let mut text = String::new();
+    for byte in value.bytes() {
+        text += &match byte {
+            b'\t' => r"\t".into(),
+            b'\n' => r"\n".into(),
+            b'\r' => r"\r".into(),
+            b'\\' => r"\\".into(),
+            b' '..=b'~' => char::from(byte).to_string(),
+            0..=7 => format!("\\{byte:03o}"),
+            _ => format!("\\x{byte:02x}"),
+        };
+    }
+    text
 }
