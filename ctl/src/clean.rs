@@ -24,7 +24,7 @@ pub(crate) fn up(
         bail!("domain {} still runs, with its disks", domain.id);
     }
     if !keep && !record.taken.is_empty() {
-        let users = users::of(host, &domains, &record.ids)?;
+        let users = users::of(host, &domains, record.ids.as_deref())?;
         ensure!(
             users.is_empty(),
             "guests still have disks from {name}: {}; {} is kept away from dom0's driver\n`xl \

@@ -52,12 +52,16 @@ pub(crate) fn create(
     let name = &plan.record.name;
     let mut progress = Progress::default();
     for step in &plan.steps {
-        if !(failing == Failing::Restart && is_done(host, step)) {
-            say(&step.shell(&plan.record));
-        }
-        let error = match perform(host, plan, step, &mut progress, patience) {
+        let done = if host.interrupted() {
+            Err(anyhow!("interrupted"))
+        } else {
+            if !(failing == Failing::Restart && is_done(host, step)) {
+                say(&step.shell(&plan.record));
+            }
+            perform(host, plan, step, &mut progress, patience)
+        };
+        let error = match done {
             Ok(Some(spindle)) => return Ok(spindle),
-            Ok(None) if host.interrupted() => anyhow!("interrupted"),
             Ok(None) => continue,
             Err(error) => error,
         };
@@ -185,10 +189,10 @@ fn perform(
                 domain.with_context(|| format!("xl has created {name}, but there is none"));
             let domain = domain?.clone();
             let mut noted = record.clone();
-            noted.ids.push(domain.id);
+            let learnt = noted.learn(host, domain.id);
             progress.domain = Some(domain);
-            progress.record = Some(noted.clone());
-            noted.note(host)?;
+            progress.record = Some(noted);
+            learnt?;
         }
         Step::Knobs(knobs) => {
             let path = format!("{}/{}", store::home(number?), spindle_config::STORE_PATH);

@@ -44,7 +44,7 @@ pub(crate) fn destroy(
         "this needs root: run it with sudo, in dom0"
     );
     let domains = Domains::look(host)?;
-    let record = Record::find(host, &domains, name)?;
+    let mut record = Record::find(host, &domains, name)?;
     let domain = match &record {
         Some(record) => domains.by_uuid(&record.uuid),
         None => domains.by_name(name),
@@ -59,8 +59,11 @@ pub(crate) fn destroy(
     }
     match domain {
         Some(domain) => {
-            let ids = record.as_ref().map_or(&[][..], |record| &record.ids);
-            let hears = may_end(host, args, &domains, domain, ids, record.is_some())?;
+            let hears = may_end(host, args, &domains, domain, record.as_ref())?;
+            ensure!(!host.interrupted(), "interrupted; nothing was done");
+            if let Some(record) = &mut record {
+                record.learn(host, domain.id)?;
+            }
             end(host, domain, hears, args.patience, say)?;
         }
         None if record.is_none() => bail!("there is no domain {name}; `spindlectl list` shows all"),
@@ -86,15 +89,15 @@ fn may_end(
     args: &Destroy<'_>,
     domains: &Domains,
     domain: &Domain,
-    earlier: &[u32],
-    is_ours: bool,
+    record: Option<&Record>,
 ) -> Result<bool> {
     let name = args.name;
+    let is_ours = record.is_some();
     ensure!(
         domain.id != 0,
         "{name} is dom0 itself, which no tool can destroy"
     );
-    let looked = look(host, domains, domain, earlier);
+    let looked = look(host, domains, domain, record);
     if args.force && is_ours {
         // A domain that never got ready cannot hear a request; where that is not known, it is tried.
         let spindle = looked.map(|(spindle, _)| spindle);
@@ -122,10 +125,13 @@ pub(crate) fn look(
     host: &mut impl Host,
     domains: &Domains,
     domain: &Domain,
-    earlier: &[u32],
+    record: Option<&Record>,
 ) -> Result<(Option<Spindle>, Vec<User>)> {
-    let ids: Vec<u32> = earlier.iter().copied().chain([domain.id]).collect();
-    let mut users = users::of(host, domains, &ids)?;
+    let mut ids = record
+        .and_then(|record| record.ids.clone())
+        .unwrap_or_default();
+    ids.push(domain.id);
+    let mut users = users::of(host, domains, Some(&ids))?;
     let spindle = Spindle::read(host, domain.id)?;
     if let Some(spindle) = &spindle {
         users::shown(&mut users, spindle);

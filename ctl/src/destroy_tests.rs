@@ -190,6 +190,26 @@ fn a_disk_that_guests_still_have_stays_away_from_dom0_unless_they_go() {
 }
 
 #[test]
+fn a_note_that_does_not_say_which_domain_it_was_counts_any_that_is_gone() {
+    let (mut host, _) = created(Route::Pvh, "nvme");
+    let id = host.state.domains[0].id;
+    host.add_guest("web", id);
+    let note = host.state.store["/tool/spindlectl/spindle"].replace("ids=3 ", "");
+    host.store("/tool/spindlectl/spindle", &note);
+    // Ended by force, the number is noted first.
+    let mut forced = host.clone();
+    let force = Destroy { force: true, ..RUN };
+    attempt(&mut forced, &force).expect_err("it is used");
+    assert!(forced.state.store["/tool/spindlectl/spindle"].contains("ids=3 "));
+    host.end("spindle");
+    for mut host in [forced, host] {
+        let text = refusal(&mut host, &force);
+        assert!(text.contains("web (xvda)"), "{text}");
+        assert_eq!(host.driver(), Some("pciback"));
+    }
+}
+
+#[test]
 fn a_domain_is_known_by_its_uuid_whatever_it_is_called() {
     for name in ["spindle", "store"] {
         let (mut host, before) = created(Route::Pvh, "nvme");

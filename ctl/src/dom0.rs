@@ -71,12 +71,21 @@ impl Dom0 {
         signal_hook::flag::register(SIGHUP, Arc::default()).map(drop)
     }
 
-    /// Whether another signal has come than the first.
-    fn hurried(&mut self) -> bool {
+    /// Whether another signal has come than the first, while this call runs.
+    fn hurried(&mut self, call: &Call) -> bool {
+        if !self.signalled.swap(false, Ordering::Relaxed) {
+            return false;
+        }
         let again = self.stopping;
-        let signalled = self.signalled.swap(false, Ordering::Relaxed);
-        self.stopping |= signalled;
-        again && signalled
+        self.stopping = true;
+        if !again {
+            // Who asked may be gone, with the terminal.
+            let _ = writeln!(
+                io::stderr(),
+                "+ stopping once `{call}` has ended; again kills it"
+            );
+        }
+        again
     }
 
     fn spawn(&mut self, call: &Call) -> io::Result<Child> {
@@ -133,7 +142,7 @@ impl Host for Dom0 {
                 }
             }
             let now = Instant::now();
-            let hurried = self.hurried();
+            let hurried = self.hurried(call);
             match killed {
                 None if hurried || now >= deadline => {
                     // A failure means that it has just ended.

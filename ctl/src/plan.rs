@@ -204,7 +204,7 @@ impl Plan {
         let record = Record {
             name,
             uuid,
-            ids: earlier.map_or(Vec::new(), |earlier| earlier.ids.clone()),
+            ids: Some(earlier.map_or(Vec::new(), |e| e.ids.clone().unwrap_or_default())),
             disks: Some(bdfs),
             taken,
         };
@@ -274,8 +274,12 @@ impl Step {
         let home = format!("{}/$(xl domid {name})", store::DOMAINS);
         match self {
             Self::Note => {
-                let path = Record::path(name);
-                store::write_call(&path, &record.to_string()).to_string()
+                // Only xl knows the number.
+                let note = Record {
+                    ids: None,
+                    ..record.clone()
+                };
+                store::write_call(&Record::path(name), &note.to_string()).to_string()
             }
             Self::Take(bdf) => format!("xl pci-assignable-add {bdf}"),
             Self::Keep(text) => format!(

@@ -24,8 +24,8 @@ pub(crate) struct Record {
     /// The domain's UUID, by which ours is told from a namesake.
     pub(crate) uuid: String,
     /// The numbers of the domain and of those whose place it took, as far as they got one: guests may
-    /// still have disks from any.
-    pub(crate) ids: Vec<u32>,
+    /// still have disks from any. `None` if the note does not say, as that of a dry run.
+    pub(crate) ids: Option<Vec<u32>>,
     /// The functions that the domain has; `None` if the note does not say.
     pub(crate) disks: Option<Vec<Bdf>>,
     /// The functions that were taken from dom0, to be given back.
@@ -118,7 +118,7 @@ impl Record {
         let mut record = Self {
             name: name.into(),
             uuid: String::new(),
-            ids: Vec::new(),
+            ids: None,
             disks: None,
             taken: Vec::new(),
         };
@@ -138,7 +138,10 @@ impl Record {
             let mut values = value.split(',').filter(|value| !value.is_empty());
             match key {
                 "uuid" => self.uuid = value.into(),
-                "ids" => self.ids = values.map(|id| id.parse().ok()).collect::<Option<_>>()?,
+                "ids" => {
+                    let ids: Option<_> = values.map(|id| id.parse().ok()).collect();
+                    self.ids = Some(ids?);
+                }
                 "disks" => {
                     let disks: Option<_> = values.map(|bdf| bdf.parse().ok()).collect();
                     self.disks = Some(disks?);
@@ -158,6 +161,19 @@ impl Record {
             }
         }
         Some(())
+    }
+
+    /// Has it say the number of its domain, before that can be lost with the domain.
+    ///
+    /// # Errors
+    /// If xenstore refuses.
+    pub(crate) fn learn(&mut self, host: &mut impl Host, id: u32) -> Result<()> {
+        let ids = self.ids.get_or_insert_default();
+        if ids.contains(&id) {
+            return Ok(());
+        }
+        ids.push(id);
+        self.note(host)
     }
 
     /// Writes it.
@@ -205,13 +221,16 @@ impl Record {
 /// As it stands in xenstore.
 impl fmt::Display for Record {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let ids: Vec<String> = self.ids.iter().map(u32::to_string).collect();
         let taken = self.taken.iter().map(|taken| match &taken.driver {
             Some(driver) => format!("{}/{driver}", taken.bdf),
             None => taken.bdf.to_string(),
         });
         let taken: Vec<String> = taken.collect();
-        write!(f, "uuid={} ids={}", self.uuid, ids.join(","))?;
+        write!(f, "uuid={}", self.uuid)?;
+        if let Some(ids) = &self.ids {
+            let ids: Vec<String> = ids.iter().map(u32::to_string).collect();
+            write!(f, " ids={}", ids.join(","))?;
+        }
         if let Some(disks) = &self.disks {
             let disks: Vec<String> = disks.iter().map(Bdf::to_string).collect();
             write!(f, " disks={}", disks.join(","))?;
@@ -231,7 +250,12 @@ mod tests {
             bdf,
             driver: driver.map(str::to_string),
         };
-        for (ids, driver) in [(vec![], None), (vec![3, 5], Some("nvme"))] {
+        let cases = [
+            (None, None),
+            (Some(vec![]), None),
+            (Some(vec![3, 5]), Some("nvme")),
+        ];
+        for (ids, driver) in cases {
             let record = Record {
                 name: "a".into(),
                 uuid: "u".into(),

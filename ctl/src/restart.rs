@@ -33,7 +33,7 @@ pub(crate) fn restart(
         "this needs root: run it with sudo, in dom0"
     );
     let domains = Domains::look(host)?;
-    let Some(record) = Record::find(host, &domains, name)? else {
+    let Some(mut record) = Record::find(host, &domains, name)? else {
         bail!("spindlectl did not create a domain {name}; end it by `xl shutdown` or `xl destroy`");
     };
     let source = record.source();
@@ -47,15 +47,10 @@ pub(crate) fn restart(
     for note in &plan.notes {
         say(&format!("note: {note}"));
     }
-    // Those from which no guest has a disk any more do not matter.
-    if let Ok(users) = users::of(host, &domains, &record.ids) {
-        let ids = &mut plan.record.ids;
-        ids.retain(|id| users.iter().any(|user| user.from == *id));
-    }
     if let Some(domain) = domains.by_uuid(&record.uuid) {
-        let looked = destroy::look(host, &domains, domain, &record.ids);
+        let looked = destroy::look(host, &domains, domain, Some(&record));
         let (hears, users) = match looked {
-            // In order only without guests: a frontend that is told of the end closes for good.
+            // In order only without guests: a frontend that hears of the end closes for good.
             Ok((spindle, users)) => (
                 users.is_empty() && spindle.is_some_and(|spindle| spindle.ready),
                 users,
@@ -69,9 +64,8 @@ pub(crate) fn restart(
              `xl restore FILE`), and they notice nothing; or say --force",
             users::list(&users)
         );
-        if !plan.record.ids.contains(&domain.id) {
-            plan.record.ids.push(domain.id);
-        }
+        ensure!(!host.interrupted(), "interrupted; nothing was done");
+        record.learn(host, domain.id)?;
         destroy::end(host, domain, hears, patience, say).map_err(|error| {
             noted(
                 &error,
@@ -79,14 +73,27 @@ pub(crate) fn restart(
             )
         })?;
     }
+    plan.record.ids = waited_for(host, &domains, &record);
     let spindle = create::create(host, &plan, patience, Failing::Restart, say);
     let spindle = spindle.map_err(|error| noted(&error, format!("the old {name} has ended")))?;
-    Ok((spindle, orphans(host, &plan.record.ids)))
+    Ok((spindle, orphans(host, plan.record.ids.as_deref())))
+}
+
+/// The numbers of a record's domains that matter to the next: guests have disks from them. All of
+/// them where that is not known.
+fn waited_for(host: &mut impl Host, domains: &Domains, record: &Record) -> Option<Vec<u32>> {
+    let Ok(users) = users::of(host, domains, record.ids.as_deref()) else {
+        return record.ids.clone();
+    };
+    let mut ids: Vec<u32> = users.iter().map(|user| user.from).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    Some(ids)
 }
 
 /// The names of the guests whose disks came from domains that are gone; a hint for what to do next,
 /// also where it is not known.
-fn orphans(host: &mut impl Host, ids: &[u32]) -> Vec<String> {
+fn orphans(host: &mut impl Host, ids: Option<&[u32]>) -> Vec<String> {
     let users = Domains::look(host).and_then(|domains| users::of(host, &domains, ids));
     match users {
         Ok(users) => {

@@ -23,11 +23,20 @@ pub(crate) struct User {
     vdev: String,
 }
 
-/// The disks that living guests have from one of these domains, which may be gone.
+/// The disks that living guests have from one of these domains, which may be gone; from any that is
+/// gone if it is not known which.
 ///
 /// # Errors
 /// If xenstore does not answer.
-pub(crate) fn of(host: &mut impl Host, domains: &Domains, ids: &[u32]) -> Result<Vec<User>> {
+pub(crate) fn of(
+    host: &mut impl Host,
+    domains: &Domains,
+    ids: Option<&[u32]>,
+) -> Result<Vec<User>> {
+    let counts = |from: &u32| match ids {
+        Some(ids) => ids.contains(from),
+        None => domains.by_id(*from).is_none(),
+    };
     let nodes = store::tree(host, "/libxl")?;
     let mut users = Vec::new();
     for (path, backend) in &nodes {
@@ -45,7 +54,7 @@ pub(crate) fn of(host: &mut impl Host, domains: &Domains, ids: &[u32]) -> Result
             let id = rest.strip_prefix('/')?.split('/').next()?;
             id.parse().ok()
         });
-        let Some(from) = from.filter(|from| ids.contains(from)) else {
+        let Some(from) = from.filter(counts) else {
             continue;
         };
         let folder = path.trim_end_matches("/backend");

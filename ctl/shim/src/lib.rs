@@ -5,7 +5,8 @@
 //! releases up to 4.22). This library stands between libxl and libxenctrl in one function,
 //! `xc_domain_create`, and sets the flag. Everything else stays with stock xl.
 //!
-//! `spindlectl create --route pvh` preloads it into `xl create` and into nothing else.
+//! `spindlectl create --route pvh` preloads it into `xl create`, which hands it on to what it starts:
+//! the process that waits for the domain's end. That creates no domain.
 
 // UNSAFETY: a function with C's calling convention that calls the one it hides.
 #![expect(unsafe_code)]
