@@ -167,6 +167,10 @@ pub(crate) fn ensure_free(
     bdf: Bdf,
     own: Option<&Record>,
 ) -> Result<()> {
+    let has = |record: Option<&Record>| {
+        let disks = record.and_then(|record| record.disks.as_ref());
+        disks.is_some_and(|disks| disks.contains(&bdf))
+    };
     for record in Record::all(host)? {
         if own.is_some_and(|own| own.name == record.name) {
             continue;
@@ -188,8 +192,9 @@ pub(crate) fn ensure_free(
                 },
                 record.known_as(domain)
             ),
+            // What an earlier one had matters no more where it is in other hands already.
             None => ensure!(
-                listed != Some(true) && !taken,
+                has(own) || listed != Some(true) && !taken,
                 "{name}, which does not run any more, had {bdf}; `spindlectl restart {name}` or \
                  `spindlectl destroy {name}` first"
             ),

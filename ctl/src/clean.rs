@@ -40,6 +40,10 @@ pub(crate) fn up(
         let bdf = taken.bdf;
         // It may have gone to another domain since.
         let result = match assign::ensure_free(host, &domains, bdf, Some(record)) {
+            Err(error) if keep => {
+                say(&format!("{bdf} is left alone: {error:#}"));
+                continue;
+            }
             Err(error) => Err(error),
             Ok(()) if keep => assign::keep(host, bdf),
             Ok(()) => assign::give_back(host, taken),

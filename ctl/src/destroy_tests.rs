@@ -254,6 +254,16 @@ fn a_disk_that_another_domain_has_by_now_stays_with_it() {
     );
     assert!(text.contains("spindlectl destroy spindle"), "{text}");
     assert_eq!(host.state, before);
+    let mut kept = host.clone();
+    let keep = Destroy {
+        keep_disk: true,
+        ..RUN
+    };
+    attempt(&mut kept, &keep).expect("forgotten");
+    assert_eq!(
+        (kept.state.domains.len(), kept.driver()),
+        (1, Some("pciback"))
+    );
     host.end("other");
     run(&mut host).expect("cleaned up");
     assert_eq!(host.driver(), Some("nvme"));

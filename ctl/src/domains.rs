@@ -73,18 +73,19 @@ impl Domains {
     }
 }
 
+/// Whether this is a UUID as xl and the kernel write one.
+pub(crate) fn is_uuid(word: &str) -> bool {
+    let fits = |(at, c): (usize, char)| match [8, 13, 18, 23].contains(&at) {
+        true => c == '-',
+        false => c.is_ascii_hexdigit(),
+    };
+    word.len() == 36 && word.char_indices().all(fits)
+}
+
 /// A line: name, ID, Mem, VCPUs, State, Time(s), UUID, and more. Only the name may hold anything.
 /// Also gives whether the domain has ended.
 fn parse(line: &str) -> Option<(Domain, bool)> {
     let words: Vec<&str> = line.split_whitespace().collect();
-    let is_uuid = |word: &str| {
-        let places = [8, 13, 18, 23];
-        let fits = |(at, c): (usize, char)| match places.contains(&at) {
-            true => c == '-',
-            false => c.is_ascii_hexdigit(),
-        };
-        word.len() == 36 && word.char_indices().all(fits)
-    };
     // The last one: what stands before it may be a name.
     let at = words.iter().rposition(|word| is_uuid(word))?;
     let [id, _, _, state, _] = words.get(at.checked_sub(5)?..at)? else {

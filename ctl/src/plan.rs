@@ -4,7 +4,7 @@
 use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
 
-use crate::domains::Domains;
+use crate::domains::{self, Domains};
 use crate::host::{Call, Host, quoted};
 use crate::pci::{Bdf, Device};
 use crate::record::{CONFIGS, Record, Taken};
@@ -150,6 +150,10 @@ impl Plan {
         let devices = devices?;
         let uuid = host.read("/proc/sys/kernel/random/uuid");
         let uuid = uuid.context("no UUID from the kernel")?.trim().to_string();
+        ensure!(
+            domains::is_uuid(&uuid),
+            "the kernel gives \"{uuid}\" for a UUID"
+        );
         let words = line.split_whitespace().map(str::to_string);
         let mut knobs: Vec<String> = words.chain(wanted.knobs.iter().cloned()).collect();
         config.set_text("cmdline", &knobs.join(" "))?;

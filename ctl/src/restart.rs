@@ -37,9 +37,14 @@ pub(crate) fn restart(
         bail!("spindlectl did not create a domain {name}; end it by `xl shutdown` or `xl destroy`");
     };
     let source = record.source();
-    let config = host.read(&source);
+    let config = host.read(&source).with_context(|| {
+        format!(
+            "cannot read {source}, and with it the settings; nothing was done. `spindlectl destroy \
+             {name}` and `spindlectl create` do the same in two steps"
+        )
+    });
     let wanted = Wanted {
-        config: Some(config.with_context(|| format!("cannot read {source}"))?),
+        config: Some(config?),
         shims,
         ..Wanted::default()
     };

@@ -129,6 +129,8 @@ fn what_cannot_be_created_again_is_not_ended() {
     let text = host.state.files[source].replace("\"spindle\"", "\"other\"");
     host.put(source, &text);
     assert!(refused(&mut host, "spindle").contains("is about other, not spindle"));
+    host.state.files.remove(source);
+    assert!(refused(&mut host, "spindle").contains("`spindlectl create`"));
 }
 
 #[test]
@@ -162,6 +164,18 @@ fn a_restart_that_fails_keeps_all_for_the_next_and_the_disk_away_from_dom0() {
             clean_up(&mut host, &before);
         }
     }
+}
+
+#[test]
+fn what_an_earlier_version_let_two_records_claim_is_in_one_hand_all_the_same() {
+    let (mut host, _) = created(Route::Pvh);
+    let uuid = "0a1b2c3d-0000-4000-8000-0000000000aa";
+    host.store(
+        "/tool/spindlectl/old",
+        &format!("uuid={uuid} ids= taken={BDF}/nvme"),
+    );
+    run(&mut host).expect("restarted");
+    assert_eq!(host.driver(), Some("pciback"));
 }
 
 #[test]
