@@ -11,7 +11,7 @@ use crate::record::Record;
 use crate::store::{self, Nodes};
 
 /// A domain.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Spindle {
     /// Its number.
     pub(crate) id: u32,
@@ -19,6 +19,8 @@ pub(crate) struct Spindle {
     pub(crate) name: String,
     /// Whether `create` made it: any driver domain can show what a Spindle shows.
     pub(crate) ours: bool,
+    /// Whether what it shows could be read; if not, only its number and name are known.
+    pub(crate) readable: bool,
     /// Whether it serves.
     pub(crate) ready: bool,
     /// What it is: version and commit.
@@ -110,6 +112,7 @@ impl Spindle {
             id,
             name,
             ours: true,
+            readable: true,
             ready: own.get("ready").is_some_and(|ready| ready == "1"),
             version,
             targets: targets(&own),
@@ -127,10 +130,20 @@ impl Spindle {
         let records = Record::all(host)?;
         let mut all = Vec::new();
         for id in ids {
-            let Some(mut spindle) = Self::read(host, id)? else {
-                continue;
+            let home = store::home(id);
+            let mut spindle = match Self::read(host, id) {
+                Ok(None) => continue,
+                Ok(Some(spindle)) => spindle,
+                // One that changes its nodes while they are read hides no other, nor itself.
+                Err(_) if store::read(host, &format!("{home}/libxl"))?.is_some() => Self {
+                    id,
+                    name: store::read(host, &format!("{home}/name"))?.unwrap_or_default(),
+                    readable: false,
+                    ..Self::default()
+                },
+                Err(_) => continue,
             };
-            let vm = store::read(host, &format!("{}/vm", store::home(id)))?.unwrap_or_default();
+            let vm = store::read(host, &format!("{home}/vm"))?.unwrap_or_default();
             let is_of = |record: &Record| vm == format!("/vm/{}", record.uuid);
             spindle.ours = records.iter().any(is_of);
             all.push(spindle);
@@ -239,7 +252,7 @@ fn disks(host: &mut impl Host, backends: &Nodes, own: &Nodes) -> Result<Vec<Disk
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fake::Fake;
+    use crate::fake::{Failure, Fake};
 
     #[test]
     fn a_spindle_is_read_with_its_targets_disks_and_cores() {
@@ -275,6 +288,25 @@ mod tests {
         let counters = disk.counters.as_ref().expect("counters");
         assert_eq!(counters.get("rd_req"), 100);
         assert_eq!(spindle.cores[0].1.get("busy_ns"), 2_000_000_000);
+    }
+
+    #[test]
+    fn one_that_cannot_be_read_hides_no_other() {
+        let mut clean = Fake::serving();
+        let text = "4/libxl 4/name 4/vm 4/data/spindle/version";
+        for path in text.split(' ') {
+            clean.store(&format!("/local/domain/{path}"), "other");
+        }
+        Spindle::all(&mut clean).expect("xenstore");
+        let looks = clean.calls.iter().map(|call| call.text.as_str());
+        let at = looks
+            .enumerate()
+            .find(|(_, text)| *text == "xenstore-ls -f /local/domain/4/data/spindle");
+        let mut host = clean.clone();
+        host.fail(at.expect("it was read").0, Failure::Before);
+        let all = Spindle::all(&mut host).expect("xenstore");
+        let seen: Vec<_> = all.iter().map(|s| (s.name.as_str(), s.readable)).collect();
+        assert_eq!(seen, [("spindle", true), ("other", false)]);
     }
 
     #[test]

@@ -11,7 +11,11 @@ pub(crate) fn list(spindles: &[Spindle]) -> Table {
         "domain", "id", "state", "target", "MiB", "block", "mode", "used by", "about",
     ]);
     for spindle in spindles {
-        let state = if spindle.ready { "serves" } else { "starts" };
+        let state = match (spindle.readable, spindle.ready) {
+            (false, _) => "cannot be read",
+            (true, true) => "serves",
+            (true, false) => "starts",
+        };
         let by = if spindle.ours {
             ""
         } else {
