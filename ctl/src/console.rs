@@ -4,7 +4,7 @@
 use crate::host::Host;
 use crate::tables;
 
-/// Where xenconsoled keeps what domains print, if it is told to.
+/// Where xenconsoled keeps what domains print, if it is set up to.
 const FOLDERS: [&str; 2] = ["/var/log/xen/console", "/var/log/xen"];
 /// Bytes of a log that are read, lines of it that are shown, and characters of a line.
 const MOST: u64 = 16 << 10;

@@ -1,6 +1,6 @@
 //! A dom0 for tests: xl, xenstore's tools and sysfs as far as `spindlectl` uses them. It keeps what
-//! really matters in [`State`], which tests compare; fails, is cut off, or is killed where it is told
-//! to; and panics as soon as a disk is in two hands.
+//! really matters in [`State`], which tests compare; fails, is cut off, or is killed where a test
+//! says so; and panics as soon as a disk is in two hands.
 
 mod domains;
 mod files;
@@ -119,7 +119,7 @@ pub(crate) struct Fake {
     pub(crate) fate: Fate,
     /// xl does not believe that the domain can shut down.
     pub(crate) shutdown_refused: bool,
-    /// Block devices that somebody has to himself.
+    /// Block devices that are in exclusive use.
     pub(crate) taken: Vec<String>,
     /// Domains do not listen to requests to shut down.
     pub(crate) deaf: bool,

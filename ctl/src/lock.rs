@@ -76,7 +76,7 @@ pub(crate) fn lock(
 /// Who has the lock, by the note in the file.
 fn holder(host: &mut impl Host, file: &mut File) -> String {
     let mut note = String::new();
-    // Without a note that can be read, it is somebody all the same.
+    // Without a note that can be read, it is another program all the same.
     let read = file
         .rewind()
         .and_then(|()| file.take(NOTE).read_to_string(&mut note));

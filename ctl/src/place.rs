@@ -1,4 +1,5 @@
-//! Where the registers of controllers go in a PVH domain: `iomem=` for xl, knobs for Spindle.
+//! Where the registers of controllers go in a PVH domain: `iomem=` for xl, knobs for Spindle. They
+//! are to be in no other domain, which is why xl may not restart one.
 
 use anyhow::{Context, Result, ensure};
 
@@ -13,7 +14,9 @@ const END: u64 = 0xf0000;
 /// MiB of memory up to which that hole stays one.
 const MOST_MEMORY: u64 = 3072;
 
-/// Keeps xl from restarting the domain by itself: it would come back without its disk.
+/// Keeps xl from restarting the domain by itself: it would come back without its disk, or without
+/// its knobs, and under another number than its record says; `rename-restart` would give the old one,
+/// which keeps the disk's registers, another UUID.
 ///
 /// # Errors
 /// If one of the settings is a list.

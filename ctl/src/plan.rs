@@ -161,12 +161,14 @@ impl Plan {
         config.set_text("uuid", &uuid)?;
         // There is no command line in an HVM container: QEMU would take it for its own kernel's.
         config.remove("cmdline");
+        if !devices.is_empty() {
+            place::never_restart(&mut config)?;
+        }
         let mut shim = None;
         if route == Route::Pvh {
             if !devices.is_empty() {
                 knobs.extend(place::place(host, &mut config, &devices)?);
                 shim = Some(check::shim(host, &wanted.shims)?);
-                place::never_restart(&mut config)?;
             }
             config.remove("pci");
             config.set_text("cmdline", &std::mem::take(&mut knobs).join(" "))?;

@@ -56,7 +56,7 @@ fn the_hvm_route_is_what_stock_xl_does_with_knobs_in_xenstore() -> Result<()> {
     let mut wanted = wanted(Route::Hvm);
     wanted.config = Some(format!(
         "name='store'\ntype='hvm'\nfirmware_override='/usr/lib/spindle/spindle.elf'\n\
-         pci=['{BDF}']\ncmdline='ram0=8M'\n"
+         pci=['{BDF}']\ncmdline='ram0=8M'\non_crash='rename-restart'\non_watchdog='preserve'\n"
     ));
     wanted.knobs = vec!["queues=2".into()];
     let plan = Plan::new(&mut host, &wanted, None)?;
@@ -80,6 +80,15 @@ fn the_hvm_route_is_what_stock_xl_does_with_knobs_in_xenstore() -> Result<()> {
         Some("/usr/lib/spindle/spindle.elf")
     );
     assert!(plan.record.taken.is_empty() && !config.has("cmdline"));
+    // What xl would do by itself, spindlectl would not know of.
+    for (key, action) in [
+        ("on_reboot", "destroy"),
+        ("on_crash", "destroy"),
+        ("on_soft_reset", "destroy"),
+        ("on_watchdog", "preserve"),
+    ] {
+        assert_eq!(config.text(key)?, Some(action), "{key}");
+    }
     Ok(())
 }
 

@@ -21,7 +21,7 @@ pub(crate) const CONFIGS: &str = "/run/spindlectl";
 pub(crate) struct Record {
     /// The name that the domain was created with.
     pub(crate) name: String,
-    /// The domain's UUID, by which ours is told from a namesake.
+    /// The domain's UUID, which a namesake does not have.
     pub(crate) uuid: String,
     /// The numbers of the domain and of those whose place it took, as far as they got one: guests may
     /// still have disks from any. `None` if the note does not say, as that of a dry run.

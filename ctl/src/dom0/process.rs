@@ -108,7 +108,7 @@ impl Dom0 {
     fn spawn(&mut self, call: &Call) -> io::Result<Child> {
         let path = std::env::var("PATH").unwrap_or_default();
         let input = match &self.lock {
-            // An empty file, whose lock lasts as long as somebody has it open.
+            // An empty file, whose lock lasts as long as a process has it open.
             Some(lock) => lock.try_clone()?.into(),
             None => Stdio::null(),
         };
@@ -135,7 +135,7 @@ fn reader(pipe: Option<impl Read + Send + 'static>) -> Receiver<Vec<u8>> {
             let mut bytes = Vec::new();
             // What came before a failure is all there is to it.
             let _ = pipe.take(MOST_OUTPUT).read_to_end(&mut bytes);
-            // Nobody listens any more if the program took too long.
+            // Too late if the program took too long.
             let _ = send.send(bytes);
         });
     }
