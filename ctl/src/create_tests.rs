@@ -204,6 +204,10 @@ fn registers_are_mapped_in_one_domain_at_a_time() {
     );
     let text = refusal(&mut host);
     assert!(text.contains("may have 0000:01:00.0"), "{text}");
+    // And one whose note is lost: the configuration is left.
+    host.state.store.remove("/tool/spindlectl/spindle");
+    let text = refusal(&mut host);
+    assert!(text.contains("`spindlectl destroy store`"), "{text}");
     // And one that is dead has a claim on the disk until it is cleaned up.
     host.store("/tool/spindlectl/spindle", &note);
     host.end("store");

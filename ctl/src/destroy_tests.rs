@@ -210,6 +210,34 @@ fn a_note_that_does_not_say_which_domain_it_was_counts_any_that_is_gone() {
 }
 
 #[test]
+fn a_domain_whose_note_is_lost_is_cleaned_up_after_all_the_same() {
+    for running in [true, false] {
+        let (mut host, before) = created(Route::Pvh, "pciback");
+        host.state.store.remove("/tool/spindlectl/spindle");
+        let id = host.state.domains[0].id;
+        let guest = host.add_guest("web", id);
+        if running {
+            assert!(refusal(&mut host, &RUN).contains("web (xvda)"));
+        } else {
+            host.end("spindle");
+        }
+        host.end(&guest.to_string());
+        let backends = "/backend/vbd";
+        host.state.store.retain(|path, _| !path.contains(backends));
+        run(&mut host).expect("cleaned up");
+        assert_eq!(host.state, before);
+    }
+    // Who had the disk is lost with it: it stays where no guest's data are read.
+    let (mut host, _) = created(Route::Pvh, "nvme");
+    host.state.store.remove("/tool/spindlectl/spindle");
+    run(&mut host).expect("cleaned up");
+    assert_eq!(host.driver(), Some("pciback"));
+    // What is no configuration of ours is not guessed at.
+    host.put("/run/spindlectl/x.cfg", "name='x'");
+    assert!(refusal(&mut host, &RUN).contains("/run/spindlectl/x.cfg is no configuration"));
+}
+
+#[test]
 fn a_domain_is_known_by_its_uuid_whatever_it_is_called() {
     for name in ["spindle", "store"] {
         let (mut host, before) = created(Route::Pvh, "nvme");

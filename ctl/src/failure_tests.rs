@@ -272,12 +272,14 @@ fn a_disk_that_guests_wait_for_is_kept_from_dom0_whatever_fails() {
 
 #[test]
 fn what_takes_effect_late_is_waited_for() {
-    for (verb, route, driver) in cases() {
+    for ((verb, route, driver), deaf) in cases().zip([true, false].into_iter().cycle()) {
         let (mut host, clean) = ready(verb, route, driver);
         host.late = true;
+        host.deaf = deaf;
         let result = run(&mut host, verb, false);
         result.as_ref().expect("late is not never");
         host.late = false;
+        host.deaf = false;
         check(
             host,
             &clean,

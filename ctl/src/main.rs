@@ -32,6 +32,7 @@ mod failure_tests;
 mod fake;
 mod host;
 mod lock;
+mod lost;
 mod metrics;
 mod pci;
 mod place;

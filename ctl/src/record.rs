@@ -8,6 +8,7 @@ use anyhow::{Result, bail, ensure};
 
 use crate::domains::{Domain, Domains};
 use crate::host::{Host, found};
+use crate::lost;
 use crate::pci::Bdf;
 use crate::store;
 
@@ -54,7 +55,7 @@ impl Record {
         format!("{RECORDS}/{name}")
     }
 
-    /// All records.
+    /// All records, also of domains of which only the configuration is left.
     ///
     /// # Errors
     /// If xenstore does not answer, or a record makes no sense.
@@ -65,7 +66,9 @@ impl Record {
             let name = path.strip_prefix(&prefix)?;
             is_name(name).then(|| Self::parse(name, text))
         });
-        named.collect()
+        let mut records = named.collect::<Result<Vec<Self>>>()?;
+        records.extend(lost::records(host, &records)?);
+        Ok(records)
     }
 
     /// The record that a user means by `name`: that of the domain which now goes by it, or the one
