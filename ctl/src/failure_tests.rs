@@ -3,6 +3,7 @@
 //! fake dom0 panics if a disk is ever in two hands, or in dom0's while a guest uses it. Here it is
 //! looked at what is reported, and what the next try makes of it.
 
+use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::Duration;
 
@@ -68,10 +69,17 @@ fn cases() -> impl Iterator<Item = (Verb, Route, &'static str)> {
     })
 }
 
-fn number_of_calls(host: &Fake, verb: Verb) -> usize {
+/// Every call of a verb, in all the ways in which it can go wrong: a look has no halves.
+fn ways(host: &Fake, verb: Verb) -> Vec<(usize, Failure)> {
     let mut host = host.clone();
     run(&mut host, verb, false).expect("nothing goes wrong");
-    host.calls.len()
+    let calls = host.calls.iter().enumerate();
+    let ways = calls.flat_map(|(call, made)| {
+        let fits = move |how: &Failure| made.changes || !matches!(how, Failure::Half(_));
+        let kinds = Failure::KINDS.into_iter().filter(fits);
+        kinds.map(move |how| (call, how))
+    });
+    ways.collect()
 }
 
 /// What must hold after a verb that went wrong, whatever it was: the report is true, and the next
@@ -119,7 +127,7 @@ fn check(mut host: Fake, clean: &Fake, verb: Verb, result: &Result<()>, what: &s
 fn whatever_call_goes_wrong_the_report_is_true_and_the_next_try_works() {
     for (verb, route, driver) in cases() {
         let (ready, clean) = ready(verb, route, driver);
-        for (call, how) in Failure::all(number_of_calls(&ready, verb)) {
+        for (call, how) in ways(&ready, verb) {
             let mut host = ready.clone();
             host.failures.insert(call, how);
             let result = run(&mut host, verb, false);
@@ -139,7 +147,11 @@ fn whatever_call_goes_wrong_the_report_is_true_and_the_next_try_works() {
 fn wherever_it_is_asked_to_stop_it_stops_in_order() {
     for (verb, route, driver) in cases() {
         let (ready, clean) = ready(verb, route, driver);
-        for call in 0..number_of_calls(&ready, verb) {
+        let calls: BTreeSet<usize> = ways(&ready, verb)
+            .into_iter()
+            .map(|(call, _)| call)
+            .collect();
+        for call in calls {
             let mut host = ready.clone();
             host.interrupt = Some(call);
             let result = run(&mut host, verb, false);
@@ -170,7 +182,7 @@ fn killed(host: &mut Fake, verb: Verb, call: usize, how: Failure) {
 fn wherever_it_is_killed_each_verb_goes_on_from_there() {
     for (verb, route, driver) in cases() {
         let (ready, clean) = ready(verb, route, driver);
-        for (call, how) in Failure::all(number_of_calls(&ready, verb)) {
+        for (call, how) in ways(&ready, verb) {
             let mut left = ready.clone();
             killed(&mut left, verb, call, how);
             let what = format!("{verb:?} {route:?} {driver} {call} {how:?}");
