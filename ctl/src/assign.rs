@@ -92,7 +92,8 @@ pub(crate) fn give_back(host: &mut impl Host, taken: &Taken) -> Result<()> {
         None => driver != Some(Device::PCIBACK),
     };
     let mut now = driver(host, bdf)?;
-    if wanted.is_some() && is_back(now.as_deref()) {
+    // Also if it was never taken.
+    if is_back(now.as_deref()) {
         return Ok(());
     }
     let mut cause = None;

@@ -12,7 +12,7 @@ use proptest::prelude::*;
 
 use crate::create::{self, Failing};
 use crate::destroy::{self, Destroy};
-use crate::fake::{BDF, Failure, Fake, Killed, wanted};
+use crate::fake::{BDF, Failure, Fake, Killed, Made, wanted};
 use crate::plan::{Plan, Route};
 use crate::restart;
 
@@ -155,6 +155,11 @@ fn wherever_it_is_asked_to_stop_it_stops_in_order() {
             let mut host = ready.clone();
             host.interrupt = Some(call);
             let result = run(&mut host, verb, false);
+            // What already runs is waited for.
+            let begun = |made: &Made| made.text.starts_with("xl unpause");
+            if matches!(verb, Verb::Create(_)) && !host.calls[..=call].iter().any(begun) {
+                result.as_ref().expect_err("it was asked to stop");
+            }
             check(
                 host,
                 &clean,
