@@ -275,6 +275,36 @@ fn flushes_that_came_while_one_was_with_the_disk_are_answered_by_the_next() {
     rig.detach(ring);
 }
 
+/// What waits aside for another of its kind is answered also if the disk takes the next no longer.
+#[test]
+fn what_waits_aside_is_answered_when_the_disk_takes_no_more() {
+    for error in [SubmitError::Gone, SubmitError::Unsupported] {
+        for operation in [Operation::FLUSH, Operation::DISCARD] {
+            let mut rig = Rig::new();
+            rig.volume.write_cache = true;
+            let (ring, mut front) = rig.attach(1, PERSISTENT);
+            rig.disk().hold = true;
+            for _ in 0..5 {
+                match operation {
+                    Operation::FLUSH => front.push(operation, 0, &[]),
+                    _ => front.push_discard(0, 8, false),
+                };
+            }
+            front.publish();
+            rig.core.visit(0);
+            assert_eq!(rig.disk().submitted.len(), 1, "the others wait aside");
+            rig.disk().hold = false;
+            rig.disk().refuse = Some(error);
+            let answers = rig.settle(&mut front);
+            assert_eq!(answers.len(), 5, "{error:?} {operation:?}");
+            let failed = answers.iter().filter(|a| a.status != RspStatus::OKAY);
+            assert_eq!(failed.count(), 4, "{error:?} {operation:?}");
+            rig.detach(ring);
+            rig.assert_nothing_leaked();
+        }
+    }
+}
+
 #[test]
 fn a_flush_without_a_write_cache_is_answered_at_once() {
     let mut rig = Rig::new();

@@ -59,7 +59,7 @@ impl Session {
         true
     }
 
-    /// The disk was given the request in slot `index`, which may be one of those.
+    /// The disk was given the request in slot `index`, which may be one of those, or refused it.
     pub(super) fn mark_aside(&mut self, index: u16) {
         let flush = self.slots[usize::from(index)].raw.operation() == Operation::FLUSH;
         if let Some(aside) = self.aside(index)

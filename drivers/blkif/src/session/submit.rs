@@ -141,6 +141,8 @@ impl Session {
             self.progress[usize::from(index)].fail();
             return;
         }
+        // Those that wait aside go on as if the disk had answered it.
+        self.mark_aside(index);
         if error != SubmitError::Unsupported {
             return self.finish(index, RspStatus::ERROR, pool);
         }
