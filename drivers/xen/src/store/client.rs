@@ -275,6 +275,15 @@ impl Client {
         }
     }
 
+    /// Whether the reply to request number `index` of the unit's batch has come: what
+    /// [`Event::Watch`] tells of after that has happened after xenstored has answered it.
+    #[must_use]
+    pub(crate) fn has_reply(&self, unit: UnitId, index: usize) -> bool {
+        let is_it = |slot: &Slot| slot.unit == Some(unit) && slot.index == index;
+        let mut queued = self.queues.iter().flatten();
+        !self.outstanding.iter().any(|o| is_it(&o.slot)) && !queued.any(|q| is_it(&q.slot))
+    }
+
     /// Moves bytes and gives the next thing that came of it; `None` if there is nothing more
     /// until xenstored acts.
     pub fn poll(&mut self, ring: &mut Ring) -> Option<Event> {

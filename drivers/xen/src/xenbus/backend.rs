@@ -29,6 +29,8 @@ pub(super) struct Entry {
     /// Whether the frontend has written its state since a look has read it. Exact, since xenstored
     /// sends the event of a write before the answer to any later read.
     pub(super) written: bool,
+    /// The same for the look under way, which has read the state already but not gone on.
+    pub(super) written_after: bool,
     /// Whether a look is under way.
     pub(super) looking: bool,
     /// When the last look began, in looks of all devices; 0 if there was none.

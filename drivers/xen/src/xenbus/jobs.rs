@@ -89,11 +89,24 @@ impl Backend {
         let mut parts = token.split(|&byte| byte == b'/').skip(1);
         if let (Some(frontend), Some(device)) = (parts.next(), parts.next())
             && let Some(id) = DeviceId::parse(frontend, device)
-            && let Some(entry) = self.entry(id)
         {
-            entry.dirty = true;
-            entry.written = true;
+            let after = self.has_read_state(id);
+            if let Some(entry) = self.entry(id) {
+                entry.dirty = true;
+                entry.written |= !after;
+                entry.written_after |= after;
+            }
         }
+    }
+
+    /// Whether a look at this device has the frontend's state, and waits for what it reads with it.
+    fn has_read_state(&self, id: DeviceId) -> bool {
+        self.running.iter().any(|running| match &running.job {
+            Job::Look(look) => look
+                .state_reply(id)
+                .is_some_and(|index| self.client.has_reply(running.unit, index)),
+            _ => false,
+        })
     }
 
     /// A guest's directory has come or gone.
@@ -137,6 +150,7 @@ impl Backend {
             watched: false,
             dirty: true,
             written: false,
+            written_after: false,
             looking: false,
             looked: 0,
             paid_until: 0,

@@ -85,6 +85,14 @@ impl Look {
             _ => None,
         }
     }
+
+    /// Where the state comes among the replies that the look at this device waits for, if it does.
+    pub(super) fn state_reply(&self, id: DeviceId) -> Option<usize> {
+        match self.phase {
+            Phase::Frontend { watching } if self.id == id => Some(usize::from(watching)),
+            _ => None,
+        }
+    }
 }
 
 impl Backend {
@@ -215,7 +223,8 @@ impl Backend {
                     entry.device.refuse(refusal);
                 }
             }
-            look.written = core::mem::take(&mut entry.written);
+            let after = core::mem::take(&mut entry.written_after);
+            look.written = core::mem::replace(&mut entry.written, after);
             if entry.device.wants_rings(look.frontend, look.written) && !keys.is_empty() {
                 match Plan::new(&offer, keys) {
                     Ok(rings) => plan = Some(rings),
@@ -345,6 +354,8 @@ impl Backend {
             return;
         };
         entry.looking = false;
+        // Of a look that could not begin; all others have taken it.
+        entry.written |= core::mem::take(&mut entry.written_after);
         let at_work = entry.device.is_at_work(frontend);
         let change = match (look.phase, result) {
             (Phase::Ending(change), Ok(())) => change,

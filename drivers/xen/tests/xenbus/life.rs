@@ -1266,3 +1266,23 @@ fn no_guest_takes_the_place_of_all_others() {
     let served = (32..40).filter(|n| vbd(*n).back_state(&bed.store) == 2);
     assert_eq!(served.count(), 1);
 }
+
+#[test]
+fn a_frontend_that_goes_on_at_any_moment_is_connected_once() {
+    for steps in 0..if cfg!(miri) { 10 } else { 120 } {
+        let mut bed = Bed::new();
+        // So that a step of the daemon is less than a request.
+        bed.store.set_chunk(16);
+        bed.attach(VBD);
+        bed.run(600);
+        VBD.front_initialise(&mut bed.store);
+        while VBD.back_state(&bed.store) != 4 {
+            bed.breathe(1);
+            bed.answer();
+        }
+        bed.breathe(steps);
+        VBD.set_front_state(&mut bed.store, 4);
+        bed.settle();
+        assert_eq!(bed.kernel.connects, 1, "{steps} steps after Connected");
+    }
+}
