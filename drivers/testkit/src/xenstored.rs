@@ -71,6 +71,7 @@ pub struct Xenstored {
     write_errors: BTreeMap<String, &'static str>,
     quota: usize,
     watch_quota: usize,
+    transaction_quota: usize,
     /// How often the client has written each path.
     written: BTreeMap<String, usize>,
 }
@@ -100,6 +101,7 @@ impl Xenstored {
             write_errors: BTreeMap::new(),
             quota: 1000,
             watch_quota: 128,
+            transaction_quota: 10,
             written: BTreeMap::new(),
         };
         let home = format!("/local/domain/{client}");
@@ -153,6 +155,11 @@ impl Xenstored {
     /// Watches that the client may have.
     pub fn set_watch_quota(&mut self, watches: usize) {
         self.watch_quota = watches;
+    }
+
+    /// Transactions that the client may have.
+    pub fn set_transaction_quota(&mut self, transactions: usize) {
+        self.transaction_quota = transactions;
     }
 
     /// How often the client has written `path`; what a transaction wrote counts when it commits.
@@ -423,7 +430,7 @@ impl Xenstored {
     }
 
     fn start(&mut self) -> Outcome {
-        if self.transactions.len() >= 10 {
+        if self.transactions.len() >= self.transaction_quota {
             return Err("ENOSPC");
         }
         let id = self.next_transaction;

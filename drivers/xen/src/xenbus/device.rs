@@ -215,10 +215,10 @@ impl Device {
         self.published == facts.sectors
     }
 
-    /// Whether a frontend in this state is being served: not to be given up for a fault in
-    /// xenstore that it has no part in.
-    pub(super) fn is_at_work(&self, frontend: XenbusState) -> bool {
-        self.link == Link::Up && alive(frontend)
+    /// Whether the frontend was being served at the last look that got as far as to see it: not
+    /// to be given up for a fault in xenstore that it has no part in.
+    pub(super) fn is_at_work(&self) -> bool {
+        self.link == Link::Up && alive(self.front)
     }
 
     /// What is offered to the frontend, of `offer`.

@@ -349,14 +349,14 @@ impl Backend {
 
     pub(super) fn look_ended(&mut self, look: Look, result: Result<(), TransactionError>) {
         let now = self.now;
-        let (id, frontend) = (look.id, look.frontend);
+        let id = look.id;
         let Some(entry) = self.entry(id) else {
             return;
         };
         entry.looking = false;
         // Of a look that could not begin; all others have taken it.
         entry.written |= core::mem::take(&mut entry.written_after);
-        let at_work = entry.device.is_at_work(frontend);
+        let at_work = entry.device.is_at_work();
         let change = match (look.phase, result) {
             (Phase::Ending(change), Ok(())) => change,
             (_, Err(TransactionError::Conflict)) => {

@@ -1286,3 +1286,25 @@ fn a_frontend_that_goes_on_at_any_moment_is_connected_once() {
         assert_eq!(bed.kernel.connects, 1, "{steps} steps after Connected");
     }
 }
+
+#[test]
+fn a_disk_in_use_outlives_a_store_that_starts_no_transaction() {
+    let mut bed = Bed::new();
+    bed.connect(VBD);
+    for starts in [0, 0, 0, 0, 0, 0, 0, 0, 0, 10] {
+        bed.store.set_transaction_quota(starts);
+        // Something to look at.
+        bed.store.write(&VBD.back("mode"), "w");
+        bed.run(10_000);
+        assert_eq!(bed.kernel.connections.len(), 1);
+    }
+    VBD.set_front_state(&mut bed.store, 6);
+    bed.run(10_000);
+    assert_eq!(VBD.back_state(&bed.store), 6);
+    assert!(bed.kernel.connections.is_empty());
+    VBD.set_front_state(&mut bed.store, 1);
+    bed.run(10_000);
+    VBD.front_initialise(&mut bed.store);
+    bed.run(10_000);
+    assert_eq!(VBD.back_state(&bed.store), 4);
+}
