@@ -14,6 +14,8 @@ const MS: u64 = 1_000_000;
 /// when a disk is plugged into a running guest, and that guest is quick. After that no toolstack
 /// looks for it, and frontends wait for what follows, some with interrupts off.
 const HOLD_NS: u64 = 500 * MS;
+/// How long `Closed` must stand before the directory goes, so that libxl finds it.
+const SETTLE_NS: u64 = 500 * MS;
 /// How long a frontend may take to close when the whole driver domain is shut down.
 pub(super) const PATIENCE_NS: u64 = 5_000 * MS;
 
@@ -139,6 +141,8 @@ pub(super) struct Device {
     ready_at: u64,
     close_by: Option<u64>,
     remove_at: Option<u64>,
+    /// The toolstack wanted the device gone at the last look.
+    leaving: bool,
     /// Nothing is left to be done for a shutdown.
     finished: bool,
 }
@@ -163,6 +167,7 @@ impl Device {
             ready_at: 0,
             close_by: None,
             remove_at: None,
+            leaving: false,
             finished: false,
         }
     }
@@ -316,8 +321,22 @@ impl Device {
                 self.replacing = false;
                 self.asked = false;
             }
+            // The directory may go that much later, without a look in between.
+            Announce::Closed if self.leaving => {
+                self.remove_at.get_or_insert(now.saturating_add(SETTLE_NS));
+            }
             Announce::Closing | Announce::Closed => {}
         }
+    }
+
+    /// Whether the kernel is to close the disk now that Closed is in the store: nothing but the
+    /// directory's removal is left to do.
+    pub(super) fn take_disk(&mut self) -> bool {
+        let due = self.leaving && self.link == Link::Down && matches!(self.disk, Disk::Open(_));
+        if due {
+            self.disk = Disk::None;
+        }
+        due
     }
 
     /// The directory is removed: what comes there next is another device.

@@ -406,6 +406,7 @@ impl Backend {
             Change::Announce(announce) => {
                 entry.failures = 0;
                 entry.device.wrote(&announce, now);
+                let close = announce == Announce::Closed && entry.device.take_disk();
                 match announce {
                     Announce::Resized(facts) => info!("vbd {id}: {} sectors now", facts.sectors),
                     _ => info!("vbd {id}: {}", announce.state()),
@@ -413,6 +414,9 @@ impl Backend {
                 if matches!(announce, Announce::InitWait(_) | Announce::Connected(_)) {
                     entry.vanished = false;
                     self.clear_error(id);
+                }
+                if close {
+                    self.actions.push_back(Action::Close { device: id });
                 }
             }
         }

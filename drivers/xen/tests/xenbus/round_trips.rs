@@ -124,7 +124,7 @@ fn a_disk_is_removed_well_before_libxl_gives_up() {
         let closed = round_trips(&mut bed, VBD, 6);
         assert!(closed <= 5, "{closed}");
         let gone = bed.run_until(60_000, |bed| bed.store.read(&VBD.back_dir()).is_none());
-        assert!(gone.expect("in a minute") <= 3_500, "{gone:?}");
+        assert!(gone.expect("in a minute") <= 2_000, "{gone:?}");
     }
 }
 

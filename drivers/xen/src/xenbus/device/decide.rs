@@ -16,14 +16,12 @@
 //! our own shutdown and faults cut a frontend off that is at work. A connection ends before the
 //! next begins, and a device is forgotten only when neither its connection nor its disk is left.
 
-use super::{Announce, Circumstances, Device, Disk, Link, MS, Stale, Step, alive, serving};
+use super::{Announce, Circumstances, Device, Disk, Link, SETTLE_NS, Stale, Step, alive, serving};
 use crate::Errno;
 use crate::xenbus::view::{BackendView, View};
 use crate::xenbus::{Refusal, XenbusState};
 use XenbusState as S;
 
-/// How long `Closed` must stand before the directory goes, so that libxl finds it.
-const SETTLE_NS: u64 = 500 * MS;
 /// The unit in which a frontend is to count, in bytes.
 const SECTOR: u32 = 512;
 
@@ -59,6 +57,7 @@ impl Device {
     /// Remembers what a later decision needs of what there is now.
     fn note(&mut self, back: &BackendView, view: &View) {
         let front = view.frontend;
+        self.leaving = !back.online;
         self.rewritten |= view.written && front <= self.front;
         self.front = front;
         self.stale.take_if(|stale| !stale.is_still_there(view));
