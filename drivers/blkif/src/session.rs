@@ -350,7 +350,8 @@ impl Session {
             self.stats.frames_lost.add(cache.cut_off(grants) as u64);
         }
         for (slot, progress) in self.slots.iter_mut().zip(&self.progress) {
-            let busy = slot.state == State::InFlight || progress.is_with_disk();
+            let busy =
+                matches!(slot.state, State::InFlight | State::OneBuffer) || progress.is_with_disk();
             if busy && slot.path == Path::Copied {
                 slot.path = Path::None;
                 let pieces = slot.pieces(&self.arena);

@@ -48,6 +48,18 @@ impl Session {
                     return;
                 }
             }
+            State::OneBuffer => {
+                self.load -= 1;
+                match result {
+                    Ok(()) if slot.op == Op::Read => {
+                        slot.state = State::Finished;
+                        self.finished.push(index);
+                    }
+                    Ok(()) => self.finish_page(index, RspStatus::OKAY, pool),
+                    Err(_) => self.finish_page(index, RspStatus::ERROR, pool),
+                }
+                return;
+            }
             State::OnePage => {
                 let status = match result {
                     Ok(()) => RspStatus::OKAY,
@@ -130,12 +142,18 @@ impl Session {
     /// Adds the copies of finished reads to the batch, as far as they fit.
     pub(crate) fn copy_out(&mut self, ring: u16, copies: &mut CopyBatch) {
         while let Some(index) = self.finished.get(self.copying) {
-            let segments = usize::from(self.slots[usize::from(index)].segments);
-            if copies.room() < 2 * segments {
+            let slot = &self.slots[usize::from(index)];
+            if copies.room() < 2 * usize::from(slot.segments) {
                 self.stats.out_of_room.add(1);
                 return;
             }
             let domain = self.domain;
+            if slot.is_one_page() {
+                let (granted, bus, len) = slot.page_copy(domain);
+                copies.push(CopyOp::to_grant(bus, granted, len), tag(ring, index));
+                self.copying += 1;
+                continue;
+            }
             self.each_copy(index, |segment, offset, bus, len| {
                 let granted = CopyEnd::granted(domain, GrantRef(segment.gref), offset);
                 copies.push(CopyOp::to_grant(bus, granted, len), tag(ring, index));
@@ -150,7 +168,14 @@ impl Session {
             let Some(index) = self.finished.pop() else {
                 return;
             };
-            if self.slots[usize::from(index)].failed {
+            let slot = &self.slots[usize::from(index)];
+            if slot.is_one_page() {
+                let status = match slot.failed {
+                    false => RspStatus::OKAY,
+                    true => RspStatus::ERROR,
+                };
+                self.finish_page(index, status, pool);
+            } else if slot.failed {
                 self.finish(index, RspStatus::ERROR, pool);
             } else {
                 self.finish_chunk(index, pool);
@@ -185,6 +210,20 @@ impl Session {
         if matches!(freed.operation, Operation::FLUSH | Operation::DISCARD) {
             self.end_aside(index, status, pool);
         }
+    }
+
+    /// The same for one that has one page in a buffer and is no barrier, which is shorter.
+    #[inline]
+    fn finish_page(&mut self, index: u16, status: RspStatus, pool: &mut BufferPool) {
+        let slot = &mut self.slots[usize::from(index)];
+        // Unless the buffer was given up, since the disk may still write into it.
+        if slot.path == Path::Copied {
+            pool.give(slot.memory[0].bus);
+        }
+        (slot.path, slot.pieces) = (Path::None, 0);
+        let freed = slot.free();
+        self.others -= 1;
+        self.answer(index, freed, status, self.now_ns);
     }
 
     /// Answers a request whose slot was freed.

@@ -211,6 +211,9 @@ impl Session {
     /// Gives a request buffers, filled by the next copy batch if it is a write; false if buffers
     /// or room in the batch are short.
     fn buffer<G: GrantOps>(&mut self, ring: u16, index: u16, means: &mut Means<'_, G>) -> bool {
+        if self.slots[usize::from(index)].is_one_page() {
+            return self.buffer_page(ring, index, means);
+        }
         let slot = &mut self.slots[usize::from(index)];
         let progress = &mut self.progress[usize::from(index)];
         let write = slot.op.writes();
@@ -277,6 +280,51 @@ impl Session {
                 let op = CopyOp::from_grant(granted, bus, len);
                 means.copies.push(op, tag(ring, index));
             });
+        }
+        true
+    }
+
+    /// The same for a request of one page, which has no buffer yet and needs one, and thus never
+    /// goes through them in chunks.
+    #[inline]
+    fn buffer_page<G: GrantOps>(
+        &mut self,
+        ring: u16,
+        index: u16,
+        means: &mut Means<'_, G>,
+    ) -> bool {
+        let slot = &mut self.slots[usize::from(index)];
+        let write = slot.op.writes();
+        if write && means.copies.room() < 1 {
+            return false;
+        }
+        if !means.pool.has_any() {
+            slot.failed = true;
+            slot.state = State::Ready;
+            return true;
+        }
+        let purpose = if write {
+            Purpose::FromGuest
+        } else {
+            Purpose::FromDisk
+        };
+        if means.pool.claim(ring, 1) == 0 {
+            return false;
+        }
+        let Some(bus) = means.pool.take(ring, self.domain, purpose) else {
+            return false;
+        };
+        let len = slot.sectors * 512;
+        slot.memory[0] = Segment { bus, len };
+        slot.pieces = 1;
+        slot.path = Path::Copied;
+        slot.state = State::Ready;
+        self.progress[usize::from(index)].begin(len);
+        self.stats.copied_requests.add(1);
+        if write {
+            let (granted, bus, len) = slot.page_copy(self.domain);
+            let op = CopyOp::from_grant(granted, bus, len);
+            means.copies.push(op, tag(ring, index));
         }
         true
     }

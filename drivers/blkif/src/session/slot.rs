@@ -3,6 +3,8 @@
 use core::mem::offset_of;
 
 use spindle_block::{Command, Op, Segment, Volume};
+use spindle_xen::DomId;
+use spindle_xen::grant::{CopyEnd, GrantRef};
 
 use super::arena::{Arena, Run};
 use crate::abi::{MAX_SEGMENTS, Operation, RawSegment};
@@ -27,6 +29,8 @@ pub(super) enum State {
     /// With the disk, straight from the ring: its only piece of memory is in the cache, and none
     /// of what only the line needs is set.
     OnePage,
+    /// With the disk, from the line: all of it is one page in a buffer, and it is no barrier.
+    OneBuffer,
     /// Read into buffers, to be copied to the frontend.
     Finished,
 }
@@ -146,6 +150,21 @@ impl Slot {
     #[inline]
     pub(super) fn has_data(&self) -> bool {
         matches!(self.op, Op::Read | Op::Write | Op::WriteThrough)
+    }
+
+    /// Whether it has one segment, in the body, and thus never needs more than one buffer.
+    #[inline]
+    pub(super) fn is_one_page(&self) -> bool {
+        self.segments == 1 && self.run.is_none()
+    }
+
+    /// The two ends of the copy of the only segment of such a request, which has a buffer.
+    #[inline]
+    pub(super) fn page_copy(&self, guest: DomId) -> (CopyEnd, u64, u16) {
+        let segment = RawSegment::from_word(self.body[0]);
+        let (offset, len) = extent(segment);
+        let granted = CopyEnd::granted(guest, GrantRef(segment.gref), offset as u16);
+        (granted, self.memory[0].bus, len as u16)
     }
 
     #[inline]

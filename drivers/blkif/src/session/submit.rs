@@ -1,6 +1,8 @@
 //! From the line to the disk, in as many parts as it takes.
 
-use spindle_block::{Budget, DiskQueue, IoError, Op, Part, SubmitError, Volume};
+use core::slice;
+
+use spindle_block::{Budget, Command, DiskQueue, IoError, Op, Part, SubmitError, Volume};
 use spindle_hw::PAGE_SIZE;
 
 use super::slot::{Path, State};
@@ -29,10 +31,17 @@ impl Session {
             if self.slots[usize::from(index)].state != State::Ready {
                 break;
             }
-            if self.step_aside(index) {
+            let slot = &self.slots[usize::from(index)];
+            let short = slot.path == Path::Copied && slot.is_one_page() && self.barrier.is_none();
+            if !short && self.step_aside(index) {
                 continue;
             }
-            match self.submit_part(ring, index, queue) {
+            let sent = if short {
+                self.submit_page(ring, index, queue)
+            } else {
+                self.submit_part(ring, index, queue)
+            };
+            match sent {
                 Ok(()) => any = true,
                 Err(SubmitError::Full) => {
                     self.stats.out_of_room.add(1);
@@ -57,6 +66,35 @@ impl Session {
             }
         }
         (any, false)
+    }
+
+    /// Gives the disk the request at the head of the line, which has one page in a buffer, and is
+    /// neither a barrier nor in parts.
+    #[inline(always)]
+    fn submit_page<Q: DiskQueue>(
+        &mut self,
+        ring: u16,
+        index: u16,
+        queue: &mut Q,
+    ) -> Result<(), SubmitError> {
+        let slot = &mut self.slots[usize::from(index)];
+        if slot.failed {
+            return Err(SubmitError::Gone);
+        }
+        let command = Command {
+            op: slot.op,
+            unit: self.volume.unit,
+            block_shift: self.volume.block_shift,
+            block: slot.block,
+            blocks: 0,
+            segments: slice::from_ref(&slot.memory[0]),
+        };
+        queue.submit(&command, tag(ring, index))?;
+        slot.state = State::OneBuffer;
+        self.leave_line();
+        self.load += 1;
+        self.spend(1, 1);
+        Ok(())
     }
 
     /// Gives the disk the next part of the request at the head of the line, which leaves the line
