@@ -213,7 +213,7 @@ impl Session {
     }
 
     /// The same for one that has one page in a buffer and is no barrier, which is shorter.
-    #[inline]
+    #[inline(always)]
     fn finish_page(&mut self, index: u16, status: RspStatus, pool: &mut BufferPool) {
         let slot = &mut self.slots[usize::from(index)];
         // Unless the buffer was given up, since the disk may still write into it.
