@@ -148,3 +148,118 @@ impl Depth {
         (self.area, self.finished, self.crowded) = (0, 0, false);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// For two rings, past the first trial, in which a page took `alone_ns`, and before the next.
+    fn known(alone_ns: u64) -> Depth {
+        let mut depth = Depth::new(1024);
+        depth.rings = 2;
+        depth.alone_ns = alone_ns;
+        depth.phase = Phase::Run { until_ns: u64::MAX };
+        depth
+    }
+
+    /// Has the disk finish a measurement's worth of pages, each of which it had for `each_ns`.
+    fn measure(depth: &mut Depth, each_ns: u64, crowded: bool) {
+        let pages = u64::from(depth.pages());
+        let count = (pages * EPOCH_PAGES).max(LEAST_PAGES);
+        let rings = depth.rings;
+        for _ in 0..count {
+            // A page alone with the disk for so long, then another: by Little's law that is it.
+            let now_ns = depth.looked_ns;
+            depth.note(1, now_ns);
+            depth.observe(0, rings, crowded, now_ns + each_ns);
+        }
+    }
+
+    #[test]
+    fn a_quarter_of_the_places_is_left_and_the_first_window_is_no_larger() {
+        assert_eq!((Depth::new(1024).most, Depth::new(1024).pages()), (768, 32));
+        assert_eq!((Depth::new(16).most, Depth::new(16).pages()), (12, 12));
+        assert_eq!(Depth::new(0).pages(), 1);
+    }
+
+    #[test]
+    fn the_window_follows_what_a_page_takes_and_stays_within_its_bounds() {
+        // Up to one and a half times as long as alone it grows, if anybody asks for more.
+        for (each, crowded, window) in [
+            (150, true, 36),
+            (151, true, 32),
+            (150, false, 32),
+            (200, true, 32),
+            (201, true, 28),
+            (201, false, 28),
+        ] {
+            let mut depth = known(100);
+            measure(&mut depth, each, crowded);
+            assert_eq!(depth.pages(), window, "{each} {crowded}");
+        }
+        let mut depth = known(100);
+        (0..100).for_each(|_| measure(&mut depth, 1000, true));
+        assert_eq!(depth.pages(), 3, "one more than there are rings");
+        (0..100).for_each(|_| measure(&mut depth, 100, true));
+        assert_eq!(depth.pages(), 768);
+        // More rings than the queue has places for.
+        depth.rings = 1000;
+        measure(&mut depth, 1000, true);
+        assert_eq!(depth.pages(), 768);
+    }
+
+    #[test]
+    fn how_long_the_disk_has_a_page_is_what_there_was_times_the_time_over_what_it_finished() {
+        let mut depth = known(100);
+        depth.note(10, 0);
+        depth.observe(4, 2, false, 50);
+        depth.note(8, 60);
+        assert_eq!((depth.area, depth.finished), (10 * 50 + 4 * 10, 6));
+        depth.observe(8, 2, true, 70);
+        assert_eq!((depth.area, depth.finished), (10 * 50 + 4 * 10 + 8 * 10, 6));
+        assert!(depth.crowded);
+        // A measurement ends by time as well; with so few pages it says nothing.
+        depth.observe(8, 2, false, EPOCH_NS - 1);
+        assert_eq!((depth.finished, depth.crowded), (6, true));
+        depth.observe(8, 2, false, EPOCH_NS);
+        assert_eq!((depth.area, depth.finished, depth.crowded), (0, 0, false));
+        assert_eq!((depth.began_ns, depth.pages()), (EPOCH_NS, 32));
+    }
+
+    #[test]
+    fn what_a_page_takes_alone_is_tried_once_the_disk_has_little_and_then_now_and_then() {
+        let mut depth = Depth::new(1024);
+        depth.rings = 2;
+        measure(&mut depth, 500, true);
+        assert_eq!((depth.phase, depth.pages()), (Phase::Drain, 2));
+        assert_eq!(depth.window, 32, "nothing is known to compare with");
+        let now_ns = depth.looked_ns;
+        depth.note(9, now_ns);
+        depth.observe(3, 2, true, now_ns + 1);
+        assert_eq!(depth.phase, Phase::Drain, "three pages are too many");
+        depth.observe(2, 2, true, now_ns + 2);
+        assert_eq!((depth.phase, depth.pages()), (Phase::Probe, 2));
+        depth.note(0, now_ns + 2);
+        measure(&mut depth, 100, false);
+        assert_eq!(depth.alone_ns, 100);
+        let until_ns = depth.looked_ns + RUN_NS;
+        assert_eq!(depth.phase, Phase::Run { until_ns });
+        assert_eq!(depth.pages(), 32);
+        // What was known counts for half.
+        depth.enter(Phase::Probe, depth.looked_ns);
+        measure(&mut depth, 200, false);
+        assert_eq!(depth.alone_ns, 150);
+        // A trial in which nothing came back says nothing.
+        depth.enter(Phase::Probe, depth.looked_ns);
+        depth.observe(0, 2, false, depth.looked_ns + EPOCH_NS);
+        assert_eq!(depth.alone_ns, 150);
+        let Phase::Run { until_ns } = depth.phase else {
+            panic!("{:?}", depth.phase);
+        };
+        depth.observe(0, 2, false, until_ns - 1);
+        assert_eq!(depth.phase, Phase::Run { until_ns });
+        depth.began_ns = until_ns - EPOCH_NS;
+        depth.observe(0, 2, false, until_ns);
+        assert_eq!(depth.phase, Phase::Drain);
+    }
+}

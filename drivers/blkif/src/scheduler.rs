@@ -137,8 +137,8 @@ impl Scheduler {
         self.crowded |= room == 0;
     }
 
-    /// Ends a count at the start of a visit, before what is left over is looked at. A new round begins if the disk has little to do:
-    /// then rings are not to wait for each other.
+    /// Ends a count at the start of a visit, before what is left over is looked at. A new round
+    /// begins if the disk has little to do: then rings are not to wait for each other.
     pub(crate) fn begin_visit(&mut self, now_ns: u64) {
         self.rivals = self.counted;
         let crowded = core::mem::take(&mut self.crowded);
@@ -203,5 +203,141 @@ impl Scheduler {
         self.kept += account.kept(own.saturating_add(load), share) - before;
         let cost = i32::try_from(cost).unwrap_or(i32::MAX);
         account.deficit = account.deficit.saturating_sub(cost);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A window of 32 pages, whatever the disk does: nothing is measured in these tests.
+    const WINDOW: u32 = 32;
+
+    /// A scheduler after a visit at `now_ns` in which each ring had so many pages with the disk.
+    fn visited(accounts: &mut [Account], own: &[u32], now_ns: u64) -> Scheduler {
+        let mut scheduler = Scheduler::new(1024);
+        again(&mut scheduler, accounts, own, now_ns);
+        scheduler
+    }
+
+    fn again(scheduler: &mut Scheduler, accounts: &mut [Account], own: &[u32], now_ns: u64) {
+        scheduler.start();
+        for (account, &own) in accounts.iter_mut().zip(own) {
+            scheduler.count(account, own, own > 0, now_ns);
+        }
+        scheduler.end_visit(now_ns);
+    }
+
+    #[test]
+    fn a_ring_alone_and_a_small_queue_have_no_limit() {
+        let mut accounts = [Account::default(); 2];
+        let alone = visited(&mut accounts, &[8, 0], 0);
+        assert_eq!(alone.grant(&mut accounts[0], 8), u32::MAX);
+        let small = |places| {
+            let (mut scheduler, mut accounts) = (Scheduler::new(places), [Account::default(); 2]);
+            again(&mut scheduler, &mut accounts, &[1, 1], 0);
+            scheduler.is_contended()
+        };
+        assert!(!small(FEW - 1) && small(FEW));
+    }
+
+    #[test]
+    fn a_ring_is_a_rival_for_a_second_after_its_last_request() {
+        let mut accounts = [Account::default(); 2];
+        let mut scheduler = visited(&mut accounts, &[1, 1], 5);
+        again(&mut scheduler, &mut accounts, &[1, 0], LINGER_NS + 4);
+        assert!(scheduler.is_contended());
+        again(&mut scheduler, &mut accounts, &[1, 0], LINGER_NS + 5);
+        assert!(!scheduler.is_contended());
+    }
+
+    #[test]
+    fn each_ring_has_its_share_and_the_rest_is_lent_but_for_what_was_used_lately() {
+        let mut accounts = [Account::default(); 2];
+        let mut scheduler = visited(&mut accounts, &[20, 4], 0);
+        // The first may have what the second leaves, the second its half, whoever has the rest.
+        assert_eq!(scheduler.room(&accounts[0], 20), WINDOW - 4 - 20);
+        again(&mut scheduler, &mut accounts, &[28, 4], 0);
+        assert_eq!(scheduler.room(&accounts[1], 4), WINDOW / 2 - 4);
+        // What the second had is kept for it at first, and lent once it has not used it for long.
+        again(&mut scheduler, &mut accounts, &[8, 0], KEEP_NS);
+        assert_eq!(scheduler.room(&accounts[0], 8), WINDOW - 4 - 8);
+        again(&mut scheduler, &mut accounts, &[8, 0], 2 * KEEP_NS - 1);
+        assert_eq!(scheduler.room(&accounts[0], 8), WINDOW - 4 - 8);
+        again(&mut scheduler, &mut accounts, &[8, 0], 2 * KEEP_NS);
+        assert_eq!(scheduler.room(&accounts[0], 8), WINDOW - 8);
+    }
+
+    #[test]
+    fn no_more_than_a_share_is_kept_and_no_share_is_less_than_a_command() {
+        let mut accounts = [Account::default(); 3];
+        let mut scheduler = visited(&mut accounts, &[30, 1, 1], 0);
+        again(&mut scheduler, &mut accounts, &[0, 1, 1], 0);
+        let third = WINDOW / 3;
+        assert_eq!(scheduler.room(&accounts[1], 1), WINDOW - third - 1 - 1);
+        // What is kept already is not counted again when it is used.
+        let kept = scheduler.kept;
+        scheduler.charge(&mut accounts[0], 0, 2, 2);
+        assert_eq!((scheduler.load, scheduler.kept), (4, kept));
+        let mut many = [Account::default(); 40];
+        many[0].busy_ns = Some(0);
+        let mut own = [1; 40];
+        own[0] = 0;
+        let scheduler = visited(&mut many, &own, 0);
+        assert_eq!(scheduler.room(&many[0], 0), 1);
+    }
+
+    #[test]
+    fn a_ring_sends_a_quantum_in_a_round_less_what_it_sent_too_much() {
+        let mut accounts = [Account::default(); 2];
+        let mut scheduler = visited(&mut accounts, &[1, 1], 0);
+        scheduler.starved = true;
+        assert!(scheduler.next_round() && !scheduler.next_round());
+        let account = &mut accounts[0];
+        // The window leaves less than the quantum: 32 pages less one of the other's and its own.
+        assert_eq!(scheduler.grant(account, 1), WINDOW - 2);
+        scheduler.charge(account, 1, 30, 30);
+        assert_eq!((scheduler.load, scheduler.kept), (32, 32));
+        assert_eq!(account.deficit, QUANTUM as i32 - 30);
+        // Answered: the round still has two pages.
+        again(&mut scheduler, &mut accounts, &[1, 1], 2 * KEEP_NS);
+        again(&mut scheduler, &mut accounts, &[1, 1], 4 * KEEP_NS);
+        let account = &mut accounts[0];
+        assert_eq!(scheduler.grant(account, 1), 2);
+        scheduler.charge(account, 1, 1, 12);
+        assert_eq!(scheduler.grant(account, 2), 0, "it had something already");
+        assert_eq!(scheduler.grant(account, 0), 1, "one command is allowed");
+        // It began the round with 32 and has sent 42: in the next it has 22. What is left of
+        // that is not kept for the one after.
+        for (round, deficit) in [(1, 22), (2, 32), (3, 32)] {
+            scheduler.starved = true;
+            assert!(scheduler.next_round(), "{round}");
+            scheduler.grant(account, 1);
+            assert_eq!(account.deficit, deficit, "{round}");
+        }
+        // Not even one command, after as much as a quantum too much.
+        scheduler.charge(account, 0, 0, 2 * QUANTUM);
+        assert_eq!(account.deficit, -(QUANTUM as i32));
+        assert_eq!(scheduler.grant(account, 0), 0);
+    }
+
+    #[test]
+    fn a_round_begins_when_a_ring_with_room_has_used_its_own_up_or_the_disk_runs_dry() {
+        let mut accounts = [Account::default(); 2];
+        let mut scheduler = visited(&mut accounts, &[20, 12], 0);
+        accounts[1].deficit = 1;
+        scheduler.left_over(&accounts[1], 12);
+        assert!(!scheduler.crowded && !scheduler.next_round(), "it may send");
+        scheduler.left_over(&accounts[0], 20);
+        assert!(scheduler.crowded && !scheduler.next_round(), "no room");
+        accounts[1].deficit = 0;
+        scheduler.left_over(&accounts[1], 12);
+        assert!(scheduler.next_round());
+        let mut accounts = [Account::default(); 2];
+        for (own, dry) in [([12, 4], true), ([12, 5], false)] {
+            let mut scheduler = visited(&mut accounts, &own, 0);
+            scheduler.begin_visit(0);
+            assert_eq!(scheduler.next_round(), dry, "{own:?}");
+        }
     }
 }
