@@ -4,9 +4,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use xshell::{Shell, cmd};
+use xshell::Shell;
 
-use super::Suite;
+use super::{Suite, debian};
 use crate::ui::Progress;
 
 /// Where the package puts its images.
@@ -23,7 +23,7 @@ pub(super) fn prepare(suite: Suite) -> Result<[PathBuf; 2]> {
     if images.iter().all(|image| image.exists()) {
         return Ok(images);
     }
-    fetch(suite, &dir).context("fetch GRUB; it needs root and a Debian mirror within reach")?;
+    fetch(suite, &dir).context("fetch GRUB")?;
     Ok(images)
 }
 
@@ -32,13 +32,7 @@ fn fetch(suite: Suite, dir: &Path) -> Result<()> {
     let name = suite.name();
     let _progress = Progress::start("rig", &format!("fetching GRUB for {name}"));
     let root = suite.dir().join("grub-root");
-    let _ = fs::remove_dir_all(&root);
-    cmd!(
-        sh,
-        "mmdebstrap --quiet --variant=extract --include=grub-xen-host {name} {root}"
-    )
-    .quiet()
-    .run()?;
+    debian::unpack(&sh, name, "grub-xen-host", &root)?;
     // Under its name only when it is whole: what is there is not fetched again.
     let _ = fs::remove_dir_all(dir);
     fs::rename(root.join(FOLDER), dir)?;

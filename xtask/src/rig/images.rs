@@ -7,12 +7,13 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use xshell::{Shell, cmd};
 
 use super::emulator::Emulator;
+use super::stamp::{is_made, stamp};
 use super::tree::Tree;
-use super::{Suite, packages};
+use super::{Suite, debian, packages};
 use crate::ui::{self, Progress};
 
 /// The Debian packages that the images are cut out of; `{xen}` is the Xen release.
@@ -89,6 +90,7 @@ pub(crate) fn prepare(suite: Suite) -> Result<Images> {
     let stamp = stamp(&[
         &packages,
         include_str!("images.rs"),
+        include_str!("debian.rs"),
         include_str!("tree.rs"),
     ]);
     if is_made(&dir, &dir.join("stamp"), &stamp) {
@@ -127,26 +129,7 @@ fn unpack(sh: &Shell, suite: Suite, packages: &str) -> Result<PathBuf> {
         "rig",
         &format!("fetching Debian's packages for {name} (1 min)"),
     );
-    let _ = fs::remove_dir_all(&root);
-    cmd!(
-        sh,
-        "mmdebstrap --quiet --variant=extract --include={packages} {name} {root}"
-    )
-    .quiet()
-    .run()
-    .context("mmdebstrap failed; it needs root and a Debian mirror within reach")?;
-    // Bookworm's unpacked tree still has /bin and /lib apart from /usr.
-    for folder in ["bin", "sbin", "lib", "lib64"] {
-        let (old, merged) = (root.join(folder), root.join("usr").join(folder));
-        if old.is_dir() && !old.is_symlink() {
-            fs::create_dir_all(&merged)?;
-            cmd!(sh, "cp -a {old}/. {merged}/").quiet().run()?;
-            fs::remove_dir_all(&old)?;
-        }
-        if !old.exists() {
-            std::os::unix::fs::symlink(format!("usr/{folder}"), &old)?;
-        }
-    }
+    debian::unpack(sh, name, packages, &root)?;
     fs::write(stamp_file, stamp)?;
     Ok(root)
 }
@@ -154,31 +137,15 @@ fn unpack(sh: &Shell, suite: Suite, packages: &str) -> Result<PathBuf> {
 /// Cuts the images out of the unpacked packages.
 fn cut(sh: &Shell, suite: Suite, root: &Path, dir: &Path, images: &Images) -> Result<()> {
     let _progress = Progress::start("rig", &format!("making images for {}", suite.name()));
-    let xen = find(&root.join("boot"), |name| {
+    let xen = debian::find(&root.join("boot"), |name| {
         name.starts_with("xen-") && name.ends_with(".gz")
     })?;
     let out = images.xen.display().to_string();
     cmd!(sh, "sh -c 'zcat \"$1\" > \"$2\"' unzip {xen} {out}")
         .quiet()
         .run()?;
-    fs::copy(
-        find(&root.join("boot"), |name| name.starts_with("vmlinuz-"))?,
-        &images.linux,
-    )?;
-    let release = find(&root.join("usr/lib/modules"), |_| true)?;
-    let release = release
-        .file_name()
-        .context("a kernel release")?
-        .to_string_lossy()
-        .into_owned();
-    if !root
-        .join("usr/lib/modules")
-        .join(&release)
-        .join("modules.dep")
-        .exists()
-    {
-        cmd!(sh, "depmod -b {root} {release}").quiet().run()?;
-    }
+    let (linux, release) = debian::kernel(sh, root)?;
+    fs::copy(linux, &images.linux)?;
 
     let guest = Tree::create(sh, root, &dir.join("guest"))?;
     guest.busybox()?;
@@ -225,54 +192,4 @@ fn cut(sh: &Shell, suite: Suite, root: &Path, dir: &Path, images: &Images) -> Re
     fio.pack(&dom0.path("/images/fio.cpio"))?;
     linux.pack(&dom0.path("/images/driver-domain.cpio"))?;
     dom0.pack(&images.dom0)
-}
-
-/// The one entry of `dir` that fits.
-fn find(dir: &Path, fits: impl Fn(&str) -> bool) -> Result<PathBuf> {
-    let mut found: Vec<PathBuf> = fs::read_dir(dir)
-        .with_context(|| format!("read {}", dir.display()))?
-        .filter_map(Result::ok)
-        .filter(|entry| fits(&entry.file_name().to_string_lossy()))
-        .map(|entry| entry.path())
-        .collect();
-    ensure!(
-        found.len() == 1,
-        "expected one match in {}, found {found:?}",
-        dir.display()
-    );
-    Ok(found.remove(0))
-}
-
-/// Whether `folder` is there and was made by what `stamp` stands for.
-fn is_made(folder: &Path, stamp_file: &Path, stamp: &str) -> bool {
-    folder.is_dir() && fs::read_to_string(stamp_file).is_ok_and(|made_by| made_by == stamp)
-}
-
-/// A fingerprint (64-bit FNV-1a) of what something is made by.
-fn stamp(parts: &[&str]) -> String {
-    let hash = parts
-        .iter()
-        .flat_map(|part| part.bytes())
-        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-        });
-    format!("{hash:016x}")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_stamp_without_its_folder_counts_for_nothing() -> Result<()> {
-        let dir = std::env::temp_dir().join(format!("spindle-images-{}", std::process::id()));
-        let (root, stamp_file) = (dir.join("root"), dir.join("root.stamp"));
-        fs::create_dir_all(&root)?;
-        fs::write(&stamp_file, "a")?;
-        assert!(is_made(&root, &stamp_file, "a") && !is_made(&root, &stamp_file, "b"));
-        fs::remove_dir(&root)?;
-        assert!(!is_made(&root, &stamp_file, "a"));
-        fs::remove_dir_all(&dir)?;
-        Ok(())
-    }
 }

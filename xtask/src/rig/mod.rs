@@ -1,14 +1,16 @@
 //! The rig: a machine in QEMU that boots Debian's Xen and Linux, with NVMe and virtio disks and
 //! an IOMMU, so that Spindle can be tried by `xl` as on real hardware.
 //!
-//! `images` makes what is booted, `machine` boots it in `qemu` with its `drives`. `talk` is the
-//! conversation with dom0 over `channel`, `outcome` how a scenario ends, `wish` what it asks of the
-//! host. `monitor` is the line to QEMU, `console` the one to Xen, `evidence` what is written down
-//! over them when something fails. `disk` looks at a disk from outside.
+//! `images` and `grub` make what is booted, out of packages of `debian`; `machine` boots
+//! it in `qemu` with its `drives`. `talk` is the conversation with dom0 over `channel`, `outcome` how
+//! a scenario ends, `wish` what it asks of the host. `monitor` is the line to QEMU, `console` the one
+//! to Xen, `evidence` what is written down over them when something fails. `disk` looks at a disk
+//! from outside.
 
 mod channel;
 mod console;
 mod cpio;
+mod debian;
 pub(crate) mod disk;
 mod drives;
 mod emulator;
@@ -21,6 +23,7 @@ pub(crate) mod outcome;
 mod packages;
 mod payload;
 mod qemu;
+mod stamp;
 mod talk;
 mod tree;
 mod wish;
