@@ -267,14 +267,15 @@ guest_tell() {
 	echo "${2:-go}" > "$(read_store $HOME_DIR/$(xl domid $1)/console/tty)" || fail "the console of guest $1"
 }
 
-# guest_config NAME JOB KEY=VALUE...: write its configuration and its initramfs
+# guest_config NAME JOB KEY=VALUE...: write its configuration and its initramfs. Its Linux is that of
+# this suite, or the one that KERNEL names (old, new).
 guest_config() {
 	who=$1 job=$2
 	shift 2
-	layers=/images/guest.cpio memory=256
+	layers="/images/guest.cpio${KERNEL:+ /images/modules-$KERNEL.cpio}" memory=256
 	case $job in fio-*) layers="$layers /images/fio.cpio" memory=640 ;; esac
 	cat $layers /spindle/jobs/$job.cpio > /run/$who.ramdisk
-	with_config guest.cfg "name=\"$who\"" 'kernel="/images/vmlinuz"' "ramdisk=\"/run/$who.ramdisk\"" \
+	with_config guest.cfg "name=\"$who\"" "kernel=\"/images/vmlinuz${KERNEL:+-$KERNEL}\"" "ramdisk=\"/run/$who.ramdisk\"" \
 		"memory=$memory" "cmdline=\"$LINUX\"" "$@" > /run/$who.cfg
 }
 
@@ -310,7 +311,8 @@ guest_end() {
 	return 0
 }
 
-# order NAME SECONDS COMMAND: give a guest of the job fio-orders a command, and wait until it is done
+# order NAME SECONDS COMMAND: give a guest of the job fio-orders or mount-orders a command, and wait
+# until it is done
 order() {
 	orders=$((orders + 1))
 	guest_tell $1 "$orders $3"

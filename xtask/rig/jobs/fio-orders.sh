@@ -1,5 +1,4 @@
-# Does what dom0 writes to the console: each line is a number and a command, mostly one of these
-# functions. The answer is `did NUMBER ok`; one that fails ends the guest.
+# Orders (see orders.sh) to a guest that puts load on a disk and looks at what was acknowledged.
 # The disk holds a pattern at 8 MiB and a ledger from 16 MiB on; load is put on 24 to 32 MiB.
 
 # Each waits for its disk: what opened it for writing before it is there would make a file.
@@ -68,9 +67,3 @@ same_ledger() {
 
 round=0
 echo 0 > /tmp/acked
-modprobe xen-blkfront
-report ready
-while read -r number command; do
-	eval "$command" < /dev/null || fail "$command"
-	report did $number ok
-done

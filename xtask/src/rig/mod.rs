@@ -1,7 +1,7 @@
 //! The rig: a machine in QEMU that boots Debian's Xen and Linux, with NVMe and virtio disks and
 //! an IOMMU, so that Spindle can be tried by `xl` as on real hardware.
 //!
-//! `images` and `grub` make what is booted, out of packages of `debian`; `machine` boots
+//! `images`, `grub` and `guests` make what is booted, out of packages of `debian`; `machine` boots
 //! it in `qemu` with its `drives`. `talk` is the conversation with dom0 over `channel`, `outcome` how
 //! a scenario ends, `wish` what it asks of the host. `monitor` is the line to QEMU, `console` the one
 //! to Xen, `evidence` what is written down over them when something fails. `disk` looks at a disk
@@ -16,6 +16,7 @@ mod drives;
 mod emulator;
 mod evidence;
 mod grub;
+mod guests;
 mod images;
 mod machine;
 mod monitor;

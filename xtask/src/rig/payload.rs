@@ -8,7 +8,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 
 use super::cpio::Archive;
-use super::{Suite, grub};
+use super::{Suite, grub, guests};
 use crate::{bench, ctl, root, scenario};
 
 const DOM0_INIT: &str = include_str!("../../rig/dom0-init.sh");
@@ -30,7 +30,20 @@ const JOBS: &[(&str, &str)] = &[
             include_str!("../../rig/jobs/trees.sh")
         ),
     ),
-    ("fio-orders", include_str!("../../rig/jobs/fio-orders.sh")),
+    (
+        "fio-orders",
+        concat!(
+            include_str!("../../rig/jobs/fio-orders.sh"),
+            include_str!("../../rig/jobs/orders.sh")
+        ),
+    ),
+    (
+        "mount-orders",
+        concat!(
+            include_str!("../../rig/jobs/mount-orders.sh"),
+            include_str!("../../rig/jobs/orders.sh")
+        ),
+    ),
     ("fio-grow", include_str!("../../rig/jobs/fio-grow.sh")),
     ("fio-stall", include_str!("../../rig/jobs/fio-stall.sh")),
     ("fio-forever", include_str!("../../rig/jobs/fio-forever.sh")),
@@ -77,6 +90,11 @@ pub(super) fn append(
     for (image, name) in grub::prepare(suite)?.iter().zip(["pvh", "pv"]) {
         let image = fs::read(image).with_context(|| format!("read {}", image.display()))?;
         archive.file(&format!("spindle/grub-{name}.bin"), &image);
+    }
+    for path in guests::prepare()? {
+        let name = path.file_name().context("a file has a name")?;
+        let image = fs::read(&path).with_context(|| format!("read {}", path.display()))?;
+        archive.file(&format!("images/{}", name.to_string_lossy()), &image);
     }
     if let Some(kernel) = kernel {
         let image = fs::read(kernel).with_context(|| format!("read {}", kernel.display()))?;

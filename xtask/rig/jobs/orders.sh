@@ -1,0 +1,9 @@
+
+# Does what dom0 writes to the console: each line is a number and a command, mostly one of the functions
+# above. The answer is `did NUMBER ok`; one that fails ends the guest.
+modprobe xen-blkfront
+report ready
+while read -r number command; do
+	eval "$command" < /dev/null || fail "$command"
+	report did $number ok
+done
