@@ -30,6 +30,13 @@ same() {
 # found NAME SUM: such a file of another guest is there
 found() { [ "$(sha256sum < /mnt/$1 | cut -d' ' -f1)" = "$2" ]; }
 
+# own DISK: write a MiB that no other guest has, at 208 MiB, and find it there
+own() {
+	head -c 1048576 /dev/urandom > /tmp/own
+	dd if=/tmp/own of=/dev/$1 bs=64k seek=3328 conv=notrunc,fsync 2> /dev/null &&
+		[ "$(sum_range $1 208 1)" = "$(sha256sum < /tmp/own | cut -d' ' -f1)" ]
+}
+
 # give_up: unmount it, with or without its disk
 give_up() {
 	umount /mnt || umount -l /mnt

@@ -21,7 +21,8 @@ const PACKAGES: &str = "busybox,kmod,libc-bin,util-linux,e2fsprogs,fio,xen-utils
                         xenstore-utils,xen-hypervisor-{xen}-amd64,qemu-system-xen,seabios,\
                         linux-image-amd64";
 
-/// Kernel modules for dom0: Xen's device files, passthrough, and what Linux' own backend needs.
+/// Kernel modules for dom0: Xen's device files, passthrough, what Linux' own backend needs, and what
+/// dom0 needs to use a disk itself, with a file system that GRUB can read.
 const DOM0_MODULES: &[&str] = &[
     "xen-gntdev",
     "xen-gntalloc",
@@ -31,6 +32,10 @@ const DOM0_MODULES: &[&str] = &[
     "xen-pciback",
     "xen-blkback",
     "nvme",
+    "xen-blkfront",
+    "vfat",
+    "nls_cp437",
+    "nls_ascii",
 ];
 
 /// Kernel modules for the guests.

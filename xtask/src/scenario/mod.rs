@@ -93,6 +93,7 @@ scenarios! {
     "restart" 480 Idle false false;
     "life-cycle" 480 Idle false false;
     "detach-in-use" 600 Idle false false;
+    "frontends" 600 Idle false false;
     "pvh-passthrough" 600 Idle false true;
     "virtio-blk" 360 Virtio false true;
     "disk-info" 240 Idle false false;
