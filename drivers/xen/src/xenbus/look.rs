@@ -173,9 +173,12 @@ impl Backend {
     }
 
     /// All is read: does what is to be done.
-    fn look_done(&mut self, unit: UnitId, mut look: Look, view: View) -> Option<Look> {
+    fn look_done(&mut self, unit: UnitId, mut look: Look, mut view: View) -> Option<Look> {
         loop {
-            match self.step(look.id, &view) {
+            let then = self.step(look.id, &view);
+            // The next step is not to take what has been noted for yet another write.
+            view.written = false;
+            match then {
                 Then::Next => {}
                 Then::Opened => {
                     look.phase = Phase::Opening(view);

@@ -1308,3 +1308,27 @@ fn a_disk_in_use_outlives_a_store_that_starts_no_transaction() {
     bed.run(10_000);
     assert_eq!(VBD.back_state(&bed.store), 4);
 }
+
+#[test]
+fn a_connection_that_failed_as_its_frontend_went_on_is_not_made_again() {
+    let mut bed = Bed::new();
+    bed.attach(VBD);
+    bed.run(600);
+    VBD.front_initialise(&mut bed.store);
+    bed.settle();
+    assert_eq!(VBD.back_state(&bed.store), 4);
+    let generation = bed.kernel.connections[&id(VBD)].generation;
+    VBD.set_front_state(&mut bed.store, 4);
+    let why = Refusal::new(Errno::EIO, "it broke the protocol");
+    bed.backend.failed(id(VBD), generation, why);
+    bed.run(60_000);
+    assert_eq!(bed.kernel.connects, 1);
+    assert!(VBD.back_state(&bed.store) > 4);
+    // It may start over.
+    VBD.set_front_state(&mut bed.store, 1);
+    bed.run(1000);
+    VBD.front_initialise(&mut bed.store);
+    bed.run(1000);
+    assert_eq!(VBD.back_state(&bed.store), 4);
+    assert_eq!(bed.kernel.connects, 2);
+}
