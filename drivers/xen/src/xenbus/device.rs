@@ -193,7 +193,7 @@ impl Device {
     pub(super) fn wants_rings(&self, frontend: XenbusState, written: bool) -> bool {
         let due = match self.link {
             Link::Down => true,
-            Link::Up => written || frontend == S::INITIALISED,
+            Link::Up => written || self.rewritten || frontend == S::INITIALISED,
             Link::Connecting | Link::Draining => false,
         };
         due && serving(frontend) && matches!(self.disk, Disk::Open(_))

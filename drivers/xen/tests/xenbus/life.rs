@@ -1332,3 +1332,24 @@ fn a_connection_that_failed_as_its_frontend_went_on_is_not_made_again() {
     assert_eq!(VBD.back_state(&bed.store), 4);
     assert_eq!(bed.kernel.connects, 2);
 }
+
+#[test]
+fn rings_initialised_again_while_they_are_connected_are_the_ones_that_count() {
+    let mut bed = Bed::new();
+    bed.attach(VBD);
+    bed.run(600);
+    bed.kernel.slow = true;
+    VBD.front_initialise(&mut bed.store);
+    VBD.set_front_state(&mut bed.store, 4);
+    bed.settle();
+    assert_eq!(bed.kernel.connects, 1);
+    bed.store.write(&VBD.front("ring-ref"), "9");
+    VBD.set_front_state(&mut bed.store, 4);
+    bed.settle();
+    bed.kernel.slow = false;
+    bed.settle();
+    let layout = &bed.kernel.connections[&id(VBD)].layout;
+    assert_eq!(layout.queues[0].refs, [GrantRef(9)]);
+    assert_eq!(bed.kernel.connects, 2);
+    assert_eq!(VBD.back_state(&bed.store), 4);
+}
