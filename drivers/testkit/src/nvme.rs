@@ -185,6 +185,19 @@ pub enum Fault {
     NoAbort,
 }
 
+/// Blocks that a command reads, writes or deallocates, as the controller understands it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Access {
+    /// Of the command.
+    pub opcode: u8,
+    /// Namespace identifier.
+    pub namespace: u32,
+    /// The first of them.
+    pub block: u64,
+    /// How many.
+    pub blocks: u64,
+}
+
 /// What goes wrong in an I/O queue, and lasts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Stuck {
@@ -216,6 +229,8 @@ struct Shared {
     doorbells: AtomicU64,
     commands: AtomicU64,
     violations: Mutex<Vec<String>>,
+    /// If they are kept.
+    accesses: Mutex<Option<Vec<Access>>>,
 }
 
 impl FakeNvme {
@@ -241,6 +256,7 @@ impl FakeNvme {
             doorbells: AtomicU64::new(0),
             commands: AtomicU64::new(0),
             violations: Mutex::default(),
+            accesses: Mutex::default(),
         }))
     }
 
@@ -304,11 +320,24 @@ impl FakeNvme {
 
     /// Carries out what is in the queues, and returns how many commands that were.
     pub fn run(&self) -> usize {
+        self.run_at_most(usize::MAX)
+    }
+
+    /// As [`FakeNvme::run`], but of each queue no more than `most` commands.
+    pub fn run_at_most(&self, most: usize) -> usize {
         let queues = self.0.queues.iter();
         (1..)
             .zip(queues)
-            .map(|(id, queue)| self.0.run_io(id, &mut queue.lock().unwrap()))
+            .map(|(id, queue)| self.0.run_io(id, &mut queue.lock().unwrap(), most))
             .sum()
+    }
+
+    /// Hands over the blocks of all commands carried out since the last call, swallowed ones not
+    /// among them. The first call gives none: it makes the controller keep them.
+    #[must_use]
+    pub fn take_accesses(&self) -> Vec<Access> {
+        let mut kept = self.0.accesses.lock().unwrap();
+        kept.replace(Vec::new()).unwrap_or_default()
     }
 
     /// Posts a completion that nobody asked for on I/O queue `queue`.

@@ -7,7 +7,7 @@ use spindle_nvme::Status;
 use super::dma::BadPrp;
 use super::ring::{Entry, Queue};
 use super::store::Store;
-use super::{Fault, Shared, Stuck};
+use super::{Access, Fault, Shared, Stuck};
 
 const FLUSH: u8 = 0;
 const WRITE: u8 = 1;
@@ -17,8 +17,9 @@ const FORCE_UNIT_ACCESS: u32 = 1 << 30;
 const ALL_NAMESPACES: u32 = u32::MAX;
 
 impl Shared {
-    /// Carries out what is in a queue, as far as there is room for completions.
-    pub(super) fn run_io(&self, id: u16, queue: &mut Queue) -> usize {
+    /// Carries out what is in a queue, as far as there is room for completions, and at most `most`
+    /// commands of it.
+    pub(super) fn run_io(&self, id: u16, queue: &mut Queue, most: usize) -> usize {
         let Some(ring) = queue.ring.as_mut() else {
             return 0;
         };
@@ -30,6 +31,7 @@ impl Shared {
         if self.config.out_of_order {
             let mut batch = Vec::new();
             while (batch.len() as u32) < ring.room()
+                && batch.len() < most
                 && let Some(entry) = ring.fetch()
             {
                 batch.push(entry);
@@ -45,6 +47,7 @@ impl Shared {
             }
         } else {
             while ring.room() > 0
+                && count < most
                 && let Some(entry) = ring.fetch()
             {
                 count += 1;
@@ -120,6 +123,7 @@ impl Shared {
     fn transfer(&self, entry: Entry, store: &Store) -> Status {
         let block = u64::from(entry.dword(11)) << 32 | u64::from(entry.dword(10));
         let count = u64::from(entry.dword(12) & 0xffff) + 1;
+        self.note_access(entry, block, count);
         if !store.covers(block, count) {
             return Status(Status::LBA_RANGE.0 | Status::DO_NOT_RETRY);
         }
@@ -150,6 +154,18 @@ impl Shared {
                 Status::SUCCESS
             }
             Err(error) => self.bad_memory(entry, error),
+        }
+    }
+
+    /// Keeps what a command is for, if that is asked for.
+    fn note_access(&self, entry: Entry, block: u64, blocks: u64) {
+        if let Some(accesses) = self.accesses.lock().unwrap().as_mut() {
+            accesses.push(Access {
+                opcode: entry.opcode(),
+                namespace: entry.namespace(),
+                block,
+                blocks,
+            });
         }
     }
 
@@ -188,6 +204,9 @@ impl Shared {
         let ranges: Vec<_> = ranges
             .map(|range| (word(range, 8), word(range, 0) >> 32))
             .collect();
+        for &(block, blocks) in &ranges {
+            self.note_access(entry, block, blocks);
+        }
         let within = |limit: u64, value: u64| limit == 0 || value <= limit;
         let total = ranges.iter().map(|(_, len)| len).sum();
         let longest = ranges.iter().map(|(_, len)| *len).max().unwrap_or(0);

@@ -189,7 +189,7 @@ impl Shared {
             self.doorbells.fetch_add(1, Ordering::Relaxed);
         }
         if self.ring(ring, completion, value) && !self.config.manual {
-            self.run_io(id as u16, &mut queue);
+            self.run_io(id as u16, &mut queue, usize::MAX);
         }
     }
 
