@@ -41,6 +41,31 @@ fn a_namespace_that_grows_is_noticed_and_its_new_blocks_can_be_used() {
 }
 
 #[test]
+fn a_uuid_that_cannot_be_read_again_is_still_known() {
+    let mut namespace = NamespaceConfig::new(1, 2048, 9);
+    namespace.uuid = [0x22; 16];
+    let rig = Rig::new(Config {
+        namespaces: vec![namespace],
+        ..Config::default()
+    });
+    let mut controller = rig.start().unwrap();
+    let uuid = Some([0x22; 16]);
+    assert_eq!(controller.namespaces()[0].uuid, uuid);
+    let alias = "nvme-uuid.22222222-2222-2222-2222-222222222222";
+    // Identification Descriptors; and once more, to be sure that the first did not end it.
+    for (blocks, sectors) in [(4096, 4096), (1024, 1024)] {
+        rig.disk.arm(Fault::FailIdentify(3, 0x4002));
+        rig.disk.resize(1, blocks);
+        let resized = Change::Resized { id: 1, sectors };
+        assert_eq!(controller.attend().changes, [resized]);
+        assert_eq!(controller.namespaces()[0].uuid, uuid);
+        let aliases = &controller.volumes(0, 0)[0].aliases;
+        assert!(aliases.iter().any(|name| name == alias), "{aliases:?}");
+    }
+    rig.obeyed();
+}
+
+#[test]
 fn namespaces_that_come_and_go_are_noticed() {
     let rig = rig();
     let mut controller = rig.start().unwrap();
