@@ -10,6 +10,7 @@
 //! | [`store`] | xenstored | one end to each unit of work, no work without end |
 //! | [`xenbus`] | toolstack and a frontend | the kernel's books add up, all ends clean, another guest is served |
 //! | [`ring`] | a frontend's ring | another ring's data is right, the disk only reaches granted memory, nothing leaks |
+//! | [`neighbours`] | several guests' requests, a disk and a grant table that fail | an honest guest's reads come in time and are its own, each command is inside the volume of who asked, nothing leaks |
 //! | [`nvme`], [`virtio`] | the controller | each command ends at most once, every wait ends, memory comes back |
 #![forbid(unsafe_code)]
 
@@ -17,10 +18,12 @@ mod audit;
 pub mod boot;
 pub mod config;
 mod disk;
+pub mod neighbours;
 pub mod nvme;
 pub mod partitions;
 pub mod ring;
 pub mod store;
+pub mod vary;
 pub mod virtio;
 pub mod xenbus;
 
@@ -43,9 +46,10 @@ fn steps<'a, S: Arbitrary<'a>>(
 pub type Run = fn(&[u8]);
 
 /// Every target by name.
-pub const TARGETS: [(&str, Run); 8] = [
+pub const TARGETS: [(&str, Run); 9] = [
     ("boot", boot::run),
     ("config", config::run),
+    ("neighbours", neighbours::run),
     ("nvme", nvme::run),
     ("partitions", partitions::run),
     ("ring", ring::run),
