@@ -1,13 +1,21 @@
 //! `ci`: everything that must hold before a change goes in, cheapest first.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result};
 use xshell::{Shell, cmd};
 
-use crate::{kernel, miri, root, test, ui};
+use crate::{fuzz, kernel, miri, root, test, ui};
+
+/// For each fuzz target.
+const FUZZ_SECONDS: u64 = 30;
+/// For a share of the tests under Miri.
+const MIRI_TIME: Duration = Duration::from_secs(600);
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Leave the rig out: formatting, lints, documentation, licences, the host's tests and models.
+    /// Leave the rig out: formatting, lints, documentation, licences, the host's tests, models,
+    /// fuzz targets and Miri.
     #[arg(long)]
     host_only: bool,
 }
@@ -66,6 +74,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 
     test::host()?;
     miri::loom()?;
+    fuzz::in_ci(FUZZ_SECONDS)?;
+    miri::in_ci(MIRI_TIME)?;
     if args.host_only {
         kernel::build()?;
         return Ok(());

@@ -1,8 +1,9 @@
-//! `fuzz`: the targets of `spindle-fuzz` under libFuzzer. (That their corpus still passes is
-//! part of `cargo test`.)
+//! `fuzz`: the targets of `spindle-fuzz` under libFuzzer, and on a stable compiler over variations
+//! of their corpus. (That the corpus itself still passes is part of `cargo test`.)
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use xshell::{Shell, cmd};
@@ -16,8 +17,31 @@ const PACKAGE: &str = "drivers/fuzz/libfuzzer";
 pub(crate) enum Action {
     /// Name the targets.
     List,
-    /// Run a target, or all of them one after the other.
+    /// Run a target, or all of them one after the other, under libFuzzer.
     Run(Args),
+    /// The same on a stable compiler, without knowing what an input reaches: variations of the
+    /// corpus, other ones at each commit.
+    Stable(Stable),
+    /// Run a target over one file.
+    Replay {
+        /// Which one.
+        target: String,
+        /// The input.
+        file: PathBuf,
+    },
+}
+
+#[derive(clap::Args)]
+pub(crate) struct Stable {
+    /// Which one; "all" for each in turn.
+    #[arg(default_value = "all")]
+    target: String,
+    /// For how long, each.
+    #[arg(long, default_value_t = 30)]
+    seconds: u64,
+    /// What the inputs depend on; the commit by default.
+    #[arg(long)]
+    seed: Option<u64>,
 }
 
 #[derive(clap::Args)]
@@ -31,22 +55,130 @@ pub(crate) struct Args {
 
 /// Runs the task.
 pub(crate) fn run(action: &Action) -> Result<()> {
+    let sh = Shell::new()?;
+    match action {
+        Action::List => targets()?.iter().for_each(|target| println!("{target}")),
+        Action::Run(args) => return libfuzzer(&sh, args),
+        Action::Stable(args) => {
+            let seed = args.seed.map_or_else(|| commit(&sh), Ok)?;
+            return stable(&sh, &args.target, args.seconds, seed);
+        }
+        Action::Replay { target, file } => {
+            choose(target)?;
+            let file = fs::canonicalize(file).with_context(|| format!("no {}", file.display()))?;
+            let program = program(&sh)?;
+            cmd!(sh, "{program} {target} replay {file}").quiet().run()?;
+        }
+    }
+    Ok(())
+}
+
+/// What CI does: all targets, so many seconds each.
+pub(crate) fn in_ci(seconds: u64) -> Result<()> {
+    let sh = Shell::new()?;
+    let seed = commit(&sh)?;
+    stable(&sh, "all", seconds, seed)
+}
+
+/// A number that the commit makes, so that each commit sees inputs of its own and a failure can be
+/// had again.
+pub(crate) fn commit(sh: &Shell) -> Result<u64> {
+    sh.change_dir(root());
+    let name = cmd!(sh, "git rev-parse HEAD").quiet().read()?;
+    let digits = name.get(..15).context("a commit has a name")?;
+    Ok(u64::from_str_radix(digits, 16)?)
+}
+
+/// Runs targets over variations of their corpus.
+fn stable(sh: &Shell, target: &str, seconds: u64, seed: u64) -> Result<()> {
+    let chosen = choose(target)?;
+    let program = program(sh)?;
+    let mut failed = Vec::new();
+    for target in chosen {
+        if !vary(sh, &program, &target, seconds, seed)? {
+            failed.push(target);
+        }
+    }
+    ensure!(failed.is_empty(), "failed: {}", failed.join(" "));
+    Ok(())
+}
+
+/// Runs one target for so long; false if it failed.
+fn vary(sh: &Shell, program: &Path, target: &str, seconds: u64, seed: u64) -> Result<bool> {
+    let found = root().join("target/fuzz").join(target);
+    fs::create_dir_all(&found)?;
+    let failure = found.join(format!("failure-{seed}"));
+    // What an earlier run found is not this one's.
+    let _ = fs::remove_file(&failure);
+    let (start, mut number) = (Instant::now(), 0);
+    let time = Duration::from_secs(seconds);
+    while let Some(left) = time.checked_sub(start.elapsed())
+        && left.as_secs() > 0
+    {
+        let (seed, first, left) = (seed.to_string(), number.to_string(), left.as_secs());
+        let left = left.to_string();
+        let output = cmd!(
+            sh,
+            "{program} {target} vary {seed} {first} {left} {failure}"
+        )
+        .quiet()
+        .ignore_status()
+        .output()?;
+        if !output.status.success() {
+            eprint!("{}", String::from_utf8_lossy(&output.stderr));
+            let shown = failure.strip_prefix(root()).unwrap_or(&failure).display();
+            ui::step(
+                "fuzz",
+                &format!(
+                    "{target} failed; the input is {shown}: cargo xtask fuzz replay {target} {shown}"
+                ),
+            );
+            return Ok(false);
+        }
+        number = String::from_utf8(output.stdout)?.trim().parse()?;
+    }
+    ui::step(
+        "fuzz",
+        &format!("{target}: {number} inputs in {seconds} s (seed {seed})"),
+    );
+    Ok(true)
+}
+
+/// Builds the program that runs the targets on a stable compiler, optimised, with the checks of a
+/// debug build, in a folder of its own: every other build would start over after such a change.
+fn program(sh: &Shell) -> Result<PathBuf> {
+    sh.change_dir(root());
+    ui::step("fuzz", "build");
+    let _checks = sh.push_env("CARGO_PROFILE_RELEASE_DEBUG_ASSERTIONS", "true");
+    let _overflow = sh.push_env("CARGO_PROFILE_RELEASE_OVERFLOW_CHECKS", "true");
+    let _lto = sh.push_env("CARGO_PROFILE_RELEASE_LTO", "false");
+    let _units = sh.push_env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16");
+    let folder = root().join("target/fuzz/build");
+    cmd!(
+        sh,
+        "cargo build --quiet --release -p spindle-fuzz --target-dir {folder}"
+    )
+    .quiet()
+    .run()?;
+    Ok(folder.join("release/spindle-fuzz"))
+}
+
+/// The target of this name, or all of them.
+fn choose(target: &str) -> Result<Vec<String>> {
     let targets = targets()?;
-    let Action::Run(args) = action else {
-        targets.iter().for_each(|target| println!("{target}"));
-        return Ok(());
-    };
-    let chosen: Vec<&String> = targets
-        .iter()
-        .filter(|target| args.target == "all" || args.target == **target)
-        .collect();
+    let mut chosen = targets.clone();
+    chosen.retain(|name| target == "all" || target == name);
     ensure!(
         !chosen.is_empty(),
-        "no target is called \"{}\"; there are: all {}",
-        args.target,
+        "no target is called \"{target}\"; there are: all {}",
         targets.join(" ")
     );
-    let sh = Shell::new()?;
+    Ok(chosen)
+}
+
+/// Runs targets under libFuzzer.
+fn libfuzzer(sh: &Shell, args: &Args) -> Result<()> {
+    let chosen = choose(&args.target)?;
     sh.change_dir(root());
     cmd!(sh, "cargo fuzz --version")
         .quiet()
@@ -54,9 +186,9 @@ pub(crate) fn run(action: &Action) -> Result<()> {
         .ignore_stderr()
         .run()
         .context("cargo-fuzz is missing: cargo install cargo-fuzz")?;
-    require_nightly(&sh)?;
-    for target in chosen {
-        fuzz(&sh, target, args.seconds)?;
+    require_nightly(sh)?;
+    for target in &chosen {
+        fuzz(sh, target, args.seconds)?;
     }
     Ok(())
 }

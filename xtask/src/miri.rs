@@ -1,7 +1,9 @@
 //! `miri` and `loom`: the host's tests under an interpreter that finds undefined behaviour, and
 //! the models of what runs on two cores at once under a checker of all interleavings.
 
-use anyhow::{Context, Result, ensure};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
 use xshell::{Shell, cmd};
 
 use crate::fuzz::require_nightly;
@@ -34,6 +36,9 @@ const CRATES: [(&str, &[&str]); 8] = [
     ),
 ];
 
+/// By how many shares a commit begins later than the one before: about as many as there is time for.
+const STRIDE: usize = 7;
+
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Only these crates: `hw`, `xen`, ...
@@ -46,26 +51,104 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     sh.change_dir(root());
     check_names(&args.crates)?;
     require_nightly(&sh)?;
+    ensure!(
+        is_there(&sh),
+        "Miri is missing: rustup component add miri rust-src --toolchain nightly"
+    );
+    let asked = |name: &str| args.crates.is_empty() || args.crates.iter().any(|c| c == name);
+    for (name, tests) in CRATES.into_iter().filter(|(name, _)| asked(name)) {
+        ui::step("miri", name);
+        interpret(&sh, name, tests, None)?;
+    }
+    Ok(())
+}
+
+/// What CI does: as much as can be interpreted in this time, beginning with another share at each
+/// commit, so that a few commits see it all. Says so if there is no Miri.
+pub(crate) fn in_ci(time: Duration) -> Result<()> {
+    let sh = Shell::new()?;
+    sh.change_dir(root());
+    if !is_there(&sh) {
+        ui::step(
+            "miri",
+            "NOT RUN: there is no Miri (rustup toolchain install nightly --component miri,rust-src)",
+        );
+        return Ok(());
+    }
+    let shares = shares();
+    let number = cmd!(sh, "git rev-list --count HEAD").quiet().read()?;
+    let first = number.trim().parse::<usize>()? * STRIDE % shares.len();
+    let end = Instant::now() + time;
+    for (name, tests) in (0..shares.len()).map(|at| &shares[(first + at) % shares.len()]) {
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            break;
+        }
+        let shown = format!("{name} {}", tests.join(" "));
+        let ended = interpret(&sh, name, tests, Some(left))?;
+        let how = if ended { "" } else { ": no time for all of it" };
+        ui::step("miri", &format!("{}{how}", shown.trim_end()));
+    }
+    Ok(())
+}
+
+/// One test program each, or a whole crate.
+fn shares() -> Vec<(&'static str, Vec<&'static str>)> {
+    let mut shares = Vec::new();
+    for (name, tests) in CRATES {
+        let mut words = tests.iter().peekable();
+        if tests.is_empty() {
+            shares.push((name, Vec::new()));
+        }
+        while let Some(&word) = words.next() {
+            let argument = words.next_if(|next| !next.starts_with("--"));
+            shares.push((name, [word].into_iter().chain(argument.copied()).collect()));
+        }
+    }
+    shares
+}
+
+fn is_there(sh: &Shell) -> bool {
     cmd!(sh, "cargo +nightly miri --version")
         .quiet()
         .ignore_stdout()
         .ignore_stderr()
         .run()
-        .context("Miri is missing: rustup component add miri rust-src --toolchain nightly")?;
+        .is_ok()
+}
+
+/// Interprets tests of a crate; false if the time was over before them.
+fn interpret(sh: &Shell, name: &str, tests: &[&str], time: Option<Duration>) -> Result<bool> {
     // Pages of the host are leaked on purpose; property tests look for their regressions on disk.
     let _flags = sh.push_env("MIRIFLAGS", "-Zmiri-ignore-leaks -Zmiri-disable-isolation");
     let _cases = sh.push_env("PROPTEST_CASES", "4");
-    let asked = |name: &str| args.crates.is_empty() || args.crates.iter().any(|c| c == name);
-    for (name, tests) in CRATES.into_iter().filter(|(name, _)| asked(name)) {
-        ui::step("miri", name);
+    let Some(time) = time else {
         cmd!(
             sh,
             "cargo +nightly miri test --quiet -p spindle-{name} {tests...}"
         )
         .quiet()
         .run()?;
+        return Ok(true);
+    };
+    let seconds = (time.as_secs() + 1).to_string();
+    let output = cmd!(
+        sh,
+        "timeout {seconds} cargo +nightly miri test --quiet -p spindle-{name} {tests...}"
+    )
+    .quiet()
+    .ignore_status()
+    .output()?;
+    match output.status.code() {
+        Some(0) => Ok(true),
+        // What timeout(1) says.
+        Some(124) => Ok(false),
+        _ => bail!(
+            "{}{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        ),
     }
-    Ok(())
 }
 
 /// Whether Miri can be asked for all of these crates.
@@ -99,7 +182,23 @@ pub(crate) fn loom() -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
+
+    #[test]
+    fn shares_are_what_is_interpreted_as_a_whole() {
+        for (name, tests) in CRATES {
+            let of = shares().into_iter().filter(|(n, _)| *n == name);
+            assert_eq!(of.flat_map(|(_, part)| part).collect::<Vec<_>>(), tests);
+        }
+        // Each is the first at some commit.
+        let count = shares().len();
+        let firsts: BTreeSet<_> = (0..count).map(|commit| commit * STRIDE % count).collect();
+        assert_eq!(firsts.len(), count);
+        assert!(shares().contains(&("xen", vec!["--test", "clock"])));
+        assert!(shares().contains(&("hw", vec![])));
+    }
 
     #[test]
     fn a_crate_that_there_is_not_is_refused() {
