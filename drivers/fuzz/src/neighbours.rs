@@ -36,8 +36,10 @@ use crate::steps;
 const RINGS: usize = 5;
 /// What passes between two visits of the core.
 const TURN_NS: u64 = 10_000;
-/// Commands that the disk carries out meanwhile.
-const COMMANDS: usize = 4;
+/// Pages that the disk carries out meanwhile; of what has none, commands.
+const PAGES: i64 = 4;
+/// The opcode of discards.
+const DATASET_MANAGEMENT: u8 = 9;
 /// Longer than a command may take.
 const LONG_NS: u64 = 31_000_000_000;
 
@@ -100,6 +102,8 @@ struct World<'a> {
     faults: u64,
     /// Commands that are never answered.
     silent: u32,
+    /// Pages that the disk has time for.
+    pages: i64,
     /// Frames given up after unmaps that failed.
     unusable: usize,
 }
@@ -213,6 +217,7 @@ impl<'a> World<'a> {
             windows: 0,
             faults: 0,
             silent: 0,
+            pages: 0,
             unusable: 0,
         };
         for number in 0..RINGS {
@@ -245,10 +250,7 @@ impl<'a> World<'a> {
     fn turn(&mut self, go: bool) {
         self.core.visit(self.clock.now_ns());
         assert_eq!(self.core.next_fault(), None, "no one broke the protocol");
-        self.disk.run_at_most(COMMANDS);
-        for access in self.disk.take_accesses() {
-            self.layout.borrow().check_access(&access);
-        }
+        self.run_disk();
         let attention = self.controller.attend();
         assert!(attention.lost.is_none(), "{:?}", attention.lost);
         self.clock.advance(TURN_NS);
@@ -262,6 +264,22 @@ impl<'a> World<'a> {
             }
         }
         self.see_limits();
+    }
+
+    /// Lets the disk do as many pages as it can until the next visit; what it began it ends.
+    fn run_disk(&mut self) {
+        self.pages = (self.pages + PAGES).min(PAGES);
+        while self.pages > 0 && self.disk.run_at_most(1) > 0 {
+            let mut pages = 1;
+            for access in self.disk.take_accesses() {
+                let layout = self.layout.borrow();
+                layout.check_access(&access);
+                if access.opcode != DATASET_MANAGEMENT {
+                    pages = (access.blocks << (layout.shift - 9)).div_ceil(8);
+                }
+            }
+            self.pages -= pages.cast_signed();
+        }
     }
 
     fn detach(&mut self, id: RingId) {
