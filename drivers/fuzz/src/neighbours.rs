@@ -2,7 +2,7 @@
 //! one real NVMe queue, while grants and the disk fail, volumes change size and rings come and go.
 //!
 //! The disk works in virtual time, so that what the others cost the honest guest can be bounded.
-//! Which blocks a command may reach is reckoned by [`layout`], and all that a guest may read or
+//! Which blocks a command may reach is reckoned by `layout`, and all that a guest may read or
 //! write bears its stamp.
 
 mod honest;
