@@ -290,7 +290,7 @@ impl GrantCache {
     /// Unmaps some of the least recently used pages that nothing pins, in one hypercall. Returns
     /// how many were unmapped and how many frames were lost because that failed.
     ///
-    /// Only one call in [`EVICT_TURNS`] turns does anything: a frontend that never uses a
+    /// Only one call in `EVICT_TURNS` turns does anything: a frontend that never uses a
     /// reference twice must not make the core, which may serve others too, unmap all day. What
     /// does not fit meanwhile is copied, which costs less than to map and unmap it.
     pub fn evict(&mut self, grants: &impl GrantOps) -> (usize, usize) {
