@@ -11,6 +11,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 use xshell::{Shell, cmd};
 
+use super::debian;
 use crate::root;
 use crate::ui::Progress;
 
@@ -48,12 +49,10 @@ impl Emulator {
             command.arg(QEMU);
             return;
         };
-        let lib = root.join("lib/x86_64-linux-gnu");
-        let usr = root.join("usr/lib/x86_64-linux-gnu");
-        command.env("QEMU_MODULE_DIR", usr.join("qemu"));
+        let lib = root.join("usr/lib/x86_64-linux-gnu");
+        command.env("QEMU_MODULE_DIR", lib.join("qemu"));
         command.arg(lib.join("ld-linux-x86-64.so.2"));
-        command.arg("--library-path");
-        command.arg(format!("{}:{}", lib.display(), usr.display()));
+        command.arg("--library-path").arg(&lib);
         command.arg(root.join("usr/bin").join(QEMU));
         for folder in ["usr/share/qemu", "usr/share/seabios"] {
             command.arg("-L").arg(root.join(folder));
@@ -70,13 +69,7 @@ fn is_fit(text: &str) -> bool {
 fn fetch(sh: &Shell, dir: &Path) -> Result<()> {
     let _progress = Progress::start("rig", &format!("fetching QEMU {VERSION}x of {SUITE}"));
     let part = dir.with_extension("part");
-    let _ = fs::remove_dir_all(&part);
-    cmd!(
-        sh,
-        "mmdebstrap --quiet --variant=extract --include=qemu-system-x86 {SUITE} {part}"
-    )
-    .quiet()
-    .run()?;
+    debian::unpack(sh, SUITE, "qemu-system-x86", &part)?;
     // Under its name only when it is whole: what is there is not fetched again.
     fs::rename(part, dir)?;
     Ok(())
