@@ -24,11 +24,12 @@ for how in '' --force; do
 	order life 60 'same xvda'
 done
 
-# Linux' driver, bound again or loaded again, does not ask for its disk by itself: the disk is taken
-# and given anew.
+# Linux' driver that is unbound closes its disk. One that is loaded again may connect by itself, which it
+# is served for. Either way the disk is then taken and given anew.
+at_rest() { back_state 6 || back_state 4; }
 for change in 'release_disk 51712' 'release_disk 51712 && modprobe -r xen-blkfront && modprobe xen-blkfront'; do
 	order life 20 "$change"
-	wait_until 10 back_state 6 || fail "the backend is not closed after its frontend"
+	wait_until 10 at_rest || fail "the backend neither follows its frontend nor serves it anew"
 	detach
 	attach
 	order life 60 'same xvda'
