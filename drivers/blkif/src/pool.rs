@@ -58,7 +58,7 @@ pub enum Purpose {
 /// Whose bytes are in a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Contents {
-    /// This guest's and nobody else's, or none.
+    /// Only this guest's, or none.
     Of(DomId),
     /// Several guests', or one's that has gone.
     Mixed,

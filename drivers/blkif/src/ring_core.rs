@@ -35,7 +35,7 @@ pub struct Config {
     /// Requests taken from one ring in one visit; at least 1.
     pub budget: u32,
     /// Segments of the largest request; at least [`MAX_SEGMENTS`]. There must be as many buffer
-    /// pages, so that such a request goes through them at once where nobody else needs any.
+    /// pages, so that such a request goes through them at once where no other ring needs any.
     pub segments: usize,
     /// Grant maps in one hypercall; at least `segments`.
     pub map_batch: usize,

@@ -153,7 +153,7 @@ impl Scheduler {
         self.crowded = false;
     }
 
-    /// Once it is known what is left over: true if a new round begins, in which somebody can send
+    /// Once it is known what is left over: true if a new round begins, in which a ring can send
     /// at once.
     pub(crate) fn next_round(&mut self) -> bool {
         let starved = core::mem::take(&mut self.starved);

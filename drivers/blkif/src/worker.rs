@@ -263,7 +263,7 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> Worker<Q, G, N> {
         }
     }
 
-    /// Rests until the next look, or until there are grants to let go of.
+    /// Rests until the next look, or until unused grants are due to be unmapped.
     fn sleep(&mut self, now_ns: u64, again: bool) -> Next {
         let rings = self.core.as_ref().and_then(|core| core.sessions().next());
         let look = match rings {
