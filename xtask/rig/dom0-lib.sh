@@ -140,7 +140,14 @@ assignable() {
 	done
 }
 
-last_words() { tail -n 3 /var/log/xen/guest-$1.log | tr '\r\n' '  '; }
+# last_words NAME: what a domain's console said last, without what moves the cursor
+last_words() { tail -n 3 /var/log/xen/guest-$1.log | sed "s/$(printf '\033')\\[[0-9;]*[A-Za-z]//g" | tr '\r\n' '  '; }
+
+# end_of NAME: the same, and what Xen said last of the end of any domain
+end_of() {
+	echo "$(last_words $1); Xen's last such line: $(timeout 10 xl dmesg | tail -n 100 |
+		grep -iE 'triple fault|crash|unhandled|invalid vmcb|hvm shutdown|iommu.*fault' | tail -n 1)"
+}
 
 # spindle_up: have the Spindle that owns the NVMe disk run
 spindle_up() {
@@ -256,7 +263,7 @@ guest_need() {
 	guest_wait "$@"
 	case $? in
 	0) return 0 ;;
-	2) fail "guest $1 ended without reporting '$2': $(last_words $1)" ;;
+	2) fail "guest $1 ended without reporting '$2': $(end_of $1)" ;;
 	3) fail "guest $1: $(grep '^%% fail' $(guest_log $1) | tr -d '\r')" ;;
 	*) fail "guest $1 did not report '$2' within $3 s: $(last_words $1)" ;;
 	esac
@@ -288,11 +295,11 @@ guest_start() {
 		try_xl 120 create /run/$1.cfg || fail "xl create $1: $(refusal)"
 		guest_wait $1 up 120 && return 0
 		[ $try = 1 ] || break
-		second_try "guest $1 does not come up: $(last_words $1)"
+		second_try "guest $1 does not come up: $(end_of $1)"
 		cat $(guest_log $1)
 		xl destroy $1
 	done
-	fail "guest $1 does not come up: $(last_words $1)"
+	fail "guest $1 does not come up: $(end_of $1)"
 }
 
 # LINUX: the beginning of a guest's kernel command line. Without norandmaps the emulator of Debian 12

@@ -22,7 +22,7 @@ report discarded before=$before after=$after
 await
 
 # Nothing is to be written later, while dom0 counts.
-/usr/sbin/mke2fs -q -t ext4 -E lazy_itable_init=0,lazy_journal_init=0 /dev/xvda || fail "mke2fs"
+/usr/sbin/mke2fs -q -F -t ext4 -E lazy_itable_init=0,lazy_journal_init=0 /dev/xvda || fail "mke2fs"
 mount -t ext4 /dev/xvda /mnt || fail "mount"
 mkdir /mnt/tree
 cd /mnt/tree

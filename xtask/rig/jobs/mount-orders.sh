@@ -3,7 +3,7 @@
 # prepare DISK: an empty file system on it
 prepare() {
 	wait_disk $1
-	/usr/sbin/mke2fs -q -t ext4 /dev/$1
+	/usr/sbin/mke2fs -q -F -t ext4 /dev/$1
 }
 
 # hold DISK: mount it

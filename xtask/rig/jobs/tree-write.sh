@@ -4,7 +4,7 @@ modprobe crc32c_generic
 modprobe ext4
 wait_disk xvda
 report disk bytes=$(($(cat /sys/block/xvda/size) * 512))
-/usr/sbin/mke2fs -q -t ext4 /dev/xvda || fail "mke2fs"
+/usr/sbin/mke2fs -q -F -t ext4 /dev/xvda || fail "mke2fs"
 mount -t ext4 /dev/xvda /mnt || fail "mount"
 mkdir /mnt/tree
 cd /mnt/tree

@@ -3,7 +3,7 @@
 modprobe crc32c_generic
 modprobe ext4
 for name in $disks; do
-	/usr/sbin/mke2fs -q -t ext2 -b 4096 /dev/$name || fail "mke2fs $name"
+	/usr/sbin/mke2fs -q -F -t ext2 -b 4096 /dev/$name || fail "mke2fs $name"
 	mount -t ext4 /dev/$name /mnt || fail "mount $name"
 	mkdir -p /mnt/boot/grub
 	cat > /mnt/boot/grub/grub.cfg <<-G

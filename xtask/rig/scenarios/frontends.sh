@@ -85,7 +85,7 @@ boot() {
 		guest_wait $who ready 200
 		status=$?
 		[ $status = 2 ] && [ $try = 1 ] || break
-		second_try "guest $who ended: $(last_words $who)"
+		second_try "guest $who ended: $(end_of $who)"
 	done
 	[ $status = 0 ] || fail "no Linux in $who: $(last_words $who)"
 	uses

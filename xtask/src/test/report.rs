@@ -170,7 +170,7 @@ mod tests {
         report.ran(Suite::Trixie, "hotplug", verdict(None), &why, often);
         let error = report.judge().expect_err("too often").to_string();
         assert!(
-            error.contains("2 second tries in the last 7 runs"),
+            error.contains("2 of the last 7 runs needed a second try"),
             "{error}"
         );
     }
