@@ -80,5 +80,5 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         kernel::build()?;
         return Ok(());
     }
-    test::run(&test::Args::rig_on_both())
+    test::run(&test::Args::ci())
 }

@@ -51,7 +51,7 @@ enum Task {
     /// Run every test: the host's first, then the scenarios under nested Xen.
     Test(test::Args),
     /// What CI does: formatting, lints, documentation, licences, models, then `test` on both
-    /// suites.
+    /// suites, with half of the scenarios beyond the core.
     Ci(ci::Args),
     /// Compare Spindle with Linux' xen-blkback, and measure its hot path on the host.
     Bench(bench::Args),

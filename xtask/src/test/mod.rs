@@ -12,7 +12,7 @@ use self::report::Report;
 use crate::history::History;
 use crate::rig::{self, Backend, Setup, Suite};
 use crate::scenario::{self, Scenario};
-use crate::{kernel, root, ui};
+use crate::{fuzz, kernel, root, ui};
 
 /// Which suites to test on.
 #[derive(Clone, Copy, ValueEnum)]
@@ -46,6 +46,9 @@ pub(crate) struct Args {
     /// Who serves the disk; `dom0` is Linux' own backend, to check the rig itself.
     #[arg(long, value_enum, default_value = "spindle", hide = true)]
     backend: Backend,
+    /// Of the scenarios beyond the core, only every second; which ones changes with the commit.
+    #[arg(skip)]
+    sample: bool,
 }
 
 impl Args {
@@ -57,8 +60,8 @@ impl Args {
         self.filter.iter().any(|part| name.contains(part))
     }
 
-    /// What `--suite both` means, without the host's tests.
-    pub(crate) fn rig_on_both() -> Self {
+    /// What `--suite both` means, without the host's tests, and as much of it as CI has time for.
+    pub(crate) fn ci() -> Self {
         Self {
             suite: Suites::Both,
             filter: Vec::new(),
@@ -66,6 +69,7 @@ impl Args {
             host_only: false,
             rig_only: true,
             backend: Backend::Spindle,
+            sample: true,
         }
     }
 }
@@ -78,7 +82,12 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if args.host_only {
         return Ok(());
     }
-    let chosen = choose(args)?;
+    let mut chosen = choose(args)?;
+    if args.sample {
+        let (part, rest) = halve(&chosen, fuzz::commit(&Shell::new()?)?);
+        ui::step("test", &format!("left out this time: {}", names(&rest)));
+        chosen = part;
+    }
     let _lock = rig::lock()?;
     let image = match args.backend {
         Backend::Spindle | Backend::Bench => Some(kernel::build()?.path),
@@ -130,14 +139,29 @@ fn choose(args: &Args) -> Result<Vec<&'static Scenario>> {
     };
     for part in &args.filter {
         if !all().any(|scenario| scenario.name.contains(part)) {
-            let names: Vec<&str> = all().map(|scenario| scenario.name).collect();
-            bail!(
-                "no scenario is called like \"{part}\"; there are: {}",
-                names.join(" ")
-            );
+            let names = names(&all().collect::<Vec<_>>());
+            bail!("no scenario is called like \"{part}\"; there are: {names}");
         }
     }
     Ok(all().filter(|scenario| args.wants(scenario.name)).collect())
+}
+
+/// The core and every second one of the others, and the rest of those: an even number leaves others
+/// out than an odd one.
+fn halve(
+    chosen: &[&'static Scenario],
+    number: u64,
+) -> (Vec<&'static Scenario>, Vec<&'static Scenario>) {
+    let mut even = !number.is_multiple_of(2);
+    chosen.iter().copied().partition(|scenario| {
+        even ^= !scenario.core;
+        scenario.core || even
+    })
+}
+
+fn names(scenarios: &[&Scenario]) -> String {
+    let names: Vec<&str> = scenarios.iter().map(|scenario| scenario.name).collect();
+    names.join(" ")
 }
 
 /// The host's tests.
@@ -156,12 +180,32 @@ mod tests {
     fn filtered(filter: &[&str]) -> Result<Vec<&'static str>> {
         let args = Args {
             filter: filter.iter().map(ToString::to_string).collect(),
-            ..Args::rig_on_both()
+            ..Args::ci()
         };
         Ok(choose(&args)?
             .iter()
             .map(|scenario| scenario.name)
             .collect())
+    }
+
+    #[test]
+    fn two_samples_make_the_whole_and_each_has_the_core() -> Result<()> {
+        let all = choose(&Args::ci())?;
+        let (even, not_even) = halve(&all, 4);
+        let (odd, not_odd) = halve(&all, 7);
+        let core = all.iter().filter(|scenario| scenario.core).count();
+        for (part, rest) in [(&even, &not_odd), (&odd, &not_even)] {
+            assert_eq!(part.len() - core, rest.len());
+            assert!(rest.iter().all(|scenario| !scenario.core));
+            let names = |of: &[&Scenario]| -> Vec<_> {
+                let others = of.iter().filter(|scenario| !scenario.core);
+                others.map(|scenario| scenario.name).collect()
+            };
+            assert_eq!(names(part), names(rest));
+        }
+        assert_eq!(even.len() + not_even.len(), all.len());
+        assert!(even.len().abs_diff(odd.len()) <= 1);
+        Ok(())
     }
 
     #[test]
