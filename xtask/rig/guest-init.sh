@@ -37,6 +37,9 @@ release_disk() {
 	echo vbd-$1 > /sys/bus/xen/drivers/vbd/unbind || fail "unbind vbd-$1"
 }
 
+# answered DISK: how many reads and writes it has answered
+answered() { awk '{print $1 + $5}' /sys/block/$1/stat; }
+
 # sum_range DISK OFFSET-MIB LENGTH-MIB: its checksum, read from the disk itself
 sum_range() {
 	echo 3 > /proc/sys/vm/drop_caches

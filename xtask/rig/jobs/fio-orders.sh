@@ -13,9 +13,6 @@ fill() {
 # stamp BLOCK: what the ledger has there
 stamp() { yes "block $1 of round $round" | head -c 4096; }
 
-# answered DISK: requests that it has answered
-answered() { awk '{print $1 + $5}' /sys/block/$1/stat; }
-
 # load DISK: begin a new round: deep random I/O, verified as it goes, and beside it block after
 # block of the ledger, each of them flushed. Until `enough`.
 load() {
