@@ -1,5 +1,6 @@
 //! Which QEMU emulates the machine: the host's if it is the version of Debian 12, and otherwise
-//! that version, fetched once and run from a folder with libraries of its own.
+//! that version, fetched once and run from a folder with libraries of its own. In either case a
+//! copy without the fault that `mend` is about.
 //!
 //! Under QEMU 10.0 (Debian 13) Linux guests of the nested Xen stop before their first console line;
 //! `xtask/README.md` has what was tried.
@@ -12,11 +13,14 @@ use anyhow::{Context, Result};
 use xshell::{Shell, cmd};
 
 use super::debian;
+use super::mend::mend;
 use crate::root;
-use crate::ui::Progress;
+use crate::ui::{self, Progress};
 
 /// The program.
 const QEMU: &str = "qemu-system-x86_64";
+/// Where the host has it.
+const WHICH: &str = "command -v qemu-system-x86_64";
 
 /// The only version that the rig is known to work with, and the suite that has it.
 const VERSION: &str = "7.2.";
@@ -24,40 +28,62 @@ const SUITE: &str = "bookworm";
 
 /// A QEMU of the right version.
 pub(crate) struct Emulator {
-    /// The folder that it was fetched to; `None` for the host's own.
+    program: PathBuf,
+    /// Where its files and libraries are, if it was fetched; otherwise they are the host's.
     root: Option<PathBuf>,
 }
 
 impl Emulator {
-    /// Finds the host's QEMU fit, or fetches one.
+    /// Finds the host's QEMU fit, or fetches one, and makes a copy without the fault.
     pub(super) fn prepare(sh: &Shell) -> Result<Self> {
         let host = cmd!(sh, "{QEMU} --version").quiet().ignore_stderr().read();
-        if host.is_ok_and(|text| is_fit(&text)) {
-            return Ok(Self { root: None });
-        }
-        let dir = root().join("target/rig/emulator");
-        if !dir.exists() {
-            fetch(sh, &dir)
-                .context("fetch QEMU; it needs root and a Debian mirror within reach")?;
-        }
-        Ok(Self { root: Some(dir) })
+        let (root, original) = if host.is_ok_and(|text| is_fit(&text)) {
+            let path = cmd!(sh, "sh -c {WHICH}").quiet().read()?;
+            (None, PathBuf::from(path))
+        } else {
+            let dir = root().join("target/rig/emulator");
+            if !dir.exists() {
+                fetch(sh, &dir)
+                    .context("fetch QEMU; it needs root and a Debian mirror within reach")?;
+            }
+            let program = dir.join("usr/bin").join(QEMU);
+            (Some(dir), program)
+        };
+        let program = copy(&original).with_context(|| format!("copy {}", original.display()))?;
+        Ok(Self { program, root })
     }
 
     /// Adds the program, and what it needs to find its own files, to a command that starts it.
     pub(super) fn add(&self, command: &mut Command) {
-        let Some(root) = &self.root else {
-            command.arg(QEMU);
-            return;
-        };
+        let root = self.root.as_deref().unwrap_or(Path::new("/"));
         let lib = root.join("usr/lib/x86_64-linux-gnu");
         command.env("QEMU_MODULE_DIR", lib.join("qemu"));
-        command.arg(lib.join("ld-linux-x86-64.so.2"));
-        command.arg("--library-path").arg(&lib);
-        command.arg(root.join("usr/bin").join(QEMU));
+        if self.root.is_some() {
+            command.arg(lib.join("ld-linux-x86-64.so.2"));
+            command.arg("--library-path").arg(&lib);
+        }
+        command.arg(&self.program);
         for folder in ["usr/share/qemu", "usr/share/seabios"] {
             command.arg("-L").arg(root.join(folder));
         }
     }
+}
+
+/// Makes the copy that runs.
+fn copy(original: &Path) -> Result<PathBuf> {
+    let mut program = fs::read(original)?;
+    if !mend(&mut program) {
+        let note = "this QEMU lacks the code that is to be mended: guests may die now and then";
+        ui::step("rig", note);
+    }
+    let dir = root().join("target/rig/mended");
+    fs::create_dir_all(&dir)?;
+    let (path, part) = (dir.join(QEMU), dir.join("part"));
+    fs::write(&part, program)?;
+    fs::set_permissions(&part, fs::metadata(original)?.permissions())?;
+    // Another one may be running.
+    fs::rename(&part, &path)?;
+    Ok(path)
 }
 
 /// Whether `--version` says that it is of the version wanted.

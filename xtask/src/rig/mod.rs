@@ -19,6 +19,7 @@ mod grub;
 mod guests;
 mod images;
 mod machine;
+mod mend;
 mod monitor;
 pub(crate) mod outcome;
 mod packages;
