@@ -224,6 +224,19 @@ impl Xenstored {
         core::str::from_utf8(self.read(path)?).ok()
     }
 
+    /// The names of a node's children, in order.
+    #[must_use]
+    pub fn children(&self, path: &str) -> Vec<String> {
+        let name = |below: &str| {
+            below
+                .strip_prefix(path)?
+                .strip_prefix('/')
+                .map(String::from)
+        };
+        let names = self.tree.keys().filter_map(|below| name(below));
+        names.filter(|name| !name.contains('/')).collect()
+    }
+
     /// Removes `path` and all below.
     pub fn remove(&mut self, path: &str) {
         let gone = subtree(&self.tree, path);

@@ -42,6 +42,8 @@ pub(crate) struct Kernel {
     pub(crate) queues: Option<u32>,
     /// The disk's sector size, if not 512.
     pub(crate) sector_size: Option<u32>,
+    /// All that is known of the disk, if not [`facts`].
+    pub(crate) facts: Option<DiskFacts>,
     pub(crate) connections: BTreeMap<DeviceId, ConnectRequest>,
     pub(crate) connects: usize,
     /// Answers are held back while set.
@@ -66,10 +68,14 @@ pub(crate) struct Bed {
 
 impl Bed {
     pub(crate) fn new() -> Self {
+        Self::offering(OFFER)
+    }
+
+    pub(crate) fn offering(offer: Offer) -> Self {
         let page = SharedPages::host(1, 0);
         let store = Xenstored::new(page.alias(), BE);
         Self {
-            backend: Backend::new(OFFER),
+            backend: Backend::new(offer),
             store,
             kernel: Kernel::default(),
             now: 1000 * MS,
@@ -201,6 +207,7 @@ impl Bed {
         let kernel = &mut self.kernel;
         for device in kernel.opening.drain(..) {
             let result = match kernel.open.get(&device) {
+                Some(_) if kernel.facts.is_some() => Ok(kernel.facts.unwrap()),
                 Some(access) => Ok(DiskFacts {
                     queues: kernel.queues.unwrap_or(OFFER.max_queues),
                     sector_size: kernel.sector_size.unwrap_or(512),

@@ -4,4 +4,6 @@ mod bed;
 mod frontends;
 mod interleavings;
 mod life;
+mod offers;
+mod refusals;
 mod round_trips;
