@@ -222,6 +222,7 @@ impl Default for Sizes {
 }
 
 /// How a frontend is attached.
+#[derive(Clone, Copy)]
 pub struct How {
     /// Frames of its window; none without persistent grants.
     pub frames: Option<usize>,
