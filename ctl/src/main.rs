@@ -34,8 +34,12 @@ mod host;
 mod lock;
 mod lost;
 mod metrics;
+#[cfg(test)]
+mod metrics_tests;
 mod pci;
 mod place;
+#[cfg(test)]
+mod place_tests;
 mod plan;
 #[cfg(test)]
 mod plan_tests;
@@ -43,6 +47,8 @@ mod record;
 mod restart;
 #[cfg(test)]
 mod restart_tests;
+#[cfg(test)]
+mod shutdown_tests;
 mod spindle;
 mod store;
 mod tables;
