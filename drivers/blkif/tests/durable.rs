@@ -13,7 +13,7 @@ use spindle_nvme::{Controller, QueuePair};
 use spindle_testkit::blkfront::Blkfront;
 use spindle_testkit::grants::{FakeEvents, FakeGrants};
 use spindle_testkit::mem::{FakeBus, FakeClock};
-use spindle_testkit::nvme::{self, FakeNvme};
+use spindle_testkit::nvme::{self, FakeNvme, NamespaceConfig};
 use spindle_xen::DomId;
 use spindle_xen::event::Port;
 
@@ -61,6 +61,7 @@ impl Machine {
         let config = nvme::Config {
             manual: true,
             out_of_order: true,
+            namespaces: vec![NamespaceConfig::new(1, 8 * PLACES as u64, 9)],
             ..nvme::Config::default()
         };
         let disk = FakeNvme::new(Arc::clone(bus), config);
