@@ -4,6 +4,7 @@ mod bed;
 mod frontends;
 mod interleavings;
 mod life;
+mod limits;
 mod offers;
 mod refusals;
 mod round_trips;

@@ -1,0 +1,40 @@
+//! How many devices there is room for: in xenstored's quota, in our table, for one guest.
+
+use crate::bed::{Bed, VBD};
+use spindle_testkit::xenstored::Vbd;
+
+/// Nodes that a domain may own by xenstored's default.
+const QUOTA: usize = 1000;
+
+/// Attaches one disk to each of many guests until one is not served; gives how many are.
+fn served(guests: u16) -> (Bed, usize) {
+    let mut bed = Bed::new();
+    bed.settle();
+    bed.store.set_quota(QUOTA);
+    for frontend in 1..=guests {
+        let vbd = Vbd { frontend, ..VBD };
+        bed.attach(vbd);
+        bed.run(30_000);
+        if vbd.back_state(&bed.store) != 2 {
+            return (bed, usize::from(frontend) - 1);
+        }
+    }
+    (bed, guests.into())
+}
+
+/// "About 30 disks" of README.md: each has its node, the toolstack's and ours.
+#[test]
+fn xenstoreds_default_quota_is_enough_for_about_thirty_disks() {
+    let (bed, count) = served(64);
+    assert!((28..=34).contains(&count), "{count}");
+    let next = Vbd {
+        frontend: count as u16 + 1,
+        ..VBD
+    };
+    let why = bed.error(next).unwrap_or_default();
+    assert!(why.contains("quota"), "{why}");
+    // The others work on.
+    for frontend in 1..=count as u16 {
+        assert_eq!(Vbd { frontend, ..VBD }.back_state(&bed.store), 2);
+    }
+}
