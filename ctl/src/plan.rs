@@ -126,7 +126,7 @@ impl Plan {
         let name = check::name(&config)?;
         let line = config.text("cmdline")?.unwrap_or_default().to_string();
         // No knob, but for whoever looks into Spindle itself.
-        let is_knob = |word: &&str| !word.starts_with("debug_port");
+        let is_knob = |word: &&str| word.split('=').next() != Some("debug_port");
         check::knobs("cmdline", line.split_whitespace().filter(is_knob))?;
         check::knobs("--set", wanted.knobs.iter().map(String::as_str))?;
         if let Some(earlier) = earlier {

@@ -181,6 +181,10 @@ fn what_cannot_work_is_refused_before_anything_is_done() {
             "cmdline pol_us=1: unknown knob \"pol_us\"; did you mean \"poll_us\"",
         ),
         (
+            bad(&|w| w.config = Some(format!("{PVH}cmdline='debug_ports'"))),
+            "cmdline debug_ports: unknown knob",
+        ),
+        (
             bad(&|w| w.config = Some(format!("{PVH}memory='64M'"))),
             "memory=64M: a number of MiB",
         ),
