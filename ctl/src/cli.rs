@@ -33,7 +33,8 @@ pub(crate) enum Verb {
     Stat,
     /// Show live rates of all disks and cores.
     Top(Top),
-    /// Print all counters for Prometheus (for the textfile collector of its node exporter).
+    /// Print the counters of disks and cores for Prometheus (for the textfile collector of its node
+    /// exporter).
     Metrics,
 }
 
