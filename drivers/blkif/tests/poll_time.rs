@@ -82,3 +82,32 @@ fn a_core_that_shall_not_poll_sleeps_at_once() {
 fn a_core_that_shall_poll_always_never_sleeps() {
     assert_eq!(polls(PollTime::Always, 2), [None, None]);
 }
+
+/// "A core with rings every 2 s, without every 4 s": it looks though no event has come.
+#[test]
+fn a_core_that_sleeps_looks_every_two_seconds_with_rings_and_every_four_without() {
+    for (rings, seconds) in [(1, 2), (0, 4)] {
+        let mut rig = Rig::new();
+        let (session, _front) = rig.session(1, PERSISTENT);
+        let link = Arc::new(Link::default());
+        let poll = PollTime::For(0);
+        let mut worker = Worker::new(rig.core, link.clone(), poll, Arc::<CoreStats>::default());
+        let mut now = 1_000_000;
+        if rings > 0 {
+            let session = Box::new(session);
+            link.orders
+                .put(Order::Attach { token: 1, session })
+                .unwrap();
+        }
+        let mut looks = Vec::new();
+        while looks.len() < 5 {
+            now += STEP_NS;
+            if let Next::Rest(until) = worker.turn(now) {
+                assert!(worker.listen());
+                looks.push(until.ns() - now);
+                now = until.ns() - STEP_NS;
+            }
+        }
+        assert_eq!(looks[1..], [seconds * 1_000_000_000; 4], "{rings} rings");
+    }
+}

@@ -38,3 +38,32 @@ fn xenstoreds_default_quota_is_enough_for_about_thirty_disks() {
         assert_eq!(Vbd { frontend, ..VBD }.back_state(&bed.store), 2);
     }
 }
+
+#[test]
+fn sixty_four_devices_are_served_and_not_one_more() {
+    let mut bed = Bed::new();
+    bed.store.set_quota(100 * QUOTA);
+    let vbds: Vec<_> = (1..=66).map(|frontend| Vbd { frontend, ..VBD }).collect();
+    for vbd in &vbds {
+        bed.attach(*vbd);
+        bed.settle();
+    }
+    let served = vbds.iter().filter(|vbd| vbd.back_state(&bed.store) == 2);
+    assert!(served.copied().eq(vbds[..64].iter().copied()));
+    for vbd in &vbds[64..] {
+        let why = bed.error(*vbd).unwrap();
+        assert!(why.contains("64 are served already"), "{why}");
+    }
+}
+
+#[test]
+fn the_reasons_of_the_last_thirty_two_refusals_are_kept() {
+    let mut bed = Bed::new();
+    let vbds: Vec<_> = (1..=50).map(|frontend| Vbd { frontend, ..VBD }).collect();
+    for vbd in &vbds {
+        vbd.attach(&mut bed.store, "nope", "w");
+        bed.settle();
+    }
+    let kept: Vec<_> = vbds.iter().map(|vbd| bed.error(*vbd).is_some()).collect();
+    assert_eq!(kept, (1..=50).map(|number| number > 18).collect::<Vec<_>>());
+}
