@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use common::{PERSISTENT, Rig};
 use spindle_blkif::abi::Operation;
-use spindle_blkif::pacer::PollTime;
+use spindle_blkif::pacer::{Pacer, PollTime, Rest, Wait};
 use spindle_blkif::stats::CoreStats;
 use spindle_blkif::worker::{Link, Next, Order, Worker};
 
@@ -110,4 +110,48 @@ fn a_core_that_sleeps_looks_every_two_seconds_with_rings_and_every_four_without(
         }
         assert_eq!(looks[1..], [seconds * 1_000_000_000; 4], "{rings} rings");
     }
+}
+
+/// "At most 1250": however late sleeps have been ending, no command that is about to end is polled
+/// for longer. Gives the longest time that was polled without a break for one of many commands.
+fn longest_spin(time: u64, late: u64) -> u64 {
+    let mut pacer = Pacer::new(PollTime::For(1000));
+    let (mut wait, mut now, mut longest) = (Wait::default(), 0, 0);
+    for round in 0..300 {
+        let overslept = pacer.wake(now);
+        wait.note(now, false, 1, overslept);
+        pacer.worked(now);
+        // Now and then one takes ten times as long.
+        let end = now + if round % 50 == 49 { 10 * time } else { time };
+        let mut spun = 0;
+        while now < end {
+            pacer.wake(now);
+            match pacer.idle(now, 1, std::iter::once(&wait)) {
+                Rest::Poll => {
+                    (now, spun) = (now + 1000, spun + 1000);
+                    longest = longest.max(spun);
+                }
+                Rest::Nap { until, .. } => (now, spun) = (until + late, 0),
+                Rest::Sleep => panic!("nothing would wake it"),
+            }
+        }
+        let overslept = pacer.wake(now);
+        wait.note(now, true, 0, overslept);
+        pacer.worked(now);
+        now += 10_000_000;
+    }
+    longest
+}
+
+#[test]
+fn what_is_about_to_end_is_polled_for_a_bounded_time() {
+    let mut most = 0;
+    for time in [
+        50_000, 200_000, 700_000, 1_200_000, 2_000_000, 5_000_000, 20_000_000,
+    ] {
+        for late in [0, 50_000, 300_000, 1_000_000, 20_000_000] {
+            most = most.max(longest_spin(time, late));
+        }
+    }
+    assert!((500_000..=1_250_000).contains(&most), "{most}");
 }
