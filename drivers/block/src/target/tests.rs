@@ -4,7 +4,6 @@ use super::*;
 use crate::Unit;
 use alloc::format;
 use alloc::vec;
-use proptest::prelude::*;
 
 fn volume(name: &str, disk: usize, start: u64, sectors: u64) -> Volume {
     Volume {
@@ -227,38 +226,5 @@ fn a_list_always_fits_into_the_store() {
         assert!(text.len() <= 1792, "{count}");
         assert_eq!(text.contains("PARTLABEL"), aliases, "{count}");
         assert_eq!(text.contains("partitions more"), cut, "{count}");
-    }
-}
-
-proptest! {
-    /// The rule itself: of two that hold a block in common, neither writes, or one of them
-    /// asked to share.
-    #[test]
-    fn nobody_writes_what_another_has_unasked(
-        steps in prop::collection::vec((0usize..4, 0usize..3, 0u8..4, any::<bool>()), 0..40),
-    ) {
-        let mut targets = targets();
-        let names = ["nvme0n1", "nvme0n1p1", "nvme0n1p2", "ram0"];
-        let mut held: Vec<(String, Volume, Use)> = Vec::new();
-        for (name, usage, holder, release) in steps {
-            let holder = format!("{holder}/1");
-            if release {
-                targets.release(&holder);
-                held.retain(|(who, ..)| *who != holder);
-                continue;
-            }
-            let usage = [Use::Read, Use::Write, Use::SharedWrite][usage];
-            if let Ok(volume) = targets.claim(names[name], usage, &holder) {
-                let volume = volume.clone();
-                held.retain(|(who, ..)| *who != holder);
-                for (_, other, how) in &held {
-                    let shared = overlap(other, &volume);
-                    let asked = usage == Use::SharedWrite;
-                    let reading = usage == Use::Read && *how == Use::Read;
-                    prop_assert!(!shared || asked || reading);
-                }
-                held.push((holder, volume, usage));
-            }
-        }
     }
 }
