@@ -1,12 +1,11 @@
 //! Base address registers: how large they are, where they go, and switching a function on.
 
 use alloc::vec::Vec;
-use core::ops::Range;
 
-use spindle_hw::{PAGE_SIZE, Ports};
+use spindle_hw::Ports;
 
 use crate::config::{command, register};
-use crate::{Address, Bus};
+use crate::{Address, Bus, Window};
 
 /// Why a function could not be switched on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -32,8 +31,8 @@ pub enum PciError {
         /// What it held after all ones were written.
         mask: u64,
     },
-    /// The window has no room left.
-    #[error("{at}: no room for the {size:#x} bytes of BAR {index}")]
+    /// The window has no room left that the register can address.
+    #[error("{at}: no room for the {size:#x} bytes of the {width}-bit BAR {index}")]
     NoRoom {
         /// Where.
         at: Address,
@@ -41,6 +40,8 @@ pub enum PciError {
         index: u8,
         /// Bytes asked for.
         size: u64,
+        /// Bits of the register: one of 32 reaches nothing above 4 GiB.
+        width: u8,
     },
     /// The register did not take the address.
     #[error("{at}: BAR {index} reads {read:#x} after {wrote:#x} was written")]
@@ -62,42 +63,6 @@ pub enum PciError {
         /// Number of the register.
         index: u8,
     },
-}
-
-/// Guest-physical addresses for BARs to be placed in, from the bottom up.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Window {
-    next: u64,
-    end: u64,
-}
-
-impl Window {
-    /// Where Xen leaves room for PCI memory in a container with a device model.
-    pub const HVM: Self = Self {
-        next: 0xf000_0000,
-        end: 0xfc00_0000,
-    };
-
-    /// A window of free addresses.
-    #[must_use]
-    pub const fn new(range: Range<u64>) -> Self {
-        Self {
-            next: range.start,
-            end: range.end,
-        }
-    }
-
-    /// Takes `size` bytes, a power of two, aligned to their size and to pages.
-    fn take(&mut self, size: u64) -> Option<u64> {
-        let size = size.max(PAGE_SIZE as u64);
-        let start = self.next.checked_next_multiple_of(size)?;
-        let end = start.checked_add(size)?;
-        if end > self.end {
-            return None;
-        }
-        self.next = end;
-        Some(start)
-    }
 }
 
 /// Who decides where the BARs are.
@@ -135,15 +100,32 @@ impl<P: Ports> Bus<P> {
     /// Places the memory BARs of the function at `at` and lets it decode memory and master the
     /// bus, with its interrupt pin off. I/O BARs stay off.
     ///
-    /// Memory decoding is off while BARs change, so that nothing is mapped in passing at an
-    /// address that was never meant.
-    ///
     /// # Errors
     /// See [`PciError`]; the function is then left switched off.
     pub fn enable(
         &self,
         at: Address,
+        placement: Placement<'_>,
+    ) -> Result<Vec<MemoryBar>, PciError> {
+        self.enable_only(at, placement, |_| true)
+    }
+
+    /// The same for those memory BARs only whose number is `needed`, which alone are returned.
+    ///
+    /// When BARs are assigned, the others are left with an address from which nothing is decoded:
+    /// a controller's memory buffer of many GiB then takes no addresses, and the device model does
+    /// not spend time and page tables on mapping it.
+    ///
+    /// Memory decoding is off while BARs change, so that nothing is mapped in passing at an
+    /// address that was never meant.
+    ///
+    /// # Errors
+    /// See [`PciError`]; the function is then left switched off.
+    pub fn enable_only(
+        &self,
+        at: Address,
         mut placement: Placement<'_>,
+        needed: impl Fn(u8) -> bool,
     ) -> Result<Vec<MemoryBar>, PciError> {
         match self.header(at) {
             u8::MAX => return Err(PciError::Absent(at)),
@@ -155,7 +137,7 @@ impl<P: Ports> Bus<P> {
         }
         self.disable(at);
         let keep = matches!(placement, Placement::Keep);
-        let mut bars = self.memory_bars(at, keep)?;
+        let mut bars = self.memory_bars(at, keep, needed)?;
         for bar in &mut bars {
             match &mut placement {
                 Placement::Keep if bar.address == 0 => {
@@ -164,10 +146,11 @@ impl<P: Ports> Bus<P> {
                 }
                 Placement::Keep => {}
                 Placement::Assign(window) => {
-                    bar.address = window.take(bar.size).ok_or(PciError::NoRoom {
+                    bar.address = window.take(bar.size, bar.wide).ok_or(PciError::NoRoom {
                         at,
                         index: bar.index,
                         size: bar.size,
+                        width: if bar.wide { 64 } else { 32 },
                     })?;
                     self.set_bar(at, bar)?;
                 }
@@ -185,9 +168,15 @@ impl<P: Ports> Bus<P> {
         self.set_command(at, command::INTX_DISABLE);
     }
 
-    /// Sizes every memory BAR. Decoding must be off; the registers get back what they held only
-    /// to `keep` it.
-    fn memory_bars(&self, at: Address, keep: bool) -> Result<Vec<MemoryBar>, PciError> {
+    /// Sizes every memory BAR, and gives those that are `needed`. Decoding must be off; the
+    /// registers get back what they held only to `keep` it. Otherwise all address bits are left
+    /// set: the BAR ends where the address space does, and no bridge or device model maps it.
+    fn memory_bars(
+        &self,
+        at: Address,
+        keep: bool,
+        needed: impl Fn(u8) -> bool,
+    ) -> Result<Vec<MemoryBar>, PciError> {
         let mut bars = Vec::new();
         let mut index = 0;
         while index < REGISTERS {
@@ -213,6 +202,9 @@ impl<P: Ports> Bus<P> {
             } else {
                 (0, u32::MAX)
             };
+            if !needed(here) {
+                continue;
+            }
             let mask = u64::from(high_mask) << 32 | u64::from(low_mask) & !FLAGS;
             let size = mask.wrapping_neg();
             if !size.is_power_of_two() || size < 16 || wide && here + 1 == REGISTERS {
@@ -268,18 +260,4 @@ impl<P: Ports> Bus<P> {
 
 const fn bar_offset(index: u8) -> u8 {
     register::BAR0 + 4 * index
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_window_aligns_to_the_size_and_ends() {
-        let mut window = Window::new(0xf000_1000..0xf000_8000);
-        assert_eq!(window.take(0x10), Some(0xf000_1000));
-        assert_eq!(window.take(0x4000), Some(0xf000_4000));
-        assert_eq!(window.take(0x10), None);
-        assert_eq!(Window::new(u64::MAX - 10..u64::MAX).take(4096), None);
-    }
 }

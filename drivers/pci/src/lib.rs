@@ -15,9 +15,11 @@ mod capability;
 mod config;
 mod function;
 mod scan;
+mod window;
 
 pub use address::Address;
-pub use bar::{MemoryBar, PciError, Placement, Window};
+pub use bar::{MemoryBar, PciError, Placement};
 pub use capability::{Capabilities, Capability, CapabilityId};
 pub use config::{Bus, CONFIG_ADDRESS, CONFIG_DATA};
 pub use function::{Class, Function};
+pub use window::Window;

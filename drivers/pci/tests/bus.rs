@@ -102,6 +102,75 @@ fn bars_are_sized_and_assigned_whatever_they_held() {
     assert_eq!(fake.config(at(0, 5, 0), 0x04) & 0xffff, 0x400);
 }
 
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+
+/// What a container with 64 MiB of RAM has: the GiB above 4 GiB is where grants go.
+fn room() -> Window {
+    Window::around([MIB..64 * MIB, 4 * GIB..5 * GIB], 1 << 40)
+}
+
+/// Controller memory buffers (BAR 2) and persistent memory (BAR 4) of any size.
+#[test]
+fn bars_that_a_driver_does_not_need_are_not_placed_and_decode_nothing() {
+    for size in [128 * MIB, GIB, 64 * GIB, 1 << 62] {
+        let fake = FakePci::new();
+        let buffer = nvme().memory64(2, size, size);
+        fake.insert((0, 5, 0), buffer.memory32(4, 0xc000_0000, 1 << 30));
+        let (bus, here) = (Bus::new(Shared(&fake)), at(0, 5, 0));
+        let mut window = Window::HVM;
+        let all = bus.enable(here, Placement::Assign(&mut window));
+        assert!(
+            matches!(all, Err(PciError::NoRoom { index: 2, .. })),
+            "{all:?}"
+        );
+        assert_eq!(fake.decoded(here), [], "switched off");
+        let mut window = Window::HVM;
+        let placement = Placement::Assign(&mut window);
+        let bars = bus.enable_only(here, placement, |bar| bar == 0).unwrap();
+        assert_eq!(bars.len(), 1);
+        assert_eq!(fake.decoded(here), [0xf000_0000..0xf000_4000], "{size:#x}");
+        assert_eq!(fake.config(here, 0x04) & 0xffff, 0x406);
+        assert_eq!(fake.unsafe_writes(), 0);
+    }
+}
+
+/// Registers in front of a buffer in the same BAR.
+#[test]
+fn a_large_bar_is_placed_where_its_register_reaches_and_nothing_else_is() {
+    let wide = |size| nvme().memory64(0, size, size);
+    let device = FakeFunction::device(0x1b36, 0x0010, Class::NVME.0);
+    let narrow = |size| device.clone().memory32(0, 0x8000_0000, size);
+    for (function, size, places) in [
+        (narrow(128 << 20), 128 * MIB, [0xf000_0000, 384 * MIB]),
+        (narrow(1 << 30), GIB, [GIB, 2 * GIB]),
+        (wide(128 * MIB), 128 * MIB, [0xf000_0000, 5 * GIB]),
+        (wide(GIB), GIB, [5 * GIB, 6 * GIB]),
+        (wide(64 * GIB), 64 * GIB, [64 * GIB, 128 * GIB]),
+    ] {
+        let fake = FakePci::new();
+        let bus = Bus::new(Shared(&fake));
+        let mut window = room();
+        for (device, place) in (5..).zip(places) {
+            fake.insert((0, device, 0), function.clone());
+            let here = at(0, device, 0);
+            let placement = Placement::Assign(&mut window);
+            let bars = bus.enable_only(here, placement, |bar| bar == 0).unwrap();
+            assert_eq!((bars[0].address, bars[0].size), (place, size));
+            assert_eq!(fake.decoded(here), [place..place + size]);
+        }
+    }
+    let fake = FakePci::new();
+    fake.insert((0, 5, 0), narrow(1 << 31));
+    let mut window = room();
+    let refused = Bus::new(Shared(&fake)).enable(at(0, 5, 0), Placement::Assign(&mut window));
+    let text = refused.unwrap_err().to_string();
+    assert!(
+        text.contains("0x80000000 bytes of the 32-bit BAR 0"),
+        "{text}"
+    );
+}
+
 /// Each access is a trip to the device model, which takes most of the time until Spindle serves.
 #[test]
 fn looking_around_and_switching_a_disk_on_takes_few_accesses() {

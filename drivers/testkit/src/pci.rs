@@ -1,6 +1,7 @@
 //! A PCI bus behind ports 0xCF8/0xCFC: configuration headers, BARs that size as real ones do.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Mutex;
 
 use spindle_hw::Ports;
@@ -10,7 +11,7 @@ use spindle_pci::{Address, CONFIG_ADDRESS, CONFIG_DATA};
 /// driver does not cancel itself out.
 const COMMAND: usize = 0x04;
 const HEADER_TYPE: usize = 0x0c;
-const BARS: std::ops::Range<usize> = 0x10..0x28;
+const BARS: Range<usize> = 0x10..0x28;
 const DECODES: u32 = 0b11;
 
 /// A function: 256 bytes of configuration space.
@@ -84,6 +85,40 @@ impl FakeFunction {
         self
     }
 
+    /// The memory that the function decodes, by the device model's rules (QEMU 7.2,
+    /// `pci_bar_address`): nothing while decoding is off, no BAR at address 0, and none that ends
+    /// where the address space of its register does.
+    fn decoded(&self) -> Vec<Range<u64>> {
+        const MEMORY: u32 = 0b10;
+        let mut ranges = Vec::new();
+        let mut index = 0;
+        while index < 6 && self.words[COMMAND / 4] & MEMORY != 0 {
+            let (low, mut writable) = (self.words[4 + index], u64::from(self.writable[index]));
+            let mut address = u64::from(low & !0xf);
+            let wide = low & 0b110 == 0b100;
+            index += 1;
+            if low & 1 != 0 {
+                continue;
+            }
+            let mut last = u64::from(u32::MAX);
+            if wide {
+                address |= u64::from(self.words[4 + index]) << 32;
+                writable |= u64::from(self.writable[index]) << 32;
+                last = u64::MAX;
+                index += 1;
+            }
+            let size: u64 = 1 << writable.trailing_zeros().min(63);
+            let end = address.checked_add(size).filter(|&end| end <= last);
+            if let Some(end) = end
+                && writable != 0
+                && address != 0
+            {
+                ranges.push(address..end);
+            }
+        }
+        ranges
+    }
+
     fn write(&mut self, offset: usize, value: u32) {
         let word = &mut self.words[offset / 4];
         if BARS.contains(&offset) {
@@ -126,6 +161,12 @@ impl FakePci {
     #[must_use]
     pub fn config(&self, at: Address, offset: usize) -> u32 {
         self.state.lock().unwrap().functions[&at].words[offset / 4]
+    }
+
+    /// The memory that a function that is there decodes.
+    #[must_use]
+    pub fn decoded(&self, at: Address) -> Vec<Range<u64>> {
+        self.state.lock().unwrap().functions[&at].decoded()
     }
 
     /// Accesses to the ports so far.
