@@ -39,7 +39,7 @@ pub use cmdline::{Word, Words, words};
 #[cfg(target_os = "none")]
 pub use entry::{Boot, IdentityTables, Image, enable_write_back, image};
 pub use info::{BootError, BootInfo, COMMAND_LINE_MAX, MAP_MAX, MODULES_MAX, MapEntry, PhysRead};
-pub use paging::{Kind, MapError, PageTables, TableMemory};
+pub use paging::{Kind, LIMIT as MAP_LIMIT, MapError, PageTables, TableMemory};
 pub use regions::{REGIONS_MAX, Regions};
 pub use runs::RunAllocator;
 pub use start_info::{MemoryType, START_INFO_MAGIC};

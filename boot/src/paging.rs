@@ -20,8 +20,8 @@ const LARGE: u64 = 1 << 7;
 const NO_EXECUTE: u64 = 1 << 63;
 const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 const LARGE_PAGE: u64 = 2 << 20;
-/// The lower half of the address space, in which identity mapping can work.
-const LIMIT: u64 = 1 << 47;
+/// The end of the lower half of the address space, in which identity mapping can work.
+pub const LIMIT: u64 = 1 << 47;
 
 /// What memory is mapped for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

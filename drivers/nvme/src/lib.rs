@@ -59,6 +59,7 @@ pub use identity::Identity;
 pub use namespace::{Namespace, NamespaceError};
 pub use queue::QueuePair;
 pub use recovery::{Attention, Lost};
+pub use registers::register_bytes;
 pub use status::Status;
 
 /// The most bytes one NVMe command moves, whatever the controller would take: it bounds the PRP

@@ -136,6 +136,14 @@ pub(crate) fn completion_doorbell(id: u16, stride: usize) -> usize {
     submission_doorbell(id, stride) + stride
 }
 
+/// Bytes of a controller's registers, from the first on, that a driver with `queues` I/O queue
+/// pairs uses: all up to the last doorbell. BAR 0 may be far larger, with other things behind
+/// them. `registers` are those before the doorbells.
+pub fn register_bytes(registers: &impl Registers, queues: u16) -> usize {
+    let stride = Capabilities(registers.read64(CAP)).doorbell_stride();
+    completion_doorbell(queues, stride) + 4
+}
+
 /// Checks that both doorbells of queue `id` are inside the registers.
 pub(crate) fn check_doorbells(
     registers: &impl Registers,
@@ -172,5 +180,30 @@ mod tests {
         assert_eq!(submission_doorbell(0, 4), 0x1000);
         assert_eq!(completion_doorbell(3, 4), 0x101c);
         assert_eq!(completion_doorbell(1, 16), 0x1030);
+    }
+
+    #[test]
+    fn as_many_registers_are_used_as_the_queues_need() {
+        struct Front(u64);
+        impl Registers for Front {
+            fn len(&self) -> usize {
+                0x1000
+            }
+            fn read32(&self, offset: usize) -> u32 {
+                match offset {
+                    CAP => self.0 as u32,
+                    4 => (self.0 >> 32) as u32,
+                    _ => unreachable!(),
+                }
+            }
+            fn write32(&self, _: usize, _: u32) {
+                unreachable!()
+            }
+        }
+        let of = |dstrd: u64, queues| register_bytes(&Front(dstrd << 32), queues);
+        assert_eq!(of(0, 0), 0x1008);
+        assert_eq!(of(0, 3), 0x1020);
+        assert_eq!(of(0, u16::MAX), 0x8_1000);
+        assert_eq!(of(15, 1), 0x1000 + 3 * (128 << 10) + 4);
     }
 }

@@ -7,8 +7,8 @@ use std::time::Duration;
 use common::{OPTIONS, Queue, Rig};
 use spindle_block::DiskOptions;
 use spindle_hw::{Clock, Registers};
-use spindle_nvme::{Controller, Error, NamespaceError, Status};
-use spindle_testkit::nvme::{Config, Fault, NamespaceConfig};
+use spindle_nvme::{Controller, Error, NamespaceError, Status, register_bytes};
+use spindle_testkit::nvme::{Config, FakeNvme, Fault, NamespaceConfig};
 
 fn config() -> Config {
     Config::default()
@@ -226,6 +226,46 @@ fn of_many_namespaces_the_first_are_served() {
         // One that cannot list them is asked for each number.
         let first = if version > 0x0001_0000 { 128 } else { 42 };
         assert_eq!(found, ids.take(first).collect::<Vec<_>>());
+        rig.obeyed();
+    }
+}
+
+/// The first bytes of a controller's registers.
+#[derive(Debug)]
+struct First(FakeNvme, usize);
+
+impl Registers for First {
+    fn len(&self) -> usize {
+        self.1
+    }
+
+    fn read32(&self, offset: usize) -> u32 {
+        assert!(offset + 4 <= self.1);
+        self.0.read32(offset)
+    }
+
+    fn write32(&self, offset: usize, value: u32) {
+        assert!(offset + 4 <= self.1);
+        self.0.write32(offset, value);
+    }
+}
+
+#[test]
+fn no_more_registers_than_announced_are_used() {
+    for doorbell_shift in [0, 3] {
+        let rig = Rig::new(Config {
+            doorbell_shift,
+            ..config()
+        });
+        let bytes = register_bytes(&First(rig.disk.clone(), 0x1000), OPTIONS.queues);
+        let registers = |bytes| First(rig.disk.clone(), bytes);
+        let mut controller =
+            Controller::start(registers(bytes), &rig.clock, &*rig.bus, OPTIONS).unwrap();
+        let first = controller.create_queue(registers(bytes)).unwrap();
+        let few = controller.create_queue(registers(bytes - 4)).unwrap_err();
+        assert!(matches!(few, Error::RegistersTooSmall { .. }), "{few}");
+        let second = controller.create_queue(registers(bytes)).unwrap();
+        controller.shutdown([first, second]).unwrap();
         rig.obeyed();
     }
 }

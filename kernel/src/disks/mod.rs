@@ -67,7 +67,7 @@ impl Disks {
     ) -> Self {
         let mut disks = Vec::new();
         let mut volumes = Vec::new();
-        let mut pci = Pci::scan();
+        let mut pci = Pci::scan(map, memory);
         let options = DiskOptions {
             queues: u16::try_from(cores).unwrap_or(u16::MAX),
             timeout: Duration::from_secs(config.io_timeout.into()),

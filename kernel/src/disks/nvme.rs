@@ -10,11 +10,12 @@ use log::{error, info, warn};
 use spindle_block::{DiskOptions, Volume};
 use spindle_datapath::Queue;
 use spindle_hw::Mmio;
-use spindle_nvme::{Attention, Controller};
+use spindle_nvme::{Attention, Controller, register_bytes};
 use spindle_pci::{Class, Function};
+use xen_pvh_boot::PAGE;
 
 use super::pci::{self, Pci};
-use crate::mm::Dma;
+use crate::mm::{self, Dma};
 use crate::xen::time::CoreClock;
 
 /// A controller that serves.
@@ -37,7 +38,7 @@ impl NvmeDisk {
     ) -> Vec<Self> {
         let start = |pci: &mut Pci, function: &Function| {
             let at = format!("pci {}", function.address);
-            let registers = Self::find(pci, function)?;
+            let registers = Self::find(pci, function, options.queues)?;
             let disk = Self::start(&at, registers, dma, clock, options)?;
             let function = Some(*function);
             Ok(Self { function, ..disk })
@@ -45,11 +46,22 @@ impl NvmeDisk {
         pci.start_all("NVMe controller", |f| f.class == Class::NVME, start)
     }
 
-    /// Switches a PCI function on and maps its registers.
-    fn find(pci: &mut Pci, function: &Function) -> Result<Mmio, String> {
-        let bars = pci.enable(function).map_err(|error| error.to_string())?;
-        // The registers are in BAR 0 and 1 (NVMe 1.4, 2.1.10).
-        pci::registers(&bars, 0)
+    /// Switches a PCI function on and maps its registers, which are in BAR 0 and 1 (NVMe 1.4,
+    /// 2.1.10). The other BARs, of a memory buffer or persistent memory, are not used.
+    fn find(pci: &mut Pci, function: &Function, queues: u16) -> Result<Mmio, String> {
+        let bars = pci.enable(function, |bar| bar == 0);
+        let bars = bars.map_err(|error| error.to_string())?;
+        let bar = pci::find(&bars, 0)?;
+        Self::map(bar.address, bar.size, queues)
+    }
+
+    /// Maps what `queues` queue pairs need of the registers in the `size` bytes at `at`, be there
+    /// GiB of something else behind them.
+    pub(super) fn map(at: u64, size: u64, queues: u16) -> Result<Mmio, String> {
+        let size = usize::try_from(size).map_err(|error| error.to_string())?;
+        let map = |len| mm::registers(at, len).map_err(|error| error.to_string());
+        let front = map(size.min(PAGE as usize))?;
+        map(register_bytes(&front, queues).min(size))
     }
 
     /// Brings up the controller behind `registers`; `at` says where that is.

@@ -7,7 +7,13 @@ use log::error;
 use spindle_hw::{Mmio, X86Ports};
 use spindle_pci::{Bus, Function, MemoryBar, PciError, Placement, Window};
 
-use crate::{mm, xen};
+use xen_pvh_boot::MapEntry;
+
+use crate::mm::{self, Memory};
+use crate::xen;
+
+/// Above this there are RAM and grants, up to [`Memory::end`].
+const FOUR_GIB: u64 = 4 << 30;
 
 /// All functions, and where their registers go.
 #[derive(Debug)]
@@ -18,14 +24,16 @@ pub(super) struct Pci {
 }
 
 impl Pci {
-    /// Looks at every bus.
-    pub(super) fn scan() -> Self {
+    /// Looks at every bus. `map` is the domain's memory map.
+    pub(super) fn scan(map: &[MapEntry], memory: &Memory) -> Self {
         let bus = Bus::new(crate::log::ports());
+        let claimed = map.iter().map(|e| e.start..e.start.saturating_add(e.size));
+        let high = FOUR_GIB..memory.end;
         Self {
             functions: bus.scan(),
             bus,
             // Nothing ran before us in a domain: what the registers hold there is the host's.
-            window: Window::HVM,
+            window: Window::around(claimed.chain([high]), mm::address_limit()),
         }
     }
 
@@ -50,14 +58,18 @@ impl Pci {
         started
     }
 
-    /// Switches a function on; gives where its memory registers are.
-    pub(super) fn enable(&mut self, function: &Function) -> Result<Vec<MemoryBar>, PciError> {
+    /// Switches a function on; gives where those memory BARs are that are `needed`.
+    pub(super) fn enable(
+        &mut self,
+        function: &Function,
+        needed: impl Fn(u8) -> bool,
+    ) -> Result<Vec<MemoryBar>, PciError> {
         let placement = if xen::is_present() {
             Placement::Assign(&mut self.window)
         } else {
             Placement::Keep
         };
-        self.bus.enable(function.address, placement)
+        self.bus.enable_only(function.address, placement, needed)
     }
 
     /// Switches a function off again.
@@ -66,10 +78,15 @@ impl Pci {
     }
 }
 
+/// Memory BAR `index` of those that are switched on.
+pub(super) fn find(bars: &[MemoryBar], index: u8) -> Result<&MemoryBar, String> {
+    let bar = bars.iter().find(|bar| bar.index == index);
+    bar.ok_or_else(|| alloc::format!("it has no memory BAR {index}"))
+}
+
 /// The registers behind memory BAR `index`, mapped.
 pub(super) fn registers(bars: &[MemoryBar], index: u8) -> Result<Mmio, String> {
-    let bar = bars.iter().find(|bar| bar.index == index);
-    let bar = bar.ok_or_else(|| alloc::format!("it has no memory BAR {index}"))?;
+    let bar = find(bars, index)?;
     let len = usize::try_from(bar.size).map_err(|error| error.to_string())?;
     mm::registers(bar.address, len).map_err(|error| error.to_string())
 }

@@ -6,7 +6,7 @@
 //! read as all ones).
 
 use alloc::format;
-use alloc::string::{String, ToString};
+use alloc::string::String;
 use alloc::vec::Vec;
 use core::ops::Range;
 
@@ -17,7 +17,7 @@ use spindle_hw::Mmio;
 use xen_pvh_boot::{MapEntry, PAGE};
 
 use super::nvme::NvmeDisk;
-use crate::mm::{self, Dma};
+use crate::mm::Dma;
 use crate::xen::time::CoreClock;
 
 /// Brings up the controllers that the knobs name; gives each with its number. One that does not
@@ -34,7 +34,7 @@ pub(super) fn controllers(
     for knob in knobs {
         let number = usize::from(knob.number);
         let at = format!("frames {:x},{:x}", knob.frame, knob.pages);
-        let started = registers(knob, map, &mut used)
+        let started = registers(knob, map, &mut used, options.queues)
             .and_then(|registers| NvmeDisk::start(&at, registers, dma, clock, options));
         match started {
             Ok(disk) => disks.push((number, disk)),
@@ -49,6 +49,7 @@ fn registers(
     knob: &PlacedController,
     map: &[MapEntry],
     used: &mut Vec<Range<u64>>,
+    queues: u16,
 ) -> Result<Mmio, String> {
     let (start, size) = (knob.frame * PAGE, knob.pages * PAGE);
     let range = start..start + size;
@@ -63,9 +64,8 @@ fn registers(
     if used.iter().any(meets) {
         return Err("another controller's registers are there".into());
     }
-    let len = usize::try_from(size).map_err(|error| error.to_string())?;
     // Refuses the grant window and the pages shared with Xen, which are mapped already.
-    let registers = mm::registers(start, len).map_err(|error| error.to_string())?;
+    let registers = NvmeDisk::map(start, size, queues)?;
     used.push(range);
     Ok(registers)
 }

@@ -47,7 +47,8 @@ impl VirtioDisk {
         clock: &'static CoreClock,
         options: DiskOptions,
     ) -> Result<Self, String> {
-        let bars = pci.enable(function).map_err(|error| error.to_string())?;
+        let bars = pci.enable(function, |_| true);
+        let bars = bars.map_err(|error| error.to_string())?;
         let layout = Layout::find(&pci.bus, function.address, &bars);
         let layout = layout.map_err(|error| error.to_string())?;
         let transport = PciTransport::new(layout, |bar| pci::registers(&bars, bar))?;

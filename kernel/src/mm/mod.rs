@@ -23,6 +23,8 @@ use spin::Mutex;
 use spindle_hw::IdentityMap;
 use xen_pvh_boot::{Boot, PAGE, Regions, RunAllocator};
 
+use crate::arch::cpu;
+
 /// The heap's share of RAM, in bytes.
 const HEAP_MIN: u64 = 4 << 20;
 const HEAP_MAX: u64 = 64 << 20;
@@ -42,6 +44,8 @@ pub(crate) struct Memory {
     pub(crate) bus: IdentityMap,
     /// Bytes of heap.
     pub(crate) heap: u64,
+    /// Where the room for grants ends, above which there is nothing.
+    pub(crate) end: u64,
 }
 
 /// Splits the free RAM. Called once.
@@ -59,6 +63,7 @@ pub(crate) fn init(boot: &Boot) -> Result<Memory, &'static str> {
 
     let window = window::place(&boot.info).ok_or("no room for grants above RAM")?;
     map::window(window.clone()).map_err(|_| "cannot map the grant window")?;
+    let end = window.end;
     let mut windows = vec![window.clone()];
     windows.extend(free.iter());
     Ok(Memory {
@@ -66,7 +71,13 @@ pub(crate) fn init(boot: &Boot) -> Result<Memory, &'static str> {
         grants: GrantWindow::new(runs(&whole(window))),
         bus: map::identity(windows.leak()),
         heap,
+        end,
     })
+}
+
+/// The first address that cannot be mapped to itself: the processor's limit, or the page tables'.
+pub(crate) fn address_limit() -> u64 {
+    (1 << cpu::physical_bits()).min(xen_pvh_boot::MAP_LIMIT)
 }
 
 fn whole(range: Range<u64>) -> Regions {
