@@ -11,6 +11,10 @@ use crate::xlcfg::XlConfig;
 /// which neither libxl nor Spindle puts anything.
 const FIRST: u64 = 0xe0000;
 const END: u64 = 0xf0000;
+/// The most pages of a BAR that Spindle has a use for: the doorbells of all its queues, as far apart
+/// as a controller may have them. What lies behind, such as a controller's memory buffer of many
+/// GiB, stays out of the domain.
+const MOST_PAGES: u64 = (16 << 20) / 4096;
 /// MiB of memory up to which that hole stays one.
 const MOST_MEMORY: u64 = 3072;
 
@@ -70,10 +74,12 @@ pub(crate) fn place(
             device.bdf
         );
         let Frames { first, pages } = device.registers(host)?;
+        let pages = pages.min(MOST_PAGES);
         let room = END - next;
         ensure!(
             pages <= room,
-            "BAR 0 of {} has {pages} pages, more than the {room} there is room for",
+            "the registers of {} take {pages} pages, more than the {room} there is room for; give \
+             the disks to two domains",
             device.bdf
         );
         iomem.push(format!("{first:x},{pages:x}@{next:x}"));

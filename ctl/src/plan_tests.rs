@@ -51,6 +51,25 @@ fn the_pvh_route_places_registers_and_attaches_after_creation() -> Result<()> {
 }
 
 #[test]
+fn of_a_large_bar_only_the_registers_are_mapped() -> Result<()> {
+    for end in ["0x387fffffff", "0x383fffffff", "0x3fffffffff"] {
+        let mut host = Fake::with_nvme("pciback");
+        let bdf: Bdf = BDF.parse()?;
+        let bar = format!("0x3800000000 {end} 0x14220c\n");
+        host.put(&bdf.sysfs("resource"), &bar);
+        let plan = Plan::new(&mut host, &wanted(Route::Pvh), None)?;
+        let configured = plan.steps.iter().find_map(|step| match step {
+            Step::Configure(text) => Some(text),
+            _ => None,
+        });
+        let config = XlConfig::parse(configured.expect("a configuration"))?;
+        assert_eq!(config.list("iomem")?, ["3800000,1000@e0000"]);
+        assert_eq!(config.text("cmdline")?, Some("nvme0=e0000,1000"));
+    }
+    Ok(())
+}
+
+#[test]
 fn the_hvm_route_is_what_stock_xl_does_with_knobs_in_xenstore() -> Result<()> {
     let mut host = Fake::with_nvme("pciback");
     let mut wanted = wanted(Route::Hvm);
