@@ -9,7 +9,7 @@ use crate::domains::Domains;
 use crate::host::{Call, Host, noted};
 use crate::pci::{Bdf, Device};
 use crate::record::{Record, Taken};
-use crate::store;
+use crate::{mapped, store};
 
 /// How long a driver may take to show that it has a function.
 const SETTLE: Duration = Duration::from_secs(2);
@@ -158,7 +158,8 @@ const BACKENDS: &str = "/local/domain/0/backend/pci";
 
 /// Refuses a function that a living domain other than `own` has, in any of the ways in which one can:
 /// attached by xl, or with its registers in the domain's memory, where they stay after a `xl
-/// pci-detach` until the domain ends. Also one that another record still claims.
+/// pci-detach` until the domain ends, be it one that `create` made or not. Also one that another
+/// record still claims.
 ///
 /// # Errors
 /// With who has it and how that ends; or if it cannot be found out.
@@ -218,5 +219,5 @@ pub(crate) fn ensure_free(
              pci-detach`, a PVH domain would still have the registers of the disk"
         );
     }
-    Ok(())
+    mapped::ensure_unmapped(host, domains, bdf, own)
 }

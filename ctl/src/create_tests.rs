@@ -229,6 +229,24 @@ fn the_advice_about_a_strangers_disk_leaves_no_registers_behind() {
 }
 
 #[test]
+fn registers_that_somebody_mapped_by_hand_keep_the_disk_from_everybody_else() {
+    for route in [Route::Hvm, Route::Pvh] {
+        let mut host = Fake::with_nvme("pciback");
+        let id = host.add_mapped("hand", "0a1b2c3d-0000-4000-8000-0000000000aa");
+        let before = host.state.clone();
+        let error = run(&mut host, route).expect_err("refused");
+        let text = format!("{error:#}");
+        assert!(
+            text.contains(&format!("domain {id} (hand) has registers")),
+            "{text}"
+        );
+        assert_eq!(host.state, before);
+        host.end("hand");
+        run(&mut host, route).expect("created");
+    }
+}
+
+#[test]
 fn an_administrator_hears_what_is_not_as_safe_as_it_could_be() {
     let notes = |host: &mut Fake| {
         let plan = Plan::new(host, &wanted(Route::Pvh), None);

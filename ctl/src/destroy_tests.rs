@@ -298,6 +298,22 @@ fn a_disk_that_another_domain_has_by_now_stays_with_it() {
 }
 
 #[test]
+fn a_disk_whose_registers_another_domain_has_is_not_given_back() {
+    let (mut host, _) = created(Route::Pvh, "nvme");
+    host.end("spindle");
+    host.add_mapped("hand", "0a1b2c3d-0000-4000-8000-0000000000aa");
+    let text = format!("{:#}", run(&mut host).expect_err("it is mapped"));
+    assert!(
+        text.contains("(hand) has registers of 0000:01:00.0"),
+        "{text}"
+    );
+    assert_eq!(host.driver(), Some("pciback"));
+    host.end("hand");
+    run(&mut host).expect("cleaned up");
+    assert_eq!(host.driver(), Some("nvme"));
+}
+
+#[test]
 fn other_domains_are_left_alone() {
     let mut host = Fake::with_nvme("nvme");
     host.add_domain("spindle", "not-a-spindle");

@@ -67,6 +67,11 @@ impl Domains {
         self.0.iter().find(|domain| domain.name == name)
     }
 
+    /// All but dom0.
+    pub(crate) fn others(&self) -> impl Iterator<Item = &Domain> {
+        self.0.iter().filter(|domain| domain.id != 0)
+    }
+
     /// The domain with this number.
     pub(crate) fn by_id(&self, id: u32) -> Option<&Domain> {
         self.0.iter().find(|domain| domain.id == id)

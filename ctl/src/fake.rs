@@ -127,6 +127,8 @@ pub(crate) struct Fake {
     pub(crate) late: bool,
     /// The most bytes that were read of a file's end.
     pub(crate) most_read: u64,
+    /// The frames of machine memory that are mapped where registers are: the first, and how many.
+    pub(crate) mapped_frames: (u64, u64),
     pending: Vec<(Duration, Call)>,
     next_id: u32,
     now: Duration,
@@ -160,6 +162,7 @@ impl Fake {
             deaf: false,
             late: false,
             most_read: 0,
+            mapped_frames: (0xfebf8, 4),
             pending: Vec::new(),
             taken: Vec::new(),
             next_id: 3,

@@ -33,6 +33,7 @@ mod fake;
 mod host;
 mod lock;
 mod lost;
+mod mapped;
 mod metrics;
 #[cfg(test)]
 mod metrics_tests;

@@ -176,6 +176,24 @@ impl Device {
     }
 }
 
+/// Where the memory BARs are that a file `resource` lists, in whole pages. Those behind a bridge of
+/// their own, such as the ROM, come after the first six and are left out.
+pub(crate) fn memory(resource: &str) -> Vec<Frames> {
+    let bar = |line: &str| {
+        let numbers: Vec<u64> = line.split_whitespace().map_while(wide).collect();
+        let [start, end, flags] = numbers[..] else {
+            return None;
+        };
+        let set = flags & MEMORY != 0 && flags & UNSET == 0 && start != 0 && end > start;
+        let (first, last) = (start / PAGE, end / PAGE);
+        set.then_some(Frames {
+            first,
+            pages: (last - first).saturating_add(1),
+        })
+    };
+    resource.lines().take(6).filter_map(bar).collect()
+}
+
 fn number(text: &str) -> Option<u32> {
     u32::from_str_radix(text.trim().strip_prefix("0x")?, 16).ok()
 }

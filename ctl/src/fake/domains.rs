@@ -18,6 +18,8 @@ pub(crate) struct Domain {
     pub(super) devices: Vec<String>,
     /// Functions whose registers are in its memory.
     pub(crate) mapped: Vec<String>,
+    /// Whether libxl has its configuration.
+    pub(crate) configured: bool,
 }
 
 impl Domain {
@@ -41,8 +43,19 @@ impl Fake {
             placed: false,
             devices: Vec::new(),
             mapped: Vec::new(),
+            configured: true,
         });
         self.name(id, name);
+        id
+    }
+
+    /// Adds a PVH domain that an administrator has made by hand, with the disk's registers in its
+    /// memory, and gives its number.
+    pub(crate) fn add_mapped(&mut self, name: &str, uuid: &str) -> u32 {
+        let id = self.add_domain(name, uuid);
+        let domain = self.domain(name).expect("a domain");
+        domain.pvh = true;
+        domain.mapped = vec![super::BDF.into()];
         id
     }
 
@@ -106,6 +119,7 @@ impl Fake {
                 self.state.mastering.insert(device, false);
             }
             domain.name = "(null)".into();
+            domain.configured = false;
         }
     }
 

@@ -23,6 +23,7 @@ impl Fake {
             }
             ["xl", "dmesg"] => return Ok(self.dmesg.clone()),
             ["xl", "list", "-v"] => return Ok(self.listing()),
+            ["xl", "list", "-l"] => return Ok(self.configurations()),
             ["xl", "pci-assignable-add", bdf] => self.add(bdf, steps),
             ["xl", "pci-assignable-remove", "-r", bdf] => self.remove(bdf, steps)?,
             ["xl", "create", "-p", path] => self.create(path, call, steps)?,
@@ -107,6 +108,26 @@ impl Fake {
             text += &format!("{name} {id} 64 1 -b---- 0.1 {uuid} - -\n");
         }
         text
+    }
+
+    /// What libxl has kept of each domain, as far as it matters here.
+    fn configurations(&self) -> String {
+        let (start, number) = self.mapped_frames;
+        let entry = |domain: &Domain| {
+            let iomem = match domain.pvh && !domain.mapped.is_empty() {
+                true => {
+                    format!(",\"iomem\":[{{\"start\":{start},\"number\":{number},\"gfn\":917504}}]")
+                }
+                false => String::new(),
+            };
+            format!(
+                "{{\"domid\":{},\"config\":{{\"c_info\":{{\"name\":\"{}\"}},\"b_info\":{{\"max_vcpus\":1{iomem}}}}}}}",
+                domain.id, domain.name
+            )
+        };
+        let domains = self.state.domains.iter().filter(|domain| domain.configured);
+        let entries: Vec<String> = domains.map(entry).collect();
+        format!("[{}]\n", entries.join(","))
     }
 
     fn ls(&self, path: &str) -> Result<String> {
@@ -196,6 +217,7 @@ impl Fake {
             placed: works,
             devices: Vec::new(),
             mapped: Vec::new(),
+            configured: false,
         });
         if steps < 2 {
             return Ok(());
@@ -218,6 +240,7 @@ impl Fake {
         let domain = self.domain(&name)?;
         domain.mapped = mapped;
         domain.devices = devices;
+        domain.configured = true;
         Ok(())
     }
 
