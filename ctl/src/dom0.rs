@@ -1,6 +1,7 @@
-//! The real dom0: files that a dead disk cannot hold us up with, the signals that ask to stop, and
-//! programs with a time limit, in `process`.
+//! The real dom0: files that a dead disk cannot hold us up with, the signals that ask to stop,
+//! programs with a time limit, in `process`, and who has a device open, in `openers`.
 
+mod openers;
 mod process;
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -14,7 +15,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::host::{Call, Failed, Host};
+use crate::host::{Call, Failed, Host, Node, Opener};
 
 /// How long a file operation may take: a disk that does not answer can hold up an open.
 const FILE: Duration = Duration::from_secs(60);
@@ -177,6 +178,11 @@ impl Host for Dom0 {
             Err(error) if error.raw_os_error().is_some_and(|e| NO_DEVICE.contains(&e)) => Ok(false),
             Err(error) => Err(error),
         }
+    }
+
+    fn openers(&mut self, nodes: &[Node]) -> io::Result<Vec<Opener>> {
+        let nodes = nodes.to_vec();
+        within(FILE, move || openers::of(&nodes))
     }
 
     fn user(&mut self) -> u32 {

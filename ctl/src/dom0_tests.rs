@@ -67,6 +67,48 @@ fn a_program_that_prints_without_end_is_not_kept_in_memory() {
 }
 
 #[test]
+fn a_program_that_has_a_device_open_is_found_by_the_devices_number() {
+    use crate::host::Node;
+    // Those of /dev/zero and /dev/full are the same everywhere (Linux' list of devices).
+    let node = |minor| Node {
+        block: false,
+        major: 1,
+        minor,
+    };
+    let mut host = Dom0::new();
+    let mut child = std::process::Command::new("sh");
+    let mut child = child
+        .args(["-c", "exec 7</dev/full; echo; read x"])
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .expect("a shell");
+    let mut line = [0];
+    let mut said = child.stdout.take().expect("a pipe");
+    std::io::Read::read_exact(&mut said, &mut line).expect("it has begun");
+    let found = host.openers(&[node(5), node(7)]);
+    child.kill().expect("killed");
+    child.wait().expect("gone");
+    let found = found.expect("found");
+    let of_child: Vec<_> = found.iter().filter(|o| o.id == child.id()).collect();
+    assert_eq!(of_child.len(), 1, "{found:?}");
+    assert_eq!(
+        (of_child[0].node, of_child[0].program.as_str()),
+        (node(7), "sh")
+    );
+    let block = Node {
+        block: true,
+        ..node(7)
+    };
+    // Not everybody may look at all processes, and then does not know.
+    let none = host.openers(&[block]).unwrap_or_else(|error| {
+        assert_eq!(error.kind(), std::io::ErrorKind::PermissionDenied);
+        Vec::new()
+    });
+    assert_eq!(none, []);
+}
+
+#[test]
 fn a_file_is_replaced_in_one_step_and_only_root_can_read_it() {
     let mut host = Dom0::new();
     let folder = place("folder");

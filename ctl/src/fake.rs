@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 
-use crate::host::Call;
+use crate::host::{Call, Opener};
 use crate::pci::Bdf;
 use crate::plan::{Route, Wanted};
 use crate::store::Nodes;
@@ -121,6 +121,10 @@ pub(crate) struct Fake {
     pub(crate) shutdown_refused: bool,
     /// Block devices that are in exclusive use.
     pub(crate) taken: Vec<String>,
+    /// Programs that have devices open.
+    pub(crate) openers: Vec<Opener>,
+    /// Until when they have.
+    pub(crate) open_until: Duration,
     /// Domains do not listen to requests to shut down.
     pub(crate) deaf: bool,
     /// xl's calls take effect a second after they have ended.
@@ -165,6 +169,8 @@ impl Fake {
             mapped_frames: (0xfebf8, 4),
             pending: Vec::new(),
             taken: Vec::new(),
+            openers: Vec::new(),
+            open_until: Duration::MAX,
             next_id: 3,
             now: Duration::ZERO,
         };

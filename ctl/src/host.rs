@@ -52,6 +52,9 @@ pub(crate) trait Host {
     /// space, RAID, a program that asked for that. A device that is not there is not taken.
     fn is_taken(&mut self, path: &str) -> io::Result<bool>;
 
+    /// The other programs that have one of these devices open, each with the first of them.
+    fn openers(&mut self, nodes: &[Node]) -> io::Result<Vec<Opener>>;
+
     /// The user we act as; 0 is root.
     fn user(&mut self) -> u32;
 
@@ -63,6 +66,28 @@ pub(crate) trait Host {
 
     /// Whether the user has asked to stop (Ctrl-C, SIGTERM).
     fn interrupted(&mut self) -> bool;
+}
+
+/// A device by its number. Block and character devices are numbered apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Node {
+    /// Whether it is a block device.
+    pub(crate) block: bool,
+    /// Its driver's number.
+    pub(crate) major: u32,
+    /// Its number there.
+    pub(crate) minor: u32,
+}
+
+/// A program that has a device open.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Opener {
+    /// The device.
+    pub(crate) node: Node,
+    /// The program's name.
+    pub(crate) program: String,
+    /// Its process.
+    pub(crate) id: u32,
 }
 
 /// A look-up in which "not there" is an answer, not a failure.

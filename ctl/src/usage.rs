@@ -1,9 +1,12 @@
-//! Whether dom0 itself uses a disk: has it mounted, swaps to it, builds on it, has it open for itself
-//! or serves it to guests. What could not be looked at counts as a reason to refuse.
+//! Whether dom0 itself uses a disk: has it mounted, swaps to it, builds on it, has it open, by
+//! whichever of its devices, or serves it to guests. What could not be looked at counts as a reason to
+//! refuse.
+
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::host::{Host, found};
+use crate::host::{Host, Node, found};
 use crate::pci::Bdf;
 use crate::store::{self, Nodes};
 
@@ -52,6 +55,10 @@ pub(crate) fn ensure_unused(host: &mut impl Host, bdf: Bdf) -> Result<()> {
             }
         }
     }
+    if users.is_empty() {
+        let nodes = nodes(host, bdf, &disks)?;
+        users = openers(host, &nodes)?;
+    }
     ensure!(
         users.is_empty(),
         "dom0 uses the disk at {bdf}: {}; it cannot be given away until that ends",
@@ -79,6 +86,72 @@ fn block_devices(host: &mut impl Host, bdf: Bdf) -> Result<Vec<String>> {
         disks.extend(names(host, &bdf.sysfs(&format!("{virtio}/block")))?);
     }
     Ok(disks)
+}
+
+/// How long a program may have a device open that only looks at it, as udev's do.
+const GLANCE: Duration = Duration::from_secs(2);
+/// How often to look whether it still has.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// All devices by which a program can reach the disks: block devices, partitions, the controller,
+/// and the namespaces' character devices (`/dev/ng0n1`), which are there for those that dom0 knows no
+/// block device for as well. Gives their names.
+fn nodes(host: &mut impl Host, bdf: Bdf, disks: &[String]) -> Result<Vec<(String, Node)>> {
+    let mut files = Vec::new();
+    for disk in disks {
+        for part in std::iter::once(disk.clone()).chain(partitions(host, disk)?) {
+            files.push((format!("/sys/class/block/{part}/dev"), part));
+        }
+        if let Some(number) = disk.strip_prefix("nvme") {
+            let generic = format!("ng{number}");
+            files.push((format!("/sys/class/nvme-generic/{generic}/dev"), generic));
+        }
+    }
+    for controller in names(host, &bdf.sysfs("nvme"))? {
+        for name in names(host, &bdf.sysfs(&format!("nvme/{controller}")))? {
+            if name.starts_with("ng") {
+                files.push((bdf.sysfs(&format!("nvme/{controller}/{name}/dev")), name));
+            }
+        }
+        files.push((bdf.sysfs(&format!("nvme/{controller}/dev")), controller));
+    }
+    let mut nodes = Vec::new();
+    for (file, name) in files {
+        let number = found(host.read(&file)).with_context(|| format!("cannot read {file}"))?;
+        let number = number.and_then(|text| {
+            let (major, minor) = text.trim().split_once(':')?;
+            Some(Node {
+                block: file.starts_with("/sys/class/block/"),
+                major: major.parse().ok()?,
+                minor: minor.parse().ok()?,
+            })
+        });
+        nodes.extend(number.map(|node| (name, node)));
+    }
+    Ok(nodes)
+}
+
+/// The programs that have one of `nodes` open, and not only for a glance.
+fn openers(host: &mut impl Host, nodes: &[(String, Node)]) -> Result<Vec<String>> {
+    if nodes.is_empty() {
+        return Ok(Vec::new());
+    }
+    let numbers: Vec<Node> = nodes.iter().map(|(_, node)| *node).collect();
+    let deadline = host.now().saturating_add(GLANCE);
+    loop {
+        let openers = host.openers(&numbers);
+        let openers = openers.context("cannot find out which programs have the disk open")?;
+        if openers.is_empty() || host.now() >= deadline {
+            let of = |node: Node| nodes.iter().find(|(_, other)| *other == node);
+            let text = openers.iter().map(|opener| {
+                let name = of(opener.node).map_or("it", |(name, _)| name);
+                let program = crate::tables::text(&opener.program);
+                format!("{program} (process {}) has /dev/{name} open", opener.id)
+            });
+            return Ok(text.collect());
+        }
+        host.sleep(LOOK);
+    }
 }
 
 /// Where dom0's own backends are.
@@ -168,6 +241,7 @@ fn is_part(device: &str, path: &str) -> bool {
 mod tests {
     use super::*;
     use crate::fake::{BDF, Fake};
+    use crate::host::Opener;
 
     #[test]
     fn a_disk_that_dom0_uses_is_not_given_away() {
@@ -195,6 +269,59 @@ mod tests {
         let mut other = Fake::with_nvme("nvme");
         other.put("/proc/mounts", "/dev/nvme0n10 / ext4 rw 0 0\n");
         assert!(ensure_unused(&mut other, bdf).is_ok());
+    }
+
+    #[test]
+    fn a_program_that_has_any_device_of_the_disk_open_is_found() {
+        let bdf: Bdf = BDF.parse().expect("an address");
+        let disk = || {
+            let mut host = Fake::with_nvme("nvme");
+            host.put("/sys/class/block/nvme0n1/nvme0n1p1/partition", "1");
+            for (file, number) in [
+                ("/sys/class/block/nvme0n1/dev".into(), "259:0\n"),
+                ("/sys/class/block/nvme0n1p1/dev".into(), "259:1\n"),
+                ("/sys/class/nvme-generic/ng0n1/dev".into(), "240:0\n"),
+                (bdf.sysfs("nvme/nvme0/dev"), "241:0\n"),
+                // A namespace without a block device.
+                (bdf.sysfs("nvme/nvme0/ng0n2/dev"), "240:1\n"),
+            ] {
+                host.put(&file, number);
+            }
+            host
+        };
+        for (block, major, minor, name) in [
+            (true, 259, 0, "nvme0n1"),
+            (true, 259, 1, "nvme0n1p1"),
+            (false, 240, 0, "ng0n1"),
+            (false, 240, 1, "ng0n2"),
+            (false, 241, 0, "nvme0"),
+        ] {
+            let node = Node {
+                block,
+                major,
+                minor,
+            };
+            let opener = |node| Opener {
+                node,
+                program: "qemu\x1b[2J".into(),
+                id: 77,
+            };
+            let mut host = disk();
+            host.openers.push(opener(node));
+            let error = ensure_unused(&mut host, bdf).expect_err("it is open");
+            let words = format!("(process 77) has /dev/{name} open");
+            let text = error.to_string();
+            assert!(text.contains(&words) && !text.contains('\x1b'), "{text}");
+            host.open_until = host.now() + Duration::from_secs(1);
+            ensure_unused(&mut host, bdf).expect("only a glance");
+            // The same number among the other kind of devices.
+            let mut host = disk();
+            host.openers.push(opener(Node {
+                block: !block,
+                ..node
+            }));
+            ensure_unused(&mut host, bdf).expect("another device");
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::ensure;
 
 use super::Fake;
-use crate::host::{Call, Failed, Host};
+use crate::host::{Call, Failed, Host, Node, Opener};
 
 impl Fake {
     /// A look at files, which can fail and change nothing.
@@ -181,6 +181,14 @@ impl Host for Fake {
     fn is_taken(&mut self, path: &str) -> io::Result<bool> {
         self.look("open", path, |fake| {
             Ok(fake.taken.iter().any(|taken| taken == path))
+        })
+    }
+
+    fn openers(&mut self, nodes: &[Node]) -> io::Result<Vec<Opener>> {
+        self.look("openers", "/proc", |fake| {
+            let mut openers = fake.openers.clone();
+            openers.retain(|o| nodes.contains(&o.node) && fake.now < fake.open_until);
+            Ok(openers)
         })
     }
 
