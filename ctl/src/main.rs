@@ -90,11 +90,9 @@ fn main() -> ExitCode {
         Verb::Destroy(args) => destroy(&args),
         Verb::Restart(args) => restart(args),
         Verb::List => list(),
-        Verb::Stat => Spindle::all(&mut Dom0::new()).and_then(|all| print(&tables::stat(&all))),
+        Verb::Stat => all().and_then(|all| print(&tables::stat(&all))),
         Verb::Top(args) => top(&args),
-        Verb::Metrics => {
-            Spindle::all(&mut Dom0::new()).and_then(|all| show(metrics::text(&all).trim_end()))
-        }
+        Verb::Metrics => all().and_then(|all| show(metrics::text(&all).trim_end())),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -112,6 +110,20 @@ fn say(what: &str) {
     let line = what.lines().next().unwrap_or_default();
     // Nobody may be listening; what was begun goes on all the same.
     let _ = writeln!(io::stderr(), "+ {line}");
+}
+
+/// All Spindle domains that run.
+fn all() -> Result<Vec<Spindle>> {
+    let all = Spindle::all(&mut Dom0::new())?;
+    compare(&all);
+    Ok(all)
+}
+
+/// Tells of those that are of another version than this tool.
+fn compare(spindles: &[Spindle]) {
+    for note in spindles.iter().filter_map(Spindle::mismatch) {
+        say(&format!("note: {note}"));
+    }
 }
 
 fn create(args: CreateArgs) -> Result<()> {
@@ -150,6 +162,7 @@ fn create(args: CreateArgs) -> Result<()> {
         Failing::Undo
     };
     let spindle = create::create(&mut host, &plan, patience, failing, &mut say)?;
+    compare(std::slice::from_ref(&spindle));
     show(tables::list(&[spindle]))
 }
 
@@ -180,6 +193,7 @@ fn restart(args: RestartArgs) -> Result<()> {
     let patience = Duration::from_secs(args.timeout);
     let (spindle, guests) =
         restart::restart(&mut host, &args.name, args.force, shims, patience, &mut say)?;
+    compare(std::slice::from_ref(&spindle));
     show(tables::list(&[spindle]))?;
     if !guests.is_empty() {
         let guests = guests.join(", ");
@@ -233,7 +247,7 @@ fn shims() -> Vec<String> {
 }
 
 fn list() -> Result<()> {
-    let all = Spindle::all(&mut Dom0::new())?;
+    let all = all()?;
     ensure!(
         !all.is_empty(),
         "no Spindle runs; `spindlectl create --help` tells how to start one"

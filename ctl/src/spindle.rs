@@ -9,6 +9,7 @@ use crate::counters::Counters;
 use crate::host::Host;
 use crate::record::Record;
 use crate::store::{self, Nodes};
+use crate::tables;
 
 /// A domain.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -119,6 +120,22 @@ impl Spindle {
             disks: disks(host, &backends, &own)?,
             cores: cores.into_iter().collect(),
         }))
+    }
+
+    /// What an administrator should know where this tool and the Spindle that runs are of two
+    /// versions: either may know knobs and nodes in xenstore that the other does not.
+    pub(crate) fn mismatch(&self) -> Option<String> {
+        const OWN: &str = env!("CARGO_PKG_VERSION");
+        let theirs = self.version.split(' ').next().unwrap_or_default();
+        let differs = self.readable && theirs != OWN;
+        differs.then(|| {
+            let (name, theirs) = (tables::text(&self.name), tables::text(theirs));
+            format!(
+                "{name} runs Spindle {theirs}, and this is spindlectl {OWN}: it may show too little, or \
+                 set what {name} does not know; install both from one version, then `spindlectl \
+                 restart {name}`"
+            )
+        })
     }
 
     /// All Spindle domains.
@@ -288,6 +305,31 @@ mod tests {
         let counters = disk.counters.as_ref().expect("counters");
         assert_eq!(counters.get("rd_req"), 100);
         assert_eq!(spindle.cores[0].1.get("busy_ns"), 2_000_000_000);
+    }
+
+    #[test]
+    fn a_spindle_of_another_version_than_the_tool_is_noticed() {
+        let mut host = Fake::serving();
+        let mismatch = |host: &mut Fake| {
+            let spindle = Spindle::read(host, 3).expect("an answer");
+            spindle.expect("a Spindle").mismatch()
+        };
+        let own = env!("CARGO_PKG_VERSION");
+        let path = "/local/domain/3/data/spindle/version";
+        for same in [format!("{own} abcdef"), own.to_string()] {
+            host.store(path, &same);
+            assert_eq!(mismatch(&mut host), None);
+        }
+        for other in ["0.0.9 abcdef", "", "nonsense", "99.0.0\x1b[2J x"] {
+            host.store(path, other);
+            let text = mismatch(&mut host).expect("another");
+            assert!(text.contains(own) && !text.contains('\x1b'), "{text}");
+        }
+        let unread = Spindle {
+            id: 3,
+            ..Spindle::default()
+        };
+        assert_eq!(unread.mismatch(), None, "not known");
     }
 
     #[test]
