@@ -66,6 +66,10 @@ pub fn run(data: &[u8]) {
         assert!(volume.description.is_ascii());
         assert!(volume.aliases.iter().all(|name| !name.contains(['/', ' '])));
     }
+    const LENT: usize = 64 << 10;
+    if let Ok(bytes) = controller.lend(LENT as u64) {
+        assert!(bytes <= LENT);
+    }
     let Ok(queue) = controller.create_queue(liar.clone()) else {
         let _ = controller.shutdown(Vec::<spindle_nvme::QueuePair<Liar<'_>>>::new());
         return;

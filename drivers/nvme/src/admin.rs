@@ -6,7 +6,7 @@ use core::time::Duration;
 
 use spindle_hw::{Clock, PAGE_SIZE, Registers, SharedPages};
 
-use crate::command::{COMPLETION_SHIFT, Entry, answer};
+use crate::command::{COMPLETION_SHIFT, Entry, SUBMISSION_SHIFT, answer};
 use crate::registers::{ControllerRegisters, completion_doorbell, submission_doorbell};
 use crate::{Error, Status};
 
@@ -61,6 +61,8 @@ pub(crate) struct AdminQueue {
     head: usize,
     phase: u32,
     next_cid: u16,
+    /// Doublewords 13 to 15 of commands, of which only one uses them.
+    more: [u32; 3],
     /// A command got no answer: its page may be written to at any time.
     out_of_order: bool,
     posted: [Fate; Posted::ALL.len()],
@@ -75,6 +77,7 @@ impl AdminQueue {
             head: 0,
             phase: 1,
             next_cid: 0,
+            more: [0; 3],
             out_of_order: false,
             posted: [Fate::default(); Posted::ALL.len()],
         }
@@ -123,6 +126,11 @@ impl AdminQueue {
         self.memory.read_bytes(LOG, out);
     }
 
+    /// Sets doublewords 13 to 15 of the commands to come.
+    pub(crate) fn with_more(&mut self, more: [u32; 3]) {
+        self.more = more;
+    }
+
     /// Carries out `entry` within `limit`, and returns doubleword 0 of its completion.
     pub(crate) fn execute<R: Registers>(
         &mut self,
@@ -156,6 +164,10 @@ impl AdminQueue {
         entry: &Entry,
     ) {
         entry.store(&self.memory, self.tail);
+        for (dword, value) in (13..).zip(self.more) {
+            let at = (self.tail << SUBMISSION_SHIFT) + dword * size_of::<u32>();
+            self.memory.u32_at(at).store(value, Ordering::Relaxed);
+        }
         self.tail = (self.tail + 1) % usize::from(ENTRIES);
         fence(Ordering::Release);
         registers

@@ -10,6 +10,7 @@ use crate::admin::{self, AdminQueue, Posted};
 use crate::command::{Entry, admin as opcode};
 use crate::discard::DiscardLimits;
 use crate::events::Warning;
+use crate::host_memory::HostMemory;
 use crate::queues::Pair;
 use crate::recovery::Recovery;
 use crate::registers::{Capabilities, ControllerRegisters, check_doorbells};
@@ -43,6 +44,7 @@ pub struct Controller<R, C, M> {
     pub(crate) pairs: Vec<Option<Pair>>,
     pub(crate) recovery: Recovery,
     pub(crate) warning: Warning,
+    pub(crate) host_memory: HostMemory,
     /// When the admin commands under way must have ended.
     admin_until: Option<u64>,
 }
@@ -84,6 +86,7 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
             pairs: Vec::new(),
             recovery: Recovery::new(),
             warning: Warning::default(),
+            host_memory: HostMemory::default(),
             admin_until: None,
         };
         match controller.bring_up(options) {
@@ -226,6 +229,7 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
             }
         }
         let written_out = if self.is_running() {
+            first = first.and(self.take_back());
             self.registers
                 .shut_down(&self.clock, self.identity.shutdown_time)
         } else {
@@ -242,6 +246,7 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
             self.free(queue.memory);
         }
         self.memory.free(self.admin.into_memory());
+        self.host_memory.free(&self.memory);
         Ok(())
     }
 }

@@ -8,6 +8,7 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use crate::command::{COMPLETION_SHIFT, Entry, SUBMISSION_SHIFT, admin as opcode};
 use crate::discard::DiscardLimits;
+use crate::host_memory::Request;
 use crate::identify::{
     IdentifyController, IdentifyNamespace, NamespaceDescriptors, NamespaceList, NvmLimits, blank,
     cns,
@@ -38,6 +39,7 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
             });
         }
         self.identity = Identity::new(&data, self.registers.version());
+        self.host_memory.request = Request::new(&data);
         Ok(data.namespaces.get())
     }
 

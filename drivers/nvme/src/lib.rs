@@ -19,6 +19,7 @@
 //! | `queues` | making queue pairs |
 //! | `recovery`, `link` | aborts and resets, and what the cores have to do with them |
 //! | `events`, `health` | what the controller tells unasked; the SMART log |
+//! | `host_memory` | memory that the controller asks us for |
 //! | `prp` | cutting a command into what one NVMe command can describe |
 //! | `discard` | the same for a discard |
 //! | `slots` | which command identifiers are in flight, and for whom |
@@ -38,6 +39,7 @@ mod discovery;
 mod error;
 mod events;
 mod health;
+mod host_memory;
 mod identify;
 mod identity;
 mod lifecycle;

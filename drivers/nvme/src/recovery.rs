@@ -150,6 +150,7 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
             Stage::Clearing(_) => {
                 self.release_queues();
                 self.admin.restart();
+                self.host_memory.is_disabled();
                 let (submission, completion) = self.admin.addresses();
                 self.registers
                     .set_admin_queues(submission, completion, admin::ENTRIES.into());
@@ -362,6 +363,14 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
         }
         let known: Vec<u32> = self.namespaces.iter().map(|n| n.id).collect();
         self.refresh(&known, changes)?;
+        match self.lend_again() {
+            Ok(_) => {}
+            Err(error @ Error::Command { .. }) => {
+                let serial = &self.identity.serial;
+                log::warn!("nvme {serial}: {error}; it works without our memory from now on");
+            }
+            Err(error) => return Err(error),
+        }
         let pairs = core::mem::take(&mut self.pairs);
         let held = pairs.iter().flatten().filter(|pair| pair.is_held());
         let made = self.make_again(held);

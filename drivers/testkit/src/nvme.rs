@@ -9,6 +9,7 @@
 mod admin;
 mod dma;
 mod execute;
+mod host_memory;
 mod identify;
 mod logs;
 mod null;
@@ -21,6 +22,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use crate::mem::FakeBus;
+pub use host_memory::HostMemoryConfig;
 pub use null::{Doorbells, NullNvme};
 use ring::Queue;
 use store::Store;
@@ -53,6 +55,8 @@ pub struct Config {
     pub atomic_blocks: u16,
     /// Whether it knows Dataset Management, and within which limits.
     pub discards: Option<DiscardConfig>,
+    /// The memory that it asks the host for.
+    pub host_memory: Option<HostMemoryConfig>,
     /// Reads of CSTS before a change of CC shows in it.
     pub delay: u32,
     /// Whether commands wait for [`FakeNvme::run`].
@@ -78,6 +82,7 @@ impl Default for Config {
             write_cache: true,
             atomic_blocks: 255,
             discards: Some(DiscardConfig::default()),
+            host_memory: None,
             delay: 3,
             manual: false,
             out_of_order: false,
@@ -220,6 +225,8 @@ struct Shared {
     faults: Mutex<Vec<Fault>>,
     /// Whether `faults` is worth a look: it is not, on the fast path.
     faulty: AtomicBool,
+    /// Memory of the host's that it works with.
+    lent: Mutex<host_memory::Lent>,
     /// Commands that were swallowed.
     stuck: Mutex<Vec<Stuck>>,
     /// Answers nothing until it is reset.
@@ -249,6 +256,7 @@ impl FakeNvme {
             config,
             faults: Mutex::default(),
             faulty: AtomicBool::new(false),
+            lent: Mutex::default(),
             stuck: Mutex::default(),
             hung: AtomicBool::new(false),
             resets: AtomicU64::new(0),
@@ -371,6 +379,12 @@ impl FakeNvme {
     #[must_use]
     pub fn commands(&self) -> u64 {
         self.0.commands.load(Ordering::Relaxed)
+    }
+
+    /// Bytes in each piece of the host's memory that it works with.
+    #[must_use]
+    pub fn lent(&self) -> Vec<usize> {
+        self.0.lent_bytes()
     }
 
     /// What the driver did that the specification forbids.

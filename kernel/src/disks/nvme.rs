@@ -18,6 +18,9 @@ use super::pci::{self, Pci};
 use crate::mm::{self, Dma};
 use crate::xen::time::CoreClock;
 
+/// A controller that asks for memory to work with gets no more than this part of what is free.
+const LENT: u64 = 16;
+
 /// A controller that serves.
 #[derive(Debug)]
 pub(super) struct NvmeDisk {
@@ -72,7 +75,7 @@ impl NvmeDisk {
         clock: &'static CoreClock,
         options: DiskOptions,
     ) -> Result<Self, String> {
-        let controller = Controller::start(registers.share(), clock, dma, options)
+        let mut controller = Controller::start(registers.share(), clock, dma, options)
             .map_err(|error| error.to_string())?;
         let id = controller.identity();
         info!(
@@ -84,6 +87,9 @@ impl NvmeDisk {
             id.firmware,
             id.max_transfer >> 10
         );
+        if let Err(error) = controller.lend(dma.free_bytes() / LENT) {
+            warn!("{at}: it takes no memory of ours, though it asks for some: {error}");
+        }
         Ok(Self {
             controller: Box::new(controller),
             registers,

@@ -10,6 +10,13 @@ impl Shared {
     pub(super) fn run_admin(&self, control: &mut Control) {
         while let Some(entry) = control.admin.as_mut().and_then(Ring::fetch) {
             let opcode = entry.opcode();
+            self.use_lent();
+            let more = [13, 14, 15].map(|dword| entry.dword(dword));
+            if more != [0; 3] && (opcode, entry.dword(10)) != (0x09, 0x0d) {
+                self.violation(format!(
+                    "admin command {opcode:#x} has doublewords {more:?}"
+                ));
+            }
             let cns = (opcode == 0x06).then(|| entry.dword(10) as u8);
             let swallowed = self.once(|fault| match fault {
                 Fault::SwallowAdmin(which) if which == opcode => Some(()),
@@ -53,6 +60,7 @@ impl Shared {
                 control.event_mask = entry.dword(11);
                 Ok(0)
             }
+            0x09 if entry.dword(10) == 0x0d => self.set_host_memory(entry),
             0x09 if entry.dword(10) == 7 => {
                 let most = u32::from(self.config.queues) - 1;
                 Ok(most << 16 | most)

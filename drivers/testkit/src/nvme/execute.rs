@@ -27,6 +27,7 @@ impl Shared {
         if lost || self.has(Fault::Deaf) {
             return 0;
         }
+        self.use_lent();
         let mut count = 0;
         if self.config.out_of_order {
             let mut batch = Vec::new();

@@ -44,6 +44,9 @@ impl Shared {
             520,
             &(u16::from(self.config.discards.is_some()) << 2).to_le_bytes(),
         );
+        for (at, bytes) in self.host_memory_wanted() {
+            put(at, &bytes);
+        }
         put(525, &[u8::from(self.config.write_cache)]);
         put(528, &self.config.atomic_blocks.to_le_bytes());
         page

@@ -128,6 +128,7 @@ impl Shared {
         self.stuck.lock().unwrap().clear();
         self.hung.store(false, Ordering::Release);
         self.resets.fetch_add(1, Ordering::AcqRel);
+        self.forget_lent();
         if let Some(ring) = control.admin.take() {
             self.check_memory(&ring);
         }
@@ -154,6 +155,9 @@ impl Shared {
         }
         if changed & 3 << 14 != 0 && value >> 14 & 3 != 0 {
             control.shutdown = 1;
+            if self.forget_lent() {
+                self.violation("shut down while it works with the host's memory");
+            }
             control.delay = self.config.delay;
         }
     }
