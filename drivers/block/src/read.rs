@@ -97,6 +97,8 @@ impl<'a, Q: DiskQueue, C: Clock, M: DmaAlloc> BlockReader<'a, Q, C, M> {
         let mut answer = None;
         loop {
             self.queue.poll(|_, result| answer = Some(result));
+            // What the disk could not do just then is tried again in time.
+            self.queue.tick(self.clock.now_ns());
             match answer {
                 Some(result) => break result?,
                 None if self.clock.now_ns() >= deadline => {

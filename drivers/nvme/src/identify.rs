@@ -34,7 +34,10 @@ pub(crate) struct IdentifyController {
     pub(crate) shutdown_us: U32,
     /// OAES: optional events.
     pub(crate) events: U32,
-    _to_sqes: [u8; 416],
+    _to_crdt: [u8; 32],
+    /// CRDT1 to CRDT3: delays before another try, in units of 100 ms.
+    pub(crate) retry_delays: [U16; 3],
+    _to_sqes: [u8; 378],
     /// SQES: log2 of the least (bits 3:0) and most bytes in a submission queue entry.
     pub(crate) sqes: u8,
     /// CQES: the same for completions.
@@ -56,6 +59,7 @@ pub(crate) struct IdentifyController {
 const _: () = assert!(size_of::<IdentifyController>() == 4096);
 const _: () = assert!(core::mem::offset_of!(IdentifyController, mdts) == 77);
 const _: () = assert!(core::mem::offset_of!(IdentifyController, shutdown_us) == 88);
+const _: () = assert!(core::mem::offset_of!(IdentifyController, retry_delays) == 128);
 const _: () = assert!(core::mem::offset_of!(IdentifyController, sqes) == 512);
 const _: () = assert!(core::mem::offset_of!(IdentifyController, vwc) == 525);
 const _: () = assert!(core::mem::offset_of!(IdentifyController, awupf) == 528);

@@ -32,6 +32,8 @@ pub struct Identity {
     pub events: u32,
     /// RTD3E: how long it says a shutdown may take; zero if it does not say.
     pub shutdown_time: Duration,
+    /// CRDT1 to CRDT3: how long it may ask for a command not to be tried again, in units of 100 ms.
+    pub retry_delays: [u16; 3],
 }
 
 /// ONCS bit 2: Dataset Management.
@@ -56,6 +58,7 @@ impl Identity {
             events: data.events.get(),
             atomic_blocks: u32::from(data.awupf.get()) + 1,
             shutdown_time: Duration::from_micros(data.shutdown_us.get().into()),
+            retry_delays: data.retry_delays.each_ref().map(|delay| delay.get()),
         }
     }
 

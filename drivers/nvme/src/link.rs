@@ -47,7 +47,13 @@ pub(crate) struct Link {
     order: AtomicU32,
     seen: AtomicU32,
     late: AtomicU32,
+    /// Commands answered, and failed without an answer, so far.
+    answered: AtomicU32,
+    failed: AtomicU32,
     released: AtomicBool,
+    /// [`Step::Pause`] is for a failure of the controller.
+    failure: AtomicBool,
+    suspects: AtomicBool,
 }
 
 impl Link {
@@ -55,6 +61,41 @@ impl Link {
     pub(crate) fn give(&self, order: Order) {
         // Release: what control did before, to the controller or for it, comes first.
         self.order.store(order.0, Ordering::Release);
+    }
+
+    /// Control: whether the next order to stop comes because the controller failed, perhaps over
+    /// one of the commands that it has.
+    pub(crate) fn give_cause(&self, failure: bool) {
+        // The order that follows releases it.
+        self.failure.store(failure, Ordering::Relaxed);
+    }
+
+    /// Queue: whether the order to stop came because the controller failed.
+    pub(crate) fn is_failure(&self) -> bool {
+        self.failure.load(Ordering::Relaxed)
+    }
+
+    /// Control: how many commands were answered so far, and how many failed without an answer.
+    pub(crate) fn progress(&self) -> (u32, u32) {
+        let load = |word: &AtomicU32| word.load(Ordering::Relaxed);
+        (load(&self.answered), load(&self.failed))
+    }
+
+    /// Queue: tells of its progress.
+    pub(crate) fn tell_progress(&self, (answered, failed): (u32, u32)) {
+        self.answered.store(answered, Ordering::Relaxed);
+        self.failed.store(failed, Ordering::Relaxed);
+    }
+
+    /// Control: whether there are commands that the controller may have failed over more than once.
+    pub(crate) fn has_suspects(&self) -> bool {
+        self.suspects.load(Ordering::Relaxed)
+    }
+
+    /// Queue: tells of such commands.
+    pub(crate) fn tell_suspects(&self, any: bool) {
+        // Before it says that an order is followed, which releases it.
+        self.suspects.store(any, Ordering::Relaxed);
     }
 
     /// Control: whether the last order has been followed.
@@ -66,6 +107,11 @@ impl Link {
     /// never will.
     pub(crate) fn release(&self) {
         self.released.store(true, Ordering::Release);
+    }
+
+    /// Control: whether `order` is the last that was given.
+    pub(crate) fn has_order(&self, order: Order) -> bool {
+        self.order.load(Ordering::Relaxed) == order.0
     }
 
     /// Control: the identifier of a command that has been in flight for too long.

@@ -50,14 +50,20 @@ pub struct QueuePair<R> {
     age_limit: u32,
     /// When the ages were looked at last.
     looked: u32,
+    /// Epochs from one look to the next.
+    look_every: u32,
     /// Control was told of a late command.
     told_late: bool,
+    /// CRDT1 to CRDT3, in units of 100 ms.
+    delays: [u16; 3],
     link: Arc<Link>,
     /// The last order followed.
     order: Order,
     spurious: u64,
-    /// Neither doorbells nor queue memory are touched: control resets the controller.
+    /// Completions are not looked for: the queue is parked or gone, or something is to fail.
     stopped: bool,
+    /// Neither doorbells nor queue memory are touched: control resets the controller.
+    parked: bool,
     gone: bool,
 }
 
@@ -80,6 +86,8 @@ pub(crate) struct Shape {
     pub(crate) limit: u32,
     pub(crate) list_shift: u32,
     pub(crate) discards: Option<DiscardLimits>,
+    /// CRDT1 to CRDT3, in units of 100 ms.
+    pub(crate) delays: [u16; 3],
 }
 
 impl<R: Registers> QueuePair<R> {
@@ -108,11 +116,14 @@ impl<R: Registers> QueuePair<R> {
             epoch: 0,
             age_limit: u32::try_from(age_limit).unwrap_or(u32::MAX),
             looked: 0,
+            look_every: recover::LOOK,
             told_late: false,
+            delays: shape.delays,
             order: link.order(),
             link,
             spurious: 0,
             stopped: false,
+            parked: false,
             gone: false,
         }
     }

@@ -57,6 +57,7 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
             // At least one range of a discard.
             list_shift: list.next_power_of_two().trailing_zeros().max(RANGE_SHIFT),
             discards: self.discards,
+            delays: self.identity.retry_delays,
         };
         check_doorbells(&registers, shape.id, shape.doorbell_stride)?;
         let memory = self.allocate(shape).ok_or(Error::Memory)?;

@@ -24,8 +24,10 @@ use crate::link::{Order, Step};
 use crate::queues::Pair;
 use crate::{Controller, Error, HealthLog, Identity};
 
-/// Resets in a row, after which a controller is given up.
+/// Resets in a row, without a command answered in between, after which a controller is given up.
 const MAX_RESETS: u32 = 3;
+/// How long the other queues wait for one that tries again what the controller may have failed over.
+const TRY_NS: u64 = 1_000_000_000;
 /// A controller that has worked for so many times the limit of a command has recovered.
 const CALM: u32 = 10;
 /// How long a queue's owner, who is woken again and again, may take to follow an order.
@@ -84,8 +86,12 @@ pub(crate) struct Recovery {
     stage: Stage,
     order: Order,
     abort: Option<Abort>,
-    /// Resets since the controller last worked for a while.
+    /// Resets since the controller last answered a command, or worked for a while.
     resets: u32,
+    /// What the queues had done at the last reset: commands answered, and failed by resets.
+    done: (u32, u32),
+    /// Since when the queue that works again last has, as long as others wait for it.
+    resuming: Option<u64>,
     running_since: u64,
     /// Why the controller is given up once it is disabled.
     giving_up: Option<Error>,
@@ -98,6 +104,8 @@ impl Recovery {
             order: Order::default(),
             abort: None,
             resets: 0,
+            done: (0, 0),
+            resuming: None,
             running_since: 0,
             giving_up: None,
         }
@@ -113,7 +121,7 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
         if let Err(reason) = self.advance(now, &mut attention) {
             self.stumble(reason, now, &mut attention);
         }
-        attention.soon = self.is_recovering();
+        attention.soon = self.is_recovering() || self.recovery.resuming.is_some();
         attention
     }
 
@@ -133,6 +141,7 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
         match self.recovery.stage {
             Stage::Running => {
                 self.watch(now)?;
+                self.resume_others(now, attention);
                 self.take_health(attention);
                 self.take_event(attention)?;
             }
@@ -177,7 +186,7 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
                 if status.ready() {
                     self.in_time(|this| this.revive(&mut attention.changes))?;
                     log::warn!("nvme {}: reset, works again", self.identity.serial);
-                    self.order(Step::Run, attention);
+                    self.resume(now, attention);
                     self.recovery.stage = Stage::Running;
                     self.recovery.running_since = now;
                 } else if late(since) {
@@ -192,7 +201,6 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
     /// Decides what follows from a failure.
     #[inline(never)]
     fn stumble(&mut self, reason: Error, now: u64, attention: &mut Attention) {
-        let serial = &self.identity.serial;
         if reason == Error::Gone {
             // It may be unplugged, or only its registers may be.
             return self.lose(reason, false, attention);
@@ -205,8 +213,9 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
         if self.is_running() && u128::from(worked) > calm {
             self.recovery.resets = 0;
         }
-        self.recovery.resets += 1;
-        self.recovery.abort = None;
+        self.count_reset();
+        (self.recovery.abort, self.recovery.resuming) = (None, None);
+        let serial = &self.identity.serial;
         let hopeless = matches!(reason, Error::Changed(_));
         if hopeless || self.recovery.resets > MAX_RESETS {
             log::error!("nvme {serial}: {reason}; given up");
@@ -216,12 +225,68 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
             log::warn!("nvme {serial}: {reason}; reset {number} of at most {MAX_RESETS}");
         }
         if self.is_running() {
+            for pair in self.pairs.iter().flatten() {
+                pair.link.give_cause(reason == Error::Fatal);
+            }
             self.order(Step::Pause, attention);
             self.recovery.stage = Stage::Pausing(now);
         } else {
             // The queues have stopped long since.
             self.registers.begin_disable();
             self.recovery.stage = Stage::Disabling(now);
+        }
+    }
+
+    /// Counts a reset. One that ended with the end of a command that the controller failed over
+    /// does not count, nor do those before a command that was answered.
+    fn count_reset(&mut self) {
+        let mut done = (0u32, 0u32);
+        for (answered, failed) in self.pairs.iter().flatten().map(|pair| pair.link.progress()) {
+            done = (done.0.wrapping_add(answered), done.1.wrapping_add(failed));
+        }
+        let before = core::mem::replace(&mut self.recovery.done, done);
+        if done.0 != before.0 {
+            self.recovery.resets = 0;
+        } else if done.1 != before.1 {
+            self.recovery.resets = self.recovery.resets.saturating_sub(1);
+        }
+        self.recovery.resets += 1;
+    }
+
+    /// Has the queues submit again what they had in flight: all of them that have nothing which the
+    /// controller has failed over more than once, perhaps; the others follow one by one, so that
+    /// one is known from the other.
+    fn resume(&mut self, now: u64, attention: &mut Attention) {
+        self.recovery.order = self.recovery.order.then(Step::Run);
+        for pair in self.pairs.iter().flatten().filter(|pair| !pair.abandoned) {
+            if pair.link.has_suspects() && pair.is_held() {
+                self.recovery.resuming = Some(now.saturating_sub(TRY_NS));
+            } else {
+                pair.link.give(self.recovery.order);
+            }
+        }
+        attention.wake = true;
+        self.resume_others(now, attention);
+    }
+
+    /// Has the next queue follow, if one waits, and the one before is through or takes too long.
+    fn resume_others(&mut self, now: u64, attention: &mut Attention) {
+        let Some(since) = self.recovery.resuming else {
+            return;
+        };
+        attention.wake = true;
+        let order = self.recovery.order;
+        let pairs = self.pairs.iter().flatten().filter(|pair| pair.is_held());
+        let (at_work, mut waiting): (Vec<_>, Vec<_>) = pairs.partition(|p| p.link.has_order(order));
+        let busy = at_work.iter().any(|pair| pair.link.has_suspects());
+        if busy && now.saturating_sub(since) < TRY_NS {
+            return;
+        }
+        if waiting.is_empty() {
+            self.recovery.resuming = None;
+        } else {
+            waiting.remove(0).link.give(order);
+            self.recovery.resuming = Some(now);
         }
     }
 

@@ -23,8 +23,9 @@ struct Slot {
     /// The identifier of the current or last use, with [`AWAITED`] until its completion, and
     /// with [`ALONE`] as well if it is all of its command.
     cid: u32,
-    /// Which submission of the queue it was, counted in steps of 2; odd if it was submitted again
-    /// since it was aborted.
+    /// Which submission of the queue it was, counted in steps of [`TURN`]; below that, how often it
+    /// was tried again ([`RETRY`]) and how often it may have been what the controller failed over
+    /// ([`BLAME`]). One word, so that all of it is as new with every command, at no cost.
     turn: u32,
     /// The slot itself, but for the further parts of a command.
     leader: u16,
@@ -32,6 +33,8 @@ struct Slot {
     remaining: u16,
     /// The first error of any part; in a leader. Success as long as the slot is free.
     status: Status,
+    /// When it is submitted again, in [`DUE_SHIFT`] units; of what is [`HELD`].
+    due: u16,
 }
 const _: () = assert!(size_of::<Slot>() == 64);
 
@@ -47,6 +50,22 @@ impl Slot {
         self.entry = self.entry.with_cid(cid);
         self.cid = u32::from(cid) | self.cid & (AWAITED | ALONE);
     }
+
+    /// Whether the controller has it.
+    fn is_out(&self) -> bool {
+        self.cid & (AWAITED | HELD) == AWAITED
+    }
+
+    fn blame(&self) -> u32 {
+        self.turn / BLAME % BLAME_RANGE
+    }
+
+    /// Notes that the controller may have failed over it.
+    fn suspect(&mut self) {
+        if self.blame() < BLAME_LIMIT {
+            self.turn += BLAME;
+        }
+    }
 }
 
 /// Above an identifier: its completion has not come yet.
@@ -55,10 +74,49 @@ const AWAITED: u32 = 1 << 16;
 /// parts ended.
 const ALONE: u32 = 1 << 17;
 
-/// In a turn: submitted again.
-const RETRIED: u32 = 1;
-/// From one turn to the next.
-const TURN: u32 = 2;
+/// Above an identifier that is awaited: the controller does not have it; it is submitted again later.
+const HELD: u32 = 1 << 18;
+/// Above an identifier that is held: it is not submitted again, but fails.
+const DOOMED: u32 = 1 << 19;
+
+/// In a turn: tried again once more.
+const RETRY: u32 = 1;
+const RETRY_RANGE: u32 = 8;
+/// In a turn: once more what the controller may have failed over.
+const BLAME: u32 = RETRY * RETRY_RANGE;
+const BLAME_RANGE: u32 = 4;
+/// From one turn to the next: 27 bits count them, which is more than a queue takes in the time
+/// that a command has.
+const TURN: u32 = BLAME * BLAME_RANGE;
+
+/// How often a command is tried again that ended for a reason that may pass.
+pub(crate) const RETRIES: u32 = 5;
+/// A command fails when so many aborts or resets were for its sake, or may have been.
+pub(crate) const BLAME_LIMIT: u32 = 3;
+/// From so many on it is submitted with no other that is suspected.
+const SUSPECT: u32 = 2;
+/// log2 of the epochs in a unit of [`Slot::due`].
+const DUE_SHIFT: u32 = 4;
+
+/// Which commands a reset is laid to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Blame {
+    /// Those that have not been answered for longer than so many epochs.
+    Late(u32),
+    /// Those that the controller has; if some are suspected already, those only.
+    All,
+}
+
+/// What becomes of a command that ended for a reason that may pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Retry {
+    /// It is to be submitted now.
+    Now(Packed),
+    /// It is submitted later, by [`Slots::release_held`].
+    Later,
+    /// It was tried often enough, or is not awaited.
+    No,
+}
 
 /// The slots of one queue.
 #[derive(Debug)]
@@ -72,6 +130,10 @@ pub(crate) struct Slots {
     commands: usize,
     turn: u32,
     mask: u16,
+    /// What is held.
+    held: usize,
+    /// Commands that ended without an answer, wrapping.
+    failed: u32,
 }
 
 impl Slots {
@@ -88,6 +150,7 @@ impl Slots {
             leader: index,
             remaining: 0,
             status: Status::SUCCESS,
+            due: 0,
         };
         Self {
             slots: (0..depth).map(slot).collect(),
@@ -97,6 +160,8 @@ impl Slots {
             commands: 0,
             turn: 0,
             mask: depth - 1,
+            held: 0,
+            failed: 0,
         }
     }
 
@@ -241,9 +306,10 @@ impl Slots {
                 slot.remaining = 0;
                 done(slot.tag);
             }
-            slot.cid &= !(AWAITED | ALONE);
+            slot.cid &= !(AWAITED | ALONE | HELD | DOOMED);
             slot.status = Status::SUCCESS;
         }
+        self.held = 0;
         self.commands = 0;
         self.available = 0;
         self.parked = 0;
@@ -259,17 +325,49 @@ impl Slots {
         self.available += core::mem::take(&mut self.parked);
     }
 
+    /// Between the two: lays the reset to what it may be for, and tells whether anything is
+    /// suspected from now on.
+    pub(crate) fn lay(&mut self, blame: Blame, epoch: u32) -> bool {
+        let suspected = |slot: &Slot| slot.is_out() && slot.blame() >= SUSPECT;
+        let known = self.slots.iter().any(suspected);
+        for at in 0..self.slots.len() {
+            let slot = &self.slots[at];
+            let age = epoch.wrapping_sub(self.slots[usize::from(slot.leader)].epoch);
+            let is_one = match blame {
+                Blame::Late(limit) => age > limit,
+                Blame::All => !known || suspected(slot),
+            };
+            if slot.is_out() && is_one {
+                self.slots[at].suspect();
+            }
+        }
+        let awaited = |slot: &Slot| slot.cid & AWAITED != 0 && slot.blame() >= SUSPECT;
+        self.slots.iter().any(awaited)
+    }
+
     /// Between the two: gives every part whose completion is awaited a new identifier and hands
     /// it to `again`, counted from 0, in the order of submission. Commands count as taken at
-    /// `epoch` from now on. Returns how many parts there were.
+    /// `epoch` from now on. What is suspected is held, and what is too often is doomed. Returns how
+    /// many parts there were for `again`.
     pub(crate) fn replay(&mut self, epoch: u32, mut again: impl FnMut(usize, &Packed)) -> usize {
+        self.held = 0;
+        for slot in self.slots.iter_mut().filter(|s| s.cid & AWAITED != 0) {
+            slot.cid &= !HELD;
+            if slot.blame() >= SUSPECT {
+                slot.cid |= HELD;
+                slot.due = due(epoch, 0);
+                self.held += 1;
+            }
+            if slot.blame() >= BLAME_LIMIT {
+                slot.cid |= DOOMED;
+            }
+        }
         // Places of the stack above those that count are as many as slots in use, or more.
         let Some(order) = self.free.get_mut(self.parked..) else {
             return 0;
         };
         let slots = &mut self.slots;
-        let awaited = |slot: &Slot| slot.cid & AWAITED != 0;
-        let found = (0..).zip(slots.iter()).filter(|(_, slot)| awaited(slot));
+        let found = (0..).zip(slots.iter()).filter(|(_, slot)| slot.is_out());
         let mut count = 0;
         for (place, (index, _)) in order.iter_mut().zip(found) {
             *place = index;
@@ -296,20 +394,113 @@ impl Slots {
         count
     }
 
-    /// The entry, with a new identifier, of the part `cid` that ended though it should not have;
-    /// `None` if it is not awaited, or not for the first time.
-    pub(crate) fn retry(&mut self, cid: u16, epoch: u32) -> Option<Packed> {
-        let slot = self.slots.get_mut(usize::from(cid & self.mask))?;
-        if slot.cid & !ALONE != u32::from(cid) | AWAITED || slot.turn & RETRIED != 0 {
-            return None;
+    /// The identifier of a part that is doomed, to be finished now.
+    pub(crate) fn take_doomed(&mut self) -> Option<u16> {
+        let doomed = |slot: &&mut Slot| slot.cid & DOOMED != 0;
+        let slot = self.slots.iter_mut().find(doomed)?;
+        slot.cid &= !(HELD | DOOMED);
+        self.held -= 1;
+        Some(slot.cid as u16)
+    }
+
+    /// Counts a command that has failed since a part of it was doomed.
+    pub(crate) fn note_failed(&mut self) {
+        self.failed = self.failed.wrapping_add(1);
+    }
+
+    /// What becomes of the part `cid` that ended though it should not have. It is tried again after
+    /// `delay` epochs; as one that hung if it was `aborted`, which counts apart.
+    pub(crate) fn retry(&mut self, cid: u16, epoch: u32, aborted: bool, delay: u32) -> Retry {
+        let Some(slot) = self.slots.get_mut(usize::from(cid & self.mask)) else {
+            return Retry::No;
+        };
+        if slot.cid & !ALONE != u32::from(cid) | AWAITED {
+            return Retry::No;
         }
-        slot.turn |= RETRIED;
+        if aborted {
+            slot.suspect();
+            if slot.blame() >= BLAME_LIMIT {
+                return Retry::No;
+            }
+        } else if slot.turn % RETRY_RANGE >= RETRIES {
+            return Retry::No;
+        } else {
+            slot.turn += RETRY;
+        }
+        if delay > 0 {
+            slot.cid |= HELD;
+            slot.due = due(epoch, delay);
+            self.held += 1;
+            return Retry::Later;
+        }
         slot.renew(self.mask);
         let (entry, leader) = (slot.entry, usize::from(slot.leader));
+        self.touch(leader, epoch);
+        Retry::Now(entry)
+    }
+
+    /// How often the part `cid` was tried again.
+    pub(crate) fn retries(&self, cid: u16) -> u32 {
+        let slot = self.slots.get(usize::from(cid & self.mask));
+        slot.map_or(0, |slot| slot.turn % RETRY_RANGE)
+    }
+
+    /// A part that is held and due, with a new identifier, to be submitted now. What is suspected
+    /// waits until nothing else that is suspected is with the controller.
+    #[cold]
+    pub(crate) fn release_held(&mut self, epoch: u32) -> Option<Packed> {
+        if self.held == 0 {
+            return None;
+        }
+        let suspected = |slot: &Slot| slot.is_out() && slot.blame() >= SUSPECT;
+        let busy = self.slots.iter().any(suspected);
+        let now = due(epoch, 0);
+        let is_due = |slot: &Slot| {
+            let held = slot.cid & (HELD | DOOMED) == HELD;
+            let suspected = slot.blame() >= SUSPECT;
+            held && now.wrapping_sub(slot.due) as i16 >= 0 && !(suspected && busy)
+        };
+        let age = |slot: &Slot| self.turn.wrapping_sub(slot.turn);
+        let all = self.slots.iter().enumerate();
+        let waiting = all.filter(|(_, slot)| is_due(slot));
+        let (index, _) = waiting.max_by_key(|(_, slot)| age(slot))?;
+        self.held -= 1;
+        let slot = self.slots.get_mut(index)?;
+        slot.renew(self.mask);
+        let (entry, leader) = (slot.entry, usize::from(slot.leader));
+        self.touch(leader, epoch);
+        Some(entry)
+    }
+
+    /// A command of which `leader` is the first part counts as taken at `epoch`.
+    fn touch(&mut self, leader: usize, epoch: u32) {
         if let Some(leader) = self.slots.get_mut(leader) {
             leader.epoch = epoch;
         }
-        Some(entry)
+    }
+
+    /// Whether something is to fail.
+    pub(crate) fn has_doomed(&self) -> bool {
+        self.slots.iter().any(|slot| slot.cid & DOOMED != 0)
+    }
+
+    /// Whether something is held.
+    pub(crate) fn holds(&self) -> bool {
+        self.held > 0
+    }
+
+    /// Whether something is suspected.
+    pub(crate) fn suspects(&self) -> bool {
+        let suspected = |slot: &Slot| slot.cid & AWAITED != 0 && slot.blame() >= SUSPECT;
+        self.slots.iter().any(suspected)
+    }
+
+    /// How many commands have been answered, and how many have failed without an answer; both
+    /// wrapping.
+    pub(crate) fn progress(&self) -> (u32, u32) {
+        let begun = self.turn / TURN;
+        let ended = begun.wrapping_sub(self.commands as u32);
+        (ended.wrapping_sub(self.failed), self.failed)
     }
 
     /// Commands in flight.
@@ -320,7 +511,7 @@ impl Slots {
     /// How many epochs before `now` the oldest command in flight was taken, and the identifier of
     /// a part of it that is awaited.
     pub(crate) fn oldest(&self, now: u32) -> Option<(u32, u16)> {
-        let awaited = self.slots.iter().filter(|slot| slot.cid & AWAITED != 0);
+        let awaited = self.slots.iter().filter(|slot| slot.is_out());
         let age = |slot: &Slot| {
             let leader = &self.slots[usize::from(slot.leader)];
             (now.wrapping_sub(leader.epoch), slot.cid as u16)
@@ -333,6 +524,16 @@ impl Slots {
 #[inline]
 fn next_use(cid: u32, mask: u16) -> u16 {
     (cid as u16).wrapping_add(mask + 1)
+}
+
+/// The epoch that is `delay` after `epoch`, in units of [`Slot::due`], rounded up.
+fn due(epoch: u32, delay: u32) -> u16 {
+    let unit = 1 << DUE_SHIFT;
+    match delay {
+        0 => (epoch >> DUE_SHIFT) as u16,
+        delay => ((epoch.wrapping_add(delay)) >> DUE_SHIFT)
+            .wrapping_add(u32::from(delay % unit != 0)) as u16,
+    }
 }
 
 /// What a completion finished. Small enough to be returned in a register.
@@ -492,16 +693,105 @@ mod tests {
         assert_eq!(slots.reserve(0), None, "given up for good");
     }
 
+    /// The entry that is to be submitted again at once.
+    fn now(retry: Retry) -> Packed {
+        match retry {
+            Retry::Now(entry) => entry,
+            other => panic!("{other:?}"),
+        }
+    }
+
     #[test]
-    fn a_command_is_retried_once() {
+    fn a_command_is_retried_five_times_and_aborted_twice() {
         let mut slots = Slots::new(8);
         let cids = take(&mut slots, 2, 1).unwrap();
-        let again = slots.retry(cids[1], 5).unwrap();
-        assert_eq!(again.cdw10(), 1);
-        assert_eq!(slots.retry(cids[1], 5), None, "that one is over");
-        assert_eq!(slots.retry(again.cid(), 5), None, "and this is the second");
+        let mut cid = cids[1];
+        for _ in 0..RETRIES {
+            let again = now(slots.retry(cid, 5, false, 0));
+            assert_eq!(again.cdw10(), 1);
+            assert_eq!(slots.retry(cid, 5, false, 0), Retry::No, "that one is over");
+            cid = again.cid();
+        }
+        assert_eq!(slots.retry(cid, 5, false, 0), Retry::No, "often enough");
+        for _ in 1..BLAME_LIMIT {
+            cid = now(slots.retry(cid, 5, true, 0)).cid();
+        }
+        assert_eq!(slots.retry(cid, 5, true, 0), Retry::No, "often enough");
         assert_eq!(slots.finish(cids[1], OK), Finished::Nothing);
         assert_eq!(slots.finish(cids[0], OK), Finished::Part);
+        assert_eq!(slots.finish(cid, OK), Finished::Command(OK, Tag(1)));
+        assert_eq!(slots.progress(), (1, 0));
+        // The next one in the same slots begins anew.
+        for cid in take(&mut slots, 7, 2).unwrap() {
+            assert!(matches!(slots.retry(cid, 5, false, 0), Retry::Now(_)));
+        }
+    }
+
+    #[test]
+    fn what_waits_for_its_time_is_neither_late_nor_answered_before() {
+        let mut slots = Slots::new(8);
+        let cid = take(&mut slots, 1, 1).unwrap()[0];
+        assert_eq!(slots.retry(cid, 1000, false, 100), Retry::Later);
+        assert_eq!(slots.finish(cid, OK), Finished::Nothing);
+        assert_eq!(slots.oldest(100_000), None);
+        assert_eq!(slots.release_held(1099), None);
+        let again = slots.release_held(1120).unwrap();
+        assert!(!slots.holds());
+        assert_eq!(slots.oldest(1130).map(|(age, _)| age), Some(10));
         assert_eq!(slots.finish(again.cid(), OK), Finished::Command(OK, Tag(1)));
+        // A reset does not wait for it.
+        let cid = take(&mut slots, 1, 2).unwrap()[0];
+        assert_eq!(slots.retry(cid, 1000, false, 100), Retry::Later);
+        assert_eq!(replay(&mut slots).len(), 1);
+        assert!(!slots.holds());
+    }
+
+    #[test]
+    fn what_resets_are_laid_to_is_tried_alone_and_fails_alone() {
+        let mut slots = Slots::new(8);
+        take(&mut slots, 1, 1).unwrap();
+        take(&mut slots, 1, 2).unwrap();
+        for suspected in [false, true] {
+            slots.suspend();
+            assert_eq!(slots.lay(Blame::All, 10), suspected);
+            slots.resume();
+        }
+        // Both were there twice. They come again one by one, and a new one is not in their way.
+        assert_eq!(replay(&mut slots), []);
+        let first = slots.release_held(99).unwrap();
+        assert_eq!((first.cdw10(), slots.release_held(99)), (1, None));
+        let new = take(&mut slots, 1, 3).unwrap()[0];
+        slots.suspend();
+        assert!(slots.lay(Blame::All, 10));
+        slots.resume();
+        assert_eq!(replay(&mut slots).len(), 1, "the new one");
+        assert_eq!(slots.finish(new, OK), Finished::Nothing);
+        let doomed = slots.take_doomed().unwrap();
+        let failed = slots.finish(doomed, Status::ABORT_REQUESTED);
+        assert_eq!(failed, Finished::Command(Status::ABORT_REQUESTED, Tag(1)));
+        slots.note_failed();
+        assert_eq!((slots.take_doomed(), slots.progress()), (None, (0, 1)));
+        let second = slots.release_held(99).unwrap();
+        assert_eq!(
+            slots.finish(second.cid(), OK),
+            Finished::Command(OK, Tag(2))
+        );
+        assert_eq!((slots.progress(), slots.suspects()), ((1, 1), false));
+    }
+
+    #[test]
+    fn a_late_command_is_what_a_reset_is_laid_to_if_one_is_known() {
+        let mut slots = Slots::new(8);
+        take(&mut slots, 1, 1).unwrap();
+        take(&mut slots, 1, 90).unwrap();
+        for _ in 0..BLAME_LIMIT {
+            slots.lay(Blame::Late(50), 100);
+        }
+        slots.suspend();
+        let mut again = Vec::new();
+        slots.replay(100, |_, entry| again.push(entry.cdw10()));
+        slots.resume();
+        assert_eq!(again, [90]);
+        assert!(slots.take_doomed().is_some());
     }
 }

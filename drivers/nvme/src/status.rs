@@ -4,7 +4,8 @@ use core::fmt;
 
 use spindle_block::{IoError, IoResult};
 
-/// Status without the phase bit: code in bits 7:0, type in bits 10:8, "do not retry" in bit 14.
+/// Status without the phase bit: code in bits 7:0, type in bits 10:8, the retry delay in
+/// bits 12:11, "do not retry" in bit 14.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Status(pub u16);
 
@@ -51,6 +52,7 @@ impl Status {
     /// The bit that says that trying again will not help.
     pub const DO_NOT_RETRY: u16 = 1 << 14;
     const CODE_MASK: u16 = 0x7ff;
+    const TYPE_COMMAND: u16 = 1;
     const TYPE_MEDIA: u16 = 2;
 
     /// Type and code, without the bits about retrying and more information.
@@ -59,13 +61,32 @@ impl Status {
         Self(self.0 & Self::CODE_MASK)
     }
 
-    /// Whether the same command may work if it is given once more: nothing is wrong with it.
+    /// Whether the same command may work if it is given once more: the controller does not say that
+    /// it will not, and nothing is wrong with the command itself.
     pub(crate) const fn may_pass(self) -> bool {
         match self.code() {
             Self::ABORT_REQUESTED => true,
-            Self::INTERRUPTED | Self::NOT_READY => self.0 & Self::DO_NOT_RETRY == 0,
-            _ => false,
+            Self::SUCCESS
+            | Self::INVALID_OPCODE
+            | Self::INVALID_FIELD
+            | Self::PRP_OFFSET
+            | Self::WRITE_PROTECTED
+            | Self::LBA_RANGE
+            | Self::CAPACITY
+            | Self::ACCESS_DENIED => false,
+            Self(code) if code >> 8 == Self::TYPE_COMMAND => false,
+            _ => self.0 & Self::DO_NOT_RETRY == 0,
         }
+    }
+
+    /// Whether it says that data on the medium is bad.
+    pub(crate) const fn is_medium(self) -> bool {
+        self.code().0 >> 8 == Self::TYPE_MEDIA
+    }
+
+    /// CRD: which of the controller's three delays to wait for before another try, from 1; 0 for none.
+    pub(crate) const fn delay(self) -> usize {
+        (self.0 >> 11 & 3) as usize
     }
 
     /// The outcome as a submitter sees it.

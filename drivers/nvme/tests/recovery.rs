@@ -7,10 +7,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
 
 use common::{OPTIONS, Queue, Rig, Running, command};
-use spindle_block::{DiskOptions, DiskQueue, IoError, IoResult, Op, Segment, SubmitError, Tag};
+use spindle_block::{
+    BlockReader, Blocks, DiskOptions, DiskQueue, IoError, IoResult, Op, Segment, SubmitError, Tag,
+};
 use spindle_hw::SharedPages;
 use spindle_nvme::{Attention, Error, Lost, Status};
-use spindle_testkit::nvme::{Config, Fault};
+use spindle_testkit::nvme::{Config, Fault, NamespaceConfig, Quirk, Quirks};
 use spindle_testkit::queue::pages;
 
 const SECOND: u64 = 1_000_000_000;
@@ -112,11 +114,12 @@ fn a_command_that_is_aborted_is_tried_once_more() {
     bed.turn();
     assert_eq!(bed.answers, [(1, Ok(()))]);
     assert_eq!(rig.disk.resets(), 0);
-    // A second one of the kind, aborted twice, is an error.
-    rig.disk.arm(Fault::SwallowIo(1));
-    rig.disk.arm(Fault::SwallowIo(1));
+    // Aborted again and again, it fails.
+    for _ in 0..3 {
+        rig.disk.arm(Fault::SwallowIo(1));
+    }
     bed.submit(0, Op::Write, 2);
-    for _ in 0..4 {
+    for _ in 0..8 {
         bed.pass(LIMIT);
     }
     assert_eq!(bed.answers[1..], [(2, Err(IoError::Aborted))]);
@@ -148,36 +151,172 @@ fn a_queue_that_was_stopped_rings_no_doorbell_for_what_it_took_before() {
 }
 
 #[test]
-fn what_the_controller_could_not_do_just_then_is_tried_once_more() {
-    let rig = Rig::new(Config::default());
-    let mut bed = Bed::new(&rig, 1);
-    let write = 1;
-    let interrupted = Status::INTERRUPTED.0;
-    for (tag, faults, answer) in [
-        (1, &[interrupted][..], Ok(())),
-        (2, &[Status::NOT_READY.0], Ok(())),
-        (
-            3,
-            &[interrupted; 2],
-            Err(IoError::Device(Status::INTERRUPTED.0)),
-        ),
-        (
-            4,
-            &[interrupted | Status::DO_NOT_RETRY],
-            Err(IoError::Device(interrupted | Status::DO_NOT_RETRY)),
-        ),
-        (5, &[Status::WRITE_FAULT.0], Err(IoError::Medium)),
+fn what_may_pass_is_tried_five_times_more_and_the_rest_fails_at_once() {
+    // Internal error, transfer error, power loss, sanitize in progress, interrupted, transport
+    // error, not ready, format in progress, write fault, read error, path error, in transition.
+    for status in [
+        0x06, 0x04, 0x05, 0x1d, 0x21, 0x22, 0x82, 0x84, 0x280, 0x281, 0x300, 0x303,
     ] {
-        for &status in faults {
-            rig.disk.arm(Fault::FailIo(write, status));
+        for (times, passes) in [(1, true), (5, true), (6, false)] {
+            let rig = Rig::new(Config::default());
+            let mut bed = Bed::new(&rig, 1);
+            for _ in 0..times {
+                rig.disk.arm(Fault::FailIo(1, status));
+            }
+            bed.submit(0, Op::Write, 1);
+            for _ in 0..20 {
+                bed.pass(SECOND);
+            }
+            let answer = if passes {
+                Ok(())
+            } else {
+                Status(status).result()
+            };
+            assert_eq!(bed.answers, [(1, answer)], "{status:#x} {times} times");
+            assert_eq!(rig.disk.commands(), times.min(5) + 1);
+            rig.obeyed();
         }
+    }
+    // Do Not Retry, or nothing that another try would change.
+    for status in [
+        0x4006, 0x4281, 0x01, 0x02, 0x13, 0x20, 0x80, 0x81, 0x182, 0x286,
+    ] {
+        let rig = Rig::new(Config::default());
+        let mut bed = Bed::new(&rig, 1);
+        rig.disk.arm(Fault::FailIo(1, status));
+        bed.submit(0, Op::Write, 1);
+        bed.turn();
+        assert_eq!(bed.answers, [(1, Status(status).result())]);
+        assert_eq!(rig.disk.commands(), 1);
+    }
+}
+
+#[test]
+fn the_controller_says_when_to_try_again() {
+    let rig = Rig::new(Config {
+        retry_delays: [3, 70, 0],
+        ..Config::default()
+    });
+    let mut bed = Bed::new(&rig, 1);
+    for (tag, delay, ms) in [(1, 1, 300), (2, 2, 7_000), (3, 3, 0)] {
+        rig.disk
+            .arm(Fault::FailIo(1, Status::NOT_READY.0 | delay << 11));
         bed.submit(0, Op::Write, tag);
         bed.turn();
+        let mut waited = 0;
+        while bed.answers.len() < tag as usize {
+            bed.pass(20_000_000);
+            waited += 20;
+            assert!(waited < 10_000);
+        }
+        assert!((ms..=ms + 100).contains(&waited), "{waited} ms, not {ms}");
         bed.turn();
-        assert_eq!(bed.answers.last(), Some(&(tag, answer)), "{faults:x?}");
+        assert_eq!(bed.answers.last(), Some(&(tag, Ok(()))));
     }
-    assert_eq!(bed.answers.len(), 5);
+    // It waits, and is not late.
+    assert_eq!(rig.disk.resets(), 0);
     rig.obeyed();
+}
+
+#[test]
+fn a_table_can_be_read_though_the_namespace_is_not_ready_at_first() {
+    let rig = Rig::new(Config::default());
+    let (controller, mut queue) = rig.running(OPTIONS);
+    let volume = controller.volumes(0, 0).remove(0);
+    for _ in 0..4 {
+        rig.disk.arm(Fault::FailIo(2, Status::NOT_READY.0));
+    }
+    let limit = 30 * SECOND;
+    let mut reader = BlockReader::new(&mut queue, &volume, &rig.clock, &*rig.bus, limit).unwrap();
+    assert!(reader.read(1, &mut [0; 512]).is_ok());
+}
+
+/// Namespaces 1 and 2, of which one has a block that the controller cannot do.
+fn with(quirk: Quirk) -> Rig {
+    Rig::new(Config {
+        namespaces: vec![
+            NamespaceConfig::new(1, 2048, 9),
+            NamespaceConfig::new(2, 2048, 9),
+        ],
+        quirks: Quirks::from([quirk]),
+        ..Config::default()
+    })
+}
+
+#[test]
+fn a_command_that_is_never_answered_fails_alone() {
+    for others_at_work in [true, false] {
+        let rig = with(Quirk::Poison(8));
+        let mut bed = Bed::new(&rig, 2);
+        for round in 1..=3 {
+            bed.submit(0, Op::Read, 1);
+            let mut tag = 100;
+            let mut seconds = 0;
+            while !bed.answers.iter().any(|(tag, _)| *tag == 1) {
+                assert!(seconds < 250, "no end of it");
+                seconds += 1;
+                bed.pass(SECOND);
+                let segments = bed.segments();
+                let read = command(Op::Read, 2, 9, 0, &segments[1..2]);
+                if others_at_work && bed.queues[1].submit(&read, Tag(tag)).is_ok() {
+                    bed.queues[1].commit();
+                    tag += 1;
+                }
+            }
+            bed.settle();
+            let (failed, well): (Vec<_>, Vec<_>) = bed
+                .answers
+                .drain(..)
+                .partition(|(_, result)| result.is_err());
+            assert_eq!(failed, [(1, Err(IoError::Aborted))]);
+            assert!(well.len() > 150 || !others_at_work);
+            assert_eq!((bed.lost, rig.disk.resets()), (None, 3 * round));
+            // Its own queue works on.
+            bed.submit(0, Op::Write, 3);
+            bed.turn();
+            assert_eq!(bed.answers, [(3, Ok(()))]);
+            bed.answers.clear();
+            bed.pass(SECOND);
+        }
+        rig.obeyed();
+    }
+}
+
+#[test]
+fn a_command_that_makes_the_controller_fail_fails_alone() {
+    // In which queue it is, and what is there before and after it, or on the other queue.
+    for poisoned in [0, 1] {
+        for order in [[8, 1, 2, 3], [1, 8, 2, 3], [1, 2, 3, 8]] {
+            let rig = Rig::new(Config {
+                manual: true,
+                quirks: Quirks::from([Quirk::Crash(64)]),
+                ..Config::default()
+            });
+            let mut bed = Bed::new(&rig, 2);
+            for tag in order {
+                bed.submit(poisoned, Op::Read, tag);
+                bed.submit(1 - poisoned, Op::Write, tag + 10);
+            }
+            for _ in 0..60 {
+                // First one queue, then the other, and what follows in the order of the doorbells.
+                rig.disk.run();
+                bed.pass(SECOND);
+                for _ in 0..20 {
+                    rig.disk.run();
+                    bed.pass(20_000_000);
+                }
+            }
+            bed.answers.sort_unstable_by_key(|(tag, _)| *tag);
+            let all = [1, 2, 3, 8, 11, 12, 13, 18];
+            let expected = all.map(|tag| match tag {
+                8 => (tag, Err(IoError::Aborted)),
+                _ => (tag, Ok(())),
+            });
+            assert_eq!(bed.answers, expected, "{order:?} on {poisoned}");
+            assert_eq!((bed.lost, rig.disk.resets()), (None, 3));
+            rig.obeyed();
+        }
+    }
 }
 
 #[test]
@@ -337,12 +476,23 @@ fn a_controller_that_goes_on_failing_is_given_up_and_says_so() {
     bed.submit(0, Op::Write, 1);
     bed.submit(1, Op::Read, 2);
     let mut waits = 0;
+    while bed.answers.is_empty() {
+        bed.wait();
+        waits += 1;
+        assert!(waits < 10, "silence");
+    }
+    let aborted = Err(IoError::Aborted);
+    assert_eq!(bed.answers, [(1, aborted), (2, aborted)]);
+    bed.answers.clear();
+    assert_eq!((rig.disk.resets(), bed.lost), (3, None));
+    bed.submit(0, Op::Write, 1);
+    bed.submit(1, Op::Read, 2);
     while bed.lost.is_none() {
         bed.wait();
         waits += 1;
         assert!(waits < 10, "silence");
     }
-    assert_eq!(rig.disk.resets(), 4, "three resets, and off in the end");
+    assert_eq!(rig.disk.resets(), 5, "and off in the end");
     let lost = bed.lost.unwrap();
     assert!(lost.disabled && matches!(lost.reason, Error::Hung { .. }));
     bed.turn();
@@ -353,10 +503,9 @@ fn a_controller_that_goes_on_failing_is_given_up_and_says_so() {
     for queue in &mut bed.queues {
         queue.fail_all(|tag, result| bed.answers.push((tag.0, result)));
     }
-    let aborted = Err(IoError::Aborted);
     assert_eq!(bed.answers, [(1, aborted), (2, aborted)]);
     bed.settle();
-    assert_eq!(rig.disk.resets(), 4);
+    assert_eq!(rig.disk.resets(), 5);
     let Bed {
         controller, queues, ..
     } = bed;

@@ -13,6 +13,7 @@ mod host_memory;
 mod identify;
 mod logs;
 mod null;
+mod quirks;
 mod registers;
 mod ring;
 mod store;
@@ -24,6 +25,7 @@ use std::sync::{Arc, Mutex};
 use crate::mem::FakeBus;
 pub use host_memory::HostMemoryConfig;
 pub use null::{Doorbells, NullNvme};
+pub use quirks::{Quirk, Quirks};
 use ring::Queue;
 use store::Store;
 pub use timed::{Speed, TimedNvme};
@@ -63,6 +65,10 @@ pub struct Config {
     pub manual: bool,
     /// Whether commands that were fetched together complete in another order.
     pub out_of_order: bool,
+    /// CRDT1 to CRDT3, in units of 100 ms.
+    pub retry_delays: [u16; 3],
+    /// What is odd about it.
+    pub quirks: Quirks,
     /// The namespaces.
     pub namespaces: Vec<NamespaceConfig>,
 }
@@ -86,6 +92,8 @@ impl Default for Config {
             delay: 3,
             manual: false,
             out_of_order: false,
+            retry_delays: [0; 3],
+            quirks: Quirks::default(),
             namespaces: vec![NamespaceConfig::new(1, 2048, 9)],
         }
     }
@@ -231,6 +239,8 @@ struct Shared {
     stuck: Mutex<Vec<Stuck>>,
     /// Answers nothing until it is reset.
     hung: AtomicBool,
+    /// A command made it fail: CSTS.CFS.
+    crashed: AtomicBool,
     resets: AtomicU64,
     vanished: AtomicBool,
     doorbells: AtomicU64,
@@ -259,6 +269,7 @@ impl FakeNvme {
             lent: Mutex::default(),
             stuck: Mutex::default(),
             hung: AtomicBool::new(false),
+            crashed: AtomicBool::new(false),
             resets: AtomicU64::new(0),
             vanished: AtomicBool::new(false),
             doorbells: AtomicU64::new(0),

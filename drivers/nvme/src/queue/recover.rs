@@ -1,5 +1,5 @@
-//! What a queue does besides its commands: it watches their age, and takes part when the
-//! controller is reset.
+//! What a queue does besides its commands: it watches their age, tries again what may pass, and
+//! takes part when the controller is reset.
 
 use spindle_block::{IoError, IoResult, Tag};
 use spindle_hw::Registers;
@@ -7,18 +7,28 @@ use spindle_hw::Registers;
 use super::QueuePair;
 use crate::Status;
 use crate::link::{Order, Step};
+use crate::slots::{Blame, Finished, Retry};
 
 /// Nanoseconds in an epoch, the unit of a command's age: 2 to this power, about a millisecond.
 pub(super) const EPOCH_SHIFT: u32 = 20;
 /// Epochs between two looks at the ages.
-const LOOK: u32 = 128;
+pub(super) const LOOK: u32 = 128;
+/// The same as long as something waits to be submitted again.
+const LOOK_HELD: u32 = 8;
+/// Epochs until the first, second... further try of a command, where the controller does not say:
+/// what ends of itself does so at once or takes a while.
+const DELAYS: [u32; 5] = [0, 100, 500, 2_000, 10_000];
+/// The most epochs between two tries, whatever the controller says.
+const MAX_DELAY: u32 = 30_000;
+/// CRDT is in units of 100 ms (5.15.2.2), which are so many epochs.
+const DELAY_UNIT: u32 = 96;
 
 impl<R: Registers> QueuePair<R> {
     /// Tells control of the oldest command, now and then, if it is older than allowed. That it is
     /// there no longer is told at once: this may be the last tick before the core sleeps.
     #[inline]
     pub(super) fn watch(&mut self) {
-        if self.told_late || self.epoch.wrapping_sub(self.looked) >= LOOK {
+        if self.told_late || self.epoch.wrapping_sub(self.looked) >= self.look_every {
             self.look();
         }
     }
@@ -26,10 +36,26 @@ impl<R: Registers> QueuePair<R> {
     #[cold]
     fn look(&mut self) {
         self.looked = self.epoch;
+        self.submit_held();
         let oldest = self.slots.oldest(self.epoch);
         let late = oldest.filter(|(age, _)| *age > self.age_limit);
         self.told_late = late.is_some();
         self.link.tell_late(late.map(|(_, cid)| cid));
+        self.link.tell_progress(self.slots.progress());
+        self.link.tell_suspects(self.slots.suspects());
+    }
+
+    /// Submits what is due.
+    fn submit_held(&mut self) {
+        if !self.stopped {
+            while let Some(entry) = self.slots.release_held(self.epoch) {
+                // There is room: its old entry has been read.
+                entry.store(&self.memory.submission, self.tail);
+                self.tail = (self.tail + 1) & self.mask;
+            }
+            self.ring_tail();
+        }
+        self.look_every = if self.slots.holds() { LOOK_HELD } else { LOOK };
     }
 
     /// Does as control says.
@@ -52,54 +78,96 @@ impl<R: Registers> QueuePair<R> {
         self.link.followed(order);
     }
 
-    /// Answers what is in flight on a queue that was given up, once that may be.
+    /// Answers what is in flight on a queue that was given up, once that may be; or what is not
+    /// submitted again after a reset.
     #[cold]
     pub(super) fn poll_stopped(&mut self, mut done: impl FnMut(Tag, IoResult)) -> usize {
-        let mut count = 0;
-        if self.gone && self.link.is_released() {
-            self.slots.abandon(|tag| {
-                count += 1;
-                done(tag, Err(IoError::Aborted));
-            });
+        let before = self.slots.commands();
+        if !self.gone {
+            while let Some(cid) = self.slots.take_doomed() {
+                if let Finished::Command(status, tag) =
+                    self.slots.finish(cid, Status::ABORT_REQUESTED)
+                {
+                    self.slots.note_failed();
+                    done(tag, status.result());
+                }
+                self.stopped = false;
+            }
+            self.submit_held();
+        } else if self.link.is_released() {
+            self.slots.abandon(|tag| done(tag, Err(IoError::Aborted)));
         }
-        count
+        before - self.slots.commands()
     }
 
     fn stop(&mut self) {
-        self.stopped = true;
+        if self.parked {
+            return;
+        }
+        (self.stopped, self.parked) = (true, true);
         // What has not been committed is submitted again with all the rest.
         self.told = self.tail;
         self.slots.suspend();
+        let blame = if self.link.is_failure() {
+            Blame::All
+        } else {
+            Blame::Late(self.age_limit)
+        };
+        self.link.tell_suspects(self.slots.lay(blame, self.epoch));
+        self.link.tell_progress(self.slots.progress());
     }
 
     /// Submits everything in flight once more, in the order of the first time. Reads, writes,
-    /// flushes and discards can be done twice; nobody has been told of their end.
+    /// flushes and discards can be done twice; nobody has been told of their end. What the
+    /// controller may have failed over again and again comes one by one, and fails in the end.
     fn replay(&mut self) {
-        if self.gone {
+        if self.gone || !self.parked {
             return;
         }
         let submission = &self.memory.submission;
         self.tail = self.slots.replay(self.epoch, |index, entry| {
             entry.store(submission, index);
         });
-        self.stopped = false;
+        self.parked = false;
         self.slots.resume();
+        // The next poll answers what is not submitted again.
+        self.stopped = self.slots.has_doomed();
+        self.submit_held();
         self.ring_tail();
     }
 
     /// Submits the command with identifier `cid` once more if it ended because control asked for
-    /// that, or the controller could not just then, as far as it was the first time. True if so.
+    /// that, or for a reason that may pass, as far as that was not too often. True if so.
     #[cold]
     pub(super) fn retry(&mut self, cid: u16, status: Status) -> bool {
         if !status.may_pass() {
             return false;
         }
-        let Some(entry) = self.slots.retry(cid, self.epoch) else {
-            return false;
+        let aborted = status.code() == Status::ABORT_REQUESTED;
+        let told = status.delay().checked_sub(1);
+        let told = told.and_then(|index| self.delays.get(index));
+        let delay = match told {
+            _ if aborted => 0,
+            Some(&units) => (u32::from(units) * DELAY_UNIT).min(MAX_DELAY),
+            // What is on the medium does not change by waiting.
+            None if status.is_medium() => 0,
+            None => {
+                let tried = self.slots.retries(cid) as usize;
+                DELAYS.get(tried).copied().unwrap_or(MAX_DELAY)
+            }
         };
-        // There is room: this command's old entry has been read.
-        entry.store(&self.memory.submission, self.tail);
-        self.tail = (self.tail + 1) & self.mask;
-        true
+        match self.slots.retry(cid, self.epoch, aborted, delay) {
+            Retry::Now(entry) => {
+                // There is room: this command's old entry has been read.
+                entry.store(&self.memory.submission, self.tail);
+                self.tail = (self.tail + 1) & self.mask;
+                true
+            }
+            Retry::Later => {
+                self.look_every = LOOK_HELD;
+                true
+            }
+            Retry::No => false,
+        }
     }
 }

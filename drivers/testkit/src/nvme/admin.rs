@@ -4,12 +4,15 @@ use spindle_nvme::Status;
 
 use super::registers::Control;
 use super::ring::{Area, Entry, Ring};
-use super::{Fault, Shared, Stuck};
+use super::{Fault, Quirk, Shared, Stuck};
 
 impl Shared {
     pub(super) fn run_admin(&self, control: &mut Control) {
         while let Some(entry) = control.admin.as_mut().and_then(Ring::fetch) {
             let opcode = entry.opcode();
+            if self.config.quirks.has(Quirk::SilentAdmin(opcode)) {
+                continue;
+            }
             self.use_lent();
             let more = [13, 14, 15].map(|dword| entry.dword(dword));
             if more != [0; 3] && (opcode, entry.dword(10)) != (0x09, 0x0d) {

@@ -7,7 +7,7 @@ use spindle_nvme::Status;
 use super::dma::BadPrp;
 use super::ring::{Entry, Queue};
 use super::store::Store;
-use super::{Access, Fault, Shared, Stuck};
+use super::{Access, Fault, Quirk, Shared, Stuck};
 
 const FLUSH: u8 = 0;
 const WRITE: u8 = 1;
@@ -29,6 +29,7 @@ impl Shared {
         }
         self.use_lent();
         let mut count = 0;
+        let well = || !self.hung.load(Ordering::Acquire);
         if self.config.out_of_order {
             let mut batch = Vec::new();
             while (batch.len() as u32) < ring.room()
@@ -40,7 +41,8 @@ impl Shared {
             // Every third first, backwards: as good as any other order.
             let (odd, even): (Vec<_>, Vec<_>) =
                 batch.into_iter().enumerate().partition(|(i, _)| i % 3 == 1);
-            for (_, entry) in even.into_iter().rev().chain(odd) {
+            let all = even.into_iter().rev().chain(odd);
+            for (_, entry) in all.take_while(|_| well()) {
                 count += 1;
                 if let Some(status) = self.execute(id, entry) {
                     ring.post(entry.cid(), status.0, 0);
@@ -49,6 +51,7 @@ impl Shared {
         } else {
             while ring.room() > 0
                 && count < most
+                && well()
                 && let Some(entry) = ring.fetch()
             {
                 count += 1;
@@ -64,6 +67,9 @@ impl Shared {
     fn execute(&self, id: u16, entry: Entry) -> Option<Status> {
         self.commands.fetch_add(1, Ordering::Relaxed);
         let opcode = entry.opcode();
+        if matches!(opcode, READ | WRITE) && self.is_fatal(entry) {
+            return None;
+        }
         if self
             .once(|fault| (fault == Fault::SwallowIo(opcode)).then_some(()))
             .is_some()
@@ -86,6 +92,18 @@ impl Shared {
             _ => None,
         });
         Some(failed.unwrap_or_else(|| self.command(entry)))
+    }
+
+    /// Whether the controller fails over a read or write, in its own way.
+    fn is_fatal(&self, entry: Entry) -> bool {
+        let block = u64::from(entry.dword(11)) << 32 | u64::from(entry.dword(10));
+        let quirks = &self.config.quirks;
+        if quirks.has(Quirk::Crash(block)) {
+            self.hung.store(true, Ordering::Release);
+            self.crashed.store(true, Ordering::Release);
+            return true;
+        }
+        quirks.has(Quirk::Poison(block))
     }
 
     fn command(&self, entry: Entry) -> Status {

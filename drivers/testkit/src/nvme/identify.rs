@@ -37,6 +37,9 @@ impl Shared {
         put(77, &[self.config.mdts]);
         put(80, &self.config.version.to_le_bytes());
         put(92, &0x100u32.to_le_bytes());
+        for (at, delay) in [128, 130, 132].into_iter().zip(self.config.retry_delays) {
+            put(at, &delay.to_le_bytes());
+        }
         put(512, &[self.config.entry_sizes, 0x44]);
         let highest = self.stores.iter().map(|s| s.id).max().unwrap_or(0);
         put(516, &highest.to_le_bytes());

@@ -70,7 +70,8 @@ impl Shared {
         } else {
             self.follow(control);
         }
-        u32::from(control.ready) | u32::from(control.fatal) << 1 | control.shutdown << 2
+        let fatal = control.fatal || self.crashed.load(Ordering::Acquire);
+        u32::from(control.ready) | u32::from(fatal) << 1 | control.shutdown << 2
     }
 
     /// Lets CSTS follow CC.
@@ -127,6 +128,7 @@ impl Shared {
         control.requests.clear();
         self.stuck.lock().unwrap().clear();
         self.hung.store(false, Ordering::Release);
+        self.crashed.store(false, Ordering::Release);
         self.resets.fetch_add(1, Ordering::AcqRel);
         self.forget_lent();
         if let Some(ring) = control.admin.take() {

@@ -1,0 +1,33 @@
+//! What real controllers do that no specification allows, or that a driver easily forgets: a list
+//! of lasting traits, for tests and fuzz targets to choose from. What happens once is a
+//! [`super::Fault`].
+
+/// A trait of a controller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Quirk {
+    /// Reads and writes that begin at this block are never answered, nor can they be aborted.
+    Poison(u64),
+    /// Reads and writes that begin at this block make CSTS.CFS appear; nothing is answered from
+    /// then on.
+    Crash(u64),
+    /// Admin commands with this opcode are never answered.
+    SilentAdmin(u8),
+}
+
+/// All traits of a controller.
+#[derive(Clone, Debug, Default)]
+pub struct Quirks(Vec<Quirk>);
+
+impl Quirks {
+    /// Whether the controller has this trait.
+    #[must_use]
+    pub fn has(&self, quirk: Quirk) -> bool {
+        self.0.contains(&quirk)
+    }
+}
+
+impl<const N: usize> From<[Quirk; N]> for Quirks {
+    fn from(quirks: [Quirk; N]) -> Self {
+        Self(quirks.into())
+    }
+}
