@@ -17,9 +17,9 @@ pub(crate) const PAGES: usize = 4;
 const COMPLETIONS: usize = PAGE_SIZE;
 const DATA: usize = 2 * PAGE_SIZE;
 const LOG: usize = 3 * PAGE_SIZE;
-/// How long a command may take. Identify and queue commands take milliseconds; a controller
-/// under load may be slower, but not by much.
-pub(crate) const LIMIT: Duration = Duration::from_secs(10);
+/// How long a command may take: as long as Linux waits. Most take milliseconds; but firmware that
+/// starts, cleans up or works on many namespaces may take many seconds.
+pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 /// How often a waiting loop looks at the controller's status, which costs far more than a look
 /// at memory.
 const STATUS_NS: u64 = 1_000_000;
@@ -50,6 +50,8 @@ struct Fate {
     in_flight: bool,
     /// When it was submitted, in nanoseconds.
     since: u64,
+    /// It has been in flight for too long.
+    late: bool,
     answer: Option<(Status, u32)>,
 }
 
@@ -192,6 +194,7 @@ impl AdminQueue {
         self.posted[kind as usize] = Fate {
             in_flight: true,
             since: now,
+            late: false,
             answer: None,
         };
         self.submit(registers, stride, &Entry { cid, ..entry });
@@ -203,12 +206,14 @@ impl AdminQueue {
         self.posted[kind as usize].answer.take()
     }
 
-    /// Whether a posted command has been in flight for longer than any may be.
-    pub(crate) fn is_late(&self, kind: Posted, now: u64) -> bool {
-        let Fate {
-            in_flight, since, ..
-        } = self.posted[kind as usize];
-        in_flight && u128::from(now.saturating_sub(since)) > LIMIT.as_nanos()
+    /// Whether a posted command has been in flight for longer than any may be; said once. Its answer
+    /// may still come, and no other of its kind is posted before.
+    pub(crate) fn is_late(&mut self, kind: Posted, now: u64) -> bool {
+        let fate = &mut self.posted[kind as usize];
+        let late = u128::from(now.saturating_sub(fate.since)) > LIMIT.as_nanos();
+        let first = fate.in_flight && late && !fate.late;
+        fate.late |= first;
+        first
     }
 
     /// Looks for answers to posted commands.

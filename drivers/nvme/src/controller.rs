@@ -19,7 +19,8 @@ use crate::{Error, Identity, Namespace, NamespaceError, QueuePair};
 /// Number of Queues (5.21.1.7).
 const FEATURE_QUEUES: u64 = 0x07;
 
-/// How long bringing a controller up, or looking at what has changed there, may take.
+/// How long bringing a controller up again, or looking at what has changed there, may take. The
+/// first time each command has its own limit only.
 const SERIES: Duration = Duration::from_secs(15);
 
 /// A running controller.
@@ -45,6 +46,11 @@ pub struct Controller<R, C, M> {
     pub(crate) recovery: Recovery,
     pub(crate) warning: Warning,
     pub(crate) host_memory: HostMemory,
+    /// Namespaces that are to be looked at again, since the controller could not say what they are.
+    pub(crate) unsure: Vec<u32>,
+    /// When that was tried last.
+    pub(crate) unsure_since: u64,
+    starting: bool,
     /// When the admin commands under way must have ended.
     admin_until: Option<u64>,
 }
@@ -87,6 +93,9 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
             recovery: Recovery::new(),
             warning: Warning::default(),
             host_memory: HostMemory::default(),
+            unsure: Vec::new(),
+            unsure_since: 0,
+            starting: true,
             admin_until: None,
         };
         match controller.bring_up(options) {
@@ -104,7 +113,14 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
         self.registers
             .set_admin_queues(submission, completion, admin::ENTRIES.into());
         self.registers.enable(&self.clock, self.capabilities)?;
-        self.in_time(|this| this.find_out(options))
+        self.find_out(options)?;
+        self.starting = false;
+        Ok(())
+    }
+
+    /// Whether it is being brought up for the first time, when nobody else waits for control.
+    pub(crate) fn is_starting(&self) -> bool {
+        self.starting
     }
 
     fn find_out(&mut self, options: DiskOptions) -> Result<(), Error> {

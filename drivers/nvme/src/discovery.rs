@@ -17,6 +17,12 @@ use crate::{Controller, Error, Identity, Namespace, NamespaceError, Status};
 
 /// Namespaces looked at, at most: each takes two commands, and control waits for them.
 pub(crate) const MAX_NAMESPACES: usize = 128;
+/// How often a question is put again at the start if the controller cannot answer just then, and
+/// after how long.
+const ASK_AGAIN: u32 = 5;
+const ASK_AGAIN_NS: u64 = 500_000_000;
+/// Number of the NVM command set.
+const NVM_COMMAND_SET: u8 = 0;
 /// The version that brought the list of active namespaces: 1.1.
 const VERSION_1_1: u32 = 0x0001_0100;
 /// The version that brought the descriptors of a namespace: 1.3.
@@ -82,6 +88,9 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
     ) -> Result<Result<Option<Namespace>, NamespaceError>, Error> {
         let data = match self.identify::<IdentifyNamespace>(cns::NAMESPACE, id) {
             Ok(data) => data,
+            Err(Error::Command { status, .. }) if status.code() == Status::INVALID_NAMESPACE => {
+                return Ok(Ok(None));
+            }
             // One that the controller says nothing of is no reason to do without the others.
             Err(Error::Command { status, .. }) => {
                 return Ok(Err(NamespaceError::Unidentified(status)));
@@ -94,7 +103,13 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
         };
         if self.registers.version() >= VERSION_1_3 {
             match self.identify::<NamespaceDescriptors>(cns::NAMESPACE_DESCRIPTORS, id) {
-                Ok(descriptors) => namespace.uuid = descriptors.uuid(),
+                Ok(descriptors) => {
+                    let command_set = descriptors.command_set();
+                    if command_set != NVM_COMMAND_SET {
+                        return Ok(Err(NamespaceError::CommandSet(command_set)));
+                    }
+                    namespace.uuid = descriptors.uuid();
+                }
                 // It has other names as well.
                 Err(Error::Command { .. }) => {}
                 Err(error) => return Err(error),
@@ -156,13 +171,25 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
         cns: u32,
         namespace: u32,
     ) -> Result<Box<T>, Error> {
-        self.execute(Entry {
+        let entry = Entry {
             opcode: opcode::IDENTIFY,
             namespace,
             prp1: self.admin.data(),
             cdw10: cns.into(),
             ..Entry::default()
-        })?;
+        };
+        let mut left = if self.is_starting() { ASK_AGAIN } else { 0 };
+        while let Err(error) = self.execute(entry) {
+            let may_pass = matches!(error, Error::Command { status, .. } if status.may_pass());
+            if !may_pass || left == 0 {
+                return Err(error);
+            }
+            left -= 1;
+            let since = self.clock.now_ns();
+            while self.clock.now_ns().saturating_sub(since) < ASK_AGAIN_NS {
+                self.clock.relax();
+            }
+        }
         let mut data = blank::<T>().ok_or(Error::Memory)?;
         self.admin.read_data(data.as_mut_bytes());
         Ok(data)

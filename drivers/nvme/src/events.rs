@@ -11,7 +11,7 @@ use crate::command::{Entry, admin as opcode};
 use crate::discovery::MAX_NAMESPACES;
 use crate::health::{HealthLog, HealthPage};
 use crate::identify::{NamespaceList, blank};
-use crate::{Attention, Controller, Error, Status};
+use crate::{Attention, Controller, Error, NamespaceError, Status};
 
 /// A namespace that is no longer what it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +39,9 @@ const EVENTS_NAMESPACES: u64 = 1 << 8;
 /// Log page identifiers (5.14.1).
 const LOG_HEALTH: u8 = 0x02;
 const LOG_CHANGED_NAMESPACES: u8 = 0x04;
+
+/// How long until the next look at a namespace that was not described.
+const LOOK_AGAIN_NS: u64 = 5_000_000_000;
 
 /// Types of events, and the information that comes with a notice.
 const EVENT_HEALTH: u32 = 1;
@@ -117,6 +120,15 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
         Ok(())
     }
 
+    /// Looks again, now and then, at namespaces of which the controller could not say what they are.
+    pub(crate) fn look_again(&mut self, now: u64, attention: &mut Attention) -> Result<(), Error> {
+        if self.unsure.is_empty() || now.saturating_sub(self.unsure_since) < LOOK_AGAIN_NS {
+            return Ok(());
+        }
+        let ids = self.unsure.clone();
+        self.in_time(|this| this.refresh(&ids, &mut attention.changes))
+    }
+
     /// Looks again at the namespaces that the controller names.
     fn see_changes(&mut self, changes: &mut Vec<Change>) -> Result<(), Error> {
         self.in_time(|this| this.look_for_changes(changes))
@@ -143,6 +155,9 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
 
     /// Looks at the namespaces `ids` and notes what has changed.
     ///
+    /// One that the controller does not describe just then stays as it is known, and is looked at
+    /// again later.
+    ///
     /// # Errors
     /// Also if one has got another format: those who use it count in its old blocks; or if another
     /// one is there under its number.
@@ -158,10 +173,23 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
                     None => continue,
                 }
             }
-            let found = self.look_at(id)?.unwrap_or_else(|reason| {
-                log::warn!("nvme: namespace {id} cannot be served: {reason}");
-                None
-            });
+            let known_unsure = self.unsure.contains(&id);
+            self.unsure.retain(|&other| other != id);
+            let found = match self.look_at(id)? {
+                Ok(found) => found,
+                Err(NamespaceError::Unidentified(_) | NamespaceError::Formatting(_)) => {
+                    if !known_unsure {
+                        log::warn!("nvme: namespace {id} is not described now; asked again later");
+                    }
+                    self.unsure.push(id);
+                    self.unsure_since = self.clock.now_ns();
+                    continue;
+                }
+                Err(reason) => {
+                    log::warn!("nvme: namespace {id} cannot be served: {reason}");
+                    None
+                }
+            };
             match (place, found) {
                 (Some(place), Some(mut found)) => {
                     let known = &mut self.namespaces[place];
@@ -199,6 +227,18 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
     pub fn ask_health(&mut self) -> bool {
         let entry = log_entry::<HealthPage>(LOG_HEALTH, self.admin.log());
         self.is_running() && self.post(Posted::Health, entry)
+    }
+
+    /// The health log has not come. That is no reason to stop a disk that works.
+    pub(crate) fn do_without_health(&mut self) {
+        log::warn!(
+            "nvme {}: its health log does not come",
+            self.identity.serial
+        );
+        if self.warning == Warning::Asked {
+            self.warning = Warning::None;
+            self.request_event();
+        }
     }
 
     fn read_warning(&mut self) {

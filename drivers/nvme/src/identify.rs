@@ -87,7 +87,10 @@ pub(crate) struct IdentifyNamespace {
     _nlbaf: u8,
     /// FLBAS: the format in use, its number in bits 3:0 and, above, 6:5.
     pub(crate) format: u8,
-    _to_nawupf: [u8; 9],
+    _to_fpi: [u8; 5],
+    /// FPI: bit 7 says that bits 6:0 count, the percentage of a format that is left.
+    pub(crate) format_progress: u8,
+    _to_nawupf: [u8; 3],
     /// NAWUPF: blocks written whole or not at all when power fails, 0's based.
     pub(crate) atomic_write: U16,
     _to_nabo: [u8; 4],
@@ -114,6 +117,7 @@ pub(crate) struct IdentifyNamespace {
 
 const _: () = assert!(size_of::<IdentifyNamespace>() == 4096);
 const _: () = assert!(core::mem::offset_of!(IdentifyNamespace, format) == 26);
+const _: () = assert!(core::mem::offset_of!(IdentifyNamespace, format_progress) == 32);
 const _: () = assert!(core::mem::offset_of!(IdentifyNamespace, atomic_write) == 36);
 const _: () = assert!(core::mem::offset_of!(IdentifyNamespace, atomic_offset) == 42);
 const _: () = assert!(core::mem::offset_of!(IdentifyNamespace, write_granularity) == 64);
@@ -143,14 +147,30 @@ pub(crate) struct NamespaceDescriptors {
 impl NamespaceDescriptors {
     /// NIDT of a UUID.
     const UUID: u8 = 3;
+    /// NIDT of the number of a command set (NVMe 2.0, 3.2.1.4).
+    const COMMAND_SET: u8 = 4;
 
     /// The UUID, if there is one.
     pub(crate) fn uuid(&self) -> Option<[u8; 16]> {
+        let id: [u8; 16] = self.find(Self::UUID)?.try_into().ok()?;
+        Some(id).filter(|id| *id != [0; 16])
+    }
+
+    /// The command set that its commands are of; that of all older controllers if none is given.
+    pub(crate) fn command_set(&self) -> u8 {
+        match self.find(Self::COMMAND_SET) {
+            Some(&[number]) => number,
+            _ => 0,
+        }
+    }
+
+    /// The first descriptor of a kind.
+    fn find(&self, wanted: u8) -> Option<&[u8]> {
         let mut rest = &self.bytes[..];
         while let [kind, len, _, _, tail @ ..] = rest {
             let id = tail.get(..usize::from(*len)).filter(|id| !id.is_empty())?;
-            if *kind == Self::UUID {
-                return id.try_into().ok().filter(|id| *id != [0; 16]);
+            if *kind == wanted {
+                return Some(id);
             }
             rest = &tail[id.len()..];
         }

@@ -11,9 +11,13 @@ use crate::registers::{Capabilities, ControllerRegisters, ControllerStatus, cc};
 const SHUTDOWN_MIN: Duration = Duration::from_secs(5);
 /// The most, whatever RTD3E says.
 const SHUTDOWN_MAX: Duration = Duration::from_secs(60);
+/// The least that a controller gets whose status reads as all ones after a change of CC.EN: those
+/// known for it need 2 s, whatever CAP.TO says.
+pub(crate) const BLIND_MIN: Duration = Duration::from_secs(5);
 
 impl<R: Registers> ControllerRegisters<R> {
-    /// Waits until `reached`; `late` if that takes longer than `limit`.
+    /// Waits until `reached`; `late` if that takes longer than `limit`. All ones in place of the
+    /// status are waited through, up to the limit or [`BLIND_MIN`].
     fn wait(
         &self,
         clock: &impl Clock,
@@ -22,14 +26,20 @@ impl<R: Registers> ControllerRegisters<R> {
         reached: impl Fn(ControllerStatus) -> Result<bool, Error>,
     ) -> Result<(), Error> {
         let start = clock.now_ns();
+        let mut limit = limit;
         loop {
             // Time first: a pause of this core between the two must not look like lateness.
             let waited = u128::from(clock.now_ns().saturating_sub(start));
-            if reached(self.status()?)? {
-                return Ok(());
-            }
+            let failure = match self.status_in_change() {
+                Some(status) if reached(status)? => return Ok(()),
+                Some(_) => late,
+                None => {
+                    limit = limit.max(BLIND_MIN);
+                    Error::Gone
+                }
+            };
             if waited > limit.as_nanos() {
-                return Err(late);
+                return Err(failure);
             }
             clock.relax();
         }
@@ -40,8 +50,8 @@ impl<R: Registers> ControllerRegisters<R> {
     pub(crate) fn disable(&self, clock: &impl Clock, cap: Capabilities) -> Result<(), Error> {
         let limit = cap.timeout();
         let configuration = self.configuration();
-        let status = self.status()?;
-        if configuration & cc::ENABLE != 0 && !status.ready() && !status.fatal() {
+        let becoming = |status: ControllerStatus| !status.ready() && !status.fatal();
+        if configuration & cc::ENABLE != 0 && self.status_in_change().is_none_or(becoming) {
             // CC.EN must not be cleared while the controller is still becoming ready (3.1.5).
             // If it never does, clearing it is all that is left.
             let settled = |status: ControllerStatus| Ok(status.ready() || status.fatal());
@@ -55,7 +65,11 @@ impl<R: Registers> ControllerRegisters<R> {
 
     /// Has the controller stop; it has when CSTS.RDY is clear.
     pub(crate) fn begin_disable(&self) {
-        self.configure(self.configuration() & !(cc::ENABLE | cc::SHUTDOWN_MASK));
+        let configuration = match self.configuration() {
+            u32::MAX => cc::CONFIGURATION,
+            configuration => configuration,
+        };
+        self.configure(configuration & !(cc::ENABLE | cc::SHUTDOWN_MASK));
     }
 
     /// Has the controller start with the admin queues that were set; it has when CSTS.RDY is set.

@@ -18,6 +18,12 @@ pub enum NamespaceError {
     /// Blocks neither of 512 nor of 4096 bytes.
     #[error("block size 2^{0} bytes is neither 512 nor 4096")]
     BlockSize(u8),
+    /// It is not of the NVM command set: zoned, key-value, or something newer.
+    #[error("it has {} command set, whose rules guests do not know", command_set(*.0))]
+    CommandSet(u8),
+    /// It is being formatted.
+    #[error("it is being formatted, {0} % are left")]
+    Formatting(u8),
     /// The controller does not say what it is.
     #[error("it cannot be identified: {0}")]
     Unidentified(Status),
@@ -69,6 +75,9 @@ impl Namespace {
         let blocks = data.blocks.get();
         if blocks == 0 {
             return Ok(None);
+        }
+        if let 0x81..=0xff = data.format_progress {
+            return Err(NamespaceError::Formatting(data.format_progress & 0x7f));
         }
         // Bits 6:5 extend the number where there are more than 16 formats, and are 0 elsewhere.
         let number = data.format & 0xf | (data.format >> 5 & 3) << 4;
@@ -166,6 +175,15 @@ impl Namespace {
     }
 }
 
+/// A command set by its number (NVMe 2.0, 3.1.2.1).
+fn command_set(number: u8) -> &'static str {
+    match number {
+        1 => "the key-value",
+        2 => "the zoned",
+        _ => "an unknown",
+    }
+}
+
 /// How many blocks are written whole or not at all when power fails; not always a power of two. Who
 /// writes a physical block relies on it, whatever the size that costs least.
 fn atomic(data: &IdentifyNamespace, of_controller: u32) -> u32 {
@@ -222,6 +240,12 @@ mod tests {
         let mut with_metadata = page(8, 9);
         with_metadata.formats[0].metadata.set(8);
         assert_eq!(parse(&with_metadata), Err(NamespaceError::Metadata(8)));
+        let mut formatting = page(8, 9);
+        for (progress, left) in [(0x80, None), (0x40, None), (0xb0, Some(0x30))] {
+            formatting.format_progress = progress;
+            let error = left.map(NamespaceError::Formatting);
+            assert_eq!(parse(&formatting).err(), error);
+        }
     }
 
     #[test]

@@ -20,6 +20,7 @@ use spindle_hw::{Clock, DmaAlloc, Registers};
 use crate::admin::{self, Posted};
 use crate::command::{Entry, admin as opcode};
 use crate::events::Change;
+use crate::lifecycle::BLIND_MIN;
 use crate::link::{Order, Step};
 use crate::queues::Pair;
 use crate::{Controller, Error, HealthLog, Identity};
@@ -93,6 +94,8 @@ pub(crate) struct Recovery {
     /// Since when the queue that works again last has, as long as others wait for it.
     resuming: Option<u64>,
     running_since: u64,
+    /// The status has read as all ones since the last change of CC.EN.
+    blind: bool,
     /// Why the controller is given up once it is disabled.
     giving_up: Option<Error>,
 }
@@ -107,6 +110,7 @@ impl Recovery {
             done: (0, 0),
             resuming: None,
             running_since: 0,
+            blind: false,
             giving_up: None,
         }
     }
@@ -119,7 +123,8 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
         let now = self.clock.now_ns();
         let mut attention = Attention::default();
         if let Err(reason) = self.advance(now, &mut attention) {
-            self.stumble(reason, now, &mut attention);
+            // Not the time of before, in case that something was waited for.
+            self.stumble(reason, self.clock.now_ns(), &mut attention);
         }
         attention.soon = self.is_recovering() || self.recovery.resuming.is_some();
         attention
@@ -137,13 +142,19 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
 
     fn advance(&mut self, now: u64, attention: &mut Attention) -> Result<(), Error> {
         let limit = self.capabilities.timeout();
-        let late = |since: u64| u128::from(now.saturating_sub(since)) > limit.as_nanos();
+        let patience = match self.recovery.blind {
+            true => limit.max(BLIND_MIN),
+            false => limit,
+        };
+        let late =
+            |since, limit: Duration| u128::from(now.saturating_sub(since)) > limit.as_nanos();
         match self.recovery.stage {
             Stage::Running => {
                 self.watch(now)?;
                 self.resume_others(now, attention);
                 self.take_health(attention);
                 self.take_event(attention)?;
+                self.look_again(now, attention)?;
             }
             Stage::Pausing(since) | Stage::Clearing(since) if !self.all_follow() => {
                 // An owner that sleeps may have missed the last event.
@@ -154,6 +165,7 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
             }
             Stage::Pausing(_) => {
                 self.registers.begin_disable();
+                self.recovery.blind = false;
                 self.recovery.stage = Stage::Disabling(now);
             }
             Stage::Clearing(_) => {
@@ -164,35 +176,33 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
                 self.registers
                     .set_admin_queues(submission, completion, admin::ENTRIES.into());
                 self.registers.begin_enable();
+                self.recovery.blind = false;
                 self.recovery.stage = Stage::Enabling(now);
             }
-            Stage::Disabling(since) => {
-                if !self.registers.status()?.ready() {
+            Stage::Disabling(since) => match self.registers.status_in_change() {
+                Some(status) if !status.ready() => {
                     if let Some(reason) = self.recovery.giving_up {
                         self.lose(reason, true, attention);
                     } else {
                         self.order(Step::Clear, attention);
                         self.recovery.stage = Stage::Clearing(now);
                     }
-                } else if late(since) {
-                    return Err(Error::NotDisabled(limit));
                 }
-            }
-            Stage::Enabling(since) => {
-                let status = self.registers.status()?;
-                if status.fatal() {
-                    return Err(Error::Fatal);
-                }
-                if status.ready() {
+                Some(_) if late(since, patience) => return Err(Error::NotDisabled(limit)),
+                status => return self.look_blindly(status.is_none(), late(since, patience)),
+            },
+            Stage::Enabling(since) => match self.registers.status_in_change() {
+                Some(status) if status.fatal() => return Err(Error::Fatal),
+                Some(status) if status.ready() => {
                     self.in_time(|this| this.revive(&mut attention.changes))?;
                     log::warn!("nvme {}: reset, works again", self.identity.serial);
                     self.resume(now, attention);
                     self.recovery.stage = Stage::Running;
                     self.recovery.running_since = now;
-                } else if late(since) {
-                    return Err(Error::NotReady(limit));
                 }
-            }
+                Some(_) if late(since, patience) => return Err(Error::NotReady(limit)),
+                status => return self.look_blindly(status.is_none(), late(since, patience)),
+            },
             Stage::Lost => {}
         }
         Ok(())
@@ -233,8 +243,19 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
         } else {
             // The queues have stopped long since.
             self.registers.begin_disable();
+            self.recovery.blind = false;
             self.recovery.stage = Stage::Disabling(now);
         }
+    }
+
+    /// The status of a controller in change reads as all ones, if it is `blind`: that gives it more
+    /// time once, and is the end if it is `late` even so.
+    fn look_blindly(&mut self, blind: bool, late: bool) -> Result<(), Error> {
+        if blind && late && self.recovery.blind {
+            return Err(Error::Gone);
+        }
+        self.recovery.blind |= blind;
+        Ok(())
     }
 
     /// Counts a reset. One that ended with the end of a command that the controller failed over
@@ -343,8 +364,7 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
             return Err(Error::OutOfOrder);
         }
         if self.admin.is_late(Posted::Health, now) {
-            let (opcode, limit) = (opcode::GET_LOG_PAGE, admin::LIMIT);
-            return Err(Error::Timeout { opcode, limit });
+            self.do_without_health();
         }
         if let Some((_, 1)) = self.admin.answer_to(Posted::Abort) {
             log::warn!("nvme {}: the command was not aborted", self.identity.serial);

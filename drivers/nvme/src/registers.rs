@@ -14,37 +14,46 @@ const CSTS: usize = 0x1c;
 const AQA: usize = 0x24;
 const ASQ: usize = 0x28;
 const ACQ: usize = 0x30;
+const CRTO: usize = 0x68;
 const DOORBELLS: usize = 0x1000;
 
-/// Controller Capabilities (3.1.1).
+/// Controller Capabilities (3.1.1), and what belongs to them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Capabilities(pub(crate) u64);
+pub(crate) struct Capabilities {
+    cap: u64,
+    /// Controller Ready Timeouts (NVMe 2.0, 3.1.3.20), 0 where there are none.
+    crto: u32,
+}
+
+/// CAP.CRMS bit 0: CRTO.CRWMT counts, which CAP.TO may be too small for.
+const READY_WITH_MEDIA: u64 = 1 << 59;
 
 impl Capabilities {
     /// Most entries in an I/O queue: MQES, which is 0's based.
     pub(crate) fn max_queue_entries(self) -> u32 {
-        (self.0 as u32 & 0xffff) + 1
+        (self.cap as u32 & 0xffff) + 1
     }
 
-    /// The longest that a change of CC.EN may take: TO, in 500 ms units. A controller that
-    /// claims to need no time gets one unit.
+    /// The longest that a change of CC.EN may take: TO or, where that is longer, CRWMT, both in
+    /// 500 ms units. A controller that claims to need no time gets one unit.
     pub(crate) fn timeout(self) -> Duration {
-        Duration::from_millis(500) * ((self.0 >> 24) as u32 & 0xff).max(1)
+        let ready = self.crto & 0xffff;
+        Duration::from_millis(500) * ((self.cap >> 24) as u32 & 0xff).max(ready).max(1)
     }
 
     /// Bytes from one doorbell to the next: 4 << DSTRD.
     pub(crate) fn doorbell_stride(self) -> usize {
-        4 << ((self.0 >> 32) & 0xf)
+        4 << ((self.cap >> 32) & 0xf)
     }
 
     /// Whether the NVM command set is there: CSS bit 0.
     pub(crate) fn nvm_commands(self) -> bool {
-        self.0 >> 37 & 1 != 0
+        self.cap >> 37 & 1 != 0
     }
 
     /// log2 of the smallest memory page size in bytes: 12 + MPSMIN.
     pub(crate) fn min_page_shift(self) -> u32 {
-        12 + (self.0 >> 48) as u32 % 16
+        12 + (self.cap >> 48) as u32 % 16
     }
 }
 
@@ -89,7 +98,11 @@ impl<R: Registers> ControllerRegisters<R> {
         if cap == u64::MAX {
             return Err(Error::Gone);
         }
-        Ok(Capabilities(cap))
+        let crto = match cap & READY_WITH_MEDIA {
+            0 => 0,
+            _ => self.0.read32(CRTO),
+        };
+        Ok(Capabilities { cap, crto })
     }
 
     /// Version: major in bits 31:16, minor in bits 15:8 (3.1.2).
@@ -103,6 +116,12 @@ impl<R: Registers> ControllerRegisters<R> {
             u32::MAX => Err(Error::Gone),
             status => Ok(ControllerStatus(status)),
         }
+    }
+
+    /// The status of a controller that has just been switched off or on; `None` as long as it reads
+    /// as all ones, which those of some makers do for seconds then.
+    pub(crate) fn status_in_change(&self) -> Option<ControllerStatus> {
+        self.status().ok()
     }
 
     /// Masks every interrupt vector (3.1.3): completions are found by polling.
@@ -165,14 +184,17 @@ mod tests {
     #[test]
     fn capabilities_are_read_from_their_bits() {
         // QEMU's controller: MQES 2047, CQR, TO 15, CSS NVM, MPSMAX 4.
-        let qemu = Capabilities(0x0040_0020_0f01_07ff);
+        let of = |cap, crto| Capabilities { cap, crto };
+        let qemu = of(0x0040_0020_0f01_07ff, 0);
         assert_eq!(qemu.max_queue_entries(), 2048);
         assert_eq!(qemu.timeout(), Duration::from_millis(7500));
         assert_eq!(qemu.doorbell_stride(), 4);
         assert!(qemu.nvm_commands());
         assert_eq!(qemu.min_page_shift(), 12);
-        assert_eq!(Capabilities(0).timeout(), Duration::from_millis(500));
-        assert_eq!(Capabilities(1 << 48).min_page_shift(), 13);
+        assert_eq!(of(0, 0).timeout(), Duration::from_millis(500));
+        assert_eq!(of(1 << 48, 0).min_page_shift(), 13);
+        assert_eq!(of(1 << 24, 0xffff_0014).timeout(), Duration::from_secs(10));
+        assert_eq!(of(40 << 24, 20).timeout(), Duration::from_secs(20));
     }
 
     #[test]

@@ -24,6 +24,8 @@ impl Status {
     pub const ABORT_REQUESTED: Self = Self(0x07);
     /// Generic: aborted since its queue was deleted.
     pub const QUEUE_DELETED: Self = Self(0x08);
+    /// Generic: no such namespace, or of another format.
+    pub const INVALID_NAMESPACE: Self = Self(0x0b);
     /// Generic: a PRP entry has an offset it must not have.
     pub const PRP_OFFSET: Self = Self(0x13);
     /// Generic: the namespace is write-protected.
@@ -69,6 +71,7 @@ impl Status {
             Self::SUCCESS
             | Self::INVALID_OPCODE
             | Self::INVALID_FIELD
+            | Self::INVALID_NAMESPACE
             | Self::PRP_OFFSET
             | Self::WRITE_PROTECTED
             | Self::LBA_RANGE

@@ -11,7 +11,7 @@ use spindle_block::{
     BlockReader, Blocks, DiskOptions, DiskQueue, IoError, IoResult, Op, Segment, SubmitError, Tag,
 };
 use spindle_hw::SharedPages;
-use spindle_nvme::{Attention, Error, Lost, Status};
+use spindle_nvme::{Attention, Change, Error, Lost, Status};
 use spindle_testkit::nvme::{Config, Fault, NamespaceConfig, Quirk, Quirks};
 use spindle_testkit::queue::pages;
 
@@ -562,6 +562,38 @@ fn a_controller_that_does_not_come_back_is_lost() {
 }
 
 #[test]
+fn a_status_of_all_ones_after_a_change_is_waited_through() {
+    // Some have half a second for the change by CAP.TO and two seconds of silence.
+    let rig = Rig::new(Config {
+        timeout: 1,
+        quirks: Quirks::from([Quirk::BlindAfterChange(2000)]),
+        ..Config::default()
+    });
+    let mut bed = Bed::new(&rig, 1);
+    rig.disk.hang();
+    bed.submit(0, Op::Write, 1);
+    rig.disk.die();
+    bed.pass(SECOND);
+    bed.settle();
+    assert_eq!((&bed.answers[..], bed.lost), (&[(1, Ok(()))][..], None));
+    // Another one finds it running, as after firmware that used it.
+    std::mem::forget(bed);
+    let mut bed = Bed::new(&rig, 1);
+    bed.submit(0, Op::Write, 1);
+    bed.turn();
+    assert_eq!(bed.answers, [(1, Ok(()))]);
+    rig.obeyed();
+    // One that was pulled out in the middle is lost in the end, and may still write.
+    rig.disk.die();
+    bed.pass(SECOND);
+    bed.pass(SECOND);
+    rig.disk.vanish();
+    bed.settle();
+    let lost = bed.lost.expect("an end");
+    assert_eq!((lost.reason, lost.disabled), (Error::Gone, false));
+}
+
+#[test]
 fn bring_up_that_fails_once_is_tried_again() {
     for fault in [
         Fault::FailAdmin(0x06, 0x06),
@@ -600,20 +632,52 @@ fn another_controller_is_known_for_one_even_if_its_bring_up_takes_two_resets() {
 }
 
 #[test]
-fn an_admin_queue_that_does_not_answer_is_reset_as_well() {
-    let rig = Rig::new(Config::default());
+fn a_health_log_that_never_comes_costs_nothing() {
+    let rig = with(Quirk::SilentAdmin(0x02));
     let mut bed = Bed::new(&rig, 1);
-    rig.disk.arm(Fault::SwallowAdmin(0x02));
-    assert!(bed.controller.ask_health());
-    bed.pass(9 * SECOND);
-    assert!(!bed.controller.ask_health(), "it may still answer");
-    assert_eq!(rig.disk.resets(), 0);
-    bed.pass(2 * SECOND);
-    assert!(!bed.controller.ask_health(), "it is being reset");
+    let mut asked = 0;
+    for minute in 0..60 {
+        asked += u32::from(bed.controller.ask_health());
+        bed.pass(60 * SECOND);
+        bed.submit(0, Op::Read, minute);
+        bed.turn();
+        assert_eq!(bed.answers.last(), Some(&(minute, Ok(()))));
+    }
+    assert_eq!((rig.disk.resets(), bed.lost, asked), (0, None, 1));
+    // A reset is a new chance for it.
+    rig.disk.die();
+    bed.pass(SECOND);
     bed.settle();
-    assert_eq!((rig.disk.resets(), bed.lost), (1, None));
     assert!(bed.controller.ask_health());
-    assert!(bed.pass(SECOND).health.is_some());
+    rig.obeyed();
+}
+
+#[test]
+fn a_namespace_that_is_not_described_after_a_reset_stays_as_it_was() {
+    for status in [0x06, 0x82, 0x4002] {
+        let rig = Rig::new(Config::default());
+        let mut bed = Bed::new(&rig, 1);
+        for _ in 0..3 {
+            rig.disk.arm(Fault::FailIdentify(0, status));
+        }
+        rig.disk.die();
+        let mut changes = bed.pass(SECOND).changes;
+        bed.settle();
+        assert_eq!(bed.controller.namespaces()[0].blocks, 2048);
+        bed.submit(0, Op::Write, 1);
+        bed.turn();
+        assert_eq!(bed.answers, [(1, Ok(()))]);
+        // It has grown meanwhile, which is seen as soon as it is described again.
+        rig.disk.arm(Fault::FailIdentify(0, status));
+        rig.disk.resize(1, 4096);
+        for _ in 0..40 {
+            changes.append(&mut bed.pass(SECOND).changes);
+        }
+        let sectors = 4096;
+        assert_eq!(changes, [Change::Resized { id: 1, sectors }]);
+        assert_eq!((rig.disk.resets(), bed.lost), (1, None));
+        rig.obeyed();
+    }
 }
 
 #[test]

@@ -131,6 +131,10 @@ pub struct NamespaceConfig {
     pub nguid: [u8; 16],
     /// UUID, or zeroes.
     pub uuid: [u8; 16],
+    /// The command set that it is of, by number; told if it is not 0, the NVM command set.
+    pub command_set: u8,
+    /// FPI: the percentage of a format that is left, with bit 7.
+    pub format_progress: u8,
     /// Whether it is write-protected.
     pub read_only: bool,
     /// Whether data goes nowhere: reads leave memory as it is. For benchmarks.
@@ -151,6 +155,8 @@ impl NamespaceConfig {
             eui64: [0; 8],
             nguid: [0; 16],
             uuid: [0; 16],
+            command_set: 0,
+            format_progress: 0,
             read_only: false,
             null: false,
         }

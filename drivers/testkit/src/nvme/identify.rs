@@ -73,7 +73,13 @@ impl Shared {
     fn descriptors(&self, id: u32) -> Result<Vec<u8>, Status> {
         let store = self.store(id).ok_or(Status::INVALID_FIELD)?;
         let (config, nguid) = (&store.config, store.nguid());
-        let ids: [(u8, &[u8]); 3] = [(1, &config.eui64), (2, &nguid), (3, &config.uuid)];
+        let command_set = [config.command_set];
+        let ids: [(u8, &[u8]); 4] = [
+            (1, &config.eui64),
+            (2, &nguid),
+            (3, &config.uuid),
+            (4, &command_set),
+        ];
         let mut page = Vec::new();
         for (kind, id) in ids.into_iter().filter(|(_, id)| id.iter().any(|&b| b != 0)) {
             page.extend([kind, id.len() as u8, 0, 0]);
@@ -115,6 +121,7 @@ impl Shared {
         }
         // Two formats, of which the second is in use.
         put(25, &[1, 1]);
+        put(32, &[config.format_progress]);
         put(99, &[u8::from(config.read_only)]);
         put(104, &store.nguid());
         put(120, &config.eui64);

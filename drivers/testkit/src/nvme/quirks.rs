@@ -12,6 +12,10 @@ pub enum Quirk {
     Crash(u64),
     /// Admin commands with this opcode are never answered.
     SilentAdmin(u8),
+    /// CSTS reads as all ones so often after a change of CC.EN.
+    BlindAfterChange(u32),
+    /// CRTO.CRWMT in 500 ms units, with the bit in CAP.CRMS that says so.
+    ReadyTimeout(u16),
 }
 
 /// All traits of a controller.
@@ -23,6 +27,11 @@ impl Quirks {
     #[must_use]
     pub fn has(&self, quirk: Quirk) -> bool {
         self.0.contains(&quirk)
+    }
+
+    /// What `pick` finds first.
+    pub(super) fn find<T>(&self, pick: impl Fn(Quirk) -> Option<T>) -> Option<T> {
+        self.0.iter().copied().find_map(pick)
     }
 }
 

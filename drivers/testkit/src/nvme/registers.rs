@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use spindle_hw::Registers;
 
 use super::ring::{Area, Ring};
-use super::{FakeNvme, Fault, Shared, Store};
+use super::{FakeNvme, Fault, Quirk, Shared, Store};
 
 /// What is behind the registers.
 #[derive(Debug, Default)]
@@ -17,6 +17,8 @@ pub(super) struct Control {
     shutdown: u32,
     /// Reads of CSTS until it follows CC.
     delay: u32,
+    /// Reads of CSTS until it is to be seen at all.
+    blind: u32,
     masked: u32,
     aqa: u32,
     asq: u64,
@@ -62,9 +64,21 @@ impl Shared {
             | u64::from(config.nvm_commands) << 37
             | u64::from(config.page_shift_min) << 48
             | 4 << 52
+            | u64::from(self.ready_timeout().is_some()) << 59
+    }
+
+    fn ready_timeout(&self) -> Option<u16> {
+        self.config.quirks.find(|quirk| match quirk {
+            Quirk::ReadyTimeout(units) => Some(units),
+            _ => None,
+        })
     }
 
     fn read_status(&self, control: &mut Control) -> u32 {
+        if control.blind > 0 {
+            control.blind -= 1;
+            return u32::MAX;
+        }
         if control.delay > 0 {
             control.delay -= 1;
         } else {
@@ -154,6 +168,11 @@ impl Shared {
         control.cc = value;
         if changed & ENABLE != 0 {
             control.delay = self.config.delay;
+            let blind = self.config.quirks.find(|quirk| match quirk {
+                Quirk::BlindAfterChange(reads) => Some(reads),
+                _ => None,
+            });
+            control.blind = blind.unwrap_or(0);
         }
         if changed & 3 << 14 != 0 && value >> 14 & 3 != 0 {
             control.shutdown = 1;
@@ -231,6 +250,7 @@ impl Registers for FakeNvme {
             0x14 => control.cc,
             0x1c => shared.read_status(&mut control),
             0x24 => control.aqa,
+            0x68 => shared.ready_timeout().unwrap_or(0).into(),
             _ => 0,
         }
     }
