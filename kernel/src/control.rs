@@ -199,7 +199,7 @@ impl Control {
         let volume = claim.map_err(|error| {
             let errno = match error {
                 TargetError::Unknown { .. } => Errno::ENOENT,
-                TargetError::Empty(_) => Errno::ENODEV,
+                TargetError::Empty(_) | TargetError::Failed { .. } => Errno::ENODEV,
                 TargetError::Ambiguous { .. } | TargetError::Beyond(_) => Errno::EINVAL,
                 TargetError::InUse { .. } | TargetError::Stale { .. } => Errno::EBUSY,
                 TargetError::ReadOnly(_) => Errno::EROFS,

@@ -159,7 +159,8 @@ pub(crate) fn completion_doorbell(id: u16, stride: usize) -> usize {
 /// pairs uses: all up to the last doorbell. BAR 0 may be far larger, with other things behind
 /// them. `registers` are those before the doorbells.
 pub fn register_bytes(registers: &impl Registers, queues: u16) -> usize {
-    let stride = Capabilities(registers.read64(CAP)).doorbell_stride();
+    let cap = registers.read64(CAP);
+    let stride = Capabilities { cap, crto: 0 }.doorbell_stride();
     completion_doorbell(queues, stride) + 4
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use common::{OPTIONS, Queue, Rig};
 use spindle_block::DiskOptions;
-use spindle_hw::{Clock, Registers};
+use spindle_hw::Registers;
 use spindle_nvme::{Controller, Error, NamespaceError, Status, register_bytes};
 use spindle_testkit::nvme::{Config, FakeNvme, Fault, NamespaceConfig, Quirk, Quirks};
 

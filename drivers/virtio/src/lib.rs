@@ -49,3 +49,4 @@ pub use error::Error;
 pub use layout::{Layout, LayoutError, Region, is_block_device};
 pub use queue::BlockQueue;
 pub use transport::PciTransport;
+pub use volume::name;

@@ -20,7 +20,8 @@ pub(crate) fn serial(id: &[u8; ID_LEN]) -> String {
 }
 
 /// The name of virtio disk `number`: `vda` to `vdz`, then `vdaa` and so on, as Linux has it.
-fn name(number: usize) -> String {
+#[must_use]
+pub fn name(number: usize) -> String {
     let mut letters = Vec::new();
     let mut rest = number + 1;
     while rest > 0 {

@@ -57,7 +57,7 @@ pub(crate) struct Disks {
 
 impl Disks {
     /// Finds the disks on PCI, makes the RAM disks, and tells the log of both. A disk that
-    /// does not work is left out. `map` is the domain's memory map.
+    /// does not work keeps its name, by which it is refused. `map` is the domain's memory map.
     pub(crate) fn probe(
         config: &Config,
         map: &[MapEntry],
@@ -79,14 +79,26 @@ impl Disks {
         let taken: Vec<_> = placed.iter().map(|p| usize::from(p.number)).collect();
         let free = (0..).filter(|number| !taken.contains(number));
         controllers.extend(free.zip(NvmeDisk::probe(&mut pci, memory.dma, clock, options)));
-        for (number, disk) in controllers {
-            volumes.extend(disk.volumes(disks.len(), number));
-            disks.push(Disk::Nvme(disk));
+        let mut failed = Vec::new();
+        for (number, controller) in controllers {
+            match controller {
+                Ok(disk) => {
+                    volumes.extend(disk.volumes(disks.len(), number));
+                    failed.extend(disk.refused(number));
+                    disks.push(Disk::Nvme(disk));
+                }
+                Err(reason) => failed.push((format!("nvme{number}"), reason)),
+            }
         }
         let found = VirtioDisk::probe(&mut pci, memory.dma, clock, options);
-        for (number, disk) in found.into_iter().enumerate() {
-            volumes.push(disk.volume(disks.len(), number));
-            disks.push(Disk::Virtio(disk));
+        for (number, device) in found.into_iter().enumerate() {
+            match device {
+                Ok(disk) => {
+                    volumes.push(disk.volume(disks.len(), number));
+                    disks.push(Disk::Virtio(disk));
+                }
+                Err(reason) => failed.push((spindle_virtio::name(number), reason)),
+            }
         }
         for &RamDiskSize { number, bytes } in &config.ram_disks {
             match RamDisk::new(bytes, &memory.dma) {
@@ -127,6 +139,15 @@ impl Disks {
             (volume, found)
         };
         disks.targets = Targets::new(volumes.into_iter().map(family));
+        for disk in disks.targets.disks() {
+            if let Some(first) = disks.targets.same_as(disk) {
+                let (name, first) = (&disk.name, &first.name);
+                warn!("disk {name} is the same as {first}, behind another controller");
+            }
+        }
+        for (name, reason) in failed {
+            disks.targets.note_failed(name, reason);
+        }
         disks.ready = queues;
         disks
     }

@@ -32,13 +32,13 @@ pub(super) struct NvmeDisk {
 }
 
 impl NvmeDisk {
-    /// Brings up all controllers on the bus.
+    /// Brings up all controllers on the bus; gives why not in the place of one that does not work.
     pub(super) fn probe(
         pci: &mut Pci,
         dma: Dma,
         clock: &'static CoreClock,
         options: DiskOptions,
-    ) -> Vec<Self> {
+    ) -> Vec<Result<Self, String>> {
         let start = |pci: &mut Pci, function: &Function| {
             let at = format!("pci {}", function.address);
             let registers = Self::find(pci, function, options.queues)?;
@@ -100,6 +100,12 @@ impl NvmeDisk {
     /// Its namespaces, as the volumes of disk `disk`, named after controller number `number`.
     pub(super) fn volumes(&self, disk: usize, number: usize) -> Vec<Volume> {
         self.controller.volumes(disk, number)
+    }
+
+    /// Namespaces that are not served, with the reason, as names of controller number `number`.
+    pub(super) fn refused(&self, number: usize) -> impl Iterator<Item = (String, String)> {
+        let refused = self.controller.refused().iter();
+        refused.map(move |(id, reason)| (format!("nvme{number}n{id}"), reason.to_string()))
     }
 
     /// A queue for one core; [`Queue::None`] if the controller has none left.

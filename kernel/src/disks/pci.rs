@@ -37,23 +37,22 @@ impl Pci {
         }
     }
 
-    /// Has `start` bring up every function that is a `what`. One that does not work is left out
-    /// and switched off.
+    /// Has `start` bring up every function that is a `what`. One that does not work is switched
+    /// off; it keeps its place, so that those after it keep their numbers.
     pub(super) fn start_all<T>(
         &mut self,
         what: &str,
         is_one: impl Fn(&Function) -> bool,
         start: impl Fn(&mut Self, &Function) -> Result<T, String>,
-    ) -> Vec<T> {
+    ) -> Vec<Result<T, String>> {
         let mut started = Vec::new();
         for function in self.functions.clone().iter().filter(|f| is_one(f)) {
-            match start(self, function) {
-                Ok(disk) => started.push(disk),
-                Err(reason) => {
-                    self.disable(function);
-                    error!("pci {}: {what} not usable: {reason}", function.address);
-                }
+            let disk = start(self, function);
+            if let Err(reason) = &disk {
+                self.disable(function);
+                error!("pci {}: {what} not usable: {reason}", function.address);
             }
+            started.push(disk);
         }
         started
     }

@@ -20,15 +20,15 @@ use super::nvme::NvmeDisk;
 use crate::mm::Dma;
 use crate::xen::time::CoreClock;
 
-/// Brings up the controllers that the knobs name; gives each with its number. One that does not
-/// work is left out. `map` is the domain's memory map.
+/// Brings up the controllers that the knobs name; gives each with its number, or why it does not
+/// work. `map` is the domain's memory map.
 pub(super) fn controllers(
     knobs: &[PlacedController],
     map: &[MapEntry],
     dma: Dma,
     clock: &'static CoreClock,
     options: DiskOptions,
-) -> Vec<(usize, NvmeDisk)> {
+) -> Vec<(usize, Result<NvmeDisk, String>)> {
     let mut used = Vec::new();
     let mut disks = Vec::new();
     for knob in knobs {
@@ -36,10 +36,10 @@ pub(super) fn controllers(
         let at = format!("frames {:x},{:x}", knob.frame, knob.pages);
         let started = registers(knob, map, &mut used, options.queues)
             .and_then(|registers| NvmeDisk::start(&at, registers, dma, clock, options));
-        match started {
-            Ok(disk) => disks.push((number, disk)),
-            Err(reason) => error!("nvme{number}: controller at {at} not usable: {reason}"),
+        if let Err(reason) = &started {
+            error!("nvme{number}: controller at {at} not usable: {reason}");
         }
+        disks.push((number, started));
     }
     disks
 }

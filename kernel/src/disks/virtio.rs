@@ -28,13 +28,14 @@ pub(super) struct VirtioDisk {
 }
 
 impl VirtioDisk {
-    /// Brings up all virtio block devices on the bus.
+    /// Brings up all virtio block devices on the bus; gives why not in the place of one that does
+    /// not work.
     pub(super) fn probe(
         pci: &mut Pci,
         dma: Dma,
         clock: &'static CoreClock,
         options: DiskOptions,
-    ) -> Vec<Self> {
+    ) -> Vec<Result<Self, String>> {
         let start =
             |pci: &mut Pci, function: &Function| Self::start(pci, function, dma, clock, options);
         pci.start_all("virtio block device", is_block_device, start)

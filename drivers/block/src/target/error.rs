@@ -17,6 +17,16 @@ pub enum TargetError {
         /// The names there are.
         have: Vec<String>,
     },
+    /// The disk, or its controller, did not start.
+    #[error("target \"{wanted}\" cannot be had: {name} is out of use: {reason}")]
+    Failed {
+        /// What was asked for.
+        wanted: String,
+        /// The disk or the controller.
+        name: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// More than one volume of that name: of a name that a disk or its table claims, anybody may
     /// have a second one.
     #[error("target \"{wanted}\" could be each of {}; say which", list(.have, "none"))]

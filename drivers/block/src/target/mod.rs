@@ -9,9 +9,10 @@ mod list;
 mod tests;
 
 use alloc::string::{String, ToString};
+use alloc::vec;
 use alloc::vec::Vec;
 
-use crate::Volume;
+use crate::{Unit, Volume};
 pub use error::TargetError;
 
 /// What somebody wants of a volume.
@@ -40,9 +41,14 @@ pub struct Targets {
     volumes: Vec<Volume>,
     /// For each volume, the disk it is a partition of.
     disks: Vec<Option<usize>>,
+    /// For each volume, what its blocks are on: disk and unit, or those of another disk that reaches
+    /// the same namespace through a controller of its own.
+    media: Vec<(usize, Unit)>,
     /// For each volume, whether its partition table may have been written since it was read.
     stale: Vec<bool>,
     claims: Vec<Claim>,
+    /// Disks, or controllers with all their disks, that cannot be served: name and reason.
+    failed: Vec<(String, String)>,
 }
 
 impl Targets {
@@ -52,13 +58,67 @@ impl Targets {
         let mut targets = Self::default();
         for (disk, partitions) in disks {
             let at = targets.volumes.len();
+            let twin = targets.twin(&disk);
+            let medium = twin.map_or((disk.disk, disk.unit), |twin| targets.media[twin]);
+            targets.media.extend(vec![medium; 1 + partitions.len()]);
             targets.disks.push(None);
             targets.disks.extend(partitions.iter().map(|_| Some(at)));
             targets.volumes.push(disk);
             targets.volumes.extend(partitions);
         }
-        targets.stale = alloc::vec![false; targets.volumes.len()];
+        targets.stale = vec![false; targets.volumes.len()];
         targets
+    }
+
+    /// The disk that is the same namespace as `disk`, behind another controller of a subsystem: a
+    /// second port, or a virtual function. They have the name by serial number in common, and all
+    /// that go by identifiers of the namespace. Such identifiers alone do not count: there are disks
+    /// that all have the same.
+    fn twin(&self, disk: &Volume) -> Option<usize> {
+        let serial = |alias: &&String| {
+            let by_id = ["nvme-eui.", "nvme-uuid."]
+                .iter()
+                .any(|id| alias.starts_with(id));
+            alias.starts_with("nvme-") && !by_id
+        };
+        disk.aliases.iter().find(serial)?;
+        (0..self.volumes.len()).find(|&index| {
+            let other = &self.volumes[index];
+            let format = |volume: &Volume| (volume.unit, volume.block_shift);
+            self.disks[index].is_none()
+                && other.disk != disk.disk
+                && other.aliases == disk.aliases
+                && format(other) == format(disk)
+        })
+    }
+
+    /// Whether two volumes have a block in common.
+    fn overlap(&self, one: usize, other: usize) -> bool {
+        let (first, second) = (&self.volumes[one], &self.volumes[other]);
+        self.media[one] == self.media[other]
+            && first.start < end(second)
+            && second.start < end(first)
+    }
+
+    /// The disk that is the same as `disk`, behind another controller, if there is one before it.
+    #[must_use]
+    pub fn same_as(&self, disk: &Volume) -> Option<&Volume> {
+        let at = self.volumes.iter().position(|v| v.name == disk.name)?;
+        let before = self
+            .volumes
+            .iter()
+            .zip(&self.media)
+            .zip(&self.disks)
+            .take(at);
+        let mut same =
+            before.filter(|((_, medium), whole)| **medium == self.media[at] && whole.is_none());
+        same.next().map(|((volume, _), _)| volume)
+    }
+
+    /// Notes that the disk `name` (`vda`), or all those of controller `name` (`nvme0`), are not
+    /// there for the given reason, which is what is said to those who ask for one.
+    pub fn note_failed(&mut self, name: String, reason: String) {
+        self.failed.push((name, reason));
     }
 
     /// Whole disks and partitions.
@@ -108,7 +168,7 @@ impl Targets {
         }
         let conflict = |claim: &&Claim| {
             let exclusive = usage == Use::Write || claim.usage != Use::Read;
-            overlap(&self.volumes[claim.volume], volume)
+            self.overlap(claim.volume, index)
                 && claim.holder != holder
                 && usage != Use::SharedWrite
                 && exclusive
@@ -128,8 +188,10 @@ impl Targets {
             usage,
         });
         if usage != Use::Read {
-            for (disk, stale) in self.disks.iter().zip(&mut self.stale) {
-                *stale |= *disk == Some(index);
+            let whole = self.disks[index].is_none();
+            let all = self.disks.iter().zip(&self.media).zip(&mut self.stale);
+            for ((disk, medium), stale) in all {
+                *stale |= whole && disk.is_some() && *medium == self.media[index];
             }
         }
         Ok(&self.volumes[index])
@@ -155,6 +217,26 @@ impl Targets {
         }
     }
 
+    /// Why there is no such volume.
+    fn unknown(&self, target: &str, wanted: &str) -> TargetError {
+        let failed = self.failed.iter().find(|(name, _)| belongs(wanted, name));
+        if let Some((name, reason)) = failed {
+            return TargetError::Failed {
+                wanted: target.to_string(),
+                name: name.clone(),
+                reason: reason.clone(),
+            };
+        }
+        TargetError::Unknown {
+            wanted: target.to_string(),
+            have: self
+                .volumes
+                .iter()
+                .map(|volume| volume.name.clone())
+                .collect(),
+        }
+    }
+
     /// Which volume `target` names. A name is preferred to an alias, which is a matter of what is
     /// written on the disks.
     fn find(&self, target: &str) -> Result<usize, TargetError> {
@@ -172,15 +254,34 @@ impl Targets {
         };
         match found[..] {
             [(index, _)] => Ok(index),
-            [] => Err(TargetError::Unknown {
-                wanted: target.to_string(),
-                have: names(&mut self.volumes.iter()),
-            }),
+            // The same blocks, whichever way.
+            [(index, first), ref others @ ..]
+                if others.iter().all(|&(other, volume)| {
+                    let place = |v: &Volume| (v.start, v.sectors);
+                    self.media[other] == self.media[index] && place(volume) == place(first)
+                }) =>
+            {
+                Ok(index)
+            }
+            [] => Err(self.unknown(target, &wanted)),
             _ => Err(TargetError::Ambiguous {
                 wanted: target.to_string(),
                 have: names(&mut found.iter().map(|(_, volume)| *volume)),
             }),
         }
+    }
+}
+
+/// Whether `wanted` is the disk `name` or part of it, or belongs to the controller of that name.
+fn belongs(wanted: &str, name: &str) -> bool {
+    let Some(rest) = wanted.strip_prefix(name) else {
+        return false;
+    };
+    // nvme1 is no part of nvme12n1, nor vda of vdab.
+    match rest.bytes().next() {
+        None => true,
+        Some(next) if name.ends_with(|c: char| c.is_ascii_digit()) => !next.is_ascii_digit(),
+        Some(next) => next.is_ascii_digit(),
     }
 }
 
@@ -225,11 +326,4 @@ fn unescape(name: &str) -> String {
 /// The first block after a volume.
 fn end(volume: &Volume) -> u64 {
     volume.start + volume.sectors / volume.sectors_per_block()
-}
-
-/// Whether two volumes have a block in common.
-fn overlap(one: &Volume, other: &Volume) -> bool {
-    (one.disk, one.unit) == (other.disk, other.unit)
-        && one.start < end(other)
-        && other.start < end(one)
 }

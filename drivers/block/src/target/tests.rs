@@ -228,3 +228,81 @@ fn a_list_always_fits_into_the_store() {
         assert_eq!(text.contains("partitions more"), cut, "{count}");
     }
 }
+
+/// Namespace 1 of one subsystem behind two controllers, with a partition each, and of another whose
+/// maker gave all disks the same EUI-64.
+fn twins() -> Targets {
+    let names = ["nvme-S1-n1", "nvme-eui.00aa"];
+    let family = |name: &str, disk, names: &[&str]| {
+        let part = aliased(volume(&format!("{name}p1"), disk, 10, 20), &["PARTUUID=ab"]);
+        (aliased(volume(name, disk, 0, 100), names), vec![part])
+    };
+    Targets::new([
+        family("nvme0n1", 0, &names),
+        family("nvme1n1", 1, &names),
+        family("nvme2n1", 2, &["nvme-S2-n1", "nvme-eui.00aa"]),
+    ])
+}
+
+#[test]
+fn a_namespace_behind_two_controllers_is_one_disk() {
+    let mut targets = twins();
+    targets.claim("nvme0n1", Use::Write, "1/51712").unwrap();
+    for target in ["nvme1n1", "nvme1n1p1", "nvme-S1-n1"] {
+        for usage in [Use::Read, Use::Write] {
+            let refused = targets.claim(target, usage, "2/51712").unwrap_err();
+            assert!(
+                matches!(
+                    &refused,
+                    TargetError::InUse { .. } | TargetError::Stale { .. }
+                ),
+                "{target}: {refused}"
+            );
+        }
+    }
+    // Nor is it one as long as its partition is in use by the other way.
+    let mut targets = twins();
+    targets.claim("nvme1n1p1", Use::Write, "1/51712").unwrap();
+    assert!(targets.claim("nvme0n1", Use::Write, "2/51712").is_err());
+    let first = targets.claim("nvme-S1-n1", Use::Write, "1/51712").unwrap();
+    assert_eq!(first.name, "nvme0n1", "either way will do");
+    // Readers share it, and one with the same identifier only is another disk.
+    let mut targets = twins();
+    targets.claim("nvme0n1", Use::Read, "1/51712").unwrap();
+    targets.claim("nvme1n1", Use::Read, "2/51712").unwrap();
+    targets.claim("nvme2n1", Use::Write, "3/51712").unwrap();
+    let ambiguous = targets.claim("nvme-eui.00aa", Use::Read, "4/51712");
+    assert!(matches!(ambiguous, Err(TargetError::Ambiguous { .. })));
+    let of = |targets: &Targets, at: usize| {
+        let disk = targets.volumes()[at].clone();
+        targets.same_as(&disk).map(|first| first.name.clone())
+    };
+    assert_eq!(
+        [0, 2, 4].map(|at| of(&targets, at)),
+        [None, Some("nvme0n1".into()), None]
+    );
+}
+
+#[test]
+fn a_target_on_what_did_not_start_is_refused_with_the_reason() {
+    let mut targets = targets();
+    targets.note_failed("nvme1".to_string(), "it is on fire".to_string());
+    targets.note_failed("vda".to_string(), "it has no queue".to_string());
+    targets.note_failed("nvme0n2".to_string(), "it is zoned".to_string());
+    let mut refusal = |target: &str| {
+        let claimed = targets.claim(target, Use::Write, "1/51712");
+        claimed.unwrap_err().to_string()
+    };
+    for target in ["nvme1n1", "/dev/nvme1n1p2", "nvme1"] {
+        let why = "cannot be had: nvme1 is out of use: it is on fire";
+        assert_eq!(refusal(target), format!("target \"{target}\" {why}"));
+    }
+    for target in ["vda", "vda1"] {
+        assert!(refusal(target).ends_with("vda is out of use: it has no queue"));
+    }
+    assert!(refusal("nvme0n2").ends_with("nvme0n2 is out of use: it is zoned"));
+    for target in ["nvme0n21", "nvme12n1", "nvme2n1", "vdaa", "vdb"] {
+        assert!(refusal(target).starts_with("no such target"), "{target}");
+    }
+    assert!(targets.claim("nvme0n1", Use::Write, "1/51712").is_ok());
+}
