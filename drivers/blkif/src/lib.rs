@@ -29,6 +29,7 @@ mod counted;
 mod depth;
 mod fifo;
 pub mod gate;
+mod guests;
 pub mod mailbox;
 pub mod moderation;
 pub mod pacer;

@@ -1,8 +1,9 @@
 //! Buffer pages for grant copy: one pool per core, shared by its rings.
 //!
 //! No request needs more than one page at a time, since a copied request goes through the buffers
-//! in as many chunks as it takes. A ring may hold an equal part of the pool, and together rings
-//! leave a quarter of it to those that come new; one that holds none waits for nobody who does.
+//! in as many chunks as it takes. A guest may hold an equal part of the pool, however many rings it
+//! has, and together guests leave a quarter of it to those that come new; one that holds none waits
+//! for nobody who does. A guest's rings share its part in the same way.
 //!
 //! A page goes to another guest with nothing of the last one's left in it: whoever copies out what
 //! a disk should have written, and did not, finds zeroes. Pages are cleaned when they change
@@ -67,8 +68,39 @@ enum Contents {
 #[derive(Clone, Copy, Debug)]
 struct Page {
     contents: Contents,
-    /// The ring that holds it, or held it last.
-    ring: u16,
+    /// The guest that holds it, or held it last.
+    guest: u16,
+    /// The ring of it, if it had several when it took the page.
+    ring: Option<u16>,
+}
+
+/// A ring that wants buffers: its place on its core, and its guest's.
+#[derive(Clone, Copy, Debug)]
+pub struct Holder {
+    /// Place of the ring.
+    pub ring: u16,
+    /// Place of the guest.
+    pub guest: u16,
+    /// The guest.
+    pub domain: DomId,
+}
+
+/// What a guest has to do with the pool.
+#[derive(Clone, Copy, Debug, Default)]
+struct Guest {
+    /// Pages that its rings hold.
+    held: u16,
+    /// Its rings on the core.
+    rings: u32,
+    /// Those of them that hold any page; counted while there are several.
+    holders: u32,
+}
+
+/// What each may hold of so many pages that so many hold some of; a quarter is left if there are
+/// `several` that may.
+fn part(pages: usize, several: bool, holders: u32) -> usize {
+    let shared = if several { pages - pages / 4 } else { pages };
+    (shared / holders.max(1) as usize).max(1)
 }
 
 /// Pages that the disk and grant copies reach.
@@ -77,12 +109,14 @@ pub struct BufferPool {
     pages: SharedPages,
     free: Vec<u16>,
     state: Box<[Page]>,
-    /// Pages that each ring holds.
+    /// Pages that each ring holds which is not the only one of its guest.
     held: Box<[u16]>,
-    /// Rings that hold any.
-    holders: usize,
-    /// Rings on the core.
-    rings: usize,
+    /// Each guest's side of it.
+    guests: Box<[Guest]>,
+    /// Guests that hold any.
+    holders: u32,
+    /// Guests with rings on the core.
+    present: u32,
     /// Rings that hold no page and got none.
     waiting: Turnstile,
     /// Pages that are never to be used again.
@@ -99,7 +133,8 @@ impl BufferPool {
         let page = Page {
             // As the memory came: it may have been anything before.
             contents: Contents::Mixed,
-            ring: 0,
+            guest: 0,
+            ring: None,
         };
         match u16::try_from(count) {
             Ok(all) if count >= least => Ok(Self {
@@ -107,8 +142,9 @@ impl BufferPool {
                 free: (0..all).rev().collect(),
                 state: vec![page; count].into(),
                 held: vec![0; rings].into(),
+                guests: vec![Guest::default(); rings].into(),
                 holders: 0,
-                rings: 0,
+                present: 0,
                 waiting: Turnstile::new(rings),
                 lost: 0,
             }),
@@ -119,29 +155,41 @@ impl BufferPool {
         }
     }
 
-    /// Another ring is on the core.
-    pub fn join(&mut self) {
-        self.rings += 1;
+    /// The guest at this place has another ring on the core.
+    pub fn join(&mut self, guest: u16) {
+        if let Some(guest) = self.guests.get_mut(usize::from(guest)) {
+            self.present += u32::from(guest.rings == 0);
+            guest.rings += 1;
+        }
     }
 
-    /// A ring of `guest` has left. It holds no page; what is in those it held is not to be shown
-    /// to another guest that gets the same number.
-    pub fn leave(&mut self, ring: u16, guest: DomId) {
-        self.withdraw(ring);
-        self.rings = self.rings.saturating_sub(1);
+    /// A ring has left. It holds no page; what is in those it held is not to be shown to another
+    /// guest that gets the same number.
+    pub fn leave(&mut self, holder: Holder) {
+        self.withdraw(holder.ring);
+        if let Some(guest) = self.guests.get_mut(usize::from(holder.guest)) {
+            self.present -= u32::from(guest.rings == 1);
+            guest.rings = guest.rings.saturating_sub(1);
+        }
         for page in &mut self.state {
-            if page.contents == Contents::Of(guest) {
+            if page.contents == Contents::Of(holder.domain) {
                 page.contents = Contents::Mixed;
             }
         }
     }
 
-    /// How many of `wanted` pages, at least 1, a ring may take now. If none and it holds none, it
-    /// waits, and no other ring without a page gets one before.
-    #[inline]
-    pub fn claim(&mut self, ring: u16, wanted: usize) -> usize {
-        let held = self.held.get(usize::from(ring)).copied().unwrap_or(0);
+    /// How many of `wanted` pages, at least 1, a ring may take now. If there is none, and it holds
+    /// none, it waits, and no other ring without a page gets one before.
+    #[inline(always)]
+    pub fn claim(&mut self, holder: Holder, wanted: usize) -> usize {
+        let ring = holder.ring;
+        let (held, room) = self.room(holder);
         if held == 0 {
+            if room == 0 {
+                // Others of its guest have it, which is no other guest's affair.
+                self.waiting.leave(ring);
+                return 0;
+            }
             if !self.waiting.admits(ring) {
                 return 0;
             }
@@ -151,15 +199,34 @@ impl BufferPool {
             }
             self.waiting.leave(ring);
         }
-        let most = self.limit(held == 0).saturating_sub(held.into());
-        wanted.min(most).min(self.free.len())
+        wanted.min(room).min(self.free.len())
     }
 
-    /// Pages that a ring may hold, one that holds none yet or another.
-    fn limit(&self, newcomer: bool) -> usize {
+    /// One page, after a successful claim of it.
+    pub fn take_one(&mut self, holder: Holder, purpose: Purpose) -> Option<u64> {
+        if self.claim(holder, 1) == 0 {
+            return None;
+        }
+        self.take(holder, purpose)
+    }
+
+    /// Pages that a ring holds, and may take beside them if there are any.
+    #[inline(always)]
+    fn room(&self, holder: Holder) -> (u16, usize) {
+        let Some(guest) = self.guests.get(usize::from(holder.guest)) else {
+            return (0, 0);
+        };
         let all = self.state.len() - self.lost;
-        let shared = if self.rings > 1 { all - all / 4 } else { all };
-        (shared / (self.holders + usize::from(newcomer)).max(1)).max(1)
+        let holders = self.holders + u32::from(guest.held == 0);
+        let most = part(all, self.present > 1, holders);
+        let room = most.saturating_sub(guest.held.into());
+        if guest.rings < 2 {
+            return (guest.held, room);
+        }
+        let held = self.held.get(usize::from(holder.ring)).copied();
+        let held = held.unwrap_or(0);
+        let own = part(most, true, guest.holders + u32::from(held == 0));
+        (held, room.min(own.saturating_sub(held.into())))
     }
 
     /// Forgets that `ring` waits.
@@ -167,26 +234,33 @@ impl BufferPool {
         self.waiting.leave(ring);
     }
 
-    /// The bus address of a page for a request of `guest`, after a successful
-    /// [`BufferPool::claim`].
-    #[inline]
-    pub fn take(&mut self, ring: u16, guest: DomId, purpose: Purpose) -> Option<u64> {
-        let number = self.pick(guest, purpose)?;
+    /// The bus address of a page for a request, after a successful [`BufferPool::claim`].
+    #[inline(always)]
+    pub fn take(&mut self, holder: Holder, purpose: Purpose) -> Option<u64> {
+        let domain = holder.domain;
+        let number = self.pick(domain, purpose)?;
         let page = self.state.get_mut(usize::from(number))?;
-        page.ring = ring;
+        page.guest = holder.guest;
         let start = usize::from(number) * PAGE_SIZE;
-        if page.contents != Contents::Of(guest) {
+        if page.contents != Contents::Of(domain) {
             page.contents = match purpose {
                 Purpose::FromDisk => {
                     self.pages.zero(start, PAGE_SIZE);
-                    Contents::Of(guest)
+                    Contents::Of(domain)
                 }
                 Purpose::FromGuest => Contents::Mixed,
             };
         }
-        if let Some(held) = self.held.get_mut(usize::from(ring)) {
-            self.holders += usize::from(*held == 0);
-            *held += 1;
+        if let Some(guest) = self.guests.get_mut(usize::from(holder.guest)) {
+            self.holders += u32::from(guest.held == 0);
+            guest.held += 1;
+            page.ring = (guest.rings > 1).then_some(holder.ring);
+            if let Some(ring) = page.ring
+                && let Some(held) = self.held.get_mut(usize::from(ring))
+            {
+                guest.holders += u32::from(*held == 0);
+                *held += 1;
+            }
         }
         Some(self.pages.bus() + start as u64)
     }
@@ -233,10 +307,18 @@ impl BufferPool {
     }
 
     fn release(&mut self, number: usize) {
-        let ring = self.state.get(number).map_or(0, |page| page.ring);
-        if let Some(held) = self.held.get_mut(usize::from(ring)) {
-            self.holders -= usize::from(*held == 1);
-            *held = held.saturating_sub(1);
+        let Some(page) = self.state.get(number) else {
+            return;
+        };
+        if let Some(guest) = self.guests.get_mut(usize::from(page.guest)) {
+            self.holders -= u32::from(guest.held == 1);
+            guest.held = guest.held.saturating_sub(1);
+            if let Some(ring) = page.ring
+                && let Some(held) = self.held.get_mut(usize::from(ring))
+            {
+                guest.holders -= u32::from(*held == 1);
+                *held = held.saturating_sub(1);
+            }
         }
     }
 
@@ -299,22 +381,37 @@ mod tests {
     const A: DomId = DomId(1);
     const B: DomId = DomId(2);
 
-    fn pool(pages: usize, rings: u16) -> BufferPool {
+    /// Rings of each guest: the first ring is the first guest's, and so on.
+    fn pool(pages: usize, guests: &[u16]) -> BufferPool {
         let mut pool = BufferPool::new(SharedPages::host(pages, 1 << 32), 8, pages).unwrap();
-        (0..rings).for_each(|_| pool.join());
+        guests.iter().for_each(|&guest| pool.join(guest));
         pool
     }
 
-    fn take(pool: &mut BufferPool, ring: u16, wanted: usize) -> Vec<u64> {
-        let guest = DomId(ring + 1);
-        let pages = pool.claim(ring, wanted);
-        let page = |_| pool.take(ring, guest, Purpose::FromGuest).unwrap();
+    fn holder(ring: u16, guest: u16) -> Holder {
+        let domain = DomId(guest + 1);
+        Holder {
+            ring,
+            guest,
+            domain,
+        }
+    }
+
+    /// Takes as many as there are for a ring.
+    fn take_for(pool: &mut BufferPool, holder: Holder, wanted: usize) -> Vec<u64> {
+        let pages = pool.claim(holder, wanted);
+        let page = |_| pool.take(holder, Purpose::FromGuest).unwrap();
         (0..pages).map(page).collect()
+    }
+
+    /// For the only ring of a guest.
+    fn take(pool: &mut BufferPool, guest: u16, wanted: usize) -> Vec<u64> {
+        take_for(pool, holder(guest, guest), wanted)
     }
 
     #[test]
     fn a_ring_leaves_pages_to_those_that_come_new_and_all_get_equal_parts() {
-        let mut pool = pool(16, 3);
+        let mut pool = pool(16, &[0, 1, 2]);
         let first = take(&mut pool, 0, 16);
         assert_eq!(first.len(), 12, "a quarter is left");
         assert_eq!(take(&mut pool, 0, 1), []);
@@ -329,18 +426,56 @@ mod tests {
         assert_eq!(take(&mut pool, 1, 8).len(), 2, "a half of what is shared");
         // Alone it may have all.
         second.iter().for_each(|&page| pool.give(page));
-        let mut alone = BufferPool::new(SharedPages::host(16, 0), 8, 16).unwrap();
-        alone.join();
-        assert_eq!(alone.claim(0, 20), 16);
+        let mut alone = self::pool(16, &[0]);
+        assert_eq!(alone.claim(holder(0, 0), 20), 16);
+    }
+
+    #[test]
+    fn a_guest_with_many_rings_has_one_guests_part_and_its_rings_share_it() {
+        let mut pool = pool(16, &[0, 0, 0, 1]);
+        let ring = |ring| holder(ring, 0);
+        // Of the twelve that are not left to others a ring leaves a quarter to the next.
+        let first = take_for(&mut pool, ring(0), 16);
+        assert_eq!(first.len(), 9);
+        assert_eq!(take_for(&mut pool, ring(1), 16).len(), 3);
+        assert_eq!(
+            take_for(&mut pool, ring(2), 1),
+            [],
+            "its guest has its part"
+        );
+        // This one's guest has none; that the other waits is not its affair.
+        assert_eq!(take_for(&mut pool, holder(3, 1), 16).len(), 4);
+        assert_eq!(take_for(&mut pool, ring(2), 1), []);
+        first[..6].iter().for_each(|&page| pool.give(page));
+        assert_eq!(take_for(&mut pool, ring(2), 1), [], "six of six");
+        pool.give(first[6]);
+        assert_eq!(take_for(&mut pool, ring(0), 1), [], "two of two");
+        assert_eq!(take_for(&mut pool, ring(2), 2).len(), 1);
+        assert_eq!(take_for(&mut pool, holder(3, 1), 16).len(), 2);
+    }
+
+    #[test]
+    fn rings_of_a_guest_alone_leave_pages_to_each_other() {
+        let mut pool = pool(16, &[0, 0]);
+        assert_eq!(take_for(&mut pool, holder(0, 0), 16).len(), 12);
+        assert_eq!(take_for(&mut pool, holder(1, 0), 16).len(), 4);
+        pool.leave(holder(1, 0));
+        assert_eq!(pool.guests[0].rings, 1);
+        assert_eq!(pool.present, 1);
     }
 
     #[test]
     fn a_page_is_cleaned_when_it_changes_guests_and_only_then() {
-        let mut pool = pool(1, 2);
+        let mut pool = pool(1, &[0, 0]);
         let mut words = [0; 2];
         let mut read = |pool: &mut BufferPool, guest, purpose| {
-            assert_eq!(pool.claim(0, 1), 1);
-            let page = pool.take(0, guest, purpose).unwrap();
+            // Whoever it is, by the same ring.
+            let holder = Holder {
+                domain: guest,
+                ..holder(0, 0)
+            };
+            assert_eq!(pool.claim(holder, 1), 1);
+            let page = pool.take(holder, purpose).unwrap();
             pool.read(page, &mut words);
             // What a guest or a disk puts there.
             pool.pages.u64_at(8).store(7, Relaxed);
@@ -355,7 +490,7 @@ mod tests {
         assert_eq!(read(&mut pool, A, Purpose::FromGuest), 7);
         assert_eq!(read(&mut pool, A, Purpose::FromDisk), 0);
         // Another guest may get the number of one that has gone.
-        pool.leave(0, A);
+        pool.leave(holder(0, 0));
         assert_eq!(read(&mut pool, A, Purpose::FromDisk), 0);
     }
 }

@@ -18,6 +18,7 @@ use spindle_xen::grant::GrantOps;
 
 use crate::abi::MAX_SEGMENTS;
 use crate::batch::{CopyBatch, MapBatch, UnmapBatch};
+use crate::guests::Guests;
 use crate::pacer::Wait;
 use crate::pool::{BadPoolSize, BufferPool};
 use crate::ring::Halt;
@@ -123,6 +124,7 @@ pub struct RingCore<Q, G, N> {
     rings: Box<[Option<Session>]>,
     /// Places from here on are empty.
     used: usize,
+    guests: Guests,
     disks: Box<[Disk<Q>]>,
     grants: G,
     notify: N,
@@ -168,7 +170,7 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
         let places = config.rings.min(1 << 16);
         let segments = config.segments.max(MAX_SEGMENTS);
         let disk = |queue: Q| Disk {
-            scheduler: Scheduler::new(queue.depth()),
+            scheduler: Scheduler::new(queue.depth(), places),
             queue,
             dirty: false,
             full: false,
@@ -179,6 +181,7 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
         Ok(Self {
             rings: rings.into(),
             used: 0,
+            guests: Guests::new(places),
             disks: queues.into_iter().map(disk).collect(),
             grants,
             notify,
@@ -197,7 +200,7 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
     ///
     /// # Errors
     /// [`RingError::Crowded`], [`RingError::Segments`] or [`RingError::NoDisk`], with the session.
-    pub fn attach(&mut self, session: Session) -> Result<RingId, (RingError, Box<Session>)> {
+    pub fn attach(&mut self, mut session: Session) -> Result<RingId, (RingError, Box<Session>)> {
         if session.volume().disk >= self.disks.len() {
             return Err((RingError::NoDisk, session.into()));
         }
@@ -207,9 +210,17 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
         let Some(place) = self.rings.iter().position(Option::is_none) else {
             return Err((RingError::Crowded, session.into()));
         };
+        // There are as many places for guests as for rings.
+        let Some(guest) = self.guests.enter(session.domain()) else {
+            return Err((RingError::Crowded, session.into()));
+        };
+        session.enter(guest);
         self.rings[place] = Some(session);
-        self.pool.join();
+        self.pool.join(guest);
         self.used = self.used.max(place + 1);
+        for disk in &mut self.disks {
+            disk.scheduler.enter(guest);
+        }
         Ok(RingId(place as u16))
     }
 
@@ -246,7 +257,14 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
         let session = place.and_then(Option::take).ok_or(RingError::Unknown)?;
         let last = self.rings.iter().rposition(Option::is_some);
         self.used = last.map_or(0, |last| last + 1);
-        self.pool.leave(ring.0, session.domain());
+        let holder = session.holder(ring.0);
+        self.pool.leave(holder);
+        if self.guests.leave(holder.guest) {
+            let used = self.guests.used();
+            for disk in &mut self.disks {
+                disk.scheduler.leave(holder.guest, used);
+            }
+        }
         for disk in &mut self.disks {
             disk.waiting.leave(ring.0);
         }

@@ -31,11 +31,11 @@ use crate::fifo::Fifo;
 use crate::gate::Member;
 use crate::moderation::Moderator;
 use crate::pacer::Wait;
-use crate::pool::BufferPool;
+use crate::pool::{BufferPool, Holder};
 use crate::ring::{BackRing, BadRingSize, Halt, slots_in};
 use crate::ring_core::Detached;
 use crate::room::{NoRoom, filled};
-use crate::scheduler::Account;
+use crate::scheduler::{Account, Party};
 use crate::stack::Stack;
 use crate::stats::RingStats;
 use crate::window::Window;
@@ -143,6 +143,8 @@ pub struct Session {
     domain: DomId,
     port: Port,
     volume: Volume,
+    /// The place of its guest on the core.
+    guest: u16,
     cache: Option<GrantCache>,
     /// Whether grants stay in the cache.
     persistent: bool,
@@ -233,6 +235,7 @@ impl Session {
             domain,
             port: attachment.port,
             volume: attachment.volume,
+            guest: 0,
             cache,
             persistent: attachment.persistent,
             slots: room.slots,
@@ -375,10 +378,29 @@ impl Session {
         self.now_ns = now_ns;
     }
 
-    /// The ring's account with the scheduler of its disk.
+    /// Its guest has this place on the core.
+    pub(crate) fn enter(&mut self, guest: u16) {
+        self.guest = guest;
+    }
+
+    /// The ring, at this place on its core, as one that holds buffers.
     #[inline]
-    pub(crate) fn account(&mut self) -> &mut Account {
-        &mut self.account
+    pub(crate) fn holder(&self, ring: u16) -> Holder {
+        Holder {
+            ring,
+            guest: self.guest,
+            domain: self.domain,
+        }
+    }
+
+    /// What the scheduler of its disk knows of it, with `own` pages with the disk.
+    #[inline]
+    pub(crate) fn party(&mut self, own: u32) -> Party<'_> {
+        Party {
+            guest: self.guest,
+            account: &mut self.account,
+            own,
+        }
     }
 
     /// Lets so many pages go to the disk.

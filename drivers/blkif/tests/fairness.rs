@@ -15,8 +15,10 @@ const LARGEST: usize = 32;
 fn neighbour() -> impl Strategy<Value = Neighbour> {
     let kind = prop::sample::select(Kind::ALL.to_vec());
     let depth = prop_oneof![3 => Just(usize::MAX), 1 => 1..64usize];
-    (kind, 0..5u32, depth).prop_map(|(kind, order, depth)| Neighbour {
+    let rings = prop_oneof![1 => Just(1), 1 => 2..5usize];
+    (kind, 0..5u32, depth, rings).prop_map(|(kind, order, depth, rings)| Neighbour {
         kind,
+        rings,
         pages: 1 << order,
         depth,
     })
@@ -25,8 +27,8 @@ fn neighbour() -> impl Strategy<Value = Neighbour> {
 /// Channels that discards and flushes keep from everybody.
 fn held(neighbours: &[Neighbour]) -> usize {
     let held = |neighbour: &Neighbour| match neighbour.kind {
-        Kind::Discards | Kind::Flushes => 1,
-        Kind::Mixed => 2,
+        Kind::Discards | Kind::Flushes => neighbour.rings,
+        Kind::Mixed => 2 * neighbour.rings,
         _ => 0,
     };
     neighbours.iter().map(held).sum()
@@ -71,6 +73,8 @@ proptest! {
         channels in prop::sample::select(vec![16usize, 32, 64, 128]),
         persistent: bool,
     ) {
+        // Discards and flushes take a channel for each ring; nothing is left if there are too many.
+        prop_assume!(2 * held(&neighbours) <= channels);
         check(Speed { channels, ..SSD }, persistent, &neighbours)?;
     }
 }

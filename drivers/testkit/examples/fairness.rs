@@ -22,13 +22,13 @@ fn main() {
         "| neighbours | one at a time: us | worst us | worst / alone | 32: of an equal share |"
     );
     println!("| --- | --- | --- | --- | --- |");
-    for count in [1, 4] {
+    for (count, rings) in [(1, 1), (4, 1), (1, 8)] {
         for kind in Kind::ALL {
-            let beside = vec![Neighbour::flood(kind); count];
+            let beside = vec![Neighbour::flood(kind, rings); count];
             let single = play(SSD, one, &beside, TIME_NS);
             let many = play(SSD, guest(32), &beside, TIME_NS);
             println!(
-                "| {count} x {kind:?} | {} | {} | {:.2} | {:.2} |",
+                "| {count} x {kind:?}, rings: {rings} | {} | {} | {:.2} | {:.2} |",
                 single.mean_ns / 1000,
                 single.worst_ns / 1000,
                 single.worst_ns as f64 / alone.worst_ns as f64,

@@ -56,23 +56,26 @@ impl Kind {
     }
 }
 
-/// A neighbour: what it does, and the pages of its ring.
+/// A neighbour: what it does, and by which rings.
 #[derive(Clone, Copy, Debug)]
 pub struct Neighbour {
     /// What it does.
     pub kind: Kind,
-    /// Pages of its ring: 1, 2, 4, 8 or 16.
+    /// Its rings on the core.
+    pub rings: usize,
+    /// Pages of each: 1, 2, 4, 8 or 16.
     pub pages: usize,
-    /// Requests that it keeps under way, at most.
+    /// Requests that it keeps under way on each, at most.
     pub depth: usize,
 }
 
 impl Neighbour {
-    /// One that asks for all that its ring of 16 pages holds.
+    /// One that asks for all that so many rings of 16 pages hold.
     #[must_use]
-    pub const fn flood(kind: Kind) -> Self {
+    pub const fn flood(kind: Kind, rings: usize) -> Self {
         Self {
             kind,
+            rings,
             pages: 16,
             depth: usize::MAX,
         }
@@ -116,7 +119,7 @@ const LARGEST: usize = 256;
 
 type Core<'a> = RingCore<QueuePair<Doorbells>, &'a FakeGrants<'a>, &'a FakeEvents>;
 
-/// A neighbour's frontend with what it uses again and again.
+/// A neighbour's frontend for one ring, with what it uses again and again.
 struct Hostile<'a> {
     front: Blkfront<'a>,
     grants: &'a FakeGrants<'a>,
@@ -129,8 +132,8 @@ struct Hostile<'a> {
 }
 
 impl<'a> Hostile<'a> {
-    fn new(world: &mut World<'a>, neighbour: Neighbour) -> Self {
-        let front = world.attach(neighbour.pages, neighbour.kind.persistent());
+    fn new(world: &mut World<'a>, domain: DomId, neighbour: Neighbour) -> Self {
+        let front = world.attach(domain, neighbour.pages, neighbour.kind.persistent());
         let data: Vec<_> = (0..LARGEST).map(|_| front.page(false)).collect();
         let whole: Vec<_> = data.iter().map(|page| page.segment(0, 7)).collect();
         let whole = front.list(&whole);
@@ -138,7 +141,7 @@ impl<'a> Hostile<'a> {
         Self {
             front,
             grants: world.grants,
-            domain: DomId(world.rings),
+            domain,
             neighbour,
             data,
             whole,
@@ -249,9 +252,8 @@ impl<'a> World<'a> {
         }
     }
 
-    fn attach(&mut self, pages: usize, persistent: bool) -> Blkfront<'a> {
+    fn attach(&mut self, domain: DomId, pages: usize, persistent: bool) -> Blkfront<'a> {
         self.rings += 1;
-        let domain = DomId(self.rings);
         let front = Blkfront::new(self.grants, domain, pages, 0);
         let base = (1 << 40) + (u64::from(self.rings) << 32);
         let attachment = Attachment {
@@ -292,11 +294,12 @@ pub fn play(speed: Speed, guest: Guest, neighbours: &[Neighbour], time_ns: u64) 
     let bus = Arc::new(FakeBus::new());
     let (grants, events) = (FakeGrants::new(&bus), FakeEvents::default());
     let mut world = World::new(&bus, &grants, &events, speed);
-    let mut hostile: Vec<_> = neighbours
-        .iter()
-        .map(|&it| Hostile::new(&mut world, it))
-        .collect();
-    let mut front = world.attach(1, guest.persistent);
+    let mut hostile = Vec::new();
+    for (domain, &neighbour) in (2..).map(DomId).zip(neighbours) {
+        let rings = 0..neighbour.rings;
+        hostile.extend(rings.map(|_| Hostile::new(&mut world, domain, neighbour)));
+    }
+    let mut front = world.attach(DomId(1), 1, guest.persistent);
     let pages: Vec<_> = (0..guest.depth).map(|_| front.page(false)).collect();
     // When each read was asked for, and which page is free.
     let mut asked = std::collections::BTreeMap::new();

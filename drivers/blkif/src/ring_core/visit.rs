@@ -126,7 +126,7 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
                 && disk.scheduler.is_contended()
             {
                 let own = session.outstanding();
-                disk.scheduler.left_over(session.account(), own);
+                disk.scheduler.left_over(&session.party(own));
             }
         }
         let mut any = false;
@@ -231,7 +231,7 @@ impl<Q> Disk<Q> {
     #[inline]
     fn allow(&mut self, session: &mut Session) {
         let own = session.outstanding();
-        let credit = self.scheduler.grant(session.account(), own);
+        let credit = self.scheduler.grant(session.party(own));
         session.allow(credit);
     }
 
@@ -242,8 +242,7 @@ impl<Q> Disk<Q> {
         if cost > 0 {
             self.dirty = true;
             let before = session.outstanding() - load;
-            let account = session.account();
-            self.scheduler.charge(account, before, load, cost);
+            self.scheduler.charge(session.party(before), load, cost);
         }
     }
 
@@ -251,7 +250,7 @@ impl<Q> Disk<Q> {
     fn count(&mut self, session: &mut Session, now_ns: u64) {
         let own = session.outstanding();
         let active = session.active() > 0 || session.is_throttled();
-        self.scheduler.count(session.account(), own, active, now_ns);
+        self.scheduler.count(session.party(own), active, now_ns);
     }
 }
 

@@ -64,6 +64,7 @@ impl Session {
         start: usize,
         means: &mut Means<'_, G>,
     ) {
+        let holder = self.holder(ring);
         for at in start..self.line.len() {
             let Some(index) = self.line.get(at) else {
                 return;
@@ -82,12 +83,10 @@ impl Session {
                 slot.state = State::Ready;
                 continue;
             }
-            if !self.has_room(index) || means.copies.room() == 0 || means.pool.claim(ring, 1) == 0 {
+            let fits = self.has_room(index) && means.copies.room() > 0;
+            let page = fits.then(|| means.pool.take_one(holder, Purpose::FromGuest));
+            let Some(bus) = page.flatten() else {
                 self.stats.out_of_room.add(1);
-                return;
-            }
-            let purpose = Purpose::FromGuest;
-            let Some(bus) = means.pool.take(ring, self.domain, purpose) else {
                 return;
             };
             let slot = &mut self.slots[usize::from(index)];

@@ -214,6 +214,7 @@ impl Session {
         if self.slots[usize::from(index)].is_one_page() {
             return self.buffer_page(ring, index, means);
         }
+        let holder = self.holder(ring);
         let slot = &mut self.slots[usize::from(index)];
         let progress = &mut self.progress[usize::from(index)];
         let write = slot.op.writes();
@@ -231,7 +232,7 @@ impl Session {
         let kept = usize::from(slot.pieces).min(wanted);
         let more = wanted - kept;
         let claimed = if more > 0 {
-            means.pool.claim(ring, more)
+            means.pool.claim(holder, more)
         } else {
             0
         };
@@ -257,7 +258,7 @@ impl Session {
             let bus = if at < kept {
                 Some(piece.bus)
             } else {
-                means.pool.take(ring, self.domain, purpose)
+                means.pool.take(holder, purpose)
             };
             let Some(bus) = bus else {
                 break;
@@ -293,6 +294,7 @@ impl Session {
         index: u16,
         means: &mut Means<'_, G>,
     ) -> bool {
+        let holder = self.holder(ring);
         let slot = &mut self.slots[usize::from(index)];
         let write = slot.op.writes();
         if write && means.copies.room() < 1 {
@@ -308,10 +310,7 @@ impl Session {
         } else {
             Purpose::FromDisk
         };
-        if means.pool.claim(ring, 1) == 0 {
-            return false;
-        }
-        let Some(bus) = means.pool.take(ring, self.domain, purpose) else {
+        let Some(bus) = means.pool.take_one(holder, purpose) else {
             return false;
         };
         let len = slot.sectors * 512;
