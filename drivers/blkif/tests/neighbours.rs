@@ -11,6 +11,8 @@ use spindle_blkif::pacer::{Pacer, PollTime, Rest, Wait};
 use spindle_blkif::stats::CoreStats;
 use spindle_blkif::worker::{Link, Order, Report, Worker};
 use spindle_blkif::{Gate, Session};
+use spindle_block::DiskQueue;
+use spindle_testkit::blkfront::Blkfront;
 use spindle_testkit::grants::{FakeEvents, FakeGrants};
 
 type Bench = Worker<TestDisk, &'static FakeGrants<'static>, &'static FakeEvents>;
@@ -264,4 +266,43 @@ fn a_barrier_that_waits_for_ever_is_its_guests_own_affair() {
     }
     assert_eq!(rig.disk().submitted.len(), before + 1);
     assert!(evil[1].1.answers().is_empty());
+}
+
+/// What a ring that is being closed has left for want of credit will never be taken.
+#[test]
+fn a_ring_that_is_closing_is_no_rival() {
+    let how = || How {
+        ring_pages: 4,
+        ..PERSISTENT
+    };
+    let mut rig = Rig::new();
+    let (closing, mut first) = rig.attach(1, how());
+    let (_, mut second) = rig.attach(2, how());
+    let ask = |front: &mut Blkfront<'_>, count| {
+        let page = front.page(false);
+        for _ in 0..count {
+            front.push(Operation::READ, 0, &[page.segment(0, 7)]);
+        }
+        front.publish();
+    };
+    let visits = |rig: &mut Rig, now_ns| {
+        for _ in 0..10 {
+            rig.core.visit(now_ns);
+        }
+    };
+    rig.disk().hold = true;
+    ask(&mut second, 1);
+    rig.core.visit(0);
+    ask(&mut first, 128);
+    visits(&mut rig, 0);
+    rig.core.begin_detach(closing);
+    rig.disk().hold = false;
+    visits(&mut rig, 0);
+    assert!(rig.core.is_drained(closing));
+    assert!(first.answers().len() < 128, "it had no credit for all");
+    // Long after, the other one may have as much with the disk as it asks for.
+    rig.disk().hold = true;
+    ask(&mut second, 100);
+    visits(&mut rig, 2 * SECOND);
+    assert_eq!(rig.disk().in_flight(), 100);
 }

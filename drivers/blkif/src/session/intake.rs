@@ -50,10 +50,11 @@ impl Session {
         budget: u32,
         queue: Option<&mut Q>,
     ) -> u32 {
+        // One that takes nothing any more waits for no credit.
+        self.throttled = false;
         if self.closing || self.halt.is_some() {
             return 0;
         }
-        self.throttled = false;
         let waiting = match self.ring.pending() {
             Ok(0) => return 0,
             Ok(waiting) => match self.affordable(waiting.min(budget)) {
