@@ -87,6 +87,46 @@ fn a_disk_that_cannot_write_through_its_cache_is_flushed_once_more() {
 }
 
 #[test]
+fn a_disk_that_says_late_that_it_cannot_write_through_is_flushed_once_more() {
+    // Whether the rest of the barrier is with the disk by then, or in line.
+    for (pieces, in_line) in [(4, false), (2, false), (2, true)] {
+        let mut rig = cached();
+        let (ring, mut front) = rig.attach(1, PERSISTENT);
+        let pages: Vec<_> = (0..4).map(|_| front.page(false)).collect();
+        let segments: Vec<_> = pages.iter().map(|page| page.segment(0, 7)).collect();
+        rig.disk().most_pieces = pieces;
+        rig.disk().results = [Ok(()), Err(IoError::Unsupported)].into();
+        front.push(Operation::WRITE_BARRIER, 8, &segments);
+        front.publish();
+        if in_line {
+            rig.disk().most_parts = 1;
+        }
+        assert_all(&rig.settle(&mut front), 1, RspStatus::OKAY);
+        let submitted = core::mem::take(&mut rig.disk().submitted);
+        let cached: usize = submitted
+            .iter()
+            .filter(|(op, ..)| *op == Op::Write)
+            .map(|s| s.2)
+            .sum();
+        assert_eq!(cached, 4, "all of it is written once more: {submitted:?}");
+        assert_eq!(submitted.last().map(|s| s.0), Some(Op::Flush));
+        rig.detach(ring);
+        rig.assert_nothing_leaked();
+    }
+}
+
+#[test]
+fn a_barrier_that_a_disk_does_not_know_is_answered_so_that_its_frontend_does_without() {
+    let mut rig = Rig::new();
+    let (_, mut front) = rig.attach(1, PERSISTENT);
+    let page = front.page(false);
+    rig.disk().results = [Err(IoError::Unsupported)].into();
+    front.push(Operation::WRITE_BARRIER, 8, &[page.segment(0, 7)]);
+    front.publish();
+    assert_all(&rig.settle(&mut front), 1, RspStatus::EOPNOTSUPP);
+}
+
+#[test]
 fn a_barrier_that_fails_lets_the_ring_go_on() {
     for failing in 0..2 {
         let mut rig = cached();

@@ -157,3 +157,28 @@ fn indirect_requests_are_mapped_too_and_their_lists_copied() {
     rig.detach(ring);
     rig.assert_nothing_leaked();
 }
+
+#[test]
+fn pages_that_the_disk_works_on_stay_mapped_though_it_refuses_the_rest() {
+    let mut rig = Rig::new();
+    let (ring, mut front) = rig.attach(1, MAPPED);
+    let pages: Vec<_> = (0..4).map(|_| front.page(false)).collect();
+    let segments: Vec<_> = pages.iter().map(|page| page.segment(0, 7)).collect();
+    front.push(Operation::READ, 0, &segments);
+    front.publish();
+    let disk = rig.disk();
+    (disk.most_pieces, disk.scattered_rest, disk.hold) = (2, true, true);
+    for _ in 0..10 {
+        rig.core.visit(0);
+    }
+    assert_eq!(rig.disk().submitted.len(), 1);
+    assert_eq!(rig.grants.outstanding(), 4, "the disk has two of them");
+    // Then all of it is copied.
+    let disk = rig.disk();
+    (disk.most_pieces, disk.hold) = (usize::MAX, false);
+    assert_all(&rig.settle(&mut front), 1, RspStatus::OKAY);
+    assert_eq!(rig.disk().submitted.len(), 2);
+    assert_eq!(rig.grants.counts().copies, 4);
+    rig.detach(ring);
+    rig.assert_nothing_leaked();
+}

@@ -96,6 +96,7 @@ impl Session {
         let slot = &mut self.slots[usize::from(index)];
         slot.op = op;
         slot.state = State::Waiting;
+        slot.failed = false;
         self.line.push(index);
     }
 

@@ -86,7 +86,7 @@ impl Session {
                 self.finished.push(index);
             }
             Ok(()) => self.finish_chunk(index, pool),
-            Err(IoError::Unsupported) if !slot.has_data() => {
+            Err(IoError::Unsupported) if !slot.has_data() || slot.is_barrier() => {
                 self.finish(index, RspStatus::EOPNOTSUPP, pool);
             }
             Err(_) => self.finish(index, RspStatus::ERROR, pool),

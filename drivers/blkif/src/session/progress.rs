@@ -56,9 +56,9 @@ impl Progress {
         self.parts > 0
     }
 
-    /// The rest of it will not be done.
-    pub(super) fn fail(&mut self) {
-        self.error.get_or_insert(IoError::Aborted);
+    /// The rest of it will not be done, and why.
+    pub(super) fn fail(&mut self, why: IoError) {
+        self.error.get_or_insert(why);
     }
 
     /// Whether a part has failed.

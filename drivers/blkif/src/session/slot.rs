@@ -152,6 +152,11 @@ impl Slot {
         matches!(self.op, Op::Read | Op::Write | Op::WriteThrough)
     }
 
+    /// Whether it is a barrier: its frontend does without them if it hears that there are none.
+    pub(super) fn is_barrier(&self) -> bool {
+        self.raw.operation() == Operation::WRITE_BARRIER
+    }
+
     /// Whether it has one segment, in the body, and thus never needs more than one buffer.
     #[inline]
     pub(super) fn is_one_page(&self) -> bool {

@@ -50,9 +50,12 @@ impl Session {
                 Err(SubmitError::Scattered)
                     if self.slots[usize::from(index)].path == Path::Mapped =>
                 {
-                    // It keeps its place and is copied at the next visit. Those behind it give
-                    // their buffers back, or it might wait for them for ever.
-                    self.take_back(index, pool);
+                    // It keeps its place and is copied at the next visit after the disk has
+                    // answered what it has of it. Those behind it give their buffers back, or it
+                    // might wait for them for ever.
+                    if !self.take_back(index, pool) {
+                        break;
+                    }
                     for at in 1..core::mem::take(&mut self.ready) {
                         if let Some(index) = self.line.get(at)
                             && self.slots[usize::from(index)].path == Path::Copied
@@ -172,19 +175,25 @@ impl Session {
     /// The disk will not have the request at the head of the line, or the rest of it.
     fn give_up(&mut self, index: u16, error: SubmitError, pool: &mut BufferPool) {
         self.leave_line();
-        if self.progress[usize::from(index)].is_with_disk() {
+        let mut why = match error {
+            SubmitError::Unsupported => IoError::Unsupported,
+            _ => IoError::Aborted,
+        };
+        let progress = &mut self.progress[usize::from(index)];
+        if progress.is_with_disk() {
             // Its memory is given back when the disk has answered what it was given.
-            let slot = &mut self.slots[usize::from(index)];
-            slot.state = State::InFlight;
-            self.progress[usize::from(index)].fail();
+            self.slots[usize::from(index)].state = State::InFlight;
+            progress.fail(why);
             return;
         }
+        // If a part of it has failed before, that is why.
+        why = progress.outcome().err().unwrap_or(why);
         // Those that wait aside go on as if the disk had answered it.
         self.mark_aside(index);
-        if error != SubmitError::Unsupported {
+        if why != IoError::Unsupported {
             return self.finish(index, RspStatus::ERROR, pool);
         }
-        if !self.next_step(index, Err(IoError::Unsupported), pool) {
+        if !self.next_step(index, Err(why), pool) {
             self.finish(index, RspStatus::EOPNOTSUPP, pool);
         }
     }
@@ -194,8 +203,12 @@ impl Session {
         self.ready = self.ready.saturating_sub(1);
     }
 
-    /// Makes a request in line wait again, for buffers.
-    pub(super) fn take_back(&mut self, index: u16, pool: &mut BufferPool) {
+    /// Makes a request in line wait again, for buffers; false if the disk still reads or writes
+    /// the memory that it has, which it then keeps.
+    pub(super) fn take_back(&mut self, index: u16, pool: &mut BufferPool) -> bool {
+        if self.progress[usize::from(index)].is_with_disk() {
+            return false;
+        }
         self.release(index, pool);
         if self.partial == Some(index) {
             self.partial = None;
@@ -204,6 +217,7 @@ impl Session {
         slot.state = State::Waiting;
         slot.must_copy = true;
         slot.failed = false;
+        true
     }
 }
 

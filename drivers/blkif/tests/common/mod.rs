@@ -45,6 +45,10 @@ pub struct TestDisk {
     pub scattered_above: u64,
     /// Commands of more pieces of memory than this are taken in parts only.
     pub most_pieces: usize,
+    /// What is left of a command after its first part is refused as scattered.
+    pub scattered_rest: bool,
+    /// Parts of a command after the first are taken only while it has fewer commands than this.
+    pub most_parts: usize,
     /// The most pieces that were taken at once.
     pub largest: usize,
     /// Results to give instead of the real ones.
@@ -78,6 +82,8 @@ impl TestDisk {
             refuse: None,
             scattered_above: u64::MAX,
             most_pieces: usize::MAX,
+            scattered_rest: false,
+            most_parts: usize::MAX,
             largest: 0,
             results: VecDeque::new(),
             log: None,
@@ -147,6 +153,12 @@ impl DiskQueue for TestDisk {
         budget: Budget,
         tag: Tag,
     ) -> Result<Part, SubmitError> {
+        if from > 0 && self.in_flight() >= self.most_parts {
+            return Err(SubmitError::Full);
+        }
+        if from > 0 && self.scattered_rest {
+            return Err(SubmitError::Scattered);
+        }
         let (mut first, mut bytes) = (0, 0);
         while bytes < from << command.block_shift {
             bytes += u64::from(command.segments[first].len);
