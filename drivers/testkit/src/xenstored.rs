@@ -139,7 +139,8 @@ impl Xenstored {
         self.conflicts = count;
     }
 
-    /// Answers the client's writes to `path` with `error` from now on; `None` ends that.
+    /// Answers the client's writes and removals of `path` with `error` from now on; `None` ends
+    /// that.
     pub fn fail_writes(&mut self, path: &str, error: Option<&'static str>) {
         match error {
             Some(error) => self.write_errors.insert(path.into(), error),
@@ -532,6 +533,9 @@ impl Xenstored {
             MessageType::RM => {
                 if known.is_none() {
                     return Err("ENOENT");
+                }
+                if let Some(error) = self.write_errors.get(path) {
+                    return Err(error);
                 }
                 if !may_write(&self.tree, path, self.client) {
                     return Err("EACCES");

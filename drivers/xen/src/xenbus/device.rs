@@ -114,6 +114,8 @@ pub(super) struct Device {
     link: Link,
     /// The device cannot be served at all.
     refusal: Option<Refusal>,
+    /// The store is why.
+    by_store: bool,
     /// The last connection failed; the frontend may start over.
     failure: Option<Refusal>,
     /// The store has shown a state beyond Initialising, so that seeing that again means a new
@@ -153,6 +155,7 @@ impl Device {
             disk: Disk::None,
             link: Link::Down,
             refusal: None,
+            by_store: false,
             failure: None,
             announced: false,
             front: S::UNKNOWN,
@@ -303,7 +306,17 @@ impl Device {
 
     /// The device cannot be served.
     pub(super) fn refuse(&mut self, refusal: Refusal) {
-        self.refusal.get_or_insert(refusal);
+        if self.refusal.is_none() {
+            self.refusal = Some(refusal);
+            self.by_store = true;
+        }
+    }
+
+    /// What xenstored refused before is to be tried again.
+    pub(super) fn retry(&mut self) {
+        if core::mem::take(&mut self.by_store) {
+            self.refusal = None;
+        }
     }
 
     /// `announce` is in the store now.

@@ -157,6 +157,7 @@ impl Backend {
             blocked_until: 0,
             wake_at: None,
             conflicts: 0,
+            given_up: false,
             failures: 0,
             told: false,
             vanished: false,

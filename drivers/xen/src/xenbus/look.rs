@@ -17,7 +17,7 @@ use alloc::vec::Vec;
 
 use log::{info, warn};
 
-use super::backend::{state_of, token_of};
+use super::backend::{Entry, state_of, token_of};
 use super::device::{Announce, Circumstances, PATIENCE_NS, Step};
 use super::features::features;
 use super::rings::{FIRST_KEYS, Plan};
@@ -29,10 +29,13 @@ use crate::Errno;
 use crate::store::{Priority, Reply, Request, TransactionError, UnitId};
 
 /// Conflicts in a row before pausing, and before the device is refused, about 7 s later: libxl
-/// gives up after 10. Refused writes in a row before the device is refused.
+/// gives up after 10.
 const CONFLICTS_AT_ONCE: u32 = 8;
 const CONFLICTS_ALLOWED: u32 = 96;
+/// Refused writes in a row before the device is refused: where it will not be otherwise in a
+/// moment, and where it may be, about 6 s later. As many more before nothing is tried any longer.
 const FAILURES_ALLOWED: u32 = 3;
+const PASSING_ALLOWED: u32 = 6;
 const MS: u64 = 1_000_000;
 
 #[derive(Debug)]
@@ -216,11 +219,13 @@ impl Backend {
             _ => XenbusState::UNKNOWN,
         };
         let offer = self.offer_to(id);
+        let now = self.now;
         let mut plan = None;
         if let Some(entry) = self.entry(id) {
             match watch {
                 [] => {}
                 [Ok(_) | Err(Errno::EEXIST), ..] => entry.watched = true,
+                [Err(errno), ..] if is_passing(*errno) => entry.store_refuses(*errno, now),
                 [Err(errno), ..] => {
                     let refusal = Refusal::new(*errno, refusal_of(*errno));
                     entry.device.refuse(refusal);
@@ -380,14 +385,8 @@ impl Backend {
                 return;
             }
             (_, Err(TransactionError::Refused(errno))) => {
-                entry.failures = entry.failures.saturating_add(1);
-                entry.blocked_until = now.saturating_add((100 * MS) << entry.failures.min(5));
                 warn!("vbd {id}: xenstored refuses our changes: {errno}");
-                if entry.failures >= FAILURES_ALLOWED && !at_work {
-                    entry.device.refuse(Refusal::new(errno, refusal_of(errno)));
-                }
-                // Then only what others do there gives reason to try again.
-                entry.dirty = entry.failures <= 2 * FAILURES_ALLOWED;
+                entry.store_refuses(errno, now);
                 return self.tell_refusal(id);
             }
             (_, Ok(())) => return,
@@ -426,12 +425,52 @@ impl Backend {
     }
 }
 
+impl Entry {
+    /// xenstored refuses what the device needs: it is tried again after a while, longer each time.
+    /// After some times the device is refused.
+    fn store_refuses(&mut self, errno: Errno, now: u64) {
+        let most = if is_passing(errno) {
+            PASSING_ALLOWED
+        } else {
+            FAILURES_ALLOWED
+        };
+        self.failures = self.failures.saturating_add(1);
+        let mut pause = (100 * MS) << self.failures.min(5);
+        if self.failures >= most && !self.device.is_at_work() {
+            if self.failures == most {
+                // A toolstack waits to hear of it.
+                pause = 100 * MS;
+            }
+            self.device.refuse(Refusal::new(errno, refusal_of(errno)));
+        }
+        self.blocked_until = now.saturating_add(pause);
+        // Then only what others do there gives reason to try again.
+        self.dirty = self.failures <= 2 * most;
+        self.given_up = !self.dirty;
+    }
+
+    /// A look begins. If nothing was tried any longer, there is news: all is tried as if for the
+    /// first time.
+    pub(super) fn look_again(&mut self) {
+        if core::mem::take(&mut self.given_up) {
+            self.failures = 0;
+            self.device.retry();
+        }
+    }
+}
+
+/// Whether xenstored may do in a moment what it refuses now.
+fn is_passing(errno: Errno) -> bool {
+    matches!(errno, Errno::EAGAIN | Errno::EBUSY | Errno::ENOMEM)
+}
+
 /// What xenstored means by refusing a change.
 fn refusal_of(errno: Errno) -> &'static str {
     match errno {
         Errno::ENOSPC | Errno::E2BIG | Errno::EQUOTA => {
             "xenstored's quota for this driver domain is used up: detach disks, or raise it"
         }
+        _ if is_passing(errno) => "xenstored has had no time or memory for us for seconds",
         _ => "xenstored refuses our changes to the device",
     }
 }

@@ -76,6 +76,7 @@ impl Backend {
             let owed = entry.paid_until.saturating_sub(LOOKS_AT_ONCE * interval);
             entry.blocked_until = entry.blocked_until.max(owed);
         }
+        entry.look_again();
         entry.dirty = false;
         entry.looking = true;
         entry.looked = looks;

@@ -487,6 +487,52 @@ fn writes_that_xenstored_refuses_end_in_a_clear_refusal() {
 }
 
 #[test]
+fn what_xenstored_refuses_for_a_moment_is_tried_again_as_long_as_libxl_waits() {
+    for errno in ["EBUSY", "EAGAIN", "ENOMEM"] {
+        let mut bed = Bed::new();
+        bed.store.fail_writes(&VBD.back("sectors"), Some(errno));
+        bed.attach(VBD);
+        bed.run(5000);
+        assert_eq!(bed.error(VBD), None, "{errno}: it may still pass");
+        assert_eq!(VBD.back_state(&bed.store), 1);
+        bed.store.fail_writes(&VBD.back("sectors"), None);
+        bed.run(3500);
+        assert_eq!(VBD.back_state(&bed.store), 2);
+
+        // Before libxl gives up it is refused, with the reason.
+        let second = Vbd { frontend: 7, ..VBD };
+        bed.store.fail_writes(&second.back("sectors"), Some(errno));
+        bed.attach(second);
+        bed.run(9000);
+        assert!(bed.error(second).unwrap().ends_with("for seconds"));
+        assert_eq!(bed.store.read(&second.back_dir()), None);
+    }
+}
+
+#[test]
+fn a_device_refused_for_the_stores_sake_can_begin_again_when_something_changes() {
+    for errno in ["EBUSY", "EACCES"] {
+        let mut bed = Bed::new();
+        // Not even the directory can be removed.
+        let paths = [VBD.back("sectors"), VBD.back_dir()];
+        for path in &paths {
+            bed.store.fail_writes(path, Some(errno));
+        }
+        bed.attach(VBD);
+        bed.run(60_000);
+        assert!(bed.error(VBD).is_some());
+        assert_eq!(bed.backend.next_deadline(), None, "not tried for ever");
+        for path in &paths {
+            bed.store.fail_writes(path, None);
+        }
+        VBD.set_front_state(&mut bed.store, 1);
+        bed.run(100);
+        assert_eq!(VBD.back_state(&bed.store), 2, "{errno}");
+        assert_eq!(bed.error(VBD), None);
+    }
+}
+
+#[test]
 fn a_device_that_can_never_be_written_is_not_retried_for_ever() {
     let mut bed = Bed::new();
     bed.connect(VBD);
