@@ -125,6 +125,32 @@ spindle_with() {
 	spindle_create spindle spindle-hvm.cfg 'firmware_override="/spindle/spindle.elf"' "pci=[\"$BDF\"]" "$@"
 }
 
+# bdf NAME: where an odd controller is, on the machine that has them (xtask/src/rig/variant.rs)
+bdf() {
+	case $1 in
+	mdts0) echo 0000:00:09.0 ;;
+	mdts1) echo 0000:00:0a.0 ;;
+	single) echo 0000:00:0b.0 ;;
+	left) echo 0000:00:0c.0 ;;
+	right) echo 0000:00:0d.0 ;;
+	physical) echo 0000:00:0e.0 ;;
+	zoned) echo 0000:00:0f.0 ;;
+	cmb) echo 0000:00:10.0 ;;
+	uneven) echo 0000:00:11.0 ;;
+	esac
+}
+
+# spindle_with_odd NAME...: a Spindle that owns these odd controllers. The serial number of each is its
+# name, or that of its subsystem.
+spindle_with_odd() {
+	list=
+	for name; do
+		assignable $(bdf $name)
+		list="$list${list:+,}\"$(bdf $name)\""
+	done
+	spindle_with "pci=[$list]"
+}
+
 # spindle_with_virtio: have a Spindle that owns the virtio disk, too, run
 spindle_with_virtio() {
 	alive spindle && xenstore-exists $HOME_DIR/$(xl domid spindle)/data/spindle/targets/vda && return 0

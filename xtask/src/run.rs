@@ -47,7 +47,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         "run",
         "a guest writes files, a second one checks them (2 to 3 minutes)",
     );
-    let played = scenario::file_tree(&mut machine);
+    let played = scenario::file_tree(&mut machine, scenario::find("file-tree")?);
     let retries = retries.take();
     let failure = match &played {
         Ok(report) => report.failure.clone(),
@@ -111,7 +111,7 @@ fn repeat(setup: &Setup, times: u32) -> Result<()> {
 fn once(setup: &Setup) -> Result<Option<String>> {
     let mut machine = Machine::boot(setup)?;
     machine.may_retry = false;
-    let report = scenario::file_tree(&mut machine)?;
+    let report = scenario::file_tree(&mut machine, scenario::find("file-tree")?)?;
     machine.power_off()?;
     Ok(report.failure)
 }

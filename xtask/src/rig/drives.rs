@@ -5,7 +5,8 @@ use std::process::Command;
 
 use anyhow::Result;
 
-use super::{Backend, disk};
+use super::machine::Setup;
+use super::{Backend, Variant, disk, variant};
 
 /// MiB.
 const MIB: u64 = 1 << 20;
@@ -65,7 +66,7 @@ pub(super) fn image(dir: &Path, name: &str) -> PathBuf {
 }
 
 /// Makes all images anew: empty, but for partition tables.
-pub(super) fn create(dir: &Path, backend: Backend) -> Result<()> {
+pub(super) fn create(dir: &Path, backend: Backend, variant: Variant) -> Result<()> {
     for &(name, bytes, partitioned, _) in drives(backend) {
         let image = image(dir, name);
         disk::create(&image, bytes)?;
@@ -73,27 +74,35 @@ pub(super) fn create(dir: &Path, backend: Backend) -> Result<()> {
             disk::partition(&image)?;
         }
     }
+    for namespace in variant.namespaces() {
+        disk::create(&image(dir, namespace.drive), variant::MIB * MIB)?;
+    }
     Ok(())
 }
 
-/// Adds the disks to QEMU's command line. A discarded block becomes a hole in its image.
-pub(super) fn add(command: &mut Command, dir: &Path, backend: Backend) {
+/// Adds a drive to QEMU's command line. A discarded block becomes a hole in its image. One with a
+/// sector that cannot be read can also keep requests back, when the monitor says so.
+fn add_drive(command: &mut Command, dir: &Path, name: &str, unreadable: Option<u64>) {
+    let file = image(dir, name);
+    let file = file.display();
+    let layers = match unreadable {
+        Some(sector) => format!(
+            "driver=raw,file.driver=blkdebug,file.image.driver=file,file.image.filename={file},\
+             file.inject-error.0.event=none,file.inject-error.0.iotype=read,\
+             file.inject-error.0.sector={sector},file.inject-error.0.errno=5"
+        ),
+        None => format!("file={file},format=raw"),
+    };
+    let drive = format!("if=none,id={name},discard=unmap,{layers}");
+    command.args(["-drive", &drive]);
+}
+
+/// Adds the machine's disks, whose images are in `dir`, to QEMU's command line.
+pub(super) fn add(command: &mut Command, dir: &Path, setup: &Setup) {
     let mut namespaces = 0;
-    for (number, &(name, _, _, model)) in drives(backend).iter().enumerate() {
-        let file = image(dir, name);
-        let file = file.display();
-        let layers = if name == UNREADABLE.0 {
-            let (_, sector) = UNREADABLE;
-            format!(
-                "driver=blkdebug,image.driver=raw,image.discard=unmap,image.file.driver=file,\
-                 image.file.filename={file},inject-error.0.event=none,inject-error.0.iotype=read,\
-                 inject-error.0.sector={sector},inject-error.0.errno=5"
-            )
-        } else {
-            format!("file={file},format=raw")
-        };
-        let drive = format!("if=none,id={name},discard=unmap,{layers}");
-        command.args(["-drive", &drive]);
+    for (number, &(name, _, _, model)) in drives(setup.backend).iter().enumerate() {
+        let unreadable = (name == UNREADABLE.0).then_some(UNREADABLE.1);
+        add_drive(command, dir, name, unreadable);
         let device = match model {
             Model::Namespace(block) => {
                 namespaces += 1;
@@ -119,4 +128,8 @@ pub(super) fn add(command: &mut Command, dir: &Path, backend: Backend) {
         };
         command.args(["-device", &device]);
     }
+    for namespace in setup.variant.namespaces() {
+        add_drive(command, dir, namespace.drive, namespace.unreadable);
+    }
+    setup.variant.add(command);
 }

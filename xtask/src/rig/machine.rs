@@ -1,5 +1,5 @@
-//! The emulated machine: QEMU with SVM, an AMD IOMMU and an NVMe disk, booted into Xen and
-//! dom0, which then runs one scenario after another on command (`talk`).
+//! The emulated machine: QEMU with SVM, an IOMMU and NVMe disks, booted into Xen and dom0, which
+//! then runs one scenario after another on command (`talk`).
 
 use std::cell::RefCell;
 use std::fs;
@@ -16,7 +16,7 @@ use super::channel::{self, Mark};
 use super::console::Console;
 use super::monitor::Monitor;
 use super::qemu::{self, Qemu};
-use super::{Backend, Images, Suite, drives, payload};
+use super::{Backend, Images, Suite, Variant, drives, payload};
 use crate::ui::{self, Progress};
 
 /// Xen and dom0 need 11 to 25 s on an idle machine of two cores.
@@ -35,6 +35,8 @@ pub(crate) struct Setup<'a> {
     pub(crate) backend: Backend,
     /// The number of emulated CPUs.
     pub(crate) cpus: u32,
+    /// What else is unlike the usual machine.
+    pub(crate) variant: Variant,
 }
 
 impl<'a> Setup<'a> {
@@ -51,6 +53,7 @@ impl<'a> Setup<'a> {
             kernel,
             backend,
             cpus: qemu::CPUS,
+            variant: Variant::Usual,
         }
     }
 }
@@ -115,7 +118,7 @@ impl Machine {
         let dir = setup.suite.dir();
         let logs = fresh_logs(setup.suite)?;
         let initrd = dir.join("initrd.cpio");
-        drives::create(&dir, setup.backend)?;
+        drives::create(&dir, setup.backend, setup.variant)?;
         payload::append(setup.suite, &setup.images.dom0, setup.kernel, &initrd)?;
         let xen = setup.suite.xen();
         let progress = Progress::start("rig", &format!("booting Xen {xen} and dom0"));

@@ -2,10 +2,10 @@
 //! an IOMMU, so that Spindle can be tried by `xl` as on real hardware.
 //!
 //! `images`, `grub` and `guests` make what is booted, out of packages of `debian`; `machine` boots
-//! it in `qemu` with its `drives`. `talk` is the conversation with dom0 over `channel`, `outcome` how
-//! a scenario ends, `wish` what it asks of the host. `monitor` is the line to QEMU, `console` the one
-//! to Xen, `evidence` what is written down over them when something fails. `disk` looks at a disk
-//! from outside.
+//! it in `qemu` with its `drives`, as the usual machine or another `variant`. `talk` is the
+//! conversation with dom0 over `channel`, `outcome` how a scenario ends, `wish` what it asks of the
+//! host. `monitor` is the line to QEMU, `console` the one to Xen, `evidence` what is written down over
+//! them when something fails. `disk` looks at a disk from outside.
 
 mod channel;
 mod console;
@@ -28,6 +28,7 @@ mod qemu;
 mod stamp;
 mod talk;
 mod tree;
+mod variant;
 mod wish;
 
 use std::fs::{self, File, TryLockError};
@@ -40,6 +41,7 @@ pub(crate) use channel::Mark;
 pub(crate) use images::{Images, prepare};
 pub(crate) use machine::{Machine, Retries, Setup};
 pub(crate) use outcome::Outcome;
+pub(crate) use variant::Variant;
 
 use crate::root;
 

@@ -31,6 +31,13 @@ const JOBS: &[(&str, &str)] = &[
         ),
     ),
     (
+        "fio-patterns",
+        concat!(
+            include_str!("../../rig/jobs/fio-rings.sh"),
+            include_str!("../../rig/jobs/patterns.sh")
+        ),
+    ),
+    (
         "fio-orders",
         concat!(
             include_str!("../../rig/jobs/fio-orders.sh"),

@@ -62,8 +62,9 @@ pub(super) fn command(setup: &Setup, initrd: &Path) -> Command {
             setup.images.linux.display(),
             initrd.display()
         ))
-        .args(["-device", "amd-iommu", "-smp", &setup.cpus.to_string()]);
-    drives::add(&mut command, &setup.suite.dir(), backend);
+        .args(["-device", setup.variant.iommu()])
+        .args(["-smp", &setup.cpus.to_string()]);
+    drives::add(&mut command, &setup.suite.dir(), setup);
     command
 }
 

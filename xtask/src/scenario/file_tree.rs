@@ -5,7 +5,7 @@ use std::fs;
 
 use anyhow::{Context, Result};
 
-use super::find;
+use super::Scenario;
 use crate::rig::disk::{self, Manifest};
 use crate::rig::{Machine, Mark, Outcome};
 
@@ -32,12 +32,11 @@ impl Report {
     }
 }
 
-/// Runs the scenario.
+/// Runs the scenario, on whichever machine it is for.
 ///
 /// # Errors
 /// The machine died or does not answer.
-pub(crate) fn run(machine: &mut Machine) -> Result<Report> {
-    let scenario = find("file-tree")?;
+pub(crate) fn run(machine: &mut Machine, scenario: &Scenario) -> Result<Report> {
     let outcome = machine.run(scenario.name, scenario.timeout)?;
     let mut report = Report {
         failure: outcome.failure.clone(),

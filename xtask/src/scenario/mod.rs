@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-use crate::rig::{Backend, Machine, Mark, Outcome};
+use crate::rig::{Backend, Machine, Mark, Outcome, Variant};
 use crate::ui::Progress;
 
 pub(crate) use file_tree::Report as FileTree;
@@ -39,6 +39,8 @@ pub(crate) struct Scenario {
     any_backend: bool,
     /// Played on the older suite, too, where all of them would take too long.
     pub(crate) core: bool,
+    /// The machine that it is played on.
+    pub(crate) variant: Variant,
 }
 
 /// What came of a scenario.
@@ -52,9 +54,12 @@ pub(crate) struct Verdict {
 }
 
 macro_rules! scenarios {
-    ($($name:literal $seconds:literal $host:ident $any_backend:literal $core:literal;)*) => {
+    (@) => { Variant::Usual };
+    (@ $variant:ident) => { Variant::$variant };
+    ($($name:literal $seconds:literal $host:ident $any_backend:literal $core:literal
+       $($variant:ident)?;)*) => {
         /// All scenarios, in the order in which they share a machine: the quick ones first,
-        /// the one that cuts the power last.
+        /// the ones that end it last. Those for one variant stand together.
         pub(crate) static ALL: &[Scenario] = &[$(Scenario {
             name: $name,
             script: include_str!(concat!("../../rig/scenarios/", $name, ".sh")),
@@ -62,12 +67,13 @@ macro_rules! scenarios {
             host: Host::$host,
             any_backend: $any_backend,
             core: $core,
+            variant: scenarios!(@ $($variant)?),
         }),*];
     };
 }
 
-// name, seconds it may take, the host's part, whether Linux' backend can run it, too, and
-// whether it is one of the core
+// name, seconds it may take, the host's part, whether Linux' backend can run it, too, whether it
+// is one of the core, and the machine that it is for if that is not the usual one
 scenarios! {
     "no-disk" 120 Idle false false;
     "hotplug" 240 Idle true true;
@@ -101,6 +107,8 @@ scenarios! {
     "interop" 1500 Idle false false;
     "file-tree" 480 FileTree true true;
     "flush-durable" 300 FlushDurable true false;
+    "controller-limits" 420 Idle false false OddControllers;
+    "intel-iommu" 480 FileTree false false IntelIommu;
 }
 
 /// The scripts of all scenarios, by name.
@@ -143,7 +151,7 @@ impl Scenario {
                 (failure, notes(&outcome), Some(machine))
             }
             Host::FileTree => {
-                let report = file_tree(&mut machine)?;
+                let report = file_tree(&mut machine, self)?;
                 (report.failure.clone(), report.summary(), Some(machine))
             }
             Host::FlushDurable => {

@@ -1,5 +1,5 @@
-//! Scenarios are run one after the other on one machine, which is replaced after a failure: once, or
-//! a second time should they fail, or many times over.
+//! Scenarios are run one after the other on one machine, which is replaced after a failure and by
+//! other variants of it: once, or a second time should they fail, or many times over.
 
 use std::time::{Duration, Instant};
 
@@ -42,6 +42,10 @@ impl<'a> Rig<'a> {
 
     /// Runs a scenario on the machine there is, or on a new one.
     fn attempt(&mut self, scenario: &Scenario, may_retry: bool) -> (Verdict, Vec<String>) {
+        if self.setup.variant != scenario.variant {
+            self.switch_off();
+            self.setup.variant = scenario.variant;
+        }
         let mut logs = self.setup.suite.dir().join("logs/last");
         let mut retries = Retries::default();
         let mut began = Instant::now();
