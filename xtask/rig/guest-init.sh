@@ -40,6 +40,16 @@ release_disk() {
 # answered DISK: how many reads and writes it has answered
 answered() { awk '{print $1 + $5}' /sys/block/$1/stat; }
 
+# answers DISK NUMBER SECONDS: it answers so many more within so many seconds
+answers() {
+	before=$(answered $1)
+	for try in $(seq 1 $(($3 * 4))); do
+		[ $(answered $1) -lt $((before + $2)) ] || return 0
+		sleep 0.25
+	done
+	return 1
+}
+
 # sum_range DISK OFFSET-MIB LENGTH-MIB: its checksum, read from the disk itself
 sum_range() {
 	echo 3 > /proc/sys/vm/drop_caches

@@ -1,14 +1,9 @@
 # Keeps the disk busy until it is destroyed; says so once requests are being answered.
 modprobe xen-blkfront
 wait_disk xvda
-before=$(answered xvda)
 /usr/bin/fio --name=busy --filename=/dev/xvda --ioengine=libaio --direct=1 --rw=randrw --bsrange=4k-128k \
 	--iodepth=32 --time_based --runtime=600 > /tmp/busy.txt 2>&1 &
 # fio takes its time to start.
-for try in $(seq 1 200); do
-	[ $(answered xvda) -lt $((before + 64)) ] || break
-	sleep 0.2
-done
-[ $(answered xvda) -ge $((before + 64)) ] || fail "fio does nothing: $(tail -n 5 /tmp/busy.txt)"
+answers xvda 64 40 || fail "fio does nothing: $(tail -n 5 /tmp/busy.txt)"
 report busy
 wait $! || fail "fio: $(tail -n 5 /tmp/busy.txt)"

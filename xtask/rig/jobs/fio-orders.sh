@@ -13,22 +13,21 @@ fill() {
 # stamp BLOCK: what the ledger has there
 stamp() { yes "block $1 of round $round" | head -c 4096; }
 
+# sum: tell dom0 the checksum of the pattern
+sum() { report sum $(sha256sum < /tmp/pattern | cut -d' ' -f1); }
+
 # load DISK: begin a new round: deep random I/O, verified as it goes, and beside it block after
 # block of the ledger, each of them flushed. Until `enough`.
 load() {
 	wait_disk $1
 	round=$((round + 1))
 	rm -f /tmp/enough
-	before=$(answered $1)
 	/usr/bin/fio --name=load --filename=/dev/$1 --ioengine=libaio --direct=1 --verify=crc32c --verify_fatal=1 \
 		--randrepeat=0 --eta=never --rw=randwrite --bsrange=4k-64k --iodepth=32 --verify_backlog=64 --thread \
 		--offset=24M --size=8M --time_based --runtime=600 > /tmp/load.txt 2>&1 &
 	fio=$!
 	# The shell has it ignore SIGINT, by which `enough` ends it, until it has started.
-	for try in $(seq 1 40); do
-		[ $(answered $1) -lt $((before + 8)) ] || break
-		sleep 0.2
-	done
+	answers $1 8 8
 	(
 		block=0
 		echo 0 > /tmp/acked

@@ -104,6 +104,7 @@ scenarios! {
     "virtio-blk" 360 Virtio false true;
     "disk-info" 240 Idle false false;
     "resize" 300 Idle false false;
+    "spindle-paused" 360 Idle false false;
     "interop" 1500 Idle false false;
     "file-tree" 480 FileTree true true;
     "flush-durable" 300 FlushDurable true false;
