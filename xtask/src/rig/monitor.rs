@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
 /// The socket's name in the logs folder.
@@ -60,6 +60,35 @@ impl Monitor {
             "value": bits,
         });
         self.execute("qom-set", &arguments).map(drop)
+    }
+
+    /// Pulls a device out of the machine, as by surprise: dom0 is not asked. Reads of its registers
+    /// give zeroes then, where on real machines they give ones.
+    pub(super) fn pull(&self, device: &str) -> Result<()> {
+        let arguments = json!({
+            "path": format!("/machine/peripheral/{device}"),
+            "property": "realized",
+            "value": false,
+        });
+        self.execute("qom-set", &arguments).map(drop)
+    }
+
+    /// Keeps back the next write to a drive with the layer for that, while all others go on. QEMU
+    /// itself waits, and does nothing else, should the controller be reset meanwhile.
+    pub(super) fn hold(&self, drive: &str) -> Result<()> {
+        self.control(drive, "break write_aio held")
+    }
+
+    /// Lets the write that was kept back go on.
+    pub(super) fn release(&self, drive: &str) -> Result<()> {
+        self.control(drive, "resume held")
+    }
+
+    /// Has QEMU's tool for block devices do something with a drive.
+    fn control(&self, drive: &str, command: &str) -> Result<()> {
+        let said = self.say(&format!("qemu-io {drive} \"{command}\""))?;
+        ensure!(said.is_empty(), "QEMU's qemu-io: {}", said.trim());
+        Ok(())
     }
 
     /// Gives what QEMU's interactive monitor says to a command, such as `info lapic 1`.

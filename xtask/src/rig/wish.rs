@@ -18,9 +18,11 @@ const MIB: u64 = 1 << 20;
 pub(super) fn grant(mark: &Mark, monitor: &Monitor, dir: &Path, logs: &Path) -> Result<String> {
     let name = mark.get("disk");
     let image = || {
-        let plain = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
         let image = drives::image(dir, name);
-        ensure!(plain && image.exists(), "there is no disk {name:?}");
+        ensure!(
+            is_plain(name) && image.exists(),
+            "there is no disk {name:?}"
+        );
         Ok(image)
     };
     let done = |()| String::from("done");
@@ -37,6 +39,19 @@ pub(super) fn grant(mark: &Mark, monitor: &Monitor, dir: &Path, logs: &Path) -> 
             let bits = u8::try_from(number(mark, "bits")?)?;
             monitor.warn(drives::CONTROLLER, bits).map(done)
         }
+        "hold" => {
+            image()?;
+            monitor.hold(name).map(done)
+        }
+        "release" => {
+            image()?;
+            monitor.release(name).map(done)
+        }
+        "pull" => {
+            let controller = mark.get("controller");
+            ensure!(is_plain(controller), "there is no {controller:?}");
+            monitor.pull(controller).map(done)
+        }
         // KiB of the image that are not holes.
         "allocated" => Ok((image()?.metadata()?.blocks() / 2).to_string()),
         "sum" => {
@@ -47,6 +62,11 @@ pub(super) fn grant(mark: &Mark, monitor: &Monitor, dir: &Path, logs: &Path) -> 
         "tree" => disk::tree_sum(&image()?, &logs.join("tree")),
         other => bail!("the host does not know how to {other:?}"),
     }
+}
+
+/// Whether it can be a part of a path or of a command to QEMU.
+fn is_plain(name: &str) -> bool {
+    name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
 }
 
 fn number(mark: &Mark, key: &str) -> Result<u64> {
@@ -85,6 +105,8 @@ mod tests {
             ("host action=resize disk=other mib=1", "no disk"),
             ("host action=throttle disk=nvme bytes=few", "no number"),
             ("host action=warn bits=256", "out of range"),
+            ("host action=hold disk=other", "no disk"),
+            ("host action=pull controller=a/b", "there is no"),
             ("host action=quit", "does not know"),
             // It would be done, were QEMU there.
             ("host action=resize disk=nvme mib=1", "monitor"),

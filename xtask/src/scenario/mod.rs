@@ -20,6 +20,8 @@ pub(crate) use file_tree::run as file_tree;
 enum Host {
     /// dom0 alone decides.
     Idle,
+    /// The same, and the machine is fit for nothing else afterwards.
+    Last,
     /// The host looks at the disk afterwards.
     FileTree,
     /// The host looks at the virtio disk afterwards.
@@ -109,6 +111,8 @@ scenarios! {
     "file-tree" 480 FileTree true true;
     "flush-durable" 300 FlushDurable true false;
     "controller-limits" 420 Idle false false OddControllers;
+    "one-bad-request" 360 Idle false false OddControllers;
+    "disk-pulled" 360 Last false false OddControllers;
     "intel-iommu" 480 FileTree false false IntelIommu;
 }
 
@@ -131,6 +135,11 @@ impl Scenario {
         self.any_backend || backend == Backend::Spindle
     }
 
+    /// Whether the machine is fit for nothing else afterwards.
+    pub(crate) fn is_last(&self) -> bool {
+        matches!(self.host, Host::Last)
+    }
+
     /// Runs it on a booted machine, which comes back if it can be used further.
     ///
     /// # Errors
@@ -139,7 +148,7 @@ impl Scenario {
         let began = Instant::now();
         let progress = Progress::start("test", self.name);
         let (failure, note, machine) = match self.host {
-            Host::Idle => {
+            Host::Idle | Host::Last => {
                 let outcome = machine.run(self.name, self.timeout)?;
                 (outcome.failure.clone(), notes(&outcome), Some(machine))
             }

@@ -78,6 +78,9 @@ impl<'a> Rig<'a> {
             let note = &verdict.note;
             ui::step("test", &format!("{name} PASS in {seconds:.0} s {note}"));
         }
+        if scenario.is_last() {
+            self.switch_off();
+        }
         (verdict, retries.take())
     }
 
