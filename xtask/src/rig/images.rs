@@ -17,9 +17,9 @@ use super::{Suite, debian, packages};
 use crate::ui::{self, Progress};
 
 /// The Debian packages that the images are cut out of; `{xen}` is the Xen release.
-const PACKAGES: &str = "busybox,kmod,libc-bin,util-linux,e2fsprogs,fio,xen-utils-{xen},xen-utils-common,\
-                        xenstore-utils,xen-hypervisor-{xen}-amd64,qemu-system-xen,seabios,\
-                        linux-image-amd64";
+const PACKAGES: &str = "busybox,kmod,libc-bin,util-linux,e2fsprogs,fio,nvme-cli,xen-utils-{xen},\
+                        xen-utils-common,xenstore-utils,xen-hypervisor-{xen}-amd64,qemu-system-xen,\
+                        seabios,linux-image-amd64";
 
 /// Kernel modules for dom0: Xen's device files, passthrough, what Linux' own backend needs, and what
 /// dom0 needs to use a disk itself, with a file system that GRUB can read.
@@ -180,7 +180,11 @@ fn cut(sh: &Shell, suite: Suite, root: &Path, dir: &Path, images: &Images) -> Re
     let tools: Vec<String> = tools.iter().map(|tool| format!("{bin}/{tool}")).collect();
     dom0.programs(&tools)?;
     dom0.programs(&XENSTORE_TOOLS.map(|tool| format!("/usr/bin/{tool}")))?;
-    dom0.programs(&["/usr/bin/flock", "/usr/libexec/xen-qemu-system-i386"])?;
+    dom0.programs(&[
+        "/usr/bin/flock",
+        "/usr/sbin/nvme",
+        "/usr/libexec/xen-qemu-system-i386",
+    ])?;
     dom0.files(DOM0_FILES)?;
     dom0.files(
         &QEMU_ROMS
