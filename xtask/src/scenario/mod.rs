@@ -112,6 +112,9 @@ scenarios! {
     "flush-durable" 300 FlushDurable true false;
     "controller-limits" 420 Idle false false OddControllers;
     "one-bad-request" 360 Idle false false OddControllers;
+    "large-bar" 240 Idle false false OddControllers;
+    "zoned-namespace" 240 Idle false false OddControllers;
+    "shared-namespace" 240 Idle false false OddControllers;
     "virtual-function" 420 Idle false false OddControllers;
     "disk-pulled" 360 Last false false OddControllers;
     "intel-iommu" 480 FileTree false false IntelIommu;
