@@ -147,6 +147,38 @@ pub(crate) fn remapping(host: &mut impl Host) -> Option<String> {
     }
 }
 
+/// The first and the last release of Xen 4 in which what the preload library changes is known to be
+/// where the library looks for it (`struct xen_domctl_createdomain`).
+const SHIM_KNOWS: std::ops::RangeInclusive<u32> = 13..=22;
+
+/// Whether the preload library knows this Xen; gives what an administrator should know if it may not.
+///
+/// # Errors
+/// If it does not.
+pub(crate) fn shim_fits(host: &mut impl Host) -> Result<Option<String>> {
+    let info = host.run(&Call::look("xl", ["info"]))?;
+    let number = |key: &str| {
+        let mut lines = info.lines().filter_map(|line| line.split_once(':'));
+        let (_, value) = lines.find(|(name, _)| name.trim() == key)?;
+        value.trim().parse::<u32>().ok()
+    };
+    let (first, last) = (SHIM_KNOWS.start(), SHIM_KNOWS.end());
+    let known = format!("libspindle_shim.so knows Xen 4.{first} to 4.{last}");
+    match number("xen_major").zip(number("xen_minor")) {
+        Some((4, minor)) if SHIM_KNOWS.contains(&minor) => Ok(None),
+        Some((major, minor)) if (major, minor) < (4, *first) => {
+            bail!("{known}, and this is Xen {major}.{minor}: use --route hvm")
+        }
+        Some((major, minor)) => Ok(Some(format!(
+            "{known}, and this is Xen {major}.{minor}: look whether `struct \
+             xen_domctl_createdomain` still has its flags 20 bytes from its start, or use --route hvm"
+        ))),
+        None => Ok(Some(format!(
+            "{known}, and `xl info` does not say which this is"
+        ))),
+    }
+}
+
 /// The first of these preload libraries that is there, by a path that the loader takes as it is.
 ///
 /// # Errors

@@ -260,3 +260,34 @@ fn an_administrator_hears_what_is_not_as_safe_as_it_could_be() {
     host.dmesg.clear();
     assert!(notes(&mut host).contains("does not say"));
 }
+
+#[test]
+fn the_shim_is_not_used_with_a_xen_that_it_does_not_know() {
+    let plan = |route, major: u32, minor: u32| {
+        let mut host = Fake::with_nvme("pciback");
+        host.version = format!("xen_major              : {major}\nxen_minor : {minor}\n");
+        Plan::new(&mut host, &wanted(route), None)
+    };
+    for (major, minor) in [(4, 12), (3, 17), (0, 0)] {
+        let error = plan(Route::Pvh, major, minor).expect_err("too old");
+        let text = format!("{error:#}");
+        assert!(
+            text.contains(&format!("this is Xen {major}.{minor}: use --route hvm")),
+            "{text}"
+        );
+    }
+    for (major, minor) in [(4, 23), (5, 0)] {
+        let notes = plan(Route::Pvh, major, minor).expect("a plan").notes;
+        assert!(notes[0].contains("xen_domctl_createdomain"), "{notes:?}");
+    }
+    for minor in [13, 22] {
+        let notes = plan(Route::Pvh, 4, minor).expect("a plan").notes;
+        assert_eq!(notes, [] as [&str; 0]);
+    }
+    // It is not used there.
+    plan(Route::Hvm, 4, 12).expect("a plan");
+    let mut host = Fake::with_nvme("pciback");
+    host.version = "xen_major : \n".into();
+    let notes = Plan::new(&mut host, &wanted(Route::Pvh), None).expect("a plan");
+    assert!(notes.notes[0].contains("does not say which this is"));
+}

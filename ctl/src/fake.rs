@@ -115,6 +115,8 @@ pub(crate) struct Fake {
     pub(crate) is_root: bool,
     pub(crate) virt_caps: String,
     pub(crate) dmesg: String,
+    /// What xl says of Xen's version.
+    pub(crate) version: String,
     pub(crate) shim_works: bool,
     pub(crate) fate: Fate,
     /// xl does not believe that the domain can shut down.
@@ -160,6 +162,7 @@ impl Fake {
             is_root: true,
             virt_caps: "pv hvm hvm_directio hap".into(),
             dmesg: "(XEN) Interrupt remapping enabled\n".into(),
+            version: "xen_major : 4\nxen_minor : 17\nxen_extra : .5\n".into(),
             shim_works: true,
             fate: Fate::Serves,
             shutdown_refused: false,

@@ -169,6 +169,7 @@ impl Plan {
             if !devices.is_empty() {
                 knobs.extend(place::place(host, &mut config, &devices)?);
                 shim = Some(check::shim(host, &wanted.shims)?);
+                notes.extend(check::shim_fits(host)?);
             }
             config.remove("pci");
             config.set_text("cmdline", &std::mem::take(&mut knobs).join(" "))?;

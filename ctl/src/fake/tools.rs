@@ -18,8 +18,10 @@ impl Fake {
             .collect();
         match words[..] {
             ["xl", "info"] => {
-                let caps = &self.virt_caps;
-                return Ok(format!("nr_cpus : 4\nvirt_caps              : {caps}\n"));
+                let (caps, version) = (&self.virt_caps, &self.version);
+                return Ok(format!(
+                    "nr_cpus : 4\nvirt_caps              : {caps}\n{version}"
+                ));
             }
             ["xl", "dmesg"] => return Ok(self.dmesg.clone()),
             ["xl", "list", "-v"] => return Ok(self.listing()),
