@@ -27,6 +27,12 @@ fn a_program_that_fails_or_is_missing_is_an_error_with_its_words() {
     let missing = host.run(&Call::look("no-such-program-here", []));
     let text = missing.expect_err("it is missing").to_string();
     assert!(text.contains("xen-utils"), "{text}");
+    // Not where a user's PATH says that xl is.
+    let path = host.run(&shell("echo $PATH")).expect("it ran");
+    assert!(
+        path.starts_with("/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:"),
+        "{path}"
+    );
     let ran = host.run(&shell("echo $A $LC_ALL").with("A", "b"));
     assert_eq!(ran.expect("it ran"), "b C\n");
 }

@@ -246,6 +246,13 @@ mod tests {
         let mut host = Fake::with_nvme("nvme");
         host.put(&bdf.sysfs("class"), "0x020000\n");
         assert!(Device::inspect(&mut host, bdf).is_err());
+        let mut host = Fake::with_nvme("nvme");
+        host.put(&bdf.sysfs("sriov_numvfs"), "0\n");
+        assert!(Device::inspect(&mut host, bdf).is_ok());
+        host.put(&bdf.sysfs("sriov_numvfs"), "2\n");
+        let error = Device::inspect(&mut host, bdf).expect_err("it has some");
+        let text = error.to_string();
+        assert!(text.contains("2 virtual functions"), "{text}");
         let absent = "0000:07:00.0".parse().expect("an address");
         let error = Device::inspect(&mut host, absent).expect_err("none there");
         assert!(error.to_string().contains("lspci -D"), "{error}");

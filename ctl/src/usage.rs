@@ -45,6 +45,9 @@ pub(crate) fn ensure_unused(host: &mut impl Host, bdf: Bdf) -> Result<()> {
             }));
             // What has been found so far is in use as well, and better explained.
             let path = format!("/dev/{part}");
+            if let Some(image) = looped(host, &path)? {
+                users.push(format!("{path} is behind {image} (`losetup -d {image}`)"));
+            }
             if users.is_empty() {
                 let taken = host.is_taken(&path);
                 if taken.with_context(|| format!("cannot find out whether {path} is in use"))? {
@@ -152,6 +155,23 @@ fn openers(host: &mut impl Host, nodes: &[(String, Node)]) -> Result<Vec<String>
         }
         host.sleep(LOOK);
     }
+}
+
+/// The loop device on top of the device at `path`: the kernel has that open, not a program.
+fn looped(host: &mut impl Host, path: &str) -> Result<Option<String>> {
+    const ALL: &str = "/sys/class/block";
+    for name in names(host, ALL)? {
+        if !name.starts_with("loop") {
+            continue;
+        }
+        let file = format!("{ALL}/{name}/loop/backing_file");
+        // Most are not in use.
+        let behind = found(host.read(&file)).with_context(|| format!("cannot read {file}"))?;
+        if behind.is_some_and(|behind| behind.trim_end() == path) {
+            return Ok(Some(format!("/dev/{name}")));
+        }
+    }
+    Ok(None)
 }
 
 /// Where dom0's own backends are.
@@ -266,7 +286,16 @@ mod tests {
             host.taken.push("/dev/nvme0n1p1".into());
         });
         assert!(taken.contains("/dev/nvme0n1p1 is in use"), "{taken}");
+        let looped = refused(&|host| {
+            host.put("/sys/class/block/loop3/loop/backing_file", "/dev/nvme0n1\n");
+            host.put("/sys/class/block/loop4/size", "0\n");
+        });
+        assert!(looped.contains("losetup -d /dev/loop3"), "{looped}");
         let mut other = Fake::with_nvme("nvme");
+        other.put(
+            "/sys/class/block/loop3/loop/backing_file",
+            "/dev/nvme0n10\n",
+        );
         other.put("/proc/mounts", "/dev/nvme0n10 / ext4 rw 0 0\n");
         assert!(ensure_unused(&mut other, bdf).is_ok());
     }
@@ -348,6 +377,15 @@ mod tests {
             assert!(text.contains("is a disk of guest 7"), "{value}: {text}");
             assert!(inspect(device, key, value, "6").is_ok(), "no longer");
         }
+        // By links of links.
+        let mut host = Fake::with_nvme("nvme");
+        host.put("/dev/mapper/data", "->/dev/disk/by-id/nvme-x");
+        host.put("/dev/disk/by-id/nvme-x", "->/dev/nvme0n1");
+        let backend = "/local/domain/0/backend/vbd/7/51712";
+        host.store(&format!("{backend}/params"), "/dev/mapper/data");
+        host.store(&format!("{backend}/state"), "4");
+        let error = ensure_unused(&mut host, bdf).expect_err("a guest has it");
+        assert!(error.to_string().contains("a disk of guest 7"), "{error}");
         for (device, key, value) in [
             ("vbd/7/51712", "params", "/dev/nvme0n10"),
             ("vbd/7/51712", "physical-device", "103:1"),
