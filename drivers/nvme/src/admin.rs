@@ -1,5 +1,5 @@
-//! The admin queue: one command at a time that is waited for, and three that are answered when it
-//! suits the controller: an event request, an abort, and a look at the health log.
+//! The admin queue: one command at a time that is waited for, and four that are answered when it
+//! suits the controller: an event request, an abort, a look at the health log, and one of a series.
 
 use core::sync::atomic::{Ordering, fence};
 use core::time::Duration;
@@ -33,10 +33,12 @@ pub(crate) enum Posted {
     Abort,
     /// Get Log Page (5.14) for the health log, into a page of its own.
     Health,
+    /// One of a [`crate::series::Series`].
+    Series,
 }
 
 impl Posted {
-    const ALL: [Self; 3] = [Self::Event, Self::Abort, Self::Health];
+    const ALL: [Self; 4] = [Self::Event, Self::Abort, Self::Health, Self::Series];
 
     /// Its identifier, which no command that is waited for has.
     fn cid(self) -> u16 {
@@ -113,6 +115,11 @@ impl AdminQueue {
         self.memory.bus() + DATA as u64
     }
 
+    /// Makes sure that data of an earlier command is not taken for the next one's.
+    pub(crate) fn clear_data(&mut self) {
+        self.memory.zero(DATA, PAGE_SIZE);
+    }
+
     /// Copies the data page's beginning out.
     pub(crate) fn read_data(&self, out: &mut [u8]) {
         self.memory.read_bytes(DATA, out);
@@ -151,8 +158,9 @@ impl AdminQueue {
             cid: self.next_cid,
             ..entry
         };
-        // Data of an earlier command must not be taken for this one's.
-        self.memory.zero(DATA, PAGE_SIZE);
+        if !self.posted[Posted::Series as usize].in_flight {
+            self.clear_data();
+        }
         self.submit(registers, stride, &entry);
         let result = self.wait(registers, stride, clock, limit, &entry);
         self.out_of_order = matches!(result, Err(Error::Timeout { .. }));

@@ -14,14 +14,11 @@ use crate::host_memory::HostMemory;
 use crate::queues::Pair;
 use crate::recovery::Recovery;
 use crate::registers::{Capabilities, ControllerRegisters, check_doorbells};
+use crate::series::Series;
 use crate::{Error, Identity, Namespace, NamespaceError, QueuePair};
 
 /// Number of Queues (5.21.1.7).
 const FEATURE_QUEUES: u64 = 0x07;
-
-/// How long bringing a controller up again, or looking at what has changed there, may take. The
-/// first time each command has its own limit only.
-const SERIES: Duration = Duration::from_secs(15);
 
 /// A running controller.
 ///
@@ -50,9 +47,12 @@ pub struct Controller<R, C, M> {
     pub(crate) unsure: Vec<u32>,
     /// When that was tried last.
     pub(crate) unsure_since: u64,
+    /// Those of them that are being looked at.
+    pub(crate) looking: Vec<u32>,
     starting: bool,
-    /// When the admin commands under way must have ended.
-    admin_until: Option<u64>,
+    pub(crate) series: Series,
+    /// An event that is being dealt with.
+    pub(crate) event: Option<u32>,
 }
 
 impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
@@ -95,8 +95,10 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
             host_memory: HostMemory::default(),
             unsure: Vec::new(),
             unsure_since: 0,
+            looking: Vec::new(),
             starting: true,
-            admin_until: None,
+            series: Series::default(),
+            event: None,
         };
         match controller.bring_up(options) {
             Ok(()) => Ok(controller),
@@ -148,29 +150,12 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
 
     #[inline(never)]
     pub(crate) fn execute(&mut self, entry: Entry) -> Result<u32, Error> {
-        let stride = self.capabilities.doorbell_stride();
-        let mut limit = admin::LIMIT;
-        if let Some(until) = self.admin_until {
-            let left = Duration::from_nanos(until.saturating_sub(self.clock.now_ns()));
-            if left.is_zero() {
-                return Err(Error::Slow(SERIES));
-            }
-            limit = limit.min(left);
+        if self.series.is_active() {
+            return self.step(entry);
         }
+        let stride = self.capabilities.doorbell_stride();
         self.admin
-            .execute(&self.registers, stride, &self.clock, limit, entry)
-    }
-
-    /// Has a series of admin commands end within [`SERIES`], however many they are: control has
-    /// other disks, and guests, to look after.
-    pub(crate) fn in_time<T>(
-        &mut self,
-        series: impl FnOnce(&mut Self) -> Result<T, Error>,
-    ) -> Result<T, Error> {
-        self.admin_until = Some(self.clock.now_ns() + SERIES.as_nanos() as u64);
-        let result = series(self);
-        self.admin_until = None;
-        result
+            .execute(&self.registers, stride, &self.clock, admin::LIMIT, entry)
     }
 
     /// Submits an admin command whose answer is found later; false if that is not possible now.

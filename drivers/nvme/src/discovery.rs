@@ -191,7 +191,7 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
             }
         }
         let mut data = blank::<T>().ok_or(Error::Memory)?;
-        self.admin.read_data(data.as_mut_bytes());
+        self.read_answer(data.as_mut_bytes());
         Ok(data)
     }
 }

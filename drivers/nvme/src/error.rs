@@ -72,9 +72,9 @@ pub enum Error {
         /// How long was waited.
         limit: Duration,
     },
-    /// Admin commands were answered, but too slowly.
-    #[error("admin commands took longer than {0:?} together")]
-    Slow(Duration),
+    /// An answer to an admin command has not come yet; it is not waited for.
+    #[error("an admin command is not answered yet")]
+    Pending,
     /// An admin command failed.
     #[error("admin command {opcode:#04x} failed: {status}")]
     Command {

@@ -91,14 +91,22 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
 
     /// Deals with an event, if one has come; with one at a time, however many the controller has.
     pub(crate) fn take_event(&mut self, attention: &mut Attention) -> Result<(), Error> {
-        let Some((status, event)) = self.admin.answer_to(Posted::Event) else {
-            return Ok(());
-        };
-        let serial = self.identity.serial.clone();
-        if status.code() != Status::SUCCESS {
-            log::warn!("nvme {serial}: tells of no events: {status}");
+        if !self.looking.is_empty() {
             return Ok(());
         }
+        let serial = self.identity.serial.clone();
+        let before = self.event.take();
+        let event = match before {
+            Some(event) => event,
+            None => match self.admin.answer_to(Posted::Event) {
+                None => return Ok(()),
+                Some((status, event)) if status.code() == Status::SUCCESS => event,
+                Some((status, _)) => {
+                    log::warn!("nvme {serial}: tells of no events: {status}");
+                    return Ok(());
+                }
+            },
+        };
         let (kind, info, page) = (event & 7, event >> 8 & 0xff, (event >> 16) as u8);
         let dealt = match (kind, info) {
             (EVENT_NOTICE, NOTICE_NAMESPACES) => self.see_changes(&mut attention.changes),
@@ -108,13 +116,16 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
                 return Ok(());
             }
             _ => {
-                log::warn!("nvme {serial}: event of type {kind}, information {info:#x}");
+                if before.is_none() {
+                    log::warn!("nvme {serial}: event of type {kind}, information {info:#x}");
+                }
                 // Reading the page is what allows the next event of the kind.
-                self.log_page::<HealthPage>(page).map(|_| ())
+                self.in_series(|this| this.log_page::<HealthPage>(page).map(|_| ()))
             }
         };
         match dealt {
             Err(Error::Command { .. }) | Ok(()) => self.request_event(),
+            Err(Error::Pending) => self.event = Some(event),
             Err(error) => return Err(error),
         }
         Ok(())
@@ -122,16 +133,24 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
 
     /// Looks again, now and then, at namespaces of which the controller could not say what they are.
     pub(crate) fn look_again(&mut self, now: u64, attention: &mut Attention) -> Result<(), Error> {
-        if self.unsure.is_empty() || now.saturating_sub(self.unsure_since) < LOOK_AGAIN_NS {
-            return Ok(());
+        if self.looking.is_empty() {
+            let early = now.saturating_sub(self.unsure_since) < LOOK_AGAIN_NS;
+            if self.event.is_some() || early {
+                return Ok(());
+            }
+            self.looking.clone_from(&self.unsure);
         }
-        let ids = self.unsure.clone();
-        self.in_time(|this| this.refresh(&ids, &mut attention.changes))
+        let ids = core::mem::take(&mut self.looking);
+        match self.in_series(|this| this.refresh(&ids, &mut attention.changes)) {
+            Err(Error::Pending) => self.looking = ids,
+            result => return result,
+        }
+        Ok(())
     }
 
     /// Looks again at the namespaces that the controller names.
     fn see_changes(&mut self, changes: &mut Vec<Change>) -> Result<(), Error> {
-        self.in_time(|this| this.look_for_changes(changes))
+        self.in_series(|this| this.look_for_changes(changes))
     }
 
     fn look_for_changes(&mut self, changes: &mut Vec<Change>) -> Result<(), Error> {
@@ -276,7 +295,7 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
     ) -> Result<alloc::boxed::Box<T>, Error> {
         self.execute(log_entry::<T>(page, self.admin.data()))?;
         let mut data = blank::<T>().ok_or(Error::Memory)?;
-        self.admin.read_data(data.as_mut_bytes());
+        self.read_answer(data.as_mut_bytes());
         Ok(data)
     }
 }

@@ -14,6 +14,7 @@
 //! | `registers` | controller registers and doorbells |
 //! | `command`, `status`, `identify` | what goes over the wire |
 //! | `admin` | the admin queue |
+//! | `series` | admin commands that control does not wait for |
 //! | `controller`, `lifecycle` | bring-up and its end; readiness and shutdown |
 //! | `discovery`, `identity`, `namespace` | from identify pages to volumes |
 //! | `queues` | making queue pairs |
@@ -50,6 +51,7 @@ mod queue;
 mod queues;
 mod recovery;
 mod registers;
+mod series;
 mod slots;
 mod status;
 

@@ -137,6 +137,7 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
         };
         match self.execute(submission) {
             Ok(_) => Ok(()),
+            Err(Error::Pending) => Err((Error::Pending, true)),
             Err(error) => {
                 let undone = self.delete(opcode::DELETE_COMPLETION_QUEUE, pair.shape.id);
                 Err((error, kept_after(error) || undone.is_err()))

@@ -23,6 +23,7 @@ use crate::events::Change;
 use crate::lifecycle::BLIND_MIN;
 use crate::link::{Order, Step};
 use crate::queues::Pair;
+use crate::series::Series;
 use crate::{Controller, Error, HealthLog, Identity};
 
 /// Resets in a row, without a command answered in between, after which a controller is given up.
@@ -94,6 +95,8 @@ pub(crate) struct Recovery {
     /// Since when the queue that works again last has, as long as others wait for it.
     resuming: Option<u64>,
     running_since: u64,
+    /// Who the controller was before the reset.
+    before: Identity,
     /// The status has read as all ones since the last change of CC.EN.
     blind: bool,
     /// Why the controller is given up once it is disabled.
@@ -110,6 +113,7 @@ impl Recovery {
             done: (0, 0),
             resuming: None,
             running_since: 0,
+            before: Identity::default(),
             blind: false,
             giving_up: None,
         }
@@ -126,7 +130,8 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
             // Not the time of before, in case that something was waited for.
             self.stumble(reason, self.clock.now_ns(), &mut attention);
         }
-        attention.soon = self.is_recovering() || self.recovery.resuming.is_some();
+        attention.soon =
+            self.is_recovering() || self.recovery.resuming.is_some() || self.series.is_pending();
         attention
     }
 
@@ -194,7 +199,10 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
             Stage::Enabling(since) => match self.registers.status_in_change() {
                 Some(status) if status.fatal() => return Err(Error::Fatal),
                 Some(status) if status.ready() => {
-                    self.in_time(|this| this.revive(&mut attention.changes))?;
+                    match self.in_series(|this| this.revive(&mut attention.changes)) {
+                        Err(Error::Pending) => return Ok(()),
+                        result => result?,
+                    }
                     log::warn!("nvme {}: reset, works again", self.identity.serial);
                     self.resume(now, attention);
                     self.recovery.stage = Stage::Running;
@@ -225,6 +233,8 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
         }
         self.count_reset();
         (self.recovery.abort, self.recovery.resuming) = (None, None);
+        (self.series, self.event) = (Series::default(), None);
+        self.looking.clear();
         let serial = &self.identity.serial;
         let hopeless = matches!(reason, Error::Changed(_));
         if hopeless || self.recovery.resets > MAX_RESETS {
@@ -235,6 +245,7 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
             log::warn!("nvme {serial}: {reason}; reset {number} of at most {MAX_RESETS}");
         }
         if self.is_running() {
+            self.recovery.before = self.identity.clone();
             for pair in self.pairs.iter().flatten() {
                 pair.link.give_cause(reason == Error::Fatal);
             }
@@ -430,9 +441,8 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
     /// Brings up what [`Controller::start`] did, on the same memory.
     #[inline(never)]
     fn revive(&mut self, changes: &mut Vec<Change>) -> Result<(), Error> {
-        let before = self.identity.clone();
+        let before = self.recovery.before.clone();
         self.identify_controller()?;
-        // At once: should anything else fail, the next try takes what is kept now for the old one.
         let same = |of: &Identity| (of.serial.clone(), of.model.clone(), of.write_cache);
         if same(&before) != same(&self.identity) {
             return Err(Error::Changed("identity"));

@@ -315,6 +315,17 @@ impl Slots {
         self.parked = 0;
     }
 
+    /// The same for one command; `None` when all is done.
+    pub(crate) fn abandon_one(&mut self) -> Option<Tag> {
+        let Some(slot) = self.slots.iter_mut().find(|slot| slot.leads()) else {
+            self.abandon(|_| {});
+            return None;
+        };
+        (slot.remaining, slot.cid) = (0, slot.cid & !(AWAITED | ALONE | HELD | DOOMED));
+        self.commands -= 1;
+        Some(slot.tag)
+    }
+
     /// Lets nothing begin until [`Self::resume`].
     pub(crate) fn suspend(&mut self) {
         self.parked += core::mem::take(&mut self.available);

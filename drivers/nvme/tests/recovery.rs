@@ -10,7 +10,7 @@ use common::{OPTIONS, Queue, Rig, Running, command};
 use spindle_block::{
     BlockReader, Blocks, DiskOptions, DiskQueue, IoError, IoResult, Op, Segment, SubmitError, Tag,
 };
-use spindle_hw::SharedPages;
+use spindle_hw::{Clock, SharedPages};
 use spindle_nvme::{Attention, Change, Error, Lost, Status};
 use spindle_testkit::nvme::{Config, Fault, NamespaceConfig, Quirk, Quirks};
 use spindle_testkit::queue::pages;
@@ -649,6 +649,63 @@ fn a_health_log_that_never_comes_costs_nothing() {
     bed.pass(SECOND);
     bed.settle();
     assert!(bed.controller.ask_health());
+    rig.obeyed();
+}
+
+#[test]
+fn control_waits_for_no_admin_command() {
+    let rig = Rig::new(Config {
+        namespaces: (1..=8)
+            .map(|id| NamespaceConfig::new(id, 2048, 9))
+            .collect(),
+        ..Config::default()
+    });
+    let mut bed = Bed::new(&rig, 2);
+    bed.submit(0, Op::Write, 1);
+    bed.turn();
+    rig.disk.hold_admin();
+    let looked = |bed: &mut Bed<'_>, changes: &mut Vec<Change>| {
+        let before = rig.clock.now_ns();
+        let mut attention = bed.controller.attend();
+        assert!(rig.clock.now_ns() - before <= 2_000_000, "control was kept");
+        assert_eq!(attention.lost, None);
+        changes.append(&mut attention.changes);
+        attention.soon
+    };
+    // Each answer takes most of a minute, in a reset and in what an event brings about.
+    let mut changes = Vec::new();
+    for (blocks, reset) in [(4096, true), (8192, false)] {
+        rig.disk.resize(3, blocks);
+        if reset {
+            bed.submit(0, Op::Write, 2);
+            rig.disk.die();
+        }
+        let mut answers = 0;
+        loop {
+            bed.turn();
+            let soon = looked(&mut bed, &mut changes);
+            if !soon && answers > 0 {
+                break;
+            }
+            rig.clock.advance(1_000_000);
+            for _ in 0..10 {
+                looked(&mut bed, &mut changes);
+                bed.turn();
+            }
+            rig.clock.advance(50 * SECOND);
+            rig.disk.run_admin();
+            answers += 1;
+            assert!(answers < 100, "no end of it");
+        }
+        let sectors = blocks;
+        assert_eq!(changes.pop(), Some(Change::Resized { id: 3, sectors }));
+        assert_eq!(changes, []);
+        assert_eq!(rig.disk.resets(), 1);
+    }
+    bed.submit(1, Op::Write, 3);
+    bed.turn();
+    bed.answers.sort_unstable_by_key(|(tag, _)| *tag);
+    assert_eq!(bed.answers, [1, 2, 3].map(|tag| (tag, Ok(()))));
     rig.obeyed();
 }
 

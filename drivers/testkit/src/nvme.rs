@@ -245,6 +245,8 @@ struct Shared {
     stuck: Mutex<Vec<Stuck>>,
     /// Answers nothing until it is reset.
     hung: AtomicBool,
+    /// Admin commands wait.
+    admin_held: AtomicBool,
     /// A command made it fail: CSTS.CFS.
     crashed: AtomicBool,
     resets: AtomicU64,
@@ -275,6 +277,7 @@ impl FakeNvme {
             lent: Mutex::default(),
             stuck: Mutex::default(),
             hung: AtomicBool::new(false),
+            admin_held: AtomicBool::new(false),
             crashed: AtomicBool::new(false),
             resets: AtomicU64::new(0),
             vanished: AtomicBool::new(false),
@@ -304,6 +307,16 @@ impl FakeNvme {
     /// Makes everything go unanswered until the next reset.
     pub fn hang(&self) {
         self.0.hung.store(true, Ordering::Release);
+    }
+
+    /// From now on each admin command waits for [`FakeNvme::run_admin`].
+    pub fn hold_admin(&self) {
+        self.0.admin_held.store(true, Ordering::Release);
+    }
+
+    /// Carries out the next admin command, if there is one.
+    pub fn run_admin(&self) {
+        self.0.run_admin(&mut self.0.control.lock().unwrap(), 1);
     }
 
     /// How often the controller has been disabled while it was running.

@@ -78,26 +78,37 @@ impl<R: Registers> QueuePair<R> {
         self.link.followed(order);
     }
 
-    /// Answers what is in flight on a queue that was given up, once that may be; or what is not
-    /// submitted again after a reset.
+    /// Answers what ends without the controller. `done` is called in one place only, always with the
+    /// same error: whether the compiler puts it in line for every command depends on that.
     #[cold]
     pub(super) fn poll_stopped(&mut self, mut done: impl FnMut(Tag, IoResult)) -> usize {
         let before = self.slots.commands();
-        if !self.gone {
-            while let Some(cid) = self.slots.take_doomed() {
-                if let Finished::Command(status, tag) =
-                    self.slots.finish(cid, Status::ABORT_REQUESTED)
-                {
-                    self.slots.note_failed();
-                    done(tag, status.result());
-                }
-                self.stopped = false;
-            }
-            self.submit_held();
-        } else if self.link.is_released() {
-            self.slots.abandon(|tag| done(tag, Err(IoError::Aborted)));
+        while let Some(tag) = self.next_ended() {
+            done(tag, Err(IoError::Aborted));
         }
         before - self.slots.commands()
+    }
+
+    /// The next command in flight on a queue that was given up, once that may be answered; or that
+    /// is not submitted again after a reset.
+    #[inline(never)]
+    fn next_ended(&mut self) -> Option<Tag> {
+        if self.gone {
+            return match self.link.is_released() {
+                true => self.slots.abandon_one(),
+                false => None,
+            };
+        }
+        while let Some(cid) = self.slots.take_doomed() {
+            let finished = self.slots.finish(cid, Status::ABORT_REQUESTED);
+            if let Finished::Command(_, tag) = finished {
+                self.slots.note_failed();
+                return Some(tag);
+            }
+        }
+        self.stopped = self.parked;
+        self.submit_held();
+        None
     }
 
     fn stop(&mut self) {

@@ -7,8 +7,13 @@ use super::ring::{Area, Entry, Ring};
 use super::{Fault, Quirk, Shared, Stuck};
 
 impl Shared {
-    pub(super) fn run_admin(&self, control: &mut Control) {
-        while let Some(entry) = control.admin.as_mut().and_then(Ring::fetch) {
+    /// Carries out admin commands, at most `most`.
+    pub(super) fn run_admin(&self, control: &mut Control, most: usize) {
+        let fetch = |control: &mut Control| control.admin.as_mut().and_then(Ring::fetch);
+        for _ in 0..most {
+            let Some(entry) = fetch(control) else {
+                return;
+            };
             let opcode = entry.opcode();
             if self.config.quirks.has(Quirk::SilentAdmin(opcode)) {
                 continue;

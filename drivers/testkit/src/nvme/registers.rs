@@ -201,7 +201,10 @@ impl Shared {
             if completion || self.hung.load(Ordering::Acquire) {
                 return;
             }
-            return self.run_admin(&mut control);
+            if !self.admin_held.load(Ordering::Acquire) {
+                self.run_admin(&mut control, usize::MAX);
+            }
+            return;
         }
         let Some(queue) = self.queues.get(id - 1) else {
             return self.violation("doorbell of no queue");
