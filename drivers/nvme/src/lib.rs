@@ -26,6 +26,43 @@
 //! | `slots` | which command identifiers are in flight, and for whom |
 //! | `queue` | the data path |
 //!
+//! # Controllers as they are
+//!
+//! What real controllers do besides the specification, and what this driver does about it. The
+//! first part follows Linux's quirks (`enum nvme_quirks`), the second what else is known from there
+//! and from the field. Tests are in `tests/`, as file and name; the model that they run on has each
+//! behaviour as a fault or as a lasting trait (`Quirk`).
+//!
+//! | Linux's quirk, or behaviour | here | test, or reason |
+//! | --- | --- | --- |
+//! | `STRIPE_SIZE`, NOIOB | not handled | commands may cross an optimal boundary, which costs time on such disks and is right otherwise |
+//! | `IDENTIFY_CNS` (no list of namespaces) | handled, if the command fails | `bring_up`: `a_controller_of_version_1_0_is_asked_namespace_by_namespace` |
+//! | `DEALLOCATE_ZEROES`, `DISABLE_WRITE_ZEROES` | not needed | Write Zeroes is not used, and a discard promises no zeroes |
+//! | `DELAY_BEFORE_CHK_RDY` (all ones in CSTS) | handled | `recovery`: `a_status_of_all_ones_after_a_change_is_waited_through` |
+//! | `NO_APST`, `NO_DEEPEST_PS` | not needed | power states are left as they are: autonomous transitions are never switched on |
+//! | `SIMPLE_SUSPEND`, `FORCE_NO_SIMPLE_SUSPEND` | not needed | a driver domain is not suspended with its disks |
+//! | `QDEPTH_ONE` | not handled | CAP.MQES is all that a controller is asked; the only ones known are in handhelds |
+//! | `MEDIUM_PRIO_SQ`, `SINGLE_VECTOR`, `BROKEN_MSI` | not needed | round robin without priorities, no interrupts |
+//! | `128_BYTES_SQES`, `SHARED_TAGS`, `SKIP_CID_GEN` | not handled | Apple's controllers; those that ask for other entry sizes are refused: `bring_up`: `a_controller_that_cannot_work_says_so` |
+//! | `IGNORE_DEV_SUBNQN` | not needed | the subsystem's name is not read |
+//! | `NO_TEMP_THRESH_CHANGE`, `NO_SECONDARY_TEMP_THRESH` | not needed | no threshold is set |
+//! | `NO_NS_DESC_LIST` | handled, if the command fails; not asked before version 1.3 | `events`: `a_uuid_that_cannot_be_read_again_is_still_known` |
+//! | `DMA_ADDRESS_BITS_48` | not needed | no host has memory above that, and an IOMMU maps below |
+//! | `DMAPOOL_ALIGN_512` | handled from 256 KiB per command on | lists are aligned to their size, which is less where MDTS is small |
+//! | `BOGUS_NID` (all disks with one identifier) | handled | such a name is ambiguous and refused, others work: `target::tests`, `a_namespace_behind_two_controllers_is_one_disk` |
+//! | CAP.TO too short, CRTO | handled | `bring_up`: `a_controller_of_2_0_says_how_long_it_takes_to_be_ready` |
+//! | slow admin commands | handled, a minute each | `bring_up`: `a_controller_whose_admin_commands_take_long_is_waited_for`; `recovery`: `control_waits_for_no_admin_command` |
+//! | questions that cannot be answered just then | handled | `bring_up`: `a_question_that_cannot_be_answered_just_then_is_put_again`; `recovery`: `a_namespace_that_is_not_described_after_a_reset_stays_as_it_was` |
+//! | a health log that never comes | handled | `recovery`: `a_health_log_that_never_comes_costs_nothing` |
+//! | a command that is never answered | handled: it fails at the third reset | `recovery`: `a_command_that_is_never_answered_fails_alone` |
+//! | a command over which the firmware fails | handled: the same | `recovery`: `a_command_that_makes_the_controller_fail_fails_alone` |
+//! | statuses without Do Not Retry | handled: five more tries | `recovery`: `what_may_pass_is_tried_five_times_more_and_the_rest_fails_at_once` |
+//! | Command Retry Delay | handled, ACRE is switched on | `recovery`: `the_controller_says_when_to_try_again` |
+//! | zoned and key-value namespaces, a format in progress | refused with the reason | `bring_up`: `zoned_and_other_namespaces_are_refused_with_the_reason` |
+//! | a sanitize in progress | its status is tried again, not known otherwise | `recovery`: as for statuses |
+//! | one namespace behind two controllers | handled by serial number and identifiers | `target::tests`: `a_namespace_behind_two_controllers_is_one_disk` |
+//! | host memory buffer | not handled | disks without memory of their own work slower |
+//!
 //! Write Zeroes is not used: no request of blkif asks for zeroes, and a discard promises none.
 #![no_std]
 #![forbid(unsafe_code)]
