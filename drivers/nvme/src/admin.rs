@@ -6,7 +6,7 @@ use core::time::Duration;
 
 use spindle_hw::{Clock, PAGE_SIZE, Registers, SharedPages};
 
-use crate::command::{COMPLETION_SHIFT, Entry, SUBMISSION_SHIFT, answer};
+use crate::command::{COMPLETION_SHIFT, Entry, SUBMISSION_SHIFT, admin as opcode, answer};
 use crate::registers::{ControllerRegisters, completion_doorbell, submission_doorbell};
 use crate::{Error, Status};
 
@@ -20,6 +20,8 @@ const LOG: usize = 3 * PAGE_SIZE;
 /// How long a command may take: as long as Linux waits. Most take milliseconds; but firmware that
 /// starts, cleans up or works on many namespaces may take many seconds.
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
+/// Host Behavior Support (5.21.1.22).
+pub(crate) const FEATURE_HOST_BEHAVIOR: u64 = 0x16;
 /// How often a waiting loop looks at the controller's status, which costs far more than a look
 /// at memory.
 const STATUS_NS: u64 = 1_000_000;
@@ -115,9 +117,14 @@ impl AdminQueue {
         self.memory.bus() + DATA as u64
     }
 
-    /// Makes sure that data of an earlier command is not taken for the next one's.
-    pub(crate) fn clear_data(&mut self) {
+    /// Makes sure that data of an earlier command is not taken for that of `entry`, and puts there
+    /// what goes with it.
+    pub(crate) fn prepare_data(&mut self, entry: &Entry) {
         self.memory.zero(DATA, PAGE_SIZE);
+        if (entry.opcode, entry.cdw10) == (opcode::SET_FEATURES, FEATURE_HOST_BEHAVIOR) {
+            // ACRE (5.21.1.22): the host waits as long as a status asks for.
+            self.memory.write_bytes(DATA, &[1]);
+        }
     }
 
     /// Copies the data page's beginning out.
@@ -159,7 +166,7 @@ impl AdminQueue {
             ..entry
         };
         if !self.posted[Posted::Series as usize].in_flight {
-            self.clear_data();
+            self.prepare_data(&entry);
         }
         self.submit(registers, stride, &entry);
         let result = self.wait(registers, stride, clock, limit, &entry);
@@ -314,7 +321,6 @@ mod tests {
     use core::cell::Cell;
 
     use super::*;
-    use crate::command::admin as opcode;
 
     const BUS: u64 = 0x10_0000;
     const STRIDE: usize = 4;

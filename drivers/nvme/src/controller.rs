@@ -128,10 +128,30 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
     fn find_out(&mut self, options: DiskOptions) -> Result<(), Error> {
         let namespaces = self.identify_controller()?;
         self.discards = self.discard_limits()?;
+        self.ask_for_delays()?;
         self.find_namespaces(namespaces)?;
         let granted = self.ask_for_queues(options.queues.max(1))?;
         self.pairs.resize_with(granted.into(), || None);
         self.listen()
+    }
+
+    /// Has the controller say with a status when to try again, if it has something to say.
+    #[inline(never)]
+    pub(crate) fn ask_for_delays(&mut self) -> Result<(), Error> {
+        if self.identity.retry_delays == [0; 3] {
+            return Ok(());
+        }
+        let asked = self.execute(Entry {
+            opcode: opcode::SET_FEATURES,
+            prp1: self.admin.data(),
+            cdw10: admin::FEATURE_HOST_BEHAVIOR,
+            ..Entry::default()
+        });
+        match asked {
+            // It serves without as well.
+            Ok(_) | Err(Error::Command { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     /// Asks for `wanted` I/O queue pairs, 1 or more; gives how many of them were granted.

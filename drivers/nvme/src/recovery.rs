@@ -453,6 +453,7 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
         {
             return Err(Error::Changed("limits"));
         }
+        self.ask_for_delays()?;
         if usize::from(self.ask_for_queues(self.pairs.len() as u16)?) < self.pairs.len() {
             return Err(Error::Changed("number of queues"));
         }

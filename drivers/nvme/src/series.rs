@@ -91,7 +91,7 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
                 return self.series.answers[at].result;
             }
             if self.series.asked.is_none() {
-                self.admin.clear_data();
+                self.admin.prepare_data(&entry);
                 if !self.post(Posted::Series, entry) {
                     return Err(Error::OutOfOrder);
                 }

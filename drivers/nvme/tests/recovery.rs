@@ -215,6 +215,12 @@ fn the_controller_says_when_to_try_again() {
     }
     // It waits, and is not late.
     assert_eq!(rig.disk.resets(), 0);
+    // That it may say so, it is told at each start.
+    assert!(rig.disk.delays_told());
+    rig.disk.die();
+    bed.pass(SECOND);
+    bed.settle();
+    assert!(rig.disk.delays_told() && rig.disk.resets() == 1);
     rig.obeyed();
 }
 

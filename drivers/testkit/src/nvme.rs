@@ -309,6 +309,12 @@ impl FakeNvme {
         self.0.hung.store(true, Ordering::Release);
     }
 
+    /// Whether the driver has asked for the delays of CRDT in statuses.
+    #[must_use]
+    pub fn delays_told(&self) -> bool {
+        self.0.control.lock().unwrap().delays_told
+    }
+
     /// From now on each admin command waits for [`FakeNvme::run_admin`].
     pub fn hold_admin(&self) {
         self.0.admin_held.store(true, Ordering::Release);

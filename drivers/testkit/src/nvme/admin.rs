@@ -69,6 +69,14 @@ impl Shared {
                 Ok(0)
             }
             0x09 if entry.dword(10) == 0x0d => self.set_host_memory(entry),
+            0x09 if entry.dword(10) == 0x16 => {
+                let mut data = [0; 512];
+                if !self.bus.read(entry.prp1(), &mut data) {
+                    return Err(Status::DATA_TRANSFER);
+                }
+                control.delays_told = data[0] == 1;
+                Ok(0)
+            }
             0x09 if entry.dword(10) == 7 => {
                 let most = u32::from(self.config.queues) - 1;
                 Ok(most << 16 | most)

@@ -30,6 +30,8 @@ pub(super) struct Control {
     pub(super) events: VecDeque<u32>,
     /// Asynchronous Event Configuration.
     pub(super) event_mask: u32,
+    /// ACRE of Host Behavior Support.
+    pub(super) delays_told: bool,
     /// The Changed Namespace List.
     pub(super) changed: Vec<u32>,
     /// Critical Warning of the SMART log.
@@ -140,6 +142,7 @@ impl Shared {
         control.fatal = false;
         control.shutdown = 0;
         control.requests.clear();
+        control.delays_told = false;
         self.stuck.lock().unwrap().clear();
         self.hung.store(false, Ordering::Release);
         self.crashed.store(false, Ordering::Release);
