@@ -8,6 +8,7 @@
 mod honest;
 mod hostile;
 mod layout;
+mod shares;
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -190,7 +191,11 @@ impl<'a> World<'a> {
             segments: SEGMENTS,
             ..Config::default()
         };
-        let layout = Rc::new(RefCell::new(Layout::new(shift, config.rings)));
+        let layout = Rc::new(RefCell::new(Layout::new(
+            shift,
+            config.rings,
+            queue.depth(),
+        )));
         let queue = Watched {
             queue,
             layout: Rc::clone(&layout),
@@ -248,7 +253,7 @@ impl<'a> World<'a> {
 
     /// A visit of the core, what the disk does until the next, and what its driver's control does.
     fn turn(&mut self, go: bool) {
-        self.core.visit(self.clock.now_ns());
+        self.visit();
         assert_eq!(self.core.next_fault(), None, "no one broke the protocol");
         self.run_disk();
         let attention = self.controller.attend();
@@ -264,6 +269,21 @@ impl<'a> World<'a> {
             }
         }
         self.see_limits();
+    }
+
+    /// A visit of the core.
+    fn visit(&mut self) {
+        let now_ns = self.clock.now_ns();
+        self.layout.borrow_mut().shares.begin(now_ns);
+        self.core.visit(now_ns);
+        let layout = &mut *self.layout.borrow_mut();
+        for (id, session) in self.core.sessions() {
+            if session.active() > 0
+                && let Some(guest) = layout.owners[usize::from(id.0)]
+            {
+                layout.shares.saw(guest);
+            }
+        }
     }
 
     /// Lets the disk do as many pages as it can until the next visit; what it began it ends.
@@ -285,7 +305,10 @@ impl<'a> World<'a> {
     fn detach(&mut self, id: RingId) {
         let detached = self.core.detach(id).expect("it is drained");
         self.unusable += detached.window.map_or(0, |window| window.unusable());
-        self.layout.borrow_mut().owners[usize::from(id.0)] = None;
+        let layout = &mut *self.layout.borrow_mut();
+        if let Some(guest) = layout.owners[usize::from(id.0)].take() {
+            layout.shares.forget(guest);
+        }
     }
 
     /// What was taken when a volume was larger has been answered once all of its rings are idle.

@@ -9,6 +9,8 @@ use spindle_block::{
 };
 use spindle_testkit::nvme::Access;
 
+use super::shares::Shares;
+
 /// Guests: the first is honest, the others are not.
 pub(super) const GUESTS: usize = 3;
 /// Sectors before, between and behind the volumes, which are no guest's.
@@ -52,15 +54,17 @@ pub(super) struct Layout {
     pub(super) limits: [u64; GUESTS],
     /// Whose ring is at which place of the core.
     pub(super) owners: Vec<Option<usize>>,
+    pub(super) shares: Shares,
 }
 
 impl Layout {
-    pub(super) fn new(shift: u8, places: usize) -> Self {
+    pub(super) fn new(shift: u8, places: usize, depth: usize) -> Self {
         Self {
             shift,
             sizes: [ROOM / 2; GUESTS],
             limits: [ROOM / 2; GUESTS],
             owners: vec![None; places],
+            shares: Shares::new(depth),
         }
     }
 
@@ -165,16 +169,36 @@ pub(super) struct Watched<Q> {
 
 impl<Q> Watched<Q> {
     fn check(&self, command: &Command<'_>, tag: Tag) {
-        // The upper half of a tag is the ring's place.
-        let place = (tag.0 >> 16) as usize;
-        self.layout.borrow().check_command(place, command);
+        self.layout.borrow().check_command(place(tag), command);
     }
+}
+
+impl<Q: DiskQueue> Watched<Q> {
+    /// The queue has taken so many blocks of a command.
+    fn took(&self, tag: Tag, command: &Command<'_>, blocks: u64) {
+        let layout = &mut *self.layout.borrow_mut();
+        let guest = layout.owners[place(tag)].expect("checked before");
+        let moves = !command.segments.is_empty();
+        let pages = if moves {
+            (blocks << layout.shift).div_ceil(4096)
+        } else {
+            0
+        };
+        layout.shares.took(guest, tag, pages);
+    }
+}
+
+/// The place of the ring whose tag it is: its upper half.
+fn place(tag: Tag) -> usize {
+    (tag.0 >> 16) as usize
 }
 
 impl<Q: DiskQueue> DiskQueue for Watched<Q> {
     fn submit(&mut self, command: &Command<'_>, tag: Tag) -> Result<(), SubmitError> {
         self.check(command, tag);
-        self.queue.submit(command, tag)
+        self.queue.submit(command, tag)?;
+        self.took(tag, command, command.total_blocks());
+        Ok(())
     }
 
     fn submit_part(
@@ -185,7 +209,9 @@ impl<Q: DiskQueue> DiskQueue for Watched<Q> {
         tag: Tag,
     ) -> Result<Part, SubmitError> {
         self.check(command, tag);
-        self.queue.submit_part(command, from, budget, tag)
+        let part = self.queue.submit_part(command, from, budget, tag)?;
+        self.took(tag, command, part.blocks);
+        Ok(part)
     }
 
     fn requests(&self, command: &Command<'_>) -> Result<usize, SubmitError> {
@@ -200,8 +226,11 @@ impl<Q: DiskQueue> DiskQueue for Watched<Q> {
         self.queue.commit();
     }
 
-    fn poll(&mut self, done: impl FnMut(Tag, IoResult)) -> usize {
-        self.queue.poll(done)
+    fn poll(&mut self, mut done: impl FnMut(Tag, IoResult)) -> usize {
+        self.queue.poll(|tag, result| {
+            self.layout.borrow_mut().shares.answered(tag);
+            done(tag, result);
+        })
     }
 
     fn in_flight(&self) -> usize {
@@ -216,7 +245,10 @@ impl<Q: DiskQueue> DiskQueue for Watched<Q> {
         self.queue.tick(now_ns);
     }
 
-    fn fail_all(&mut self, done: impl FnMut(Tag, IoResult)) {
-        self.queue.fail_all(done);
+    fn fail_all(&mut self, mut done: impl FnMut(Tag, IoResult)) {
+        self.queue.fail_all(|tag, result| {
+            self.layout.borrow_mut().shares.answered(tag);
+            done(tag, result);
+        });
     }
 }
