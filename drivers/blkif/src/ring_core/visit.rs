@@ -104,6 +104,11 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
         if self.disks.iter().all(|disk| !disk.scheduler.is_contended()) {
             return;
         }
+        self.count_again();
+    }
+
+    #[inline(never)]
+    fn count_again(&mut self) {
         self.disks
             .iter_mut()
             .for_each(|disk| disk.scheduler.start());
@@ -119,6 +124,7 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
     }
 
     /// Has new rounds begin where rings with work have used theirs up: true if there are any.
+    #[inline(never)]
     fn next_round(&mut self) -> bool {
         for session in self.rings[..self.used].iter_mut().flatten() {
             if session.is_throttled()
@@ -228,25 +234,44 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
 
 impl<Q> Disk<Q> {
     /// Lets a ring send what it may now.
-    #[inline]
+    #[inline(always)]
     fn allow(&mut self, session: &mut Session) {
-        let own = session.outstanding();
-        let credit = self.scheduler.grant(session.party(own));
+        let credit = if self.scheduler.is_contended() {
+            self.grant(session)
+        } else {
+            u32::MAX
+        };
         session.allow(credit);
     }
 
+    /// What that is while rings compete.
+    #[inline(never)]
+    fn grant(&mut self, session: &mut Session) -> u32 {
+        let own = session.outstanding();
+        self.scheduler.grant(session.party(own))
+    }
+
     /// Charges a ring for what it sent.
-    #[inline]
+    #[inline(always)]
     fn charge(&mut self, session: &mut Session) {
         let (load, cost) = session.take_sent();
         if cost > 0 {
             self.dirty = true;
-            let before = session.outstanding() - load;
-            self.scheduler.charge(session.party(before), load, cost);
+            if self.scheduler.is_contended() {
+                self.charge_for(session, load, cost);
+            }
         }
     }
 
+    /// The same while rings compete.
+    #[inline(never)]
+    fn charge_for(&mut self, session: &mut Session, load: u32, cost: u32) {
+        let before = session.outstanding() - load;
+        self.scheduler.charge(session.party(before), load, cost);
+    }
+
     /// Counts what a ring has.
+    #[inline(never)]
     fn count(&mut self, session: &mut Session, now_ns: u64) {
         let own = session.outstanding();
         let active = session.active() > 0 || session.is_throttled();
