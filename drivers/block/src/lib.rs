@@ -24,7 +24,7 @@ pub use queue::{Budget, DiskQueue, IoError, IoResult, Part, SubmitError};
 pub use ram::{RamDisk, RamQueue};
 pub use read::{BlockReader, Blocks, ReadError};
 pub use target::{TargetError, Targets, Use};
-pub use volume::{Discard, Extent, Unit, Volume};
+pub use volume::{Discard, Enclosing, Extent, Unit, Volume};
 
 /// The unit of `sectors` in blkif and of [`Volume::sectors`], whatever the disk's block size.
 pub const SECTOR_SIZE: u64 = 512;

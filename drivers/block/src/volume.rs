@@ -79,6 +79,19 @@ impl Volume {
     }
 }
 
+/// Whole blocks around a run of sectors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Enclosing {
+    /// The first on the unit, in the disk's blocks.
+    pub block: u64,
+    /// How many, at least 1.
+    pub blocks: u64,
+    /// Sectors of the first one before the run.
+    pub head: u8,
+    /// Sectors of the last one behind the run.
+    pub tail: u8,
+}
+
 /// A volume's place and size at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Extent {
@@ -104,11 +117,107 @@ impl Extent {
         Some(self.start + (sector >> self.shift))
     }
 
+    /// The blocks that hold `count` sectors from `sector` on, wherever in a block these begin and
+    /// end, if all of them are inside the volume. `count` must not be 0.
+    #[must_use]
+    pub fn enclose(&self, sector: u64, count: u64) -> Option<Enclosing> {
+        let end = sector.checked_add(count)?;
+        let last = end.checked_add(self.odd)? & !self.odd;
+        if count == 0 || last > self.sectors {
+            return None;
+        }
+        let first = sector & !self.odd;
+        Some(Enclosing {
+            block: self.start + (first >> self.shift),
+            blocks: (last - first) >> self.shift,
+            head: (sector - first) as u8,
+            tail: (last - end) as u8,
+        })
+    }
+
+    /// The whole blocks among `count` sectors from `sector` on, which must be inside the volume:
+    /// the first on the unit, and how many, which may be none. `count` must not be 0.
+    #[must_use]
+    pub fn within(&self, sector: u64, count: u64) -> Option<(u64, u64)> {
+        let end = sector.checked_add(count)?;
+        if count == 0 || end > self.sectors {
+            return None;
+        }
+        let first = (sector + self.odd) >> self.shift;
+        let blocks = (end >> self.shift).saturating_sub(first);
+        Some((self.start + first, blocks))
+    }
+
     /// Whether so many sectors are whole blocks; of several numbers or-ed together, whether all
     /// are.
     #[inline]
     #[must_use]
     pub fn are_blocks(&self, sectors: u64) -> bool {
         sectors & self.odd == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn extent(start: u64, sectors: u64, block_shift: u8) -> Extent {
+        Extent {
+            start,
+            sectors,
+            odd: (1 << (block_shift - 9)) - 1,
+            shift: block_shift - 9,
+            read_only: false,
+        }
+    }
+
+    proptest! {
+        /// Both against what each sector's block is, one by one.
+        #[test]
+        fn blocks_around_and_within_a_run_are_those_of_its_sectors(
+            shift in prop_oneof![Just(9u8), Just(12)],
+            start in 0u64..100,
+            sector in prop_oneof![0u64..100, any::<u64>()],
+            count in prop_oneof![0u64..40, any::<u64>()],
+        ) {
+            let extent = extent(start, 96, shift);
+            let per_block = 1 << (shift - 9);
+            let inside = count > 0 && sector.checked_add(count).is_some_and(|end| end <= 96);
+            let around = extent.enclose(sector, count);
+            let within = extent.within(sector, count);
+            prop_assert_eq!(around.is_some(), inside);
+            prop_assert_eq!(within.is_some(), inside);
+            if let (Some(around), Some((first, blocks))) = (around, within) {
+                let run = sector..sector + count;
+                let touched: Vec<u64> = (0..96 / per_block)
+                    .filter(|block| run.clone().any(|sector| sector / per_block == *block))
+                    .collect();
+                let whole: Vec<u64> = touched
+                    .iter()
+                    .copied()
+                    .filter(|block| (0..per_block).all(|at| run.contains(&(block * per_block + at))))
+                    .collect();
+                prop_assert_eq!(around.block, start + touched[0]);
+                prop_assert_eq!(around.blocks, touched.len() as u64);
+                prop_assert_eq!(u64::from(around.head), sector - touched[0] * per_block);
+                let end = (touched[touched.len() - 1] + 1) * per_block;
+                prop_assert_eq!(u64::from(around.tail), end - run.end);
+                prop_assert_eq!(blocks, whole.len() as u64);
+                if let Some(block) = whole.first() {
+                    prop_assert_eq!(first, start + block);
+                }
+                let aligned = extent.locate(sector, count);
+                prop_assert_eq!(aligned.is_some(), around.head == 0 && around.tail == 0);
+            }
+        }
+    }
+
+    #[test]
+    fn a_last_block_that_is_not_all_there_is_not_given() {
+        let extent = extent(0, 12, 12);
+        assert!(extent.enclose(0, 8).is_some());
+        assert_eq!(extent.enclose(8, 4), None);
     }
 }
