@@ -13,6 +13,7 @@
 //! | memory | [`cache`], [`pool`] | mapped grants for direct DMA; buffers for grant copy |
 //! | ring state | [`session`] | a request from ring slot to response |
 //! | device | [`gate`] | barriers across the rings of a device |
+//! | | [`claims`] | who may write a block of which others write another part |
 //! | sharing | `scheduler`, `depth`, [`pool`] | who may send how much to the disk, and hold how many buffers |
 //! | core | [`ring_core`] | turns over many rings: poll, take, resolve, submit, answer |
 //! | telling | [`moderation`] | whether a frontend is notified at once |
@@ -25,6 +26,7 @@ extern crate alloc;
 pub mod abi;
 pub mod batch;
 pub mod cache;
+pub mod claims;
 mod counted;
 mod depth;
 mod fifo;
@@ -47,6 +49,7 @@ mod turnstile;
 pub mod window;
 pub mod worker;
 
+pub use claims::Claims;
 pub use counted::Counted;
 pub use gate::{Gate, Member};
 pub use ring::BackRing;

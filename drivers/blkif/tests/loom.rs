@@ -1,6 +1,7 @@
 //! What runs on two cores at once, under every interleaving and every stale read that the memory
 //! model allows: the real [`BackRing`] against a frontend that follows `public/io/ring.h`, the
-//! real [`Mailbox`] between control and a core that rests, and the real [`Gate`] between rings.
+//! real [`Mailbox`] between control and a core that rests, and the real [`Gate`] and [`Claims`]
+//! between rings.
 //!
 //! Run by `cargo xtask loom`. A lost wake-up shows as a deadlock, which loom reports.
 #![cfg(loom)]
@@ -12,6 +13,7 @@ use loom::sync::Notify;
 use loom::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 use loom::thread;
 use spindle_blkif::abi::{Abi, Operation, RING_HEADER, RspStatus};
+use spindle_blkif::claims::{Claims, Span};
 use spindle_blkif::gate::Gate;
 use spindle_blkif::mailbox::Mailbox;
 use spindle_blkif::ring::{BackRing, Index, RingMemory};
@@ -482,4 +484,85 @@ fn a_barrier_waits_for_the_other_ring_and_keeps_it_waiting() {
 #[test]
 fn a_barrier_is_not_held_up_by_a_ring_that_leaves() {
     barrier(true);
+}
+
+/// Two cores write to one block of a disk: each a half of it, or one a half and the other the
+/// whole. Whoever writes a half reads the block, changes it, and writes it back.
+fn block(whole: bool, claimed: bool) {
+    const LOW: u64 = u32::MAX as u64;
+    let mut model = loom::model::Builder::new();
+    model.preemption_bound = Some(3);
+    model.check(move || {
+        let claims = Arc::new(Claims::new().unwrap());
+        // The disk: it takes and gives whole blocks.
+        let disk = Arc::new(AtomicU64::new(0));
+        // In the cell of the other core's second block as well.
+        let span = |blocks, alone| Span {
+            block: 6,
+            blocks,
+            first_alone: alone,
+            last_alone: false,
+        };
+        let claim = move |claims: &Claims, span: &Span| {
+            while claimed && !claims.claim(span) {
+                thread::yield_now();
+            }
+        };
+        let release = move |claims: &Claims, span: &Span| {
+            if claimed {
+                claims.release(span);
+            }
+        };
+        let core = {
+            let (claims, disk) = (claims.clone(), disk.clone());
+            thread::spawn(move || {
+                let span = span(1, true);
+                claim(&claims, &span);
+                let old = disk.load(Ordering::Relaxed);
+                disk.store(old & !LOW | 1, Ordering::Relaxed);
+                release(&claims, &span);
+            })
+        };
+        let span = span(2, !whole);
+        claim(&claims, &span);
+        let old = if whole {
+            2
+        } else {
+            disk.load(Ordering::Relaxed) & LOW
+        };
+        disk.store(old | 2 << 32, Ordering::Relaxed);
+        release(&claims, &span);
+        core.join().unwrap();
+        let block = disk.load(Ordering::Relaxed);
+        assert_eq!(block >> 32, 2, "a half is lost");
+        let either = if whole { 1..=2 } else { 1..=1 };
+        assert!(either.contains(&(block & LOW)), "a half is lost");
+        let all = Span {
+            first_alone: true,
+            ..span
+        };
+        assert!(claims.claim(&all), "all claims are gone");
+    });
+}
+
+#[test]
+fn two_halves_of_a_block_that_are_written_at_once_are_both_there() {
+    block(false, true);
+}
+
+#[test]
+fn a_half_and_a_whole_block_that_are_written_at_once_are_both_there_in_some_order() {
+    block(true, true);
+}
+
+#[test]
+#[should_panic(expected = "a half is lost")]
+fn without_claims_a_half_would_be_lost() {
+    block(false, false);
+}
+
+#[test]
+#[should_panic(expected = "a half is lost")]
+fn without_claims_a_whole_block_would_be_lost_in_part() {
+    block(true, false);
 }
