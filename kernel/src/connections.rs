@@ -12,13 +12,12 @@ use alloc::vec::Vec;
 use log::{error, info};
 use spindle_blkif::worker::{Order, Report};
 use spindle_blkif::{Gate, RingId, RingStats};
-use spindle_block::Volume;
 use spindle_datapath::Queue;
 use spindle_xen::xenbus::{Backend, ConnectRequest, DeviceId, Generation, Refusal};
 use spindle_xen::{DomId, Errno};
 
 use crate::cores::Cores;
-use crate::rings::{Mapped, Rings, Taken};
+use crate::rings::{Mapped, Rings, Served, Taken};
 
 /// A ring and where it is.
 #[derive(Debug)]
@@ -91,7 +90,7 @@ impl Connections {
 
     /// Maps a frontend's rings and hands them to the cores. The backend hears of the outcome by
     /// [`Connections::settle`].
-    pub(crate) fn connect(&mut self, request: &ConnectRequest, volume: &Volume, cores: &mut Cores) {
+    pub(crate) fn connect(&mut self, request: &ConnectRequest, disk: &Served, cores: &mut Cores) {
         let ConnectRequest {
             device,
             generation,
@@ -108,17 +107,17 @@ impl Connections {
         // A member that is not handed on holds nobody up.
         let rings = u16::try_from(layout.queues.len()).unwrap_or(u16::MAX);
         for (queue, gate) in layout.queues.iter().zip(Gate::members(rings)) {
-            let Some(core) = cores.place(volume.disk) else {
+            let Some(core) = cores.place(disk.volume.disk) else {
                 let text = "no ring core has a queue on this disk";
                 connection.refusal = Some(Refusal::new(Errno::ENODEV, text));
                 break;
             };
             gate.set_wake(cores.wake(core));
             let taken = self.taken(device.frontend, &connection);
-            let volume = volume.clone();
+            let disk = disk.clone();
             let (rings, segments) = (self.rings, cores.segments());
-            let share = rings.check_share(queue, layout, segments, taken);
-            let open = |()| rings.open(device.frontend, queue, volume, layout, segments, gate);
+            let share = rings.check_share(queue, layout, segments, &disk, taken);
+            let open = |()| rings.open(device.frontend, queue, disk, layout, segments, gate);
             match share.and_then(open) {
                 Ok((session, mapped)) => {
                     let token = self.next_token;

@@ -3,11 +3,13 @@
 
 use alloc::format;
 use alloc::string::ToString;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use log::{error, info, warn};
+use spindle_blkif::Claims;
 use spindle_blkif::worker::{LOOK_WITHOUT_RINGS_NS, Order, Report};
-use spindle_block::{TargetError, Use, Volume};
+use spindle_block::{SECTOR_SIZE, TargetError, Use, Volume};
 use spindle_config::Config;
 use spindle_control::{Rounds, Sleep};
 use spindle_datapath::Queue;
@@ -24,7 +26,7 @@ use crate::connections::Connections;
 use crate::cores::{Cores, nap, rest};
 use crate::disks::Disks;
 use crate::listing::Listing;
-use crate::rings::Rings;
+use crate::rings::{Rings, Served};
 use crate::statistics::Statistics;
 use crate::xen::{Events, sched, time::CoreClock};
 
@@ -39,7 +41,7 @@ const SMART_NS: u64 = 60_000_000_000;
 #[derive(Debug)]
 struct Opened {
     device: DeviceId,
-    volume: Volume,
+    disk: Served,
 }
 
 /// The control core's state.
@@ -150,8 +152,9 @@ impl Control {
                     params,
                     access,
                     discard,
+                    sectors,
                 } => {
-                    let result = self.open(device, &params, access, discard);
+                    let result = self.open(device, &params, access, discard, sectors);
                     self.backend.opened(device, result);
                 }
                 Action::Connect(request) => self.connect(&request),
@@ -187,6 +190,7 @@ impl Control {
         params: &str,
         access: Access,
         discard: bool,
+        sectors: bool,
     ) -> Result<DiskFacts, Refusal> {
         let usage = match access {
             Access::ReadOnly => Use::Read,
@@ -195,13 +199,20 @@ impl Control {
         };
         // What has changed since the last look.
         self.attend_disks(self.clock.now_ns());
-        let claim = self.disks.targets.claim(params, usage, &device.to_string());
+        let (targets, holder) = (&mut self.disks.targets, device.to_string());
+        let claim = if sectors {
+            targets.claim_512e(params, usage, &holder)
+        } else {
+            targets.claim(params, usage, &holder)
+        };
         let volume = claim.map_err(|error| {
             let errno = match error {
                 TargetError::Unknown { .. } => Errno::ENOENT,
                 TargetError::Empty(_) | TargetError::Failed { .. } => Errno::ENODEV,
                 TargetError::Ambiguous { .. } | TargetError::Beyond(_) => Errno::EINVAL,
-                TargetError::InUse { .. } | TargetError::Stale { .. } => Errno::EBUSY,
+                TargetError::InUse { .. }
+                | TargetError::Mixed { .. }
+                | TargetError::Stale { .. } => Errno::EBUSY,
                 TargetError::ReadOnly(_) => Errno::EROFS,
             };
             Refusal::new(errno, error.to_string())
@@ -216,9 +227,17 @@ impl Control {
         if !discard || volume.read_only {
             volume.discard = None;
         }
+        let claims = if sectors && volume.sectors_per_block() > 1 {
+            Some(self.claims_on(device, &volume)?)
+        } else {
+            None
+        };
         let facts = DiskFacts {
             sectors: volume.sectors,
-            sector_size: 1 << volume.block_shift,
+            sector_size: match claims {
+                Some(_) => SECTOR_SIZE as u32,
+                None => 1 << volume.block_shift,
+            },
             physical_sector_size: 1 << volume.physical_block_shift,
             read_only: volume.read_only,
             // Also answered where there is no cache to write out: then at once.
@@ -227,7 +246,8 @@ impl Control {
             discard: volume.discard.map(|discard| Discard {
                 granularity: discard.granularity,
                 alignment: discard.alignment,
-                secure: discard.secure,
+                // See `Session::new`.
+                secure: discard.secure && claims.is_none(),
             }),
             queues: self.cores.serving(volume.disk) as u32,
         };
@@ -241,9 +261,29 @@ impl Control {
             }
         );
         self.opened.retain(|opened| opened.device != device);
-        self.opened.push(Opened { device, volume });
+        let disk = Served { volume, claims };
+        self.opened.push(Opened { device, disk });
         self.listing.publish(&self.disks.targets, &mut self.backend);
         Ok(facts)
+    }
+
+    /// Where the writes to a volume that is shown with smaller sectors than its blocks claim these:
+    /// the same for all who write to it.
+    fn claims_on(&mut self, device: DeviceId, volume: &Volume) -> Result<Arc<Claims>, Refusal> {
+        let mut others = self.opened.iter().filter(|other| other.device != device);
+        let known = others.find_map(|other| {
+            let same = other.disk.volume.name == volume.name;
+            other.disk.claims.clone().filter(|_| same)
+        });
+        known.map_or_else(
+            || {
+                Claims::new().map(Arc::new).map_err(|error| {
+                    self.disks.targets.release(&device.to_string());
+                    Refusal::new(Errno::ENOMEM, error.to_string())
+                })
+            },
+            Ok,
+        )
     }
 
     fn close(&mut self, device: DeviceId) {
@@ -258,7 +298,7 @@ impl Control {
         match self.opened.iter().find(|opened| opened.device == device) {
             Some(opened) => self
                 .connections
-                .connect(request, &opened.volume, &mut self.cores),
+                .connect(request, &opened.disk, &mut self.cores),
             None => {
                 let refusal = Refusal::new(Errno::EINVAL, "its disk is not open");
                 self.backend.connected(device, generation, Err(refusal));
@@ -327,8 +367,8 @@ impl Control {
             .publish("data/spindle/disks", self.disks.list());
         self.listing.publish(&self.disks.targets, &mut self.backend);
         for opened in &mut self.opened {
-            if opened.volume.name == name {
-                opened.volume.sectors = sectors;
+            if opened.disk.volume.name == name {
+                opened.disk.volume.sectors = sectors;
                 self.connections
                     .resize(opened.device, sectors, &mut self.cores);
                 self.backend.resized(opened.device, sectors);

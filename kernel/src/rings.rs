@@ -3,12 +3,13 @@
 
 use alloc::format;
 use alloc::string::ToString;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering::Acquire;
 
 use log::error;
 use spindle_blkif::abi::Abi;
-use spindle_blkif::{Attachment, Detached, Member, Session, Unusable, Window, guest_share};
+use spindle_blkif::{Attachment, Claims, Detached, Member, Session, Unusable, Window, guest_share};
 use spindle_block::Volume;
 use spindle_config::DataPath;
 use spindle_hw::{PAGE_SIZE, SharedPages};
@@ -47,6 +48,14 @@ pub(crate) struct Mapped {
     pub(crate) bytes: usize,
 }
 
+/// What a ring serves.
+#[derive(Clone, Debug)]
+pub(crate) struct Served {
+    pub(crate) volume: Volume,
+    /// If it is shown with smaller sectors than it has blocks: where its writes claim these.
+    pub(crate) claims: Option<Arc<Claims>>,
+}
+
 /// Bytes of heap that rings take.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Taken {
@@ -66,9 +75,10 @@ impl Rings {
         queue: &QueueParams,
         layout: &RingLayout,
         indirect_segments: u16,
+        disk: &Served,
         taken: Taken,
     ) -> Result<(), Refusal> {
-        let need = footprint(queue, layout, indirect_segments);
+        let need = footprint(queue, layout, indirect_segments, disk);
         let left = mm::heap_free().saturating_sub(mm::CONTROLS_SHARE);
         // Where there is not even that, there is none for anybody, and `open` says so.
         if need <= left && need > guest_share(taken.by_guest, taken.by_all, left) {
@@ -85,13 +95,13 @@ impl Rings {
         self,
         domain: DomId,
         queue: &QueueParams,
-        volume: Volume,
+        disk: Served,
         layout: &RingLayout,
         indirect_segments: u16,
         gate: Member,
     ) -> Result<(Session, Mapped), Refusal> {
         let abi = abi(layout);
-        let need = footprint(queue, layout, indirect_segments);
+        let need = footprint(queue, layout, indirect_segments, &disk);
         let left = mm::heap_free().saturating_sub(mm::CONTROLS_SHARE);
         if need > left {
             return Err(no_memory(need, left));
@@ -129,13 +139,14 @@ impl Rings {
         let attachment = Attachment {
             domain,
             port,
-            volume,
+            volume: disk.volume,
             abi,
             start,
             window,
             persistent,
             indirect_segments,
             gate,
+            claims: disk.claims,
         };
         match Session::new(pages, attachment) {
             Ok(session) => Ok((session, mapped)),
@@ -227,9 +238,20 @@ fn abi(layout: &RingLayout) -> Abi {
 }
 
 /// Bytes of heap that a ring takes.
-fn footprint(queue: &QueueParams, layout: &RingLayout, indirect_segments: u16) -> usize {
+fn footprint(
+    queue: &QueueParams,
+    layout: &RingLayout,
+    indirect_segments: u16,
+    disk: &Served,
+) -> usize {
     let indirect = indirect_segments > 0;
-    Session::footprint(queue.refs.len(), abi(layout), CACHED_GRANTS, indirect)
+    Session::footprint(
+        queue.refs.len(),
+        abi(layout),
+        CACHED_GRANTS,
+        indirect,
+        disk.claims.is_some(),
+    )
 }
 
 fn share_used_up(need: usize, taken: Taken, left: usize) -> Refusal {

@@ -2,7 +2,7 @@
 //!
 //! Only the copy is looked at; the slot may change under us as it likes.
 
-use spindle_block::{Extent, Op, Volume};
+use spindle_block::{Enclosing, Extent, Op, Volume};
 
 use crate::abi::{
     DISCARD_SECURE, MAX_SEGMENTS, Operation, RawSegment, RspStatus, SECTORS_PER_PAGE,
@@ -95,6 +95,30 @@ impl Request {
         })
     }
 
+    /// As [`Request::transfer`] for one that may begin and end inside blocks: the request for the
+    /// whole blocks, and how much of them is not its own.
+    ///
+    /// # Errors
+    /// See [`Reject`].
+    pub fn enclosed(
+        op: Op,
+        raw: &RawRequest,
+        body: &Body,
+        extent: &Extent,
+    ) -> Result<(Self, Enclosing), Reject> {
+        let words = words(raw.detail(), body)?;
+        let (around, sectors) = enclosed(raw.sector, words, extent)?;
+        let request = Self {
+            op,
+            block: around.block,
+            sectors: sectors + u32::from(around.head) + u32::from(around.tail),
+            blocks: 0,
+            segments: raw.detail().into(),
+            whole_blocks: false,
+        };
+        Ok((request, around))
+    }
+
     /// Validates what is in the slot of a `BLKIF_OP_INDIRECT` (`struct blkif_request_indirect`),
     /// of which at most `most` segments were offered. `block` is the first *sector* until the
     /// list of segments is there for [`listed`].
@@ -143,17 +167,29 @@ impl Request {
     }
 
     /// Validates the private copy of a `BLKIF_OP_DISCARD` (`struct blkif_request_discard`). The
-    /// wish for a secure one counts only where the volume has them, as the header says.
+    /// wish for a secure one counts only where the volume has them, as the header says. If it may
+    /// be `unaligned`, the whole blocks of it are discarded, of which there may be none.
     ///
     /// # Errors
     /// See [`Reject`].
-    pub fn discard(raw: &RawRequest, body: &Body, volume: &Volume) -> Result<Self, Reject> {
+    pub fn discard(
+        raw: &RawRequest,
+        body: &Body,
+        volume: &Volume,
+        unaligned: bool,
+    ) -> Result<Self, Reject> {
         let offered = volume.discard.ok_or(Reject::Unsupported)?;
         if volume.read_only {
             return Err(Reject::ReadOnly);
         }
         let [sectors, ..] = *body;
-        let block = volume.locate(raw.sector, sectors).ok_or(Reject::Range)?;
+        let (block, blocks) = if unaligned {
+            volume.extent().within(raw.sector, sectors)
+        } else {
+            let block = volume.locate(raw.sector, sectors);
+            block.map(|block| (block, sectors / volume.sectors_per_block()))
+        }
+        .ok_or(Reject::Range)?;
         let secure = offered.secure && raw.detail() & DISCARD_SECURE != 0;
         Ok(Self {
             op: if secure {
@@ -163,12 +199,15 @@ impl Request {
             },
             block,
             sectors: 0,
-            blocks: sectors / volume.sectors_per_block(),
+            blocks,
             segments: 0,
             whole_blocks: true,
         })
     }
 }
+
+/// A segment that moves nothing, whatever its grant.
+pub(crate) const NO_SECTORS: u64 = 1 << 32;
 
 /// Sectors of one segment.
 #[inline(always)]
@@ -192,13 +231,32 @@ pub fn listed(sector: u64, words: &[u64], volume: &Volume) -> Result<(u64, u32, 
     Ok((block, sectors, extent.are_blocks(all.into())))
 }
 
+/// The blocks around what a list of segments moves from `sector` of the volume on, and how many
+/// sectors that is.
+///
+/// # Errors
+/// See [`Reject`].
+pub(crate) fn enclosed(
+    sector: u64,
+    words: &[u64],
+    extent: &Extent,
+) -> Result<(Enclosing, u32), Reject> {
+    let (sectors, _) = sum(words)?;
+    let around = extent.enclose(sector, sectors.into());
+    Ok((around.ok_or(Reject::Range)?, sectors))
+}
+
 /// Sectors of `count` segments: their sum, and all of them or-ed together.
 fn lengths(count: u8, body: &Body) -> Result<(u32, u32), Reject> {
+    sum(words(count, body)?)
+}
+
+fn words(count: u8, body: &Body) -> Result<&[u64], Reject> {
     let count = usize::from(count);
     if count == 0 || count > MAX_SEGMENTS {
         return Err(Reject::SegmentCount);
     }
-    sum(&body[..count])
+    Ok(&body[..count])
 }
 
 fn sum(words: &[u64]) -> Result<(u32, u32), Reject> {
@@ -288,7 +346,7 @@ mod tests {
         let ask = |volume: &Volume, flags, sector, count| {
             let mut body = [u64::MAX; 11];
             body[0] = count;
-            Request::discard(&raw(flags, sector), &body, volume)
+            Request::discard(&raw(flags, sector), &body, volume, false)
         };
         let volume = with(Some(offered), false);
         let whole = ask(&volume, DISCARD_SECURE, 0, 256).unwrap();

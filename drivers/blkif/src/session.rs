@@ -14,6 +14,7 @@ mod prepare;
 mod progress;
 mod slot;
 mod submit;
+mod unaligned;
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
@@ -27,6 +28,7 @@ use spindle_xen::grant::{GrantOps, UnmapOp};
 use crate::abi::{Abi, MAX_INDIRECT_SEGMENTS, MAX_SEGMENTS};
 use crate::batch::UnmapBatch;
 use crate::cache::GrantCache;
+use crate::claims::Claims;
 use crate::fifo::Fifo;
 use crate::gate::Member;
 use crate::moderation::Moderator;
@@ -46,6 +48,7 @@ use barrier::Barrier;
 pub(crate) use prepare::Means;
 use progress::Progress;
 use slot::{FREE_SLOT, Path, Slot, State};
+use unaligned::Unaligned;
 
 /// What a frontend and the toolstack agreed on for a ring.
 #[derive(Debug)]
@@ -69,6 +72,9 @@ pub struct Attachment {
     pub indirect_segments: u16,
     /// Its part in the barriers of its device.
     pub gate: Member,
+    /// If its volume is shown with sectors of 512 bytes though the disk has blocks of a page: where
+    /// all who write to the volume claim blocks.
+    pub claims: Option<Arc<Claims>>,
 }
 
 /// Why pages and an attachment do not make a session.
@@ -109,10 +115,12 @@ struct Room {
     progress: Box<[Progress]>,
     flushes: Aside,
     discards: Aside,
+    unaligned: Option<Unaligned>,
 }
 
 impl Room {
-    fn new(requests: usize, indirect: bool) -> Result<Self, NoRoom> {
+    fn new(requests: usize, indirect: bool, claims: Option<Arc<Claims>>) -> Result<Self, NoRoom> {
+        let unaligned = claims.map(|claims| Unaligned::new(claims, requests));
         Ok(Self {
             slots: filled(FREE_SLOT, requests)?,
             free: Stack::all_below(requests as u16)?,
@@ -122,14 +130,20 @@ impl Room {
             progress: filled(Progress::default(), requests)?,
             flushes: Aside::new(requests)?,
             discards: Aside::new(requests)?,
+            unaligned: unaligned.transpose()?,
         })
     }
 
     /// Bytes of all that.
-    const fn footprint(requests: usize, indirect: bool) -> usize {
+    const fn footprint(requests: usize, indirect: bool, unaligned: bool) -> usize {
         let numbers = 5 * size_of::<u16>();
         let each = size_of::<Slot>() + size_of::<Progress>() + numbers;
-        requests * each + Arena::footprint(indirect)
+        let unaligned = if unaligned {
+            Unaligned::footprint(requests)
+        } else {
+            0
+        };
+        requests * each + Arena::footprint(indirect) + unaligned
     }
 }
 
@@ -187,6 +201,11 @@ pub struct Session {
     gate: Member,
     /// The barrier that was taken and not answered; nothing is taken after it.
     barrier: Option<Barrier>,
+    /// What requests of parts of blocks need, where there may be any.
+    unaligned: Option<Unaligned>,
+    /// There is a barrier, or writes claim their blocks: what is shorter for lack of both is not
+    /// done.
+    special: bool,
     stats: Arc<RingStats>,
     /// When the current visit began.
     now_ns: u64,
@@ -198,9 +217,16 @@ pub struct Session {
 
 impl Session {
     /// Bytes of memory that a session takes for a ring of `pages` pages, with a window of `frames`
-    /// frames, with indirect requests or without.
+    /// frames, with indirect requests or without, for a volume that is shown with smaller sectors
+    /// than it has blocks or not.
     #[must_use]
-    pub fn footprint(pages: usize, abi: Abi, frames: usize, indirect: bool) -> usize {
+    pub fn footprint(
+        pages: usize,
+        abi: Abi,
+        frames: usize,
+        indirect: bool,
+        unaligned: bool,
+    ) -> usize {
         // What is no ring takes nothing.
         let requests = slots_in(pages * PAGE_SIZE, abi).unwrap_or(0) as usize;
         let cache = if frames > 0 {
@@ -208,7 +234,7 @@ impl Session {
         } else {
             0
         };
-        Room::footprint(requests, indirect) + cache + size_of::<RingStats>()
+        Room::footprint(requests, indirect, unaligned) + cache + size_of::<RingStats>()
     }
 
     /// Takes over the ring in `pages`.
@@ -218,9 +244,15 @@ impl Session {
     pub fn new(pages: SharedPages, attachment: Attachment) -> Result<Self, Unfit> {
         let (domain, abi) = (attachment.domain, attachment.abi);
         let indirect = attachment.indirect_segments;
+        let mut volume = attachment.volume;
+        let claims = attachment.claims;
+        if let (Some(_), Some(discard)) = (&claims, &mut volume.discard) {
+            // A part of a block cannot be erased, nor what another request is about to write back.
+            discard.secure = false;
+        }
         let room = slots_in(pages.len(), abi)
             .map_err(Unusable::from)
-            .and_then(|slots| Ok((slots, Room::new(slots as usize, indirect > 0)?)));
+            .and_then(|slots| Ok((slots, Room::new(slots as usize, indirect > 0, claims)?)));
         let (slots, room) = match room {
             Ok(room) => room,
             Err(why) => return Err(Unfit::new(why, pages, attachment.window)),
@@ -234,7 +266,7 @@ impl Session {
             ring: BackRing::with_slots(pages, abi, attachment.start, slots),
             domain,
             port: attachment.port,
-            volume: attachment.volume,
+            volume,
             guest: 0,
             cache,
             persistent: attachment.persistent,
@@ -262,6 +294,8 @@ impl Session {
             copying: 0,
             gate: attachment.gate,
             barrier: None,
+            special: room.unaligned.is_some(),
+            unaligned: room.unaligned,
             stats: Arc::default(),
             now_ns: 0,
             halt: None,

@@ -8,12 +8,13 @@ mod common;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
+use std::sync::Arc;
 
 use std::ptr;
 
 use common::{COPIED, How, PERSISTENT, Rig, assert_all};
 use spindle_blkif::abi::{Abi, Operation, RspStatus};
-use spindle_blkif::{NoRoom, Session, Unusable};
+use spindle_blkif::{Claims, NoRoom, Session, Unusable};
 use spindle_block::IoError;
 use spindle_hw::SharedPages;
 
@@ -104,14 +105,20 @@ const INDIRECT: How = How {
 
 #[test]
 fn a_ring_takes_the_memory_that_it_is_said_to_take() {
-    for (how, pages) in [(COPIED, 1), (PERSISTENT, 2), (INDIRECT, 16)] {
+    for (how, pages, unaligned) in [
+        (COPIED, 1, false),
+        (PERSISTENT, 2, true),
+        (INDIRECT, 16, false),
+    ] {
         let said = Session::footprint(
             pages,
             Abi::Native,
             how.frames.unwrap_or(0),
             how.indirect > 0,
+            unaligned,
         );
         let mut rig = Rig::new();
+        rig.claims = unaligned.then(|| Arc::new(Claims::new().unwrap()));
         let how = How {
             ring_pages: pages,
             ..how
@@ -127,8 +134,8 @@ fn a_ring_takes_the_memory_that_it_is_said_to_take() {
         assert!(BYTES.get() <= before);
     }
     assert_eq!(
-        Session::footprint(3, Abi::Native, 0, false),
-        Session::footprint(0, Abi::Native, 0, false)
+        Session::footprint(3, Abi::Native, 0, false, false),
+        Session::footprint(0, Abi::Native, 0, false, false)
     );
 }
 

@@ -215,6 +215,7 @@ impl Device {
                 persistent: true,
                 indirect_segments: 0,
                 gate,
+                claims: None,
             };
             let session = Session::new(front.ring(), attachment).unwrap();
             let id = device.cores[ring % 2].attach(session).unwrap();

@@ -104,6 +104,7 @@ impl Machine {
             persistent,
             indirect_segments: 0,
             gate: Gate::members(1).remove(0),
+            claims: None,
         };
         let session = Session::new(front.ring(), attachment).unwrap();
         self.core.attach(session).unwrap();

@@ -78,6 +78,7 @@ impl Bench {
             persistent,
             indirect_segments: 256,
             gate: Gate::members(1).remove(0),
+            claims: None,
         };
         let session = Session::new(front.ring(), attachment).unwrap();
         self.core.attach(session).unwrap();

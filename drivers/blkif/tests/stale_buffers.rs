@@ -73,6 +73,7 @@ fn what_a_disk_did_not_read_is_not_another_guests_data() {
                 persistent: false,
                 indirect_segments: 0,
                 gate: Gate::members(1).remove(0),
+                claims: None,
             };
             core.attach(Session::new(front.ring(), attachment).unwrap())
                 .unwrap();

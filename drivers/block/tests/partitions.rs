@@ -141,6 +141,17 @@ fn a_disk_of_4096_byte_blocks_counts_in_its_blocks() {
     assert_eq!(first.aliases.len(), 2, "no label, no name by it");
 }
 
+/// As a guest writes it that is shown the disk with 512-byte sectors: its partitions may begin and
+/// end anywhere in a block.
+#[test]
+fn a_table_in_sectors_is_none_on_a_disk_of_4096_byte_blocks() {
+    let gpt = Gpt::new(9, BLOCKS * 8).with(1, 43, 61, "boot").sealed();
+    let disk = disk("nvme0n1", 12, BLOCKS);
+    let table = partitions(&disk, &mut image(gpt.image(), 12)).unwrap();
+    assert_eq!(names(&table), Vec::<&str>::new());
+    assert!(notes(&table).contains("no partitions"), "{table:?}");
+}
+
 #[test]
 #[cfg_attr(miri, ignore = "checksums over too many bytes")]
 fn a_damaged_table_is_replaced_by_its_backup_and_a_damaged_backup_is_told() {

@@ -183,6 +183,7 @@ impl<'g> Host<'g> {
             persistent: !frames.is_multiple_of(3),
             indirect_segments: self.segments * u16::from(frames.is_multiple_of(2)),
             gate: Gate::members(1).remove(0),
+            claims: None,
         };
         let session = Session::new(front.ring(), attachment).expect("the ring's size is right");
         self.core.attach(session).expect("there is room")

@@ -266,6 +266,7 @@ impl<'a> World<'a> {
             persistent,
             indirect_segments: LARGEST as u16,
             gate: Gate::members(1).remove(0),
+            claims: None,
         };
         let session = Session::new(front.ring(), attachment).expect("a session");
         self.core.attach(session).expect("a place");

@@ -35,6 +35,7 @@ fn a_write_for_a_disk_without_a_queue_is_copied_refused_and_told_of() {
         persistent: false,
         indirect_segments: 0,
         gate: Gate::members(1).remove(0),
+        claims: None,
     };
     let session = Session::new(front.ring(), attachment).unwrap();
     let stats = Arc::<CoreStats>::default();

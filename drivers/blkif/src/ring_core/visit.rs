@@ -33,7 +33,9 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
             self.first = 0;
         }
         self.count_load();
-        let mut waiting = false;
+        // `blocked`: a ring waits for what others, perhaps on other cores, write to the same blocks.
+        // Nobody will tell it.
+        let (mut waiting, mut blocked) = (false, false);
         for turn in 0..self.used {
             let place = self.place(turn);
             if let Some(Some(session)) = self.rings.get_mut(place) {
@@ -60,6 +62,7 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
                         pool: &mut self.pool,
                     };
                     session.prepare(ring, &mut means);
+                    blocked |= session.is_blocked();
                 }
             }
         }
@@ -95,6 +98,7 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
             }
             work.more = self.next_round();
         }
+        work.more |= blocked;
         work
     }
 

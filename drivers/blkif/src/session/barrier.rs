@@ -75,6 +75,7 @@ impl Session {
             slot: index,
             step: Step::Held,
         });
+        self.special = true;
         self.gate.raise();
     }
 
@@ -135,6 +136,7 @@ impl Session {
     pub(super) fn end_barrier(&mut self, index: u16) {
         if self.barrier.is_some_and(|barrier| barrier.slot == index) {
             self.barrier = None;
+            self.special = self.unaligned.is_some();
             self.gate.finish();
         }
     }

@@ -110,6 +110,11 @@ impl Session {
         if progress.is_with_disk() {
             return false;
         }
+        if self.special && !progress.has_failed() && self.end_fill(index) {
+            return false;
+        }
+        let slot = &mut self.slots[usize::from(index)];
+        let progress = &mut self.progress[usize::from(index)];
         if progress.sent < slot.blocks(&self.volume, progress.chunk) && !progress.has_failed() {
             // A discard, of which a part is with the disk at a time.
             slot.state = State::Ready;
@@ -192,8 +197,9 @@ impl Session {
 
     /// Answers a request and frees all that it held.
     pub(super) fn finish(&mut self, index: u16, status: RspStatus, pool: &mut BufferPool) {
-        if self.barrier.is_some() {
+        if self.special {
             self.end_barrier(index);
+            self.end_unaligned(index);
         }
         let slot = &mut self.slots[usize::from(index)];
         let (cache, keep) = (&mut self.cache, self.persistent);
@@ -258,7 +264,10 @@ impl Session {
         let (words, pieces) = slot.parts(&self.arena);
         let mut buffers = pieces.iter();
         let mut buffer = Segment::default();
-        let mut before = self.progress[usize::from(index)].done;
+        let (done, head) = (self.progress[usize::from(index)].done, self.head(index));
+        let mut before = done.saturating_sub(head);
+        // What of the first block is not the request's own.
+        let mut skip = head.saturating_sub(done);
         for &word in words {
             let segment = RawSegment::from_word(word);
             let (mut offset, mut left) = extent(segment);
@@ -272,7 +281,11 @@ impl Session {
             while left > 0 {
                 if buffer.len == 0 {
                     let Some(&next) = buffers.next() else { return };
-                    buffer = next;
+                    let skip = core::mem::take(&mut skip);
+                    buffer = Segment {
+                        bus: next.bus + u64::from(skip),
+                        len: next.len - skip,
+                    };
                 }
                 let len = left.min(buffer.len);
                 copy(segment, offset as u16, buffer.bus, len as u16);

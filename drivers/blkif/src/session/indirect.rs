@@ -14,7 +14,7 @@ use super::slot::{Path, State};
 use super::{Session, tag};
 use crate::abi::MAX_INDIRECT_SEGMENTS;
 use crate::pool::{BufferPool, Purpose};
-use crate::request;
+use crate::request::{self, Reject};
 
 // All segments of the largest request are listed on its first page.
 const _: () = assert!(MAX_INDIRECT_SEGMENTS * size_of::<u64>() <= PAGE_SIZE);
@@ -144,7 +144,16 @@ impl Session {
     fn check_list(&mut self, index: u16) {
         let slot = &mut self.slots[usize::from(index)];
         let (words, _) = slot.parts(&self.arena);
-        match request::listed(slot.block, words, &self.volume) {
+        let mut listed = request::listed(slot.block, words, &self.volume);
+        let mut own = listed.map_or(0, |(_, sectors, _)| sectors);
+        if listed == Err(Reject::Range) && self.unaligned.is_some() {
+            listed = self.enclose_list(index).map(|(block, sectors, all)| {
+                own = sectors;
+                (block, all, false)
+            });
+        }
+        let slot = &mut self.slots[usize::from(index)];
+        match listed {
             Ok((block, sectors, whole_blocks)) => {
                 slot.block = block;
                 slot.sectors = sectors;
@@ -156,7 +165,7 @@ impl Session {
                     (&self.stats.reads, &self.stats.sectors_read)
                 };
                 requests.add(1);
-                moved.add(sectors.into());
+                moved.add(own.into());
             }
             Err(_) => {
                 slot.path = Path::None;

@@ -69,8 +69,9 @@ impl Session {
         if let Some(cache) = &mut self.cache {
             cache.next_turn();
         }
-        let mut queue =
-            queue.filter(|_| self.line.len() == 0 && self.cache.is_some() && self.persistent);
+        // Writes that claim their blocks do so in line.
+        let direct = self.persistent && self.cache.is_some() && self.unaligned.is_none();
+        let mut queue = queue.filter(|_| self.line.len() == 0 && direct);
         let mut tally = Tally::default();
         let start = self.ring.consumed();
         let mut taken = 0;
@@ -198,6 +199,20 @@ impl Session {
                 slot.fill(&request);
                 Taken::Slot(index)
             }
+            Err(reject) => self.take_unaligned(index, op, reject, tally),
+        }
+    }
+
+    /// Takes a read or write, already in slot `index`, that is not fit for the disk as it is.
+    #[cold]
+    fn take_unaligned(&mut self, index: u16, op: Op, reject: Reject, tally: &mut Tally) -> Taken {
+        let raw = self.slots[usize::from(index)].raw;
+        match self.enclose(index, op, reject) {
+            Ok((request, own)) => {
+                tally.count(raw.operation(), own);
+                self.keep(index, &request);
+                Taken::Slot(index)
+            }
             Err(reject) => {
                 self.respond(raw.id, raw.operation(), reject.status());
                 Taken::Settled
@@ -205,18 +220,37 @@ impl Session {
         }
     }
 
+    /// Takes slot `index` for a request that is in it.
+    fn keep(&mut self, index: u16, request: &Request) {
+        self.free.pop();
+        self.others += 1;
+        self.progress[usize::from(index)] = Progress::default();
+        let slot = &mut self.slots[usize::from(index)];
+        slot.taken_ns = self.now_ns;
+        slot.fill(request);
+    }
+
     /// Takes a request, already in slot `index`, that is neither a read nor a write.
     #[cold]
     fn take_other(&mut self, index: u16) -> Taken {
         let slot = &mut self.slots[usize::from(index)];
         let raw = slot.raw;
+        let mut own = None;
         let request = match raw.operation() {
             Operation::FLUSH => Request::flush(&raw),
-            Operation::DISCARD => Request::discard(&raw, &slot.body, &self.volume),
+            Operation::DISCARD => {
+                let unaligned = self.unaligned.is_some();
+                Request::discard(&raw, &slot.body, &self.volume, unaligned)
+            }
             Operation::INDIRECT => Request::indirect(&raw, &self.volume, self.indirect),
             Operation::WRITE_BARRIER if raw.detail() == 0 => Request::flush(&raw),
             Operation::WRITE_BARRIER => {
-                Request::transfer(Op::Write, &raw, &slot.body, &self.volume.extent())
+                let extent = self.volume.extent();
+                Request::transfer(Op::Write, &raw, &slot.body, &extent).or_else(|reject| {
+                    let (request, sectors) = self.enclose(index, Op::Write, reject)?;
+                    own = Some(sectors);
+                    Ok(request)
+                })
             }
             _ => Err(Reject::Unsupported),
         };
@@ -231,19 +265,22 @@ impl Session {
         let barrier = raw.operation() == Operation::WRITE_BARRIER;
         if barrier || request.op == Op::Flush {
             self.stats.flushes.add(1);
-            self.stats.sectors_written.add(request.sectors.into());
+            let sectors = own.unwrap_or(request.sectors);
+            self.stats.sectors_written.add(sectors.into());
             if !barrier && !self.volume.write_cache {
                 self.respond(raw.id, raw.operation(), RspStatus::OKAY);
                 return Taken::Settled;
             }
         } else if raw.operation() == Operation::DISCARD {
             self.stats.discards.add(1);
+            if request.blocks == 0 {
+                // No more than advice, of which nothing is left.
+                self.respond(raw.id, raw.operation(), RspStatus::OKAY);
+                return Taken::Settled;
+            }
         }
-        self.free.pop();
-        self.others += 1;
-        self.progress[usize::from(index)] = Progress::default();
-        slot.taken_ns = self.now_ns;
-        slot.fill(&request);
+        self.keep(index, &request);
+        let slot = &mut self.slots[usize::from(index)];
         if raw.operation() == Operation::INDIRECT {
             slot.state = State::Listed;
             slot.raw = RawRequest::new(answered.0.into(), raw.id, raw.sector);

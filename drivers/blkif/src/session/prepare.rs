@@ -60,7 +60,13 @@ impl Session {
         {
             let waiting = self.slots[usize::from(index)].state == State::Waiting;
             let behind = self.partial.is_some_and(|partial| partial != index);
-            if waiting && (behind || !self.buffer(ring, index, means)) {
+            if waiting && self.special && self.is_filled(index) {
+                // It has its buffers, and is not to wait for those that have none.
+                if !self.copy_in(ring, index, means) {
+                    self.stats.out_of_room.add(1);
+                    return;
+                }
+            } else if waiting && (behind || !self.buffer(ring, index, means)) {
                 self.stats.out_of_room.add(1);
                 return;
             }
@@ -88,6 +94,9 @@ impl Session {
             if self.slots[usize::from(index)].state == State::Listed
                 && !self.read_list(index, means)
             {
+                break;
+            }
+            if self.special && !self.claim(index) {
                 break;
             }
             let slot = &mut self.slots[usize::from(index)];
@@ -215,6 +224,7 @@ impl Session {
             return self.buffer_page(ring, index, means);
         }
         let holder = self.holder(ring);
+        let unaligned = self.special && self.is_unaligned(index);
         let slot = &mut self.slots[usize::from(index)];
         let progress = &mut self.progress[usize::from(index)];
         let write = slot.op.writes();
@@ -242,7 +252,7 @@ impl Session {
         if progress.done == 0 {
             self.stats.copied_requests.add(1);
         }
-        let purpose = if write {
+        let purpose = if write && !unaligned {
             Purpose::FromGuest
         } else {
             Purpose::FromDisk
@@ -274,7 +284,7 @@ impl Session {
         slot.pieces = taken;
         progress.begin(chunk);
         self.partial = (left > 0).then_some(index);
-        if write {
+        if write && !(unaligned && self.begin_fill(index)) {
             let domain = self.domain;
             self.each_copy(index, |segment, offset, bus, len| {
                 let granted = CopyEnd::granted(domain, GrantRef(segment.gref), offset);

@@ -32,7 +32,7 @@ impl Session {
                 break;
             }
             let slot = &self.slots[usize::from(index)];
-            let short = slot.path == Path::Copied && slot.is_one_page() && self.barrier.is_none();
+            let short = slot.path == Path::Copied && slot.is_one_page() && !self.special;
             if !short && self.step_aside(index) {
                 continue;
             }
@@ -108,11 +108,15 @@ impl Session {
         index: u16,
         queue: &mut Q,
     ) -> Result<(), SubmitError> {
-        let slot = &mut self.slots[usize::from(index)];
-        let progress = &mut self.progress[usize::from(index)];
+        let slot = &self.slots[usize::from(index)];
         if slot.failed {
             return Err(SubmitError::Gone);
         }
+        if self.special && self.is_fill_due(index) {
+            return self.submit_fill(ring, index, queue);
+        }
+        let slot = &mut self.slots[usize::from(index)];
+        let progress = &mut self.progress[usize::from(index)];
         let command = slot.command(&self.volume, &self.arena, progress.done);
         let pieces = slot.pieces;
         if progress.sent == 0 && slot.has_data() {

@@ -9,7 +9,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
 
 use spindle_blkif::abi::{Abi, RspStatus};
-use spindle_blkif::{Attachment, Config, Detached, Gate, RingCore, RingId, Session, Window};
+use spindle_blkif::{
+    Attachment, Claims, Config, Detached, Gate, RingCore, RingId, Session, Window,
+};
 use spindle_block::{
     Budget, Command, DiskQueue, IoError, IoResult, Op, Part, RamDisk, RamQueue, SubmitError, Tag,
     Volume,
@@ -276,6 +278,8 @@ pub struct Rig {
     pub grants: &'static FakeGrants<'static>,
     pub events: &'static FakeEvents,
     pub volume: Volume,
+    /// Of the rings attached from now on.
+    pub claims: Option<Arc<Claims>>,
     pub core: RingCore<TestDisk, &'static FakeGrants<'static>, &'static FakeEvents>,
     buffers: usize,
     windows: u64,
@@ -299,6 +303,7 @@ impl Rig {
             grants,
             events,
             volume: disk.volume("ram0", 0),
+            claims: None,
             core: RingCore::new(sizes.config, vec![queue], grants, events, buffers).unwrap(),
             buffers: sizes.buffers,
             windows: 0,
@@ -337,6 +342,7 @@ impl Rig {
             persistent: how.persistent,
             indirect_segments: how.indirect,
             gate: Gate::members(1).remove(0),
+            claims: self.claims.clone(),
         };
         (attachment, front)
     }

@@ -46,6 +46,19 @@ pub enum TargetError {
         /// What that one has, if it goes by another name.
         held: Option<String>,
     },
+    /// Somebody else writes to it, too, and one of the two in smaller sectors than its blocks.
+    #[error(
+        "target \"{name}\" is written to by {holder}, as \"{held}\": those who share a disk either all \
+         have it by the same name with 512e:, or all without"
+    )]
+    Mixed {
+        /// The volume.
+        name: String,
+        /// Who has it.
+        holder: String,
+        /// What that one has.
+        held: String,
+    },
     /// Asked for writing, but the disk refuses writes.
     #[error("target \"{0}\" is read-only; attach it with access=ro")]
     ReadOnly(String),

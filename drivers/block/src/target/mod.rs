@@ -32,6 +32,8 @@ struct Claim {
     volume: usize,
     holder: String,
     usage: Use,
+    /// It is shown with smaller sectors than the disk has blocks.
+    sectors: bool,
 }
 
 /// All volumes, and who has them.
@@ -148,8 +150,35 @@ impl Targets {
         usage: Use,
         holder: &str,
     ) -> Result<&Volume, TargetError> {
+        self.claim_as(target, usage, holder, false)
+    }
+
+    /// As [`Targets::claim`], for one who is shown sectors of 512 bytes whatever the disk's blocks.
+    /// Where blocks are larger, others who write to the same blocks do so by the same name and are
+    /// shown the same, or not at all: a part of a block is written by reading and writing back the
+    /// rest of it, which others must wait for.
+    ///
+    /// # Errors
+    /// As [`Targets::claim`].
+    pub fn claim_512e(
+        &mut self,
+        target: &str,
+        usage: Use,
+        holder: &str,
+    ) -> Result<&Volume, TargetError> {
+        self.claim_as(target, usage, holder, true)
+    }
+
+    fn claim_as(
+        &mut self,
+        target: &str,
+        usage: Use,
+        holder: &str,
+        sectors: bool,
+    ) -> Result<&Volume, TargetError> {
         let index = self.find(target)?;
         let volume = &self.volumes[index];
+        let sectors = sectors && volume.sectors_per_block() > 1;
         let name = || volume.name.clone();
         if volume.sectors == 0 {
             return Err(TargetError::Empty(name()));
@@ -181,11 +210,27 @@ impl Targets {
                 held: (claim.volume != index).then_some(held),
             });
         }
+        let mixed = |claim: &&Claim| {
+            self.overlap(claim.volume, index)
+                && claim.holder != holder
+                && usage != Use::Read
+                && claim.usage != Use::Read
+                && (sectors || claim.sectors)
+                && (sectors, index) != (claim.sectors, claim.volume)
+        };
+        if let Some(claim) = self.claims.iter().find(mixed) {
+            return Err(TargetError::Mixed {
+                name: name(),
+                holder: claim.holder.clone(),
+                held: self.volumes[claim.volume].name.clone(),
+            });
+        }
         self.release(holder);
         self.claims.push(Claim {
             volume: index,
             holder: holder.to_string(),
             usage,
+            sectors,
         });
         if usage != Use::Read {
             let whole = self.disks[index].is_none();

@@ -123,6 +123,52 @@ fn a_guest_that_asks_to_share_writing_gets_it() {
 }
 
 #[test]
+fn writers_of_parts_of_blocks_share_with_each_other_only() {
+    let mut targets = targets();
+    let is_mixed = |result: Result<&Volume, TargetError>| matches!(result, Err(TargetError::Mixed { holder, .. }) if holder == "1/51712");
+    for (shift, mixed) in [(9, false), (12, true)] {
+        for volume in &mut targets.volumes[..3] {
+            volume.sectors <<= shift - volume.block_shift;
+            volume.block_shift = shift;
+        }
+        targets
+            .claim_512e("nvme0n1", Use::Write, "1/51712")
+            .unwrap();
+        let got = targets.claim("nvme0n1", Use::SharedWrite, "2/51712");
+        assert_eq!(is_mixed(got), mixed);
+        targets.release("2/51712");
+        targets
+            .claim_512e("nvme0n1", Use::SharedWrite, "2/51712")
+            .unwrap();
+        targets.release("2/51712");
+        targets.claim("nvme0n1", Use::Write, "1/51712").unwrap();
+        let got = targets.claim_512e("nvme0n1", Use::SharedWrite, "2/51712");
+        assert_eq!(is_mixed(got), mixed);
+        targets.release("2/51712");
+        targets.release("1/51712");
+    }
+    // Nor by another name, which would have claims of its own.
+    targets.stale.fill(false);
+    targets
+        .claim_512e("nvme0n1p1", Use::Write, "1/51712")
+        .unwrap();
+    let got = targets.claim_512e("nvme0n1", Use::SharedWrite, "2/51712");
+    assert!(is_mixed(got));
+    targets
+        .claim_512e("nvme0n1p2", Use::SharedWrite, "2/51712")
+        .unwrap();
+    targets.claim("nvme0n1p2", Use::Read, "2/51712").unwrap();
+    // Whoever only reads is nobody's concern.
+    targets
+        .claim_512e("nvme0n1p1", Use::Read, "1/51712")
+        .unwrap();
+    targets.claim("nvme0n1p1", Use::Read, "3/51712").unwrap();
+    targets
+        .claim("nvme0n1p1", Use::SharedWrite, "2/51712")
+        .unwrap();
+}
+
+#[test]
 fn a_write_protected_disk_is_only_given_to_readers() {
     let error = targets().claim("ram0", Use::Write, "1/51712").unwrap_err();
     assert_eq!(error, TargetError::ReadOnly("ram0".to_string()));

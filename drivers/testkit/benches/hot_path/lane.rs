@@ -140,6 +140,7 @@ impl Lane {
             persistent: true,
             indirect_segments: 0,
             gate: Gate::members(1).remove(0),
+            claims: None,
         };
         let session = Session::new(ring.alias(), attachment).expect("a session");
         let buffers = SharedPages::host(256, 1 << 32);

@@ -69,6 +69,7 @@ pub(super) enum Step {
         params: String,
         access: Access,
         discard: bool,
+        sectors: bool,
     },
     Connect(RingLayout),
     Disconnect,

@@ -290,11 +290,13 @@ impl Backend {
                 params,
                 access,
                 discard,
+                sectors,
             } => Some(Action::Open {
                 device: id,
                 params,
                 access,
                 discard,
+                sectors,
             }),
             Step::Connect(layout) => {
                 let generation = self.new_generation();

@@ -246,6 +246,8 @@ pub enum Action {
         /// Whether the toolstack lets the guest discard (`discard-enable`); without, the disk's
         /// facts must name no [`Discard`].
         discard: bool,
+        /// Whether to show it with sectors of 512 bytes, whatever its blocks (`target=512e:...`).
+        sectors: bool,
     },
     /// Map the rings and serve them; answer by [`Backend::connected`](super::Backend::connected).
     Connect(ConnectRequest),

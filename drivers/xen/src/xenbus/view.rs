@@ -24,6 +24,18 @@ pub(super) const BACK_KEYS: [&str; 9] = [
 /// `w!` of older toolstacks it refuses.
 const SHARED: &str = "shared:";
 
+/// Before a target: show it with 512-byte sectors, whatever its blocks.
+pub(super) const SECTORS: &str = "512e:";
+
+/// What to open.
+#[derive(Clone, Debug)]
+pub(super) struct Target {
+    /// `target=` as the user wrote it, without what precedes it.
+    pub(super) name: String,
+    pub(super) access: Access,
+    pub(super) sectors: bool,
+}
+
 /// The backend's directory.
 #[derive(Clone, Debug)]
 pub(super) struct BackendView {
@@ -31,7 +43,7 @@ pub(super) struct BackendView {
     /// Whether the toolstack wants the device to be.
     pub(super) online: bool,
     /// What to open, or what is wrong with the directory.
-    pub(super) target: Result<(String, Access), Refusal>,
+    pub(super) target: Result<Target, Refusal>,
     /// Whether the toolstack lets the guest discard.
     pub(super) discard: bool,
     pub(super) removable: bool,
@@ -61,19 +73,31 @@ impl BackendView {
             if parse_decimal(text("frontend-id")?.as_bytes()) != Some(id.frontend.0.into()) {
                 return Err(not_usable("frontend-id", text("frontend-id")?.as_bytes()));
             }
-            let params = text("params")?;
-            let (access, target) = match (text("mode")?, params.strip_prefix(SHARED)) {
-                ("r", None) => (Access::ReadOnly, params),
-                ("w", None) => (Access::ReadWrite, params),
-                ("w", Some(target)) => (Access::SharedReadWrite, target),
-                ("w!", target) => (Access::SharedReadWrite, target.unwrap_or(params)),
-                ("r", Some(_)) => {
+            let (mut name, mut shared, mut sectors) = (text("params")?, false, false);
+            loop {
+                if let Some(rest) = name.strip_prefix(SHARED) {
+                    (name, shared) = (rest, true);
+                } else if let Some(rest) = name.strip_prefix(SECTORS) {
+                    (name, sectors) = (rest, true);
+                } else {
+                    break;
+                }
+            }
+            let access = match (text("mode")?, shared) {
+                ("r", false) => Access::ReadOnly,
+                ("w", false) => Access::ReadWrite,
+                ("w", true) | ("w!", _) => Access::SharedReadWrite,
+                ("r", true) => {
                     let text = "target=shared: is for writers; readers share without it";
                     return Err(Refusal::new(Errno::EINVAL, text));
                 }
                 (other, _) => return Err(not_usable("mode", other.as_bytes())),
             };
-            Ok((String::from(target), access))
+            Ok(Target {
+                name: String::from(name),
+                access,
+                sectors,
+            })
         };
         Some(Self {
             state: value("state").map_or(XenbusState::UNKNOWN, XenbusState::parse),

@@ -38,6 +38,8 @@ pub(crate) struct Kernel {
     pub(crate) open: BTreeMap<DeviceId, Access>,
     /// Whether the toolstack lets the guest discard, at the last opening.
     pub(crate) discard: bool,
+    /// Whether it is to be shown with 512-byte sectors, at the last opening.
+    pub(crate) sectors: bool,
     /// How many rings the disk serves, if not as many as are offered.
     pub(crate) queues: Option<u32>,
     /// The disk's sector size, if not 512.
@@ -154,8 +156,10 @@ impl Bed {
                 params,
                 access,
                 discard,
+                sectors,
             } => {
                 kernel.discard = discard;
+                kernel.sectors = sectors;
                 if params == "lun0" {
                     assert_eq!(kernel.open.insert(device, access), None, "opened twice");
                 }
@@ -210,7 +214,10 @@ impl Bed {
                 Some(_) if kernel.facts.is_some() => Ok(kernel.facts.unwrap()),
                 Some(access) => Ok(DiskFacts {
                     queues: kernel.queues.unwrap_or(OFFER.max_queues),
-                    sector_size: kernel.sector_size.unwrap_or(512),
+                    sector_size: match kernel.sectors {
+                        true => 512,
+                        false => kernel.sector_size.unwrap_or(512),
+                    },
                     ..facts(*access)
                 }),
                 None => Err(Refusal::new(Errno::ENOENT, "no such target")),

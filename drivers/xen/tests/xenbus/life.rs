@@ -1285,6 +1285,37 @@ fn a_frontend_that_counts_in_blocks_is_refused_a_disk_of_larger_blocks() {
     }
 }
 
+/// What the refusal above names as the way out.
+#[test]
+fn a_disk_of_larger_blocks_is_shown_with_sectors_of_512_bytes_if_asked_for() {
+    for (params, mode, access, sectors) in [
+        ("512e:lun0", "w", Access::ReadWrite, true),
+        ("512e:lun0", "r", Access::ReadOnly, true),
+        ("512e:shared:lun0", "w", Access::SharedReadWrite, true),
+        ("shared:512e:lun0", "w", Access::SharedReadWrite, true),
+        ("lun0", "w", Access::ReadWrite, false),
+    ] {
+        let mut bed = Bed::new();
+        bed.kernel.sector_size = Some(4096);
+        VBD.attach(&mut bed.store, params, mode);
+        bed.settle();
+        assert_eq!(bed.kernel.open.get(&id(VBD)), Some(&access), "{params}");
+        assert_eq!(bed.kernel.sectors, sectors);
+        let shown = |key: &str| bed.store.read(&VBD.back(key)).unwrap().to_vec();
+        let size: &[u8] = if sectors { b"512" } else { b"4096" };
+        assert_eq!(shown("sector-size"), size);
+        assert_eq!(shown("physical-sector-size"), b"4096");
+        bed.run(600);
+        bed.store
+            .write(&VBD.front("feature-large-sector-size"), "1");
+        VBD.front_initialise(&mut bed.store);
+        bed.run(100);
+        assert_eq!(VBD.back_state(&bed.store), if sectors { 4 } else { 6 });
+        let error = bed.error(VBD).unwrap_or_default();
+        assert_eq!(error.contains("target=512e:"), !sectors);
+    }
+}
+
 #[test]
 fn no_guest_takes_the_place_of_all_others() {
     let mut bed = Bed::new();

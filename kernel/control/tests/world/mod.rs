@@ -267,6 +267,7 @@ impl World {
                     persistent: true,
                     indirect_segments: 0,
                     gate: Gate::members(1).remove(0),
+                    claims: None,
                 };
                 let session = Box::new(Session::new(self.front.ring(), attachment).unwrap());
                 self.order(Order::Attach { token: 1, session });

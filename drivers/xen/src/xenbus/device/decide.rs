@@ -18,7 +18,7 @@
 
 use super::{Announce, Circumstances, Device, Disk, Link, SETTLE_NS, Stale, Step, alive, serving};
 use crate::Errno;
-use crate::xenbus::view::{BackendView, View};
+use crate::xenbus::view::{BackendView, SECTORS, View};
 use crate::xenbus::{Refusal, XenbusState};
 use XenbusState as S;
 
@@ -239,12 +239,13 @@ impl Device {
                 Step::Write(Announce::InitWait(facts))
             }
             Disk::None => match &back.target {
-                Ok((params, access)) => {
+                Ok(target) => {
                     self.disk = Disk::Opening;
                     Step::Open {
-                        params: params.clone(),
-                        access: *access,
+                        params: target.name.clone(),
+                        access: target.access,
                         discard: back.discard,
+                        sectors: target.sectors,
                     }
                 }
                 Err(refusal) => {
@@ -264,7 +265,7 @@ impl Device {
             Ok(layout) if layout.large_sectors && facts.sector_size != SECTOR => {
                 let text = alloc::format!(
                     "frontend counts in blocks of {} bytes (feature-large-sector-size), not in \
-                     sectors of {SECTOR}",
+                     sectors of {SECTOR}; target={SECTORS}... shows it the disk in those",
                     facts.sector_size
                 );
                 Refusal::new(Errno::EINVAL, text)
