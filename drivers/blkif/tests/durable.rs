@@ -1,4 +1,4 @@
-//! What a guest was told is durable is on the medium after a power cut: frontends on a real NVMe
+//! What was answered to a guest as durable is on the medium after a power cut: frontends on a real NVMe
 //! queue pair, whose controller loses all that was written and not flushed.
 
 use std::collections::BTreeMap;

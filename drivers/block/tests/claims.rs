@@ -63,7 +63,7 @@ fn targets() -> Targets {
 
 const USES: [Use; 3] = [Use::Read, Use::Write, Use::SharedWrite];
 
-/// Whether somebody who asks for `new` may have a block that another has for `held`.
+/// Whether one who asks for `new` may have a block that another has for `held`.
 fn may_share(held: Use, new: Use) -> bool {
     match (held, new) {
         (_, Use::SharedWrite) | (Use::Read, Use::Read) => true,

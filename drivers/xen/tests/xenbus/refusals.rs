@@ -149,10 +149,10 @@ fn every_refusal_is_in_the_store_and_once_in_the_log_with_the_same_reason() {
         let number = shown.split(' ').next().and_then(|n| n.parse::<u32>().ok());
         assert!(number.is_some_and(|n| n > 0), "{what}: {shown}");
         let logged = ERRORS.take();
-        let told = logged.iter().filter(|line| line.contains(shown));
-        assert_eq!(told.count(), 1, "{what}: {logged:?}");
+        let lines = logged.iter().filter(|line| line.contains(shown));
+        assert_eq!(lines.count(), 1, "{what}: {logged:?}");
         assert!(logged[0].contains("5/51712"), "which disk: {logged:?}");
-        // It is not told again however long the guest tries.
+        // It is not logged again however long the guest tries.
         bed.run(5000);
         assert!(ERRORS.take().is_empty(), "{what}");
     }
@@ -185,8 +185,8 @@ fn a_full_store_is_told_in_the_log_where_the_store_has_no_room_for_it() {
     bed.store.set_quota(bed.store.owned());
     bed.run(60_000);
     let logged = ERRORS.take();
-    let told = logged.iter().filter(|line| line.contains("quota")).count();
-    assert_eq!(told, 1, "{logged:?}");
+    let lines = logged.iter().filter(|line| line.contains("quota")).count();
+    assert_eq!(lines, 1, "{logged:?}");
 }
 
 #[test]
