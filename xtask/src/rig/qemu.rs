@@ -57,7 +57,8 @@ pub(super) fn command(setup: &Setup, initrd: &Path) -> Command {
         ])
         .arg("-kernel")
         .arg(&setup.images.xen)
-        .args(["-append", XEN, "-initrd"])
+        .args(["-append", &format!("{XEN} {}", setup.variant.xen())])
+        .arg("-initrd")
         .arg(format!(
             "{} console=hvc0 rdinit=/init loglevel=4 {LINUX} backend={name},{}",
             setup.images.linux.display(),

@@ -147,6 +147,15 @@ impl Variant {
         }
     }
 
+    /// Words for Xen's command line. Beside an AMD processor, too, Xen has VT-d share the nested page
+    /// tables of guests, which are in AMD's format.
+    pub(super) fn xen(self) -> &'static str {
+        match self {
+            Self::Usual | Self::OddControllers => "",
+            Self::IntelIommu => "iommu=no-sharept",
+        }
+    }
+
     /// All namespaces of [`Self::controllers`].
     pub(super) fn namespaces(self) -> impl Iterator<Item = &'static Namespace> {
         self.controllers()
