@@ -10,6 +10,8 @@ wait_until 20 has_controller || fail "dom0's driver does not find the physical f
 controller=/dev/$(ls $sys/nvme)
 echo 0 > $sys/sriov_drivers_autoprobe
 echo 1 > $sys/sriov_numvfs || fail "no virtual function: $(dmesg | tail -n 3)"
+# Without it no driver may have the virtual function, not even pciback.
+echo 1 > $sys/sriov_drivers_autoprobe
 
 # manage CONTROLLER RESOURCE ACTION NUMBER: as the specification numbers them
 manage() { nvme virt-mgmt $controller -c $1 -r $2 -a $3 -n $4 || fail "nvme virt-mgmt $*"; }
