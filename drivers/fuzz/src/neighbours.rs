@@ -356,7 +356,9 @@ impl<'a> World<'a> {
         self.disk.arm(match fault {
             DiskFault::Fail(status) => {
                 self.faults += 1;
-                let status = [0x0281, 0x4281, 0x0006, 0x4002, 0x0080][usize::from(*status) % 5];
+                // None that is tried again only after a while: should it be the honest guest's
+                // command, it would wait for the disk and not for its neighbours.
+                let status = [0x0281, 0x4281, 0x4006, 0x4002, 0x0080][usize::from(*status) % 5];
                 nvme::Fault::FailIo([0, 1, 2, 9][usize::from(opcode) % 4], status)
             }
             DiskFault::Swallow => nvme::Fault::SwallowIo(others),
