@@ -175,7 +175,8 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
     /// Looks at the namespaces `ids` and notes what has changed.
     ///
     /// One that the controller does not describe just then stays as it is known, and is looked at
-    /// again later.
+    /// again later. One that is being formatted is gone: what comes of it has nothing of the old one,
+    /// perhaps not even the size of its blocks.
     ///
     /// # Errors
     /// Also if one has got another format: those who use it count in its old blocks; or if another
@@ -196,7 +197,9 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
             self.unsure.retain(|&other| other != id);
             let found = match self.look_at(id)? {
                 Ok(found) => found,
-                Err(NamespaceError::Unidentified(_) | NamespaceError::Formatting(_)) => {
+                Err(NamespaceError::Unidentified(status))
+                    if status.code() != Status::FORMAT_IN_PROGRESS =>
+                {
                     if !known_unsure {
                         log::warn!("nvme: namespace {id} is not described now; asked again later");
                     }

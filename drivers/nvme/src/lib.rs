@@ -59,6 +59,7 @@
 //! | statuses without Do Not Retry | handled: five more tries | `recovery`: `what_may_pass_is_tried_five_times_more_and_the_rest_fails_at_once` |
 //! | Command Retry Delay | handled, ACRE is switched on | `recovery`: `the_controller_says_when_to_try_again` |
 //! | zoned and key-value namespaces, a format in progress | refused with the reason | `bring_up`: `zoned_and_other_namespaces_are_refused_with_the_reason` |
+//! | a format in progress of a namespace that is served | handled: it is gone | `events`: `a_namespace_that_is_being_formatted_is_gone` |
 //! | a sanitize in progress | its status is tried again, not known otherwise | `recovery`: as for statuses |
 //! | one namespace behind two controllers | handled by serial number and identifiers | `target::tests`: `a_namespace_behind_two_controllers_is_one_disk` |
 //! | host memory buffer | not handled | disks without memory of their own work slower |

@@ -38,6 +38,8 @@ impl Status {
     pub const CAPACITY: Self = Self(0x81);
     /// NVM: the namespace is not ready yet.
     pub const NOT_READY: Self = Self(0x82);
+    /// NVM: the namespace is being formatted.
+    pub const FORMAT_IN_PROGRESS: Self = Self(0x84);
     /// Command specific: no queue with that identifier can be had.
     pub const QUEUE_IDENTIFIER: Self = Self(0x101);
     /// Command specific: no queue of that size can be had.
@@ -76,6 +78,8 @@ impl Status {
             | Self::WRITE_PROTECTED
             | Self::LBA_RANGE
             | Self::CAPACITY
+            // What follows may have blocks of another size, for which the memory is not.
+            | Self::FORMAT_IN_PROGRESS
             | Self::ACCESS_DENIED => false,
             Self(code) if code >> 8 == Self::TYPE_COMMAND => false,
             _ => self.0 & Self::DO_NOT_RETRY == 0,

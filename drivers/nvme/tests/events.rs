@@ -91,6 +91,34 @@ fn namespaces_that_come_and_go_are_noticed() {
 }
 
 #[test]
+fn a_namespace_that_is_being_formatted_is_gone() {
+    for during_a_reset in [false, true] {
+        let rig = rig();
+        let mut controller = rig.start().unwrap();
+        if during_a_reset {
+            rig.disk.die();
+            controller.attend();
+        }
+        rig.disk.format(1, 0x80 | 50);
+        let mut changes = Vec::new();
+        let mut attend = |changes: &mut Vec<Change>| {
+            for _ in 0..100 {
+                let mut attention = controller.attend();
+                assert_eq!(attention.lost, None);
+                changes.append(&mut attention.changes);
+            }
+        };
+        attend(&mut changes);
+        assert_eq!(changes, [Change::Removed(1)]);
+        // The end of it does not bring the old one back.
+        rig.disk.format(1, 0);
+        attend(&mut changes);
+        assert_eq!(changes[1..], [Change::Added(1)]);
+        rig.obeyed();
+    }
+}
+
+#[test]
 fn a_resize_during_a_reset_is_noticed_after_it() {
     let rig = rig();
     let mut controller = rig.start().unwrap();

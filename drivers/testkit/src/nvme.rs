@@ -340,6 +340,16 @@ impl FakeNvme {
         self.raise(0x04_0002);
     }
 
+    /// Sets FPI of namespace `id`, `0x80` with the percentage of a format that is left, and tells of
+    /// it.
+    pub fn format(&self, id: u32, progress: u8) {
+        if let Some(store) = self.0.store(id) {
+            store.set_format_progress(progress);
+        }
+        self.0.control.lock().unwrap().changed.push(id);
+        self.raise(0x04_0002);
+    }
+
     /// Puts another namespace in the place of number `id`, with this NGUID, and tells of it.
     pub fn replace(&self, id: u32, nguid: [u8; 16]) {
         if let Some(store) = self.0.store(id) {

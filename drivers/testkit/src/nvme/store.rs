@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use super::NamespaceConfig;
 
@@ -12,6 +12,7 @@ pub(super) struct Store {
     pub(super) config: NamespaceConfig,
     write_cache: bool,
     size: AtomicU64,
+    format_progress: AtomicU8,
     nguid: Mutex<[u8; 16]>,
     blocks: Mutex<Blocks>,
 }
@@ -37,6 +38,7 @@ impl Store {
             config: config.clone(),
             write_cache,
             size: AtomicU64::new(config.blocks),
+            format_progress: AtomicU8::new(config.format_progress),
             nguid: Mutex::new(config.nguid),
             blocks: Mutex::new(Blocks {
                 data: vec![0; bytes as usize],
@@ -48,6 +50,16 @@ impl Store {
     /// Blocks there are now.
     pub(super) fn size(&self) -> u64 {
         self.size.load(Ordering::Acquire)
+    }
+
+    /// FPI now.
+    pub(super) fn format_progress(&self) -> u8 {
+        self.format_progress.load(Ordering::Acquire)
+    }
+
+    /// Sets FPI.
+    pub(super) fn set_format_progress(&self, progress: u8) {
+        self.format_progress.store(progress, Ordering::Release);
     }
 
     /// Its NGUID now.
