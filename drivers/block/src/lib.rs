@@ -22,7 +22,7 @@ pub use options::DiskOptions;
 pub use partition::{Table, partitions};
 pub use queue::{Budget, DiskQueue, IoError, IoResult, Part, SubmitError};
 pub use ram::{RamDisk, RamQueue};
-pub use read::{BlockReader, Blocks, ReadError};
+pub use read::{BlockReader, Blocks, PATIENCE_NS, ReadError};
 pub use target::{TargetError, Targets, Use};
 pub use volume::{Discard, Enclosing, Extent, Unit, Volume};
 

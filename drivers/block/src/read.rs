@@ -6,6 +6,11 @@ use spindle_hw::{Clock, DmaAlloc, PAGE_SIZE, SharedPages};
 
 use crate::{Command, DiskQueue, IoError, Op, Segment, SubmitError, Tag, Volume};
 
+/// How long to wait for a block before guests are served: a disk that was switched on a moment ago may
+/// still wake up, and what it cannot do just then is tried again for some 13 s, or for as long as it
+/// asks for. Who does not wait that long loses the queue.
+pub const PATIENCE_NS: u64 = 60_000_000_000;
+
 /// Why blocks could not be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ReadError {
@@ -91,6 +96,8 @@ impl<'a, Q: DiskQueue, C: Clock, M: DmaAlloc> BlockReader<'a, Q, C, M> {
             blocks: 0,
             segments: &segments,
         };
+        // What the disk has done with it before the first tick counts from that time, too.
+        self.queue.tick(self.clock.now_ns());
         self.queue.submit(&command, Tag(0))?;
         self.queue.commit();
         let deadline = self.clock.now_ns().saturating_add(self.patience_ns);

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use common::{OPTIONS, Queue, Rig, Running, command};
 use spindle_block::{
-    BlockReader, Blocks, DiskOptions, DiskQueue, IoError, IoResult, Op, Segment, SubmitError, Tag,
+    BlockReader, Blocks, DiskOptions, DiskQueue, IoError, IoResult, Op, PATIENCE_NS, Segment,
+    SubmitError, Tag,
 };
 use spindle_hw::{Clock, SharedPages};
 use spindle_nvme::{Attention, Change, Error, Lost, Status};
@@ -230,12 +231,34 @@ fn a_table_can_be_read_though_the_namespace_is_not_ready_at_first() {
     let rig = Rig::new(Config::default());
     let (controller, mut queue) = rig.running(OPTIONS);
     let volume = controller.volumes(0, 0).remove(0);
-    for _ in 0..4 {
+    // As often as it is tried again.
+    for _ in 0..5 {
         rig.disk.arm(Fault::FailIo(2, Status::NOT_READY.0));
     }
-    let limit = 30 * SECOND;
+    let limit = PATIENCE_NS;
     let mut reader = BlockReader::new(&mut queue, &volume, &rig.clock, &*rig.bus, limit).unwrap();
     assert!(reader.read(1, &mut [0; 512]).is_ok());
+}
+
+#[test]
+fn the_first_command_of_a_queue_is_held_as_long_as_the_controller_says() {
+    for uptime in [1, 600, 1500] {
+        let rig = Rig::new(Config {
+            retry_delays: [3, 0, 0],
+            ..Config::default()
+        });
+        rig.clock.advance(uptime * SECOND);
+        let (controller, mut queue) = rig.running(OPTIONS);
+        let volume = controller.volumes(0, 0).remove(0);
+        let status = Status::NOT_READY.0 | 1 << 11;
+        rig.disk.arm(Fault::FailIo(2, status));
+        let (clock, bus) = (&rig.clock, &*rig.bus);
+        let mut reader = BlockReader::new(&mut queue, &volume, clock, bus, PATIENCE_NS).unwrap();
+        let start = rig.clock.now_ns();
+        assert!(reader.read(1, &mut [0; 512]).is_ok(), "after {uptime} s");
+        let took = (rig.clock.now_ns() - start) / 1_000_000;
+        assert!((280..400).contains(&took), "{took} ms after {uptime} s");
+    }
 }
 
 /// Namespaces 1 and 2, of which one has a block that the controller cannot do.

@@ -4,14 +4,11 @@
 use alloc::vec::Vec;
 
 use log::{error, info, warn};
-use spindle_block::{BlockReader, DiskQueue, ReadError, Volume, partitions};
+use spindle_block::{BlockReader, DiskQueue, PATIENCE_NS, ReadError, Volume, partitions};
 use spindle_datapath::Queue;
 
 use crate::mm::Dma;
 use crate::xen::time::CoreClock;
-
-/// How long a disk may take for a block: one that was switched on a moment ago may still wake up.
-const PATIENCE_NS: u64 = 10_000_000_000;
 
 /// Partitions of all disks together, at most: each takes about a KiB.
 pub(super) const MOST: usize = 512;
