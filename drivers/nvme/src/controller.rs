@@ -32,7 +32,7 @@ pub struct Controller<R, C, M> {
     pub(crate) capabilities: Capabilities,
     pub(crate) admin: AdminQueue,
     pub(crate) identity: Identity,
-    /// What it takes in one discard, if it knows them.
+    /// What it takes in one discard, if it knows them and could say.
     pub(crate) discards: Option<DiscardLimits>,
     pub(crate) namespaces: Vec<Namespace>,
     pub(crate) refused: Vec<(u32, NamespaceError)>,
@@ -208,7 +208,11 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
     /// `controller`: `nvme0n1`.
     #[must_use]
     pub fn volumes(&self, disk: usize, controller: usize) -> Vec<Volume> {
-        let volume = |n: &Namespace| n.volume(&self.identity, disk, controller);
+        let volume = |n: &Namespace| {
+            let mut volume = n.volume(&self.identity, disk, controller);
+            volume.discard = volume.discard.filter(|_| self.discards.is_some());
+            volume
+        };
         self.namespaces.iter().map(volume).collect()
     }
 

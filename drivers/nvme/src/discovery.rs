@@ -49,7 +49,8 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
         Ok(data.namespaces.get())
     }
 
-    /// What the controller takes in one discard, if it knows discards at all.
+    /// What the controller takes in one discard, if it knows discards at all; what is known of that
+    /// already where it cannot say just then.
     #[inline(never)]
     pub(crate) fn discard_limits(&mut self) -> Result<Option<DiscardLimits>, Error> {
         if !self.identity.discards() {
@@ -60,6 +61,7 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
         }
         match self.identify::<NvmLimits>(cns::NVM_LIMITS, 0) {
             Ok(limits) => Ok(Some(DiscardLimits::new(&limits))),
+            Err(Error::Command { status, .. }) if status.may_pass() => Ok(self.discards),
             // Most controllers of 1.4 do not know the page; there are no limits then.
             Err(Error::Command { .. }) => Ok(Some(DiscardLimits::default())),
             Err(error) => Err(error),

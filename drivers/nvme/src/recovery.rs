@@ -447,9 +447,9 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
         if same(&before) != same(&self.identity) {
             return Err(Error::Changed("identity"));
         }
-        // Queues keep to the limits that they were made with.
+        // Queues keep to the limits that they were made with; those without send no discards.
         if self.identity.max_transfer < before.max_transfer
-            || self.discard_limits()? != self.discards
+            || self.discards.is_some() && self.discard_limits()? != self.discards
         {
             return Err(Error::Changed("limits"));
         }

@@ -6,14 +6,14 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
 
-use common::{OPTIONS, Queue, Rig, Running, command};
+use common::{OPTIONS, Queue, Rig, Running, command, discard};
 use spindle_block::{
     BlockReader, Blocks, DiskOptions, DiskQueue, IoError, IoResult, Op, PATIENCE_NS, Segment,
     SubmitError, Tag,
 };
 use spindle_hw::{Clock, SharedPages};
 use spindle_nvme::{Attention, Change, Error, Lost, Status};
-use spindle_testkit::nvme::{Config, Fault, NamespaceConfig, Quirk, Quirks};
+use spindle_testkit::nvme::{Config, DiscardConfig, Fault, NamespaceConfig, Quirk, Quirks};
 use spindle_testkit::queue::pages;
 
 const SECOND: u64 = 1_000_000_000;
@@ -974,4 +974,44 @@ fn resets_under_load_on_two_cores_lose_and_repeat_nothing() {
         controller.shutdown(queues).unwrap();
     });
     rig.obeyed();
+}
+
+#[test]
+fn limits_of_discards_that_are_not_told_just_then_stay_as_they_were() {
+    let limited = || {
+        Rig::new(Config {
+            discards: Some(DiscardConfig {
+                ranges: 1,
+                range_blocks: 8,
+                total_blocks: 8,
+            }),
+            ..Config::default()
+        })
+    };
+    let rig = limited();
+    let mut bed = Bed::new(&rig, 1);
+    rig.disk.arm(Fault::FailIdentify(6, 0x06));
+    rig.disk.die();
+    bed.pass(SECOND);
+    bed.settle();
+    assert_eq!((rig.disk.resets(), bed.lost), (1, None));
+    assert!(bed.controller.volumes(0, 0)[0].discard.is_some());
+    // Not told at the start either: they are not known to be none, so that no discard is sent.
+    let rig = limited();
+    for _ in 0..6 {
+        rig.disk.arm(Fault::FailIdentify(6, 0x06));
+    }
+    let mut bed = Bed::new(&rig, 1);
+    assert_eq!(bed.controller.volumes(0, 0)[0].discard, None);
+    let refused = bed.queues[0].submit(&discard(1, 9, 0, 64), Tag(1));
+    assert_eq!(refused, Err(SubmitError::Unsupported));
+    rig.disk.die();
+    bed.pass(SECOND);
+    bed.settle();
+    assert_eq!((rig.disk.resets(), bed.lost), (1, None));
+    // A controller without such limits says so.
+    let rig = limited();
+    rig.disk.arm(Fault::FailIdentify(6, 0x4002));
+    let bed = Bed::new(&rig, 1);
+    assert!(bed.controller.volumes(0, 0)[0].discard.is_some());
 }
