@@ -25,6 +25,8 @@ pub(crate) struct Capabilities {
     crto: u32,
 }
 
+/// The most that a change of CC.EN is given, whatever CRTO says: CAP.TO goes up to 127.5 s.
+const READY_MAX: Duration = Duration::from_secs(300);
 /// CAP.CRMS bit 0: CRTO.CRWMT counts, which CAP.TO may be too small for.
 const READY_WITH_MEDIA: u64 = 1 << 59;
 
@@ -38,7 +40,8 @@ impl Capabilities {
     /// 500 ms units. A controller that claims to need no time gets one unit.
     pub(crate) fn timeout(self) -> Duration {
         let ready = self.crto & 0xffff;
-        Duration::from_millis(500) * ((self.cap >> 24) as u32 & 0xff).max(ready).max(1)
+        let units = ((self.cap >> 24) as u32 & 0xff).max(ready).max(1);
+        READY_MAX.min(Duration::from_millis(500) * units)
     }
 
     /// Bytes from one doorbell to the next: 4 << DSTRD.
@@ -196,6 +199,8 @@ mod tests {
         assert_eq!(of(1 << 48, 0).min_page_shift(), 13);
         assert_eq!(of(1 << 24, 0xffff_0014).timeout(), Duration::from_secs(10));
         assert_eq!(of(40 << 24, 20).timeout(), Duration::from_secs(20));
+        assert_eq!(of(255 << 24, 0).timeout(), Duration::from_millis(127_500));
+        assert_eq!(of(0, u32::MAX).timeout(), READY_MAX);
     }
 
     #[test]
