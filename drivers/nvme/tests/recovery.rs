@@ -383,6 +383,43 @@ fn what_was_not_committed_before_a_reset_is_submitted_after_it() {
 }
 
 #[test]
+fn a_queue_that_waits_for_the_end_of_a_reset_tells_of_no_late_command() {
+    let rig = Rig::new(Config {
+        delay: 0,
+        ..Config::default()
+    });
+    let mut bed = Bed::new(&rig, 1);
+    rig.disk.hang();
+    bed.submit(0, Op::Read, 1);
+    rig.disk.die();
+    // Each answer takes some seconds, and all of them longer than a command may take.
+    rig.disk.hold_admin();
+    let mut seconds = 0;
+    while bed.pass(10 * SECOND).soon {
+        rig.disk.run_admin();
+        seconds += 10;
+        assert!(seconds < 600, "no end of it");
+    }
+    assert!(seconds * SECOND > LIMIT);
+    // Control comes by once more before the core does. An abort would not be answered now, and the
+    // next one could not be asked for.
+    bed.controller.attend();
+    bed.turn();
+    bed.turn();
+    assert_eq!(bed.answers, [(1, Ok(()))]);
+    rig.disk.arm(Fault::SwallowIo(2));
+    bed.submit(0, Op::Read, 2);
+    for _ in 0..5 {
+        bed.pass(LIMIT / 5);
+    }
+    for _ in 0..5 {
+        bed.pass(SECOND);
+    }
+    assert_eq!(rig.disk.resets(), 1);
+    rig.obeyed();
+}
+
+#[test]
 fn nothing_is_aborted_in_time() {
     let rig = Rig::new(Config::default());
     let mut bed = Bed::new(&rig, 1);

@@ -36,6 +36,10 @@ impl<R: Registers> QueuePair<R> {
     #[cold]
     fn look(&mut self) {
         self.looked = self.epoch;
+        if self.parked {
+            // The controller has none of it.
+            return;
+        }
         self.submit_held();
         let oldest = self.slots.oldest(self.epoch);
         let late = oldest.filter(|(age, _)| *age > self.age_limit);
