@@ -161,7 +161,7 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
     ///
     /// # Errors
     /// [`Error::Command`] if it does not take what it asked for, and works without. After any other
-    /// error it has to be reset, which [`Controller::attend`] does.
+    /// error it has to be reset before it has queues, which [`Controller::recover`] does.
     pub fn lend(&mut self, most: u64) -> Result<usize, Error> {
         let request = self.host_memory.request;
         if request.preferred == 0 || self.host_memory.buffer.is_some() {

@@ -135,6 +135,28 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
         attention
     }
 
+    /// Attends until the controller works again. For the start, when there is nothing else to do and
+    /// there are no queues yet.
+    ///
+    /// # Errors
+    /// Why it was given up.
+    pub fn recover(&mut self) -> Result<(), Error> {
+        loop {
+            let attention = self.attend();
+            if let Some(lost) = attention.lost {
+                return Err(lost.reason);
+            }
+            if !attention.soon {
+                break;
+            }
+            self.clock.relax();
+        }
+        match self.is_running() {
+            true => Ok(()),
+            false => Err(Error::NotRunning),
+        }
+    }
+
     /// Whether a reset is under way.
     pub(crate) fn is_recovering(&self) -> bool {
         !matches!(self.recovery.stage, Stage::Running | Stage::Lost)

@@ -217,3 +217,30 @@ fn memory_that_it_may_use_stays_until_it_is_disabled() {
     assert!(controller.shutdown([] as [Queue; 0]).is_err());
     assert_eq!(rig.bus.outstanding(), before);
 }
+
+#[test]
+fn one_that_does_not_answer_works_before_there_are_queues() {
+    let rig = asking(WANTED);
+    let mut controller = rig.start().unwrap();
+    rig.disk.arm(Fault::SwallowAdmin(SET_FEATURES));
+    assert!(matches!(
+        controller.lend(PLENTY),
+        Err(Error::Timeout { .. })
+    ));
+    assert_eq!(controller.recover(), Ok(()));
+    assert_eq!((lent(&rig), rig.disk.resets()), (vec![64], 1));
+    let mut queue = controller.create_queue(rig.disk.clone()).unwrap();
+    works(&rig, &mut queue);
+    controller.shutdown([queue]).unwrap();
+    rig.obeyed();
+    // Or says why it does not.
+    let rig = asking(WANTED);
+    let mut controller = rig.start().unwrap();
+    rig.disk.arm(Fault::SwallowAdmin(SET_FEATURES));
+    rig.disk.arm(Fault::NeverReady);
+    assert!(controller.lend(PLENTY).is_err());
+    assert!(matches!(controller.recover(), Err(Error::NotReady(_))));
+    assert_eq!(controller.recover(), Err(Error::NotRunning), "nor later");
+    controller.shutdown([] as [Queue; 0]).unwrap_err();
+    assert_eq!(rig.bus.outstanding(), 0);
+}

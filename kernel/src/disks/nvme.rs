@@ -10,7 +10,7 @@ use log::{error, info, warn};
 use spindle_block::{DiskOptions, Volume};
 use spindle_datapath::Queue;
 use spindle_hw::Mmio;
-use spindle_nvme::{Attention, Controller, register_bytes};
+use spindle_nvme::{Attention, Controller, QueuePair, register_bytes};
 use spindle_pci::{Class, Function};
 use xen_pvh_boot::PAGE;
 
@@ -89,6 +89,11 @@ impl NvmeDisk {
         );
         if let Err(error) = controller.lend(dma.free_bytes() / LENT) {
             warn!("{at}: it takes no memory of ours, though it asks for some: {error}");
+            if let Err(reason) = controller.recover() {
+                // Why it was given up is what counts.
+                let _ = controller.shutdown([] as [QueuePair<Mmio>; 0]);
+                return Err(reason.to_string());
+            }
         }
         Ok(Self {
             controller: Box::new(controller),
