@@ -267,7 +267,7 @@ impl Slots {
             return Finished::Nothing;
         };
         first.remaining = first.remaining.saturating_sub(1);
-        if first.status == Status::SUCCESS {
+        if first.status.code() == Status::SUCCESS {
             first.status = status;
         }
         let finished = match first.remaining {
@@ -629,6 +629,16 @@ mod tests {
             "the first error"
         );
         assert_eq!(slots.commands(), 1);
+    }
+
+    #[test]
+    fn a_success_with_hints_hides_no_error() {
+        let mut slots = Slots::new(4);
+        let split = take(&mut slots, 2, 1).unwrap();
+        // More, and a retry delay.
+        assert_eq!(slots.finish(split[0], Status(0x2800)), Finished::Part);
+        let failed = Finished::Command(Status(0x281), Tag(1));
+        assert_eq!(slots.finish(split[1], Status(0x281)), failed);
     }
 
     #[test]
