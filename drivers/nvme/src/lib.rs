@@ -62,7 +62,7 @@
 //! | a format in progress of a namespace that is served | handled: it is gone | `events`: `a_namespace_that_is_being_formatted_is_gone` |
 //! | a sanitize in progress | its status is tried again, not known otherwise | `recovery`: as for statuses |
 //! | one namespace behind two controllers | handled by serial number and identifiers | `target::tests`: `a_namespace_behind_two_controllers_is_one_disk` |
-//! | host memory buffer | not handled | disks without memory of their own work slower |
+//! | host memory buffer | handled | `host_memory`: `a_controller_gets_what_it_asks_for_and_gives_it_back_before_it_is_shut_down` |
 //!
 //! Write Zeroes is not used: no request of blkif asks for zeroes, and a discard promises none.
 #![no_std]
