@@ -193,9 +193,11 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
                     None => continue,
                 }
             }
+            let looked = self.look_at(id)?;
+            // Not before there is an answer: what has none yet is asked for again.
             let known_unsure = self.unsure.contains(&id);
             self.unsure.retain(|&other| other != id);
-            let found = match self.look_at(id)? {
+            let found = match looked {
                 Ok(found) => found,
                 Err(NamespaceError::Unidentified(status))
                     if status.code() != Status::FORMAT_IN_PROGRESS =>
@@ -208,10 +210,13 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
                     continue;
                 }
                 Err(reason) => {
-                    log::warn!("nvme: namespace {id} cannot be served: {reason}");
+                    self.refuse(id, reason);
                     None
                 }
             };
+            if found.is_some() {
+                self.refused.retain(|(other, _)| *other != id);
+            }
             match (place, found) {
                 (Some(place), Some(mut found)) => {
                     let known = &mut self.namespaces[place];
@@ -241,6 +246,18 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
             }
         }
         Ok(())
+    }
+
+    /// Notes that a namespace cannot be served, which is said once for each reason.
+    fn refuse(&mut self, id: u32, reason: NamespaceError) {
+        if self.refused.contains(&(id, reason)) {
+            return;
+        }
+        self.refused.retain(|(other, _)| *other != id);
+        if self.refused.len() < MAX_NAMESPACES {
+            log::warn!("nvme: namespace {id} cannot be served: {reason}");
+            self.refused.push((id, reason));
+        }
     }
 
     /// Asks how the disk is, by its own account, unless an answer is awaited or there is a reset under

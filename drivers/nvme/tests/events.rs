@@ -2,6 +2,8 @@
 
 mod common;
 
+use std::cell::Cell;
+
 use common::{OPTIONS, Rig, command};
 use spindle_block::Op;
 use spindle_nvme::{Change, Error};
@@ -224,5 +226,58 @@ fn unknown_and_endless_events_keep_nobody() {
     }
     rig.disk.resize(1, 4096);
     assert_eq!(controller.attend().changes.len(), 1, "events still work");
+    rig.obeyed();
+}
+
+/// Counts, for each thread, how often the log is told that a namespace cannot be served.
+struct Refusals;
+
+thread_local! {
+    static REFUSALS: Cell<usize> = const { Cell::new(0) };
+}
+
+impl log::Log for Refusals {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        if record.args().to_string().contains("cannot be served") {
+            REFUSALS.set(REFUSALS.get() + 1);
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+#[test]
+fn a_namespace_that_cannot_be_served_is_said_once() {
+    log::set_logger(&Refusals).unwrap();
+    log::set_max_level(log::LevelFilter::Warn);
+    let rig = rig();
+    let mut controller = rig.start().unwrap();
+    rig.disk.hold_admin();
+    // The one is served until now, the other is new. The answer for the next one takes its time.
+    for (said, id) in [(1, 1), (2, 5)] {
+        rig.disk.resize(id, 64);
+        rig.disk.format(id, 0x80 | 50);
+        rig.disk.resize(2, 4096 + u64::from(id));
+        let mut attends = 0;
+        while REFUSALS.get() < said || controller.attend().soon {
+            for _ in 0..20 {
+                controller.attend();
+            }
+            rig.disk.run_admin();
+            attends += 1;
+            assert!(attends < 100, "no end of it");
+        }
+        // One event for each.
+        for _ in 0..400 {
+            controller.attend();
+            rig.disk.run_admin();
+        }
+        assert_eq!(REFUSALS.get(), said);
+        assert_eq!(controller.refused().len(), said);
+    }
     rig.obeyed();
 }
