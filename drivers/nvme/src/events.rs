@@ -205,7 +205,10 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
                     if !known_unsure {
                         log::warn!("nvme: namespace {id} is not described now; asked again later");
                     }
-                    self.unsure.push(id);
+                    // Those that are served are no more than that either.
+                    if place.is_some() || self.unsure.len() < MAX_NAMESPACES {
+                        self.unsure.push(id);
+                    }
                     self.unsure_since = self.clock.now_ns();
                     continue;
                 }
