@@ -7,6 +7,7 @@ mod error;
 mod list;
 #[cfg(test)]
 mod tests;
+mod twin;
 
 use alloc::string::{String, ToString};
 use alloc::vec;
@@ -73,33 +74,23 @@ impl Targets {
     }
 
     /// The disk that is the same namespace as `disk`, behind another controller of a subsystem: a
-    /// second port, or a virtual function. They have the name by serial number in common, and all
-    /// that go by identifiers of the namespace. Such identifiers alone do not count: there are disks
-    /// that all have the same.
+    /// second port, or a virtual function.
     fn twin(&self, disk: &Volume) -> Option<usize> {
-        let serial = |alias: &&String| {
-            let by_id = ["nvme-eui.", "nvme-uuid."]
-                .iter()
-                .any(|id| alias.starts_with(id));
-            alias.starts_with("nvme-") && !by_id
-        };
-        disk.aliases.iter().find(serial)?;
         (0..self.volumes.len()).find(|&index| {
             let other = &self.volumes[index];
-            let format = |volume: &Volume| (volume.unit, volume.block_shift);
-            self.disks[index].is_none()
-                && other.disk != disk.disk
-                && other.aliases == disk.aliases
-                && format(other) == format(disk)
+            self.disks[index].is_none() && other.disk != disk.disk && twin::are_one(other, disk)
         })
     }
 
-    /// Whether two volumes have a block in common.
+    /// Whether two volumes have a sector in common.
     fn overlap(&self, one: usize, other: usize) -> bool {
-        let (first, second) = (&self.volumes[one], &self.volumes[other]);
-        self.media[one] == self.media[other]
-            && first.start < end(second)
-            && second.start < end(first)
+        let range = |index: usize| {
+            let volume = &self.volumes[index];
+            let start = volume.start.saturating_mul(volume.sectors_per_block());
+            start..start.saturating_add(volume.sectors)
+        };
+        let (first, second) = (range(one), range(other));
+        self.media[one] == self.media[other] && first.start < second.end && second.start < first.end
     }
 
     /// The disk that is the same as `disk`, behind another controller, if there is one before it.

@@ -278,7 +278,7 @@ fn a_list_always_fits_into_the_store() {
 /// Namespace 1 of one subsystem behind two controllers, with a partition each, and of another whose
 /// maker gave all disks the same EUI-64.
 fn twins() -> Targets {
-    let names = ["nvme-S1-n1", "nvme-eui.00aa"];
+    let names = ["nvme-S1-n1", "nvme-eui.00000000000000aa"];
     let family = |name: &str, disk, names: &[&str]| {
         let part = aliased(volume(&format!("{name}p1"), disk, 10, 20), &["PARTUUID=ab"]);
         (aliased(volume(name, disk, 0, 100), names), vec![part])
@@ -286,7 +286,7 @@ fn twins() -> Targets {
     Targets::new([
         family("nvme0n1", 0, &names),
         family("nvme1n1", 1, &names),
-        family("nvme2n1", 2, &["nvme-S2-n1", "nvme-eui.00aa"]),
+        family("nvme2n1", 2, &["nvme-S2-n1", "nvme-eui.00000000000000aa"]),
     ])
 }
 
@@ -317,7 +317,7 @@ fn a_namespace_behind_two_controllers_is_one_disk() {
     targets.claim("nvme0n1", Use::Read, "1/51712").unwrap();
     targets.claim("nvme1n1", Use::Read, "2/51712").unwrap();
     targets.claim("nvme2n1", Use::Write, "3/51712").unwrap();
-    let ambiguous = targets.claim("nvme-eui.00aa", Use::Read, "4/51712");
+    let ambiguous = targets.claim("nvme-eui.00000000000000aa", Use::Read, "4/51712");
     assert!(matches!(ambiguous, Err(TargetError::Ambiguous { .. })));
     let of = |targets: &Targets, at: usize| {
         let disk = targets.volumes()[at].clone();
@@ -327,6 +327,50 @@ fn a_namespace_behind_two_controllers_is_one_disk() {
         [0, 2, 4].map(|at| of(&targets, at)),
         [None, Some("nvme0n1".into()), None]
     );
+}
+
+#[test]
+fn what_may_be_one_namespace_is_not_given_to_two_writers() {
+    let (serial, eui) = ("nvme-S1-n1", "nvme-eui.00000000000000aa");
+    let other_eui = "nvme-eui.00000000000000bb";
+    let nguid = "nvme-eui.000000000000000000000000000000aa";
+    let (uuid, other_uuid) = ("nvme-uuid.aa", "nvme-uuid.bb");
+    let disk = |number: usize, aliases: &[&str], sectors, model: &str| {
+        let mut disk = volume(&format!("nvme{number}n1"), number, 0, sectors);
+        disk.description = format!("{model}, serial S1, firmware {number}, namespace 1");
+        aliased(disk, aliases)
+    };
+    let same = |one: Volume, other: Volume| {
+        let mut targets = Targets::new([(one, Vec::new()), (other, Vec::new())]);
+        targets.claim("nvme0n1", Use::Write, "1/51712").unwrap();
+        targets.claim("nvme1n1", Use::Write, "2/51712").is_err()
+    };
+    for (one, other, expected) in [
+        // A list that cannot be read by one way leaves out a UUID.
+        (&[serial, eui, uuid][..], &[serial, eui][..], true),
+        (&[serial, eui], &[serial, eui, nguid], true),
+        (&[serial, eui, uuid], &[serial, eui, other_uuid], false),
+        (&[serial, eui, uuid], &[serial, other_eui, uuid], false),
+        (&["nvme-S2-n1", eui], &[serial, eui], false),
+        (&[eui], &[eui], false),
+        (&["nvme-S1-n2", eui], &[serial, eui], false),
+    ] {
+        for (one, other) in [(one, other), (other, one)] {
+            // The one has grown since the other was looked at.
+            let pair = (disk(0, one, 100, "M"), disk(1, other, 200, "M"));
+            assert_eq!(same(pair.0, pair.1), expected, "{one:?} {other:?}");
+        }
+    }
+    // Nothing in common that tells, and nothing that tells them apart.
+    for ids in [&[serial][..], &[serial, uuid]] {
+        let one = || disk(0, &[serial], 100, "M");
+        assert!(same(one(), disk(1, ids, 100, "M")));
+        assert!(!same(one(), disk(1, ids, 200, "M")));
+        assert!(!same(one(), disk(1, ids, 100, "N")));
+        let mut formatted = disk(1, ids, 100, "M");
+        formatted.block_shift = 12;
+        assert!(!same(one(), formatted));
+    }
 }
 
 #[test]

@@ -1,0 +1,53 @@
+//! Whether two disks are one: a namespace that is reached through two controllers of a subsystem.
+//!
+//! Two writers to one namespace are worse than a disk that is refused, so that where nothing tells two
+//! disks apart they are one.
+
+use alloc::string::String;
+
+use crate::Volume;
+
+/// Kinds of names by identifiers of a namespace, as a beginning and a length; 0 for any length.
+const KINDS: [(&str, usize); 3] = [("nvme-eui.", 25), ("nvme-eui.", 41), ("nvme-uuid.", 0)];
+
+/// Whether `one` and `other` are the same namespace.
+///
+/// They must have the name by serial number in common, which has the number of the namespace. Of its
+/// identifiers, each that both have must be the same: some may be missing where a controller could
+/// not tell them. They do not count alone, since there are disks that all have the same. Without any
+/// in common, model and size must be the same.
+pub(super) fn are_one(one: &Volume, other: &Volume) -> bool {
+    let Some(serial) = by_serial(one) else {
+        return false;
+    };
+    if one.unit != other.unit || by_serial(other) != Some(serial) {
+        return false;
+    }
+    let both = KINDS.map(|kind| by_id(one, kind).zip(by_id(other, kind)));
+    if both.iter().all(Option::is_none) {
+        let shape = |disk: &Volume| (disk.sectors, disk.block_shift);
+        return shape(one) == shape(other) && model(one) == model(other);
+    }
+    both.iter().flatten().all(|(one, other)| one == other)
+}
+
+/// The name by serial number.
+fn by_serial(disk: &Volume) -> Option<&str> {
+    let by_id = |alias: &str| KINDS.iter().any(|(start, _)| alias.starts_with(start));
+    let mut aliases = disk.aliases.iter().map(String::as_str);
+    aliases.find(|alias| alias.starts_with("nvme-") && !by_id(alias))
+}
+
+/// The name by an identifier of this kind.
+fn by_id<'a>(disk: &'a Volume, (start, length): (&str, usize)) -> Option<&'a str> {
+    let mut aliases = disk.aliases.iter().map(String::as_str);
+    aliases.find(|alias| alias.starts_with(start) && (length == 0 || alias.len() == length))
+}
+
+/// What the description says before the firmware, of which each controller may have its own: the
+/// model, and the serial number once more.
+fn model(disk: &Volume) -> &str {
+    let text = &disk.description;
+    text.split_once(", firmware ")
+        .map_or(text, |(model, _)| model)
+}
