@@ -27,7 +27,8 @@ type Page = [u8; PAGE_SIZE];
 struct Answered {
     entry: Entry,
     result: Result<u32, Error>,
-    data: Box<Page>,
+    /// If the command has a page.
+    data: Option<Box<Page>>,
 }
 
 /// What a series has come to.
@@ -54,8 +55,9 @@ impl Series {
 
     /// Copies out the beginning of what the last command filled.
     pub(crate) fn read_data(&self, out: &mut [u8]) {
-        if let Some(answer) = self.answers.get(self.current) {
-            for (to, from) in out.iter_mut().zip(answer.data.iter()) {
+        let answer = self.answers.get(self.current);
+        if let Some(data) = answer.and_then(|answer| answer.data.as_ref()) {
+            for (to, from) in out.iter_mut().zip(data.iter()) {
                 *to = *from;
             }
         }
@@ -122,10 +124,13 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
         let Some(entry) = self.series.asked.take() else {
             return Ok(());
         };
-        let mut data = blank::<Page>().ok_or(Error::Memory)?;
-        if entry.prp1 == self.admin.data() {
-            self.admin.read_data(data.as_mut_bytes());
-        }
+        let data = if entry.prp1 == self.admin.data() {
+            let mut page = blank::<Page>().ok_or(Error::Memory)?;
+            self.admin.read_data(page.as_mut_bytes());
+            Some(page)
+        } else {
+            None
+        };
         let result = match status.code() {
             Status::SUCCESS => Ok(value),
             _ => Err(Error::Command {
