@@ -36,6 +36,8 @@ pub struct Controller<R, C, M> {
     pub(crate) discards: Option<DiscardLimits>,
     pub(crate) namespaces: Vec<Namespace>,
     pub(crate) refused: Vec<(u32, NamespaceError)>,
+    /// Those of the namespaces that came since the start: nobody uses them.
+    pub(crate) added: Vec<u32>,
     pub(crate) depth: u16,
     pub(crate) timeout: Duration,
     /// The queue pairs there are, by identifier from 1 on: one place for each that was granted.
@@ -87,6 +89,7 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
             discards: None,
             namespaces: Vec::new(),
             refused: Vec::new(),
+            added: Vec::new(),
             depth: 1 << depth.ilog2(),
             timeout: options.timeout,
             pairs: Vec::new(),

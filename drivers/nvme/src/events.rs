@@ -226,6 +226,10 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
                     // One that cannot be read now is still known.
                     found.uuid = found.uuid.or(known.uuid);
                     let known = core::mem::replace(known, found);
+                    if self.added.contains(&id) {
+                        // Those who used another one of this number still know it by that.
+                        continue;
+                    }
                     if known.block_shift != found.block_shift {
                         return Err(Error::Changed("block size"));
                     }
@@ -239,10 +243,12 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
                 }
                 (Some(place), None) => {
                     self.namespaces.remove(place);
+                    self.added.retain(|&other| other != id);
                     changes.push(Change::Removed(id));
                 }
                 (None, Some(found)) => {
                     self.namespaces.push(found);
+                    self.added.push(id);
                     changes.push(Change::Added(id));
                 }
                 (None, None) => {}

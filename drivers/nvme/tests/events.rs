@@ -121,6 +121,29 @@ fn a_namespace_that_is_being_formatted_is_gone() {
 }
 
 #[test]
+fn what_comes_in_the_place_of_a_removed_namespace_is_not_its_size() {
+    let rig = rig();
+    let mut controller = rig.start().unwrap();
+    let mut changes = |blocks| {
+        rig.disk.resize(1, blocks);
+        controller.attend().changes
+    };
+    assert_eq!(changes(0), [Change::Removed(1)]);
+    for _ in 0..2 {
+        assert_eq!(changes(8), [Change::Added(1)]);
+        assert_eq!(changes(64), [], "nobody uses it");
+        assert_eq!(changes(0), [Change::Removed(1)]);
+    }
+    // Nor does anybody mind if yet another one comes.
+    assert_eq!(changes(8), [Change::Added(1)]);
+    rig.disk.replace(1, [0xab; 16]);
+    let attention = controller.attend();
+    assert!(attention.changes.is_empty() && attention.lost.is_none());
+    assert!(!attention.soon, "no reset");
+    rig.obeyed();
+}
+
+#[test]
 fn a_resize_during_a_reset_is_noticed_after_it() {
     let rig = rig();
     let mut controller = rig.start().unwrap();
