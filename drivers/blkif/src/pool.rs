@@ -70,8 +70,8 @@ struct Page {
     contents: Contents,
     /// The guest that holds it, or held it last.
     guest: u16,
-    /// The ring of it, if it had several when it took the page.
-    ring: Option<u16>,
+    /// The ring of it that took the page.
+    ring: u16,
 }
 
 /// A ring that wants buffers: its place on its core, and its guest's.
@@ -92,7 +92,7 @@ struct Guest {
     held: u16,
     /// Its rings on the core.
     rings: u32,
-    /// Those of them that hold any page; counted while there are several.
+    /// Those of them that hold any page.
     holders: u32,
 }
 
@@ -109,7 +109,7 @@ pub struct BufferPool {
     pages: SharedPages,
     free: Vec<u16>,
     state: Box<[Page]>,
-    /// Pages that each ring holds which is not the only one of its guest.
+    /// Pages that each ring holds.
     held: Box<[u16]>,
     /// Each guest's side of it.
     guests: Box<[Guest]>,
@@ -134,7 +134,7 @@ impl BufferPool {
             // As the memory came: it may have been anything before.
             contents: Contents::Mixed,
             guest: 0,
-            ring: None,
+            ring: 0,
         };
         match u16::try_from(count) {
             Ok(all) if count >= least => Ok(Self {
@@ -254,10 +254,9 @@ impl BufferPool {
         if let Some(guest) = self.guests.get_mut(usize::from(holder.guest)) {
             self.holders += u32::from(guest.held == 0);
             guest.held += 1;
-            page.ring = (guest.rings > 1).then_some(holder.ring);
-            if let Some(ring) = page.ring
-                && let Some(held) = self.held.get_mut(usize::from(ring))
-            {
+            page.ring = holder.ring;
+            // Of an only ring too: its guest may have another before the page comes back.
+            if let Some(held) = self.held.get_mut(usize::from(holder.ring)) {
                 guest.holders += u32::from(*held == 0);
                 *held += 1;
             }
@@ -313,9 +312,7 @@ impl BufferPool {
         if let Some(guest) = self.guests.get_mut(usize::from(page.guest)) {
             self.holders -= u32::from(guest.held == 1);
             guest.held = guest.held.saturating_sub(1);
-            if let Some(ring) = page.ring
-                && let Some(held) = self.held.get_mut(usize::from(ring))
-            {
+            if let Some(held) = self.held.get_mut(usize::from(page.ring)) {
                 guest.holders -= u32::from(*held == 1);
                 *held = held.saturating_sub(1);
             }
@@ -462,6 +459,37 @@ mod tests {
         pool.leave(holder(1, 0));
         assert_eq!(pool.guests[0].rings, 1);
         assert_eq!(pool.present, 1);
+    }
+
+    /// What a ring got as the only one of its guest counts when there are several.
+    #[test]
+    fn a_ring_that_holds_pages_never_waits_in_front_of_those_that_hold_none() {
+        let mut pool = pool(16, &[0, 1]);
+        let others = take(&mut pool, 1, 12);
+        let its = take(&mut pool, 0, 11);
+        assert_eq!((others.len(), its.len()), (12, 4));
+        pool.join(0);
+        assert_eq!(pool.claim(holder(0, 0), 3), 0);
+        let all = its.into_iter().chain(others);
+        all.for_each(|page| pool.give(page));
+        assert_eq!(pool.claim(holder(1, 1), 1), 1);
+        // Nor is what it holds forgotten when the other one leaves.
+        let its = take(&mut pool, 0, 4);
+        pool.leave(holder(2, 0));
+        let others = take(&mut pool, 1, 12);
+        assert_eq!(take(&mut pool, 1, 12), []);
+        pool.join(0);
+        assert_eq!(pool.claim(holder(0, 0), 8), 1, "five of six, less four");
+        let all = its.into_iter().chain(others);
+        all.for_each(|page| pool.give(page));
+        assert!(pool.held.iter().all(|&held| held == 0));
+        let guests = pool.guests.iter();
+        assert!(
+            guests
+                .clone()
+                .all(|guest| (guest.held, guest.holders) == (0, 0))
+        );
+        assert_eq!(pool.holders, 0);
     }
 
     #[test]

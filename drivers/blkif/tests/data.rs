@@ -130,7 +130,7 @@ proptest! {
         packed: bool,
     ) {
         let config = Config { budget: 3, map_batch: 11, copy_batch: 22, rings: 1, segments: 11 };
-        let sizes = Sizes { depth: 2, buffers: 11, config };
+        let sizes = Sizes { depth: 2, buffers: 11, config, ..Sizes::default() };
         let abi = if packed { Abi::X86_32 } else { Abi::Native };
         let how = How { frames: Some(frames), abi, ..PERSISTENT };
         agrees_with_the_model(&sizes, how, scattered, &batches);

@@ -100,6 +100,47 @@ fn large_against_small(visits_before: u32) {
     assert!(answered.0 > 200 && answered.1 > 20, "{answered:?}");
 }
 
+/// A guest gets another disk while a request of its first one goes through the buffers in chunks:
+/// what it holds for that one is not forgotten, and it does not wait for buffers that it can do
+/// without, in front of all others.
+#[test]
+fn a_guest_that_gets_another_disk_keeps_no_buffers_from_others() {
+    let mut rig = Rig::sized(&Sizes {
+        disks: 2,
+        buffers: 16,
+        ..Sizes::default()
+    });
+    let (_, mut first) = rig.attach(1, COPIED);
+    rig.volume.disk = 1;
+    let (_, mut other) = rig.attach(2, COPIED);
+    let read = |front: &mut Blkfront<'_>, pages: usize| {
+        let page = front.page(false);
+        front.push(Operation::READ, 0, &vec![page.segment(0, 7); pages]);
+        front.publish();
+    };
+    for disk in 0..2 {
+        rig.core.queue_mut(disk).unwrap().hold = true;
+    }
+    read(&mut other, 11);
+    read(&mut other, 1);
+    rig.core.visit(0);
+    assert_eq!(rig.core.free_buffers(), 4);
+    read(&mut first, 11);
+    rig.core.visit(0);
+    assert_eq!(rig.core.free_buffers(), 0);
+    rig.volume.disk = 0;
+    let (_, _second) = rig.attach(1, COPIED);
+    rig.core.queue_mut(0).unwrap().hold = false;
+    for _ in 0..10 {
+        rig.core.visit(0);
+    }
+    assert_all(&first.answers(), 1, RspStatus::OKAY);
+    rig.core.queue_mut(1).unwrap().hold = false;
+    assert_all(&rig.settle(&mut other), 2, RspStatus::OKAY);
+    read(&mut other, 1);
+    assert_all(&rig.settle(&mut other), 1, RspStatus::OKAY);
+}
+
 #[test]
 fn waiting_for_room_is_counted_and_loses_nothing() {
     let mut rig = Rig::sized(&Sizes {

@@ -364,6 +364,7 @@ proptest! {
             buffers: 32,
             depth: 3,
             config: Config { segments: 32, ..Config::default() },
+            ..Sizes::default()
         });
         let frames = kept.then_some(frames);
         let (ring, mut front) = rig.attach(1, How { frames, indirect: 32, ..PERSISTENT });

@@ -505,6 +505,7 @@ proptest! {
         rounds in prop::collection::vec(prop::collection::vec(step(), 1..60), 1..4),
     ) {
         let config = Config { budget: 3, map_batch: 11, copy_batch: 22, rings: 4, segments: 11 };
-        agrees_with_sectors(&Sizes { depth: 2, buffers: 11, config }, start, &rounds);
+        let sizes = Sizes { depth: 2, buffers: 11, config, ..Sizes::default() };
+        agrees_with_sectors(&sizes, start, &rounds);
     }
 }

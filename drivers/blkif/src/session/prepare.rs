@@ -249,6 +249,10 @@ impl Session {
         if kept + claimed == 0 {
             return false;
         }
+        if claimed == 0 && kept > 0 {
+            // It goes on with what it has, and must not stand in front of those that have none.
+            means.pool.withdraw(ring);
+        }
         if progress.done == 0 {
             self.stats.copied_requests.add(1);
         }

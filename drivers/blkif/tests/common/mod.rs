@@ -220,6 +220,8 @@ impl DiskQueue for TestDisk {
 
 /// Sizes of a rig.
 pub struct Sizes {
+    /// Disks with the same contents.
+    pub disks: usize,
     pub depth: usize,
     pub buffers: usize,
     pub config: Config,
@@ -228,6 +230,7 @@ pub struct Sizes {
 impl Default for Sizes {
     fn default() -> Self {
         Self {
+            disks: 1,
             depth: 256,
             buffers: 64,
             config: Config::default(),
@@ -296,7 +299,8 @@ impl Rig {
         let grants: &FakeGrants<'_> = Box::leak(Box::new(FakeGrants::new(bus)));
         let events: &FakeEvents = Box::leak(Box::default());
         let disk = RamDisk::new(1 << 20, bus).unwrap();
-        let queue = TestDisk::new(disk.queue(sizes.depth, bus));
+        let queues = (0..sizes.disks).map(|_| TestDisk::new(disk.queue(sizes.depth, bus)));
+        let queues = queues.collect();
         let buffers = bus.alloc(sizes.buffers).unwrap();
         Self {
             bus,
@@ -304,7 +308,7 @@ impl Rig {
             events,
             volume: disk.volume("ram0", 0),
             claims: None,
-            core: RingCore::new(sizes.config, vec![queue], grants, events, buffers).unwrap(),
+            core: RingCore::new(sizes.config, queues, grants, events, buffers).unwrap(),
             buffers: sizes.buffers,
             windows: 0,
         }
