@@ -69,6 +69,7 @@ pub struct Xenstored {
     chunk: usize,
     conflicts: usize,
     write_errors: BTreeMap<String, &'static str>,
+    watch_errors: BTreeMap<String, &'static str>,
     quota: usize,
     watch_quota: usize,
     transaction_quota: usize,
@@ -99,6 +100,7 @@ impl Xenstored {
             chunk: usize::MAX,
             conflicts: 0,
             write_errors: BTreeMap::new(),
+            watch_errors: BTreeMap::new(),
             quota: 1000,
             watch_quota: 128,
             transaction_quota: 10,
@@ -145,6 +147,14 @@ impl Xenstored {
         match error {
             Some(error) => self.write_errors.insert(path.into(), error),
             None => self.write_errors.remove(path),
+        };
+    }
+
+    /// Answers the client's requests to watch `path` with `error` from now on; `None` ends that.
+    pub fn fail_watches(&mut self, path: &str, error: Option<&'static str>) {
+        match error {
+            Some(error) => self.watch_errors.insert(path.into(), error),
+            None => self.watch_errors.remove(path),
         };
     }
 
@@ -414,6 +424,9 @@ impl Xenstored {
                     .any(|(p, t, _)| *p == path && t == token)
                 {
                     return Err("EEXIST");
+                }
+                if let Some(error) = self.watch_errors.get(&path) {
+                    return Err(error);
                 }
                 if self.watches.len() >= self.watch_quota {
                     return Err("E2BIG");

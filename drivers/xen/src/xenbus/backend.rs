@@ -44,7 +44,8 @@ pub(super) struct Entry {
     /// Transactions lost to a conflict, and refused, in a row.
     pub(super) conflicts: u32,
     pub(super) failures: u32,
-    /// After so many refusals nothing is tried before there is news.
+    /// After so many refusals nothing is tried before there is news, but for a watch that is not
+    /// set yet.
     pub(super) given_up: bool,
     /// The error node tells of what is wrong now.
     pub(super) told: bool,

@@ -78,6 +78,8 @@ pub(super) struct Look {
     frontend: XenbusState,
     written: bool,
     rings: Option<Result<RingLayout, Refusal>>,
+    /// The frontend could not be watched, which is to be tried again.
+    unwatched: Option<Errno>,
 }
 
 impl Look {
@@ -127,14 +129,21 @@ impl Backend {
             frontend: XenbusState::UNKNOWN,
             written: false,
             rings: None,
+            unwatched: None,
         };
         (unit, look)
     }
 
-    /// The look has ended.
+    /// The look has ended, with nothing changed in the store.
     pub(super) fn look_over(&mut self, look: &Look) {
-        if let Some(entry) = self.entry(look.id) {
-            entry.looking = false;
+        let now = self.now;
+        let Some(entry) = self.entry(look.id) else {
+            return;
+        };
+        entry.looking = false;
+        if let Some(errno) = look.unwatched {
+            entry.store_refuses(errno, now);
+            self.tell_refusal(look.id);
         }
     }
 
@@ -196,6 +205,9 @@ impl Backend {
                     self.client.abandon(unit);
                     if let Some(entry) = self.entry(look.id) {
                         entry.conflicts = 0;
+                        if look.unwatched.is_none() {
+                            entry.failures = 0;
+                        }
                     }
                     self.look_over(&look);
                     return None;
@@ -219,13 +231,17 @@ impl Backend {
             _ => XenbusState::UNKNOWN,
         };
         let offer = self.offer_to(id);
-        let now = self.now;
         let mut plan = None;
         if let Some(entry) = self.entry(id) {
             match watch {
                 [] => {}
-                [Ok(_) | Err(Errno::EEXIST), ..] => entry.watched = true,
-                [Err(errno), ..] if is_passing(*errno) => entry.store_refuses(*errno, now),
+                [Ok(_) | Err(Errno::EEXIST), ..] => {
+                    entry.watched = true;
+                    entry.look_again();
+                }
+                [Err(errno), ..] if is_passing(*errno) || entry.device.is_at_work() => {
+                    look.unwatched = Some(*errno);
+                }
                 [Err(errno), ..] => {
                     let refusal = Refusal::new(*errno, refusal_of(*errno));
                     entry.device.refuse(refusal);
@@ -276,8 +292,7 @@ impl Backend {
             Step::Close | Step::Disconnect => Then::Next,
             _ => Then::Nothing,
         };
-        // After all else the same is there to be seen, until there is news.
-        entry.dirty |= matches!(step, Step::Again | Step::Write(_) | Step::Remove);
+        entry.dirty |= matches!(step, Step::Again);
         entry.wake_at = match step {
             Step::WaitUntil(time) => Some(time),
             _ => None,
@@ -393,6 +408,8 @@ impl Backend {
             }
             (_, Ok(())) => return,
         };
+        // There may be more to do.
+        entry.dirty = true;
         entry.conflicts = 0;
         match change {
             Change::Remove { refused } => {
@@ -408,8 +425,11 @@ impl Backend {
                 }
             }
             Change::Announce(announce) => {
-                entry.failures = 0;
                 entry.device.wrote(&announce, now);
+                match look.unwatched {
+                    Some(errno) => entry.store_refuses(errno, now),
+                    None => entry.failures = 0,
+                }
                 let close = announce == Announce::Closed && entry.device.take_disk();
                 match announce {
                     Announce::Resized(facts) => info!("vbd {id}: {} sectors now", facts.sectors),
@@ -422,6 +442,7 @@ impl Backend {
                 if close {
                     self.actions.push_back(Action::Close { device: id });
                 }
+                self.tell_refusal(id);
             }
         }
     }
@@ -446,15 +467,16 @@ impl Entry {
             self.device.refuse(Refusal::new(errno, refusal_of(errno)));
         }
         self.blocked_until = now.saturating_add(pause);
-        // Then only what others do there gives reason to try again.
-        self.dirty = self.failures <= 2 * most;
-        self.given_up = !self.dirty;
+        self.given_up = self.failures > 2 * most;
+        // Then only what others do there gives reason to try again, if we hear of it: what came
+        // meanwhile does.
+        self.dirty |= !self.given_up || !self.watched;
     }
 
-    /// A look begins. If nothing was tried any longer, there is news: all is tried as if for the
-    /// first time.
+    /// A look begins. If nothing was tried any longer, there is news, of which the watch is the
+    /// first: all is tried as if for the first time.
     pub(super) fn look_again(&mut self) {
-        if core::mem::take(&mut self.given_up) {
+        if self.watched && core::mem::take(&mut self.given_up) {
             self.failures = 0;
             self.device.retry();
         }

@@ -8,3 +8,4 @@ mod limits;
 mod offers;
 mod refusals;
 mod round_trips;
+mod unwatched;
