@@ -20,6 +20,7 @@ const GUEST_INIT: &str = include_str!("../../rig/guest-init.sh");
 const JOBS: &[(&str, &str)] = &[
     ("tree-write", include_str!("../../rig/jobs/tree-write.sh")),
     ("tree-check", include_str!("../../rig/jobs/tree-check.sh")),
+    ("fio-sectors", include_str!("../../rig/jobs/fio-sectors.sh")),
     ("fio-verify", include_str!("../../rig/jobs/fio-verify.sh")),
     ("fio-rings", include_str!("../../rig/jobs/fio-rings.sh")),
     ("fio-virtio", include_str!("../../rig/jobs/fio-virtio.sh")),

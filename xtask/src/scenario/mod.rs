@@ -105,6 +105,7 @@ scenarios! {
     "pvh-passthrough" 600 Idle false true;
     "virtio-blk" 360 Virtio false true;
     "disk-info" 240 Idle false false;
+    "sectors-512e" 300 Idle false false;
     "resize" 300 Idle false false;
     "spindle-paused" 360 Idle false false;
     "interop" 1500 Idle false false;
