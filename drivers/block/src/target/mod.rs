@@ -82,7 +82,8 @@ impl Targets {
         })
     }
 
-    /// Whether two volumes have a sector in common.
+    /// Whether two volumes have a sector in common, or would if their disk had another size: all of
+    /// it belongs to the whole disk, whatever its size is now.
     fn overlap(&self, one: usize, other: usize) -> bool {
         let range = |index: usize| {
             let volume = &self.volumes[index];
@@ -90,7 +91,9 @@ impl Targets {
             start..start.saturating_add(volume.sectors)
         };
         let (first, second) = (range(one), range(other));
-        self.media[one] == self.media[other] && first.start < second.end && second.start < first.end
+        let whole = self.disks[one].is_none() || self.disks[other].is_none();
+        let meet = first.start < second.end && second.start < first.end;
+        self.media[one] == self.media[other] && (whole || meet)
     }
 
     /// The disk that is the same as `disk`, behind another controller, if there is one before it.

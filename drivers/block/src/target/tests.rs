@@ -226,6 +226,26 @@ fn a_resized_disk_keeps_its_partitions_as_far_as_they_reach() {
 }
 
 #[test]
+fn who_has_a_volume_keeps_it_while_its_disk_is_smaller() {
+    // What is held, and the way by which the disk is seen to shrink, to how much; it grows again.
+    for (held, usage, shrunk, sectors, wanted) in [
+        ("nvme0n1p1", Use::Write, "nvme0n1", 8, "nvme0n1"),
+        ("nvme0n1p1", Use::Write, "nvme1n1", 8, "nvme1n1"),
+        ("nvme0n1", Use::Read, "nvme0n1", 8, "nvme1n1p1"),
+        ("nvme0n1", Use::Write, "nvme0n1", 0, "nvme1n1"),
+    ] {
+        let mut targets = twins();
+        targets.claim(held, usage, "1/51712").unwrap();
+        assert!(targets.resize(shrunk, sectors));
+        let refused = targets.claim(wanted, Use::Write, "2/51712");
+        assert!(
+            matches!(refused, Err(TargetError::InUse { .. })),
+            "{wanted} beside {held}: {refused:?}"
+        );
+    }
+}
+
+#[test]
 fn the_list_names_holders_and_harmless_aliases() {
     let mut targets = targets();
     targets.volumes[1]
