@@ -62,11 +62,39 @@ fn check(speed: Speed, persistent: bool, neighbours: &[Neighbour]) -> Result<(),
     Ok(())
 }
 
+/// What sharing by ring fails at, whatever cases are drawn below.
+#[test]
+#[cfg_attr(miri, ignore = "takes too long")]
+fn a_guest_gets_its_share_beside_one_with_many_rings() {
+    for (kind, persistent) in [
+        (Kind::Pages, true),
+        (Kind::Large, true),
+        (Kind::CopiedLarge, false),
+    ] {
+        let speed = Speed {
+            channels: 16,
+            ..SSD
+        };
+        check(speed, persistent, &[Neighbour::flood(kind, 4)]).unwrap();
+    }
+}
+
+/// A case takes a second or two without optimizations.
+fn config() -> ProptestConfig {
+    let all = ProptestConfig::default();
+    let cases = match std::env::var_os("PROPTEST_CASES") {
+        _ if cfg!(miri) => 1,
+        Some(_) => all.cases,
+        None => 4,
+    };
+    ProptestConfig { cases, ..all }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 1 } else { 12 }))]
+    #![proptest_config(config())]
 
     /// One read at a time takes at most twice as long as alone, and a command of the disk; many
-    /// get nine tenths of their fair share.
+    /// get nine tenths of their fair share. More cases: `PROPTEST_CASES=100`.
     #[test]
     fn a_guest_gets_its_share_beside_any_neighbours(
         neighbours in prop::collection::vec(neighbour(), 1..5),
