@@ -75,6 +75,11 @@ impl Packed {
         self
     }
 
+    /// The namespace that it is for.
+    pub(crate) const fn namespace(&self) -> u32 {
+        (self.0[0] >> 32) as u32
+    }
+
     #[cfg(test)]
     pub(crate) const fn cid(&self) -> u16 {
         (self.0[0] >> 16) as u16

@@ -244,6 +244,9 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
                 (Some(place), None) => {
                     self.namespaces.remove(place);
                     self.added.retain(|&other| other != id);
+                    for pair in self.pairs.iter().flatten() {
+                        pair.link.tell_gone(id);
+                    }
                     changes.push(Change::Removed(id));
                 }
                 (None, Some(found)) => {

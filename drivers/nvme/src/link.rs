@@ -1,7 +1,7 @@
 //! What the control core and the core that owns a queue pair tell each other: orders one way,
 //! acknowledgements and late commands the other. Nothing here is touched for a single command.
 
-use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 /// What a queue is to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +54,8 @@ pub(crate) struct Link {
     /// [`Step::Pause`] is for a failure of the controller.
     failure: AtomicBool,
     suspects: AtomicBool,
+    /// Namespaces that are gone: a bit for each number, modulo 128.
+    gone: [AtomicU64; 2],
 }
 
 impl Link {
@@ -118,6 +120,18 @@ impl Link {
     pub(crate) fn late(&self) -> Option<u16> {
         let late = self.late.load(Ordering::Relaxed);
         (late & LATE != 0).then_some(late as u16)
+    }
+
+    /// Control: namespace `id` is gone. What comes in its place may have other blocks, so that nothing
+    /// that was made for it may be submitted again.
+    pub(crate) fn tell_gone(&self, id: u32) {
+        self.gone[(id / 64 % 2) as usize].fetch_or(1 << (id % 64), Ordering::Relaxed);
+    }
+
+    /// Queue: whether namespace `id` is gone, or one that differs from it by a multiple of 128; too
+    /// much is only not submitted again, and fails.
+    pub(crate) fn is_gone(&self, id: u32) -> bool {
+        self.gone[(id / 64 % 2) as usize].load(Ordering::Relaxed) >> (id % 64) & 1 != 0
     }
 
     /// Queue: the order in force.

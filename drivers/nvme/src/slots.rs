@@ -76,7 +76,7 @@ const ALONE: u32 = 1 << 17;
 
 /// Above an identifier that is awaited: the controller does not have it; it is submitted again later.
 const HELD: u32 = 1 << 18;
-/// Above an identifier that is held: it is not submitted again, but fails.
+/// Above an identifier that is held: it is not submitted again, but fails at the next poll.
 const DOOMED: u32 = 1 << 19;
 
 /// In a turn: tried again once more.
@@ -358,18 +358,24 @@ impl Slots {
 
     /// Between the two: gives every part whose completion is awaited a new identifier and hands
     /// it to `again`, counted from 0, in the order of submission. Commands count as taken at
-    /// `epoch` from now on. What is suspected is held, and what is too often is doomed. Returns how
-    /// many parts there were for `again`.
-    pub(crate) fn replay(&mut self, epoch: u32, mut again: impl FnMut(usize, &Packed)) -> usize {
+    /// `epoch` from now on. What is suspected is held; what is too often, or for a namespace that is
+    /// `gone`, is doomed. Returns how many parts there were for `again`.
+    pub(crate) fn replay(
+        &mut self,
+        epoch: u32,
+        gone: impl Fn(u32) -> bool,
+        mut again: impl FnMut(usize, &Packed),
+    ) -> usize {
         self.held = 0;
         for slot in self.slots.iter_mut().filter(|s| s.cid & AWAITED != 0) {
-            slot.cid &= !HELD;
-            if slot.blame() >= SUSPECT {
+            slot.cid &= !(HELD | DOOMED);
+            let doomed = slot.blame() >= BLAME_LIMIT || gone(slot.entry.namespace());
+            if doomed || slot.blame() >= SUSPECT {
                 slot.cid |= HELD;
                 slot.due = due(epoch, 0);
                 self.held += 1;
             }
-            if slot.blame() >= BLAME_LIMIT {
+            if doomed {
                 slot.cid |= DOOMED;
             }
         }
@@ -403,6 +409,27 @@ impl Slots {
             slot.epoch = epoch;
         }
         count
+    }
+
+    /// Dooms what is held for a namespace that is `gone`; true if there is anything.
+    pub(crate) fn doom_held(&mut self, gone: impl Fn(u32) -> bool) -> bool {
+        if self.held == 0 {
+            return false;
+        }
+        let mut any = false;
+        for slot in self.slots.iter_mut().filter(|slot| slot.cid & HELD != 0) {
+            if gone(slot.entry.namespace()) {
+                slot.cid |= DOOMED;
+                any = true;
+            }
+        }
+        any
+    }
+
+    /// The namespace that the part `cid` is for.
+    pub(crate) fn namespace(&self, cid: u16) -> u32 {
+        let slot = self.slots.get(usize::from(cid & self.mask));
+        slot.map_or(0, |slot| slot.entry.namespace())
     }
 
     /// The identifier of a part that is doomed, to be finished now.
@@ -660,10 +687,14 @@ mod tests {
         let mut again = Vec::new();
         slots.suspend();
         assert_eq!(slots.reserve(0), None, "nothing begins meanwhile");
-        let count = slots.replay(99, |at, entry| {
-            assert_eq!(at, again.len());
-            again.push((entry.cdw10(), entry.cid()));
-        });
+        let count = slots.replay(
+            99,
+            |_| false,
+            |at, entry| {
+                assert_eq!(at, again.len());
+                again.push((entry.cdw10(), entry.cid()));
+            },
+        );
         assert_eq!(count, again.len());
         slots.resume();
         again
@@ -810,7 +841,7 @@ mod tests {
         }
         slots.suspend();
         let mut again = Vec::new();
-        slots.replay(100, |_, entry| again.push(entry.cdw10()));
+        slots.replay(100, |_| false, |_, entry| again.push(entry.cdw10()));
         slots.resume();
         assert_eq!(again, [90]);
         assert!(slots.take_doomed().is_some());

@@ -261,6 +261,61 @@ fn the_first_command_of_a_queue_is_held_as_long_as_the_controller_says() {
     }
 }
 
+#[test]
+fn nothing_of_a_namespace_that_is_gone_is_submitted_again() {
+    let config = || Config {
+        namespaces: vec![
+            NamespaceConfig::new(1, 2048, 9),
+            NamespaceConfig::new(2, 2048, 9),
+        ],
+        // Five seconds.
+        retry_delays: [50, 0, 0],
+        ..Config::default()
+    };
+    // What is held for a later try, while the one namespace is formatted.
+    let rig = Rig::new(config());
+    let mut bed = Bed::new(&rig, 1);
+    let segments = bed.segments();
+    for unit in [1, 2] {
+        rig.disk
+            .arm(Fault::FailIo(1, Status::NOT_READY.0 | 1 << 11));
+        let write = command(Op::Write, unit, 9, 0, &segments[..1]);
+        bed.queues[0].submit(&write, Tag(unit)).unwrap();
+        bed.queues[0].commit();
+    }
+    bed.turn();
+    rig.disk.format(1, 0x80 | 50);
+    assert_eq!(bed.pass(20_000_000).changes, [Change::Removed(1)]);
+    rig.disk.format(1, 0);
+    bed.pass(20_000_000);
+    bed.turn();
+    assert_eq!(bed.answers, [(1, Err(IoError::Aborted))]);
+    for _ in 0..100 {
+        bed.pass(100_000_000);
+    }
+    assert_eq!(bed.answers[1..], [(2, Ok(()))]);
+    assert_eq!(rig.disk.commands(), 3);
+    rig.obeyed();
+    // What was in flight before a reset.
+    let rig = Rig::new(config());
+    let mut bed = Bed::new(&rig, 1);
+    rig.disk.hang();
+    for unit in [1, 2] {
+        let write = command(Op::Write, unit, 9, 0, &segments[..1]);
+        bed.queues[0].submit(&write, Tag(unit)).unwrap();
+        bed.queues[0].commit();
+    }
+    rig.disk.die();
+    bed.pass(SECOND);
+    rig.disk.format(1, 0x80 | 50);
+    bed.settle();
+    bed.turn();
+    bed.answers.sort_unstable_by_key(|(tag, _)| *tag);
+    assert_eq!(bed.answers, [(1, Err(IoError::Aborted)), (2, Ok(()))]);
+    assert_eq!((rig.disk.commands(), bed.queues[0].in_flight()), (1, 0));
+    rig.obeyed();
+}
+
 /// Namespaces 1 and 2, of which one has a block that the controller cannot do.
 fn with(quirk: Quirk) -> Rig {
     Rig::new(Config {

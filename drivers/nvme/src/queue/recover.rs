@@ -49,8 +49,12 @@ impl<R: Registers> QueuePair<R> {
         self.link.tell_suspects(self.slots.suspects());
     }
 
-    /// Submits what is due.
+    /// Submits what is due, unless its namespace is gone.
     fn submit_held(&mut self) {
+        if !self.stopped {
+            // The next poll answers it.
+            self.stopped = self.slots.doom_held(|id| self.link.is_gone(id));
+        }
         if !self.stopped {
             while let Some(entry) = self.slots.release_held(self.epoch) {
                 // There is room: its old entry has been read.
@@ -103,7 +107,10 @@ impl<R: Registers> QueuePair<R> {
                 false => None,
             };
         }
-        while let Some(cid) = self.slots.take_doomed() {
+        // While the queue is parked nothing may end.
+        while !self.parked
+            && let Some(cid) = self.slots.take_doomed()
+        {
             let finished = self.slots.finish(cid, Status::ABORT_REQUESTED);
             if let Finished::Command(_, tag) = finished {
                 self.slots.note_failed();
@@ -140,7 +147,8 @@ impl<R: Registers> QueuePair<R> {
             return;
         }
         let submission = &self.memory.submission;
-        self.tail = self.slots.replay(self.epoch, |index, entry| {
+        let gone = |id| self.link.is_gone(id);
+        self.tail = self.slots.replay(self.epoch, gone, |index, entry| {
             entry.store(submission, index);
         });
         self.parked = false;
@@ -155,7 +163,7 @@ impl<R: Registers> QueuePair<R> {
     /// that, or for a reason that may pass, as far as that was not too often. True if so.
     #[cold]
     pub(super) fn retry(&mut self, cid: u16, status: Status) -> bool {
-        if !status.may_pass() {
+        if !status.may_pass() || self.link.is_gone(self.slots.namespace(cid)) {
             return false;
         }
         let aborted = status.code() == Status::ABORT_REQUESTED;
