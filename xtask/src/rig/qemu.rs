@@ -21,11 +21,10 @@ pub(super) const CPUS: u32 = 3;
 /// With more than one dom0 CPU, dom0 rarely dies at boot in code patching. What guards against
 /// speculation costs much where nothing speculates. A lock for each processor's run queue: the
 /// host may take away the processor that holds one for all. Memory is zero as QEMU gives it; to
-/// scrub it keeps the processors from dom0's start. Xen does not ask the BIOS about each disk: with
-/// several NVMe controllers it does not come back from that.
+/// scrub it keeps the processors from dom0's start.
 const XEN: &str = "com1=115200,8n1 console=com1 dom0_mem=2G,max:2G dom0_max_vcpus=1 \
                    guest_loglvl=all loglvl=all spec-ctrl=no credit2_runqueue=cpu \
-                   bootscrub=no edd=off";
+                   bootscrub=no";
 
 /// Linux in dom0; guests have the same from `rig/dom0-lib.sh`. Address space randomisation is off:
 /// QEMU 7.2 translates a page of a program anew for each address that it is mapped at, and Xen's

@@ -106,6 +106,12 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         let part = chosen.iter().copied().filter(|scenario| {
             scenario.core || !args.filter.is_empty() || suite == suites[suites.len() - 1]
         });
+        let (part, other): (Vec<_>, Vec<_>) =
+            part.partition(|scenario| scenario.variant.boots(suite));
+        if !other.is_empty() {
+            let (name, other) = (suite.name(), names(&other));
+            ui::step("test", &format!("not for {name}'s Xen: {other}"));
+        }
         for scenario in part {
             if let Some(times) = args.repeat {
                 report.repeated(suite, scenario.name, &rig.repeat(scenario, times));
