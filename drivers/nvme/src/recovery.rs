@@ -28,6 +28,9 @@ use crate::{Controller, Error, HealthLog, Identity};
 
 /// Resets in a row, without a command answered in between, after which a controller is given up.
 const MAX_RESETS: u32 = 3;
+/// The same with those that are forgiven, since a command ended that the controller failed over: one
+/// that does nothing at all ends command after command in this way.
+const MAX_FORGIVEN: u32 = 5;
 /// How long the other queues wait for one that tries again what the controller may have failed over.
 const TRY_NS: u64 = 1_000_000_000;
 /// A controller that has worked for so many times the limit of a command has recovered.
@@ -90,6 +93,8 @@ pub(crate) struct Recovery {
     abort: Option<Abort>,
     /// Resets since the controller last answered a command, or worked for a while.
     resets: u32,
+    /// The same with those that were forgiven.
+    unanswered: u32,
     /// What the queues had done at the last reset: commands answered, and failed by resets.
     done: (u32, u32),
     /// Since when the queue that works again last has, as long as others wait for it.
@@ -110,6 +115,7 @@ impl Recovery {
             order: Order::default(),
             abort: None,
             resets: 0,
+            unanswered: 0,
             done: (0, 0),
             resuming: None,
             running_since: 0,
@@ -251,7 +257,7 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
         let calm = self.timeout.saturating_mul(CALM).as_nanos();
         let worked = now.saturating_sub(self.recovery.running_since);
         if self.is_running() && u128::from(worked) > calm {
-            self.recovery.resets = 0;
+            (self.recovery.resets, self.recovery.unanswered) = (0, 0);
         }
         self.count_reset();
         (self.recovery.abort, self.recovery.resuming) = (None, None);
@@ -259,12 +265,14 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
         self.looking.clear();
         let serial = &self.identity.serial;
         let hopeless = matches!(reason, Error::Changed(_));
-        if hopeless || self.recovery.resets > MAX_RESETS {
+        let Recovery {
+            resets, unanswered, ..
+        } = self.recovery;
+        if hopeless || resets > MAX_RESETS || unanswered > MAX_FORGIVEN {
             log::error!("nvme {serial}: {reason}; given up");
             self.recovery.giving_up = Some(reason);
         } else {
-            let number = self.recovery.resets;
-            log::warn!("nvme {serial}: {reason}; reset {number} of at most {MAX_RESETS}");
+            log::warn!("nvme {serial}: {reason}; reset {resets} of at most {MAX_RESETS}");
         }
         if self.is_running() {
             self.recovery.before = self.identity.clone();
@@ -300,11 +308,12 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
         }
         let before = core::mem::replace(&mut self.recovery.done, done);
         if done.0 != before.0 {
-            self.recovery.resets = 0;
+            (self.recovery.resets, self.recovery.unanswered) = (0, 0);
         } else if done.1 != before.1 {
             self.recovery.resets = self.recovery.resets.saturating_sub(1);
         }
         self.recovery.resets += 1;
+        self.recovery.unanswered += 1;
     }
 
     /// Has the queues submit again what they had in flight: all of them that have nothing which the

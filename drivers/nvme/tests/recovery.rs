@@ -217,7 +217,7 @@ fn the_controller_says_when_to_try_again() {
     }
     // It waits, and is not late.
     assert_eq!(rig.disk.resets(), 0);
-    // That it may say so, it is told at each start.
+    // The feature that lets it say so is set at each start.
     assert!(rig.disk.delays_told());
     rig.disk.die();
     bed.pass(SECOND);
@@ -638,6 +638,29 @@ fn a_controller_that_goes_on_failing_is_given_up_and_says_so() {
         "all memory is back but the test's"
     );
     rig.obeyed();
+}
+
+#[test]
+fn a_controller_that_answers_nothing_is_given_up_however_many_commands_fail_one_by_one() {
+    let rig = Rig::new(Config::default());
+    let mut bed = Bed::new(&rig, 1);
+    rig.disk.arm(Fault::Deaf);
+    rig.disk.arm(Fault::NoAbort);
+    // A command more every second, so that each is to blame at its own time.
+    for tag in 0..1000 {
+        let segments = bed.segments();
+        let read = command(Op::Read, 2, 9, 0, &segments[1..2]);
+        if bed.queues[0].submit(&read, Tag(tag)).is_ok() {
+            bed.queues[0].commit();
+        }
+        bed.pass(SECOND);
+        if bed.lost.is_some() {
+            break;
+        }
+    }
+    let resets = rig.disk.resets();
+    assert!(bed.lost.is_some() && resets <= 6, "{resets} resets");
+    assert!(bed.answers.iter().all(|(_, result)| result.is_err()));
 }
 
 #[test]
@@ -1088,7 +1111,7 @@ fn limits_of_discards_that_are_not_told_just_then_stay_as_they_were() {
     bed.settle();
     assert_eq!((rig.disk.resets(), bed.lost), (1, None));
     assert!(bed.controller.volumes(0, 0)[0].discard.is_some());
-    // Not told at the start either: they are not known to be none, so that no discard is sent.
+    // Not known at the start either: they are not known to be none, so that no discard is sent.
     let rig = limited();
     for _ in 0..6 {
         rig.disk.arm(Fault::FailIdentify(6, 0x06));
