@@ -119,7 +119,7 @@ fn all() -> Result<Vec<Spindle>> {
     Ok(all)
 }
 
-/// Tells of those that are of another version than this tool.
+/// Names the domains whose version differs from this tool's.
 fn compare(spindles: &[Spindle]) {
     for note in spindles.iter().filter_map(Spindle::mismatch) {
         say(&format!("note: {note}"));

@@ -25,7 +25,7 @@ const _: () = assert!(cfg!(loom) || CELLS > MAX_INDIRECT_SEGMENTS + 1);
 
 /// Claimed alone.
 const ALONE: u32 = 1 << 31;
-/// Wanted alone, by somebody who tries again. Below, the number of claims together with others.
+/// A request wants the block alone and tries again. Below, the number of claims together with others.
 const WANTED: u32 = 1 << 30;
 
 /// A table of claims.
@@ -120,7 +120,7 @@ fn take(cell: &AtomicU32, alone: bool) -> bool {
 /// Release: see `take`.
 fn give(cell: &AtomicU32, alone: bool) {
     if alone {
-        // Nobody changes it meanwhile.
+        // No one else changes it meanwhile.
         cell.store(0, Ordering::Release);
     } else {
         cell.fetch_sub(1, Ordering::Release);
@@ -259,7 +259,7 @@ mod tests {
                 done += 1;
             }
             while let Some(at) = left.pop() {
-                prop_assert!(claims.claim(&spans[at]), "nobody has anything");
+                prop_assert!(claims.claim(&spans[at]), "no claim is left");
                 claims.release(&spans[at]);
                 done += 1;
             }

@@ -167,7 +167,7 @@ impl Request {
     }
 
     /// Validates the private copy of a `BLKIF_OP_DISCARD` (`struct blkif_request_discard`). The
-    /// wish for a secure one counts only where the volume has them, as the header says. If it may
+    /// request for a secure one counts only where the volume has them, as the header says. If it may
     /// be `unaligned`, the whole blocks of it are discarded, of which there may be none.
     ///
     /// # Errors

@@ -325,7 +325,7 @@ impl Many {
     }
 }
 
-/// A request of a script: on which ring, what, sectors that nobody else has at that time.
+/// A request of a script: on which ring, what, sectors that no other request has at that time.
 #[derive(Clone, Debug)]
 struct Step {
     ring: usize,

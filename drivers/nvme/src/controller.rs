@@ -36,7 +36,7 @@ pub struct Controller<R, C, M> {
     pub(crate) discards: Option<DiscardLimits>,
     pub(crate) namespaces: Vec<Namespace>,
     pub(crate) refused: Vec<(u32, NamespaceError)>,
-    /// Those of the namespaces that came since the start: nobody uses them.
+    /// Those of the namespaces that came since the start: no volume is on them.
     pub(crate) added: Vec<u32>,
     pub(crate) depth: u16,
     pub(crate) timeout: Duration,
@@ -123,7 +123,7 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
         Ok(())
     }
 
-    /// Whether it is being brought up for the first time, when nobody else waits for control.
+    /// Whether it is being brought up for the first time, when nothing else waits for control.
     pub(crate) fn is_starting(&self) -> bool {
         self.starting
     }

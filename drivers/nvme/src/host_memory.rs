@@ -77,7 +77,7 @@ pub(crate) struct HostMemory {
 struct Buffer {
     list: SharedPages,
     pieces: Vec<SharedPages>,
-    /// The controller has been told of it and may use it.
+    /// The controller has its addresses and may use it.
     in_use: bool,
 }
 

@@ -83,7 +83,7 @@ impl Link {
         (load(&self.answered), load(&self.failed))
     }
 
-    /// Queue: tells of its progress.
+    /// Queue: reports its progress.
     pub(crate) fn tell_progress(&self, (answered, failed): (u32, u32)) {
         self.answered.store(answered, Ordering::Relaxed);
         self.failed.store(failed, Ordering::Relaxed);
@@ -94,7 +94,7 @@ impl Link {
         self.suspects.load(Ordering::Relaxed)
     }
 
-    /// Queue: tells of such commands.
+    /// Queue: reports such commands.
     pub(crate) fn tell_suspects(&self, any: bool) {
         // Before it says that an order is followed, which releases it.
         self.suspects.store(any, Ordering::Relaxed);

@@ -131,7 +131,7 @@ fn what_comes_in_the_place_of_a_removed_namespace_is_not_its_size() {
     assert_eq!(changes(0), [Change::Removed(1)]);
     for _ in 0..2 {
         assert_eq!(changes(8), [Change::Added(1)]);
-        assert_eq!(changes(64), [], "nobody uses it");
+        assert_eq!(changes(64), [], "no volume is on it");
         assert_eq!(changes(0), [Change::Removed(1)]);
     }
     // Nor does anybody mind if yet another one comes.
@@ -252,7 +252,7 @@ fn unknown_and_endless_events_keep_nobody() {
     rig.obeyed();
 }
 
-/// Counts, for each thread, how often the log is told that a namespace cannot be served.
+/// Counts, for each thread, how often the log says that a namespace cannot be served.
 struct Refusals;
 
 thread_local! {

@@ -34,7 +34,7 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
         }
         self.count_load();
         // `blocked`: a ring waits for what others, perhaps on other cores, write to the same blocks.
-        // Nobody will tell it.
+        // No event will wake it.
         let (mut waiting, mut blocked) = (false, false);
         for turn in 0..self.used {
             let place = self.place(turn);

@@ -52,7 +52,7 @@ impl Session {
                 {
                     // It keeps its place and is copied at the next visit after the disk has
                     // answered what it has of it. Those behind it give their buffers back, or it
-                    // might wait for them for ever.
+                    // might wait for them without end.
                     if !self.take_back(index, pool) {
                         break;
                     }

@@ -46,7 +46,7 @@ pub enum TargetError {
         /// What that one has, if it goes by another name.
         held: Option<String>,
     },
-    /// Somebody else writes to it, too, and one of the two in smaller sectors than its blocks.
+    /// Another holder writes to it, too, and one of the two in smaller sectors than its blocks.
     #[error(
         "target \"{name}\" is written to by {holder}, as \"{held}\": those who share a disk either all \
          have it by the same name with 512e:, or all without"

@@ -158,7 +158,7 @@ fn writers_of_parts_of_blocks_share_with_each_other_only() {
         .claim_512e("nvme0n1p2", Use::SharedWrite, "2/51712")
         .unwrap();
     targets.claim("nvme0n1p2", Use::Read, "2/51712").unwrap();
-    // Whoever only reads is nobody's concern.
+    // Readers do not matter here.
     targets
         .claim_512e("nvme0n1p1", Use::Read, "1/51712")
         .unwrap();

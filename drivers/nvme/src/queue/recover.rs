@@ -140,7 +140,7 @@ impl<R: Registers> QueuePair<R> {
     }
 
     /// Submits everything in flight once more, in the order of the first time. Reads, writes,
-    /// flushes and discards can be done twice; nobody has been told of their end. What the
+    /// flushes and discards can be done twice; no answer for them has been given. What the
     /// controller may have failed over again and again comes one by one, and fails in the end.
     fn replay(&mut self) {
         if self.gone || !self.parked {
@@ -167,9 +167,9 @@ impl<R: Registers> QueuePair<R> {
             return false;
         }
         let aborted = status.code() == Status::ABORT_REQUESTED;
-        let told = status.delay().checked_sub(1);
-        let told = told.and_then(|index| self.delays.get(index));
-        let delay = match told {
+        let index = status.delay().checked_sub(1);
+        let asked_for = index.and_then(|index| self.delays.get(index));
+        let delay = match asked_for {
             _ if aborted => 0,
             Some(&units) => (u32::from(units) * DELAY_UNIT).min(MAX_DELAY),
             // What is on the medium does not change by waiting.

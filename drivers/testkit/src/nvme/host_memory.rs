@@ -118,7 +118,7 @@ impl Shared {
         lent.pieces.iter().map(|(_, bytes)| *bytes).collect()
     }
 
-    /// All of it is memory, and nobody else has written to it.
+    /// All of it is memory, and nothing else has written to it.
     fn check_lent(&self, lent: &Lent) {
         for &(address, bytes) in &lent.pieces {
             if self.bus.at(address, bytes, |_, _| ()).is_none() {
@@ -128,7 +128,7 @@ impl Shared {
         for end in ends(lent).filter(|_| lent.stamp > 0) {
             let mut stamp = [0; 8];
             if self.bus.read(end, &mut stamp) && u64::from_le_bytes(stamp) != lent.stamp {
-                self.violation("somebody else uses memory that the controller works with");
+                self.violation("something else uses memory that the controller works with");
             }
         }
     }
