@@ -269,6 +269,10 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
 
     #[inline(never)]
     fn disable_and_free<Q>(self, queues: Vec<QueuePair<Q>>) -> Result<(), Error> {
+        if !self.is_running() && self.registers.configuration() == u32::MAX {
+            // It is no longer there, or cut off; nothing was changed that it may take time for.
+            return Err(Error::Gone);
+        }
         self.registers.disable(&self.clock, self.capabilities)?;
         for queue in queues {
             self.free(queue.memory);

@@ -736,6 +736,13 @@ fn a_status_of_all_ones_after_a_change_is_waited_through() {
     bed.settle();
     let lost = bed.lost.expect("an end");
     assert_eq!((lost.reason, lost.disabled), (Error::Gone, false));
+    // Nor is it waited for at the end.
+    let before = rig.clock.now_ns();
+    let Bed {
+        controller, queues, ..
+    } = bed;
+    assert_eq!(controller.shutdown(queues), Err(Error::Gone));
+    assert!(rig.clock.now_ns() - before < SECOND);
 }
 
 #[test]
