@@ -2,8 +2,8 @@
 //!
 //! No request needs more than one page at a time, since a copied request goes through the buffers
 //! in as many chunks as it takes. A guest may hold an equal part of the pool, however many rings it
-//! has, and together guests leave a quarter of it to those that come new; one that holds none waits
-//! for nobody who does. A guest's rings share its part in the same way.
+//! has, and together guests leave a quarter of it to those that come new; one that holds none does
+//! not wait for those that do. A guest's rings share its part in the same way.
 //!
 //! A page goes to another guest with nothing of the last one's left in it: whoever copies out what
 //! a disk should have written, and did not, finds zeroes. Pages are cleaned when they change

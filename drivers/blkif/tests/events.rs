@@ -120,8 +120,8 @@ fn a_frontend_that_is_behind_is_told_of_the_last_answers_too() {
     }
 }
 
-#[test]
-fn an_event_held_back_is_sent_in_time_though_nothing_else_happens() {
+/// A ring that has had a deep queue for a while, so that events for it are held back; the time.
+fn deep_and_busy() -> (Rig, Driver, u64) {
     let mut rig = Rig::new();
     let mut driver = Driver::new(&mut rig, 5, u32::MAX, 32);
     let mut now = 1_000_000_000;
@@ -133,6 +133,12 @@ fn an_event_held_back_is_sent_in_time_though_nothing_else_happens() {
         }
         driver.handle(&rig);
     }
+    (rig, driver, now)
+}
+
+#[test]
+fn an_event_held_back_is_sent_in_time_though_nothing_else_happens() {
+    let (mut rig, mut driver, mut now) = deep_and_busy();
     // With these few it is the one that is behind.
     driver.submit(4);
     now += 1000;
@@ -157,17 +163,7 @@ fn an_event_held_back_is_sent_in_time_though_nothing_else_happens() {
 /// As when the ring is closed: nothing will be published there any more.
 #[test]
 fn an_event_held_back_is_sent_when_the_ring_is_halted() {
-    let mut rig = Rig::new();
-    let mut driver = Driver::new(&mut rig, 5, u32::MAX, 32);
-    let mut now = 1_000_000_000;
-    for _ in 0..20 {
-        driver.submit(32);
-        for _ in 0..2 {
-            now += 50_000;
-            rig.core.visit(now);
-        }
-        driver.handle(&rig);
-    }
+    let (mut rig, mut driver, mut now) = deep_and_busy();
     driver.submit(4);
     for _ in 0..2 {
         now += 1000;

@@ -131,7 +131,7 @@ pub struct NamespaceConfig {
     pub nguid: [u8; 16],
     /// UUID, or zeroes.
     pub uuid: [u8; 16],
-    /// The command set that it is of, by number; told if it is not 0, the NVM command set.
+    /// The command set that it is of, by number; reported if it is not 0, the NVM command set.
     pub command_set: u8,
     /// FPI: the percentage of a format that is left, with bit 7.
     pub format_progress: u8,
@@ -331,7 +331,7 @@ impl FakeNvme {
         self.0.resets.load(Ordering::Acquire)
     }
 
-    /// Gives namespace `id` another size, 0 for none at all, and tells of it.
+    /// Gives namespace `id` another size, 0 for none at all, and reports it.
     pub fn resize(&self, id: u32, blocks: u64) {
         if let Some(store) = self.0.store(id) {
             store.resize(blocks);
@@ -340,7 +340,7 @@ impl FakeNvme {
         self.raise(0x04_0002);
     }
 
-    /// Sets FPI of namespace `id`, `0x80` with the percentage of a format that is left, and tells of
+    /// Sets FPI of namespace `id`, `0x80` with the percentage of a format that is left, and reports
     /// it.
     pub fn format(&self, id: u32, progress: u8) {
         if let Some(store) = self.0.store(id) {
@@ -350,7 +350,7 @@ impl FakeNvme {
         self.raise(0x04_0002);
     }
 
-    /// Puts another namespace in the place of number `id`, with this NGUID, and tells of it.
+    /// Puts another namespace in the place of number `id`, with this NGUID, and reports it.
     pub fn replace(&self, id: u32, nguid: [u8; 16]) {
         if let Some(store) = self.0.store(id) {
             store.replace(nguid);
@@ -366,7 +366,7 @@ impl FakeNvme {
         control.send_events();
     }
 
-    /// Sets the critical warnings of the SMART log and tells of them.
+    /// Sets the critical warnings of the SMART log and reports them.
     pub fn warn(&self, critical: u8) {
         self.0.control.lock().unwrap().critical = critical;
         self.raise(0x02_0001);
