@@ -5,30 +5,27 @@
 extern crate alloc;
 
 mod arch;
-mod connections;
-mod control;
-mod cores;
+mod disk_table;
 mod disks;
-mod listing;
+mod hypervisor;
 mod log;
 mod mm;
 mod panic;
-mod rings;
+mod ring_cores;
 mod settings;
-mod statistics;
 mod xen;
 
+use alloc::format;
 use alloc::vec;
 
 use ::log::info;
+use spindle_control::{Control, Store};
 use spindle_xen::store::Ring as StoreRing;
 use spindle_xen::xenbus::ShutdownKind;
 use xen_pvh_boot::{Boot, BootError};
 
-use control::{Control, Store};
-use cores::Cores;
 use disks::Disks;
-use rings::Rings;
+use hypervisor::XenCpu;
 use xen::sched::Reason;
 
 xen_pvh_boot::entry!(main);
@@ -110,21 +107,22 @@ fn serve(machine: Machine) -> ! {
         &boot.info.map,
         &memory,
         clock,
-        cores::wanted(&config),
+        ring_cores::wanted(&config),
     );
-    let rings = Rings {
+    let hypervisor = XenCpu {
         grants: xen.grants.reading(memory.bus),
         events: xen.events,
         window: memory.grants,
-        path: config.path,
+        clock,
     };
-    let cores = Cores::start(&config, &memory, rings, &mut disks);
+    let cores = ring_cores::start(&config, &memory, hypervisor, &mut disks);
     let cores = cores.unwrap_or_else(|error| panic!("cannot serve: {error}"));
     let store = Store {
         ring,
         port: store.port,
     };
-    let control = Control::new(&config, clock, rings, store, disks, cores);
+    let version = format!("{} {}", env!("CARGO_PKG_VERSION"), env!("SPINDLE_GIT"));
+    let control = Control::new(&config, version, hypervisor, store, disks, cores);
     info!(
         "ready, {} ms after boot",
         xen::time::uptime_ns() / 1_000_000

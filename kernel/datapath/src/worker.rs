@@ -8,6 +8,7 @@ use spindle_blkif::pacer::PollTime;
 use spindle_blkif::stats::CoreStats;
 use spindle_blkif::worker::{Link, Next, Worker};
 use spindle_blkif::{Counted, RingCore};
+use spindle_control::CoreWorker;
 use spindle_xen::event::{Notify, Port};
 use spindle_xen::grant::GrantOps;
 
@@ -37,27 +38,26 @@ impl RingWorker {
     pub fn new(core: Core, link: Arc<Link<Queue>>, poll: PollTime, stats: Arc<CoreStats>) -> Self {
         Self(Worker::new(core, link, poll, stats))
     }
+}
 
-    /// See [`Worker::turn`].
+impl CoreWorker for RingWorker {
+    type Queue = Queue;
+
     #[inline(never)]
-    pub fn turn(&mut self, now_ns: u64) -> Next {
+    fn turn(&mut self, now_ns: u64) -> Next {
         self.0.turn(now_ns)
     }
 
-    /// See [`Worker::ports`].
-    pub fn ports(&self) -> impl Iterator<Item = Port> {
+    fn ports(&self) -> impl Iterator<Item = Port> {
         self.0.ports()
     }
 
-    /// See [`Worker::listen`].
     #[inline(never)]
-    pub fn listen(&mut self) -> bool {
+    fn listen(&mut self) -> bool {
         self.0.listen()
     }
 
-    /// See [`Worker::has_orders`].
-    #[must_use]
-    pub fn has_orders(&self) -> bool {
+    fn has_orders(&self) -> bool {
         self.0.has_orders()
     }
 }

@@ -8,6 +8,7 @@ use spindle_blkif::stats::CoreStats;
 use spindle_blkif::worker::{Link, Next, Order, Report};
 use spindle_blkif::{Attachment, Config, Counted, Gate, Session};
 use spindle_block::{Command, DiskQueue, Op, RamDisk, SubmitError, Tag, Unit};
+use spindle_control::CoreWorker;
 use spindle_datapath::{Core, Events, Grants, Queue, RingWorker};
 use spindle_hw::DmaAlloc;
 use spindle_testkit::blkfront::Blkfront;

@@ -29,10 +29,6 @@ use crate::arch::cpu;
 const HEAP_MIN: u64 = 4 << 20;
 const HEAP_MAX: u64 = 64 << 20;
 
-/// Bytes of heap that rings and their cores leave to control: for xenstore, which may send it a few
-/// hundred KiB at once, and for what it keeps of devices.
-pub(crate) const CONTROLS_SHARE: usize = 1 << 20;
-
 /// All memory, after the heap took its share.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Memory {

@@ -2,7 +2,7 @@
 //! domain with one vCPU it turns the only worker as well.
 
 use alloc::format;
-use alloc::string::ToString;
+use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
@@ -11,11 +11,8 @@ use spindle_blkif::Claims;
 use spindle_blkif::worker::{LOOK_WITHOUT_RINGS_NS, Order, Report};
 use spindle_block::{SECTOR_SIZE, TargetError, Use, Volume};
 use spindle_config::Config;
-use spindle_control::{Rounds, Sleep};
-use spindle_datapath::Queue;
-use spindle_hw::Clock;
 use spindle_xen::Errno;
-use spindle_xen::event::{Notify, Port};
+use spindle_xen::event::Port;
 use spindle_xen::store::Ring as StoreRing;
 use spindle_xen::xenbus::{
     Access, Action, Backend, ConnectRequest, DeviceId, Discard, DiskFacts, Generation, Offer,
@@ -23,12 +20,14 @@ use spindle_xen::xenbus::{
 };
 
 use crate::connections::Connections;
-use crate::cores::{Cores, nap, rest};
-use crate::disks::Disks;
+use crate::cores::Cores;
+use crate::disks::DiskTable;
+use crate::hypervisor::Hypervisor;
 use crate::listing::Listing;
 use crate::rings::{Rings, Served};
+use crate::rounds::{Rounds, Sleep};
 use crate::statistics::Statistics;
-use crate::xen::{Events, sched, time::CoreClock};
+use crate::worker::{CoreWorker, nap, rest};
 
 /// How long the guests get to let go of their disks when we are told to shut down.
 const SHUTDOWN_NS: u64 = 8_000_000_000;
@@ -46,15 +45,14 @@ struct Opened {
 
 /// The control core's state.
 #[derive(Debug)]
-pub(crate) struct Control {
-    clock: &'static CoreClock,
-    events: Events,
+pub struct Control<H, D, W: CoreWorker> {
+    hypervisor: H,
     store: Store,
     backend: Backend,
-    disks: Disks,
-    cores: Cores,
+    disks: D,
+    cores: Cores<H, W>,
     opened: Vec<Opened>,
-    connections: Connections,
+    connections: Connections<H>,
     rounds: Rounds,
     listing: Listing,
     smart_at: u64,
@@ -64,42 +62,52 @@ pub(crate) struct Control {
 
 /// Where the store's ring is and how to tell xenstored.
 #[derive(Debug)]
-pub(crate) struct Store {
-    pub(crate) ring: StoreRing,
-    pub(crate) port: Port,
+pub struct Store {
+    /// The ring.
+    pub ring: StoreRing,
+    /// The port to xenstored.
+    pub port: Port,
 }
 
-impl Control {
-    /// Sets up the backend, and says hello in xenstore.
-    pub(crate) fn new(
+impl<H, D, W> Control<H, D, W>
+where
+    H: Hypervisor,
+    D: DiskTable<Queue = W::Queue>,
+    W: CoreWorker,
+{
+    /// Sets up the backend, and publishes `version` and the disks in xenstore. `hypervisor` is that
+    /// of the vCPU that control runs on.
+    pub fn new(
         config: &Config,
-        clock: &'static CoreClock,
-        rings: Rings,
+        version: String,
+        hypervisor: H,
         store: Store,
-        disks: Disks,
-        cores: Cores,
+        disks: D,
+        cores: Cores<H, W>,
     ) -> Self {
+        cores.tell_of_queues(disks.targets());
         let mut backend = Backend::new(Offer {
             max_queues: cores.len() as u32,
             max_ring_page_order: config.ring_order,
             max_indirect_segments: cores.segments().into(),
             persistent: config.path.offers_persistent(),
         });
-        let version = format!("{} {}", env!("CARGO_PKG_VERSION"), env!("SPINDLE_GIT"));
         backend.publish("data/spindle/version", version);
         backend.publish("data/spindle/disks", disks.list());
         let mut listing = Listing::default();
-        listing.publish(&disks.targets, &mut backend);
+        listing.publish(disks.targets(), &mut backend);
         backend.publish("data/spindle/ready", "1");
         Self {
-            clock,
-            events: rings.events,
+            hypervisor,
             store,
             backend,
             disks,
             cores,
             opened: Vec::new(),
-            connections: Connections::new(rings),
+            connections: Connections::new(Rings {
+                hypervisor,
+                path: config.path,
+            }),
             rounds: Rounds::new(),
             listing,
             smart_at: 0,
@@ -109,25 +117,41 @@ impl Control {
     }
 
     /// Runs until the toolstack asks for a shutdown; then everything is closed and off.
-    pub(crate) fn run(mut self) -> ShutdownKind {
+    pub fn run(mut self) -> ShutdownKind {
         let kind = loop {
-            let now = self.clock.now_ns();
-            if let Some(kind) = self.pump(now) {
+            if let Some(kind) = self.turn() {
                 break kind;
             }
-            while let Some((core, report)) = self.cores.report() {
-                let (backend, cores) = (&mut self.backend, &mut self.cores);
-                self.connections.reported(core, report, backend, cores);
-                self.rounds.pump_soon();
-            }
-            if self.connections.settle(&mut self.backend, &mut self.cores) {
-                self.rounds.pump_soon();
-            }
-            if self.rounds.are_disks_due(now) {
-                self.look_around(now);
-            }
-            self.turn_and_sleep(now);
         };
+        self.stop();
+        kind
+    }
+
+    /// Does what is due, then sleeps until there is something to do. Gives the kind of shutdown once
+    /// the toolstack has asked for one and the devices are closed, or their time is up:
+    /// [`Control::stop`] is due then.
+    pub fn turn(&mut self) -> Option<ShutdownKind> {
+        let now = self.hypervisor.now_ns();
+        if let Some(kind) = self.pump(now) {
+            return Some(kind);
+        }
+        while let Some((core, report)) = self.cores.report() {
+            let (backend, cores) = (&mut self.backend, &mut self.cores);
+            self.connections.reported(core, report, backend, cores);
+            self.rounds.pump_soon();
+        }
+        if self.connections.settle(&mut self.backend, &mut self.cores) {
+            self.rounds.pump_soon();
+        }
+        if self.rounds.are_disks_due(now) {
+            self.look_around(now);
+        }
+        self.turn_and_sleep(now);
+        None
+    }
+
+    /// Stops the cores and switches the disks off.
+    pub fn stop(mut self) {
         for connection in self.connections.iter() {
             warn!(
                 "{}: still connected at shutdown; cut off",
@@ -136,12 +160,11 @@ impl Control {
         }
         let queues = self.stop_cores();
         self.disks.shutdown(queues);
-        kind
     }
 
     /// Lets the backend do what is due. Gives the kind of shutdown once that is through.
     fn pump(&mut self, now: u64) -> Option<ShutdownKind> {
-        let event = self.events.take_pending(self.store.port);
+        let event = self.hypervisor.take_pending(self.store.port);
         if !self.rounds.take_pump(event, now) {
             return None;
         }
@@ -178,7 +201,7 @@ impl Control {
             }
         }
         if self.store.ring.take_notify() {
-            self.events.notify(self.store.port);
+            self.hypervisor.notify(self.store.port);
         }
         self.rounds.pumped(self.backend.next_deadline());
         None
@@ -198,8 +221,8 @@ impl Control {
             Access::SharedReadWrite => Use::SharedWrite,
         };
         // What has changed since the last look.
-        self.attend_disks(self.clock.now_ns());
-        let (targets, holder) = (&mut self.disks.targets, device.to_string());
+        self.attend_disks(self.hypervisor.now_ns());
+        let (targets, holder) = (self.disks.targets_mut(), device.to_string());
         let claim = if sectors {
             targets.claim_512e(params, usage, &holder)
         } else {
@@ -219,7 +242,7 @@ impl Control {
         })?;
         let mut volume = volume.clone();
         if self.disks.is_lost(volume.disk) {
-            self.disks.targets.release(&device.to_string());
+            self.disks.targets_mut().release(&device.to_string());
             let text = format!("{} is lost; start the driver domain anew", volume.name);
             return Err(Refusal::new(Errno::EIO, text));
         }
@@ -263,7 +286,8 @@ impl Control {
         self.opened.retain(|opened| opened.device != device);
         let disk = Served { volume, claims };
         self.opened.push(Opened { device, disk });
-        self.listing.publish(&self.disks.targets, &mut self.backend);
+        self.listing
+            .publish(self.disks.targets(), &mut self.backend);
         Ok(facts)
     }
 
@@ -278,7 +302,7 @@ impl Control {
         known.map_or_else(
             || {
                 Claims::new().map(Arc::new).map_err(|error| {
-                    self.disks.targets.release(&device.to_string());
+                    self.disks.targets_mut().release(&device.to_string());
                     Refusal::new(Errno::ENOMEM, error.to_string())
                 })
             },
@@ -288,8 +312,9 @@ impl Control {
 
     fn close(&mut self, device: DeviceId) {
         self.opened.retain(|opened| opened.device != device);
-        self.disks.targets.release(&device.to_string());
-        self.listing.publish(&self.disks.targets, &mut self.backend);
+        self.disks.targets_mut().release(&device.to_string());
+        self.listing
+            .publish(self.disks.targets(), &mut self.backend);
         info!("{device}: closed");
     }
 
@@ -360,12 +385,13 @@ impl Control {
     /// A disk has another size: for those who attach it later, for the rings that serve it, and
     /// for its frontends.
     fn resize(&mut self, name: &str, sectors: u64) {
-        if !self.disks.targets.resize(name, sectors) {
+        if !self.disks.targets_mut().resize(name, sectors) {
             return;
         }
         self.backend
             .publish("data/spindle/disks", self.disks.list());
-        self.listing.publish(&self.disks.targets, &mut self.backend);
+        self.listing
+            .publish(self.disks.targets(), &mut self.backend);
         for opened in &mut self.opened {
             if opened.disk.volume.name == name {
                 opened.disk.volume.sectors = sectors;
@@ -390,21 +416,23 @@ impl Control {
         match (sleep, &mut self.cores.local) {
             (Sleep::No, _) => {}
             (Sleep::StoreAndRings(until), Some(worker)) => {
-                rest(worker, self.events, self.clock, self.store.port, until);
+                rest(worker, self.hypervisor, self.store.port, until);
             }
             (Sleep::Store(_), Some(worker)) if worker.has_orders() => {}
             // One port only: Xen then wakes this core for no other.
-            (Sleep::Store(until) | Sleep::StoreAndRings(until), _) => nap(self.store.port, until),
+            (Sleep::Store(until) | Sleep::StoreAndRings(until), _) => {
+                nap(self.hypervisor, self.store.port, until);
+            }
         }
     }
 
     /// Stops the cores; gives each one's disk queues.
-    fn stop_cores(&mut self) -> Vec<Vec<Queue>> {
+    fn stop_cores(&mut self) -> Vec<Vec<W::Queue>> {
         self.cores.order_all(|| Order::Stop);
-        let deadline = self.clock.now_ns() + STOP_NS;
+        let deadline = self.hypervisor.now_ns() + STOP_NS;
         let mut queues = Vec::new();
         while queues.len() < self.cores.len() {
-            let now = self.clock.now_ns();
+            let now = self.hypervisor.now_ns();
             if now >= deadline {
                 warn!("{} ring cores do not stop", self.cores.len() - queues.len());
                 break;
@@ -415,7 +443,7 @@ impl Control {
             match self.cores.report() {
                 Some((_, Report::Stopped(given))) => queues.push(given),
                 Some(_) => {}
-                None => sched::yield_now(),
+                None => self.hypervisor.yield_now(),
             }
         }
         queues

@@ -12,12 +12,13 @@ use alloc::vec::Vec;
 use log::{error, info};
 use spindle_blkif::worker::{Order, Report};
 use spindle_blkif::{Gate, RingId, RingStats};
-use spindle_datapath::Queue;
 use spindle_xen::xenbus::{Backend, ConnectRequest, DeviceId, Generation, Refusal};
 use spindle_xen::{DomId, Errno};
 
 use crate::cores::Cores;
+use crate::hypervisor::Hypervisor;
 use crate::rings::{Mapped, Rings, Served, Taken};
+use crate::worker::CoreWorker;
 
 /// A ring and where it is.
 #[derive(Debug)]
@@ -35,7 +36,7 @@ struct Ring {
 
 impl Ring {
     /// Tells its core of a new size, as soon as the core has it.
-    fn tell_size(&mut self, cores: &mut Cores) {
+    fn tell_size<H: Hypervisor, W: CoreWorker>(&mut self, cores: &mut Cores<H, W>) {
         if let Some(ring) = self.place
             && let Some(sectors) = self.resized.take()
         {
@@ -67,15 +68,15 @@ impl Connection {
 
 /// All connections.
 #[derive(Debug)]
-pub(crate) struct Connections {
-    rings: Rings,
+pub(crate) struct Connections<H> {
+    rings: Rings<H>,
     list: Vec<Connection>,
     next_token: u64,
 }
 
-impl Connections {
+impl<H: Hypervisor> Connections<H> {
     /// None yet.
-    pub(crate) fn new(rings: Rings) -> Self {
+    pub(crate) fn new(rings: Rings<H>) -> Self {
         Self {
             rings,
             list: Vec::new(),
@@ -90,7 +91,12 @@ impl Connections {
 
     /// Maps a frontend's rings and hands them to the cores. The backend hears of the outcome by
     /// [`Connections::settle`].
-    pub(crate) fn connect(&mut self, request: &ConnectRequest, disk: &Served, cores: &mut Cores) {
+    pub(crate) fn connect<W: CoreWorker>(
+        &mut self,
+        request: &ConnectRequest,
+        disk: &Served,
+        cores: &mut Cores<H, W>,
+    ) {
         let ConnectRequest {
             device,
             generation,
@@ -197,7 +203,12 @@ impl Connections {
     }
 
     /// The disk of `device` has another size, in sectors of 512 bytes: tells its rings' cores.
-    pub(crate) fn resize(&mut self, device: DeviceId, sectors: u64, cores: &mut Cores) {
+    pub(crate) fn resize<W: CoreWorker>(
+        &mut self,
+        device: DeviceId,
+        sectors: u64,
+        cores: &mut Cores<H, W>,
+    ) {
         for connection in self.list.iter_mut().filter(|c| c.device == device) {
             for ring in &mut connection.rings {
                 ring.resized = Some(sectors);
@@ -207,12 +218,12 @@ impl Connections {
     }
 
     /// Notes what a core reported.
-    pub(crate) fn reported(
+    pub(crate) fn reported<W: CoreWorker>(
         &mut self,
         core: usize,
-        report: Report<Queue>,
+        report: Report<W::Queue>,
         backend: &mut Backend,
-        cores: &mut Cores,
+        cores: &mut Cores<H, W>,
     ) {
         match report {
             Report::Attached { token, ring } => {
@@ -229,7 +240,7 @@ impl Connections {
             } => {
                 let rings = self.rings;
                 if let Some((connection, ring)) = self.remove(|r| r.token == token) {
-                    rings.close(&ring.mapped, &session.dismantle(&rings.grants));
+                    rings.close(&ring.mapped, &session.dismantle(rings.hypervisor.grants()));
                     let refusal = Refusal::new(Errno::ENOSPC, error.to_string());
                     connection.refusal.get_or_insert(refusal);
                     cores.vacate(core);
@@ -263,7 +274,11 @@ impl Connections {
 
     /// Tells the backend of connections that stand, cannot stand, or have ended, and asks cores
     /// for the rings of those that are to end. True if the backend was told anything.
-    pub(crate) fn settle(&mut self, backend: &mut Backend, cores: &mut Cores) -> bool {
+    pub(crate) fn settle<W: CoreWorker>(
+        &mut self,
+        backend: &mut Backend,
+        cores: &mut Cores<H, W>,
+    ) -> bool {
         let mut told = false;
         self.list.retain_mut(|connection| {
             let (device, generation) = (connection.device, connection.generation);

@@ -10,6 +10,8 @@ use spindle_xen::xenbus::Backend;
 
 use crate::connections::Connections;
 use crate::cores::Cores;
+use crate::hypervisor::Hypervisor;
+use crate::worker::CoreWorker;
 
 /// How often, as long as a disk is attached. Each round is a trip to xenstored, which has others
 /// to serve.
@@ -36,11 +38,11 @@ impl Statistics {
     }
 
     /// Publishes what has changed since the last round, and removes what is of disks gone.
-    pub(crate) fn publish(
+    pub(crate) fn publish<H: Hypervisor, W: CoreWorker>(
         &mut self,
         now: u64,
-        connections: &Connections,
-        cores: &Cores,
+        connections: &Connections<H>,
+        cores: &Cores<H, W>,
         backend: &mut Backend,
     ) {
         self.due = now + PERIOD_NS;

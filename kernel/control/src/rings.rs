@@ -14,12 +14,11 @@ use spindle_block::Volume;
 use spindle_config::DataPath;
 use spindle_hw::{PAGE_SIZE, SharedPages};
 use spindle_xen::event::Port;
-use spindle_xen::grant::{GrantOps, MapOp, UnmapOp};
+use spindle_xen::grant::{GrantOps as _, MapOp, UnmapOp};
 use spindle_xen::xenbus::{Protocol, QueueParams, Refusal, RingLayout};
 use spindle_xen::{DomId, Errno};
 
-use crate::mm::{self, GrantWindow};
-use crate::xen::{Events, Grants};
+use crate::hypervisor::{CONTROLS_SHARE, Hypervisor};
 
 /// Grants that one ring keeps mapped: the 32 requests of a ring page with 32 segments, and a page
 /// that lists them, as Linux makes them unless told otherwise.
@@ -30,10 +29,8 @@ const RSP_PROD: usize = 8;
 
 /// What maps rings and binds their ports.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Rings {
-    pub(crate) grants: Grants,
-    pub(crate) events: Events,
-    pub(crate) window: GrantWindow,
+pub(crate) struct Rings<H> {
+    pub(crate) hypervisor: H,
     /// How data is reached.
     pub(crate) path: DataPath,
 }
@@ -65,7 +62,7 @@ pub(crate) struct Taken {
     pub(crate) by_all: usize,
 }
 
-impl Rings {
+impl<H: Hypervisor> Rings<H> {
     /// Whether a guest may have one more ring, with what rings take already.
     ///
     /// # Errors
@@ -79,12 +76,17 @@ impl Rings {
         taken: Taken,
     ) -> Result<(), Refusal> {
         let need = footprint(queue, layout, indirect_segments, disk);
-        let left = mm::heap_free().saturating_sub(mm::CONTROLS_SHARE);
+        let left = self.heap_left();
         // Where there is not even that, there is none for anybody, and `open` says so.
         if need <= left && need > guest_share(taken.by_guest, taken.by_all, left) {
             return Err(share_used_up(need, taken, left));
         }
         Ok(())
+    }
+
+    /// Bytes of heap that are left for rings.
+    fn heap_left(self) -> usize {
+        self.hypervisor.heap_free().saturating_sub(CONTROLS_SHARE)
     }
 
     /// Maps a frontend's ring and binds its event channel.
@@ -102,19 +104,22 @@ impl Rings {
     ) -> Result<(Session, Mapped), Refusal> {
         let abi = abi(layout);
         let need = footprint(queue, layout, indirect_segments, &disk);
-        let left = mm::heap_free().saturating_sub(mm::CONTROLS_SHARE);
+        let left = self.heap_left();
         if need > left {
             return Err(no_memory(need, left));
         }
         let no_room = || Refusal::new(Errno::ENOMEM, "no guest frames left to map grants at");
-        let pages = self.window.alloc(queue.refs.len()).ok_or_else(no_room)?;
+        let pages = self
+            .hypervisor
+            .alloc_frames(queue.refs.len())
+            .ok_or_else(no_room)?;
         let mut mapped = Mapped {
             pages: self.map(domain, queue, &pages)?,
             cache: None,
             bytes: need,
         };
         let remote = Port(queue.event_channel);
-        let port = match self.events.bind_interdomain(domain, remote) {
+        let port = match self.hypervisor.bind_interdomain(domain, remote) {
             Ok(port) => port,
             Err(error) => {
                 self.unmap(&mapped.pages, &pages);
@@ -126,7 +131,7 @@ impl Rings {
         let persistent = layout.persistent && self.path.offers_persistent();
         // Without room for a cache everything is copied, which works as well.
         mapped.cache = if self.path.maps(persistent) {
-            self.window.alloc(CACHED_GRANTS)
+            self.hypervisor.alloc_frames(CACHED_GRANTS)
         } else {
             None
         };
@@ -168,13 +173,13 @@ impl Rings {
     }
 
     fn let_go(self, mapped: &Mapped, port: Port, ring: &SharedPages, window: Option<&Window>) {
-        if let Err(error) = self.events.close(port) {
+        if let Err(error) = self.hypervisor.close(port) {
             error!("cannot close event channel {}: {error}", port.0);
         }
         self.unmap(&mapped.pages, ring);
         let lost = window.map_or(0, Window::unusable);
         match &mapped.cache {
-            Some(cache) if lost == 0 => self.window.free(cache),
+            Some(cache) if lost == 0 => self.hypervisor.free_frames(cache),
             Some(_) => error!("{lost} frames cannot be used again; their window is given up"),
             None => {}
         }
@@ -192,7 +197,7 @@ impl Rings {
         let mut ops: Vec<MapOp> = refs
             .map(|(i, gref)| MapOp::new(domain, *gref, at(i), false))
             .collect();
-        let call = self.grants.map(&mut ops);
+        let call = self.hypervisor.grants().map(&mut ops);
         let done = ops.iter().filter(|op| op.status.is_ok());
         let mapped: Vec<_> = done.map(|op| (op.handle, op.host_addr)).collect();
         if mapped.len() == ops.len() {
@@ -218,9 +223,9 @@ impl Rings {
             .iter()
             .map(|&(handle, at)| UnmapOp::new(handle, at))
             .collect();
-        let call = self.grants.unmap(&mut ops);
+        let call = self.hypervisor.grants().unmap(&mut ops);
         if call.is_ok() && ops.iter().all(|op| op.status.is_ok()) {
-            self.window.free(pages);
+            self.hypervisor.free_frames(pages);
         } else {
             error!(
                 "a ring at {:#x} could not be unmapped; its frames are given up",

@@ -1,0 +1,240 @@
+//! The ring cores as control sees them: the mailboxes of each, which disks it has a queue on, and
+//! how many rings it has. In a domain with one vCPU the only worker runs inside control's loop.
+
+use alloc::collections::VecDeque;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use log::{info, warn};
+use spindle_blkif::stats::CoreStats;
+use spindle_blkif::worker::{Link, Order, Report};
+use spindle_block::Targets;
+use spindle_xen::event::Port;
+
+use crate::hypervisor::Hypervisor;
+use crate::worker::CoreWorker;
+
+/// What control knows of a core.
+#[derive(Debug)]
+struct Core<Q> {
+    link: Arc<Link<Q>>,
+    /// Wakes it; `None` for the worker in control's own loop.
+    wake: Option<Port>,
+    /// Orders that wait for the mailbox.
+    orders: VecDeque<Order>,
+    /// Which disks it has a queue on.
+    disks: Vec<bool>,
+    /// Rings given to it and not given back.
+    rings: usize,
+    /// Answers that are due.
+    waiting: usize,
+    stats: Arc<CoreStats>,
+}
+
+/// Where a core's worker runs.
+#[derive(Debug)]
+pub enum Runs<W> {
+    /// On a vCPU of its own, which an event on the port wakes.
+    Apart {
+        /// The port.
+        wake: Port,
+    },
+    /// In control's own loop.
+    Here(W),
+}
+
+/// All ring cores.
+#[derive(Debug)]
+pub struct Cores<H, W: CoreWorker> {
+    cores: Vec<Core<W::Queue>>,
+    hypervisor: H,
+    /// Segments of the largest request that their buffers hold.
+    segments: u16,
+    /// The worker that has no core of its own.
+    pub(crate) local: Option<W>,
+}
+
+impl<Q> Core<Q> {
+    /// Whether it has a queue on `disk`.
+    fn serves(&self, disk: usize) -> bool {
+        self.disks.get(disk).copied().unwrap_or(false)
+    }
+}
+
+impl<H: Hypervisor, W: CoreWorker> Cores<H, W> {
+    /// No cores yet. `segments` are those of the largest request that their buffers hold.
+    pub fn new(hypervisor: H, segments: u16) -> Self {
+        Self {
+            cores: Vec::new(),
+            hypervisor,
+            segments,
+            local: None,
+        }
+    }
+
+    /// Adds a core that has been started, or the one whose worker is `local` and runs in control's
+    /// loop. `disks` tells on which disks it has a queue.
+    pub fn add(
+        &mut self,
+        link: Arc<Link<W::Queue>>,
+        stats: Arc<CoreStats>,
+        disks: Vec<bool>,
+        runs: Runs<W>,
+    ) {
+        let wake = match runs {
+            Runs::Apart { wake } => Some(wake),
+            Runs::Here(worker) => {
+                self.local = Some(worker);
+                None
+            }
+        };
+        self.cores.push(Core {
+            link,
+            wake,
+            orders: VecDeque::new(),
+            disks,
+            rings: 0,
+            waiting: 0,
+            stats,
+        });
+    }
+
+    /// Logs the number of cores, and of which disks the controllers gave fewer queues than that.
+    pub(crate) fn tell_of_queues(&self, targets: &Targets) {
+        let (cores, mut told) = (self.cores.len(), None);
+        match self.local {
+            Some(_) => info!("one vCPU: it polls rings and does all the rest"),
+            None => info!("{cores} ring cores"),
+        }
+        for volume in targets.disks() {
+            let queues = self.serving(volume.disk);
+            // Once for all namespaces of a controller.
+            if queues < cores && told.replace(volume.disk) != Some(volume.disk) {
+                let name = &volume.name;
+                warn!(
+                    "disk {name}: {queues} queues for {cores} cores; its rings share {queues} of \
+                     them, and no more rings are offered to a guest"
+                );
+            }
+        }
+    }
+
+    /// How many cores have a queue on `disk`.
+    pub(crate) fn serving(&self, disk: usize) -> usize {
+        self.cores.iter().filter(|core| core.serves(disk)).count()
+    }
+
+    /// Whether there is no core at all.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.cores.is_empty()
+    }
+
+    /// Number of ring cores.
+    pub(crate) fn len(&self) -> usize {
+        self.cores.len()
+    }
+
+    /// The core with a queue on `disk` that has the fewest rings, and counts one more from now on.
+    pub(crate) fn place(&mut self, disk: usize) -> Option<usize> {
+        let cores = self
+            .cores
+            .iter_mut()
+            .enumerate()
+            .filter(|(_, core)| core.serves(disk));
+        let (index, core) = cores.min_by_key(|(_, core)| core.rings)?;
+        core.rings += 1;
+        Some(index)
+    }
+
+    /// Segments of the largest request that can be offered.
+    pub(crate) fn segments(&self) -> u16 {
+        self.segments
+    }
+
+    /// The port that wakes a core, if it has a CPU of its own to sleep on.
+    pub(crate) fn wake(&self, core: usize) -> Option<Port> {
+        self.cores.get(core)?.wake
+    }
+
+    /// A ring that [`Cores::place`] counted is gone.
+    pub(crate) fn vacate(&mut self, core: usize) {
+        if let Some(core) = self.cores.get_mut(core) {
+            core.rings = core.rings.saturating_sub(1);
+        }
+    }
+
+    /// Sends an order, when the mailbox is free.
+    pub(crate) fn order(&mut self, core: usize, order: Order) {
+        if let Some(core) = self.cores.get_mut(core) {
+            let answered = !matches!(
+                order,
+                Order::FailDisk(_) | Order::CutOff(_) | Order::Resize { .. }
+            );
+            core.waiting += usize::from(answered);
+            core.orders.push_back(order);
+        }
+        self.deliver();
+    }
+
+    /// Sends an order to every core. `order` makes one for each.
+    pub(crate) fn order_all(&mut self, order: impl Fn() -> Order) {
+        for core in 0..self.cores.len() {
+            self.order(core, order());
+        }
+    }
+
+    /// Has every core take a turn.
+    pub(crate) fn wake_all(&self) {
+        for port in self.cores.iter().filter_map(|core| core.wake) {
+            self.hypervisor.notify(port);
+        }
+    }
+
+    /// Puts waiting orders into free mailboxes, and wakes who got one.
+    fn deliver(&mut self) {
+        for core in &mut self.cores {
+            if core.link.orders.is_full() {
+                continue;
+            }
+            let Some(order) = core.orders.pop_front() else {
+                continue;
+            };
+            if let Err(order) = core.link.orders.put(order) {
+                core.orders.push_front(order);
+            } else if let Some(port) = core.wake {
+                self.hypervisor.notify(port);
+            }
+        }
+    }
+
+    /// The next report of a core.
+    pub(crate) fn report(&mut self) -> Option<(usize, Report<W::Queue>)> {
+        self.deliver();
+        for (index, core) in self.cores.iter_mut().enumerate() {
+            if let Some(report) = core.link.reports.take() {
+                if !matches!(report, Report::Halted { .. }) {
+                    core.waiting = core.waiting.saturating_sub(1);
+                }
+                // It may have another one that waits for the mailbox.
+                if let Some(port) = core.wake {
+                    self.hypervisor.notify(port);
+                }
+                return Some((index, report));
+            }
+        }
+        None
+    }
+
+    /// The cores' counters.
+    pub(crate) fn stats(&self) -> impl Iterator<Item = &CoreStats> {
+        self.cores.iter().map(|core| &*core.stats)
+    }
+
+    /// Whether a core owes an answer, or an order waits for its mailbox, so that control must come
+    /// back before long.
+    pub(crate) fn are_waited_for(&self) -> bool {
+        let waited_for = |core: &Core<W::Queue>| core.waiting > 0 || !core.orders.is_empty();
+        self.cores.iter().any(waited_for)
+    }
+}
