@@ -8,6 +8,7 @@ use alloc::format;
 use alloc::string::ToString;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::mem;
 
 use log::{error, info};
 use spindle_blkif::worker::{Order, Report};
@@ -25,24 +26,47 @@ use crate::worker::CoreWorker;
 struct Ring {
     token: u64,
     core: usize,
-    /// Its place there, once attached.
-    place: Option<RingId>,
-    /// A new size of its disk, in sectors, to be told once it is attached.
-    resized: Option<u64>,
+    phase: RingPhase,
     mapped: Mapped,
     stats: Arc<RingStats>,
-    leaving: bool,
+}
+
+/// How far a ring has got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum RingPhase {
+    /// Its core has been sent it and has not answered.
+    Attaching {
+        /// The size that its disk has got since, in sectors of 512 bytes.
+        resized: Option<u64>,
+    },
+    /// Its core serves it.
+    Attached(RingId),
+    /// Its core has been asked for it.
+    Detaching(RingId),
 }
 
 impl Ring {
-    /// Tells its core of a new size, as soon as the core has it.
-    fn tell_size<H: Hypervisor, W: CoreWorker>(&mut self, cores: &mut Cores<H, W>) {
-        if let Some(ring) = self.place
-            && let Some(sectors) = self.resized.take()
-        {
-            cores.order(self.core, Order::Resize { ring, sectors });
-        }
+    /// Whether its place on `core` is, or was, `place`.
+    fn is_at(&self, core: usize, place: RingId) -> bool {
+        let at = match self.phase {
+            RingPhase::Attaching { .. } => None,
+            RingPhase::Attached(at) | RingPhase::Detaching(at) => Some(at),
+        };
+        self.core == core && at == Some(place)
     }
+}
+
+/// How far a connection has got.
+#[derive(Debug)]
+enum Phase {
+    /// Not all cores have answered, and xenbus waits for the outcome.
+    Connecting,
+    /// It stands, and xenbus knows.
+    Connected,
+    /// It cannot stand. Xenbus gets the reason when its cores have given all rings back.
+    Refused(Refusal),
+    /// Xenbus has ended it, and hears of it when its cores have given all rings back.
+    Disconnecting,
 }
 
 /// A frontend's rings.
@@ -51,12 +75,7 @@ pub(crate) struct Connection {
     pub(crate) device: DeviceId,
     generation: Generation,
     rings: Vec<Ring>,
-    /// Xenbus has not been told yet whether it stands.
-    pending: bool,
-    /// Why it shall not stand.
-    refusal: Option<Refusal>,
-    /// It is to end.
-    ending: bool,
+    phase: Phase,
 }
 
 impl Connection {
@@ -106,16 +125,14 @@ impl<H: Hypervisor> Connections<H> {
             device: *device,
             generation: *generation,
             rings: Vec::new(),
-            pending: true,
-            refusal: None,
-            ending: false,
+            phase: Phase::Connecting,
         };
         // A member that is not handed on holds nobody up.
         let rings = u16::try_from(layout.queues.len()).unwrap_or(u16::MAX);
         for (queue, gate) in layout.queues.iter().zip(Gate::members(rings)) {
             let Some(core) = cores.place(disk.volume.disk) else {
                 let text = "no ring core has a queue on this disk";
-                connection.refusal = Some(Refusal::new(Errno::ENODEV, text));
+                connection.phase = Phase::Refused(Refusal::new(Errno::ENODEV, text));
                 break;
             };
             gate.set_wake(cores.wake(core));
@@ -129,15 +146,12 @@ impl<H: Hypervisor> Connections<H> {
                     let token = self.next_token;
                     self.next_token += 1;
                     let stats = session.stats();
-                    let (place, resized, leaving) = (None, None, false);
                     connection.rings.push(Ring {
                         token,
                         core,
-                        place,
-                        resized,
+                        phase: RingPhase::Attaching { resized: None },
                         mapped,
                         stats,
-                        leaving,
                     });
                     cores.order(
                         core,
@@ -149,12 +163,12 @@ impl<H: Hypervisor> Connections<H> {
                 }
                 Err(refusal) => {
                     cores.vacate(core);
-                    connection.refusal = Some(refusal);
+                    connection.phase = Phase::Refused(refusal);
                     break;
                 }
             }
         }
-        if connection.refusal.is_none() {
+        if matches!(connection.phase, Phase::Connecting) {
             let pages = layout.queues.first().map_or(0, |queue| queue.refs.len());
             let (path, kept) = (self.rings.path, layout.persistent);
             let path = if kept && path.offers_persistent() {
@@ -199,20 +213,32 @@ impl<H: Hypervisor> Connections<H> {
     pub(crate) fn disconnect(&mut self, device: DeviceId, of: Generation) -> bool {
         let mut list = self.list.iter_mut();
         let found = list.find(|c| c.device == device && c.generation == of);
-        found.map(|connection| connection.ending = true).is_some()
+        let Some(connection) = found else {
+            return false;
+        };
+        // The reason of one that cannot stand is still to be given.
+        if !matches!(connection.phase, Phase::Refused(_)) {
+            connection.phase = Phase::Disconnecting;
+        }
+        true
     }
 
-    /// The disk of `device` has another size, in sectors of 512 bytes: tells its rings' cores.
+    /// The disk of `device` has another size, in sectors of 512 bytes: passes that on to the cores
+    /// of its rings. A ring that is being detached takes no further request.
     pub(crate) fn resize<W: CoreWorker>(
         &mut self,
         device: DeviceId,
         sectors: u64,
         cores: &mut Cores<H, W>,
     ) {
-        for connection in self.list.iter_mut().filter(|c| c.device == device) {
-            for ring in &mut connection.rings {
-                ring.resized = Some(sectors);
-                ring.tell_size(cores);
+        let connections = self.list.iter_mut().filter(|c| c.device == device);
+        for ring in connections.flat_map(|connection| &mut connection.rings) {
+            match &mut ring.phase {
+                RingPhase::Attaching { resized } => *resized = Some(sectors),
+                &mut RingPhase::Attached(at) => {
+                    cores.order(ring.core, Order::Resize { ring: at, sectors });
+                }
+                RingPhase::Detaching(_) => {}
             }
         }
     }
@@ -229,8 +255,13 @@ impl<H: Hypervisor> Connections<H> {
             Report::Attached { token, ring } => {
                 if let Some((connection, at)) = self.position(|r| r.token == token) {
                     let attached = &mut self.list[connection].rings[at];
-                    attached.place = Some(ring);
-                    attached.tell_size(cores);
+                    let was = mem::replace(&mut attached.phase, RingPhase::Attached(ring));
+                    if let RingPhase::Attaching {
+                        resized: Some(sectors),
+                    } = was
+                    {
+                        cores.order(core, Order::Resize { ring, sectors });
+                    }
                 }
             }
             Report::Refused {
@@ -242,7 +273,9 @@ impl<H: Hypervisor> Connections<H> {
                 if let Some((connection, ring)) = self.remove(|r| r.token == token) {
                     rings.close(&ring.mapped, &session.dismantle(rings.hypervisor.grants()));
                     let refusal = Refusal::new(Errno::ENOSPC, error.to_string());
-                    connection.refusal.get_or_insert(refusal);
+                    if matches!(connection.phase, Phase::Connecting) {
+                        connection.phase = Phase::Refused(refusal);
+                    }
                     cores.vacate(core);
                 }
             }
@@ -251,15 +284,13 @@ impl<H: Hypervisor> Connections<H> {
                 remains,
             } => {
                 let rings = self.rings;
-                let at = |r: &Ring| r.core == core && r.place == Some(place);
-                if let Some((_, ring)) = self.remove(at) {
+                if let Some((_, ring)) = self.remove(|r| r.is_at(core, place)) {
                     rings.close(&ring.mapped, &remains);
                     cores.vacate(core);
                 }
             }
             Report::Halted { ring: place, halt } => {
-                let at = |r: &Ring| r.core == core && r.place == Some(place);
-                if let Some((connection, _)) = self.position(at) {
+                if let Some((connection, _)) = self.position(|r| r.is_at(core, place)) {
                     let Connection {
                         device, generation, ..
                     } = self.list[connection];
@@ -282,34 +313,36 @@ impl<H: Hypervisor> Connections<H> {
         let mut told = false;
         self.list.retain_mut(|connection| {
             let (device, generation) = (connection.device, connection.generation);
-            if connection.ending || connection.refusal.is_some() {
-                for ring in &mut connection.rings {
-                    if let (Some(place), false) = (ring.place, ring.leaving) {
-                        ring.leaving = true;
-                        cores.order(ring.core, Order::Detach(place));
+            match connection.phase {
+                Phase::Connecting => {
+                    let stands = |ring: &Ring| matches!(ring.phase, RingPhase::Attached(_));
+                    if connection.rings.iter().all(stands) {
+                        connection.phase = Phase::Connected;
+                        told = true;
+                        backend.connected(device, generation, Ok(()));
                     }
-                }
-                if !connection.rings.is_empty() {
                     return true;
                 }
-                told = true;
-                match connection.refusal.take() {
-                    Some(refusal) if connection.pending => {
-                        backend.connected(device, generation, Err(refusal));
-                    }
-                    _ => {
-                        info!("{device}: disconnected");
-                        backend.disconnected(device, generation);
-                    }
+                Phase::Connected => return true,
+                Phase::Refused(_) | Phase::Disconnecting => {}
+            }
+            for ring in &mut connection.rings {
+                if let RingPhase::Attached(place) = ring.phase {
+                    ring.phase = RingPhase::Detaching(place);
+                    cores.order(ring.core, Order::Detach(place));
                 }
-                return false;
             }
-            if connection.pending && connection.rings.iter().all(|ring| ring.place.is_some()) {
-                connection.pending = false;
-                told = true;
-                backend.connected(device, generation, Ok(()));
+            if !connection.rings.is_empty() {
+                return true;
             }
-            true
+            told = true;
+            if let Phase::Refused(refusal) = &connection.phase {
+                backend.connected(device, generation, Err(refusal.clone()));
+            } else {
+                info!("{device}: disconnected");
+                backend.disconnected(device, generation);
+            }
+            false
         });
         told
     }
