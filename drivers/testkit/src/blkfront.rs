@@ -121,6 +121,13 @@ impl<'g> Blkfront<'g> {
         self.ring.alias()
     }
 
+    /// Has the ring in `pages` from now on, with what is in it: where the backend has mapped it,
+    /// or the guest's own memory again.
+    pub fn move_ring(&mut self, pages: SharedPages) {
+        assert_eq!(pages.len(), self.ring.len());
+        self.ring = pages;
+    }
+
     /// A fresh page, granted.
     #[must_use]
     pub fn page(&self, read_only: bool) -> GuestPage {

@@ -187,6 +187,13 @@ impl<'b> FakeGrants<'b> {
         self.state.lock().unwrap().mappings.len()
     }
 
+    /// Where grants are mapped.
+    #[must_use]
+    pub fn mapped_at(&self) -> Vec<u64> {
+        let state = self.state.lock().unwrap();
+        state.mappings.values().map(|mapping| mapping.at).collect()
+    }
+
     /// The page at one end of a copy and the offset in it.
     fn end(&self, state: &State, end: &CopyEnd, grant: bool, write: bool) -> Result<End, Status> {
         if !grant {

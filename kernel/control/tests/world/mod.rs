@@ -1,400 +1,312 @@
-//! The domain's two cores with the real backend, worker and sleeping rules, a xenstored, a toolstack
-//! and a frontend, in virtual time, joined by notifications that can be lost.
+//! A whole domain in virtual time: the real control, ring cores and drivers, with models of
+//! xenstored, the toolstack, guests and disks around them.
+#![allow(dead_code, reason = "each test file uses a part of it")]
 
-mod wires;
+pub(crate) mod disks;
+pub(crate) mod guest;
+pub(crate) mod machine;
+pub(crate) mod wires;
 
-use spindle_blkif::abi::{Abi, Operation};
-use spindle_blkif::pacer::PollTime;
-use spindle_blkif::stats::CoreStats;
-use spindle_blkif::worker::{Link, Next, Order, Report, Worker};
-use spindle_blkif::{Attachment, Config, Gate, RingCore, RingId, Session, Window};
-use spindle_block::{RamDisk, RamQueue, Volume};
-use spindle_control::{Rounds, Sleep};
-use spindle_hw::{DmaAlloc, SharedPages};
-use spindle_testkit::blkfront::{Blkfront, GuestPage};
-use spindle_testkit::grants::FakeGrants;
-use spindle_testkit::mem::FakeBus;
-use spindle_testkit::xenstored::{Vbd, Xenstored};
-use spindle_xen::DomId;
-use spindle_xen::event::Deadline;
-use spindle_xen::store::Ring;
-use spindle_xen::xenbus::{Action, Backend, DeviceId, DiskFacts, Generation, Offer};
+use std::cell::RefCell;
+use std::rc::Rc;
 use std::sync::Arc;
 
-pub(crate) use wires::{Fault, TICK_NS, Wire};
-use wires::{Wires, core_port};
+use spindle_blkif::abi::{MAX_SEGMENTS, RspStatus};
+use spindle_blkif::pacer::PollTime;
+use spindle_blkif::stats::CoreStats;
+use spindle_blkif::worker::{Link, Worker};
+use spindle_blkif::{Config as CoreConfig, RingCore};
+use spindle_config::Config;
+use spindle_control::{Control, Cores, Runs, Store};
+use spindle_hw::{DmaAlloc, SharedPages};
+use spindle_testkit::xenstored::{Vbd, Xenstored};
+use spindle_xen::store::Ring;
+use spindle_xen::xenbus::ShutdownKind;
 
-const MS: u64 = 1_000_000;
-const SECOND: u64 = 1000 * MS;
-/// What a turn takes.
-const TURN_NS: u64 = 10_000;
-const VBD: Vbd = Vbd {
-    backend: 3,
-    frontend: 5,
-    device: 51712,
-};
+use disks::{Queue, Remote, Table};
+use guest::{Guest, contents, pattern};
+use machine::{Cpu, Machine, RingWorker, STORE};
+use wires::{Fault, Wire, Wires};
 
-/// Where the worker is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Cores {
-    /// On a core of its own.
-    Own,
-    /// In control's loop.
-    Local,
+pub(crate) const MS: u64 = 1_000_000;
+pub(crate) const SECOND: u64 = 1000 * MS;
+/// The domain.
+pub(crate) const BACKEND: u16 = 3;
+
+/// What the domain is like.
+pub(crate) struct Setup {
+    /// Ring cores with a vCPU of their own; with none there is one vCPU for all.
+    pub(crate) cores: usize,
+    /// Rings that one core takes.
+    pub(crate) rings: usize,
+    pub(crate) config: Config,
+    /// Notifications that are lost, by number.
+    pub(crate) faults: Vec<(usize, Fault)>,
 }
 
-/// What was seen of a disk's life.
-#[derive(Debug, Default)]
-pub(crate) struct Life {
-    /// The steps, and how long each took.
-    pub(crate) steps: Vec<(&'static str, u64)>,
-    /// Every notification that was sent, lost ones included.
-    pub(crate) sent: Vec<Wire>,
-    /// Turns of control and the core in 10 s before anything is attached.
-    pub(crate) idle_turns: [usize; 2],
-    /// The same with an attached disk that nothing uses.
-    pub(crate) attached_turns: [usize; 2],
+impl Default for Setup {
+    fn default() -> Self {
+        Self {
+            cores: 2,
+            rings: 8,
+            config: Config::default(),
+            faults: Vec::new(),
+        }
+    }
 }
 
-type RingWorker = Worker<RamQueue<&'static FakeBus>, &'static FakeGrants<'static>, &'static Wires>;
+type DomainControl = Control<Cpu, Table, RingWorker>;
 
-struct World {
-    now: u64,
-    wires: &'static Wires,
-    store: Xenstored,
-    ring: Ring,
-    /// The tree was changed by others, which xenstored has yet to tell of.
+pub(crate) struct World {
+    pub(crate) machine: &'static Machine,
+    pub(crate) store: Xenstored,
+    pub(crate) guests: Vec<Guest>,
+    pub(crate) remote: Rc<RefCell<Remote>>,
+    control: Option<DomainControl>,
+    pub(crate) control_turns: usize,
+    /// The end of it, once it has come.
+    pub(crate) ended: Option<ShutdownKind>,
+    /// The tree was changed by others, which xenstored has yet to pass on.
     poked: bool,
-    control: Control,
-    control_sleeps: Option<Deadline>,
-    worker: RingWorker,
-    cores: Cores,
-    core_sleeps: Option<Deadline>,
-    core_stopped: bool,
-    turns: [usize; 2],
-    grants: &'static FakeGrants<'static>,
-    volume: Volume,
-    front: Blkfront<'static>,
-    page: GuestPage,
-    answers: usize,
-}
-
-/// As much of control as one disk with one ring takes.
-struct Control {
-    backend: Backend,
-    rounds: Rounds,
-    link: Arc<Link<RamQueue<&'static FakeBus>>>,
-    owed: usize,
-    device: Option<(DeviceId, Generation)>,
-    place: Option<RingId>,
-    stopped: bool,
 }
 
 impl World {
-    fn new(cores: Cores, faults: &[(usize, Fault)]) -> Self {
-        let wires: &Wires = Box::leak(Box::new(Wires::new(faults)));
-        let bus: &FakeBus = Box::leak(Box::new(FakeBus::new()));
-        let grants: &FakeGrants<'_> = Box::leak(Box::new(FakeGrants::new(bus)));
-        let disk = RamDisk::new(1 << 16, bus).unwrap();
-        let buffers = bus.alloc(16).unwrap();
-        let queues = vec![disk.queue(64, bus)];
-        let config = Config {
-            rings: 2,
-            ..Config::default()
-        };
-        let core = RingCore::new(config, queues, grants, wires, buffers).unwrap();
-        let link = Arc::new(Link::default());
-        let poll = PollTime::For(50_000);
-        let worker = Worker::new(core, Arc::clone(&link), poll, Arc::<CoreStats>::default());
-        let page = SharedPages::host(1, 0);
-        let front = Blkfront::new(grants, DomId(VBD.frontend), 1, 0);
-        Self {
-            now: 100 * SECOND,
-            wires,
-            store: Xenstored::new(page.alias(), VBD.backend),
-            ring: Ring::new(page),
-            poked: false,
-            control: Control {
-                backend: Backend::new(Offer {
-                    max_queues: 1,
-                    max_ring_page_order: 0,
-                    max_indirect_segments: 0,
-                    persistent: true,
-                }),
-                rounds: Rounds::new(),
-                link,
-                owed: 0,
-                device: None,
-                place: None,
-                stopped: false,
-            },
-            control_sleeps: None,
-            worker,
-            cores,
-            core_sleeps: None,
-            core_stopped: false,
-            turns: [0; 2],
-            grants,
-            volume: disk.volume("ram0", 0),
-            page: front.page(false),
-            front,
-            answers: 0,
+    /// A domain with the disks that `disks` makes.
+    pub(crate) fn new(setup: Setup, disks: impl FnOnce(&'static Machine, &mut Table)) -> Self {
+        let machine = Machine::new(Wires::new(&setup.faults));
+        let mut table = Table::new(machine);
+        disks(machine, &mut table);
+        let remote = Rc::clone(&table.remote);
+        let mut cores = Cores::new(machine.cpu(0), MAX_SEGMENTS as u16);
+        for number in 1..=setup.cores.max(1) {
+            let config = CoreConfig {
+                rings: setup.rings,
+                ..CoreConfig::default()
+            };
+            let queues = table.queues_for_core();
+            let has = queues.iter().map(|queue| !matches!(queue, Queue::None));
+            let has = has.collect();
+            let buffers = machine.bus.alloc(16).unwrap();
+            let cpu = machine.cpu(if setup.cores == 0 { 0 } else { number });
+            let core = RingCore::new(config, queues, &machine.grants, cpu, buffers).unwrap();
+            let (link, stats) = (Arc::new(Link::default()), Arc::<CoreStats>::default());
+            let poll = PollTime::For(50_000);
+            let worker = Worker::new(core, Arc::clone(&link), poll, Arc::clone(&stats));
+            let runs = if setup.cores == 0 {
+                Runs::Here(worker)
+            } else {
+                let wake = machine.start(worker);
+                Runs::Apart { wake }
+            };
+            cores.add(link, stats, has, runs);
         }
+        let page = SharedPages::host(1, 0);
+        let store = Xenstored::new(page.alias(), BACKEND);
+        let ring = Ring::new(page);
+        let link = Store { ring, port: STORE };
+        let version = "test".to_string();
+        let control = Control::new(&setup.config, version, machine.cpu(0), link, table, cores);
+        Self {
+            machine,
+            store,
+            guests: Vec::new(),
+            remote,
+            control: Some(control),
+            control_turns: 0,
+            ended: None,
+            poked: false,
+        }
+    }
+
+    pub(crate) fn now(&self) -> u64 {
+        self.machine.now.get()
     }
 
     /// Lets everything run for a moment, or time go on to when something will, no further than
     /// `limit`.
     fn step(&mut self, limit: u64) {
-        self.wires.pass(self.now);
+        let machine = self.machine;
+        machine.wires.pass(self.now());
         let mut ran = false;
-        let ports: &[Wire] = match self.cores {
-            Cores::Own => &[Wire::ToControl],
-            Cores::Local => &[Wire::ToControl, Wire::RingToCore],
-        };
-        if self.wires.ends(&mut self.control_sleeps, ports, self.now) {
-            self.turns[0] += 1;
-            self.control_turn();
+        if self.control.is_some() && machine.wakes(0) {
+            self.control_turns += 1;
             ran = true;
+            if let Some(kind) = self.control.as_mut().and_then(Control::turn) {
+                self.control.take().into_iter().for_each(Control::stop);
+                self.ended = Some(kind);
+            }
         }
-        let ports = [Wire::OrderToCore, Wire::RingToCore];
-        let runs = self.cores == Cores::Own && !self.core_stopped;
-        if runs && self.wires.ends(&mut self.core_sleeps, &ports, self.now) {
-            self.turns[1] += 1;
-            self.core_turn();
-            ran = true;
-        }
-        if self.wires.take(Wire::ToStore) || core::mem::take(&mut self.poked) {
+        ran |= machine.run_cores();
+        self.store.set_now(self.now());
+        if machine.wires.take(Wire::ToStore) || core::mem::take(&mut self.poked) {
             while self.store.step() {
-                self.wires.send(Wire::ToControl);
+                machine.wires.send(Wire::ToControl);
             }
             ran = true;
         }
-        if self.wires.take(Wire::ToFront) {
-            loop {
-                self.answers += self.front.answers().len();
-                if !self.front.arm(1) {
-                    break;
-                }
-            }
+        while let Some(port) = machine.wires.take_to_front() {
             ran = true;
+            let Some((domain, port)) = machine.far_end(port) else {
+                continue;
+            };
+            let guests = self.guests.iter_mut();
+            for guest in guests.filter(|guest| guest.domain() == domain) {
+                guest.notified(port);
+            }
         }
         if ran {
-            self.now += TURN_NS;
+            machine.pass();
             return;
         }
-        let sleeps = [self.control_sleeps, self.core_sleeps];
-        let ends = sleeps.into_iter().flatten().map(Deadline::ns);
-        let next = ends.chain(self.wires.next_tick()).chain([limit]).min();
-        self.now = next.unwrap_or(limit).max(self.now + 1);
+        let ends = [machine.next_end(), machine.wires.next_tick(), Some(limit)];
+        let next = ends.into_iter().flatten().min().unwrap_or(limit);
+        machine.now.set(next.max(self.now() + 1));
     }
 
-    fn control_turn(&mut self) {
-        let now = self.now;
-        let event = self.wires.take(Wire::ToControl);
-        if self.control.rounds.take_pump(event, now) {
-            while let Some(action) = self.control.backend.pump(&mut self.ring, now) {
-                self.act(action);
+    /// Runs until `done`; gives how long that took, or `None` if it is not done within `limit_ns`.
+    pub(crate) fn run_until(
+        &mut self,
+        limit_ns: u64,
+        done: impl Fn(&mut Self) -> bool,
+    ) -> Option<u64> {
+        let (start, limit) = (self.now(), self.now() + limit_ns);
+        while !done(self) {
+            if self.now() >= limit {
+                return None;
             }
-            if self.ring.take_notify() {
-                self.wires.send(Wire::ToStore);
-            }
-            let due = self.control.backend.next_deadline();
-            self.control.rounds.pumped(due);
+            self.step(limit);
         }
-        while let Some(report) = self.control.link.reports.take() {
-            self.wake_core();
-            self.control.reported(report);
-        }
-        if self.control.rounds.are_disks_due(now) {
-            self.control.rounds.disks_seen(false, now);
-        }
-        let local = self.cores == Cores::Local;
-        let next = local.then(|| self.worker.turn(now));
-        let owed = self.control.owed > 0;
-        self.control_sleeps = match self.control.rounds.sleep(now, || owed, next) {
-            Sleep::No => None,
-            Sleep::StoreAndRings(until) => {
-                self.wires.take(Wire::RingToCore);
-                self.worker.listen().then_some(until)
-            }
-            Sleep::Store(until) => (!local || !self.worker.has_orders()).then_some(until),
-        };
-    }
-
-    fn core_turn(&mut self) {
-        self.core_sleeps = match self.worker.turn(self.now) {
-            Next::Turn => None,
-            Next::Stop => {
-                self.core_stopped = true;
-                None
-            }
-            Next::Rest(until) => {
-                self.wires.take(Wire::OrderToCore);
-                self.wires.take(Wire::RingToCore);
-                self.worker.listen().then_some(until)
-            }
-            Next::Nap(until) => {
-                self.wires.take(Wire::OrderToCore);
-                (!self.worker.has_orders()).then_some(until)
-            }
-        };
-    }
-
-    fn act(&mut self, action: Action) {
-        match action {
-            Action::Open { device, .. } => {
-                let facts = DiskFacts {
-                    sectors: self.volume.sectors,
-                    sector_size: 512,
-                    physical_sector_size: 4096,
-                    read_only: false,
-                    flush: true,
-                    barrier: false,
-                    discard: None,
-                    queues: 1,
-                };
-                self.control.backend.opened(device, Ok(facts));
-            }
-            Action::Connect(request) => {
-                self.control.device = Some((request.device, request.generation));
-                let attachment = Attachment {
-                    domain: DomId(VBD.frontend),
-                    port: core_port(),
-                    volume: self.volume.clone(),
-                    abi: Abi::Native,
-                    start: 0,
-                    window: Some(Window::new(1 << 40, 64)),
-                    persistent: true,
-                    indirect_segments: 0,
-                    gate: Gate::members(1).remove(0),
-                    claims: None,
-                };
-                let session = Box::new(Session::new(self.front.ring(), attachment).unwrap());
-                self.order(Order::Attach { token: 1, session });
-            }
-            Action::Disconnect { .. } => {
-                let ring = self.control.place.take().expect("it is connected");
-                self.order(Order::Detach(ring));
-            }
-            Action::Close { .. } => {}
-            other => panic!("{other:?}"),
-        }
-    }
-
-    fn order(&mut self, order: Order) {
-        self.control.link.orders.put(order).unwrap();
-        self.control.owed += 1;
-        self.wake_core();
-    }
-
-    fn wake_core(&self) {
-        if self.cores == Cores::Own {
-            self.wires.send(Wire::OrderToCore);
-        }
+        Some(self.now() - start)
     }
 
     /// Runs until `done`; gives how long that took.
-    fn until(&mut self, what: &str, done: impl Fn(&Self) -> bool) -> u64 {
-        let (start, limit) = (self.now, self.now + 60 * SECOND);
-        while !done(self) {
-            assert!(self.now < limit, "no {what} within a minute");
-            self.step(limit);
-        }
-        self.now - start
+    pub(crate) fn until(&mut self, what: &str, done: impl Fn(&mut Self) -> bool) -> u64 {
+        let took = self.run_until(60 * SECOND, done);
+        took.unwrap_or_else(|| panic!("no {what} within a minute"))
     }
 
-    fn pass(&mut self, ms: u64) {
-        let limit = self.now + ms * MS;
-        while self.now < limit {
+    pub(crate) fn pass(&mut self, ms: u64) {
+        let limit = self.now() + ms * MS;
+        while self.now() < limit {
             self.step(limit);
         }
     }
 
-    /// Turns of each core in the next 10 s.
-    fn count_turns(&mut self) -> [usize; 2] {
-        let before = self.turns;
-        self.pass(10_000);
-        core::array::from_fn(|core| self.turns[core] - before[core])
+    /// Changes the tree as the toolstack or a guest does.
+    pub(crate) fn poke<T>(&mut self, change: impl FnOnce(&mut Xenstored) -> T) -> T {
+        self.poked = true;
+        change(&mut self.store)
     }
 
-    fn read(&mut self) {
-        let segment = self.page.segment(0, 7);
-        self.front.push(Operation::READ, 0, &[segment]);
-        if self.front.publish() {
-            self.wires.send(Wire::RingToCore);
-        }
-    }
-}
-
-impl Control {
-    fn reported(&mut self, report: Report<RamQueue<&'static FakeBus>>) {
-        self.owed -= 1;
-        self.rounds.pump_soon();
-        let (device, generation) = self.device.expect("there is one");
-        match report {
-            Report::Attached { ring, .. } => {
-                self.place = Some(ring);
-                self.backend.connected(device, generation, Ok(()));
-            }
-            Report::Detached { .. } => self.backend.disconnected(device, generation),
-            Report::Stopped(_) => self.stopped = true,
-            other => panic!("{other:?}"),
-        }
-    }
-}
-
-impl Life {
-    /// A disk's life with these notifications lost, by their numbers.
-    pub(crate) fn run(cores: Cores, faults: &[(usize, Fault)]) -> Self {
-        let mut world = World::new(cores, faults);
-        let mut life = Self::default();
-        // Setting up, then asleep with nothing attached.
-        world.pass(5000);
-        life.idle_turns = world.count_turns();
-        VBD.attach(&mut world.store, "lun0", "w");
-        world.poked = true;
-        life.step(&mut world, "InitWait", |w| VBD.back_state(&w.store) == 2);
-        world.pass(700);
-        VBD.front_initialise(&mut world.store);
-        world.poked = true;
-        life.step(&mut world, "Connected", |w| VBD.back_state(&w.store) == 4);
-        VBD.set_front_state(&mut world.store, 4);
-        world.poked = true;
-        for _ in 0..3 {
-            world.pass(2500);
-            world.read();
-            let answers = world.answers + 1;
-            life.step(&mut world, "response", |w| w.answers == answers);
-        }
-        world.pass(5000);
-        life.attached_turns = world.count_turns();
-        VBD.detach(&mut world.store);
-        world.poked = true;
-        // It waits for the frontend, which sees the toolstack's state.
-        world.pass(100);
-        VBD.set_front_state(&mut world.store, 6);
-        world.poked = true;
-        life.step(&mut world, "Closed", |w| VBD.back_state(&w.store) == 6);
-        life.step(&mut world, "removal", |w| {
-            w.store.read(&VBD.back_dir()).is_none()
-        });
-        world.pass(5000);
-        assert_eq!(world.control.backend.device_count(), 0);
-        assert_eq!(world.grants.outstanding(), 0);
-        world.order(Order::Stop);
-        world.control_sleeps = None;
-        life.step(&mut world, "stop", |w| w.control.stopped);
-        life.sent = world.wires.sent();
-        life
+    /// A guest is given a disk; gives the guest's number here.
+    pub(crate) fn attach(&mut self, frontend: u16, device: u32, target: &str, mode: &str) -> usize {
+        let vbd = Vbd {
+            backend: BACKEND,
+            frontend,
+            device,
+        };
+        self.poke(|store| vbd.attach(store, target, mode));
+        self.guests.push(Guest::new(self.machine, vbd));
+        self.guests.len() - 1
     }
 
-    /// How long all steps took.
-    pub(crate) fn total(&self) -> u64 {
-        self.steps.iter().map(|(_, took)| took).sum()
+    pub(crate) fn state(&self, guest: usize) -> u32 {
+        self.guests[guest].vbd.back_state(&self.store)
     }
 
-    fn step(&mut self, world: &mut World, name: &'static str, done: impl Fn(&World) -> bool) {
-        let took = world.until(name, done);
-        self.steps.push((name, took));
+    pub(crate) fn set_state(&mut self, guest: usize, state: u32) {
+        let vbd = self.guests[guest].vbd;
+        self.poke(|store| vbd.set_front_state(store, state));
+    }
+
+    /// Publishes rings and their state.
+    pub(crate) fn publish(&mut self, guest: usize, rings: usize, pages: usize) {
+        self.poked = true;
+        self.guests[guest].publish(&mut self.store, rings, pages);
+        self.set_state(guest, 3);
+    }
+
+    /// From the attach to Connected.
+    pub(crate) fn connect(&mut self, guest: usize, rings: usize, pages: usize) {
+        self.until("InitWait", |w| w.state(guest) == 2);
+        self.publish(guest, rings, pages);
+        self.until("Connected", |w| w.state(guest) == 4);
+        self.set_state(guest, 4);
+    }
+
+    /// Writes a page and expects that to go well.
+    pub(crate) fn write(&mut self, guest: usize, ring: usize, sector: u64, seed: u64) {
+        let id = self.guests[guest].write(ring, sector, seed);
+        assert_eq!(self.answer(guest, ring, id), RspStatus::OKAY);
+    }
+
+    /// Reads a page and expects it to hold what was written with `seed`.
+    pub(crate) fn verify(&mut self, guest: usize, ring: usize, sector: u64, seed: u64) {
+        let (id, page) = self.guests[guest].read(ring, sector);
+        assert_eq!(self.answer(guest, ring, id), RspStatus::OKAY);
+        assert!(contents(&page) == pattern(seed), "sector {sector}");
+    }
+
+    /// The response to the only request that is under way.
+    pub(crate) fn answer(&mut self, guest: usize, ring: usize, id: u64) -> RspStatus {
+        self.until("response", |w| w.guests[guest].answer_count() > 0);
+        let answers = self.guests[guest].take_answers(ring);
+        assert_eq!(answers.len(), 1);
+        assert_eq!(answers[0].id, id);
+        answers[0].status
+    }
+
+    /// `xl block-detach`, with a frontend that gives the disk up when asked.
+    pub(crate) fn detach(&mut self, guest: usize) {
+        let vbd = self.guests[guest].vbd;
+        self.poke(|store| vbd.detach(store));
+        self.until("Closing", |w| w.state(guest) != 4);
+        self.set_state(guest, 6);
+        self.until("removal", |w| w.store.read(&vbd.back_dir()).is_none());
+    }
+
+    /// `xl destroy`, or whatever else removes a disk without asking its frontend.
+    pub(crate) fn destroy(&mut self, guest: usize) {
+        let vbd = self.guests[guest].vbd;
+        self.poke(|store| vbd.destroy(store));
+        self.until("removal", |w| w.store.read(&vbd.back_dir()).is_none());
+    }
+
+    /// The text of a device's error node.
+    pub(crate) fn error(&self, guest: usize) -> Option<&str> {
+        let Vbd {
+            frontend, device, ..
+        } = self.guests[guest].vbd;
+        self.store.text(&format!(
+            "/local/domain/{BACKEND}/error/backend/vbd/{frontend}/{device}/error"
+        ))
+    }
+
+    /// What the domain has published at `data/spindle/...`.
+    pub(crate) fn published(&self, leaf: &str) -> Option<&str> {
+        self.store
+            .text(&format!("/local/domain/{BACKEND}/data/spindle/{leaf}"))
+    }
+
+    /// Who has the disk `name`, as it is published.
+    pub(crate) fn holder(&self, name: &str) -> String {
+        let text = self.published(&format!("targets/{name}")).unwrap();
+        text.split(' ').nth(4).unwrap().to_string()
+    }
+
+    /// Asserts that nothing is left of any device: no grant mapped, no port bound, no frame in use.
+    pub(crate) fn assert_nothing_left(&mut self) {
+        // Watches are removed after the directory.
+        self.pass(100);
+        assert_eq!(self.machine.left(), [0, 0, 0], "mappings, ports, frames");
+        assert_eq!(self.store.watch_count(), 2);
+        assert_eq!(self.store.open_transactions(), 0);
+    }
+
+    /// The toolstack asks for the domain's end; gives how long that took.
+    pub(crate) fn shut_down(&mut self) -> u64 {
+        let path = format!("/local/domain/{BACKEND}/control/shutdown");
+        self.poke(|store| store.write(&path, "poweroff"));
+        self.until("end", |w| w.ended.is_some())
     }
 }

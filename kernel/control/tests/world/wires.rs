@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 
-use spindle_xen::event::{Deadline, Notify, Port};
+use spindle_xen::event::{Deadline, Port};
 
 /// By when another domain that missed a notification runs anyhow, for its own timers.
 pub(crate) const TICK_NS: u64 = 1_000_000_000;
@@ -15,12 +15,12 @@ pub(crate) enum Wire {
     ToControl,
     /// Xenstored, by control.
     ToStore,
-    /// The ring core, by control.
-    OrderToCore,
-    /// The ring core, by the frontend.
-    RingToCore,
-    /// The frontend, by the ring core.
-    ToFront,
+    /// A ring core, by control.
+    OrderToCore(usize),
+    /// A ring core, by a frontend; the port is the core's.
+    RingToCore(Port),
+    /// A frontend, by a ring core; the port is the core's.
+    ToFront(Port),
 }
 
 /// What becomes of a notification. Another domain gets it at its next tick, whichever it is.
@@ -32,6 +32,9 @@ pub(crate) enum Fault {
     /// sleep, whatever else comes.
     FindsItDeaf,
 }
+
+/// What a core sleeps on, and until when.
+pub(crate) type Asleep = (Vec<Wire>, Deadline);
 
 /// All notifications.
 #[derive(Debug)]
@@ -46,11 +49,6 @@ struct State {
     /// Cores that hear nothing, by a wire to them.
     deaf: BTreeSet<Wire>,
     late: Vec<(u64, Wire)>,
-}
-
-/// The core's end of the ring's event channel.
-pub(crate) const fn core_port() -> Port {
-    Port(1)
 }
 
 impl Wires {
@@ -75,7 +73,7 @@ impl Wires {
         let number = state.sent.len();
         state.sent.push(wire);
         let fault = state.faults.iter().find(|(at, _)| *at == number);
-        let elsewhere = matches!(wire, Wire::ToStore | Wire::ToFront);
+        let elsewhere = matches!(wire, Wire::ToStore | Wire::ToFront(_));
         match fault {
             Some(_) if elsewhere => state.late.push((state.now + TICK_NS, wire)),
             Some((_, Fault::Vanishes)) => {}
@@ -113,25 +111,31 @@ impl Wires {
         self.0.borrow().late.iter().map(|&(at, _)| at).min()
     }
 
-    /// Whether a core runs that sleeps on `ports`, or does not sleep at all.
-    pub(crate) fn ends(&self, sleep: &mut Option<Deadline>, ports: &[Wire], now: u64) -> bool {
+    /// Whether a core runs that sleeps on `wires` until a time, or does not sleep at all.
+    pub(crate) fn ends(&self, sleep: Option<&Asleep>, now: u64) -> bool {
+        let Some((wires, until)) = sleep else {
+            return true;
+        };
         let state = &mut *self.0.borrow_mut();
-        let deaf = ports.iter().any(|port| state.deaf.contains(port));
-        let heard = !deaf && ports.iter().any(|port| state.pending.contains(port));
-        let runs = sleep.is_none_or(|until| until.ns() <= now || heard);
+        let deaf = wires.iter().any(|wire| state.deaf.contains(wire));
+        let heard = !deaf && wires.iter().any(|wire| state.pending.contains(wire));
+        let runs = until.ns() <= now || heard;
         if runs {
-            *sleep = None;
-            for port in ports {
-                state.deaf.remove(port);
+            for wire in wires {
+                state.deaf.remove(wire);
             }
         }
         runs
     }
-}
 
-impl Notify for &Wires {
-    fn notify(&self, port: Port) {
-        assert_eq!(port, core_port());
-        self.send(Wire::ToFront);
+    /// Takes the next one to a frontend that is pending.
+    pub(crate) fn take_to_front(&self) -> Option<Port> {
+        let state = &mut *self.0.borrow_mut();
+        let next = state.pending.iter().find_map(|wire| match wire {
+            Wire::ToFront(port) => Some(*port),
+            _ => None,
+        })?;
+        state.pending.remove(&Wire::ToFront(next));
+        Some(next)
     }
 }

@@ -1,0 +1,426 @@
+//! The machine that control and the ring cores run on: virtual time, event channels, grants, guest
+//! frames, heap, and the vCPUs of the ring cores.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
+
+use spindle_blkif::worker::Worker;
+use spindle_control::{Hypervisor, run_core};
+use spindle_hw::{Clock, PAGE_SIZE, SharedPages};
+use spindle_testkit::grants::FakeGrants;
+use spindle_testkit::mem::FakeBus;
+use spindle_xen::event::{Deadline, Notify, Port};
+use spindle_xen::grant::{CopyOp, GrantOps, MapOp, UnmapOp};
+use spindle_xen::{DomId, Errno};
+
+use super::disks::Queue;
+use super::wires::{Asleep, Wire, Wires};
+
+/// How long a turn takes.
+pub(crate) const TURN_NS: u64 = 10_000;
+/// Control's port to xenstored.
+pub(crate) const STORE: Port = Port(1);
+/// Ports from here on wake ring cores.
+const WAKE: u32 = 2;
+/// Ports from here on are bound to frontends.
+const RINGS: u32 = 100;
+
+pub(crate) type RingWorker = Worker<Queue, &'static FakeGrants<'static>, Cpu>;
+
+/// A ring core with a vCPU of its own.
+struct RingCpu {
+    worker: RingWorker,
+    stopped: bool,
+    /// It does not run, though its vCPU is up.
+    hung: bool,
+    turns: usize,
+}
+
+/// A frontend's ring, in its own memory and where it is mapped.
+struct RingMemory {
+    domain: DomId,
+    refs: Vec<u32>,
+    own: SharedPages,
+    mapped: Option<SharedPages>,
+    /// Pages that are mapped.
+    pages: usize,
+}
+
+pub(crate) struct Machine {
+    pub(crate) now: Cell<u64>,
+    pub(crate) bus: &'static Arc<FakeBus>,
+    pub(crate) grants: FakeGrants<'static>,
+    pub(crate) wires: Wires,
+    /// Bytes of heap that are said to be free.
+    pub(crate) heap: Cell<usize>,
+    /// Guest frames that can be had.
+    pub(crate) frames_left: Cell<usize>,
+    /// Runs of frames in use, by address.
+    frames: RefCell<BTreeMap<u64, SharedPages>>,
+    /// Event channels that frontends have made for this domain.
+    channels: RefCell<Vec<(DomId, u32)>>,
+    /// Those that are bound, by local port.
+    bound: RefCell<BTreeMap<u32, (DomId, u32)>>,
+    next_port: Cell<u32>,
+    /// Which bind from now on is refused, 0 being the next.
+    refused_bind: Cell<Option<usize>>,
+    rings: RefCell<Vec<RingMemory>>,
+    cores: RefCell<Vec<RingCpu>>,
+    /// By vCPU, 0 being control's.
+    sleeps: RefCell<Vec<Option<Asleep>>>,
+}
+
+/// A vCPU.
+#[derive(Clone, Copy)]
+pub(crate) struct Cpu {
+    pub(crate) machine: &'static Machine,
+    number: usize,
+}
+
+impl std::fmt::Debug for Cpu {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "vCPU {}", self.number)
+    }
+}
+
+/// What an event on a local port is.
+fn incoming(local: Port) -> Wire {
+    match local.0 {
+        _ if local == STORE => Wire::ToControl,
+        port if port < RINGS => Wire::OrderToCore((port - WAKE) as usize),
+        _ => Wire::RingToCore(local),
+    }
+}
+
+/// Runs of frames to use again: those of all machines, since pages of the host are never freed.
+static FREE: Mutex<BTreeMap<usize, Vec<SharedPages>>> = Mutex::new(BTreeMap::new());
+static NEXT_FRAME: AtomicU64 = AtomicU64::new(1 << 40);
+
+impl Machine {
+    pub(crate) fn new(wires: Wires) -> &'static Self {
+        let bus: &Arc<FakeBus> = Box::leak(Box::default());
+        Box::leak(Box::new(Self {
+            now: Cell::new(100_000_000_000),
+            bus,
+            grants: FakeGrants::new(bus),
+            wires,
+            heap: Cell::new(64 << 20),
+            frames_left: Cell::new(1 << 18),
+            frames: RefCell::default(),
+            channels: RefCell::default(),
+            bound: RefCell::default(),
+            next_port: Cell::new(RINGS),
+            refused_bind: Cell::new(None),
+            rings: RefCell::default(),
+            cores: RefCell::default(),
+            sleeps: RefCell::default(),
+        }))
+    }
+
+    /// The vCPU with this number, 0 being control's.
+    pub(crate) fn cpu(&'static self, number: usize) -> Cpu {
+        Cpu {
+            machine: self,
+            number,
+        }
+    }
+
+    /// Starts a ring core; gives the port that wakes it.
+    pub(crate) fn start(&self, worker: RingWorker) -> Port {
+        let mut cores = self.cores.borrow_mut();
+        cores.push(RingCpu {
+            worker,
+            stopped: false,
+            hung: false,
+            turns: 0,
+        });
+        Port(WAKE + cores.len() as u32 - 1)
+    }
+
+    /// Hangs a ring core, or lets it go on.
+    pub(crate) fn hang(&self, core: usize, hung: bool) {
+        self.cores.borrow_mut()[core].hung = hung;
+    }
+
+    /// Whether a ring core has ended.
+    pub(crate) fn has_stopped(&self, core: usize) -> bool {
+        self.cores.borrow()[core].stopped
+    }
+
+    /// Iterations of a ring core.
+    pub(crate) fn turns(&self, core: usize) -> usize {
+        self.cores.borrow().get(core).map_or(0, |core| core.turns)
+    }
+
+    /// Whether a vCPU is awake. It must run then: its sleep is over.
+    pub(crate) fn wakes(&self, cpu: usize) -> bool {
+        let mut sleeps = self.sleeps.borrow_mut();
+        let count = sleeps.len().max(cpu + 1);
+        sleeps.resize(count, None);
+        let wakes = self.wires.ends(sleeps[cpu].as_ref(), self.now.get());
+        if wakes {
+            sleeps[cpu] = None;
+        }
+        wakes
+    }
+
+    /// When the next sleep ends by itself.
+    pub(crate) fn next_end(&self) -> Option<u64> {
+        let sleeps = self.sleeps.borrow();
+        let cores = self.cores.borrow();
+        let runs = |cpu: usize| {
+            let core = cpu.checked_sub(1).and_then(|core| cores.get(core));
+            core.is_none_or(|core| !core.hung && !core.stopped)
+        };
+        let sleeps = sleeps.iter().enumerate().filter(|(cpu, _)| runs(*cpu));
+        let ends = sleeps.filter_map(|(_, sleep)| sleep.as_ref().map(|(_, until)| until.ns()));
+        ends.min()
+    }
+
+    /// An iteration of each ring core that is awake; true if there was any.
+    pub(crate) fn run_cores(&'static self) -> bool {
+        let mut ran = false;
+        for (number, core) in self.cores.borrow_mut().iter_mut().enumerate() {
+            if !core.stopped && !core.hung && self.wakes(number + 1) {
+                core.turns += 1;
+                let wake = Port(WAKE + number as u32);
+                core.stopped = !run_core(&mut core.worker, self.cpu(number + 1), wake);
+                ran = true;
+            }
+        }
+        ran
+    }
+
+    /// Lets a moment pass.
+    pub(crate) fn pass(&self) {
+        self.now.set(self.now.get() + TURN_NS);
+        self.wires.pass(self.now.get());
+    }
+
+    /// A frontend makes an event channel for this domain.
+    pub(crate) fn make_channel(&self, domain: DomId, port: u32) {
+        self.channels.borrow_mut().push((domain, port));
+    }
+
+    /// Refuses to bind an event channel: the next, or one after `ahead` others.
+    pub(crate) fn refuse_bind(&self, ahead: usize) {
+        self.refused_bind.set(Some(ahead));
+    }
+
+    /// A frontend notifies this domain.
+    pub(crate) fn notify_from(&self, domain: DomId, port: u32) {
+        let bound = self.bound.borrow();
+        let local = bound.iter().find(|(_, end)| **end == (domain, port));
+        if let Some((local, _)) = local {
+            self.wires.send(Wire::RingToCore(Port(*local)));
+        }
+    }
+
+    /// The frontend's end of a local port, if it is bound.
+    pub(crate) fn far_end(&self, local: Port) -> Option<(DomId, u32)> {
+        self.bound.borrow().get(&local.0).copied()
+    }
+
+    /// Grants a ring, page by page.
+    pub(crate) fn grant_ring(&self, domain: DomId, own: &SharedPages) -> Vec<u32> {
+        let page = || SharedPages::host(1, 0);
+        let refs: Vec<u32> = (0..own.len() / PAGE_SIZE)
+            .map(|_| self.grants.grant(domain, &page(), false).0)
+            .collect();
+        self.rings.borrow_mut().push(RingMemory {
+            domain,
+            refs: refs.clone(),
+            own: own.alias(),
+            mapped: None,
+            pages: 0,
+        });
+        refs
+    }
+
+    /// Where a ring is now: mapped, or in the frontend's own memory.
+    pub(crate) fn ring(&self, domain: DomId, first: u32) -> SharedPages {
+        let rings = self.rings.borrow();
+        let same = |ring: &&RingMemory| ring.domain == domain && ring.refs[0] == first;
+        let ring = rings.iter().find(same).expect("it was granted");
+        ring.mapped.as_ref().unwrap_or(&ring.own).alias()
+    }
+
+    /// Mappings, bound ports and runs of frames that are left.
+    pub(crate) fn left(&self) -> [usize; 3] {
+        let (ports, frames) = (self.bound.borrow().len(), self.frames.borrow().len());
+        [self.grants.outstanding(), ports, frames]
+    }
+
+    /// A page of a ring was mapped at `at`, or is no longer.
+    fn moved(&self, at: u64, which: Option<(DomId, u32)>) {
+        let frames = self.frames.borrow();
+        let Some((_, run)) = frames.range(..=at).next_back() else {
+            return;
+        };
+        let offset = (at - run.bus()) as usize;
+        for ring in self.rings.borrow_mut().iter_mut() {
+            match which {
+                Some((domain, gref)) if domain == ring.domain && ring.refs.contains(&gref) => {
+                    run.copy_from(offset, &ring.own, offset, PAGE_SIZE);
+                    ring.mapped = Some(run.alias());
+                    ring.pages += 1;
+                }
+                None if ring.mapped.as_ref().is_some_and(|m| m.bus() == run.bus()) => {
+                    ring.own.copy_from(offset, run, offset, PAGE_SIZE);
+                    ring.pages -= 1;
+                    if ring.pages == 0 {
+                        ring.mapped = None;
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+impl Hypervisor for Cpu {
+    type Grants = Self;
+
+    fn grants(&self) -> &Self {
+        self
+    }
+
+    fn now_ns(&self) -> u64 {
+        self.machine.now.get()
+    }
+
+    fn bind_interdomain(&self, remote: DomId, port: Port) -> Result<Port, Errno> {
+        let machine = self.machine;
+        let end = (remote, port.0);
+        let refused = machine.refused_bind.take();
+        machine
+            .refused_bind
+            .set(refused.and_then(|n| n.checked_sub(1)));
+        if refused == Some(0) {
+            return Err(Errno::ENOSPC);
+        }
+        let mut bound = machine.bound.borrow_mut();
+        let taken = bound.values().any(|other| *other == end);
+        if taken || !machine.channels.borrow().contains(&end) {
+            return Err(Errno::EINVAL);
+        }
+        let local = machine.next_port.replace(machine.next_port.get() + 1);
+        bound.insert(local, end);
+        Ok(Port(local))
+    }
+
+    fn close(&self, port: Port) -> Result<(), Errno> {
+        let was = self.machine.bound.borrow_mut().remove(&port.0);
+        assert!(was.is_some(), "port {} is closed twice", port.0);
+        self.machine.wires.take(Wire::RingToCore(port));
+        Ok(())
+    }
+
+    fn notify(&self, port: Port) {
+        let wire = match port {
+            STORE => Wire::ToStore,
+            Port(RINGS..) => Wire::ToFront(port),
+            port => incoming(port),
+        };
+        self.machine.wires.send(wire);
+    }
+
+    fn take_pending(&self, port: Port) -> bool {
+        self.machine.wires.take(incoming(port))
+    }
+
+    fn sleep(&self, ports: impl Iterator<Item = Port>, until: Deadline) -> Result<(), Errno> {
+        let wires = ports.map(incoming).collect();
+        let mut sleeps = self.machine.sleeps.borrow_mut();
+        let count = sleeps.len().max(self.number + 1);
+        sleeps.resize(count, None);
+        sleeps[self.number] = Some((wires, until));
+        Ok(())
+    }
+
+    fn yield_now(&self) {
+        self.machine.run_cores();
+        self.machine.pass();
+    }
+
+    fn alloc_frames(&self, pages: usize) -> Option<SharedPages> {
+        let left = self.machine.frames_left.get().checked_sub(pages)?;
+        self.machine.frames_left.set(left);
+        let free = FREE.lock().unwrap().get_mut(&pages).and_then(Vec::pop);
+        let run = free.unwrap_or_else(|| {
+            // A hole after each run, so that an overrun is found.
+            let bytes = ((pages + 1) * PAGE_SIZE) as u64;
+            SharedPages::host(pages, NEXT_FRAME.fetch_add(bytes, Relaxed))
+        });
+        let mut frames = self.machine.frames.borrow_mut();
+        frames.insert(run.bus(), run.alias());
+        Some(run)
+    }
+
+    fn free_frames(&self, pages: &SharedPages) {
+        let machine = self.machine;
+        let run = machine.frames.borrow_mut().remove(&pages.bus());
+        let run = run.expect("frames are given back once");
+        assert_eq!(run.len(), pages.len());
+        let count = run.len() / PAGE_SIZE;
+        machine.frames_left.set(machine.frames_left.get() + count);
+        let in_run = |at: u64| (0..run.len() as u64).contains(&at.wrapping_sub(run.bus()));
+        assert!(
+            !machine.grants.mapped_at().into_iter().any(in_run),
+            "frames are given back with a grant mapped"
+        );
+        FREE.lock().unwrap().entry(count).or_default().push(run);
+    }
+
+    fn heap_free(&self) -> usize {
+        self.machine.heap.get()
+    }
+}
+
+/// As control maps rings: they move to where they are mapped.
+impl GrantOps for Cpu {
+    fn map(&self, ops: &mut [MapOp]) -> Result<(), Errno> {
+        let result = (&&self.machine.grants).map(ops);
+        for op in ops.iter().filter(|op| op.status.is_ok()) {
+            let which = (DomId(op.dom), op.gref);
+            self.machine.moved(op.host_addr, Some(which));
+        }
+        result
+    }
+
+    fn unmap(&self, ops: &mut [UnmapOp]) -> Result<(), Errno> {
+        let result = (&&self.machine.grants).unmap(ops);
+        for op in ops.iter().filter(|op| op.status.is_ok()) {
+            self.machine.moved(op.host_addr, None);
+        }
+        result
+    }
+
+    fn copy(&self, ops: &mut [CopyOp]) -> Result<(), Errno> {
+        (&&self.machine.grants).copy(ops)
+    }
+
+    fn read(&self, at: u64, words: &mut [u64]) -> bool {
+        (&&self.machine.grants).read(at, words)
+    }
+}
+
+impl Notify for Cpu {
+    fn notify(&self, port: Port) {
+        Hypervisor::notify(self, port);
+    }
+}
+
+/// For the drivers, which wait by letting time pass.
+impl Clock for Cpu {
+    fn now_ns(&self) -> u64 {
+        self.machine.now.get()
+    }
+
+    fn relax(&self) {
+        let now = &self.machine.now;
+        now.set(now.get() + 1_000_000);
+    }
+}
