@@ -1,27 +1,32 @@
 //! What every disk looks like to the rest of Spindle.
 //!
-//! A disk driver brings a controller up on the control core, describes what it found as
-//! [`Volume`]s, and makes one [`DiskQueue`] per ring core. A ring core submits [`Command`]s to its
-//! own queue, commits the batch, and polls for what has finished; cores never share a queue.
+//! A disk driver brings a controller up on the control core, where it is a [`BlockController`]: it
+//! describes what it found as [`Volume`]s, makes one [`DiskQueue`] per ring core, and reports what
+//! happens to the disk. A ring core submits [`Command`]s to its own queue, commits the batch, and
+//! polls for what has finished; cores never share a queue.
 #![no_std]
 #![forbid(unsafe_code)]
 
 extern crate alloc;
 
 mod command;
+mod controller;
 mod options;
 mod partition;
 mod queue;
 mod ram;
+mod ram_controller;
 mod read;
 mod target;
 mod volume;
 
 pub use command::{Command, Op, Segment, Tag};
+pub use controller::{BlockController, BusMaster, DiskEvents, LostController, UnitChange};
 pub use options::DiskOptions;
 pub use partition::{Table, partitions};
 pub use queue::{Budget, DiskQueue, IoError, IoResult, Part, SubmitError};
 pub use ram::{RamDisk, RamQueue};
+pub use ram_controller::RamController;
 pub use read::{BlockReader, Blocks, PATIENCE_NS, ReadError};
 pub use target::{TargetError, Targets, Use};
 pub use volume::{Discard, Enclosing, Extent, Unit, Volume};

@@ -18,6 +18,7 @@
 //! | `controller`, `lifecycle` | bring-up and its end; readiness and shutdown |
 //! | `discovery`, `identity`, `namespace` | from identify pages to volumes |
 //! | `queues` | making queue pairs |
+//! | `block_controller` | all of that as a `spindle_block::BlockController` |
 //! | `recovery`, `link` | aborts and resets, and what the cores have to do with them |
 //! | `events`, `health` | what the controller tells unasked; the SMART log |
 //! | `host_memory` | memory that the controller asks us for |
@@ -71,6 +72,7 @@
 extern crate alloc;
 
 mod admin;
+mod block_controller;
 mod command;
 mod controller;
 mod discard;
@@ -93,6 +95,7 @@ mod series;
 mod slots;
 mod status;
 
+pub use block_controller::NvmeDisk;
 pub use controller::Controller;
 pub use error::Error;
 pub use events::Change;

@@ -21,6 +21,7 @@
 //! | `transport` | the registers as a `virtio_drivers::transport::Transport` |
 //! | `config` | features, and what the configuration space says |
 //! | `disk`, `volume` | bring-up, queues, shutdown; what is offered |
+//! | `block_controller` | all of that as a `spindle_block::BlockController` |
 //! | `request` | what goes over the wire |
 //! | `ring` | a split virtqueue |
 //! | `runs` | cutting a command's memory into what one request can describe |
@@ -31,6 +32,7 @@
 
 extern crate alloc;
 
+mod block_controller;
 mod config;
 mod disk;
 mod engine;
@@ -44,6 +46,7 @@ mod slots;
 mod transport;
 mod volume;
 
+pub use block_controller::VirtioDisk;
 pub use disk::Disk;
 pub use error::Error;
 pub use layout::{Layout, LayoutError, Region, is_block_device};

@@ -1,15 +1,13 @@
 //! Looking after the disks as they work: failures, other sizes, their own account of their health.
 
 use alloc::format;
-use alloc::string::{String, ToString};
+use alloc::string::String;
 use alloc::vec::Vec;
-use core::fmt::Display;
 
 use log::{Level, error, log, warn};
-use spindle_block::{Unit, Volume};
-use spindle_nvme::{Attention, Change};
+use spindle_block::{DiskEvents, Unit, UnitChange, Volume};
 
-use super::{Disk, Disks};
+use super::Disks;
 
 /// What control has to do for the disks.
 #[derive(Debug, Default)]
@@ -32,84 +30,57 @@ impl Disks {
     /// Looks after every disk.
     pub(crate) fn attend(&mut self) -> Care {
         let mut care = Care::default();
-        for index in 0..self.disks.len() {
-            match self.disks.get_mut(index) {
-                Some(Disk::Nvme(disk)) => {
-                    let attention = disk.attend(&self.pci);
-                    self.take_up(index, attention, &mut care);
-                }
-                Some(Disk::Virtio(disk)) if !self.lost.contains(&index) => {
-                    if let Some(reason) = disk.failure(&self.pci) {
-                        say_lost(index, &reason);
-                        self.lost.push(index);
-                        care.lost.push(index);
-                    } else if let Some(sectors) = disk.resized() {
-                        let volume = self.whole(index, 0);
-                        care.resized.extend(volume.map(|v| sized(v, sectors)));
-                    }
-                }
-                _ => {}
-            }
+        for disk in 0..self.controllers.len() {
+            let events = self.controllers[disk].attend();
+            self.take_up(disk, events, &mut care);
         }
         care
     }
 
-    fn take_up(&mut self, disk: usize, attention: Attention, care: &mut Care) {
-        care.wake |= attention.wake;
-        care.soon |= attention.soon;
-        if let Some((health, name)) = attention.health.zip(self.controller_name(disk)) {
-            let path = format!("data/spindle/disk/{name}");
-            care.health.push((path, health.to_string()));
+    fn take_up(&mut self, disk: usize, events: DiskEvents, care: &mut Care) {
+        let name = self.controllers[disk].name();
+        care.wake |= events.wake;
+        care.soon |= events.soon;
+        if let Some(health) = events.health {
+            care.health
+                .push((format!("data/spindle/disk/{name}"), health));
         }
-        for change in attention.changes {
-            match change {
-                Change::Resized { id, sectors } => {
-                    if let Some(volume) = self.whole(disk, id) {
-                        care.resized.push(sized(volume, sectors));
-                    }
+        for change in events.changes {
+            let (unit, sectors) = match change {
+                UnitChange::Resized { unit, sectors } => (unit, sectors),
+                UnitChange::Removed(unit) => (unit, 0),
+                UnitChange::Added(Unit(id)) => {
+                    warn!("disk {name}: unit {id} is new; it is served after a restart");
+                    continue;
                 }
-                Change::Removed(id) => {
-                    if let Some(volume) = self.whole(disk, id) {
-                        care.resized.push(sized(volume, 0));
-                    }
-                }
-                Change::Added(id) => {
-                    warn!("nvme: namespace {id} is new; it is served after a restart");
-                }
-            }
+            };
+            let volume = self.whole(disk, unit);
+            care.resized.extend(volume.map(|v| sized(v, sectors)));
         }
-        if let Some(lost) = attention.lost {
-            say_lost(disk, &lost.reason);
-            self.lost.push(disk);
+        if let Some(lost) = events.lost {
+            let reason = lost.reason;
+            error!("disk {name} is lost: {reason}; all requests to it fail from now on");
             if lost.disabled {
                 care.lost.push(disk);
             } else {
-                warn!("disk {disk} may still write to memory: what it was given is taken from it");
+                warn!("disk {name} may still write to memory: what it was given is taken from it");
                 care.loose.push(disk);
             }
+            self.lost.push(disk);
         }
     }
 
     /// The volume that is all of `unit`.
-    fn whole(&self, disk: usize, unit: u32) -> Option<&Volume> {
+    fn whole(&self, disk: usize, unit: Unit) -> Option<&Volume> {
         let volumes = self.targets.volumes();
-        let is_it = |v: &&Volume| (v.disk, v.unit, v.start) == (disk, Unit(unit), 0);
+        let is_it = |v: &&Volume| (v.disk, v.unit, v.start) == (disk, unit, 0);
         volumes.iter().find(is_it)
-    }
-
-    /// The name of a disk's controller: `nvme0` of `nvme0n1`.
-    fn controller_name(&self, disk: usize) -> Option<&str> {
-        let mut volumes = self.targets.volumes().iter();
-        let volume = volumes.find(|volume| volume.disk == disk)?;
-        Some(volume.name.rsplit_once('n')?.0)
     }
 
     /// Asks the disks how they are; the answers come with [`Disks::attend`].
     pub(crate) fn ask_health(&mut self) {
-        for disk in &mut self.disks {
-            if let Disk::Nvme(disk) = disk {
-                disk.ask_health();
-            }
+        for controller in &mut self.controllers {
+            controller.ask_health();
         }
     }
 }
@@ -125,8 +96,4 @@ fn sized(volume: &Volume, sectors: u64) -> (String, u64) {
     let (name, mib) = (&volume.name, sectors >> 11);
     log!(level, "disk {name}: {how}{mib} MiB from now on");
     (name.clone(), sectors)
-}
-
-fn say_lost(disk: usize, reason: &dyn Display) {
-    error!("disk {disk} is lost: {reason}; all requests to it fail from now on");
 }

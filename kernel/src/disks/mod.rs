@@ -1,54 +1,37 @@
-//! The disks: NVMe controllers found on PCI or placed by dom0, virtio disks found on PCI, RAM disks
-//! asked for, and a core's queues on them.
+//! The disks: what was found or made at the start, who has it, and a core's queues on it.
 
 mod care;
 mod nvme;
 mod partitions;
 mod pci;
 mod placed;
+mod probe;
 mod virtio;
 
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
-use core::time::Duration;
 
 use log::{error, info, warn};
-use spindle_block::{DiskOptions, RamDisk, Targets, Volume};
-use spindle_config::{Config, RamDiskSize};
+use spindle_block::{Targets, Volume};
+use spindle_config::Config;
 use spindle_datapath::Queue;
-use spindle_hw::IdentityMap;
 use xen_pvh_boot::MapEntry;
 
-use self::nvme::NvmeDisk;
-use self::pci::Pci;
-use self::virtio::VirtioDisk;
+use self::probe::{AnyController, Probe};
 use crate::mm::Memory;
 use crate::xen::time::CoreClock;
-
-/// Commands that one core can have on a RAM disk at once.
-const RAM_DEPTH: usize = 256;
 
 /// Bytes of the list of disks: xenstored's default quota for a node is 2048, names and
 /// permissions included.
 const MAX_LIST: usize = 1792;
 
-/// A disk.
-#[derive(Debug)]
-enum Disk {
-    Nvme(NvmeDisk),
-    Virtio(VirtioDisk),
-    Ram(RamDisk),
-}
-
 /// All disks, by the number that [`spindle_block::Volume::disk`] gives.
 #[derive(Debug)]
 pub(crate) struct Disks {
-    disks: Vec<Disk>,
-    bus: IdentityMap,
+    controllers: Vec<AnyController>,
     /// The queues for the first core, after partition tables were read through them.
     ready: Option<Vec<Queue>>,
-    pci: Pci,
     /// Disks that have failed, by number.
     lost: Vec<usize>,
     /// What guests can be given, and who has it.
@@ -56,8 +39,8 @@ pub(crate) struct Disks {
 }
 
 impl Disks {
-    /// Finds the disks on PCI, makes the RAM disks, and tells the log of both. A disk that
-    /// does not work keeps its name, by which it is refused. `map` is the domain's memory map.
+    /// Finds and makes the disks, and reports them in the log. A disk that does not work keeps its
+    /// name, by which it is refused. `map` is the domain's memory map.
     pub(crate) fn probe(
         config: &Config,
         map: &[MapEntry],
@@ -65,49 +48,15 @@ impl Disks {
         clock: &'static CoreClock,
         cores: usize,
     ) -> Self {
-        let mut disks = Vec::new();
+        let Probe {
+            controllers,
+            mut failed,
+            ..
+        } = Probe::all(config, map, memory, clock, cores);
         let mut volumes = Vec::new();
-        let mut pci = Pci::scan(map, memory);
-        let options = DiskOptions {
-            queues: u16::try_from(cores).unwrap_or(u16::MAX),
-            timeout: Duration::from_secs(config.io_timeout.into()),
-            ..DiskOptions::default()
-        };
-        let placed = &config.placed_controllers;
-        let mut controllers = placed::controllers(placed, map, memory.dma, clock, options);
-        // Those found on PCI take the numbers that the knobs leave.
-        let taken: Vec<_> = placed.iter().map(|p| usize::from(p.number)).collect();
-        let free = (0..).filter(|number| !taken.contains(number));
-        controllers.extend(free.zip(NvmeDisk::probe(&mut pci, memory.dma, clock, options)));
-        let mut failed = Vec::new();
-        for (number, controller) in controllers {
-            match controller {
-                Ok(disk) => {
-                    volumes.extend(disk.volumes(disks.len(), number));
-                    failed.extend(disk.refused(number));
-                    disks.push(Disk::Nvme(disk));
-                }
-                Err(reason) => failed.push((format!("nvme{number}"), reason)),
-            }
-        }
-        let found = VirtioDisk::probe(&mut pci, memory.dma, clock, options);
-        for (number, device) in found.into_iter().enumerate() {
-            match device {
-                Ok(disk) => {
-                    volumes.push(disk.volume(disks.len(), number));
-                    disks.push(Disk::Virtio(disk));
-                }
-                Err(reason) => failed.push((spindle_virtio::name(number), reason)),
-            }
-        }
-        for &RamDiskSize { number, bytes } in &config.ram_disks {
-            match RamDisk::new(bytes, &memory.dma) {
-                Some(ram) => {
-                    volumes.push(ram.volume(&format!("ram{number}"), disks.len()));
-                    disks.push(Disk::Ram(ram));
-                }
-                None => error!("ram{number}: no memory for {} MiB", bytes >> 20),
-            }
+        for (disk, controller) in controllers.iter().enumerate() {
+            volumes.extend(controller.volumes(disk));
+            failed.extend(controller.refused());
         }
         for volume in &volumes {
             let (name, what) = (&volume.name, &volume.description);
@@ -117,14 +66,12 @@ impl Disks {
         if volumes.is_empty() {
             warn!(
                 "no disk found: nothing passed through by pci= or placed by nvmeN= is an NVMe \
-                 controller or a virtio disk, and no ramN= asks for a RAM disk; every attach will \
-                 be refused"
+                 controller or a virtio disk, and no option such as ramN= makes one; every attach \
+                 will be refused"
             );
         }
         let mut disks = Self {
-            disks,
-            bus: memory.bus,
-            pci,
+            controllers,
             lost: Vec::new(),
             ready: None,
             targets: Targets::default(),
@@ -157,13 +104,14 @@ impl Disks {
         if let Some(queues) = self.ready.take() {
             return queues;
         }
-        let bus = self.bus;
-        let queue = |disk: &mut Disk| match disk {
-            Disk::Nvme(disk) => disk.queue(),
-            Disk::Virtio(disk) => disk.queue(),
-            Disk::Ram(ram) => Queue::Ram(ram.queue(RAM_DEPTH, bus)),
+        let queue = |controller: &mut AnyController| {
+            controller.create_queue().unwrap_or_else(|error| {
+                let name = controller.name();
+                warn!("disk {name}: {error}; cores without a queue serve other disks only");
+                Queue::None
+            })
         };
-        self.disks.iter_mut().map(queue).collect()
+        self.controllers.iter_mut().map(queue).collect()
     }
 
     /// Whether a disk has failed for good.
@@ -192,12 +140,12 @@ impl Disks {
     /// Ends it all: caches written out, controllers off. `queues` are what each core had.
     pub(crate) fn shutdown(self, queues: Vec<Vec<Queue>>) {
         let mut queues: Vec<_> = queues.into_iter().map(Vec::into_iter).collect();
-        for disk in self.disks {
-            let of_disk: Vec<Queue> = queues.iter_mut().filter_map(Iterator::next).collect();
-            match disk {
-                Disk::Nvme(disk) => disk.shutdown(of_disk.into_iter()),
-                Disk::Virtio(disk) => disk.shutdown(of_disk.into_iter()),
-                Disk::Ram(_) => {}
+        for controller in self.controllers {
+            let of_disk = queues.iter_mut().filter_map(Iterator::next).collect();
+            let name = String::from(controller.name());
+            match controller.shutdown(of_disk) {
+                Ok(()) => info!("disk {name}: shut down"),
+                Err(error) => error!("disk {name}: shutdown failed: {error}"),
             }
         }
     }

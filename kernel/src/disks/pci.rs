@@ -1,11 +1,13 @@
 //! The PCI functions of the domain: found once, and switched on for whichever driver knows them.
 
+use alloc::rc::Rc;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use log::error;
+use spindle_block::BusMaster;
 use spindle_hw::{Mmio, X86Ports};
-use spindle_pci::{Bus, Function, MemoryBar, PciError, Placement, Window};
+use spindle_pci::{Address, Bus, Function, MemoryBar, PciError, Placement, Window};
 
 use xen_pvh_boot::MapEntry;
 
@@ -18,8 +20,8 @@ const FOUR_GIB: u64 = 4 << 30;
 /// All functions, and where their registers go.
 #[derive(Debug)]
 pub(super) struct Pci {
-    pub(super) bus: Bus<X86Ports>,
-    pub(super) functions: Vec<Function>,
+    pub(super) bus: Rc<Bus<X86Ports>>,
+    functions: Vec<Function>,
     window: Window,
 }
 
@@ -31,30 +33,38 @@ impl Pci {
         let high = FOUR_GIB..memory.end;
         Self {
             functions: bus.scan(),
-            bus,
+            bus: Rc::new(bus),
             // Nothing ran before us in a domain: what the registers hold there is the host's.
             window: Window::around(claimed.chain([high]), mm::address_limit()),
         }
     }
 
-    /// Has `start` bring up every function that is a `what`. One that does not work is switched
-    /// off; it keeps its place, so that those after it keep their numbers.
-    pub(super) fn start_all<T>(
-        &mut self,
+    /// The functions that are of the type asked for.
+    pub(super) fn find(&self, is_one: impl Fn(&Function) -> bool) -> Vec<Function> {
+        self.functions.iter().copied().filter(is_one).collect()
+    }
+
+    /// Passes on what was `started` of a function that is a `what`; one that does not work is
+    /// switched off.
+    pub(super) fn check<T>(
+        &self,
         what: &str,
-        is_one: impl Fn(&Function) -> bool,
-        start: impl Fn(&mut Self, &Function) -> Result<T, String>,
-    ) -> Vec<Result<T, String>> {
-        let mut started = Vec::new();
-        for function in self.functions.clone().iter().filter(|f| is_one(f)) {
-            let disk = start(self, function);
-            if let Err(reason) = &disk {
-                self.disable(function);
-                error!("pci {}: {what} not usable: {reason}", function.address);
-            }
-            started.push(disk);
+        function: &Function,
+        started: Result<T, String>,
+    ) -> Result<T, String> {
+        if let Err(reason) = &started {
+            self.bus.disable(function.address);
+            error!("pci {}: {what} not usable: {reason}", function.address);
         }
         started
+    }
+
+    /// The bus mastering of a function, for its driver.
+    pub(super) fn master(&self, function: &Function) -> PciMaster {
+        PciMaster {
+            bus: Rc::clone(&self.bus),
+            address: function.address,
+        }
     }
 
     /// Switches a function on; gives where those memory BARs are that are `needed`.
@@ -70,10 +80,19 @@ impl Pci {
         };
         self.bus.enable_only(function.address, placement, needed)
     }
+}
 
-    /// Switches a function off again.
-    pub(super) fn disable(&self, function: &Function) {
-        self.bus.disable(function.address);
+/// The bus mastering of one function.
+#[derive(Debug)]
+pub(super) struct PciMaster {
+    bus: Rc<Bus<X86Ports>>,
+    address: Address,
+}
+
+impl BusMaster for PciMaster {
+    fn disable(&mut self) -> bool {
+        self.bus.disable(self.address);
+        true
     }
 }
 

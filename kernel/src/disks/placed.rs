@@ -11,47 +11,36 @@ use alloc::vec::Vec;
 use core::ops::Range;
 
 use log::error;
-use spindle_block::DiskOptions;
 use spindle_config::PlacedController;
 use spindle_hw::Mmio;
 use xen_pvh_boot::{MapEntry, PAGE};
 
-use super::nvme::NvmeDisk;
-use crate::mm::Dma;
-use crate::xen::time::CoreClock;
+use super::nvme;
+use super::probe::Probe;
 
-/// Brings up the controllers that the knobs name; gives each with its number, or why it does not
-/// work. `map` is the domain's memory map.
-pub(super) fn controllers(
-    knobs: &[PlacedController],
-    map: &[MapEntry],
-    dma: Dma,
-    clock: &'static CoreClock,
-    options: DiskOptions,
-) -> Vec<(usize, Result<NvmeDisk, String>)> {
+/// Brings up the controllers that the options name.
+pub(super) fn probe(probe: &mut Probe<'_>) {
     let mut used = Vec::new();
-    let mut disks = Vec::new();
-    for knob in knobs {
-        let number = usize::from(knob.number);
-        let at = format!("frames {:x},{:x}", knob.frame, knob.pages);
-        let started = registers(knob, map, &mut used, options.queues)
-            .and_then(|registers| NvmeDisk::start(&at, registers, dma, clock, options));
+    for placed in &probe.config.placed_controllers {
+        let name = nvme::name(placed.number.into());
+        let at = format!("frames {:x},{:x}", placed.frame, placed.pages);
+        let started = registers(placed, probe.map, &mut used, probe.options.queues)
+            .and_then(|registers| nvme::start(probe, placed.number.into(), &at, registers, None));
         if let Err(reason) = &started {
-            error!("nvme{number}: controller at {at} not usable: {reason}");
+            error!("{name}: controller at {at} not usable: {reason}");
         }
-        disks.push((number, started));
+        probe.note(name, started);
     }
-    disks
 }
 
 /// Maps the registers, unless something else is there. `used` are those mapped before.
 fn registers(
-    knob: &PlacedController,
+    placed: &PlacedController,
     map: &[MapEntry],
     used: &mut Vec<Range<u64>>,
     queues: u16,
 ) -> Result<Mmio, String> {
-    let (start, size) = (knob.frame * PAGE, knob.pages * PAGE);
+    let (start, size) = (placed.frame * PAGE, placed.pages * PAGE);
     let range = start..start + size;
     let meets = |other: &Range<u64>| other.start < range.end && range.start < other.end;
     if let Some(entry) = map
@@ -65,7 +54,7 @@ fn registers(
         return Err("another controller's registers are there".into());
     }
     // Refuses the grant window and the pages shared with Xen, which are mapped already.
-    let registers = NvmeDisk::map(start, size, queues)?;
+    let registers = nvme::map(start, size, queues)?;
     used.push(range);
     Ok(registers)
 }

@@ -33,7 +33,7 @@ began=$(now)
 wait_until 30 reset_beyond $before || fail "the controller is not reset again: $(last_words spindle)"
 probe_attach xvdr ram0
 probe_detach xvdr
-wait_until 40 said 'disk 0 is lost: .*; all requests to it fail' || fail "the disk is not given up"
+wait_until 40 said 'disk nvme0 is lost: .*; all requests to it fail' || fail "the disk is not given up"
 guest_need stall 'done' 30
 mark note "text=\"given up after $(since $began) s\""
 guest_end stall

@@ -1,0 +1,106 @@
+//! The control side of a disk: what the control core asks of a controller, whatever its type.
+//!
+//! [`crate::DiskQueue`] is the other side, one queue for each ring core. A disk type is complete
+//! with one implementation of each; the control core keeps its controllers as trait objects, while
+//! queues are dispatched statically.
+
+use alloc::boxed::Box;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt::Debug;
+
+use crate::{Unit, Volume};
+
+/// A disk controller that is running. `Q` is the type that holds a queue of any disk type.
+///
+/// Everything here may wait for the controller, within limits, and may allocate; none of it is on
+/// the data path. Reasons are texts without the controller's name, for the log and for guests.
+pub trait BlockController<Q>: Debug {
+    /// The name that users know the controller by: `nvme0`, `vda`, `ram0`.
+    fn name(&self) -> &str;
+
+    /// What it offers, as volumes of the disk that has number `disk` in the caller's table.
+    fn volumes(&self, disk: usize) -> Vec<Volume>;
+
+    /// Parts of it that cannot be served: the name that the volume would have, and the reason.
+    fn refused(&self) -> Vec<(String, String)> {
+        Vec::new()
+    }
+
+    /// Makes a queue for one core.
+    ///
+    /// # Errors
+    /// The reason, if the controller has no queue left or does not make one.
+    fn create_queue(&mut self) -> Result<Q, String>;
+
+    /// Looks after the controller: late commands, failure, changes. To be called about once a
+    /// second, and sooner where [`DiskEvents::soon`] asks for that.
+    fn attend(&mut self) -> DiskEvents {
+        DiskEvents::default()
+    }
+
+    /// Asks for the state of its health, which comes as [`DiskEvents::health`] of a later
+    /// [`BlockController::attend`].
+    fn ask_health(&mut self) {}
+
+    /// Has the controller write out its cache, switches it off, and gives its memory back.
+    /// `queues` are all that [`BlockController::create_queue`] made.
+    ///
+    /// # Errors
+    /// The first thing that went wrong; the rest was done nevertheless as far as possible.
+    fn shutdown(self: Box<Self>, queues: Vec<Q>) -> Result<(), String>;
+}
+
+/// What [`BlockController::attend`] found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DiskEvents {
+    /// Every core is to take a poll iteration with its queue on this controller, or nothing goes on.
+    pub wake: bool,
+    /// Attend again within milliseconds rather than in a second.
+    pub soon: bool,
+    /// Units that are no longer what they were.
+    pub changes: Vec<UnitChange>,
+    /// The state of its health in words of the form `key=value`, if there is news of it.
+    pub health: Option<String>,
+    /// The controller has failed for good; reported once.
+    pub lost: Option<LostController>,
+}
+
+/// A unit that is no longer what it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UnitChange {
+    /// It has another size.
+    Resized {
+        /// Which unit.
+        unit: Unit,
+        /// The new size in sectors of 512 bytes.
+        sectors: u64,
+    },
+    /// It is gone, or cannot be served any longer.
+    Removed(Unit),
+    /// There is one more, which is not served before the next start.
+    Added(Unit),
+}
+
+/// A controller that has failed for good.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LostController {
+    /// Why.
+    pub reason: String,
+    /// Whether it reaches no memory any longer. Each core may then call
+    /// [`crate::DiskQueue::fail_all`]; otherwise the memory must be taken from it first.
+    pub disabled: bool,
+}
+
+/// The way to keep a controller from memory that does not depend on its cooperation.
+pub trait BusMaster: Debug {
+    /// Takes the controller's access to memory away; false if that cannot be done.
+    fn disable(&mut self) -> bool;
+}
+
+/// For a controller where there may be no such way.
+impl<T: BusMaster> BusMaster for Option<T> {
+    fn disable(&mut self) -> bool {
+        self.as_mut().is_some_and(T::disable)
+    }
+}

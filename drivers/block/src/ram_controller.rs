@@ -1,0 +1,57 @@
+//! The control side of a RAM disk.
+
+use alloc::boxed::Box;
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use spindle_hw::{BusMemory, DmaAlloc};
+
+use crate::{BlockController, RamDisk, RamQueue, Volume};
+
+/// Commands that one core can have on a RAM disk at once.
+const DEPTH: usize = 256;
+
+/// A RAM disk with a name, which has as many queues as there are cores.
+#[derive(Debug)]
+pub struct RamController<B> {
+    name: String,
+    disk: RamDisk,
+    bus: B,
+}
+
+impl<B> RamController<B> {
+    /// Makes a RAM disk of `bytes`, rounded up to whole MiB, whose queues reach their submitters'
+    /// memory through `bus`.
+    ///
+    /// # Errors
+    /// The reason, if there is not the memory.
+    pub fn new(name: String, bytes: u64, memory: &impl DmaAlloc, bus: B) -> Result<Self, String> {
+        let disk = RamDisk::new(bytes, memory);
+        let disk = disk.ok_or_else(|| format!("no memory for {} MiB", bytes >> 20))?;
+        Ok(Self { name, disk, bus })
+    }
+}
+
+impl<B, Q> BlockController<Q> for RamController<B>
+where
+    B: BusMemory + Copy + core::fmt::Debug,
+    Q: From<RamQueue<B>>,
+{
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn volumes(&self, disk: usize) -> Vec<Volume> {
+        Vec::from([self.disk.volume(&self.name, disk)])
+    }
+
+    fn create_queue(&mut self) -> Result<Q, String> {
+        Ok(self.disk.queue(DEPTH, self.bus).into())
+    }
+
+    /// Nothing of it outlives the domain.
+    fn shutdown(self: Box<Self>, _queues: Vec<Q>) -> Result<(), String> {
+        Ok(())
+    }
+}

@@ -1,0 +1,108 @@
+//! The control side of an NVMe controller as every disk has it.
+
+use alloc::boxed::Box;
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::fmt::Debug;
+
+use spindle_block::{
+    BlockController, BusMaster, DiskEvents, LostController, Unit, UnitChange, Volume,
+};
+use spindle_hw::{Clock, DmaAlloc, Registers};
+
+use crate::{Change, Controller, QueuePair};
+
+/// A controller with a number, a handle to its registers for each queue, and the way to keep it
+/// from memory.
+#[derive(Debug)]
+pub struct NvmeDisk<R, C, M, B> {
+    name: String,
+    number: usize,
+    controller: Controller<R, C, M>,
+    registers: R,
+    share: fn(&R) -> R,
+    bus: B,
+}
+
+impl<R, C, M, B> NvmeDisk<R, C, M, B> {
+    /// Names `controller` after its number: `nvme0`. `share` makes another handle to the same
+    /// `registers`; `bus` is used once the controller is lost.
+    pub fn new(
+        number: usize,
+        controller: Controller<R, C, M>,
+        registers: R,
+        share: fn(&R) -> R,
+        bus: B,
+    ) -> Self {
+        Self {
+            name: format!("nvme{number}"),
+            number,
+            controller,
+            registers,
+            share,
+            bus,
+        }
+    }
+}
+
+impl<R, C, M, B, Q> BlockController<Q> for NvmeDisk<R, C, M, B>
+where
+    R: Registers + Debug,
+    C: Clock + Debug,
+    M: DmaAlloc + Debug,
+    B: BusMaster,
+    Q: From<QueuePair<R>> + TryInto<QueuePair<R>>,
+{
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn volumes(&self, disk: usize) -> Vec<Volume> {
+        self.controller.volumes(disk, self.number)
+    }
+
+    fn refused(&self) -> Vec<(String, String)> {
+        let refused = self.controller.refused().iter();
+        let named = refused.map(|(id, why)| (format!("{}n{id}", self.name), why.to_string()));
+        named.collect()
+    }
+
+    fn create_queue(&mut self) -> Result<Q, String> {
+        let queue = self.controller.create_queue((self.share)(&self.registers));
+        queue.map(Q::from).map_err(|error| error.to_string())
+    }
+
+    fn attend(&mut self) -> DiskEvents {
+        let attention = self.controller.attend();
+        let lost = attention.lost.map(|lost| LostController {
+            reason: lost.reason.to_string(),
+            disabled: self.bus.disable() || lost.disabled,
+        });
+        let change = |change| match change {
+            Change::Resized { id, sectors } => UnitChange::Resized {
+                unit: Unit(id),
+                sectors,
+            },
+            Change::Removed(id) => UnitChange::Removed(Unit(id)),
+            Change::Added(id) => UnitChange::Added(Unit(id)),
+        };
+        DiskEvents {
+            wake: attention.wake,
+            soon: attention.soon,
+            changes: attention.changes.into_iter().map(change).collect(),
+            health: attention.health.map(|health| health.to_string()),
+            lost,
+        }
+    }
+
+    fn ask_health(&mut self) {
+        self.controller.ask_health();
+    }
+
+    fn shutdown(self: Box<Self>, queues: Vec<Q>) -> Result<(), String> {
+        let pairs = queues.into_iter().filter_map(|queue| queue.try_into().ok());
+        let ended = self.controller.shutdown(pairs);
+        ended.map_err(|error| error.to_string())
+    }
+}

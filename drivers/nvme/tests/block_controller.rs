@@ -1,0 +1,123 @@
+//! An NVMe controller as the control core sees every disk.
+
+mod common;
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use common::{OPTIONS, Queue, Rig, command};
+use spindle_block::{BlockController, BusMaster, DiskEvents, Op, Unit, UnitChange};
+use spindle_nvme::NvmeDisk;
+use spindle_testkit::nvme::{Config, FakeNvme, NamespaceConfig};
+use spindle_testkit::queue::{complete, pages};
+
+/// Counts how often it was asked to keep the controller from memory.
+#[derive(Clone, Debug, Default)]
+struct Master(Rc<Cell<u32>>);
+
+impl BusMaster for Master {
+    fn disable(&mut self) -> bool {
+        self.0.set(self.0.get() + 1);
+        true
+    }
+}
+
+fn config() -> Config {
+    let mut metadata = NamespaceConfig::new(7, 64, 9);
+    metadata.metadata = 8;
+    Config {
+        namespaces: vec![
+            NamespaceConfig::new(1, 2048, 9),
+            NamespaceConfig::new(2, 256, 12),
+            metadata,
+            // One that is not there yet.
+            NamespaceConfig::new(9, 0, 9),
+        ],
+        ..Config::default()
+    }
+}
+
+fn disk(rig: &Rig, bus: Option<Master>) -> Box<dyn BlockController<Queue> + '_> {
+    let controller = rig.start().unwrap();
+    let registers = rig.disk.clone();
+    Box::new(NvmeDisk::new(
+        3,
+        controller,
+        registers,
+        FakeNvme::clone,
+        bus,
+    ))
+}
+
+#[test]
+fn it_offers_its_namespaces_and_a_queue_for_each_core() {
+    let rig = Rig::new(config());
+    let mut disk = disk(&rig, None);
+    assert_eq!(disk.name(), "nvme3");
+    let volumes = disk.volumes(5);
+    let shown: Vec<_> = volumes.iter().map(|v| (&*v.name, v.disk, v.unit)).collect();
+    assert_eq!(
+        shown,
+        [("nvme3n1", 5, Unit(1)), ("nvme3n2", 5, Unit(2))],
+        "by number, for the caller's disk"
+    );
+    let refused = disk.refused();
+    assert_eq!(refused.len(), 1);
+    assert_eq!(refused[0].0, "nvme3n7");
+    assert!(refused[0].1.contains("metadata"), "{}", refused[0].1);
+
+    let mut queues: Vec<_> = (0..OPTIONS.queues)
+        .map(|_| disk.create_queue().unwrap())
+        .collect();
+    assert!(disk.create_queue().unwrap_err().contains("queue"));
+    let memory = rig.memory(1);
+    let segments = pages(&memory);
+    for queue in &mut queues {
+        let read = command(Op::Read, 2, 12, 0, &segments);
+        assert_eq!(complete(queue, &read), Ok(Ok(())));
+    }
+    let mine = rig.bus.outstanding();
+    disk.shutdown(queues).unwrap();
+    assert!(rig.bus.outstanding() < mine && rig.bus.outstanding() == 1);
+    rig.obeyed();
+}
+
+#[test]
+fn changes_and_health_are_events() {
+    let rig = Rig::new(config());
+    let mut disk = disk(&rig, None);
+    assert_eq!(disk.attend(), DiskEvents::default(), "nothing has happened");
+    rig.disk.resize(2, 512);
+    let resized = UnitChange::Resized {
+        unit: Unit(2),
+        sectors: 4096,
+    };
+    assert_eq!(disk.attend().changes, [resized]);
+    rig.disk.resize(1, 0);
+    assert_eq!(disk.attend().changes, [UnitChange::Removed(Unit(1))]);
+    rig.disk.resize(9, 64);
+    assert_eq!(disk.attend().changes, [UnitChange::Added(Unit(9))]);
+    disk.ask_health();
+    let health = disk.attend().health.unwrap();
+    assert!(health.starts_with("warnings=none "), "{health}");
+    assert_eq!(disk.attend().health, None, "once for each question");
+    disk.shutdown(Vec::new()).unwrap();
+    rig.obeyed();
+}
+
+#[test]
+fn a_controller_that_went_away_is_lost_once_and_kept_from_memory_where_that_can_be_done() {
+    for master in [None, Some(Master::default())] {
+        let rig = Rig::new(config());
+        let mut disk = disk(&rig, master.clone());
+        let queue = disk.create_queue().unwrap();
+        rig.disk.vanish();
+        let lost = disk.attend().lost.unwrap();
+        assert_eq!(lost.disabled, master.is_some());
+        assert!(!lost.reason.is_empty());
+        assert_eq!(disk.attend().lost, None, "said once");
+        let times = master.map_or(1, |master| master.0.get());
+        assert_eq!(times, 1);
+        assert!(disk.shutdown(vec![queue]).is_err());
+    }
+}

@@ -1,0 +1,104 @@
+//! Finding and making the disks, type by type.
+
+use alloc::boxed::Box;
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::time::Duration;
+
+use log::error;
+use spindle_block::{BlockController, DiskOptions, RamController};
+use spindle_config::{Config, RamDiskSize};
+use spindle_datapath::{Queue, disk_types};
+use spindle_hw::IdentityMap;
+use xen_pvh_boot::MapEntry;
+
+use super::pci::Pci;
+use super::{nvme, virtio};
+use crate::mm::{Dma, Memory};
+use crate::xen::time::CoreClock;
+
+/// A controller of any disk type.
+pub(super) type AnyController = Box<dyn BlockController<Queue>>;
+
+/// What the disk types find their disks with, and what they have found.
+#[derive(Debug)]
+pub(super) struct Probe<'a> {
+    pub(super) config: &'a Config,
+    /// The domain's memory map.
+    pub(super) map: &'a [MapEntry],
+    pub(super) dma: Dma,
+    pub(super) bus: IdentityMap,
+    pub(super) clock: &'static CoreClock,
+    pub(super) options: DiskOptions,
+    pub(super) pci: Pci,
+    /// Controllers that serve.
+    pub(super) controllers: Vec<AnyController>,
+    /// Disks, or controllers with all their disks, that do not: name and reason.
+    pub(super) failed: Vec<(String, String)>,
+}
+
+impl<'a> Probe<'a> {
+    /// Finds and makes the disks of all types, with queues for `cores` cores.
+    pub(super) fn all(
+        config: &'a Config,
+        map: &'a [MapEntry],
+        memory: &Memory,
+        clock: &'static CoreClock,
+        cores: usize,
+    ) -> Self {
+        let mut probe = Self {
+            config,
+            map,
+            dma: memory.dma,
+            bus: memory.bus,
+            clock,
+            options: DiskOptions {
+                queues: u16::try_from(cores).unwrap_or(u16::MAX),
+                timeout: Duration::from_secs(config.io_timeout.into()),
+                ..DiskOptions::default()
+            },
+            pci: Pci::scan(map, memory),
+            controllers: Vec::new(),
+            failed: Vec::new(),
+        };
+        macro_rules! probe_each {
+            ($($(#[$doc:meta])* $kind:ident($queue:ty), $probe:expr;)*) => {
+                $($probe(&mut probe);)*
+            };
+        }
+        disk_types!(probe_each);
+        probe
+    }
+
+    /// Notes a controller, or why the one with this name does not serve.
+    pub(super) fn note(&mut self, name: String, started: Result<AnyController, String>) {
+        match started {
+            Ok(controller) => self.controllers.push(controller),
+            Err(reason) => self.failed.push((name, reason)),
+        }
+    }
+
+    /// Makes the disks that an option such as `ram0=64M` asks for, by its number and size.
+    fn make<C: BlockController<Queue> + 'static>(
+        &mut self,
+        option: &str,
+        sizes: &[RamDiskSize],
+        make: impl Fn(String, u64, &Self) -> Result<C, String>,
+    ) {
+        for &RamDiskSize { number, bytes } in sizes {
+            let name = format!("{option}{number}");
+            let made = make(name.clone(), bytes, self);
+            if let Err(reason) = &made {
+                error!("{name}: {reason}");
+            }
+            self.note(name, made.map(|disk| Box::new(disk) as AnyController));
+        }
+    }
+
+    fn ram_disks(&mut self) {
+        self.make("ram", &self.config.ram_disks, |name, bytes, probe| {
+            RamController::new(name, bytes, &probe.dma, probe.bus)
+        });
+    }
+}
