@@ -45,6 +45,7 @@ pub mod session;
 mod stack;
 pub mod stats;
 mod sync;
+mod turns;
 mod turnstile;
 pub mod window;
 pub mod worker;

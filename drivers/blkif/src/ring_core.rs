@@ -25,6 +25,7 @@ use crate::ring::Halt;
 use crate::scheduler::Scheduler;
 use crate::session::Session;
 use crate::stats::RingStats;
+use crate::turns::Turns;
 use crate::turnstile::Turnstile;
 use crate::window::Window;
 
@@ -128,7 +129,7 @@ pub struct RingCore<Q, G, N> {
     disks: Box<[Disk<Q>]>,
     grants: G,
     notify: N,
-    pool: BufferPool,
+    shared: Shared,
     /// Of the largest request.
     segments: usize,
     maps: MapBatch,
@@ -139,6 +140,13 @@ pub struct RingCore<Q, G, N> {
     first: usize,
     /// When the last visit began.
     now_ns: u64,
+}
+
+/// What the rings of a core share, besides its disks.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) pool: BufferPool,
+    pub(crate) turns: Turns,
 }
 
 #[derive(Debug)]
@@ -185,7 +193,10 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
             disks: queues.into_iter().map(disk).collect(),
             grants,
             notify,
-            pool: BufferPool::new(buffers, places, segments)?,
+            shared: Shared {
+                pool: BufferPool::new(buffers, places, segments)?,
+                turns: Turns::new(places),
+            },
             segments,
             maps: MapBatch::new(config.map_batch.max(segments)),
             unmaps: UnmapBatch::new(config.map_batch.max(segments)),
@@ -216,7 +227,7 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
         };
         session.enter(guest);
         self.rings[place] = Some(session);
-        self.pool.join(guest);
+        self.shared.pool.join(guest);
         self.used = self.used.max(place + 1);
         for disk in &mut self.disks {
             disk.scheduler.enter(guest);
@@ -258,7 +269,8 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
         let last = self.rings.iter().rposition(Option::is_some);
         self.used = last.map_or(0, |last| last + 1);
         let holder = session.holder(ring.0);
-        self.pool.leave(holder);
+        self.shared.pool.leave(holder);
+        self.shared.turns.leave(ring.0);
         if self.guests.leave(holder.guest) {
             let used = self.guests.used();
             for disk in &mut self.disks {
@@ -273,12 +285,12 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
 
     /// Gives a disk up: all that is in flight on it fails, and so does all that comes for it.
     pub fn fail_disk(&mut self, disk: usize) {
-        let (rings, pool, now_ns) = (&mut self.rings, &mut self.pool, self.now_ns);
+        let (rings, shared, now_ns) = (&mut self.rings, &mut self.shared, self.now_ns);
         if let Some(disk) = self.disks.get_mut(disk) {
             disk.queue.fail_all(|tag, result| {
                 let (ring, index) = split(tag);
                 if let Some(Some(session)) = rings.get_mut(ring) {
-                    session.complete(index, result, now_ns, pool);
+                    session.complete(index, result, now_ns, shared);
                 }
             });
         }
@@ -305,7 +317,7 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
     pub fn cut_off(&mut self, disk: usize) {
         for session in self.rings.iter_mut().flatten() {
             if session.volume().disk == disk {
-                session.cut_off(&self.grants, &mut self.pool);
+                session.cut_off(&self.grants, &mut self.shared.pool);
             }
         }
         self.fail_disk(disk);
@@ -400,7 +412,7 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
     /// Buffer pages that no request holds.
     #[must_use]
     pub fn free_buffers(&self) -> usize {
-        self.pool.free()
+        self.shared.pool.free()
     }
 
     fn session_mut(&mut self, ring: RingId) -> Option<&mut Session> {

@@ -70,6 +70,8 @@ pub(crate) struct Scheduler {
     load: u32,
     /// Rings that have work, or had some lately, as of the last count.
     rivals: u32,
+    /// Whether there is a window and several of them.
+    contended: bool,
     level: Level,
     guests: Box<[Guest]>,
     /// Guests from here on have no ring.
@@ -86,6 +88,7 @@ impl Scheduler {
             limits: depth >= FEW,
             load: 0,
             rivals: 0,
+            contended: false,
             level: Level::default(),
             guests: vec![Guest::default(); guests].into(),
             used: 0,
@@ -110,7 +113,7 @@ impl Scheduler {
     /// Whether several rings have work.
     #[inline]
     pub(crate) fn is_contended(&self) -> bool {
-        self.limits && self.rivals > 1
+        self.contended
     }
 
     /// Starts to count the rings.
@@ -146,6 +149,7 @@ impl Scheduler {
             self.rivals += guest.rings.end();
         }
         self.level.end();
+        self.contended = self.limits && self.rivals > 1;
     }
 
     /// Once it is known how much may be with the disk: what each guest may have of it.

@@ -179,6 +179,8 @@ pub struct Session {
     partial: Option<u16>,
     flushes: Aside,
     discards: Aside,
+    /// Requests that wait in those.
+    asides: usize,
     /// Slots of requests that did not go straight to the disk as one page.
     others: usize,
     /// Pages of those that the disk has.
@@ -210,8 +212,11 @@ pub struct Session {
     /// When the current visit began.
     now_ns: u64,
     halt: Option<Halt>,
-    halt_reported: bool,
+    /// The halt has not been reported.
+    fault: bool,
     closing: bool,
+    /// It takes no more requests: it is closing, or halted.
+    stopped: bool,
     moderator: Moderator,
 }
 
@@ -281,6 +286,7 @@ impl Session {
             partial: None,
             flushes: room.flushes,
             discards: room.discards,
+            asides: 0,
             others: 0,
             load: 0,
             account: Account::default(),
@@ -299,8 +305,9 @@ impl Session {
             stats: Arc::default(),
             now_ns: 0,
             halt: None,
-            halt_reported: false,
+            fault: false,
             closing: false,
+            stopped: false,
             moderator: Moderator::default(),
         })
     }
@@ -349,16 +356,19 @@ impl Session {
 
     /// The reason for the halt, the first time it is asked for.
     pub(crate) fn take_fault(&mut self) -> Option<Halt> {
-        if !self.has_fault() {
-            return None;
-        }
-        self.halt_reported = true;
-        self.halt
+        self.halt.filter(|_| core::mem::take(&mut self.fault))
     }
 
-    /// Whether there is a halt that nobody has asked for.
+    /// Whether there is a halt that [`Session::take_fault`] has not given.
     pub(crate) fn has_fault(&self) -> bool {
-        self.halt.is_some() && !self.halt_reported
+        self.fault
+    }
+
+    /// Takes no more requests, since the frontend broke the protocol.
+    #[cold]
+    fn stop(&mut self, halt: Halt) {
+        self.halt = Some(halt);
+        (self.fault, self.stopped) = (true, true);
     }
 
     /// The volume has another size from the next request on.
@@ -399,7 +409,7 @@ impl Session {
 
     /// Stops taking requests for good.
     pub(crate) fn close(&mut self) {
-        self.closing = true;
+        (self.closing, self.stopped) = (true, true);
     }
 
     pub(crate) fn is_closing(&self) -> bool {
@@ -482,10 +492,11 @@ impl Session {
         next.is_some_and(|next| self.slots[next].state == State::Ready)
     }
 
-    /// Whether there is anything for [`Session::finish_copies`] or [`Session::submit`].
+    /// Whether there is anything for [`Session::finish_copies`], [`Session::resume`] or
+    /// [`Session::submit`].
     #[inline]
     pub(crate) fn is_waiting(&self) -> bool {
-        self.copying > 0 || self.line.len() > 0
+        self.copying | self.line.len() | self.asides != 0
     }
 
     /// Responses that the frontend is to be told of, but not yet.
@@ -542,7 +553,7 @@ impl Session {
         let wants = self.ring.publish();
         let active = self.active() as u32;
         let mut notify = self.moderator.published(fresh, active, wants, self.now_ns);
-        if self.closing || self.halt.is_some() {
+        if self.stopped {
             notify |= self.moderator.flush();
         }
         if notify {
@@ -557,13 +568,13 @@ impl Session {
             return true;
         }
         // What has no credit is looked for when the disk has answered something.
-        if self.closing || self.halt.is_some() || self.throttled {
+        if self.stopped || self.throttled {
             return false;
         }
         match self.ring.arm() {
             Ok(found) => found,
             Err(halt) => {
-                self.halt = Some(halt);
+                self.stop(halt);
                 true
             }
         }

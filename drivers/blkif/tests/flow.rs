@@ -316,6 +316,75 @@ fn flushes_that_came_while_one_was_with_the_disk_are_answered_by_the_next() {
     rig.detach(ring);
 }
 
+/// A guest's rings take turns with their discards, and a flush answers those of its other rings that
+/// waited when it began. Another guest does not wait.
+#[test]
+fn the_rings_of_a_guest_take_turns_with_flushes_and_discards() {
+    let mut rig = Rig::new();
+    rig.volume.write_cache = true;
+    let (_, mut first) = rig.attach(1, PERSISTENT);
+    let (_, mut second) = rig.attach(1, PERSISTENT);
+    let (_, mut third) = rig.attach(1, PERSISTENT);
+    let (_, mut other) = rig.attach(2, PERSISTENT);
+    let count = |rig: &mut Rig, op| {
+        let submitted = rig.disk().submitted.drain(..);
+        submitted.filter(|command| command.0 == op).count()
+    };
+    // One visit in which the disk does what it has, and one in which it does nothing.
+    let step = |rig: &mut Rig| {
+        rig.disk().hold = false;
+        rig.core.visit(0);
+        rig.disk().hold = true;
+        rig.core.visit(0);
+    };
+    rig.disk().hold = true;
+    for front in [&mut first, &mut second, &mut third, &mut other] {
+        for _ in 0..2 {
+            front.push_discard(0, 8, false);
+        }
+        front.publish();
+    }
+    rig.core.visit(0);
+    assert_eq!(count(&mut rig, Op::Discard), 2, "one of each guest");
+    // Each ring of the guest has its turn before any has another, as far as it has the credit.
+    let (mut done, mut turns) = ([0; 3], Vec::new());
+    for _ in 0..12 {
+        step(&mut rig);
+        let fronts = [&mut first, &mut second, &mut third];
+        for (at, front) in fronts.into_iter().enumerate() {
+            let answers = front.answers();
+            assert!(
+                answers
+                    .iter()
+                    .all(|answer| answer.status == RspStatus::OKAY)
+            );
+            turns.extend(answers.iter().map(|_| at));
+            done[at] += answers.len();
+        }
+        assert!(done.iter().max() <= done.iter().min().map(|least| least + 1).as_ref());
+    }
+    assert_eq!((done, other.answers().len()), ([2; 3], 2), "{turns:?}");
+    // The first flush is the first ring's own; the next one is for all that came meanwhile.
+    rig.disk().submitted.clear();
+    first.push(Operation::FLUSH, 0, &[]);
+    first.publish();
+    rig.core.visit(0);
+    for front in [&mut first, &mut second, &mut third] {
+        for _ in 0..2 {
+            front.push(Operation::FLUSH, 0, &[]);
+        }
+        front.publish();
+    }
+    rig.core.visit(0);
+    assert_eq!(count(&mut rig, Op::Flush), 1);
+    step(&mut rig);
+    assert_eq!(first.answers().len(), 1);
+    assert_eq!(second.answers().len() + third.answers().len(), 0);
+    step(&mut rig);
+    let answers = [&mut first, &mut second, &mut third].map(|front| front.answers().len());
+    assert_eq!((answers, count(&mut rig, Op::Flush)), ([2; 3], 1));
+}
+
 /// What waits aside for another of its kind is answered also if the disk takes the next no longer.
 #[test]
 fn what_waits_aside_is_answered_when_the_disk_takes_no_more() {

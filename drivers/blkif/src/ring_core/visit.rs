@@ -4,8 +4,7 @@ use spindle_block::{DiskQueue, IoError, Tag};
 use spindle_xen::event::Notify;
 use spindle_xen::grant::GrantOps;
 
-use super::{Disk, RingCore, Work, split};
-use crate::pool::BufferPool;
+use super::{Disk, RingCore, Shared, Work, split};
 use crate::session::{Means, Session};
 
 impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
@@ -15,14 +14,14 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
         self.now_ns = now_ns;
         let mut work = Work::default();
         for disk in &mut self.disks {
-            let (rings, pool) = (&mut self.rings, &mut self.pool);
+            let (rings, shared) = (&mut self.rings, &mut self.shared);
             let completed = disk.queue.poll(|tag, result| {
                 if let Err(error) = result {
-                    return fail(rings, tag, error, now_ns, pool);
+                    return fail(rings, tag, error, now_ns, shared);
                 }
                 let (ring, index) = split(tag);
                 if let Some(Some(session)) = rings.get_mut(ring) {
-                    session.succeed(index, now_ns, pool);
+                    session.succeed(index, now_ns, shared);
                 }
             });
             work.completed += completed as u32;
@@ -43,7 +42,7 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
                 session.start_turn(now_ns);
                 if session.is_called() {
                     let notify = &self.notify;
-                    session.attend_barrier(&mut self.pool, |port| notify.notify(port));
+                    session.attend_barrier(&mut self.shared.pool, |port| notify.notify(port));
                 }
                 session.copy_out(ring, &mut self.copies);
                 if let Some(disk) = self.disks.get_mut(session.volume().disk) {
@@ -59,7 +58,7 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
                         grants: &self.grants,
                         maps: &mut self.maps,
                         copies: &mut self.copies,
-                        pool: &mut self.pool,
+                        pool: &mut self.shared.pool,
                     };
                     session.prepare(ring, &mut means);
                     blocked |= session.is_blocked();
@@ -67,7 +66,7 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
             }
         }
         if waiting {
-            self.serve_waiting();
+            work.more |= self.serve_waiting();
         }
         self.first += 1;
         for disk in &mut self.disks {
@@ -184,9 +183,10 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
         }
     }
 
-    /// Copies what is to be copied, and submits what is ready then.
+    /// Copies what is to be copied, and submits what is ready then. True if a ring whose place has
+    /// passed was given a turn meanwhile.
     #[inline(never)]
-    fn serve_waiting(&mut self) {
+    fn serve_waiting(&mut self) -> bool {
         let rings = &mut self.rings;
         self.copies.execute(&self.grants, |tag| {
             let (ring, index) = split(tag);
@@ -200,6 +200,7 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
         for turn in 0..self.used {
             self.submit(self.place(turn));
         }
+        self.shared.turns.is_due()
     }
 
     /// Answers a ring's copied reads and submits what it has ready.
@@ -207,9 +208,12 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
         let Some(session) = &mut self.rings[place] else {
             return;
         };
-        session.finish_copies(&mut self.pool);
-        session.take_lists(&mut self.pool);
         let ring = place as u16;
+        session.finish_copies(&mut self.shared.pool);
+        session.take_lists(&mut self.shared.pool);
+        if session.has_aside() {
+            session.resume(ring, &mut self.shared.turns, &mut self.shared.pool);
+        }
         let Some(disk) = self.disks.get_mut(session.volume().disk) else {
             return;
         };
@@ -225,7 +229,7 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
         if !disk.waiting.admits(ring) {
             return;
         }
-        let (any, full) = session.submit(ring, &mut disk.queue, &mut self.pool);
+        let (any, full) = session.submit(ring, &mut disk.queue, &mut self.shared);
         disk.charge(session);
         disk.full |= full;
         if full && !any {
@@ -290,10 +294,10 @@ pub(super) fn fail(
     tag: Tag,
     error: IoError,
     now_ns: u64,
-    pool: &mut BufferPool,
+    shared: &mut Shared,
 ) {
     let (ring, index) = split(tag);
     if let Some(Some(session)) = rings.get_mut(ring) {
-        session.complete(index, Err(error), now_ns, pool);
+        session.complete(index, Err(error), now_ns, shared);
     }
 }

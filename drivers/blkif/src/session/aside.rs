@@ -1,23 +1,21 @@
-//! Flushes and discards of a ring: one with the disk at a time, the others aside, where they hold
-//! up nothing of their ring.
-//!
-//! A flush makes durable what was answered before it began. Those that came while one was with the
-//! disk are therefore answered together by the next.
+//! Flushes and discards of a ring that wait for their turn: aside, where they hold up nothing of
+//! their ring. Its guest has one of each with a disk at a time (`turns`).
+
+use spindle_block::{IoError, IoResult, Op};
 
 use super::Session;
 use super::slot::State;
-use crate::abi::{Operation, RspStatus};
+use crate::abi::RspStatus;
 use crate::fifo::Fifo;
 use crate::pool::BufferPool;
 use crate::room::NoRoom;
+use crate::turns::{Kind, Lane, Turns};
 
-/// Requests of a kind of which a ring has one with the disk at a time.
+/// Requests of a kind.
 #[derive(Debug)]
 pub(super) struct Aside {
-    /// The one that the disk has.
-    with_disk: Option<u16>,
-    /// How many of those that wait it answers as well.
-    covered: usize,
+    /// The one that has the turn: in line, or with the disk.
+    turn: Option<u16>,
     waiting: Fifo,
 }
 
@@ -25,67 +23,117 @@ impl Aside {
     /// Room for all requests of a ring.
     pub(super) fn new(requests: usize) -> Result<Self, NoRoom> {
         Ok(Self {
-            with_disk: None,
-            covered: 0,
+            turn: None,
             waiting: Fifo::new(requests)?,
         })
     }
+}
 
-    /// Whether another request than that in slot `index` is with the disk.
-    fn is_taken(&self, index: u16) -> bool {
-        self.with_disk.is_some_and(|other| other != index)
+/// What a frontend hears of a request without data that ended so.
+pub(super) fn status_of(result: IoResult) -> RspStatus {
+    match result {
+        Ok(()) => RspStatus::OKAY,
+        Err(IoError::Unsupported) => RspStatus::EOPNOTSUPP,
+        Err(_) => RspStatus::ERROR,
     }
 }
 
 impl Session {
-    /// The kind of the request in slot `index`, if it is one of those. A barrier's own flush is
-    /// not: nothing else of the ring is under way then.
-    fn aside(&mut self, index: u16) -> Option<&mut Aside> {
-        match self.slots[usize::from(index)].raw.operation() {
-            Operation::FLUSH => Some(&mut self.flushes),
-            Operation::DISCARD => Some(&mut self.discards),
+    fn lane(&self, kind: Kind) -> Lane {
+        Lane {
+            disk: self.volume.disk,
+            guest: self.guest,
+            kind,
+        }
+    }
+
+    /// The kind of the request in slot `index`, if it is one of those: also of a barrier's flush.
+    fn kind(&self, index: u16) -> Option<Kind> {
+        match self.slots[usize::from(index)].op {
+            Op::Flush => Some(Kind::Flush),
+            Op::Discard | Op::SecureDiscard => Some(Kind::Discard),
             _ => None,
         }
     }
 
-    /// Puts the request at the head of the line aside if it has to wait for another.
-    pub(super) fn step_aside(&mut self, index: u16) -> bool {
-        let Some(aside) = self.aside(index).filter(|aside| aside.is_taken(index)) else {
+    fn aside(&mut self, kind: Kind) -> &mut Aside {
+        match kind {
+            Kind::Flush => &mut self.flushes,
+            Kind::Discard => &mut self.discards,
+        }
+    }
+
+    /// Whether any request waits aside.
+    #[inline]
+    pub(crate) fn has_aside(&self) -> bool {
+        self.asides > 0
+    }
+
+    /// Puts the request at the head of the line aside if it has to wait for its turn; false if it
+    /// is to be given to the disk now.
+    pub(super) fn step_aside(&mut self, ring: u16, index: u16, turns: &mut Turns) -> bool {
+        let Some(kind) = self.kind(index) else {
             return false;
         };
+        let (lane, unit) = (self.lane(kind), self.volume.unit);
+        let aside = self.aside(kind);
+        if aside.turn.is_none() && turns.take(ring, lane, unit) {
+            aside.turn = Some(index);
+        }
+        if aside.turn == Some(index) {
+            turns.start(lane);
+            return false;
+        }
         aside.waiting.push(index);
+        turns.wait(ring, lane, unit);
+        self.asides += 1;
         self.slots[usize::from(index)].state = State::Aside;
         self.leave_line();
         true
     }
 
-    /// The disk was given the request in slot `index`, which may be one of those, or refused it.
-    pub(super) fn mark_aside(&mut self, index: u16) {
-        let flush = self.slots[usize::from(index)].raw.operation() == Operation::FLUSH;
-        if let Some(aside) = self.aside(index)
-            && aside.with_disk.replace(index).is_none()
-            && flush
+    /// What the disk was asked for in slot `index` has ended so: passes the turn on.
+    #[cold]
+    pub(super) fn end_turn(&mut self, index: u16, result: IoResult, turns: &mut Turns) {
+        if let Some(kind) = self.kind(index)
+            && self.aside(kind).turn.take_if(|own| *own == index).is_some()
         {
-            aside.covered = aside.waiting.len();
+            turns.end(self.lane(kind), status_of(result));
         }
     }
 
-    /// The request in slot `index` is over: answers those that it covers, and lets the next go.
+    /// Answers those that waited and were covered, and puts the next in line if it has the turn.
     #[cold]
-    pub(super) fn end_aside(&mut self, index: u16, status: RspStatus, pool: &mut BufferPool) {
-        let Some(aside) = self.aside(index).filter(|a| a.with_disk == Some(index)) else {
-            return;
-        };
-        aside.with_disk = None;
-        let covered = core::mem::take(&mut aside.covered);
-        for _ in 0..covered {
-            if let Some(other) = self.aside(index).and_then(|aside| aside.waiting.pop()) {
-                self.finish(other, status, pool);
+    pub(crate) fn resume(&mut self, ring: u16, turns: &mut Turns, pool: &mut BufferPool) {
+        for kind in [Kind::Flush, Kind::Discard] {
+            let Some(notice) = turns.collect(ring, kind) else {
+                continue;
+            };
+            for _ in 0..notice.answered {
+                if let Some(index) = self.aside(kind).waiting.pop() {
+                    self.asides -= 1;
+                    self.end_covered(index, notice.status, pool);
+                }
+            }
+            if notice.called
+                && let Some(index) = self.aside(kind).waiting.pop()
+            {
+                self.asides -= 1;
+                self.aside(kind).turn = Some(index);
+                self.slots[usize::from(index)].state = State::Ready;
+                self.line.push(index);
             }
         }
-        if let Some(next) = self.aside(index).and_then(|aside| aside.waiting.pop()) {
-            self.slots[usize::from(next)].state = State::Ready;
-            self.line.push(next);
+    }
+
+    /// A flush that waited was answered with another.
+    fn end_covered(&mut self, index: u16, status: RspStatus, pool: &mut BufferPool) {
+        let result = match status {
+            RspStatus::OKAY => Ok(()),
+            _ => Err(IoError::Aborted),
+        };
+        if !self.next_step(index, result, pool) {
+            self.finish(index, status, pool);
         }
     }
 }

@@ -48,17 +48,19 @@ impl Session {
     #[cold]
     pub(crate) fn attend_barrier(&mut self, pool: &mut BufferPool, wake: impl FnMut(Port)) {
         let active = self.active();
-        let (ring, halt) = (&mut self.ring, &mut self.halt);
-        let closing = self.closing;
+        let (ring, stopped, mut halt) = (&mut self.ring, self.stopped, None);
         let Call { go, wake: all } = self.gate.attend(active, || {
-            if closing || halt.is_some() {
+            if stopped {
                 return 0;
             }
             ring.pending().unwrap_or_else(|error| {
-                *halt = Some(error);
+                halt = Some(error);
                 0
             })
         });
+        if let Some(halt) = halt {
+            self.stop(halt);
+        }
         if all {
             self.gate.others().for_each(wake);
         }

@@ -10,11 +10,12 @@ use crate::abi::{Operation, RawSegment, RspStatus};
 use crate::batch::CopyBatch;
 use crate::cache::GrantCache;
 use crate::pool::BufferPool;
+use crate::ring_core::Shared;
 
 impl Session {
     /// The disk has done what a request asked for, unless it makes that up.
     #[inline(always)]
-    pub(crate) fn succeed(&mut self, index: u16, now_ns: u64, pool: &mut BufferPool) {
+    pub(crate) fn succeed(&mut self, index: u16, now_ns: u64, shared: &mut Shared) {
         let Some(slot) = self.slots.get_mut(usize::from(index)) else {
             return;
         };
@@ -25,7 +26,7 @@ impl Session {
             let freed = slot.free();
             self.answer(index, freed, RspStatus::OKAY, now_ns);
         } else {
-            self.complete(index, Ok(()), now_ns, pool);
+            self.complete(index, Ok(()), now_ns, shared);
         }
     }
 
@@ -36,8 +37,9 @@ impl Session {
         index: u16,
         result: IoResult,
         now_ns: u64,
-        pool: &mut BufferPool,
+        shared: &mut Shared,
     ) {
+        let pool = &mut shared.pool;
         self.now_ns = now_ns;
         let Some(slot) = self.slots.get_mut(usize::from(index)) else {
             return;
@@ -75,6 +77,9 @@ impl Session {
             _ => return,
         }
         let result = self.progress[usize::from(index)].outcome();
+        if !self.slots[usize::from(index)].has_data() {
+            self.end_turn(index, result, &mut shared.turns);
+        }
         let whole = result.is_err() || !self.has_more(index);
         if self.barrier.is_some() && whole && self.next_step(index, result, pool) {
             return;
@@ -213,9 +218,6 @@ impl Session {
             self.partial = None;
         }
         self.answer(index, freed, status, self.now_ns);
-        if matches!(freed.operation, Operation::FLUSH | Operation::DISCARD) {
-            self.end_aside(index, status, pool);
-        }
     }
 
     /// The same for one that has one page in a buffer and is no barrier, which is shorter.

@@ -52,7 +52,7 @@ impl Session {
     ) -> u32 {
         // One that takes nothing any more waits for no credit.
         self.throttled = false;
-        if self.closing || self.halt.is_some() {
+        if self.stopped {
             return 0;
         }
         let waiting = match self.ring.pending() {
@@ -62,7 +62,7 @@ impl Session {
                 most => self.gate.allows(most),
             },
             Err(halt) => {
-                self.halt = Some(halt);
+                self.stop(halt);
                 return 0;
             }
         };

@@ -9,6 +9,7 @@ use super::slot::{Path, State};
 use super::{Session, tag};
 use crate::abi::{RspStatus, SECTORS_PER_PAGE};
 use crate::pool::BufferPool;
+use crate::ring_core::Shared;
 use crate::scheduler::{DISCARD_COST, FLUSH_COST};
 
 /// A request whose pages the disk would need more commands for than this, and than there would be
@@ -22,7 +23,7 @@ impl Session {
         &mut self,
         ring: u16,
         queue: &mut Q,
-        pool: &mut BufferPool,
+        shared: &mut Shared,
     ) -> (bool, bool) {
         let mut any = false;
         while self.credit > 0
@@ -33,7 +34,7 @@ impl Session {
             }
             let slot = &self.slots[usize::from(index)];
             let short = slot.path == Path::Copied && slot.is_one_page() && !self.special;
-            if !short && self.step_aside(index) {
+            if !short && self.step_aside(ring, index, &mut shared.turns) {
                 continue;
             }
             let sent = if short {
@@ -53,19 +54,24 @@ impl Session {
                     // It keeps its place and is copied at the next visit after the disk has
                     // answered what it has of it. Those behind it give their buffers back, or it
                     // might wait for them without end.
-                    if !self.take_back(index, pool) {
+                    if !self.take_back(index, &mut shared.pool) {
                         break;
                     }
                     for at in 1..core::mem::take(&mut self.ready) {
                         if let Some(index) = self.line.get(at)
                             && self.slots[usize::from(index)].path == Path::Copied
                         {
-                            self.take_back(index, pool);
+                            self.take_back(index, &mut shared.pool);
                         }
                     }
                     break;
                 }
-                Err(error) => self.give_up(index, error, pool),
+                Err(error) => {
+                    self.give_up(index, error, shared);
+                    if self.has_aside() {
+                        self.resume(ring, &mut shared.turns, &mut shared.pool);
+                    }
+                }
             }
         }
         (any, false)
@@ -172,12 +178,11 @@ impl Session {
         }
         self.load += load;
         self.spend(load, cost);
-        self.mark_aside(index);
         Ok(())
     }
 
     /// The disk will not have the request at the head of the line, or the rest of it.
-    fn give_up(&mut self, index: u16, error: SubmitError, pool: &mut BufferPool) {
+    fn give_up(&mut self, index: u16, error: SubmitError, shared: &mut Shared) {
         self.leave_line();
         let mut why = match error {
             SubmitError::Unsupported => IoError::Unsupported,
@@ -192,8 +197,8 @@ impl Session {
         }
         // If a part of it has failed before, that is why.
         why = progress.outcome().err().unwrap_or(why);
-        // Those that wait aside go on as if the disk had answered it.
-        self.mark_aside(index);
+        self.end_turn(index, Err(why), &mut shared.turns);
+        let pool = &mut shared.pool;
         if why != IoError::Unsupported {
             return self.finish(index, RspStatus::ERROR, pool);
         }

@@ -185,6 +185,9 @@ impl<Q: DiskQueue> Watched<Q> {
             0
         };
         layout.shares.took(guest, tag, pages);
+        if !moves {
+            layout.shares.took_single(guest, tag, command.op);
+        }
     }
 }
 

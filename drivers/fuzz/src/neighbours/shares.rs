@@ -1,9 +1,10 @@
 //! How much each guest has with the disk, reckoned from what the queue takes and answers: while the
-//! honest guest has work, no other may be given more than a window.
+//! honest guest has work, no other may be given more than a window; and none may ever have more than
+//! one flush and one discard, by however many rings.
 
 use std::collections::BTreeMap;
 
-use spindle_block::Tag;
+use spindle_block::{Op, Tag};
 
 use super::hostile::SEGMENTS;
 use super::layout::GUESTS;
@@ -22,6 +23,8 @@ pub(super) struct Shares {
     pages: [u64; GUESTS],
     /// By tag: whose, and how many.
     tags: BTreeMap<u32, (usize, u64)>,
+    /// The flush and the discard that each guest has with the disk.
+    single: [[Option<u32>; 2]; GUESTS],
 }
 
 impl Shares {
@@ -70,11 +73,24 @@ impl Shares {
         }
     }
 
+    /// The queue has taken a command that moves no data.
+    pub(super) fn took_single(&mut self, guest: usize, tag: Tag, op: Op) {
+        let place = &mut self.single[guest][usize::from(op != Op::Flush)];
+        let before = place.replace(tag.0);
+        assert_eq!(
+            before, None,
+            "guest {guest} has two of {op:?} with the disk"
+        );
+    }
+
     /// The queue has answered a command. If it was a part of a request, the others are no longer
     /// counted: less than there is, never more.
     pub(super) fn answered(&mut self, tag: Tag) {
         if let Some((guest, pages)) = self.tags.remove(&tag.0) {
             self.pages[guest] -= pages;
+        }
+        for place in self.single.as_flattened_mut() {
+            place.take_if(|single| *single == tag.0);
         }
     }
 }
