@@ -66,12 +66,50 @@ fn distance(a: &str, b: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use alloc::string::String;
+    use proptest::prelude::*;
+
+    /// The definition of Levenshtein's distance.
+    fn defined(a: &[u8], b: &[u8]) -> usize {
+        let ([x, left @ ..], [y, right @ ..]) = (a, b) else {
+            return a.len().max(b.len());
+        };
+        if x == y {
+            return defined(left, right);
+        }
+        let drop = defined(left, b);
+        let add = defined(a, right);
+        1 + drop.min(add).min(defined(left, right))
+    }
+
+    proptest! {
+        #[test]
+        fn words_differ_by_as_much_as_is_defined(a in "[a-c]{0,6}", b in "[a-c]{0,6}") {
+            prop_assert_eq!(distance(&a, &b), defined(a.as_bytes(), b.as_bytes()));
+        }
+    }
+
+    #[test]
+    fn of_long_words_the_first_32_bytes_count() {
+        let long = |letter: &str, number: usize| -> String { letter.repeat(number) };
+        assert_eq!(distance(&long("a", 32), &long("b", 32)), 32);
+        assert_eq!(distance(&long("a", 32), &long("a", 31)), 1);
+        assert_eq!(distance(&long("a", 40), &long("a", 32)), 0);
+        assert_eq!(distance("", &long("a", 99)), 32);
+        assert_eq!(distance(&long("a", 99), ""), 32);
+    }
 
     #[test]
     fn sizes_take_the_units_that_xl_takes() {
         assert_eq!(size("512"), Some(512));
+        assert_eq!(size("0"), Some(0));
+        assert_eq!(size("4K"), Some(4096));
+        assert_eq!(size("4k"), Some(4096));
         assert_eq!(size("64M"), Some(64 << 20));
+        assert_eq!(size("1m"), Some(1 << 20));
         assert_eq!(size("2g"), Some(2 << 30));
+        assert_eq!(size("17179869183G"), Some(((1 << 34) - 1) << 30));
+        assert_eq!(size("17179869184G"), None);
         for bad in ["", "M", "-1", "+1", "1.5G", "1T", "99999999999G", "1 M"] {
             assert_eq!(size(bad), None, "{bad}");
         }
@@ -81,6 +119,8 @@ mod tests {
     fn frames_are_those_that_iomem_takes_within_the_address_space() {
         assert_eq!(frames("e0000,4"), Some((0xe0000, 4)));
         assert_eq!(frames("FFFFFFFFFF,1"), Some(((1 << 40) - 1, 1)));
+        assert_eq!(frames("fffffffffe,2"), Some(((1 << 40) - 2, 2)));
+        assert_eq!(frames("1,40000"), Some((1, 1 << 18)));
         for bad in [
             "",
             ",",
@@ -92,6 +132,7 @@ mod tests {
             "+e0000,4",
             "e0000,4,4",
             "ffffffffff,2",
+            "e0000,+4",
             "1,40001",
             "10000000000000000,1",
         ] {

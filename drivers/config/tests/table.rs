@@ -141,6 +141,7 @@ fn every_value_of_the_other_knobs_is_taken_and_sets_that_knob_alone() {
         assert_eq!((disk.number, disk.bytes), (number, 1 << 20));
     }
     let bad = "ring_order=5 ring_order=-1 poll_us=for queues=0 io_timeout=0 io_timeout=3601 \
-               partitions=1 log=5 ram16=1M ram0=1X nvme16=1,1 nvme0=g,1";
-    assert_eq!(refused(bad), 12);
+               partitions=1 log=5 ram16=1M ram0=1X nvme16=1,1 nvme0=g,1 ram+1=1M \
+               ram=1M";
+    assert_eq!(refused(bad), 14);
 }
