@@ -207,7 +207,7 @@ impl<P: Ports> Bus<P> {
             }
             let mask = u64::from(high_mask) << 32 | u64::from(low_mask) & !FLAGS;
             let size = mask.wrapping_neg();
-            if !size.is_power_of_two() || size < 16 || wide && here + 1 == REGISTERS {
+            if !size.is_power_of_two() || wide && here + 1 == REGISTERS {
                 return Err(PciError::BadSize {
                     at,
                     index: here,
