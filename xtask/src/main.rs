@@ -8,6 +8,7 @@
 mod bench;
 mod ci;
 mod ctl;
+mod deny;
 mod fuzz;
 mod history;
 mod interop;
@@ -20,6 +21,7 @@ mod size;
 mod spread;
 mod tally;
 mod test;
+mod tools;
 mod ui;
 
 use std::path::PathBuf;

@@ -64,16 +64,15 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 }
 
 /// What CI does: as much as can be interpreted in this time, beginning with another share at each
-/// commit, so that a few commits see it all. Says so if there is no Miri.
-pub(crate) fn in_ci(time: Duration) -> Result<()> {
+/// commit, so that a few commits see it all. Gives what was not run if there is no Miri.
+pub(crate) fn in_ci(time: Duration) -> Result<Option<String>> {
     let sh = Shell::new()?;
     sh.change_dir(root());
     if !is_there(&sh) {
-        ui::step(
-            "miri",
-            "NOT RUN: there is no Miri (rustup toolchain install nightly --component miri,rust-src)",
-        );
-        return Ok(());
+        let how = "rustup toolchain install nightly --component miri,rust-src";
+        let what = format!("the tests under Miri: there is none ({how})");
+        ui::step("miri", &format!("NOT RUN: {what}"));
+        return Ok(Some(what));
     }
     let shares = shares();
     let number = cmd!(sh, "git rev-list --count HEAD").quiet().read()?;
@@ -89,7 +88,7 @@ pub(crate) fn in_ci(time: Duration) -> Result<()> {
         let how = if ended { "" } else { ": no time for all of it" };
         ui::step("miri", &format!("{}{how}", shown.trim_end()));
     }
-    Ok(())
+    Ok(None)
 }
 
 /// One test program each, or a whole crate.

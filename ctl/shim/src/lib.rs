@@ -98,10 +98,8 @@ mod tests {
 
     #[test]
     fn the_layout_is_that_of_xens_header() {
-        let Ok(header) = std::fs::read_to_string(HEADER) else {
-            eprintln!("not checked: there is no {HEADER} (libxen-dev)");
-            return;
-        };
+        let header = std::fs::read_to_string(HEADER);
+        let header = header.expect("Xen's headers: apt-get install libxen-dev");
         let from = header.find("struct xen_domctl_createdomain {");
         let text = &header[from.expect("the struct")..];
         let fields: Vec<&str> = text

