@@ -1,37 +1,33 @@
 //! `interop`: which frontends work with which disks on which data paths, as the scenario of that
 //! name sees it on both suites, as a table.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::{self, Write};
+mod page;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 
+use crate::freshness::Age;
 use crate::history::History;
 use crate::rig::{self, Backend, Machine, Mark, Setup, Suite};
 use crate::{kernel, root, scenario, ui};
 
-const HEAD: &str = "# Interoperability\n\n\
-    Written by `cargo xtask interop` from `interop.txt`; do not edit by hand.\n\n\
-    Every cell is a run in the rig. Linux: fio writes with four jobs at once in blocks of 4 to \
-    128 KiB and reads back with checksums, on all disks at the same time. GRUB: its `md5sum` reads \
-    files that Linux wrote through Spindle. A frontend's data path and number of queues are those \
-    that Spindle reports. GRUB knows neither persistent grants nor several queues. A dash is what \
-    was not seen.\n\n";
-
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Play only this suite; what the table says of the other stays.
+    /// Run only on this suite; what the table says of the other stays.
     #[arg(long, value_enum)]
     suite: Option<Suite>,
-    /// Play only these data paths (several: separated by commas); the rest of the table stays.
+    /// Run only these data paths (several: separated by commas); the rest of the table stays.
     #[arg(long, default_value = "")]
     paths: String,
-    /// Play nothing: take what the logs of an earlier run on this suite say.
+    /// Run nothing: take what the logs of an earlier run on this suite say.
     #[arg(long, value_name = "FOLDER", requires = "suite")]
     logs: Option<PathBuf>,
+    /// Run nothing: make the page of the record again.
+    #[arg(long, conflicts_with_all = ["suite", "paths", "logs"])]
+    page_only: bool,
     /// The folder of the table and of its record.
     #[arg(long, default_value = "xtask/results", hide = true)]
     output: PathBuf,
@@ -48,22 +44,19 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     };
     let mut failures = Vec::new();
     for suite in [Suite::Bookworm, Suite::Trixie] {
-        if args.suite.is_some_and(|only| only != suite) {
+        if args.page_only || args.suite.is_some_and(|only| only != suite) {
             continue;
         }
         let (seen, failure) = match &args.logs {
             Some(logs) => (logged(suite, logs)?, None),
-            None => play(suite, &args.paths)?,
+            None => run_on(suite, &args.paths)?,
         };
-        record.retain(|old| !seen.iter().any(|new| place(new) == place(old)));
-        record.extend(seen);
+        replace(&mut record, seen);
         failures.extend(failure);
     }
-    // What failed is told now; the table says what works.
-    record.retain(|mark| mark.name != "cell" || mark.get("result") == "verified");
     let text: String = record.iter().map(|mark| format!("{mark}\n")).collect();
     fs::write(&file, text).with_context(|| format!("write {}", file.display()))?;
-    let page = page(&record)?;
+    let page = page::write(&record, Age::of)?;
     println!("{page}");
     let file = folder.join("interop.md");
     fs::write(&file, page).with_context(|| format!("write {}", file.display()))?;
@@ -73,6 +66,12 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
+/// Puts what was seen in the place of what the record has of the same cells, whatever the results.
+fn replace(record: &mut Vec<Mark>, seen: Vec<Mark>) {
+    record.retain(|old| !seen.iter().any(|new| place(new) == place(old)));
+    record.extend(seen);
+}
+
 /// Which part of the table a mark is.
 fn place(mark: &Mark) -> [&str; 6] {
     let [suite, frontend, path, queues, disk] =
@@ -80,8 +79,9 @@ fn place(mark: &Mark) -> [&str; 6] {
     [&mark.name, suite, frontend, path, queues, disk]
 }
 
-/// Plays the scenario; gives the suite's part of the record, and what went wrong.
-fn play(suite: Suite, paths: &str) -> Result<(Vec<Mark>, Option<String>)> {
+/// Runs the scenario; gives the suite's part of the record, and what went wrong. A machine that
+/// fails half-way leaves the cells until then.
+fn run_on(suite: Suite, paths: &str) -> Result<(Vec<Mark>, Option<String>)> {
     let scenario = scenario::find("interop")?;
     let _lock = rig::lock()?;
     let image = kernel::build()?.path;
@@ -92,22 +92,27 @@ fn play(suite: Suite, paths: &str) -> Result<(Vec<Mark>, Option<String>)> {
     ui::step("interop", &format!("on {}", suite.name()));
     let settings = format!("PATHS={paths} GRUB=yes");
     machine.start_with(scenario.name, scenario.timeout, &settings)?;
+    let mut marks = Vec::new();
     let outcome = machine.finish(Instant::now() + scenario.timeout, |_, mark| {
         if mark.name == "cell" {
             ui::step("interop", &mark.to_string());
         }
+        marks.push(mark.clone());
     });
     let logs = machine.logs.clone();
-    let outcome = outcome.with_context(|| format!("logs: {}", logs.display()))?;
     let retries = machine.retries.take();
-    machine.power_off()?;
-    let rate = history.add(suite, scenario.name, outcome.failure.is_none(), &retries)?;
+    let failure = match outcome {
+        Ok(outcome) => {
+            machine.power_off()?;
+            outcome.failure
+        }
+        Err(error) => Some(format!("{error:#}")),
+    };
+    let rate = history.add(suite, scenario.name, failure.is_none(), &retries)?;
     let too_often = !retries.is_empty() && rate.is_too_high();
-    let failure = outcome
-        .failure
-        .or_else(|| too_often.then(|| rate.complaint(suite, scenario.name)));
+    let failure = failure.or_else(|| too_often.then(|| rate.complaint(suite, scenario.name)));
     let failure = failure.map(|why| format!("{}: {why}; logs: {}", suite.name(), logs.display()));
-    Ok((part(suite, &outcome.marks), failure))
+    Ok((part(suite, &marks), failure))
 }
 
 /// The suite's part of the record, from the logs of a run.
@@ -120,82 +125,67 @@ fn logged(suite: Suite, logs: &Path) -> Result<Vec<Mark>> {
     Ok(part(suite, &marks))
 }
 
-/// What of a run's marks goes into the record.
+/// What of a run's marks goes into the record: each cell with the version that it was seen with.
 fn part(suite: Suite, marks: &[Mark]) -> Vec<Mark> {
-    let spindle = marks.iter().find(|mark| mark.name == "spindle");
+    let mut version = "";
+    let mut cells = Vec::new();
+    for mark in marks {
+        match mark.name.as_str() {
+            "spindle" => version = mark.get("version"),
+            "cell" => cells.push(
+                mark.clone()
+                    .with("suite", suite.name())
+                    .with("spindle", version),
+            ),
+            _ => {}
+        }
+    }
     let rig = Mark::new("rig")
-        .with("xen", suite.xen())
-        .with("spindle", spindle.map_or("", |mark| mark.get("version")));
-    let cells = marks.iter().filter(|mark| mark.name == "cell").cloned();
-    [rig]
-        .into_iter()
-        .chain(cells)
-        .map(|mark| mark.with("suite", suite.name()))
-        .collect()
-}
-
-fn page(record: &[Mark]) -> Result<String, fmt::Error> {
-    let mut page = HEAD.to_string();
-    for rig in record.iter().filter(|mark| mark.name == "rig") {
-        let (suite, xen, spindle) = (rig.get("suite"), rig.get("xen"), rig.get("spindle"));
-        writeln!(page, "- Debian {suite}, Xen {xen}: Spindle {spindle}")?;
-    }
-    table(&mut page, record)?;
-    Ok(page)
-}
-
-/// One row for each frontend, path and number of queues; one column for each disk.
-fn table(page: &mut String, record: &[Mark]) -> fmt::Result {
-    let mut disks: Vec<&str> = Vec::new();
-    let mut rows: BTreeMap<[&str; 4], BTreeMap<&str, BTreeSet<&str>>> = BTreeMap::new();
-    for cell in record.iter().filter(|mark| mark.name == "cell") {
-        let disk = cell.get("disk");
-        if !disks.contains(&disk) {
-            disks.push(disk);
-        }
-        let row = ["suite", "frontend", "path", "queues"].map(|key| cell.get(key));
-        let results = rows.entry(row).or_default().entry(disk).or_default();
-        results.insert(cell.get("result"));
-    }
-    let heads = disks.join(" | ");
-    writeln!(page, "\n| suite | frontend | path | queues | {heads} |")?;
-    writeln!(page, "|{}", " --- |".repeat(4 + disks.len()))?;
-    for (row, results) in rows {
-        write!(page, "| {} |", row.join(" | "))?;
-        for disk in &disks {
-            let results = results.get(disk).into_iter().flatten().copied();
-            let text = results.collect::<Vec<_>>().join(", ");
-            write!(page, " {} |", if text.is_empty() { "–" } else { &text })?;
-        }
-        writeln!(page)?;
-    }
-    Ok(())
+        .with("suite", suite.name())
+        .with("xen", suite.xen());
+    [rig].into_iter().chain(cells).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn marks(lines: &[&str]) -> Vec<Mark> {
+        let parse = |line: &&str| Mark::parse(line).expect("a mark");
+        lines.iter().map(parse).collect()
+    }
+
     #[test]
-    fn a_cell_that_is_played_twice_shows_every_result() {
-        let record = [
-            "rig suite=trixie xen=4.20 spindle=x",
-            "cell suite=trixie frontend=\"Linux 6.12\" path=copy queues=1 disk=RAM result=verified",
-            "cell suite=trixie frontend=GRUB path=copy queues=1 disk=NVMe result=verified",
-            "cell suite=trixie frontend=GRUB path=copy queues=1 disk=NVMe result=differs",
-        ]
-        .map(|line| Mark::parse(line).expect("a mark"));
-        let mut page = String::new();
-        table(&mut page, &record).expect("written");
-        let lines: Vec<&str> = page.trim().lines().collect();
+    fn what_fails_takes_the_place_of_what_worked_and_the_rest_keeps_its_version() {
+        let run = |version: &str, cells: &[&str]| {
+            let spindle = format!("spindle version=\"0.1.0 {version}\"");
+            let mut lines = vec!["note text=x", spindle.as_str()];
+            lines.extend(cells);
+            part(Suite::Trixie, &marks(&lines))
+        };
+        let (nvme, ram) = (
+            "cell frontend=GRUB path=copy queues=1 disk=NVMe result=",
+            "cell frontend=GRUB path=copy queues=1 disk=RAM result=",
+        );
+        let mut record = Vec::new();
+        let first = [format!("{nvme}verified"), format!("{ram}verified")];
+        replace(
+            &mut record,
+            run("aaa", &first.each_ref().map(String::as_str)),
+        );
+        replace(&mut record, run("bbb", &[&format!("{nvme}differs")]));
+        let seen: Vec<_> = record
+            .iter()
+            .filter(|mark| mark.name == "cell")
+            .map(|mark| ["disk", "result", "spindle"].map(|key| mark.get(key)))
+            .collect();
         assert_eq!(
-            lines,
+            seen,
             [
-                "| suite | frontend | path | queues | RAM | NVMe |",
-                "| --- | --- | --- | --- | --- | --- |",
-                "| trixie | GRUB | copy | 1 | – | differs, verified |",
-                "| trixie | Linux 6.12 | copy | 1 | verified | – |",
+                ["RAM", "verified", "0.1.0 aaa"],
+                ["NVMe", "differs", "0.1.0 bbb"]
             ]
         );
+        assert_eq!(record.iter().filter(|mark| mark.name == "rig").count(), 1);
     }
 }

@@ -9,6 +9,7 @@ mod bench;
 mod ci;
 mod ctl;
 mod deny;
+mod freshness;
 mod fuzz;
 mod history;
 mod interop;

@@ -16,7 +16,7 @@ done
 # cell FRONTEND PATH QUEUES DISK RESULT
 cell() {
 	mark cell frontend="\"$1\"" path=$2 queues=$3 disk=$4 result="\"$5\""
-	case $5 in verified) ;; *) failed="$failed $1/$2/$3/$4: $5;" ;; esac
+	case $5 in verified*) ;; *) failed="$failed $1/$2/$3/$4: $5;" ;; esac
 }
 
 # path_of GUEST-ID VDEV: how Spindle says that it serves the disk: QUEUES PATH
@@ -35,7 +35,8 @@ linux_cells() {
 		guest_start $who $3 vcpus=$2 "disk=[$specs]" \
 			"cmdline=\"$LINUX disks=$names blkfront=feature_persistent=$persistent,max_queues=$2\""
 		guest_wait $who 'done' 300
-		[ $? = 2 ] && [ $try = 1 ] || break
+		ended=$?
+		[ $ended = 2 ] && [ $try = 1 ] || break
 		second_try "guest $who died: $(last_words $who)"
 	done
 	id=$(xl domid $who)
@@ -44,6 +45,8 @@ linux_cells() {
 		result=$(reports $who "cell disk=${entry%%:*}" | sed 's/result=//')
 		on=$(path_of $id ${entry%%:*})
 		[ "$on" = "$2 $1" ] || result="served with ${on:-nothing}"
+		[ "$result$try" != verified2 ] || result='verified, 2nd try'
+		[ $ended != 2 ] || result=died
 		cell "Linux $linux" $1 $2 ${label%:*} "${result:-no answer}"
 	done
 	guest_end $who

@@ -30,16 +30,3 @@ pub(super) fn run() -> Result<Vec<Mark>> {
     );
     Ok(marks)
 }
-
-/// Prints the table of neighbours, which `spindle-testkit` plays in virtual time.
-pub(super) fn fairness() -> Result<()> {
-    let sh = Shell::new()?;
-    sh.change_dir(root());
-    cmd!(
-        sh,
-        "cargo run --quiet --release -p spindle-testkit --example fairness"
-    )
-    .quiet()
-    .run()
-    .context("neighbours could not be played")
-}

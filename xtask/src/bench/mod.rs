@@ -3,6 +3,7 @@
 //! `host` runs the hot path natively; `side_by_side` boots the rig. Both leave marks in a
 //! `record`, of which `samples`, `targets`, `plot` and `page` make the results.
 
+mod fairness;
 mod fio;
 mod host;
 mod page;
@@ -21,6 +22,7 @@ use anyhow::{Context, Result};
 use self::plan::Plan;
 use self::record::Record;
 use self::samples::Samples;
+use crate::freshness::Age;
 use crate::rig::Suite;
 use crate::{root, ui};
 
@@ -59,7 +61,8 @@ pub(crate) struct Args {
     /// Measure on the host only.
     #[arg(long)]
     host_only: bool,
-    /// Only print how guests on one core fare beside hostile neighbours, on a disk in virtual time.
+    /// Only report how a guest fares beside hostile neighbours on its core, on a disk in virtual
+    /// time, and write the page of it.
     #[arg(long)]
     fairness: bool,
     /// Measure nothing: make the page of the record again.
@@ -75,9 +78,6 @@ pub(crate) struct Args {
 
 /// Runs the task. What is measured replaces the same in the record; the rest stays.
 pub(crate) fn run(args: &Args) -> Result<()> {
-    if args.fairness {
-        return host::fairness();
-    }
     let folder = args.output.clone().unwrap_or_else(|| {
         root().join(if args.quick {
             "target/bench"
@@ -85,12 +85,16 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             "xtask/results"
         })
     });
+    if args.fairness {
+        return fairness::run(&folder);
+    }
     let mut record = Record::open(&folder)?;
     if !args.page_only {
         if !args.rig_only {
+            let circumstances = record::circumstances(args.suite)?;
             let cases = host::run()?;
             record.forget(|mark| mark.get("queues").is_empty());
-            record.add([record::circumstances(args.suite)?])?;
+            record.add([circumstances])?;
             record.add(cases)?;
         }
         if !args.host_only {
@@ -108,7 +112,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         plot::draw(&samples, &folder.join("bench.svg"))?;
     }
     let path = folder.join("README.md");
-    fs::write(&path, page::write(&record.marks, &samples)?)
+    fs::write(&path, page::write(&record.marks, &samples, &Age::of)?)
         .with_context(|| format!("write {}", path.display()))?;
     print(&record, &samples);
     ui::step("bench", &format!("results: {}", path.display()));

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use xshell::{Shell, cmd};
 
 use crate::rig::{Mark, Suite};
-use crate::root;
+use crate::{freshness, root};
 
 /// A record and where it is kept.
 pub(super) struct Record {
@@ -65,8 +65,5 @@ pub(super) fn circumstances(suite: Suite) -> Result<Mark> {
         .with("suite", suite.name())
         .with("xen", suite.xen())
         .with("date", read(cmd!(sh, "date -u +%F")))
-        .with(
-            "spindle",
-            read(cmd!(sh, "git describe --always --dirty --abbrev=10")),
-        ))
+        .with("spindle", freshness::version()))
 }

@@ -18,6 +18,8 @@ const TRIES: usize = 5;
 /// Measures with each number of queues.
 pub(super) fn run(suite: Suite, plan: &Plan, queues: &[u32], record: &mut Record) -> Result<()> {
     let _lock = rig::lock()?;
+    // What is measured is what is built now, whatever is committed meanwhile.
+    let circumstances = record::circumstances(suite)?;
     let image = kernel::build()?;
     let images = rig::prepare(suite)?;
     for &queues in queues {
@@ -51,7 +53,8 @@ pub(super) fn run(suite: Suite, plan: &Plan, queues: &[u32], record: &mut Record
             tries += 1;
         }
         record.forget(|mark| mark.get("queues") == queues.to_string());
-        record.add([record::circumstances(suite)?
+        record.add([circumstances
+            .clone()
             .with("queues", queues)
             .with("cpus", plan::cpus(queues))
             .with("tries", tries + again)])?;

@@ -13,6 +13,8 @@ pub(super) struct Verdict {
     pub(super) figure: Option<Spread>,
     /// Its bound.
     pub(super) bound: Bound,
+    /// With which numbers of queues it was measured; `""` on the host.
+    pub(super) queues: Vec<String>,
 }
 
 /// Where a quotient is to be.
@@ -88,6 +90,7 @@ pub(super) fn judge(record: &[Mark], samples: &Samples) -> Vec<Verdict> {
                     what: format!("{what}, {job}, {}", queues_text(queues)),
                     figure: samples.ratio("spindle", job, queues, figure),
                     bound,
+                    queues: vec![queues.to_string()],
                 });
             }
         }
@@ -101,6 +104,7 @@ pub(super) fn judge(record: &[Mark], samples: &Samples) -> Vec<Verdict> {
                 what: what.to_string(),
                 figure: Spread::of([spindle.median / linux.median]),
                 bound: Bound::AtMost(bound),
+                queues: [boots(record, "spindle"), boots(record, BASELINE)].concat(),
             });
         }
     }
@@ -114,6 +118,7 @@ pub(super) fn judge(record: &[Mark], samples: &Samples) -> Vec<Verdict> {
                 what: format!("{what} on the host, {name}"),
                 figure: Spread::of(case.number(key)),
                 bound: Bound::AtMost(bound),
+                queues: vec![String::new()],
             });
         }
     }
@@ -128,6 +133,15 @@ pub(super) fn domain(record: &[Mark], name: &str, fields: &[&str]) -> Option<Spr
             .filter(|mark| mark.name == "backend" && mark.get("name") == name)
             .filter_map(|mark| fields.iter().map(|field| mark.number(field)).sum()),
     )
+}
+
+/// The numbers of queues with which a domain was booted.
+pub(super) fn boots(record: &[Mark], name: &str) -> Vec<String> {
+    record
+        .iter()
+        .filter(|mark| mark.name == "backend" && mark.get("name") == name)
+        .map(|mark| mark.get("queues").to_string())
+        .collect()
 }
 
 /// `1 queue`, `2 queues`.

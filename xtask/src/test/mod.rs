@@ -12,7 +12,7 @@ use self::report::Report;
 use crate::history::History;
 use crate::rig::{self, Backend, Setup, Suite, Variant};
 use crate::scenario::{self, Scenario};
-use crate::{fuzz, kernel, root, tools, ui};
+use crate::{freshness, fuzz, kernel, root, tools, ui};
 
 /// Which suites to test on.
 #[derive(Clone, Copy, ValueEnum)]
@@ -172,14 +172,14 @@ fn names(scenarios: &[&Scenario]) -> String {
     names.join(" ")
 }
 
-/// The host's tests.
+/// The host's tests, and a warning of results that an older data path gave.
 pub(crate) fn host() -> Result<()> {
     let sh = Shell::new()?;
     sh.change_dir(root());
     tools::xen_headers(&sh)?;
     ui::step("test", "on the host");
     cmd!(sh, "cargo test --quiet").quiet().run()?;
-    Ok(())
+    freshness::warn()
 }
 
 #[cfg(test)]
