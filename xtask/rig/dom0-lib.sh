@@ -5,6 +5,7 @@
 BDF=0000:00:05.0
 LINUX_BDF=0000:00:06.0
 VIRTIO_BDF=0000:00:08.0
+LOSSY_BDF=0000:00:06.0
 HOME_DIR=/local/domain
 BACKEND=$(sed -n 's/.*backend=\([a-z0-9]*\).*/\1/p' /proc/cmdline)
 

@@ -1,8 +1,14 @@
-# Writes 8 MiB at 32 MiB, flushes, says so, and keeps writing elsewhere until the end.
+# On each of two disks: writes 8 MiB at 32 MiB and flushes them, then 8 MiB behind them, which it does not
+# flush. Says so when all of it is answered, and does nothing more.
 modprobe xen-blkfront
-wait_disk xvda
-head -c 8388608 /dev/urandom > /tmp/pattern
-sum=$(sha256sum < /tmp/pattern | cut -d' ' -f1)
-dd if=/tmp/pattern of=/dev/xvda bs=64k seek=512 conv=notrunc,fsync 2> /dev/null || fail "write"
-report flushed sum=$sum
-while :; do dd if=/tmp/pattern of=/dev/xvda bs=1M seek=128 conv=notrunc,fsync 2> /dev/null; done
+flushed='' unflushed=''
+for name in xvda xvdb; do
+	wait_disk $name
+	head -c 16777216 /dev/urandom > /tmp/pattern
+	dd if=/tmp/pattern of=/dev/$name bs=64k count=128 seek=512 conv=notrunc,fsync 2> /dev/null || fail "write $name"
+	dd if=/tmp/pattern of=/dev/$name bs=64k count=128 seek=640 skip=128 oflag=direct conv=notrunc 2> /dev/null || fail "write $name"
+	flushed="$flushed $name=$(head -c 8388608 /tmp/pattern | sha256sum | cut -d' ' -f1)"
+	unflushed="$unflushed $name=$(tail -c 8388608 /tmp/pattern | sha256sum | cut -d' ' -f1)"
+done
+report unflushed $unflushed
+report flushed $flushed

@@ -1,7 +1,11 @@
-# What was flushed is on the disk, even if the machine dies at that moment: the host kills it.
-spindle_up
-guest_start flusher flush "disk=['$(disk xvda)']"
+# What was flushed is on the disk, even if the machine dies at that moment: the host kills it, and with it
+# the write caches of two disks, one NVMe and one virtio. What was not flushed is lost.
+spindle_down
+assignable $LOSSY_BDF
+spindle_with "pci=[\"$BDF\",\"$LOSSY_BDF\"]"
+guest_start flusher flush "disk=['$(disk xvda nvme0n4)','$(disk xvdb vda)']"
 guest_need flusher flushed 60
-mark flushed $(sed -n 's/^%% flushed //p' $(guest_log flusher) | tr -d '\r')
+mark unflushed $(reports flusher unflushed)
+mark flushed $(reports flusher flushed)
 sleep 60
 fail "the host did not cut the power"

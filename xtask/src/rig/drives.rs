@@ -5,6 +5,7 @@ use std::process::Command;
 
 use anyhow::Result;
 
+use super::lossy::Lossy;
 use super::machine::Setup;
 use super::{Backend, Variant, disk, variant};
 
@@ -18,8 +19,9 @@ enum Model {
     Namespace(u32),
     /// An NVMe controller with one namespace.
     Nvme,
-    /// A virtio disk whose DMA goes through the IOMMU, with 512-byte blocks on a medium of 4 KiB.
-    Virtio,
+    /// A virtio disk in this PCI slot, whose DMA goes through the IOMMU, with 512-byte blocks on a
+    /// medium of 4 KiB.
+    Virtio(usize),
 }
 
 /// A disk: the name of its image and drive, its bytes, whether it is partitioned, its model.
@@ -30,8 +32,13 @@ const TESTED: &[Drive] = &[
     ("nvme", 256 * MIB, false, Model::Namespace(512)),
     ("nvme-4k", 64 * MIB, false, Model::Namespace(4096)),
     ("nvme-gpt", 96 * MIB, true, Model::Namespace(512)),
-    ("virtio", 64 * MIB, false, Model::Virtio),
+    ("virtio", 64 * MIB, false, Model::Virtio(8)),
+    ("lossy", 64 * MIB, false, Model::Namespace(512)),
+    ("lossy-virtio", 64 * MIB, false, Model::Virtio(6)),
 ];
+
+/// Those with a write cache that is lost with the machine.
+const LOSSY: &[&str] = &["lossy", "lossy-virtio"];
 
 /// One for Spindle, one for a Linux driver domain, one for dom0: all alike.
 const COMPARED: &[Drive] = &[
@@ -49,9 +56,6 @@ pub(super) const CONTROLLER: &str = "controller";
 /// The PCI slot of the first NVMe controller; not 2, where Xen's QEMU would take a disk for an
 /// Intel graphics device. Further controllers come after it.
 const NVME_SLOT: usize = 5;
-
-/// The PCI slot of the virtio disk.
-const VIRTIO_SLOT: usize = 8;
 
 fn drives(backend: Backend) -> &'static [Drive] {
     match backend {
@@ -80,6 +84,19 @@ pub(super) fn create(dir: &Path, backend: Backend, variant: Variant) -> Result<(
     Ok(())
 }
 
+/// Starts what serves the drives with a write cache of their own, before QEMU, which connects to it
+/// in `logs`. Each ends with the connection.
+pub(super) fn serve(dir: &Path, logs: &Path, backend: Backend) -> Result<Vec<Lossy>> {
+    let served = drives(backend).iter().filter(|drive| is_lossy(drive.0));
+    served
+        .map(|&(name, ..)| Lossy::serve(logs, name, &image(dir, name)))
+        .collect()
+}
+
+fn is_lossy(name: &str) -> bool {
+    LOSSY.contains(&name)
+}
+
 /// Adds a drive to QEMU's command line. A discarded block becomes a hole in its image. One with a
 /// sector that cannot be read can also keep requests back, when the monitor says so.
 fn add_drive(command: &mut Command, dir: &Path, name: &str, unreadable: Option<u64>) {
@@ -90,6 +107,10 @@ fn add_drive(command: &mut Command, dir: &Path, name: &str, unreadable: Option<u
             "driver=raw,file.driver=blkdebug,file.image.driver=file,file.image.filename={file},\
              file.inject-error.0.event=none,file.inject-error.0.iotype=read,\
              file.inject-error.0.sector={sector},file.inject-error.0.errno=5"
+        ),
+        None if is_lossy(name) => format!(
+            "driver=raw,file.driver=nbd,file.server.type=unix,file.server.path={}",
+            Lossy::socket(name)
         ),
         None => format!("file={file},format=raw"),
     };
@@ -121,8 +142,8 @@ pub(super) fn add(command: &mut Command, dir: &Path, setup: &Setup) {
                 "nvme,drive={name},serial=spindle{number},addr={}",
                 NVME_SLOT + number
             ),
-            Model::Virtio => format!(
-                "virtio-blk-pci,drive={name},serial=virtio0,addr={VIRTIO_SLOT},num-queues=4,\
+            Model::Virtio(slot) => format!(
+                "virtio-blk-pci,drive={name},serial={name},addr={slot},num-queues=4,\
                  physical_block_size=4096,iommu_platform=on,disable-legacy=on"
             ),
         };

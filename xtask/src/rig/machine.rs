@@ -14,6 +14,7 @@ use anyhow::{Context, Result, bail};
 
 use super::channel::{self, Mark};
 use super::console::Console;
+use super::lossy::Lossy;
 use super::monitor::Monitor;
 use super::qemu::{self, Qemu};
 use super::{Backend, Images, Suite, Variant, drives, payload};
@@ -77,6 +78,8 @@ impl Retries {
 /// A booted rig.
 pub(crate) struct Machine {
     pub(super) qemu: Qemu,
+    /// The disks that lose what was not flushed; dropped after QEMU, and wait for its end.
+    _lossy: Vec<Lossy>,
     pub(super) cpus: u32,
     pub(super) commands: ChildStdin,
     pub(super) monitor: Monitor,
@@ -120,6 +123,7 @@ impl Machine {
         let initrd = dir.join("initrd.cpio");
         drives::create(&dir, setup.backend, setup.variant)?;
         payload::append(setup.suite, &setup.images.dom0, setup.kernel, &initrd)?;
+        let lossy = drives::serve(&dir, &logs, setup.backend)?;
         let xen = setup.suite.xen();
         let progress = Progress::start("rig", &format!("booting Xen {xen} and dom0"));
         let began = Instant::now();
@@ -147,6 +151,7 @@ impl Machine {
         });
         let mut machine = Self {
             qemu,
+            _lossy: lossy,
             cpus: setup.cpus,
             commands,
             monitor,
@@ -179,7 +184,8 @@ impl Machine {
         self.qemu.end_within(Duration::from_secs(40)).map(drop)
     }
 
-    /// Ends the machine as a power cut would: at once, with nothing written back by the guest.
+    /// Ends the machine as a power cut would: at once, with nothing written back by the guest, and
+    /// what its disks had in their write caches lost.
     pub(crate) fn kill(mut self) -> Result<ExitStatus> {
         self.qemu.kill()
     }

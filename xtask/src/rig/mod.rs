@@ -4,7 +4,7 @@
 //! `images`, `grub` and `guests` make what is booted, out of packages of `debian`; `machine` boots
 //! it in `qemu` with its `drives`, as the usual machine or another `variant`. `talk` is the
 //! conversation with dom0 over `channel`, `outcome` how a scenario ends, `wish` what it asks of the
-//! host. `monitor` is the line to QEMU, `console` the one to Xen, `evidence` what is written down over
+//! host. `lossy` serves disks that lose what was not flushed. `monitor` is the line to QEMU, `console` the one to Xen, `evidence` what is written down over
 //! them when something fails. `disk` looks at a disk from outside.
 
 mod channel;
@@ -18,6 +18,7 @@ mod evidence;
 mod grub;
 mod guests;
 mod images;
+mod lossy;
 mod machine;
 mod mend;
 mod monitor;

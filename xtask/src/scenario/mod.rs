@@ -110,7 +110,7 @@ scenarios! {
     "spindle-paused" 360 Idle false false;
     "interop" 1500 Idle false false;
     "file-tree" 480 FileTree true true;
-    "flush-durable" 300 FlushDurable true false;
+    "flush-durable" 300 FlushDurable false false;
     "controller-limits" 420 Idle false false OddControllers;
     "one-bad-request" 360 Idle false false OddControllers;
     "large-bar" 240 Idle false false OddControllers;
