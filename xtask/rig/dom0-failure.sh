@@ -3,6 +3,8 @@
 
 # Where xenstored writes what it is asked; `bound_trace` keeps it small.
 TRACE=/run/xenstored.trace
+# Why xl failed, if it was the last that was tried.
+xl_said=''
 
 say() { echo "[$(now)] $*"; }
 
@@ -34,8 +36,8 @@ second_try() {
 	xl_said=
 }
 
-# try_xl SECONDS ARGUMENT...: xl, for so long at most. If it fails, $xl_said is what it said, which
-# `fail` and `second_try` add to their reason.
+# try_xl SECONDS ARGUMENT...: xl, for so long at most. If it fails, it leaves what it said in $xl_said,
+# which `fail` and `second_try` add to their reason.
 try_xl() {
 	local limit="$1" status
 	shift
@@ -94,6 +96,7 @@ look_around() {
 		say "Spindle's last words:"
 		tail -n 20 /var/log/xen/guest-spindle.log
 		say "processes of dom0:"
+		# shellcheck disable=SC2009
 		ps | grep -v '\['
 		say "dom0:"
 		dmesg | tail -n 30

@@ -1,5 +1,6 @@
 #!/bin/busybox sh
 # dom0's first process: brings Xen's services up, then runs scenarios as the host asks.
+set -u
 export PATH=/usr/lib/xen-bin:/usr/bin:/usr/sbin
 mount -t proc proc /proc
 mount -t sysfs sys /sys
@@ -15,7 +16,9 @@ ln -sfn /run/lock /var/lock
 # The second serial port is the line to the host: bytes as they are, no echo.
 stty -F /dev/ttyS1 115200 raw -echo
 exec 3<>/dev/ttyS1
+# shellcheck source=dom0-failure.sh
 . /spindle/failure.sh
+# shellcheck source=dom0-lib.sh
 . /spindle/lib.sh
 
 for m in xen-gntdev xen-gntalloc xen-evtchn xen-privcmd xenfs; do modprobe $m; done
@@ -52,8 +55,8 @@ while read -r command name seconds settings <&3; do
 		export LOG=/var/log/xen/scenario-$name.log
 		say "begin $name" >> $LOG
 		rm -f /run/failed
-		env $settings timeout $seconds sh -c \
-			". /spindle/failure.sh; . /spindle/lib.sh; . /spindle/scenarios/$name.sh" >> $LOG 2>&1
+		env ${settings:-} timeout $seconds sh -c \
+			"set -u; . /spindle/failure.sh; . /spindle/lib.sh; . /spindle/scenarios/$name.sh" >> $LOG 2>&1
 		rc=$?
 		[ $rc = 143 ] && mark fail "why=\"no end after $seconds s\""
 		[ $rc = 0 ] || [ -e /run/failed ] || look_around

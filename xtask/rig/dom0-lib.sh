@@ -1,13 +1,17 @@
 # What dom0's scenarios are written in: marks for the host, domains, disks, waiting.
 # Sourced by dom0's init and by each scenario; file descriptor 3 is the line to the host. What
-# happens when something fails is in dom0-failure.sh.
+# happens when something fails is in dom0-failure.sh. Here and there all names in functions are `local`,
+# but for what the first line of a function says that it leaves.
 
 BDF=0000:00:05.0
-LINUX_BDF=0000:00:06.0
+# Only on machines where backends are compared, and only on the others.
+# shellcheck disable=SC2034
+LINUX_BDF=0000:00:06.0 LOSSY_BDF=0000:00:06.0
 VIRTIO_BDF=0000:00:08.0
-LOSSY_BDF=0000:00:06.0
 HOME_DIR=/local/domain
 BACKEND=$(sed -n 's/.*backend=\([a-z0-9]*\).*/\1/p' /proc/cmdline)
+# Settings that a scenario may change.
+SPINDLE_KNOBS='' KERNEL=''
 
 now() { cut -d' ' -f1 /proc/uptime; }
 
@@ -22,10 +26,13 @@ mark() {
 	) 9> /run/lock/line
 }
 
-# host ACTION KEY=VALUE...: have the host act on the machine or look at a disk's image; what it
-# says is in $answer then. xtask/src/rig/wish.rs has all that it does.
+# host ACTION KEY=VALUE...: have the host act on the machine or look at a disk's image; leaves what it
+# says in $answer. xtask/src/rig/wish.rs has all that it does.
 host() {
-	mark host action="$@"
+	local granted
+	mark host "action=$*"
+	# ash knows -t, which dash does not.
+	# shellcheck disable=SC3045
 	read -r -t 40 granted answer <&3 || fail "the host does not answer: $*"
 	[ "$granted" = granted ] || fail "host $*: $answer"
 }
@@ -54,7 +61,7 @@ ship() {
 
 ship_forever() {
 	# Not while something is measured. Each process that dom0 starts costs it tens of milliseconds.
-	turns=0
+	local turns=0
 	while sleep 2; do
 		[ ! -e /run/quiet ] || continue
 		ship
@@ -66,6 +73,7 @@ ship_forever() {
 
 # with_config FILE KEY=VALUE...: a configuration of /spindle with some lines replaced
 with_config() {
+	local text line
 	text=$(cat /spindle/$1)
 	shift
 	for line; do
@@ -78,7 +86,7 @@ $line"
 
 # wait_until SECONDS COMMAND...: repeat the command until it succeeds
 wait_until() {
-	tries=$(($1 * 4))
+	local tries=$(($1 * 4))
 	shift
 	while [ $tries -gt 0 ]; do
 		"$@" && return 0
@@ -88,33 +96,43 @@ wait_until() {
 	return 1
 }
 
+# never COMMAND...: it does not succeed; for wait_until
+never() { ! "$@"; }
+
 alive() { xl domid "$1" > /dev/null 2>&1; }
 gone() { ! alive "$1"; }
 read_store() { xenstore-read "$1" 2> /dev/null; }
 
 ### Spindle
 
+# spindle_home [NAME]: its home in xenstore
+spindle_home() { echo $HOME_DIR/$(xl domid ${1:-spindle}); }
+
+# serves [NAME]: it says that it is ready
+serves() { [ "$(read_store $(spindle_home ${1:-spindle})/data/spindle/ready)" = 1 ]; }
+
 # spindle_create NAME CONFIG KEY=VALUE...: create a Spindle domain, with the knobs in
 # SPINDLE_KNOBS if there are any, wait until it is ready, and say how long that took
 spindle_create() {
-	who=$1 config=$2
+	local who=$1 config=$2 began created ready home watcher line
 	shift 2
 	with_config $config "name=\"$who\"" "$@" > /run/$who.cfg
 	new_log $who
 	began=$(now)
 	try_xl 120 create -p /run/$who.cfg || fail "xl create $who"
 	created=$(since $began)
-	home=$HOME_DIR/$(xl domid $who)/data/spindle
+	home=$(spindle_home $who)/data/spindle
 	[ -z "$SPINDLE_KNOBS" ] || xenstore-write $home/config "$SPINDLE_KNOBS"
-	# Fires at once, then when the node changes.
-	timeout 60 xenstore-watch -n 2 $home/ready > /dev/null &
+	# It says that it watches by a first line, then one for each change.
+	: > /run/$who.watch
+	timeout 60 xenstore-watch -n 2 $home/ready > /run/$who.watch &
 	watcher=$!
-	sleep 0.5
+	wait_until 10 test -s /run/$who.watch || fail "xenstore-watch does not start"
 	began=$(now)
 	try_xl 120 unpause $who || fail "xl unpause $who"
 	wait $watcher
 	ready=$(since $began)
-	[ "$(read_store $home/ready)" = 1 ] || fail "$who is not ready: $(last_words $who)"
+	serves $who || fail "$who is not ready: $(last_words $who)"
 	line=$(head -n 1 $(guest_log $who) | tr -d '\r"')
 	mark spindle name=$who create=$created unpause=$ready version="\"$(read_store $home/version)\"" \
 		disks="\"$(read_store $home/disks)\"" memory=$(xl list $who | awk 'NR == 2 {print $3}') \
@@ -138,13 +156,14 @@ bdf() {
 	zoned) echo 0000:00:0f.0 ;;
 	cmb) echo 0000:00:10.0 ;;
 	uneven) echo 0000:00:11.0 ;;
+	*) fail "there is no controller $1" ;;
 	esac
 }
 
 # spindle_with_odd NAME...: a Spindle that owns these odd controllers. The serial number of each is its
 # name, or that of its subsystem.
 spindle_with_odd() {
-	list=
+	local name list=
 	for name; do
 		assignable $(bdf $name)
 		list="$list${list:+,}\"$(bdf $name)\""
@@ -154,7 +173,7 @@ spindle_with_odd() {
 
 # spindle_with_virtio: have a Spindle that owns the virtio disk, too, run
 spindle_with_virtio() {
-	alive spindle && xenstore-exists $HOME_DIR/$(xl domid spindle)/data/spindle/targets/vda && return 0
+	alive spindle && xenstore-exists $(spindle_home)/data/spindle/targets/vda && return 0
 	spindle_down
 	assignable $VIRTIO_BDF
 	spindle_with "pci=[\"$BDF\",\"$VIRTIO_BDF\"]"
@@ -162,6 +181,7 @@ spindle_with_virtio() {
 
 # assignable BDF...: make devices ready for passthrough
 assignable() {
+	local device
 	for device; do
 		xl pci-assignable-list | grep -q "$device" || try_xl 120 pci-assignable-add $device || fail "xl pci-assignable-add $device"
 	done
@@ -180,7 +200,7 @@ end_of() {
 spindle_up() {
 	[ $BACKEND = spindle ] || return 0
 	if alive spindle; then
-		[ "$(read_store $HOME_DIR/$(xl domid spindle)/data/spindle/ready)" = 1 ] && return 0
+		serves && return 0
 		xl destroy spindle
 	fi
 	spindle_with
@@ -188,12 +208,12 @@ spindle_up() {
 
 # spindle_down [NAME]: shut it down in order, by `xl shutdown`
 spindle_down() {
-	who=${1:-spindle}
+	local who=${1:-spindle} began
 	[ $BACKEND = spindle ] && alive $who || return 0
 	began=$(now)
 	try_xl 30 shutdown $who || {
 		second_try "xl shutdown $who"
-		xenstore-write $HOME_DIR/$(xl domid $who)/control/shutdown poweroff
+		xenstore-write $(spindle_home $who)/control/shutdown poweroff
 	}
 	wait_until 30 gone $who || fail "$who does not shut down: $(last_words $who)"
 	mark spindle-down name=$who seconds=$(since $began)
@@ -204,6 +224,7 @@ spindle_down() {
 # namespace NUMBER: dom0's own device for a namespace of its NVMe disk, if dom0 has it. Linux numbers
 # them in the order in which it happens to find them.
 namespace() {
+	local found
 	found=$(grep -lx $1 /sys/block/nvme[0-9]n*/nsid 2> /dev/null) && echo /dev/$(echo $found | cut -d/ -f4)
 }
 
@@ -218,24 +239,50 @@ disk() {
 # backend_dir GUEST-ID [DRIVER-DOMAIN]: where the backends of a guest's disks are in xenstore
 backend_dir() {
 	case $BACKEND in
-	spindle) echo $HOME_DIR/$(xl domid ${2:-spindle})/backend/vbd/$1 ;;
+	spindle) echo $(spindle_home ${2:-spindle})/backend/vbd/$1 ;;
 	dom0) echo $HOME_DIR/0/backend/vbd/$1 ;;
 	esac
 }
 
 # devid VDEV: the number of a virtual device xvda to xvdz, which is of another kind from xvdq on
 devid() {
-	index=$(($(printf %d "'${1#xvd}") - 97))
+	local index=$(($(printf %d "'${1#xvd}") - 97))
 	[ $index -lt 16 ] && echo $((51712 + 16 * index)) || echo $((268435456 + 256 * index))
 }
+
+# backend_node GUEST-ID VDEV KEY: what the backend has published about a disk; frontend_node: what the
+# frontend has
+backend_node() { read_store $(backend_dir $1)/$(devid $2)/$3; }
+frontend_node() { read_store $HOME_DIR/$1/device/vbd/$(devid $2)/$3; }
+
+# backend_is GUEST-ID VDEV STATE: the backend of a disk is in this state; frontend_is: the frontend
+backend_is() { [ "$(backend_node $1 $2 state)" = $3 ]; }
+frontend_is() { [ "$(frontend_node $1 $2 state)" = $3 ]; }
 
 # backend_gone GUEST-ID: nothing is left of the guest's disks
 backend_gone() { [ -z "$(xenstore-list $(backend_dir $1) 2> /dev/null)" ]; }
 
+# counted GUEST-ID VDEV KEY: a counter of a disk, as Spindle publishes it every five seconds
+counted() { read_store $(spindle_home)/data/spindle/stat/$1-$(devid $2) | tr ' ' '\n' | sed -n "s/^$3=//p"; }
+
 # refusal [DRIVER-DOMAIN]: the newest reasons a driver domain gave
 refusal() {
-	xenstore-ls -f $HOME_DIR/$(xl domid ${1:-spindle})/error 2> /dev/null |
+	xenstore-ls -f $(spindle_home ${1:-spindle})/error 2> /dev/null |
 		sed -n 's/.*\/error = "\(.*\)"$/\1/p' | tr -d '\\' | tr '"' "'"
+}
+
+# need_reason GUEST-ID/DEVICE TEXT [DRIVER-DOMAIN]: the driver domain has refused this device, or any if
+# it is `*`, with a reason that has this text: in xenstore, and the same on its console
+need_reason() {
+	wait_until 10 gave_reason "$1" "$2" "${3:-spindle}" ||
+		fail "$1 is not refused because of '$2', in xenstore and on the console: $(refusal ${3:-spindle})"
+}
+gave_reason() {
+	local device reason
+	device=$(echo "$1" | sed 's|\*|[0-9]*/[0-9]*|')
+	reason=$(xenstore-ls -f $(spindle_home $3)/error 2> /dev/null |
+		sed -n "s|.*/error/backend/vbd/$device/error = \"\(.*\)\"\$|\1|p" | tr -d '\\' | grep -F -- "$2" | tail -n 1)
+	[ -n "$reason" ] && grep -qF "refused: $reason" $(guest_log $3)
 }
 
 # The hotplug script for Linux' own backend, where dom0 plays the driver domain.
@@ -267,7 +314,7 @@ guest_said() { grep -q "^%% $2" $(guest_log $1); }
 
 # guest_wait NAME TEXT SECONDS: wait for a report; 2 = the guest is gone without it, 3 = it failed
 guest_wait() {
-	tries=$(($3 * 2))
+	local tries=$(($3 * 2))
 	while [ $tries -gt 0 ]; do
 		if grep -qE "^%% ($2|fail)" $(guest_log $1); then
 			guest_said $1 "$2" || return 3
@@ -275,9 +322,9 @@ guest_wait() {
 		fi
 		# Seldom: xl takes dom0's only processor for a while.
 		[ $((tries % 10)) != 0 ] || alive $1 || {
-			sleep 3
-			guest_said $1 "$2"
-			return $(($? * 2))
+			# The end of its console may be on the way.
+			wait_until 3 guest_said $1 "$2" && return 0
+			return 2
 		}
 		tries=$((tries - 1))
 		sleep 0.5
@@ -304,9 +351,9 @@ guest_tell() {
 # guest_config NAME JOB KEY=VALUE...: write its configuration and its initramfs. Its Linux is that of
 # this suite, or the one that KERNEL names (old, new).
 guest_config() {
-	who=$1 job=$2
+	local who=$1 job=$2 layers memory=256
 	shift 2
-	layers="/images/guest.cpio${KERNEL:+ /images/modules-$KERNEL.cpio}" memory=256
+	layers="/images/guest.cpio${KERNEL:+ /images/modules-$KERNEL.cpio}"
 	case $job in fio-*) layers="$layers /images/fio.cpio" memory=640 ;; esac
 	cat $layers /spindle/jobs/$job.cpio > /run/$who.ramdisk
 	with_config guest.cfg "name=\"$who\"" "kernel=\"/images/vmlinuz${KERNEL:+-$KERNEL}\"" "ramdisk=\"/run/$who.ramdisk\"" \
@@ -316,6 +363,7 @@ guest_config() {
 # guest_start NAME JOB KEY=VALUE...: create a guest and wait until its Linux is up.
 # A guest whose own kernel dies before that is started a second time: emulation does it now and then.
 guest_start() {
+	local try
 	guest_config "$@"
 	new_log $1
 	for try in 1 2; do
@@ -336,18 +384,20 @@ LINUX="console=hvc0 rdinit=/init loglevel=4 mitigations=off norandmaps clearcpui
 
 # guest_end NAME: destroy it and see that nothing is left
 guest_end() {
+	local id
 	id=$(xl domid $1) || return 0
 	try_xl 120 destroy $1 || fail "xl destroy $1"
 	wait_until 15 gone $1 || fail "guest $1 outlives its destruction"
 	wait_until 10 backend_gone $id || fail "the backend directory of guest $1 is left behind"
-	xl list | grep -q '(null)' && sleep 3
-	xl list | grep -q '(null)' && fail "guest $1 is a zombie: somebody still holds its pages"
+	wait_until 4 no_zombie || fail "guest $1 is a zombie: a domain still holds its pages"
 	rm -f /run/$1.ramdisk
 	return 0
 }
+no_zombie() { ! xl list | grep -q '(null)'; }
 
 # order NAME SECONDS COMMAND: give a guest of the job fio-orders or mount-orders a command, and wait
-# until it is done
+# until it is done. Leaves the number of the last one in $orders.
+orders=0
 order() {
 	orders=$((orders + 1))
 	guest_tell $1 "$orders $3"
@@ -362,7 +412,8 @@ guest_finish() {
 
 # destroy_guests: after a scenario, only Spindle and the probe stay
 destroy_guests() {
-	xl list | awk 'NR > 1 {print $1}' | while read -r who; do
+	local who
+	for who in $(xl list | awk 'NR > 1 {print $1}'); do
 		case $who in
 		Domain-0 | spindle | probe) ;;
 		*) xl destroy $who ;;
@@ -380,21 +431,22 @@ probe_up() {
 	guest_start probe watch-disks 'disk=[]'
 }
 
-# probe_attach VDEV [TARGET]: attach a disk and see that it works
+# probe_attach VDEV [TARGET] [DRIVER-DOMAIN]: attach a disk and see that it works
 probe_attach() {
+	local before
 	probe_up
 	before=$(grep -c "^%% works $1" $(guest_log probe))
-	try_xl 30 block-attach probe "$(disk $1 $2)" || fail "xl block-attach $1: $(refusal)"
+	try_xl 30 block-attach probe "$(disk $1 ${2:-nvme0n1} ${3:-spindle})" || fail "xl block-attach $1: $(refusal ${3:-spindle})"
 	wait_until 40 probe_counts $1 $before || fail "disk $1 does not work in the probe: $(last_words probe)"
 }
 probe_counts() { [ "$(grep -c "^%% works $1" $(guest_log probe))" -gt $2 ]; }
 
-# probe_detach VDEV: detach it and see that nothing is left
+# probe_detach VDEV [DRIVER-DOMAIN]: detach it and see that nothing is left
 probe_detach() {
 	try_xl 40 block-detach probe $1 || fail "xl block-detach $1"
-	wait_until 10 probe_lost $1 || fail "block-detach left the backend directory"
+	wait_until 10 probe_lost $1 ${2:-spindle} || fail "block-detach left the backend directory"
 }
-probe_lost() { ! xenstore-exists $(backend_dir $(xl domid probe))/$(devid $1); }
+probe_lost() { ! xenstore-exists $(backend_dir $(xl domid probe) $2)/$(devid $1); }
 
 # next_attach_works: what every scenario that does harm ends with
 next_attach_works() {

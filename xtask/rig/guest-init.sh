@@ -1,6 +1,7 @@
 #!/bin/busybox sh
 # A guest's first process: loads the frontend, runs the job, says so, and waits for its end.
 # Reports are console lines that start with %%; dom0 waits for them.
+set -u
 export PATH=/usr/bin:/usr/sbin
 mount -t proc proc /proc
 mount -t sysfs sys /sys
@@ -22,7 +23,7 @@ fail() {
 
 # wait_disk NAME: until the block device is there
 wait_disk() {
-	for try in $(seq 1 120); do
+	for _ in $(seq 1 120); do
 		[ -b /dev/$1 ] && return 0
 		sleep 0.25
 	done
@@ -30,7 +31,7 @@ wait_disk() {
 }
 
 # await: until dom0 says, by a line on the console, that the job is to go on
-await() { read -r line < /dev/console; }
+await() { read -r _ < /dev/console; }
 
 # release_disk NUMBER: have the frontend close, as when a guest shuts down in order
 release_disk() {
@@ -42,8 +43,9 @@ answered() { awk '{print $1 + $5}' /sys/block/$1/stat; }
 
 # answers DISK NUMBER SECONDS: it answers so many more within so many seconds
 answers() {
+	local before
 	before=$(answered $1)
-	for try in $(seq 1 $(($3 * 4))); do
+	for _ in $(seq 1 $(($3 * 4))); do
 		[ $(answered $1) -lt $((before + $2)) ] || return 0
 		sleep 0.25
 	done
@@ -57,5 +59,6 @@ sum_range() {
 }
 
 report up
+# shellcheck source=/dev/null
 . /job.sh
 end 'done'

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use xshell::{Shell, cmd};
 
-use crate::{deny, fuzz, kernel, miri, root, test, ui};
+use crate::{deny, fuzz, kernel, miri, root, shell, test, ui};
 
 /// For each fuzz target.
 const FUZZ_SECONDS: u64 = 30;
@@ -44,6 +44,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     )
     .quiet()
     .run()?;
+
+    shell::check(&sh)?;
 
     ui::step("ci", "documentation");
     {

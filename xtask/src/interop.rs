@@ -91,9 +91,9 @@ fn run_on(suite: Suite, paths: &str) -> Result<(Vec<Mark>, Option<String>)> {
     let mut machine = Machine::boot_or_retry(&setup)?;
     ui::step("interop", &format!("on {}", suite.name()));
     let settings = format!("PATHS={paths} GRUB=yes");
-    machine.start_with(scenario.name, scenario.timeout, &settings)?;
+    machine.start_with(&scenario.name, scenario.timeout(), &settings)?;
     let mut marks = Vec::new();
-    let outcome = machine.finish(Instant::now() + scenario.timeout, |_, mark| {
+    let outcome = machine.finish(Instant::now() + scenario.timeout(), |_, mark| {
         if mark.name == "cell" {
             ui::step("interop", &mark.to_string());
         }
@@ -108,9 +108,9 @@ fn run_on(suite: Suite, paths: &str) -> Result<(Vec<Mark>, Option<String>)> {
         }
         Err(error) => Some(format!("{error:#}")),
     };
-    let rate = history.add(suite, scenario.name, failure.is_none(), &retries)?;
+    let rate = history.add(suite, &scenario.name, failure.is_none(), &retries)?;
     let too_often = !retries.is_empty() && rate.is_too_high();
-    let failure = failure.or_else(|| too_often.then(|| rate.complaint(suite, scenario.name)));
+    let failure = failure.or_else(|| too_often.then(|| rate.complaint(suite, &scenario.name)));
     let failure = failure.map(|why| format!("{}: {why}; logs: {}", suite.name(), logs.display()));
     Ok((part(suite, &marks), failure))
 }

@@ -1,6 +1,7 @@
 //! `cargo xtask`: builds Spindle, boots it under nested Xen and tests it there.
 //!
-//! One file per task (`kernel`, `run`, `test`, `bench`, `interop`, `fuzz`, `miri`, `ci`, `size`);
+//! One file per task (`kernel`, `run`, `test`, `bench`, `interop`, `fuzz`, `miri`, `ci`,
+//! `shell`, `size`);
 //! `rig` holds the machine they share, `scenario` what is done with it.
 
 #![forbid(unsafe_code)]
@@ -18,6 +19,7 @@ mod miri;
 mod rig;
 mod run;
 mod scenario;
+mod shell;
 mod size;
 mod spread;
 mod tally;
@@ -68,6 +70,8 @@ enum Task {
     Miri(miri::Args),
     /// Check the rings' hold-off and the mailboxes under every interleaving.
     Loom,
+    /// Check the rig's shell scripts with shellcheck, which is installed if it is missing.
+    Shellcheck,
     /// Print the size of the image and of each crate (lines, `unsafe` blocks).
     Size,
 }
@@ -90,6 +94,7 @@ fn main() -> ExitCode {
         Task::Fuzz(action) => fuzz::run(&action),
         Task::Miri(args) => miri::run(&args),
         Task::Loom => miri::loom(),
+        Task::Shellcheck => shell::run(),
         Task::Size => size::run(),
     };
     match result {

@@ -8,6 +8,7 @@ kib() { du -k $1 | cut -f1; }
 # linux_create: create the Linux driver domain and say how long that took. A kernel that
 # dies early is started again: emulation does that now and then.
 linux_create() {
+	local try began created ready home watcher guard kib
 	cat /images/driver-domain.cpio /spindle/linux-init.cpio > /run/linux.ramdisk
 	cat > /run/linux.cfg <<-C
 		name = "linux"
@@ -33,9 +34,11 @@ linux_create() {
 		try_xl 120 create -p /run/linux.cfg || fail "xl create linux"
 		created=$(since $began)
 		home=$HOME_DIR/$(xl domid linux)/data/linux
-		timeout 120 xenstore-watch -n 2 $home/ready > /dev/null &
+		# It says that it watches by a first line, then one for each change.
+		: > /run/linux.watch
+		timeout 120 xenstore-watch -n 2 $home/ready > /run/linux.watch &
 		watcher=$!
-		sleep 0.5
+		wait_until 10 test -s /run/linux.watch || fail "xenstore-watch does not start"
 		began=$(now)
 		try_xl 120 unpause linux || fail "xl unpause linux"
 		# Looking often would slow the start: QEMU hands the kernel over with dom0's one CPU.
@@ -87,6 +90,8 @@ shares() {
 counters() {
 	case $1 in
 	spindle | ram)
+		# Both become ends of lines.
+		# shellcheck disable=SC2020
 		xenstore-ls -f $HOME_DIR/$(cat /run/$1.id)/data/spindle | tr '" ' '\n\n' |
 			grep -E '^(rd_req|wr_req|notify|sleeps|grant_calls)=' | tr '\n' ' '
 		;;
@@ -94,7 +99,7 @@ counters() {
 }
 
 vdevs='xvda xvdb xvdc xvdd'
-disks= pairs=
+disks='' pairs=''
 for variant in $(echo $VARIANTS | tr ',' ' '); do
 	case $variant in
 	spindle)

@@ -1,6 +1,7 @@
 #!/bin/busybox sh
 # The first process of the Linux driver domain that Spindle is compared to: its own driver
 # for the disk, xen-blkback, and what `xl devd` and the hotplug script do for a disk.
+set -u
 export PATH=/usr/bin:/usr/sbin
 mount -t proc proc /proc
 mount -t sysfs sys /sys
@@ -9,7 +10,7 @@ echo "init at $(cut -d' ' -f1 /proc/uptime)"
 modprobe nvme
 # Linux numbers namespaces in the order in which it happens to find them.
 first() { grep -lx 1 /sys/block/nvme[0-9]n*/nsid 2> /dev/null | cut -d/ -f4; }
-for try in $(seq 1 300); do
+for _ in $(seq 1 300); do
 	[ -n "$(first)" ] && break
 	sleep 0.1
 done
@@ -23,7 +24,7 @@ echo "ready at $(cut -d' ' -f1 /proc/uptime)"
 
 # A backend directory in state 2 waits to be told its device; one in state 6 that is not
 # online has been left by its guest.
-xenstore-watch $home/backend | while read -r event; do
+xenstore-watch $home/backend | while read -r _; do
 	for guest in $(xenstore-list $backends 2> /dev/null); do
 		for disk in $(xenstore-list $backends/$guest 2> /dev/null); do
 			path=$backends/$guest/$disk

@@ -14,9 +14,9 @@ while [ ! -e /tmp/grown ]; do
 	[ -e /tmp/once ] || report ready sectors=$old
 	: > /tmp/once
 done &
-for try in $(seq 1 240); do
+for _ in $(seq 1 480); do
 	[ $(sectors) = $old ] || break
-	sleep 0.5
+	sleep 0.25
 done
 : > /tmp/grown
 wait

@@ -17,8 +17,9 @@ stamp() { yes "block $1 of round $round" | head -c 4096; }
 sum() { report sum $(sha256sum < /tmp/pattern | cut -d' ' -f1); }
 
 # load DISK: begin a new round: deep random I/O, verified as it goes, and beside it block after
-# block of the ledger, each of them flushed. Until `enough`.
+# block of the ledger, each of them flushed. Until `enough`. Leaves the processes in $fio and $ledger.
 load() {
+	local block
 	wait_disk $1
 	round=$((round + 1))
 	rm -f /tmp/enough
@@ -62,6 +63,7 @@ same() {
 
 # same_ledger DISK ROUND BLOCKS: so many blocks of that round are in the ledger
 same_ledger() {
+	local block
 	wait_disk $1
 	round=$2
 	report ledger $round $3
@@ -72,3 +74,6 @@ same_ledger() {
 
 round=0
 echo 0 > /tmp/acked
+
+# shellcheck source=jobs/orders.sh
+. /jobs/orders.sh

@@ -3,6 +3,7 @@
 options=$(sed -n 's/.*blkfront=\([^ ]*\).*/\1/p' /proc/cmdline | tr ',' ' ')
 modprobe xen-blkfront $options
 disks=$(sed -n 's/.*disks=\([^ ]*\).*/\1/p' /proc/cmdline | tr ',' ' ')
+pids='' failed=''
 for name in $disks; do
 	wait_disk $name
 	queue=/sys/block/$name/queue

@@ -4,7 +4,7 @@ modprobe xen-blkfront
 wait_disk xvda
 queue=/sys/block/xvda/queue
 report sectors logical=$(cat $queue/logical_block_size) physical=$(cat $queue/physical_block_size)
-jobs=
+jobs=''
 for at in 0 1 2 3; do
 	jobs="$jobs --name=writer$at --offset=$((1048576 + 512 * at)) --cpus_allowed=$((at % 2))"
 done

@@ -3,7 +3,7 @@
 modprobe xen-blkfront
 wait_disk xvda
 check() {
-	name=$1
+	local name=$1
 	shift
 	/usr/bin/fio --name=$name --filename=/dev/xvda --ioengine=libaio --direct=1 --verify=crc32c \
 		--verify_fatal=1 --do_verify=1 --randrepeat=0 --eta=never --output=/tmp/$name.txt "$@" || {

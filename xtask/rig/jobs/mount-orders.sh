@@ -23,6 +23,7 @@ keep() {
 
 # same NAME...: such files are there, read from the disk
 same() {
+	local name
 	echo 3 > /proc/sys/vm/drop_caches
 	for name; do cmp /tmp/$name /mnt/$name || return 1; done
 }
@@ -44,13 +45,14 @@ give_up() {
 
 # without DISK: nothing more can be written to it; how that shows
 without() {
+	local result
 	(
 		dd if=/dev/urandom of=/mnt/late bs=64k count=1 conv=fsync 2> /tmp/late
 		echo $? > /tmp/late.status
 	) &
-	for try in $(seq 1 20); do
+	for _ in $(seq 1 40); do
 		[ ! -e /tmp/late.status ] || break
-		sleep 0.5
+		sleep 0.25
 	done
 	result='hangs'
 	[ ! -e /tmp/late.status ] || result="ends with status $(cat /tmp/late.status): $(tail -n 1 /tmp/late)"
@@ -58,3 +60,6 @@ without() {
 	report without $1 "$result"
 	case $result in *'status 0:'*) return 1 ;; esac
 }
+
+# shellcheck source=jobs/orders.sh
+. /jobs/orders.sh

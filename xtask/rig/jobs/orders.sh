@@ -1,6 +1,5 @@
-
-# Does what dom0 writes to the console: each line is a number and a command, mostly one of the functions
-# above. The answer is `did NUMBER ok`; one that fails ends the guest.
+# Does what dom0 writes to the console: each line is a number and a command, mostly a function of the
+# job that ends with this. The answer is `did NUMBER ok`; one that fails ends the guest.
 modprobe xen-blkfront
 report ready
 while read -r number command; do

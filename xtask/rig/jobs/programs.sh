@@ -1,3 +1,3 @@
 # Runs many short programs, each a process of its own.
-for i in $(seq 1 600); do /usr/bin/busybox true; done
+for _ in $(seq 1 600); do /usr/bin/busybox true; done
 report ran programs=600

@@ -9,7 +9,8 @@ else
 	(echo "$token"; head -c 4096 /dev/zero) | head -c 4096 |
 		dd of=/dev/xvda bs=4096 seek=2000 conv=notrunc,fsync 2> /dev/null || fail "write"
 	report first-boot
-	sleep 1
+	# dom0 has read that before there is another console.
+	await
 	reboot -f
 	sleep 60
 fi

@@ -7,10 +7,10 @@ report disk bytes=$(($(cat /sys/block/xvda/size) * 512))
 /usr/sbin/mke2fs -q -F -t ext4 /dev/xvda || fail "mke2fs"
 mount -t ext4 /dev/xvda /mnt || fail "mount"
 mkdir /mnt/tree
-cd /mnt/tree
+cd /mnt/tree || fail "cd"
 for i in $(seq 0 240); do
 	size=4194304
-	for power in $(seq 1 20); do size=$((size * i / 240)); done
+	for _ in $(seq 1 20); do size=$((size * i / 240)); done
 	head -c $size /dev/urandom > file-$i || fail "write file-$i"
 done
 sha256sum file-* > /tmp/MANIFEST

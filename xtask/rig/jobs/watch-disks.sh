@@ -1,6 +1,6 @@
 # The probe: writes and reads back 2 MiB at 32 MiB on each disk that appears, says when one goes.
 modprobe xen-blkfront
-seen=
+seen=''
 while :; do
 	for path in /sys/block/xvd*; do
 		name=${path##*/}

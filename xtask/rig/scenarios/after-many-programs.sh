@@ -1,3 +1,4 @@
+# scenario: seconds=360 backend=any
 # A guest that has run many programs is destroyed; while Xen wipes its memory, a disk is attached.
 # It shows that the emulated machine is fit for the rest (xtask/README.md, settings and why).
 spindle_up

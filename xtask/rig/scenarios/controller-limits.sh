@@ -1,3 +1,4 @@
+# scenario: seconds=420 machine=odd-controllers
 # Controllers that take any length in a command, or 8 KiB at most, or have one queue pair: each is
 # served within its limits, all rings at once, and the host finds what a guest has left there.
 spindle_down

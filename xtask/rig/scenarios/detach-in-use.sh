@@ -1,3 +1,4 @@
+# scenario: seconds=600
 # A disk is detached while its guest has it mounted. Linux up to 5.14 goes on using it: plain
 # `xl block-detach` fails, and the disk works on until the guest unmounts it. Later ones give it up at
 # once. `--force` cuts it off everywhere. Nothing that was flushed is lost, and nothing is left.
@@ -8,9 +9,9 @@ attach() {
 	order $who 40 'hold xvda'
 }
 back() { read_store $(backend_dir $id)/51712/$1; }
-detached() { wait_until 10 backend_gone $id || fail "block-detach $1 left $who's backend directory"; }
+detached() { wait_until 10 backend_gone $id || fail "block-detach ${1:-} left $who's backend directory"; }
 
-times= kept=
+times='' kept=''
 for kernel in old '' new; do
 	who=holder${kernel:+-$kernel} KERNEL=$kernel
 	guest_start $who mount-orders 'disk=[]'
@@ -31,7 +32,7 @@ for kernel in old '' new; do
 	began=$(now)
 	if [ "$kernel" = old ]; then
 		try_xl 60 block-detach $who xvda && fail "Linux $linux: block-detach succeeds while the disk is in use"
-		took=$(since $began) said=$xl_said xl_said=
+		took=$(since $began) said=$xl_said xl_said=''
 		[ "$(back state)" = 5 ] || fail "Linux $linux: the refused detach leaves the backend in state $(back state)"
 		order $who 30 'keep two && same one two'
 		order $who 20 'report frontend $(cat /sys/bus/xen/devices/vbd-51712/state)'
@@ -62,6 +63,6 @@ for kernel in old '' new; do
 	kept=$(reports $who 'kept one' | tail -n 1)
 	guest_end $who
 done
-KERNEL=
+KERNEL=''
 mark note "text=\"${times%; }\""
 next_attach_works

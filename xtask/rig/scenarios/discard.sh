@@ -1,3 +1,4 @@
+# scenario: seconds=300
 # A guest's discards reach the disk: its image on the host becomes sparse there, and what is beside
 # them stays as it was. A disk with `no-discard` offers none, and a secure discard, which no NVMe
 # disk can do, is refused.

@@ -1,3 +1,4 @@
+# scenario: seconds=240
 # What disks are, as the guest's Linux sees them: blocks of 512 bytes, of 4 KiB, and of 512 bytes on
 # a medium of 4 KiB; sizes; disks that cannot be written, one of them a CD-ROM; a block that cannot
 # be read.

@@ -1,3 +1,4 @@
+# scenario: seconds=360 machine=odd-controllers last=yes
 # A controller is pulled out while guests write: its guest has errors, another guest on another
 # controller goes on, and the disk is refused with the reason from then on.
 spindle_down

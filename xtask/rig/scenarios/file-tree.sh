@@ -1,3 +1,4 @@
+# scenario: seconds=480 core=yes backend=any host=file-tree
 # One guest writes a tree of files, another reads it; then Spindle is shut down in order,
 # and the host looks at the disk itself.
 spindle_up

@@ -1,3 +1,4 @@
+# scenario: seconds=420 backend=any
 # Checksums in every block, through the whole path.
 spindle_up
 guest_start fio fio-verify "disk=['$(disk xvda)']"

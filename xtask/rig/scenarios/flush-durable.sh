@@ -1,3 +1,4 @@
+# scenario: seconds=300 host=flush-durable
 # What was flushed is on the disk, even if the machine dies at that moment: the host kills it, and with it
 # the write caches of two disks, one NVMe and one virtio. What was not flushed is lost.
 spindle_down

@@ -1,3 +1,4 @@
+# scenario: seconds=600
 # Frontends that are not the suite's Linux in a PVH guest, one after another on the same disk: dom0
 # itself, which makes it a disk to boot from; GRUB, which hands over to Linux; GRUB that loads the
 # guest's own GRUB, which hands over to Linux. Each reads what dom0 wrote, and writes.

@@ -1,3 +1,4 @@
+# scenario: seconds=240 core=yes backend=any
 # Disks come and go while the guest runs.
 spindle_up
 for round in 1 2 3; do

@@ -1,3 +1,4 @@
+# scenario: seconds=180
 # An idle Spindle, with a connected guest, uses no processor time but for a look at all it has once in
 # a while: about 105 in a minute, by its three vCPUs together. Here each costs one to two milliseconds.
 spindle_up

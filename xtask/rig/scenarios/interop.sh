@@ -1,3 +1,4 @@
+# scenario: seconds=1500
 # The interoperability table: every disk on every data path, with one queue and with four, from
 # this suite's Linux and, where GRUB is set, from GRUB, which has one queue and no persistent
 # grants. Each cell is a mark; one that is wrong fails the scenario. PATHS (with commas) limits it.
@@ -5,7 +6,7 @@ PATHS=$(echo ${PATHS:-persistent,copy,map} | tr ',' ' ')
 DISKS="xvda:NVMe-512:nvme0n1 xvdb:NVMe-4Kn:nvme0n2 xvdc:partition:nvme0n3p1 xvdd:virtio:vda xvde:RAM:ram0"
 RAM=ram0=40M
 linux=$(uname -r | cut -d. -f1,2)
-specs= readable= names= failed=
+specs='' readable='' names='' failed=''
 for entry in $DISKS; do
 	vdev=${entry%%:*}
 	specs="$specs${specs:+,}'$(disk $vdev ${entry##*:})'"
@@ -29,6 +30,7 @@ path_of() {
 
 # linux_cells PATH QUEUES JOB: fio on all disks at once; again, should emulation kill the guest
 linux_cells() {
+	local who persistent try id entry label result on
 	who=linux-$1-$2 persistent=0
 	[ $1 = persistent ] && persistent=1
 	for try in 1 2; do
@@ -54,6 +56,7 @@ linux_cells() {
 
 # grub_cells PATH WRITER: GRUB, in a PVH and in a PV guest, reads what a Linux guest wrote
 grub_cells() {
+	local type abi entry vdev label result file sum
 	for type in pvh pv; do
 		with_config guest.cfg "name=\"grub-$type\"" "type=\"$type\"" "kernel=\"/spindle/grub-$type.bin\"" \
 			memory=128 'on_poweroff="preserve"' "disk=[$readable]" | grep -vE '^(ramdisk|cmdline)' > /run/grub.cfg
@@ -88,13 +91,13 @@ for path in $PATHS; do
 	fi
 	alive spindle || spindle_with vcpus=5 memory=160 "pci=[\"$BDF\",\"$VIRTIO_BDF\"]"
 	linux_cells $path 4 fio-rings
-	if [ -z "$GRUB" ] || [ $path = persistent ]; then
+	if [ -z "${GRUB:-}" ] || [ $path = persistent ]; then
 		linux_cells $path 1 fio-rings
 	else
 		linux_cells $path 1 fio-trees
 		grub_cells $path linux-$path-1
 	fi
 done
-SPINDLE_KNOBS=
+SPINDLE_KNOBS=''
 spindle_down
 [ -z "$failed" ] || fail "$failed"

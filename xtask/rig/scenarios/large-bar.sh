@@ -1,3 +1,4 @@
+# scenario: seconds=240 machine=odd-controllers
 # A controller with a BAR of 256 MiB beside its registers, as for a controller memory buffer: Spindle has
 # no use for that, and serves the disk.
 spindle_down

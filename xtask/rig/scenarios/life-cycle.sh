@@ -1,3 +1,4 @@
+# scenario: seconds=480
 # A disk's life in one guest: detached in order and by force, its driver unbound and unloaded, the
 # toolstack killed half-way, and detached under load. Each time the disk comes back by the same name,
 # with all that was acknowledged.

@@ -1,3 +1,4 @@
+# scenario: seconds=480 core=yes
 # Two guests, of four vCPUs and of one, and three disks at once on four ring cores: more rings
 # than cores, frontends limited to one queue or with large rings (and no indirect segments: Linux sets
 # pages aside for all that a ring could hold), and a disk that comes and goes

@@ -1,3 +1,4 @@
+# scenario: seconds=240 backend=any
 # A guest that has no block frontend: it can be destroyed, and nothing is left.
 spindle_up
 guest_start deaf no-blkfront "disk=['$(disk xvda)']"

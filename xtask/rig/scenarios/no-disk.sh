@@ -1,3 +1,4 @@
+# scenario: seconds=120
 # Without a disk Spindle runs, says so, and refuses guests with a reason.
 spindle_create empty spindle-hvm.cfg 'firmware_override="/spindle/spindle.elf"' 'pci=[]'
 wait_until 10 grep -qi 'no disk' $(guest_log empty) || fail "the console does not say that there is no disk"

@@ -1,8 +1,9 @@
+# scenario: seconds=240
 # A controller's own account of itself in xenstore, and its warnings as it gives them: each new one
 # is an event, which Spindle takes note of at once and asks for the next.
 spindle_up
 probe_attach xvde
-smart=$HOME_DIR/$(xl domid spindle)/data/spindle/disk/nvme0
+smart=$(spindle_home)/data/spindle/disk/nvme0
 figure() { read_store $smart | tr ' ' '\n' | sed -n "s/^$1=//p"; }
 warned() { [ "$(figure warnings)" = $1 ]; }
 wait_until 5 warned none || fail "SMART: $(read_store $smart)"

@@ -1,3 +1,4 @@
+# scenario: seconds=420 core=yes
 # A disk that answers one command, then stands still, while the limit is two seconds. First it recovers:
 # commands are aborted, the controller is reset, what was in flight is done again, and the guest's
 # checksums are right. Then it does not: the guest gets errors, the disk is given to nobody any

@@ -1,3 +1,4 @@
+# scenario: seconds=600 core=yes
 # The disk served from a PVH domain, without QEMU, by spindlectl: taken from dom0's own NVMe driver
 # and given back to it, with everything undone when a step fails. Then the HVM route by the same tool.
 ctl() {
@@ -26,7 +27,7 @@ wait_until 20 namespace 1 > /dev/null || fail "dom0's NVMe driver does not find 
 # What cannot work leaves no trace: no such device, no shim, no kernel, a shim without effect.
 # refuses WORDS OPTION...: it fails, says these words, and everything is as before
 refuses() {
-	words=$1
+	local words=$1
 	shift
 	ctl create --route pvh "$@" > /run/refusal 2>&1 && fail "created in spite of: $words"
 	cat /run/refusal
@@ -52,7 +53,10 @@ guest_need fio up 60
 ctl destroy spindle > /run/refusal 2>&1 && fail "destroyed under a guest"
 grep -q "fio (xvda)" /run/refusal || fail "the guest is not named: $(cat /run/refusal)"
 guest_need fio 'done' 300
-sleep 6
+# Spindle publishes what it counts every five seconds.
+counts() { [ "$(counted $fio xvda wr_req)" -gt 0 ] 2> /dev/null; }
+fio=$(xl domid fio)
+wait_until 15 counts || fail "nothing is counted"
 ctl list | tee /run/list
 grep -q "spindle.*serves.*nvme0n1.*rw.*fio xvda" /run/list || fail "spindlectl list"
 ctl stat | tee /run/stat

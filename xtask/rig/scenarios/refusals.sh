@@ -1,3 +1,4 @@
+# scenario: seconds=360
 # What Spindle cannot do it says, and nothing is half made: a knob that does not exist, a disk for
 # which its xenstore quota has no room. Beside it a guest that does not trust Spindle with its memory
 # (trusted=0) goes on undisturbed.

@@ -1,3 +1,4 @@
+# scenario: seconds=480
 # The driver domain restarted beneath a running guest, by spindlectl. Planned: the guest is saved
 # meanwhile, and its frontend does again what was in flight. Unplanned: Spindle is gone, and its disk is
 # taken from the guest and given to it anew.
@@ -11,7 +12,7 @@ guest_start stayer fio-orders "disk=['$(disk xvda)']" memory=384
 guest_need stayer ready 60
 order stayer 60 'fill xvda'
 order stayer 20 'load xvda'
-sleep 2
+order stayer 40 'answers xvda 256 30'
 began=$(now)
 try_xl 120 save stayer /run/stayer.save || fail "xl save"
 ctl restart spindle
@@ -29,7 +30,7 @@ try_xl 120 block-attach stayer "$(disk xvda)" || fail "xl block-attach: $(refusa
 unplanned=$(since $began)
 order stayer 60 'same xvda'
 order stayer 20 'load xvda'
-sleep 2
+order stayer 40 'answers xvda 64 30'
 order stayer 60 enough
 guest_end stayer
 ctl destroy spindle

@@ -1,3 +1,4 @@
+# scenario: seconds=240
 # A frontend that names ring pages and event channels that do not exist: refused with a
 # reason; the domain can be destroyed, the next attach works. dom0 plays the frontend of a
 # guest that never runs.

@@ -1,3 +1,4 @@
+# scenario: seconds=360 backend=any
 # A guest is saved and goes on; then it is saved and restored, twice. All the time its disk is
 # under load, verified as it goes, and what was in flight is done again by the frontend.
 spindle_up
@@ -5,9 +6,9 @@ guest_start nomad fio-orders "disk=['$(disk xvda)']" memory=384
 guest_need nomad ready 60
 order nomad 60 'fill xvda'
 order nomad 20 'load xvda'
-times=
+times=''
 for round in checkpoint 1 2; do
-	sleep 2
+	order nomad 40 'answers xvda 256 30'
 	id=$(xl domid nomad) began=$(now)
 	if [ $round = checkpoint ]; then
 		try_xl 120 save -c nomad /run/nomad.save || fail "xl save -c"
@@ -21,7 +22,7 @@ for round in checkpoint 1 2; do
 		times="$times; saved in $saved s, restored in $(since $began) s"
 	fi
 	rm /run/nomad.save
-	sleep 2
+	order nomad 90 'answers xvda 64 60'
 	order nomad 90 enough
 	order nomad 60 'same xvda'
 	order nomad 20 'load xvda'

@@ -1,3 +1,4 @@
+# scenario: seconds=180 backend=any
 # The same virtual device twice: refused, and the first keeps working.
 spindle_up
 probe_attach xvdc

@@ -1,3 +1,4 @@
+# scenario: seconds=300
 # A disk of 4 KiB blocks that a guest sees with sectors of 512 bytes: several write to the same blocks
 # at once, and nothing is lost. As it is, without `512e:`, the same guest sees blocks of 4 KiB.
 spindle_up

@@ -1,3 +1,4 @@
+# scenario: seconds=240 machine=odd-controllers
 # Two controllers with the same namespace: it is one disk, which has one writer, whichever controller it
 # is reached by.
 spindle_down

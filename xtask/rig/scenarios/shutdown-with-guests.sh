@@ -1,3 +1,4 @@
+# scenario: seconds=360
 # Told to shut down while a guest is connected, Spindle drains, closes and ends; the guest
 # can still be destroyed, and a new Spindle serves again.
 spindle_up

@@ -1,3 +1,4 @@
+# scenario: seconds=360
 # The smallest Spindle, one vCPU and 12 MiB, is started after its guest was created: the guest's
 # disk is found and served, control and rings share the vCPU, and it survives fio.
 spindle_down
@@ -9,7 +10,7 @@ guest_config early fio-rings vcpus=2 "disk=['$(disk xvda)']" "cmdline=\"$LINUX d
 new_log early
 xl create /run/early.cfg &
 creator=$!
-waits() { [ -n "$(xenstore-list $HOME_DIR/$(xl domid spindle)/backend/vbd 2> /dev/null)" ]; }
+waits() { [ -n "$(xenstore-list $(spindle_home)/backend/vbd 2> /dev/null)" ]; }
 wait_until 20 waits || fail "xl does not write the backend's nodes"
 xl unpause spindle
 wait $creator || fail "xl create does not find its disk served: $(refusal)"

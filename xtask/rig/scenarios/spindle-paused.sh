@@ -1,3 +1,4 @@
+# scenario: seconds=360
 # Spindle is paused for a minute while a guest uses its disk: the guest waits, and goes on with all that
 # was acknowledged, without an error.
 spindle_up

@@ -1,3 +1,4 @@
+# scenario: seconds=360
 # Targets by all their names, and who may have what at the same time. One guest looks at the data;
 # another, which never runs, asks for what it must or must not get.
 spindle_down

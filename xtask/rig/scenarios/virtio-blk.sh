@@ -1,3 +1,4 @@
+# scenario: seconds=360 core=yes host=virtio
 # A virtio disk beside the NVMe controller, each with a queue for every ring core: data and
 # discards reach the disk, which the host looks at, and the disk is there again after a restart.
 spindle_down

@@ -1,3 +1,4 @@
+# scenario: seconds=420 machine=odd-controllers
 # A virtual function of an NVMe controller (SR-IOV): dom0's driver keeps the physical one and gives it
 # queues and an interrupt. It is a disk like any other then, also to a second Spindle after the first.
 physical=$(bdf physical)
@@ -25,7 +26,7 @@ manage 1 $interrupts $to_virtual 1
 manage 1 $queues $online 0
 
 assignable $virtual
-for try in 1 2; do
+for _ in 1 2; do
 	spindle_with "pci=[\"$virtual\"]"
 	guest_start virtual fio-orders vcpus=2 "disk=['$(disk xvda nvme-virtual-n1)']"
 	guest_need virtual ready 60

@@ -1,3 +1,4 @@
+# scenario: seconds=180
 # A target that does not exist: the guest's creation fails, with our reason in xenstore and
 # on the console; the next attach works.
 spindle_up

@@ -1,3 +1,4 @@
+# scenario: seconds=240 machine=odd-controllers
 # A zoned namespace, which takes only writes in order, is refused with the reason, and not a byte of it
 # is touched; other disks are served beside it.
 spindle_down

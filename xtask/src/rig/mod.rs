@@ -23,7 +23,7 @@ mod machine;
 mod mend;
 mod monitor;
 pub(crate) mod outcome;
-mod packages;
+pub(crate) mod packages;
 mod payload;
 mod qemu;
 mod stamp;
@@ -42,6 +42,7 @@ pub(crate) use channel::Mark;
 pub(crate) use images::{Images, prepare};
 pub(crate) use machine::{Machine, Retries, Setup};
 pub(crate) use outcome::Outcome;
+pub(crate) use payload::scripts;
 pub(crate) use variant::Variant;
 
 use crate::root;

@@ -24,17 +24,22 @@ const TOOLS: &[(&str, &str)] = &[
 /// Where some of them are, which is not in the `PATH` that a plain `su` leaves.
 const SYSTEM: &str = "/usr/sbin";
 
-/// Installs the packages of all missing tools.
+/// Installs the packages of all missing tools that the rig needs.
 pub(crate) fn install_missing(sh: &Shell) -> Result<()> {
+    install(sh, TOOLS)
+}
+
+/// Installs the packages of those of `tools` (each with its package) that are missing.
+pub(crate) fn install(sh: &Shell, tools: &[(&str, &str)]) -> Result<()> {
     let path = env::var("PATH").unwrap_or_default();
     let is_installed = |tool: &str| path.split(':').any(|dir| is_in(dir, tool));
-    for (tool, _) in TOOLS {
+    for (tool, _) in tools {
         ensure!(
             is_installed(tool) || !is_in(SYSTEM, tool),
             "{tool} is in {SYSTEM}, and PATH is without that: become root by `su -` or `sudo`"
         );
     }
-    let mut missing: Vec<&str> = TOOLS
+    let mut missing: Vec<&str> = tools
         .iter()
         .filter(|(tool, _)| !is_installed(tool))
         .map(|&(_, package)| package)

@@ -1,6 +1,7 @@
 //! What a run adds to the cached images: the kernel under test, its configurations, `spindlectl`,
 //! and the scripts of dom0 and of the guests. A few megabytes, made afresh each time.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::path::Path;
@@ -16,53 +17,30 @@ const DOM0_LIB: &str = include_str!("../../rig/dom0-lib.sh");
 const DOM0_FAILURE: &str = include_str!("../../rig/dom0-failure.sh");
 const GUEST_INIT: &str = include_str!("../../rig/guest-init.sh");
 
-/// What the guests are told to do, by name.
-const JOBS: &[(&str, &str)] = &[
-    ("tree-write", include_str!("../../rig/jobs/tree-write.sh")),
-    ("tree-check", include_str!("../../rig/jobs/tree-check.sh")),
-    ("fio-sectors", include_str!("../../rig/jobs/fio-sectors.sh")),
-    ("fio-verify", include_str!("../../rig/jobs/fio-verify.sh")),
-    ("fio-rings", include_str!("../../rig/jobs/fio-rings.sh")),
-    ("fio-virtio", include_str!("../../rig/jobs/fio-virtio.sh")),
-    (
-        "fio-trees",
-        concat!(
-            include_str!("../../rig/jobs/fio-rings.sh"),
-            include_str!("../../rig/jobs/trees.sh")
-        ),
-    ),
-    (
-        "fio-patterns",
-        concat!(
-            include_str!("../../rig/jobs/fio-rings.sh"),
-            include_str!("../../rig/jobs/patterns.sh")
-        ),
-    ),
-    (
-        "fio-orders",
-        concat!(
-            include_str!("../../rig/jobs/fio-orders.sh"),
-            include_str!("../../rig/jobs/orders.sh")
-        ),
-    ),
-    (
-        "mount-orders",
-        concat!(
-            include_str!("../../rig/jobs/mount-orders.sh"),
-            include_str!("../../rig/jobs/orders.sh")
-        ),
-    ),
-    ("fio-grow", include_str!("../../rig/jobs/fio-grow.sh")),
-    ("fio-stall", include_str!("../../rig/jobs/fio-stall.sh")),
-    ("fio-forever", include_str!("../../rig/jobs/fio-forever.sh")),
-    ("discard", include_str!("../../rig/jobs/discard.sh")),
-    ("disk-info", include_str!("../../rig/jobs/disk-info.sh")),
-    ("flush", include_str!("../../rig/jobs/flush.sh")),
-    ("no-blkfront", include_str!("../../rig/jobs/no-blkfront.sh")),
-    ("programs", include_str!("../../rig/jobs/programs.sh")),
-    ("reboot", include_str!("../../rig/jobs/reboot.sh")),
-    ("watch-disks", include_str!("../../rig/jobs/watch-disks.sh")),
-];
+/// Where the scripts are that guests run, by name.
+const JOBS: &str = "xtask/rig/jobs";
+
+/// The scripts in a folder of the repository, by name: what is there is part of the rig.
+///
+/// # Errors
+/// The folder or a script cannot be read.
+pub(crate) fn scripts(folder: &str) -> Result<BTreeMap<String, String>> {
+    let path = root().join(folder);
+    let mut scripts = BTreeMap::new();
+    for entry in fs::read_dir(&path).with_context(|| format!("read {}", path.display()))? {
+        let path = entry?.path();
+        let Some(name) = path
+            .file_stem()
+            .filter(|_| path.extension() == Some("sh".as_ref()))
+        else {
+            continue;
+        };
+        let script = fs::read_to_string(&path);
+        let script = script.with_context(|| format!("read {}", path.display()))?;
+        scripts.insert(name.to_string_lossy().into_owned(), script);
+    }
+    Ok(scripts)
+}
 
 /// Writes `initrd`: the cached `dom0` archive, then this run's own.
 pub(super) fn append(
@@ -78,16 +56,27 @@ pub(super) fn append(
     }
     archive.file("spindle/lib.sh", DOM0_LIB.as_bytes());
     archive.file("spindle/failure.sh", DOM0_FAILURE.as_bytes());
-    for (name, script) in scenario::scripts().chain([bench::SCRIPT]) {
+    let bench = |(name, script): (&str, &str)| (name.to_string(), script.to_string());
+    for (name, script) in scenario::scripts()?
+        .into_iter()
+        .chain([bench(bench::SCRIPT)])
+    {
         archive.file(&format!("spindle/scenarios/{name}.sh"), script.as_bytes());
     }
     let mut linux = Archive::default();
     linux.file("init", bench::LINUX_INIT.as_bytes());
     archive.file("spindle/linux-init.cpio", &linux.finish());
-    for (name, script) in JOBS.iter().chain(&[bench::JOB]) {
+    let mut jobs = scripts(JOBS)?;
+    jobs.extend([bench(bench::JOB)]);
+    for name in jobs.keys() {
         let mut job = Archive::default();
         job.file("init", GUEST_INIT.as_bytes());
-        job.file("job.sh", script.as_bytes());
+        // Some jobs begin or end with another one.
+        job.folder("jobs");
+        for (name, script) in &jobs {
+            job.file(&format!("jobs/{name}.sh"), script.as_bytes());
+        }
+        job.file("job.sh", format!(". /jobs/{name}.sh\n").as_bytes());
         archive.file(&format!("spindle/jobs/{name}.cpio"), &job.finish());
     }
     for config in ["spindle-hvm.cfg", "spindle-pvh.cfg", "guest.cfg"] {

@@ -37,7 +37,7 @@ impl Report {
 /// # Errors
 /// The machine died or does not answer.
 pub(crate) fn run(machine: &mut Machine, scenario: &Scenario) -> Result<Report> {
-    let outcome = machine.run(scenario.name, scenario.timeout)?;
+    let outcome = machine.run(&scenario.name, scenario.timeout())?;
     let mut report = Report {
         failure: outcome.failure.clone(),
         outcome,

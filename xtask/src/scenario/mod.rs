@@ -1,27 +1,29 @@
-//! What is done in the rig: named scenarios, each with a script for dom0 and, where the
-//! host has a part in it, a function here.
+//! What is done in the rig: named scenarios, each with a script for dom0, which says itself what there
+//! is to know about it (`facts`), and, where the host has a part in it, a function here.
 
+mod facts;
 mod file_tree;
 mod flush_durable;
 mod virtio;
 
+use std::collections::BTreeMap;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
-use crate::rig::{Backend, Machine, Mark, Outcome, Variant};
+use self::facts::Facts;
+use crate::rig::{self, Backend, Machine, Mark, Outcome, Variant};
 use crate::ui::Progress;
 
 pub(crate) use file_tree::Report as FileTree;
 pub(crate) use file_tree::run as file_tree;
 
-/// How a scenario is run.
-#[derive(Clone, Copy)]
+/// The host's part in a scenario.
+#[derive(Clone, Copy, Debug, PartialEq)]
 enum Host {
     /// dom0 alone decides.
     Idle,
-    /// The same, and the machine is fit for nothing else afterwards.
-    Last,
     /// The host looks at the disk afterwards.
     FileTree,
     /// The host looks at the virtio disk afterwards.
@@ -32,17 +34,9 @@ enum Host {
 
 /// A named test.
 pub(crate) struct Scenario {
-    /// Its name on the command line and in the table.
-    pub(crate) name: &'static str,
-    script: &'static str,
-    /// How long it may take.
-    pub(crate) timeout: Duration,
-    host: Host,
-    any_backend: bool,
-    /// Played on the older suite, too, where all of them would take too long.
-    pub(crate) core: bool,
-    /// The machine that it is played on.
-    pub(crate) variant: Variant,
+    /// Its name on the command line and in the table: that of its file.
+    pub(crate) name: String,
+    facts: Facts,
 }
 
 /// What came of a scenario.
@@ -55,80 +49,39 @@ pub(crate) struct Verdict {
     pub(crate) took: Duration,
 }
 
-macro_rules! scenarios {
-    (@) => { Variant::Usual };
-    (@ $variant:ident) => { Variant::$variant };
-    ($($name:literal $seconds:literal $host:ident $any_backend:literal $core:literal
-       $($variant:ident)?;)*) => {
-        /// All scenarios, in the order in which they share a machine: the quick ones first,
-        /// the ones that end it last. Those for one variant stand together.
-        pub(crate) static ALL: &[Scenario] = &[$(Scenario {
-            name: $name,
-            script: include_str!(concat!("../../rig/scenarios/", $name, ".sh")),
-            timeout: Duration::from_secs($seconds),
-            host: Host::$host,
-            any_backend: $any_backend,
-            core: $core,
-            variant: scenarios!(@ $($variant)?),
-        }),*];
-    };
-}
+/// Where the scripts are.
+const FOLDER: &str = "xtask/rig/scenarios";
 
-// name, seconds it may take, the host's part, whether Linux' backend can run it, too, whether it
-// is one of the core, and the machine that it is for if that is not the usual one
-scenarios! {
-    "no-disk" 120 Idle false false;
-    "hotplug" 240 Idle true true;
-    "idle-no-cpu" 180 Idle false false;
-    "wrong-target" 180 Idle false false;
-    "second-attach" 180 Idle true false;
-    "after-many-programs" 360 Idle true false;
-    "rubbish-ring" 240 Idle false false;
-    "never-connects" 240 Idle true false;
-    "fio-verify" 420 Idle true false;
-    "destroy-mid-io" 360 Idle true true;
-    "guest-reboot" 300 Idle true false;
-    "save-restore" 360 Idle true false;
-    "targets" 360 Idle false false;
-    "refusals" 360 Idle false false;
-    "pvh-ram" 180 Idle false true;
-    "shutdown-with-guests" 360 Idle false false;
-    "smallest" 360 Idle false false;
-    "nvme-timeout" 420 Idle false true;
-    "nvme-events" 240 Idle false false;
-    "discard" 300 Idle false false;
-    "multi-queue" 480 Idle false true;
-    "restart" 480 Idle false false;
-    "life-cycle" 480 Idle false false;
-    "detach-in-use" 600 Idle false false;
-    "frontends" 600 Idle false false;
-    "pvh-passthrough" 600 Idle false true;
-    "virtio-blk" 360 Virtio false true;
-    "disk-info" 240 Idle false false;
-    "sectors-512e" 300 Idle false false;
-    "resize" 300 Idle false false;
-    "spindle-paused" 360 Idle false false;
-    "interop" 1500 Idle false false;
-    "file-tree" 480 FileTree true true;
-    "flush-durable" 300 FlushDurable false false;
-    "controller-limits" 420 Idle false false OddControllers;
-    "one-bad-request" 360 Idle false false OddControllers;
-    "large-bar" 240 Idle false false OddControllers;
-    "zoned-namespace" 240 Idle false false OddControllers;
-    "shared-namespace" 240 Idle false false OddControllers;
-    "virtual-function" 420 Idle false false OddControllers;
-    "disk-pulled" 360 Last false false OddControllers;
-    "intel-iommu" 480 FileTree false false IntelIommu;
+/// All scenarios, in the order in which they share a machine.
+///
+/// # Errors
+/// A script cannot be read, or does not say what it must.
+pub(crate) fn all() -> Result<&'static [Scenario]> {
+    static ALL: OnceLock<Vec<Scenario>> = OnceLock::new();
+    if let Some(all) = ALL.get() {
+        return Ok(all);
+    }
+    let mut all = Vec::new();
+    for (name, script) in rig::scripts(FOLDER)? {
+        let facts = Facts::of(&script).with_context(|| format!("{FOLDER}/{name}.sh"))?;
+        all.push(Scenario { name, facts });
+    }
+    // Those with the same place stay in the order of their names.
+    all.sort_by_key(|scenario| scenario.facts.place());
+    Ok(ALL.get_or_init(|| all))
 }
 
 /// The scripts of all scenarios, by name.
-pub(crate) fn scripts() -> impl Iterator<Item = (&'static str, &'static str)> {
-    ALL.iter().map(|scenario| (scenario.name, scenario.script))
+///
+/// # Errors
+/// One cannot be read.
+pub(crate) fn scripts() -> Result<BTreeMap<String, String>> {
+    rig::scripts(FOLDER)
 }
 
 /// The scenario of this name.
 pub(crate) fn find(name: &str) -> Result<&'static Scenario> {
-    match ALL.iter().find(|scenario| scenario.name == name) {
+    match all()?.iter().find(|scenario| scenario.name == name) {
         Some(scenario) => Ok(scenario),
         None => bail!("there is no scenario {name}"),
     }
@@ -137,12 +90,27 @@ pub(crate) fn find(name: &str) -> Result<&'static Scenario> {
 impl Scenario {
     /// Whether it means anything with this backend.
     pub(crate) fn fits(&self, backend: Backend) -> bool {
-        self.any_backend || backend == Backend::Spindle
+        self.facts.any_backend || backend == Backend::Spindle
+    }
+
+    /// How long it may take.
+    pub(crate) fn timeout(&self) -> Duration {
+        self.facts.timeout
+    }
+
+    /// Whether it is played on the older suite, too, where all of them would take too long.
+    pub(crate) fn is_core(&self) -> bool {
+        self.facts.core
+    }
+
+    /// The machine that it is played on.
+    pub(crate) fn variant(&self) -> Variant {
+        self.facts.variant
     }
 
     /// Whether the machine is fit for nothing else afterwards.
     pub(crate) fn is_last(&self) -> bool {
-        matches!(self.host, Host::Last)
+        self.facts.last
     }
 
     /// Runs it on a booted machine, which comes back if it can be used further.
@@ -151,14 +119,14 @@ impl Scenario {
     /// The machine died or does not answer.
     pub(crate) fn run(&self, mut machine: Machine) -> Result<(Verdict, Option<Machine>)> {
         let began = Instant::now();
-        let progress = Progress::start("test", self.name);
-        let (failure, note, machine) = match self.host {
-            Host::Idle | Host::Last => {
-                let outcome = machine.run(self.name, self.timeout)?;
+        let progress = Progress::start("test", &self.name);
+        let (failure, note, machine) = match self.facts.host {
+            Host::Idle => {
+                let outcome = machine.run(&self.name, self.timeout())?;
                 (outcome.failure.clone(), notes(&outcome), Some(machine))
             }
             Host::Virtio => {
-                let outcome = machine.run(self.name, self.timeout)?;
+                let outcome = machine.run(&self.name, self.timeout())?;
                 let failure = match &outcome.failure {
                     None => virtio::look(&machine, &outcome)?,
                     failure => failure.clone(),
@@ -170,7 +138,7 @@ impl Scenario {
                 (report.failure.clone(), report.summary(), Some(machine))
             }
             Host::FlushDurable => {
-                let failure = flush_durable::run(machine, self.timeout)?;
+                let failure = flush_durable::run(machine, self.timeout())?;
                 (failure, String::new(), None)
             }
         };
@@ -204,4 +172,24 @@ fn notes(outcome: &Outcome) -> String {
         .filter_map(describe)
         .collect::<Vec<_>>()
         .join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_scripts_say_what_they_are_and_those_for_a_machine_stand_together() -> Result<()> {
+        let all = all()?;
+        let machines: Vec<Variant> = all.iter().map(Scenario::variant).collect();
+        let mut blocks = machines.clone();
+        blocks.dedup();
+        assert_eq!(blocks.len(), 3);
+        let at = |name: &str| all.iter().position(|scenario| scenario.name == name);
+        let usual = machines.iter().filter(|&&of| of == Variant::Usual).count();
+        assert_eq!(at("flush-durable"), Some(usual - 1));
+        assert!(at("disk-pulled") > at("virtual-function"));
+        assert!(find("hotplug")?.is_core() && find("nosuch").is_err());
+        Ok(())
+    }
 }

@@ -104,17 +104,17 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         let images = rig::prepare(suite)?;
         let mut rig = Rig::new(Setup::new(suite, &images, image.as_deref(), args.backend));
         let part = chosen.iter().copied().filter(|scenario| {
-            scenario.core || !args.filter.is_empty() || suite == suites[suites.len() - 1]
+            scenario.is_core() || !args.filter.is_empty() || suite == suites[suites.len() - 1]
         });
         let (part, other): (Vec<_>, Vec<_>) =
-            part.partition(|scenario| scenario.variant.boots(suite));
+            part.partition(|scenario| scenario.variant().boots(suite));
         if !other.is_empty() {
             let (name, other) = (suite.name(), names(&other));
             ui::step("test", &format!("not for {name}'s Xen: {other}"));
         }
         for scenario in part {
             if let Some(times) = args.repeat {
-                report.repeated(suite, scenario.name, &rig.repeat(scenario, times));
+                report.repeated(suite, &scenario.name, &rig.repeat(scenario, times));
                 continue;
             }
             let (verdict, retries) = rig.run(scenario);
@@ -122,9 +122,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             // The history is Spindle's, not that of Linux' backend.
             let rate = match args.backend {
                 Backend::Dom0 => None,
-                _ => Some(history.add(suite, scenario.name, passed, &retries)?),
+                _ => Some(history.add(suite, &scenario.name, passed, &retries)?),
             };
-            report.ran(suite, scenario.name, verdict, &retries, rate);
+            report.ran(suite, &scenario.name, verdict, &retries, rate);
         }
         rig.switch_off();
     }
@@ -138,18 +138,17 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 
 /// The scenarios that are asked for; each part of the filter must name some.
 fn choose(args: &Args) -> Result<Vec<&'static Scenario>> {
-    let all = || {
-        scenario::ALL
-            .iter()
-            .filter(|scenario| scenario.fits(args.backend))
-    };
+    let all = scenario::all()?;
+    let all = || all.iter().filter(|scenario| scenario.fits(args.backend));
     for part in &args.filter {
         if !all().any(|scenario| scenario.name.contains(part)) {
             let names = names(&all().collect::<Vec<_>>());
             bail!("no scenario is called like \"{part}\"; there are: {names}");
         }
     }
-    Ok(all().filter(|scenario| args.wants(scenario.name)).collect())
+    Ok(all()
+        .filter(|scenario| args.wants(&scenario.name))
+        .collect())
 }
 
 /// The core and every second one of the others on the usual machine; and the rest: an even number
@@ -161,14 +160,17 @@ fn halve(
 ) -> (Vec<&'static Scenario>, Vec<&'static Scenario>) {
     let mut even = !number.is_multiple_of(2);
     chosen.iter().copied().partition(|scenario| {
-        let usual = scenario.variant == Variant::Usual;
-        even ^= usual && !scenario.core;
-        scenario.core || usual && even
+        let usual = scenario.variant() == Variant::Usual;
+        even ^= usual && !scenario.is_core();
+        scenario.is_core() || usual && even
     })
 }
 
 fn names(scenarios: &[&Scenario]) -> String {
-    let names: Vec<&str> = scenarios.iter().map(|scenario| scenario.name).collect();
+    let names: Vec<&str> = scenarios
+        .iter()
+        .map(|scenario| scenario.name.as_str())
+        .collect();
     names.join(" ")
 }
 
@@ -193,7 +195,7 @@ mod tests {
         };
         Ok(choose(&args)?
             .iter()
-            .map(|scenario| scenario.name)
+            .map(|scenario| scenario.name.as_str())
             .collect())
     }
 
@@ -202,11 +204,11 @@ mod tests {
         let all = choose(&Args::ci())?;
         let (even, not_even) = halve(&all, 4);
         let (odd, not_odd) = halve(&all, 7);
-        let names = |of: &[&Scenario], core| -> Vec<_> {
-            let usual = |scenario: &&&Scenario| scenario.variant == Variant::Usual;
+        let names = |of: &[&'static Scenario], core| -> Vec<_> {
+            let usual = |scenario: &&&Scenario| scenario.variant() == Variant::Usual;
             let part = of.iter().filter(usual);
-            let part = part.filter(|scenario| scenario.core == core);
-            part.map(|scenario| scenario.name).collect()
+            let part = part.filter(|scenario| scenario.is_core() == core);
+            part.map(|scenario| scenario.name.as_str()).collect()
         };
         for (part, rest) in [(&even, &not_odd), (&odd, &not_even)] {
             assert_eq!(names(part, true), names(&all, true));

@@ -26,7 +26,7 @@ impl<'a> Rig<'a> {
     /// Runs a scenario, and once more on a fresh machine if it fails: the emulated one now and then
     /// dies or crawls for reasons of its own. Gives also why anything was tried again.
     pub(super) fn run(&mut self, scenario: &Scenario) -> (Verdict, Vec<String>) {
-        at_most_twice(scenario.name, || self.attempt(scenario, true))
+        at_most_twice(&scenario.name, || self.attempt(scenario, true))
     }
 
     /// Runs a scenario so many times, with no second try of anything.
@@ -42,9 +42,9 @@ impl<'a> Rig<'a> {
 
     /// Runs a scenario on the machine there is, or on a new one.
     fn attempt(&mut self, scenario: &Scenario, may_retry: bool) -> (Verdict, Vec<String>) {
-        if self.setup.variant != scenario.variant {
+        if self.setup.variant != scenario.variant() {
             self.switch_off();
-            self.setup.variant = scenario.variant;
+            self.setup.variant = scenario.variant();
         }
         let mut logs = self.setup.suite.dir().join("logs/last");
         let mut retries = Retries::default();
@@ -67,7 +67,7 @@ impl<'a> Rig<'a> {
             }
             Err(error) => failed(format!("{error:#}"), began.elapsed()),
         };
-        let name = scenario.name;
+        let name = &scenario.name;
         if let Some(why) = &verdict.failure {
             ui::step("test", &format!("{name} FAIL: {why}"));
             ui::step("test", &format!("logs: {}", logs.display()));

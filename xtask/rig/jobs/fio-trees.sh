@@ -1,5 +1,7 @@
 # After fio-rings: puts a small file system on every disk, with a configuration that has GRUB list
 # and sum up the files of them all.
+# shellcheck source=jobs/fio-rings.sh
+. /jobs/fio-rings.sh
 modprobe crc32c_generic
 modprobe ext4
 for name in $disks; do
@@ -17,7 +19,7 @@ for name in $disks; do
 	G
 	head -c 777 /dev/urandom > /mnt/small
 	head -c 1500000 /dev/urandom > /mnt/large
-	cd /mnt
+	cd /mnt || fail "cd"
 	md5sum small large > /tmp/sums
 	cd /
 	umount /mnt || fail "umount $name"
