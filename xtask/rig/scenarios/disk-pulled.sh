@@ -4,7 +4,7 @@
 spindle_down
 SPINDLE_KNOBS="io_timeout=2"
 spindle_with_odd single uneven
-SPINDLE_KNOBS=
+SPINDLE_KNOBS=''
 probe_up
 guest_start pulled fio-orders "disk=['$(disk xvda nvme-single-n1)']"
 guest_start spared fio-orders "disk=['$(disk xvda nvme-uneven-n2)']"
@@ -22,7 +22,7 @@ order pulled 180 'wait $fio; wait $ledger; grep "error=Input/output error" /tmp/
 took=$(since $began)
 order pulled 20 '! dd if=/dev/xvda of=/dev/null bs=4k count=1 iflag=direct'
 timeout 30 xl block-attach probe "$(disk xvds nvme-single-n1)" && fail "a disk that was pulled out is attached"
-[ -n "$(refusal)" ] || fail "no reason in xenstore"
+need_reason $(xl domid probe)/$(devid xvds) 'is lost'
 mark note "text=\"errors after $took s\""
 mark refused "reason=\"$(refusal | tail -n 1)\""
 try_xl 120 block-detach probe xvds || fail "xl block-detach of the refused disk"

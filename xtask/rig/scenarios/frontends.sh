@@ -1,9 +1,10 @@
 # scenario: seconds=600
 # Frontends that are not the suite's Linux in a PVH guest, one after another on the same disk: dom0
 # itself, which makes it a disk to boot from; GRUB, which hands over to Linux; GRUB that loads the
-# guest's own GRUB, which hands over to Linux. Each reads what dom0 wrote, and writes.
+# guest's own GRUB, which hands over to Linux. Each reads what dom0 wrote, and writes; the first GRUB by the
+# 32-bit ABI, the others by the 64-bit one.
 spindle_up
-times=
+times=''
 lap() {
 	times="$times$1 $(since $began) s; "
 	began=$(now)
@@ -49,6 +50,10 @@ cat > /mnt/boot/grub/grub.cfg <<-G
 	set disk=(xen/xvda)
 	set env=\$disk/boot/grub/grubenv
 	load_env -f \$env
+	if [ "\$grub_platform" != xen ]; then
+		set protocol=x86_32
+		save_env -f \$env protocol
+	fi
 	if [ "\$grub_platform" = xen -a "\$chained" != yes ]; then
 		set chained=yes
 		save_env -f \$env chained
@@ -76,7 +81,7 @@ lap dom0
 # boot NAME KEY=VALUE...: boot a guest from the disk until its Linux uses it; again, should emulation
 # kill it
 boot() {
-	who=$1
+	local who=$1 try status
 	shift
 	with_config guest.cfg "name=\"$who\"" memory=512 "disk=['$(disk xvda)']" 'on_reboot="destroy"' "$@" |
 		grep -vE '^(ramdisk|cmdline)' > /run/$who.cfg
@@ -89,11 +94,12 @@ boot() {
 		second_try "guest $who ended: $(end_of $who)"
 	done
 	[ $status = 0 ] || fail "no Linux in $who: $(last_words $who)"
-	uses
+	uses $who
 }
 
-# uses: the guest finds what dom0 wrote, and writes
+# uses NAME: the guest finds what dom0 wrote, and writes
 uses() {
+	local who=$1
 	order $who 60 'wait_disk xvda && report found $(sum_range xvda 192 4)'
 	[ "$(reports $who found | tail -n 1)" = $sum ] || fail "$who does not find what dom0 wrote"
 	order $who 60 'own xvda'
@@ -101,6 +107,11 @@ uses() {
 
 boot grub-linux 'kernel="/spindle/grub-pvh.bin"'
 guest_end grub-linux
+attach
+use
+grep -q '^protocol=x86_32' /mnt/boot/grub/grubenv || fail "dom0 does not find what GRUB wrote"
+umount /mnt || fail "dom0 cannot unmount the disk"
+detach "after GRUB"
 lap "GRUB and Linux"
 
 boot grub-grub-linux 'type="pv"' 'kernel="/spindle/grub-pv.bin"'

@@ -6,7 +6,7 @@ spindle_with_odd left right
 probe_attach xvde nvme0n1
 probe_up
 timeout 30 xl block-attach probe "$(disk xvds nvme1n1)" && fail "a namespace has two writers"
-refusal | grep -q . || fail "no reason in xenstore"
+need_reason $(xl domid probe)/$(devid xvds) "in use by $(xl domid probe)/$(devid xvde)"
 mark refused "reason=\"$(refusal | tail -n 1)\""
 try_xl 120 block-detach probe xvds || fail "xl block-detach of the refused disk"
 probe_detach xvde

@@ -4,7 +4,7 @@
 spindle_down
 spindle_up
 PART=11111111-2222-4333-8444-555555555555
-specs=
+specs=''
 vdevs='xvda xvdb xvdc xvdd xvde xvdf xvdg xvdh'
 letters=$vdevs
 for name in nvme0n3p1 /dev/nvme0n3p1 PARTUUID=$PART /dev/disk/by-partuuid/$PART PARTLABEL=first \
@@ -18,7 +18,7 @@ asking=$(xl domid asking)
 
 # who_has TARGET: as Spindle lists it
 who_has() {
-	xenstore-read -R $HOME_DIR/$(xl domid spindle)/data/spindle/targets/nvme0n3 | awk -v name=$1 '$1 == name {print $5}'
+	xenstore-read -R $(spindle_home)/data/spindle/targets/nvme0n3 | awk -v name=$1 '$1 == name {print $5}'
 }
 # has TARGET HOLDERS
 has() { wait_until 5 holders_are $1 $2 || fail "$1 is said to be held by $(who_has $1), not $2"; }
@@ -26,16 +26,10 @@ holders_are() { [ "$(who_has $1)" = "$2" ]; }
 # gets TARGET ACCESS VDEV
 gets() { try_xl 120 block-attach asking "$(disk $3 $1 spindle $2)" || fail "refused: $1 $2: $(refusal)"; }
 gives() { try_xl 120 block-detach asking $1 || fail "xl block-detach $1"; }
-told() {
-	case $(read_store $HOME_DIR/$(xl domid spindle)/error/backend/vbd/$asking/$(devid xvdp)/error) in
-	*"$1"*) ;;
-	*) return 1 ;;
-	esac
-}
 # refused TARGET ACCESS REASON; xl leaves its own nodes, which block-detach removes
 refused() {
 	xl block-attach asking "$(disk xvdp $1 spindle $2)" && fail "$1 is given out for $2"
-	wait_until 5 told "$3" || fail "$1 for $2 is refused for another reason: $(refusal)"
+	need_reason $asking/$(devid xvdp) "$3"
 	gives xvdp
 }
 

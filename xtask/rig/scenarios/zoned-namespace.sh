@@ -7,7 +7,7 @@ host sum disk=zoned start=0 mib=64
 untouched=$answer
 probe_up
 timeout 30 xl block-attach probe "$(disk xvds nvme-zoned-n1)" && fail "a zoned namespace is attached"
-refusal | grep -qi zoned || fail "the reason in xenstore is another one: $(refusal)"
+need_reason $(xl domid probe)/$(devid xvds) zoned
 mark refused "reason=\"$(refusal | tail -n 1)\""
 try_xl 120 block-detach probe xvds || fail "xl block-detach of the refused disk"
 probe_attach xvdp nvme-single-n1
