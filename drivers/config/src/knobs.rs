@@ -23,9 +23,9 @@ const KEYS: [&str; 9] = [
 /// Most RAM disks, and most placed controllers.
 const MAX_NUMBERED: usize = 16;
 
-/// A RAM disk to make: `ramN=SIZE`.
+/// A disk to make, by an option such as `ramN=SIZE`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RamDiskSize {
+pub struct DiskSize {
     /// N.
     pub number: u8,
     /// Size in bytes.
@@ -104,7 +104,7 @@ pub struct Config {
     /// again before the controller is reset; or a virtio command before its disk is given up.
     pub io_timeout: u32,
     /// `ramN=`: RAM disks, by number.
-    pub ram_disks: Vec<RamDiskSize>,
+    pub ram_disks: Vec<DiskSize>,
     /// `nvmeN=`: controllers that dom0 placed into guest memory, by number.
     pub placed_controllers: Vec<PlacedController>,
 }
@@ -195,12 +195,12 @@ impl Config {
             "io_timeout" => self.io_timeout = number("seconds from 1 to 3600", 1..=3600)?,
             "ring_order" => self.ring_order = number("a number from 0 to 4", 0..=4)?,
             _ => {
-                if let Some(number) = numbered(key, "ram") {
+                if let Some((number, disks)) = self.made(key) {
                     let bytes = size(value).filter(|&bytes| bytes > 0);
                     let bytes = bytes.ok_or_else(|| bad("a size such as 64M or 1G"))?;
-                    self.ram_disks.retain(|disk| disk.number != number);
-                    let place = self.ram_disks.partition_point(|disk| disk.number < number);
-                    self.ram_disks.insert(place, RamDiskSize { number, bytes });
+                    disks.retain(|disk| disk.number != number);
+                    let place = disks.partition_point(|disk| disk.number < number);
+                    disks.insert(place, DiskSize { number, bytes });
                 } else if let Some(number) = numbered(key, "nvme") {
                     let expected = "GFN,PAGES in hexadecimal, such as e0000,4";
                     let (frame, pages) = frames(value).ok_or_else(|| bad(expected))?;
@@ -220,6 +220,12 @@ impl Config {
             }
         }
         Ok(())
+    }
+
+    /// N of a key that makes a disk, such as `ram0`, and where the disks of that type are noted.
+    fn made(&mut self, key: &str) -> Option<(u8, &mut Vec<DiskSize>)> {
+        let mut types = [("ram", &mut self.ram_disks)].into_iter();
+        types.find_map(|(name, disks)| Some((numbered(key, name)?, disks)))
     }
 
     /// Sets every knob in a text of words separated by white space, as in xenstore, and hands
@@ -258,11 +264,11 @@ mod tests {
         });
         assert_eq!(config.log, LevelFilter::Debug);
         let disks = [
-            RamDiskSize {
+            DiskSize {
                 number: 0,
                 bytes: 64 << 20,
             },
-            RamDiskSize {
+            DiskSize {
                 number: 1,
                 bytes: 2 << 20,
             },
@@ -353,7 +359,7 @@ mod tests {
         assert_eq!(complaints, expected);
         assert_eq!(
             config.ram_disks,
-            [RamDiskSize {
+            [DiskSize {
                 number: 1,
                 bytes: 1 << 20
             }]

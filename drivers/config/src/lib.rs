@@ -12,7 +12,7 @@ extern crate alloc;
 mod knobs;
 mod value;
 
-pub use knobs::{Config, ConfigError, DataPath, PlacedController, PollUs, RamDiskSize};
+pub use knobs::{Config, ConfigError, DataPath, DiskSize, PlacedController, PollUs};
 
 /// Where the knobs are in xenstore, relative to Spindle's own home.
 pub const STORE_PATH: &str = "data/spindle/config";

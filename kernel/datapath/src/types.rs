@@ -13,7 +13,9 @@ macro_rules! disk_types {
             /// Of a virtio disk.
             Virtio(spindle_virtio::BlockQueue<Mmio>), virtio::probe;
             /// Of a RAM disk.
-            Ram(spindle_block::RamQueue<IdentityMap>), Probe::ram_disks;
+            Ram(spindle_block::RamQueue<IdentityMap>), |probe| {
+                probe.make("ram", &probe.config.ram_disks, spindle_block::RamController::new)
+            };
         }
     };
 }

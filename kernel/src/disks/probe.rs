@@ -7,8 +7,8 @@ use alloc::vec::Vec;
 use core::time::Duration;
 
 use log::error;
-use spindle_block::{BlockController, DiskOptions, RamController};
-use spindle_config::{Config, RamDiskSize};
+use spindle_block::{BlockController, DiskOptions};
+use spindle_config::{Config, DiskSize};
 use spindle_datapath::{Queue, disk_types};
 use spindle_hw::IdentityMap;
 use xen_pvh_boot::MapEntry;
@@ -64,7 +64,10 @@ impl<'a> Probe<'a> {
         };
         macro_rules! probe_each {
             ($($(#[$doc:meta])* $kind:ident($queue:ty), $probe:expr;)*) => {
-                $($probe(&mut probe);)*
+                $({
+                    let probe_type: fn(&mut Probe<'a>) = $probe;
+                    probe_type(&mut probe);
+                })*
             };
         }
         disk_types!(probe_each);
@@ -80,25 +83,19 @@ impl<'a> Probe<'a> {
     }
 
     /// Makes the disks that an option such as `ram0=64M` asks for, by its number and size.
-    fn make<C: BlockController<Queue> + 'static>(
+    pub(super) fn make<C: BlockController<Queue> + 'static>(
         &mut self,
         option: &str,
-        sizes: &[RamDiskSize],
-        make: impl Fn(String, u64, &Self) -> Result<C, String>,
+        disks: &[DiskSize],
+        make: impl Fn(String, u64, &Dma, IdentityMap) -> Result<C, String>,
     ) {
-        for &RamDiskSize { number, bytes } in sizes {
+        for &DiskSize { number, bytes } in disks {
             let name = format!("{option}{number}");
-            let made = make(name.clone(), bytes, self);
+            let made = make(name.clone(), bytes, &self.dma, self.bus);
             if let Err(reason) = &made {
                 error!("{name}: {reason}");
             }
             self.note(name, made.map(|disk| Box::new(disk) as AnyController));
         }
-    }
-
-    fn ram_disks(&mut self) {
-        self.make("ram", &self.config.ram_disks, |name, bytes, probe| {
-            RamController::new(name, bytes, &probe.dma, probe.bus)
-        });
     }
 }
