@@ -87,6 +87,25 @@ fn a_guest_gets_its_share_beside_one_with_many_rings() {
     }
 }
 
+/// A copied guest, which asks for its next page a little later than others, has nothing but its own
+/// share beside one that takes all that is lent: a share that is rounded down is too little.
+#[test]
+#[cfg_attr(miri, ignore = "takes too long")]
+fn a_share_of_a_small_window_is_not_rounded_down() {
+    let kinds = [Kind::Pages, Kind::Discards, Kind::Discards];
+    let neighbours = kinds.map(|kind| Neighbour {
+        kind,
+        rings: 1,
+        pages: 1,
+        depth: usize::MAX,
+    });
+    let speed = Speed {
+        channels: 16,
+        ..SSD
+    };
+    check(speed, false, &neighbours).unwrap();
+}
+
 /// A case takes a second or two without optimizations.
 fn config() -> ProptestConfig {
     let all = ProptestConfig::default();

@@ -125,9 +125,10 @@ impl Level {
         begins
     }
 
-    /// The part of the window that is each one's own.
+    /// The part of the window that is each one's own: rounded up, since of a small window shared by
+    /// many a page is a good part of a share.
     fn share(&self, window: u32) -> u32 {
-        (window / self.rivals.max(1)).max(1)
+        window.div_ceil(self.rivals.max(1)).max(1)
     }
 
     /// Pages that one may send that has `own` with the disk, if its quantum is not considered.
@@ -223,7 +224,7 @@ mod tests {
         let mut accounts = [Account::default(); 3];
         let mut level = visited(&mut accounts, &[30, 1, 1], 0);
         again(&mut level, &mut accounts, &[0, 1, 1], 0);
-        let third = WINDOW / 3;
+        let third = WINDOW.div_ceil(3);
         assert_eq!(level.room(&accounts[1], 1, WINDOW), WINDOW - third - 1 - 1);
         // What is kept already is not counted again when it is used.
         let kept = level.kept;
