@@ -1,8 +1,8 @@
 //! `cargo xtask`: builds Spindle, boots it under nested Xen and tests it there.
 //!
-//! One file per task (`kernel`, `run`, `test`, `bench`, `interop`, `fuzz`, `miri`, `ci`,
-//! `shell`, `size`);
-//! `rig` holds the machine they share, `scenario` what is done with it.
+//! One file or folder per task (`kernel`, `run`, `test`, `bench`, `interop`, `fuzz`, `miri`, `ci`,
+//! `shell`, `size`); `rig` holds the machine they share, `scenario` what is done with it; `freshness`
+//! compares results with the sources of now.
 
 #![forbid(unsafe_code)]
 
@@ -15,6 +15,8 @@ mod fuzz;
 mod history;
 mod interop;
 mod kernel;
+#[cfg(test)]
+mod limits;
 mod miri;
 mod rig;
 mod run;
@@ -34,11 +36,10 @@ use clap::{Parser, Subcommand};
 
 /// Build, run and test Spindle, the storage driver domain.
 ///
-/// Everything that is only logic is tested on the host, in seconds. The rest runs under
-/// a nested Xen: QEMU emulates a machine with an IOMMU and an NVMe disk, Debian's Xen and
-/// Linux boot on it, Spindle takes the disk by PCI passthrough and serves it to Linux
-/// guests. No hardware virtualisation is needed; root is, for Debian's packages.
-/// Images and logs are kept under target/rig/.
+/// Everything that is only logic is tested on the host. The rest runs under a nested Xen: QEMU
+/// emulates a machine with an IOMMU and an NVMe disk, Debian's Xen and Linux boot on it, Spindle
+/// takes the disk by PCI passthrough and serves it to Linux guests. No hardware virtualisation is
+/// needed; root is, for Debian's packages. Images and logs are kept under target/rig/.
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask", max_term_width = 100)]
 struct Cli {
