@@ -104,6 +104,8 @@ enum Disk {
 pub(crate) struct Remote {
     /// What attending to the disks gives besides, next time.
     pub(crate) care: Care,
+    /// What is done whenever it was asked whether a disk is lost.
+    pub(crate) after_lost: Option<fn()>,
     /// Outcomes of the shutdowns, in the order of the disks, and how many queues each got back.
     pub(crate) shutdowns: Vec<(Result<(), String>, usize)>,
     /// How often the disks were asked for their health logs.
@@ -240,7 +242,11 @@ impl DiskTable for Table {
     }
 
     fn is_lost(&self, disk: usize) -> bool {
-        self.lost.contains(&disk)
+        let lost = self.lost.contains(&disk);
+        if let Some(after) = self.remote.borrow().after_lost {
+            after();
+        }
+        lost
     }
 
     fn attend(&mut self) -> Care {
@@ -257,14 +263,10 @@ impl DiskTable for Table {
                             care.resized.extend(self.sized(index, id, sectors));
                         }
                     }
-                    if let Some(lost) = attention.lost {
+                    // Its PCI function keeps it from memory, whatever it has said.
+                    if attention.lost.is_some() {
                         self.lost.push(index);
-                        let list = if lost.disabled {
-                            &mut care.lost
-                        } else {
-                            &mut care.loose
-                        };
-                        list.push(index);
+                        care.lost.push(index);
                     }
                 }
                 Disk::Virtio(disk, _) if !self.lost.contains(&index) => {

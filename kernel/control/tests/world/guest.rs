@@ -87,6 +87,11 @@ impl Guest {
         self.rings[ring].refs[page]
     }
 
+    /// Whether a request fits into a ring.
+    pub(crate) fn has_room(&self, ring: usize) -> bool {
+        self.rings[ring].front.free() > 0
+    }
+
     /// The rings it has published.
     pub(crate) fn ring_count(&self) -> usize {
         self.rings.len()

@@ -57,6 +57,8 @@ pub(crate) struct Machine {
     pub(crate) heap: Cell<usize>,
     /// Guest frames that can be had.
     pub(crate) frames_left: Cell<usize>,
+    /// What is done after so many runs of frames were handed out.
+    after_frames: RefCell<Option<(usize, Box<dyn FnOnce()>)>>,
     /// Runs of frames in use, by address.
     frames: RefCell<BTreeMap<u64, SharedPages>>,
     /// Event channels that frontends have made for this domain.
@@ -108,6 +110,7 @@ impl Machine {
             wires,
             heap: Cell::new(64 << 20),
             frames_left: Cell::new(1 << 18),
+            after_frames: RefCell::default(),
             frames: RefCell::default(),
             channels: RefCell::default(),
             bound: RefCell::default(),
@@ -207,6 +210,11 @@ impl Machine {
     /// Refuses to bind an event channel: the next, or one after `ahead` others.
     pub(crate) fn refuse_bind(&self, ahead: usize) {
         self.refused_bind.set(Some(ahead));
+    }
+
+    /// Does something when the next run of frames has been handed out, or one after `ahead` others.
+    pub(crate) fn after_frames(&self, ahead: usize, what: Box<dyn FnOnce()>) {
+        *self.after_frames.borrow_mut() = Some((ahead, what));
     }
 
     /// A frontend notifies this domain.
@@ -356,6 +364,12 @@ impl Hypervisor for Cpu {
         });
         let mut frames = self.machine.frames.borrow_mut();
         frames.insert(run.bus(), run.alias());
+        let mut after = self.machine.after_frames.borrow_mut();
+        match after.take() {
+            Some((0, what)) => what(),
+            Some((ahead, what)) => *after = Some((ahead - 1, what)),
+            None => {}
+        }
         Some(run)
     }
 
