@@ -1,5 +1,20 @@
 //! The control plane, without the hypervisor: which guest gets which disk, when a ring's memory is
 //! mapped and unmapped, and what follows when a disk is lost.
+//!
+//! The kernel runs [`Control::run`] on its first vCPU and [`run_core`] on the others. It hands in a
+//! [`Hypervisor`], a [`DiskTable`], and [`Cores`] with a [`CoreWorker`] each; the tests hand in
+//! models of these, and run the same code in virtual time.
+//!
+//! | file | what it decides |
+//! | --- | --- |
+//! | `control` | the loop: what xenbus, the cores and the disks have reported, and what follows |
+//! | `connections` | a frontend's rings, from the connect to the disconnect |
+//! | `rings` | a ring's grants, event channel, frames and share of memory |
+//! | `cores` | orders and reports of the ring cores, and which core gets a ring |
+//! | `disks` | what control needs of the disks |
+//! | `listing`, `statistics` | what is published in xenstore |
+//! | `rounds` | when control looks at what, and how long it sleeps |
+//! | `worker` | how a core runs its worker and sleeps |
 #![no_std]
 #![forbid(unsafe_code)]
 

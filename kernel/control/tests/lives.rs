@@ -199,6 +199,34 @@ fn a_ring_that_its_core_refuses_takes_the_others_with_it() {
 }
 
 #[test]
+fn rings_that_were_refused_do_not_count_where_others_are_placed() {
+    let setup = Setup {
+        rings: 1,
+        ..Setup::default()
+    };
+    let mut world = World::new(setup, |_, disks| {
+        disks.add_ram("ram0", 1 << 20);
+        disks.add_ram("ram1", 1 << 20);
+        disks.queues.insert(1, 1);
+    });
+    // Only the first core has a queue on this one, and is refused two rings of it.
+    for device in [51712, 51728] {
+        let guest = world.attach(5, device, "ram1", "w!");
+        world.until("InitWait", |w| w.state(guest) == 2);
+        world.machine.refuse_bind(0);
+        world.publish(guest, 1, 1);
+        world.until("error", |w| w.error(guest).is_some());
+        world.destroy(guest);
+    }
+    for frontend in [6, 7] {
+        let guest = world.attach(frontend, 51712, "ram0", "w!");
+        world.connect(guest, 1, 1);
+        world.write(guest, 0, 0, 3);
+        world.verify(guest, 0, 0, 3);
+    }
+}
+
+#[test]
 fn a_disk_without_queues_is_not_connected() {
     let mut world = World::new(Setup::default(), |_, disks| {
         disks.add_ram("ram0", 1 << 20);
@@ -293,12 +321,14 @@ fn a_disk_that_is_lost_while_a_ring_drains_lets_the_ring_go() {
             // What a disk may still write to is not used again.
             assert_eq!(world.machine.left(), [0, 0, usize::from(loose)]);
             assert_eq!(world.holder("vda"), "-");
-            // It is given to nobody any more.
-            let next = world.attach(6, 51712, "vda", "w");
-            world.until("error", |w| w.error(next).is_some());
-            let error = world.error(next).unwrap();
-            assert!(error.contains("vda is lost"), "{error}");
-            assert_eq!(world.holder("vda"), "-");
+            // It is not given out any more, and one that is refused it does not keep it from others.
+            for frontend in [6, 7] {
+                let next = world.attach(frontend, 51712, "vda", "w");
+                world.until("error", |w| w.error(next).is_some());
+                let error = world.error(next).unwrap();
+                assert!(error.contains("vda is lost"), "{error}");
+                assert_eq!(world.holder("vda"), "-");
+            }
         }
     }
 }

@@ -48,6 +48,9 @@ struct RingMemory {
     pages: usize,
 }
 
+/// What is done, and after how many others.
+type Hook = (usize, Box<dyn FnOnce()>);
+
 pub(crate) struct Machine {
     pub(crate) now: Cell<u64>,
     pub(crate) bus: &'static Arc<FakeBus>,
@@ -58,7 +61,7 @@ pub(crate) struct Machine {
     /// Guest frames that can be had.
     pub(crate) frames_left: Cell<usize>,
     /// What is done after so many runs of frames were handed out.
-    after_frames: RefCell<Option<(usize, Box<dyn FnOnce()>)>>,
+    after_frames: RefCell<Option<Hook>>,
     /// Runs of frames in use, by address.
     frames: RefCell<BTreeMap<u64, SharedPages>>,
     /// Event channels that frontends have made for this domain.
