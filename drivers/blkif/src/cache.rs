@@ -50,9 +50,13 @@ struct Frame {
     idle: bool,
 }
 
-/// The page is mapped for reading only.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NotWritable;
+/// A reference that is not in the cache, and its place in the table, if there is one near enough:
+/// until another comes into the cache or leaves it.
+#[derive(Clone, Copy, Debug)]
+pub struct Missing {
+    gref: u32,
+    place: Option<usize>,
+}
 
 /// Grants of one domain, mapped into one window.
 #[derive(Debug)]
@@ -138,50 +142,66 @@ impl GrantCache {
         self.turn = self.turn.wrapping_add(1);
     }
 
-    /// As [`GrantCache::pin`], of a page that the disk is going to `write` into or not; `None` too
-    /// if it is mapped, but not for that.
-    pub fn pin_for(&mut self, gref: u32, write: bool) -> Result<Option<u64>, NotWritable> {
-        match self.pin(gref) {
-            Some(bus) if write && self.frames[self.window.frame(bus)].read_only => {
-                self.let_go(bus);
-                Err(NotWritable)
+    /// Whether the disk may write into the page at `bus`.
+    #[must_use]
+    pub fn is_writable(&self, bus: u64) -> bool {
+        !self.frames[self.window.frame(bus)].read_only
+    }
+
+    /// As [`GrantCache::pin`].
+    ///
+    /// # Errors
+    /// If the page is not in the cache, with what [`GrantCache::reserve`] needs.
+    pub fn pin_or_miss(&mut self, gref: u32) -> Result<u64, Missing> {
+        let place = match self.find(gref) {
+            Ok((_, index)) if index < self.frames.len() => {
+                let frame = &mut self.frames[index];
+                frame.used = self.turn;
+                frame.pins += 1;
+                return Ok(self.window.bus(index));
             }
-            pinned => Ok(pinned),
-        }
+            Ok((place, _)) => Some(place),
+            Err(place) => place,
+        };
+        Err(Missing { gref, place })
     }
 
     /// The bus address of the page that `gref` grants, if it is mapped or about to be. It stays
     /// until [`GrantCache::unpin`].
     #[inline(always)]
     pub fn pin(&mut self, gref: u32) -> Option<u64> {
+        let (_, index) = self.find(gref).ok()?;
+        let frame = self.frames.get_mut(index)?;
+        frame.used = self.turn;
+        frame.pins += 1;
+        Some(self.window.bus(index))
+    }
+
+    /// The place in the table that leads to `gref`, and the frame that it leads to; or else the
+    /// place that it would have, if there is one near enough. A free place, which one reference
+    /// looks the same as, leads to no frame.
+    #[inline(always)]
+    fn find(&self, gref: u32) -> Result<(usize, usize), Option<usize>> {
         let mask = self.table.len() - 1;
         let home = self.home(gref);
         for at in home..home + PROBES {
             let place = self.table[at & mask];
             if (place >> 32) as u32 == gref {
-                // A free place names no frame.
-                let index = place as u32 as usize;
-                let frame = self.frames.get_mut(index)?;
-                frame.used = self.turn;
-                frame.pins += 1;
-                return Some(self.window.bus(index));
+                return Ok((at & mask, place as u32 as usize));
             }
             if place == FREE {
-                return None;
+                return Err(Some(at & mask));
             }
         }
-        None
+        Err(None)
     }
 
-    /// Takes a free frame for `gref`, which is not in the cache, pinned. The operation returned
+    /// Takes a free frame for a reference that is not in the cache, pinned. The operation returned
     /// must be carried out and its outcome handed to [`GrantCache::record`]. `None` if there is
     /// no free frame, or no place near enough in the table.
-    pub fn reserve(&mut self, gref: u32, read_only: bool) -> Option<(u64, MapOp)> {
-        let mask = self.table.len() - 1;
-        let home = self.home(gref);
-        let at = (home..home + PROBES)
-            .map(|at| at & mask)
-            .find(|&at| self.table[at] == FREE)?;
+    pub fn reserve(&mut self, missing: Missing, read_only: bool) -> Option<(u64, MapOp)> {
+        let Missing { gref, place } = missing;
+        let at = place.filter(|&at| self.table.get(at) == Some(&FREE))?;
         let index = self.free.pop()?;
         self.table[at] = u64::from(gref) << 32 | u64::from(index);
         self.frames[index as usize] = Frame {

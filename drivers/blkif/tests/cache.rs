@@ -28,13 +28,15 @@ fn colliding(count: usize) -> Vec<u32> {
 
 /// Pins a reference, mapping it if need be; its address.
 fn get(cache: &mut GrantCache, grants: &FakeGrants<'_>, gref: u32) -> Option<u64> {
-    if let Some(bus) = cache.pin(gref) {
-        return Some(bus);
-    }
+    let mut missing = match cache.pin_or_miss(gref) {
+        Ok(bus) => return Some(bus),
+        Err(missing) => missing,
+    };
     if cache.is_full() {
         cache.evict(&grants);
+        missing = cache.pin_or_miss(gref).expect_err("none has come");
     }
-    let (bus, op) = cache.reserve(gref, false)?;
+    let (bus, op) = cache.reserve(missing, false)?;
     let mut ops = [op];
     let _ = grants.map(&mut ops);
     assert!(cache.record(&ops[0]));
@@ -134,4 +136,21 @@ proptest! {
         prop_assert_eq!((window.frames(), window.unusable()), (frames, 0));
         prop_assert_eq!(grants.outstanding(), 0);
     }
+}
+
+#[test]
+fn what_a_look_up_learnt_is_not_used_once_another_has_the_place() {
+    let bus = FakeBus::new();
+    let grants = FakeGrants::new(&bus);
+    let mut cache = GrantCache::new(DomId(1), Window::new(1 << 40, 4)).unwrap();
+    let page = SharedPages::host(1, 0);
+    let gref = grants.grant(DomId(1), &page, false).0;
+    let missing = cache.pin_or_miss(gref).expect_err("it was never mapped");
+    let at = get(&mut cache, &grants, gref).expect("a frame");
+    assert!(
+        cache.reserve(missing, false).is_none(),
+        "the same place twice"
+    );
+    cache.unpin(at);
+    cache.dismantle(&&grants);
 }

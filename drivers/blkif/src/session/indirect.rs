@@ -34,22 +34,25 @@ impl Session {
             return false;
         };
         let gref = slot.list();
-        if let Some(page) = cache.pin(gref) {
-            let count = usize::from(slot.segments);
-            let words = &mut self.arena.parts_mut(run).0[..count];
-            let read = cache.is_mapped(page) && means.grants.read(page, words);
-            cache.unpin(page);
-            if read {
-                self.check_list(index);
-            } else {
-                slot.must_copy = true;
+        let missing = match cache.pin_or_miss(gref) {
+            Ok(page) => {
+                let count = usize::from(slot.segments);
+                let words = &mut self.arena.parts_mut(run).0[..count];
+                let read = cache.is_mapped(page) && means.grants.read(page, words);
+                cache.unpin(page);
+                if read {
+                    self.check_list(index);
+                } else {
+                    slot.must_copy = true;
+                }
+                return read;
             }
-            return read;
-        }
+            Err(missing) => missing,
+        };
         // Mapped for the next visit. If that fails it is copied.
         if !core::mem::replace(&mut slot.must_copy, true)
             && means.maps.room() > 0
-            && let Some((page, op)) = cache.reserve(gref, false)
+            && let Some((page, op)) = cache.reserve(missing, false)
         {
             means.maps.push(op);
             cache.unpin(page);

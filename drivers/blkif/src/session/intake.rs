@@ -292,20 +292,21 @@ impl Session {
         Taken::Slot(index)
     }
 
-    /// Submits a request whose pages are all in the cache; false if it belongs in line, where
-    /// nobody is: as it came, or, if it is only the disk that would not have it, as ready.
+    /// Submits a request of several pages that are all in the cache; false if it belongs in line,
+    /// where no other is: with those of its pages pinned that were found, or, if it is only the
+    /// disk that did not take it, as ready.
     #[inline(never)]
     fn send_directly<Q: DiskQueue>(&mut self, ring: u16, index: u16, queue: &mut Q) -> bool {
         let slot = &mut self.slots[usize::from(index)];
-        let fits = slot.segments > 0 && !slot.must_copy && slot.state != State::Listed;
+        let fits = slot.segments > 1 && !slot.must_copy && slot.state != State::Listed;
         let Some(cache) = self.cache.as_mut().filter(|_| fits) else {
             return false;
         };
         let count = MAX_SEGMENTS.min(slot.segments.into());
         let words = slot.body[..count].iter();
-        for (i, (&word, piece)) in words.zip(&mut slot.memory).enumerate() {
+        for (found, (&word, piece)) in (0..).zip(words.zip(&mut slot.memory)) {
             let Some(pinned) = pin(cache, word) else {
-                slot.memory[..i].iter().for_each(|p| cache.unpin(p.bus));
+                slot.pieces = found;
                 return false;
             };
             *piece = pinned;
@@ -347,17 +348,21 @@ fn send_page<Q: DiskQueue>(
         return None;
     }
     let op = if write { Op::Write } else { Op::Read };
-    let request = Request::transfer(op, raw, &slot.body, extent).ok()?;
-    if !request.whole_blocks {
-        return None;
-    }
+    // The page first: a request whose page is yet to be mapped is validated where that is done.
     let segment = RawSegment::from_word(slot.body[0]);
+    let page = cache.pin(segment.gref)?;
+    let request = match Request::transfer(op, raw, &slot.body, extent) {
+        Ok(request) if request.whole_blocks => request,
+        _ => {
+            unpin(cache, page);
+            return None;
+        }
+    };
     let (offset, len) = (u32::from(segment.first_sect) * 512, request.sectors * 512);
-    let piece = Segment {
-        bus: cache.pin(segment.gref)? + u64::from(offset),
+    slot.memory[0] = Segment {
+        bus: page + u64::from(offset),
         len,
     };
-    slot.memory[0] = piece;
     let command = Command {
         op,
         unit,
@@ -367,7 +372,7 @@ fn send_page<Q: DiskQueue>(
         segments: slice::from_ref(&slot.memory[0]),
     };
     if queue.submit(&command, tag).is_err() {
-        unpin(cache, slot);
+        unpin(cache, slot.memory[0].bus);
         return None;
     }
     Some(request.sectors)
@@ -385,8 +390,8 @@ fn pin(cache: &mut GrantCache, word: u64) -> Option<Segment> {
     })
 }
 
-/// Lets go of the page of a request that the disk would not have.
+/// Unpins the page of a request that does not go to the disk as it came.
 #[cold]
-fn unpin(cache: &mut GrantCache, slot: &Slot) {
-    cache.unpin(slot.memory[0].bus);
+fn unpin(cache: &mut GrantCache, bus: u64) {
+    cache.unpin(bus);
 }

@@ -130,23 +130,35 @@ impl Session {
         }
         // What is kept serves reads and writes to come; what is not, this request alone.
         let (keep, fill) = (self.persistent, !slot.op.writes());
+        // Some may have been found and pinned when it was taken.
+        let pinned = core::mem::take(&mut slot.pieces).into();
         let (words, memory) = slot.room(&mut self.arena);
-        for (i, &word) in words.iter().enumerate() {
+        for (i, &word) in words.iter().enumerate().skip(pinned) {
             let segment = RawSegment::from_word(word);
-            let pinned = cache.pin_for(segment.gref, fill);
-            let page = pinned.ok().and_then(|page| {
-                if page.is_some() {
-                    return page;
+            let mut found = cache.pin_or_miss(segment.gref);
+            if keep && found.is_err() && cache.is_full() {
+                let (unmapped, lost) = cache.evict(means.grants);
+                self.stats.grants_evicted.add(unmapped as u64);
+                self.stats.frames_lost.add(lost as u64);
+                if unmapped + lost > 0 {
+                    // Places in the table have changed.
+                    found = cache.pin_or_miss(segment.gref);
                 }
-                if keep && cache.is_full() {
-                    let (unmapped, lost) = cache.evict(means.grants);
-                    self.stats.grants_evicted.add(unmapped as u64);
-                    self.stats.frames_lost.add(lost as u64);
+            }
+            let page = match found {
+                Ok(page) if fill && !cache.is_writable(page) => {
+                    cache.let_go(page);
+                    None
                 }
-                let (page, op) = cache.reserve(segment.gref, !keep && !fill)?;
-                means.maps.push(op);
-                Some(page)
-            });
+                Ok(page) => Some(page),
+                Err(missing) => {
+                    let reserved = cache.reserve(missing, !keep && !fill);
+                    reserved.map(|(page, op)| {
+                        means.maps.push(op);
+                        page
+                    })
+                }
+            };
             let Some(page) = page else {
                 // All or nothing. What was reserved for it is still mapped, for the next time.
                 for piece in &memory[..i] {

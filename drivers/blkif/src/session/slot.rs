@@ -57,7 +57,7 @@ pub(super) struct Slot {
     pub(super) sectors: u32,
     /// Segments in the body, or in the run.
     pub(super) segments: u16,
-    /// How many pieces of memory count.
+    /// How many pieces of memory count: of a request that waits, pages that are pinned already.
     pub(super) pieces: u16,
     /// Where the segments of an indirect request are, and their memory.
     pub(super) run: Option<Run>,
