@@ -10,6 +10,7 @@ mod barrier;
 mod finish;
 mod indirect;
 mod intake;
+mod ledger;
 mod prepare;
 mod progress;
 mod slot;
@@ -45,6 +46,7 @@ use crate::window::Window;
 use arena::Arena;
 use aside::Aside;
 use barrier::Barrier;
+use ledger::Ledger;
 pub(crate) use prepare::Means;
 use progress::Progress;
 use slot::{FREE_SLOT, Path, Slot, State};
@@ -181,16 +183,8 @@ pub struct Session {
     discards: Aside,
     /// Requests that wait in those.
     asides: usize,
-    /// Slots of requests that did not go straight to the disk as one page.
-    others: usize,
-    /// Pages of those that the disk has.
-    load: u32,
     account: Account,
-    /// Pages that may go to the disk in this visit.
-    credit: u32,
-    /// Pages, and what they cost, that went to it since the scheduler was told.
-    sent: u32,
-    cost: u32,
+    ledger: Ledger,
     /// Requests were left in the ring for want of credit.
     throttled: bool,
     /// Something was answered in the last visit.
@@ -287,12 +281,8 @@ impl Session {
             flushes: room.flushes,
             discards: room.discards,
             asides: 0,
-            others: 0,
-            load: 0,
             account: Account::default(),
-            credit: u32::MAX,
-            sent: 0,
-            cost: 0,
+            ledger: Ledger::new(),
             throttled: false,
             answered: false,
             wait: Wait::default(),
@@ -450,40 +440,29 @@ impl Session {
     /// Lets so many pages go to the disk.
     #[inline]
     pub(crate) fn allow(&mut self, credit: u32) {
-        self.credit = credit;
+        self.ledger.allow(credit);
     }
 
     /// Pages that went to the disk since this was last asked, and what they cost it.
     #[inline]
     pub(crate) fn take_sent(&mut self) -> (u32, u32) {
-        (
-            core::mem::take(&mut self.sent),
-            core::mem::take(&mut self.cost),
-        )
+        self.ledger.take_sent()
     }
 
     /// Pages that the disk has.
     #[inline]
     pub(crate) fn outstanding(&self) -> u32 {
-        (self.active() - self.others) as u32 + self.load
+        self.ledger.outstanding(self.active())
     }
 
     /// Whether it may send nothing.
     pub(crate) fn is_broke(&self) -> bool {
-        self.credit == 0
+        self.ledger.credit() == 0
     }
 
     /// Whether it could send more if it had the credit.
     pub(crate) fn is_throttled(&self) -> bool {
         self.throttled || self.is_ready()
-    }
-
-    /// Notes that the disk was given `load` pages, which count as `cost`.
-    #[inline]
-    fn spend(&mut self, load: u32, cost: u32) {
-        self.credit = self.credit.saturating_sub(cost);
-        self.sent += load;
-        self.cost += cost;
     }
 
     /// Whether the next request in line can be submitted.

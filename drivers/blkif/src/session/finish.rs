@@ -51,7 +51,7 @@ impl Session {
                 }
             }
             State::OneBuffer => {
-                self.load -= 1;
+                self.ledger.take(1);
                 match result {
                     Ok(()) if slot.op == Op::Read => {
                         slot.state = State::Finished;
@@ -106,7 +106,7 @@ impl Session {
         if !progress.is_with_disk() {
             return false;
         }
-        self.load -= progress.take(result);
+        self.ledger.take(progress.take(result));
         if slot.state == State::Ready {
             // The rest of it is in line. It goes no further if a part failed.
             slot.failed |= progress.has_failed();
@@ -213,7 +213,7 @@ impl Session {
             self.arena.give(run);
         }
         let freed = slot.free();
-        self.others -= 1;
+        self.ledger.free();
         if self.partial == Some(index) {
             self.partial = None;
         }
@@ -230,7 +230,7 @@ impl Session {
         }
         (slot.path, slot.pieces) = (Path::None, 0);
         let freed = slot.free();
-        self.others -= 1;
+        self.ledger.free();
         self.answer(index, freed, status, self.now_ns);
     }
 

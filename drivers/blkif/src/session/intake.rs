@@ -79,7 +79,7 @@ impl Session {
             let left = waiting - taken;
             let next = match &mut queue {
                 // What goes to the disk as it comes may cost more than one page.
-                Some(_) if self.credit == 0 => {
+                Some(_) if self.ledger.credit() == 0 => {
                     self.throttled = true;
                     break;
                 }
@@ -121,7 +121,7 @@ impl Session {
     /// line.
     #[inline]
     fn affordable(&mut self, waiting: u32) -> u32 {
-        let most = self.credit.saturating_sub(self.line.len() as u32);
+        let most = self.ledger.credit().saturating_sub(self.line.len() as u32);
         self.throttled = most < waiting;
         waiting.min(most)
     }
@@ -174,7 +174,7 @@ impl Session {
             self.free.pop();
             sent += 1;
         };
-        self.spend(sent, sent);
+        self.ledger.sent_pages(sent);
         other
     }
 
@@ -193,7 +193,7 @@ impl Session {
             Ok(request) => {
                 tally.count(raw.operation(), request.sectors);
                 self.free.pop();
-                self.others += 1;
+                self.ledger.keep();
                 self.progress[usize::from(index)] = Progress::default();
                 slot.taken_ns = self.now_ns;
                 slot.fill(&request);
@@ -223,7 +223,7 @@ impl Session {
     /// Takes slot `index` for a request that is in it.
     fn keep(&mut self, index: u16, request: &Request) {
         self.free.pop();
-        self.others += 1;
+        self.ledger.keep();
         self.progress[usize::from(index)] = Progress::default();
         let slot = &mut self.slots[usize::from(index)];
         slot.taken_ns = self.now_ns;
@@ -325,8 +325,7 @@ impl Session {
         // No more pages or requests to the disk than there are segments.
         let load = slot.segments.into();
         progress.give(slot.sectors.into(), load);
-        self.load += load;
-        self.spend(load, load);
+        self.ledger.give(load, load);
         true
     }
 }

@@ -26,7 +26,7 @@ impl Session {
         shared: &mut Shared,
     ) -> (bool, bool) {
         let mut any = false;
-        while self.credit > 0
+        while self.ledger.credit() > 0
             && let Some(index) = self.line.get(0)
         {
             if self.slots[usize::from(index)].state != State::Ready {
@@ -101,8 +101,7 @@ impl Session {
         queue.submit(&command, tag(ring, index))?;
         slot.state = State::OneBuffer;
         self.leave_line();
-        self.load += 1;
-        self.spend(1, 1);
+        self.ledger.give(1, 1);
         Ok(())
     }
 
@@ -129,14 +128,13 @@ impl Session {
             // Most go whole, which is shorter. Each piece is a command or a page at most.
             let load = u32::from(pieces);
             let torn = slot.path == Path::Mapped && is_in_pieces(slot.sectors, pieces);
-            if load <= self.credit && !torn {
+            if load <= self.ledger.credit() && !torn {
                 match queue.submit(&command, tag(ring, index)) {
                     Ok(()) => {
                         progress.give(command_blocks(progress.chunk, &self.volume), load);
                         slot.state = State::InFlight;
                         self.leave_line();
-                        self.load += load;
-                        self.spend(load, load);
+                        self.ledger.give(load, load);
                         return Ok(());
                     }
                     Err(SubmitError::Full | SubmitError::Scattered) if pieces > 1 => {}
@@ -152,11 +150,11 @@ impl Session {
         let budget = Budget {
             // One part of a discard at a time: it may keep a disk busy for long.
             commands: if slot.has_data() {
-                self.credit as usize
+                self.ledger.credit() as usize
             } else {
                 1
             },
-            bytes: self.credit.saturating_mul(PAGE_SIZE as u32),
+            bytes: self.ledger.credit().saturating_mul(PAGE_SIZE as u32),
         };
         let Part { blocks, commands } =
             queue.submit_part(&command, progress.sent, budget, tag(ring, index))?;
@@ -176,8 +174,7 @@ impl Session {
             slot.state = State::InFlight;
             self.leave_line();
         }
-        self.load += load;
-        self.spend(load, cost);
+        self.ledger.give(load, cost);
         Ok(())
     }
 

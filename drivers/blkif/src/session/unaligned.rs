@@ -247,8 +247,7 @@ impl Session {
             };
             queue.submit(&command, tag(ring, index))?;
             progress.give(1, 1);
-            self.load += 1;
-            self.spend(1, 1);
+            self.ledger.give(1, 1);
         }
         self.slots[usize::from(index)].state = State::InFlight;
         self.leave_line();
