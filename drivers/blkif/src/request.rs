@@ -119,35 +119,6 @@ impl Request {
         Ok((request, around))
     }
 
-    /// Validates what is in the slot of a `BLKIF_OP_INDIRECT` (`struct blkif_request_indirect`),
-    /// of which at most `most` segments were offered. `block` is the first *sector* until the
-    /// list of segments is there for [`listed`].
-    ///
-    /// # Errors
-    /// See [`Reject`].
-    pub fn indirect(raw: &RawRequest, volume: &Volume, most: u16) -> Result<Self, Reject> {
-        let op = match Operation(raw.detail()) {
-            _ if most == 0 => return Err(Reject::Unsupported),
-            Operation::READ => Op::Read,
-            Operation::WRITE => Op::Write,
-            _ => return Err(Reject::Inner),
-        };
-        if volume.read_only && op == Op::Write {
-            return Err(Reject::ReadOnly);
-        }
-        if !(1..=most).contains(&raw.detail2()) {
-            return Err(Reject::SegmentCount);
-        }
-        Ok(Self {
-            op,
-            block: raw.sector,
-            sectors: 0,
-            blocks: 0,
-            segments: raw.detail2(),
-            whole_blocks: true,
-        })
-    }
-
     /// Validates the private copy of a `BLKIF_OP_FLUSH_DISKCACHE`.
     ///
     /// # Errors
@@ -203,6 +174,39 @@ impl Request {
             segments: 0,
             whole_blocks: true,
         })
+    }
+}
+
+/// An indirect request whose list of segments has not been read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct List {
+    /// What to do: read or write.
+    pub op: Op,
+    /// Segments in the list.
+    pub segments: u16,
+}
+
+impl List {
+    /// Validates what is in the slot of a `BLKIF_OP_INDIRECT` (`struct blkif_request_indirect`),
+    /// of which at most `most` segments were offered. All else is for [`listed`].
+    ///
+    /// # Errors
+    /// See [`Reject`].
+    pub fn new(raw: &RawRequest, volume: &Volume, most: u16) -> Result<Self, Reject> {
+        let op = match Operation(raw.detail()) {
+            _ if most == 0 => return Err(Reject::Unsupported),
+            Operation::READ => Op::Read,
+            Operation::WRITE => Op::Write,
+            _ => return Err(Reject::Inner),
+        };
+        if volume.read_only && op == Op::Write {
+            return Err(Reject::ReadOnly);
+        }
+        if !(1..=most).contains(&raw.detail2()) {
+            return Err(Reject::SegmentCount);
+        }
+        let segments = raw.detail2();
+        Ok(Self { op, segments })
     }
 }
 

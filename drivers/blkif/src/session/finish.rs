@@ -120,7 +120,7 @@ impl Session {
         }
         let slot = &mut self.slots[usize::from(index)];
         let progress = &mut self.progress[usize::from(index)];
-        if progress.sent < slot.blocks(&self.volume, progress.chunk) && !progress.has_failed() {
+        if progress.sent < progress.blocks && !progress.has_failed() {
             // A discard, of which a part is with the disk at a time.
             slot.state = State::Ready;
             self.line.push(index);
@@ -133,7 +133,8 @@ impl Session {
     fn has_more(&self, index: u16) -> bool {
         let slot = &self.slots[usize::from(index)];
         let progress = &self.progress[usize::from(index)];
-        slot.path == Path::Copied && progress.done + progress.chunk < slot.sectors * 512
+        let end = progress.done() + progress.chunk(self.volume.block_shift);
+        slot.path == Path::Copied && end < slot.sectors * 512
     }
 
     /// The chunk that a request had memory for is done: takes it on to the next, or answers it.
@@ -141,7 +142,7 @@ impl Session {
         if !self.has_more(index) {
             return self.finish(index, RspStatus::OKAY, pool);
         }
-        self.progress[usize::from(index)].next();
+        self.progress[usize::from(index)].next(self.volume.block_shift);
         let slot = &mut self.slots[usize::from(index)];
         slot.state = State::Waiting;
         slot.must_copy = true;
@@ -212,7 +213,10 @@ impl Session {
         if let Some(run) = slot.run.take() {
             self.arena.give(run);
         }
-        let freed = slot.free();
+        let freed = Freed {
+            operation: slot.raw.answered(),
+            ..slot.free()
+        };
         self.ledger.free();
         if self.partial == Some(index) {
             self.partial = None;
@@ -266,7 +270,7 @@ impl Session {
         let (words, pieces) = slot.parts(&self.arena);
         let mut buffers = pieces.iter();
         let mut buffer = Segment::default();
-        let (done, head) = (self.progress[usize::from(index)].done, self.head(index));
+        let (done, head) = (self.progress[usize::from(index)].done(), self.head(index));
         let mut before = done.saturating_sub(head);
         // What of the first block is not the request's own.
         let mut skip = head.saturating_sub(done);

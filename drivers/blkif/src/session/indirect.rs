@@ -147,7 +147,7 @@ impl Session {
     fn check_list(&mut self, index: u16) {
         let slot = &mut self.slots[usize::from(index)];
         let (words, _) = slot.parts(&self.arena);
-        let mut listed = request::listed(slot.block, words, &self.volume);
+        let mut listed = request::listed(slot.raw.sector, words, &self.volume);
         let mut own = listed.map_or(0, |(_, sectors, _)| sectors);
         if listed == Err(Reject::Range) && self.unaligned.is_some() {
             listed = self.enclose_list(index).map(|(block, sectors, all)| {

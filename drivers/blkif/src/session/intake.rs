@@ -9,8 +9,7 @@ use super::slot::{Path, Slot, State, extent};
 use super::{Session, tag};
 use crate::abi::{MAX_SEGMENTS, Operation, RawSegment, RspStatus};
 use crate::cache::GrantCache;
-use crate::request::{Reject, Request};
-use crate::ring::RawRequest;
+use crate::request::{List, Reject, Request};
 
 /// What became of the next request of the ring.
 enum Taken {
@@ -224,7 +223,7 @@ impl Session {
     fn keep(&mut self, index: u16, request: &Request) {
         self.free.pop();
         self.ledger.keep();
-        self.progress[usize::from(index)] = Progress::default();
+        self.progress[usize::from(index)] = Progress::of(request.blocks);
         let slot = &mut self.slots[usize::from(index)];
         slot.taken_ns = self.now_ns;
         slot.fill(request);
@@ -242,7 +241,7 @@ impl Session {
                 let unaligned = self.unaligned.is_some();
                 Request::discard(&raw, &slot.body, &self.volume, unaligned)
             }
-            Operation::INDIRECT => Request::indirect(&raw, &self.volume, self.indirect),
+            Operation::INDIRECT => return self.take_list(index),
             Operation::WRITE_BARRIER if raw.detail() == 0 => Request::flush(&raw),
             Operation::WRITE_BARRIER => {
                 let extent = self.volume.extent();
@@ -254,11 +253,10 @@ impl Session {
             }
             _ => Err(Reject::Unsupported),
         };
-        let answered = raw.answered();
         let request = match request {
             Ok(request) => request,
             Err(reject) => {
-                self.respond(raw.id, answered, reject.status());
+                self.respond(raw.id, raw.operation(), reject.status());
                 return Taken::Settled;
             }
         };
@@ -280,16 +278,31 @@ impl Session {
             }
         }
         self.keep(index, &request);
-        let slot = &mut self.slots[usize::from(index)];
-        if raw.operation() == Operation::INDIRECT {
-            slot.state = State::Listed;
-            slot.raw = RawRequest::new(answered.0.into(), raw.id, raw.sector);
-        }
         if barrier {
             self.hold_barrier(index);
             return Taken::Nothing;
         }
         Taken::Slot(index)
+    }
+
+    /// Takes an indirect request, already in slot `index`.
+    fn take_list(&mut self, index: u16) -> Taken {
+        let raw = self.slots[usize::from(index)].raw;
+        match List::new(&raw, &self.volume, self.indirect) {
+            Ok(list) => {
+                self.free.pop();
+                self.ledger.keep();
+                self.progress[usize::from(index)] = Progress::default();
+                let slot = &mut self.slots[usize::from(index)];
+                slot.taken_ns = self.now_ns;
+                slot.fill_list(&list);
+                Taken::Slot(index)
+            }
+            Err(reject) => {
+                self.respond(raw.id, raw.answered(), reject.status());
+                Taken::Settled
+            }
+        }
     }
 
     /// Submits a request of several pages that are all in the cache; false if it belongs in line,
@@ -313,9 +326,9 @@ impl Session {
         }
         slot.pieces = slot.segments;
         slot.path = Path::Mapped;
-        let command = slot.command(&self.volume, &self.arena, 0);
         let progress = &mut self.progress[usize::from(index)];
-        progress.begin(slot.sectors * 512);
+        progress.begin(slot.sectors * 512, self.volume.block_shift);
+        let command = slot.command(&self.volume, &self.arena, progress);
         if queue.submit(&command, tag(ring, index)).is_err() {
             slot.state = State::Ready;
             self.ready = 1;

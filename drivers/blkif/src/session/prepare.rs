@@ -180,7 +180,7 @@ impl Session {
         slot.pieces = slot.segments;
         slot.path = Path::Mapped;
         slot.state = State::Ready;
-        self.progress[usize::from(index)].begin(slot.sectors * 512);
+        self.progress[usize::from(index)].begin(slot.sectors * 512, self.volume.block_shift);
         Mapping::Done
     }
 
@@ -240,7 +240,7 @@ impl Session {
         let slot = &mut self.slots[usize::from(index)];
         let progress = &mut self.progress[usize::from(index)];
         let write = slot.op.writes();
-        let mut left = slot.sectors * 512 - progress.done;
+        let mut left = slot.sectors * 512 - progress.done();
         let wanted = left.div_ceil(PAGE_SIZE as u32) as usize;
         if write && means.copies.room() < 2 * usize::from(slot.segments) {
             return false;
@@ -265,7 +265,7 @@ impl Session {
             // It goes on with what it has, and must not stand in front of those that have none.
             means.pool.withdraw(ring);
         }
-        if progress.done == 0 {
+        if progress.done() == 0 {
             self.stats.copied_requests.add(1);
         }
         let purpose = if write && !unaligned {
@@ -298,7 +298,7 @@ impl Session {
         slot.path = Path::Copied;
         slot.state = State::Ready;
         slot.pieces = taken;
-        progress.begin(chunk);
+        progress.begin(chunk, self.volume.block_shift);
         self.partial = (left > 0).then_some(index);
         if write && !(unaligned && self.begin_fill(index)) {
             let domain = self.domain;
@@ -344,7 +344,7 @@ impl Session {
         slot.pieces = 1;
         slot.path = Path::Copied;
         slot.state = State::Ready;
-        self.progress[usize::from(index)].begin(len);
+        self.progress[usize::from(index)].begin(len, self.volume.block_shift);
         self.stats.copied_requests.add(1);
         if write {
             let (granted, bus, len) = slot.page_copy(self.domain);

@@ -4,16 +4,17 @@
 //! there were buffers for. It is done when the disk has answered every part of it.
 
 use spindle_block::{IoError, IoResult};
+use spindle_hw::PAGE_SIZE;
 
 /// Kept beside the slots, since most requests go to the disk in one piece and need none of it.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Progress {
-    /// Bytes of the chunks that are done.
-    pub(super) done: u32,
-    /// Bytes of this chunk.
-    pub(super) chunk: u32,
-    /// Blocks of this chunk, or of a command without memory, that the disk was given.
+    /// Blocks of this chunk, or of a discard.
+    pub(super) blocks: u64,
+    /// Those of them that the disk was given.
     pub(super) sent: u64,
+    /// Pages of the chunks that are done.
+    pages: u16,
     /// Parts that the disk has not answered.
     parts: u16,
     /// Pages of them, as the scheduler counts.
@@ -22,16 +23,40 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    /// Starts a chunk of `bytes` bytes.
-    pub(super) fn begin(&mut self, bytes: u32) {
-        self.chunk = bytes;
+    /// Of a request that is for so many blocks, if it is for any without memory.
+    pub(super) fn of(blocks: u64) -> Self {
+        Self {
+            blocks,
+            ..Self::default()
+        }
+    }
+
+    /// Starts a chunk of `bytes` bytes, in blocks of 2 to the power of `shift`.
+    #[inline]
+    pub(super) fn begin(&mut self, bytes: u32, shift: u8) {
+        self.blocks = u64::from(bytes >> (shift & 31));
         self.sent = 0;
     }
 
-    /// Ends a chunk that succeeded.
-    pub(super) fn next(&mut self) {
-        self.done += self.chunk;
-        self.begin(0);
+    /// Starts it again.
+    pub(super) fn restart(&mut self) {
+        self.sent = 0;
+    }
+
+    /// Ends a chunk that succeeded and is not the last: it is of whole pages.
+    pub(super) fn next(&mut self, shift: u8) {
+        self.pages += (self.chunk(shift) / PAGE_SIZE as u32) as u16;
+        (self.blocks, self.sent) = (0, 0);
+    }
+
+    /// Bytes of the chunks that are done.
+    pub(super) fn done(&self) -> u32 {
+        u32::from(self.pages) * PAGE_SIZE as u32
+    }
+
+    /// Bytes of this chunk.
+    pub(super) fn chunk(&self, shift: u8) -> u32 {
+        (self.blocks << (shift & 31)) as u32
     }
 
     /// The disk was given a part.

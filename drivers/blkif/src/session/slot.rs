@@ -7,8 +7,9 @@ use spindle_xen::DomId;
 use spindle_xen::grant::{CopyEnd, GrantRef};
 
 use super::arena::{Arena, Run};
+use super::progress::Progress;
 use crate::abi::{MAX_SEGMENTS, Operation, RawSegment};
-use crate::request::Request;
+use crate::request::{List, Request};
 use crate::ring::{Body, RawRequest};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,7 +53,7 @@ pub(super) enum Path {
 pub(super) struct Slot {
     /// When the visit that took it began.
     pub(super) taken_ns: u64,
-    /// What precedes the body; of an indirect request as if it were no such.
+    /// What precedes the body.
     pub(super) raw: RawRequest,
     pub(super) sectors: u32,
     /// Segments in the body, or in the run.
@@ -70,8 +71,7 @@ pub(super) struct Slot {
     pub(super) failed: bool,
     /// Its memory as the disk is told of it.
     pub(super) memory: [Segment; MAX_SEGMENTS],
-    /// The private copy of its segments; of a discard, how many blocks; of an indirect request,
-    /// where its list is.
+    /// The private copy of what follows it: segments, or where the list of them is.
     pub(super) body: Body,
     /// Where on the unit it begins, in the disk's blocks.
     pub(super) block: u64,
@@ -141,9 +141,15 @@ impl Slot {
         self.state = State::Waiting;
         self.must_copy = !request.whole_blocks;
         self.failed = false;
-        if self.discards() {
-            self.body[0] = request.blocks;
-        }
+    }
+
+    /// Fills in what was found of an indirect request, whose list is to be read next.
+    pub(super) fn fill_list(&mut self, list: &List) {
+        self.segments = list.segments;
+        self.op = list.op;
+        self.state = State::Listed;
+        self.must_copy = false;
+        self.failed = false;
     }
 
     /// Whether it moves data to or from the guest's memory.
@@ -177,28 +183,25 @@ impl Slot {
         matches!(self.op, Op::Discard | Op::SecureDiscard)
     }
 
-    /// Blocks that the disk is asked for, if it moves `bytes` bytes.
-    pub(super) fn blocks(&self, volume: &Volume, bytes: u32) -> u64 {
-        if self.discards() {
-            return self.body[0];
-        }
-        u64::from(bytes >> (volume.block_shift & 31))
+    /// Blocks that it moves in all.
+    pub(super) fn blocks(&self, volume: &Volume) -> u64 {
+        u64::from(self.sectors * 512 >> (volume.block_shift & 31))
     }
 
-    /// What the disk is asked, after `done` bytes that it has already moved.
+    /// What the disk is asked, once it has come so far.
     #[inline]
     pub(super) fn command<'a>(
         &'a self,
         volume: &Volume,
         arena: &'a Arena,
-        done: u32,
+        progress: &Progress,
     ) -> Command<'a> {
-        let blocks = if self.discards() { self.body[0] } else { 0 };
+        let blocks = if self.discards() { progress.blocks } else { 0 };
         Command {
             op: self.op,
             unit: volume.unit,
             block_shift: volume.block_shift,
-            block: self.block + u64::from(done >> (volume.block_shift & 31)),
+            block: self.block + u64::from(progress.done() >> (volume.block_shift & 31)),
             blocks,
             segments: self.pieces(arena),
         }

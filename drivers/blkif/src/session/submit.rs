@@ -2,7 +2,7 @@
 
 use core::slice;
 
-use spindle_block::{Budget, Command, DiskQueue, IoError, Op, Part, SubmitError, Volume};
+use spindle_block::{Budget, Command, DiskQueue, IoError, Op, Part, SubmitError};
 use spindle_hw::PAGE_SIZE;
 
 use super::slot::{Path, State};
@@ -122,7 +122,7 @@ impl Session {
         }
         let slot = &mut self.slots[usize::from(index)];
         let progress = &mut self.progress[usize::from(index)];
-        let command = slot.command(&self.volume, &self.arena, progress.done);
+        let command = slot.command(&self.volume, &self.arena, progress);
         let pieces = slot.pieces;
         if progress.sent == 0 && slot.has_data() {
             // Most go whole, which is shorter. Each piece is a command or a page at most.
@@ -131,7 +131,7 @@ impl Session {
             if load <= self.ledger.credit() && !torn {
                 match queue.submit(&command, tag(ring, index)) {
                     Ok(()) => {
-                        progress.give(command_blocks(progress.chunk, &self.volume), load);
+                        progress.give(progress.blocks, load);
                         slot.state = State::InFlight;
                         self.leave_line();
                         self.ledger.give(load, load);
@@ -169,7 +169,7 @@ impl Session {
             }
         };
         progress.give(blocks, load);
-        let all = progress.sent >= slot.blocks(&self.volume, progress.chunk);
+        let all = progress.sent >= progress.blocks;
         if all || !slot.has_data() {
             slot.state = State::InFlight;
             self.leave_line();
@@ -232,10 +232,6 @@ impl Session {
 fn is_in_pieces(sectors: u32, segments: u16) -> bool {
     let missing = u32::from(segments) * u32::from(SECTORS_PER_PAGE) - sectors;
     usize::from(segments) > MOST_COMMANDS && missing as usize * 2 + 1 > MOST_COMMANDS
-}
-
-fn command_blocks(bytes: u32, volume: &Volume) -> u64 {
-    u64::from(bytes >> (volume.block_shift & 31))
 }
 
 fn pages_of(sectors: u32) -> usize {

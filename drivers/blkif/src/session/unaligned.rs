@@ -115,7 +115,7 @@ impl Session {
         let un = self.unaligned.as_mut().ok_or(Reject::Range)?;
         let slot = &self.slots[usize::from(index)];
         let (words, _) = slot.parts(&self.arena);
-        let (around, sectors) = request::enclosed(slot.block, words, &self.volume.extent())?;
+        let (around, sectors) = request::enclosed(slot.raw.sector, words, &self.volume.extent())?;
         un.ends[usize::from(index)] = Ends {
             head: around.head,
             tail: around.tail,
@@ -135,7 +135,7 @@ impl Session {
         let ends = &mut un.ends[usize::from(index)];
         let writes = slot.has_data() && slot.op.writes();
         if slot.state == State::Waiting && writes && !ends.claimed {
-            let blocks = slot.blocks(&self.volume, slot.sectors * 512);
+            let blocks = slot.blocks(&self.volume);
             ends.claimed = un.claims.claim(&ends.span(slot.block, blocks));
             un.blocked = !ends.claimed;
             return ends.claimed;
@@ -152,7 +152,7 @@ impl Session {
         let slot = &self.slots[usize::from(index)];
         let ends = core::mem::take(&mut un.ends[usize::from(index)]);
         if ends.claimed {
-            let blocks = slot.blocks(&self.volume, slot.sectors * 512);
+            let blocks = slot.blocks(&self.volume);
             un.claims.release(&ends.span(slot.block, blocks));
         }
     }
@@ -180,8 +180,9 @@ impl Session {
         let slot = &self.slots[usize::from(index)];
         let progress = &self.progress[usize::from(index)];
         let last = usize::from(slot.pieces).saturating_sub(1);
-        let head = ends.head > 0 && progress.done == 0;
-        let tail = ends.tail > 0 && progress.done + progress.chunk == slot.sectors * 512;
+        let head = ends.head > 0 && progress.done() == 0;
+        let end = progress.done() + progress.chunk(self.volume.block_shift);
+        let tail = ends.tail > 0 && end == slot.sectors * 512;
         [
             head.then_some(0),
             (tail && !(head && last == 0)).then_some(last),
@@ -241,7 +242,7 @@ impl Session {
                 unit: self.volume.unit,
                 block_shift: self.volume.block_shift,
                 // A buffer is a page, and so is a block.
-                block: slot.block + u64::from(progress.done) / PAGE_SIZE as u64 + at as u64,
+                block: slot.block + u64::from(progress.done()) / PAGE_SIZE as u64 + at as u64,
                 blocks: 0,
                 segments: slice::from_ref(piece),
             };
@@ -262,8 +263,7 @@ impl Session {
             return false;
         }
         self.set_fill(index, Fill::Done);
-        let progress = &mut self.progress[usize::from(index)];
-        progress.begin(progress.chunk);
+        self.progress[usize::from(index)].restart();
         let slot = &mut self.slots[usize::from(index)];
         slot.state = State::Waiting;
         slot.must_copy = true;
