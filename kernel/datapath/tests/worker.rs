@@ -47,11 +47,15 @@ fn a_write_for_a_disk_without_a_queue_is_copied_refused_and_told_of() {
     let link = Arc::new(Link::default());
     let mut worker = RingWorker::new(core, Arc::clone(&link), PollTime::Always, stats.clone());
 
+    assert!(!worker.has_orders());
+    assert_eq!(worker.ports().count(), 0);
     let session = Box::new(session);
     link.orders
         .put(Order::Attach { token: 1, session })
         .unwrap();
+    assert!(worker.has_orders());
     worker.turn(0);
+    assert!(!worker.has_orders());
     let attached = link.reports.take();
     assert!(matches!(attached, Some(Report::Attached { token: 1, .. })));
     assert_eq!(worker.ports().collect::<Vec<_>>(), [PORT]);
@@ -65,6 +69,11 @@ fn a_write_for_a_disk_without_a_queue_is_copied_refused_and_told_of() {
     assert_eq!(events.sent(PORT), 1);
     assert_eq!(stats.snapshot().grant_calls, 1);
     assert!(worker.listen());
+    // What comes between the last look and the request for an event is not slept through.
+    front.push(Operation::WRITE, 0, &[page.segment(0, 7)]);
+    front.publish();
+    assert!(!worker.listen());
+    assert_eq!(format!("{worker:?}"), "RingWorker { .. }");
 }
 
 #[test]
