@@ -5,16 +5,18 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use xshell::{Shell, cmd};
 
-use crate::{deny, fuzz, kernel, miri, root, shell, test, ui};
+use crate::{deny, fuzz, kernel, miri, mutants, root, shell, test, ui};
 
 /// For each fuzz target.
 const FUZZ_SECONDS: u64 = 30;
+/// For the mutants of what a change touches.
+const MUTANTS_TIME: Duration = Duration::from_secs(300);
 /// For a share of the tests under Miri.
 const MIRI_TIME: Duration = Duration::from_secs(600);
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Leave the rig out: formatting, lints, documentation, licences, the host's tests,
+    /// Leave the rig out: formatting, lints, documentation, licences, the host's tests, mutants,
     /// models, fuzz targets and Miri.
     #[arg(long)]
     host_only: bool,
@@ -56,6 +58,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let mut unchecked: Vec<String> = deny::run(&sh)?.into_iter().collect();
 
     test::host()?;
+    mutants::in_ci(MUTANTS_TIME)?;
     miri::loom()?;
     fuzz::in_ci(FUZZ_SECONDS)?;
     unchecked.extend(miri::in_ci(MIRI_TIME)?);

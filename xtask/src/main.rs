@@ -1,7 +1,7 @@
 //! `cargo xtask`: builds Spindle, boots it under nested Xen and tests it there.
 //!
-//! One file or folder per task (`kernel`, `run`, `test`, `bench`, `interop`, `fuzz`, `miri`, `ci`,
-//! `shell`, `size`); `rig` holds the machine they share, `scenario` what is done with it; `freshness`
+//! One file or folder per task (`kernel`, `run`, `test`, `bench`, `interop`, `fuzz`, `miri`, `mutants`,
+//! `ci`, `shell`, `size`); `rig` holds the machine they share, `scenario` what is done with it; `freshness`
 //! compares results with the sources of now.
 
 #![forbid(unsafe_code)]
@@ -18,6 +18,7 @@ mod kernel;
 #[cfg(test)]
 mod limits;
 mod miri;
+mod mutants;
 mod rig;
 mod run;
 mod scenario;
@@ -73,6 +74,9 @@ enum Task {
     Loom,
     /// Check the rig's shell scripts with shellcheck, which is installed if it is missing.
     Shellcheck,
+    /// Change the code in one place at a time and see whether the tests notice (hours; with
+    /// --changed only in what a change touches).
+    Mutants(mutants::Args),
     /// Print the size of the image and of each crate (lines, `unsafe` blocks).
     Size,
 }
@@ -96,6 +100,7 @@ fn main() -> ExitCode {
         Task::Miri(args) => miri::run(&args),
         Task::Loom => miri::loom(),
         Task::Shellcheck => shell::run(),
+        Task::Mutants(args) => mutants::run(&args),
         Task::Size => size::run(),
     };
     match result {

@@ -11,8 +11,9 @@ use crate::{root, ui};
 /// One of Xen's public headers, which the preload library's test compares with.
 const XEN_HEADER: &str = "/usr/include/xen/domctl.h";
 
-/// The version that is installed where there is none.
+/// The versions that are installed where there is none.
 const DENY: &str = "0.20.2";
+const MUTANTS: &str = "27.1.0";
 
 /// Installs Debian packages.
 ///
@@ -79,6 +80,20 @@ pub(crate) fn cargo_deny(sh: &Shell) -> Result<PathBuf> {
     }
     cargo_install(sh, "cargo-deny", DENY, &[])?;
     Ok(PathBuf::from("cargo-deny"))
+}
+
+/// Makes sure that `cargo mutants` is there.
+///
+/// # Errors
+/// It cannot be installed.
+pub(crate) fn cargo_mutants(sh: &Shell) -> Result<()> {
+    if is_there(sh, "mutants") {
+        return Ok(());
+    }
+    ui::step("mutants", &format!("install cargo-mutants {MUTANTS}"));
+    // Nearly all of the time goes to the compiler that it runs: optimising it would only take
+    // longer to install.
+    cargo_install(sh, "cargo-mutants", MUTANTS, &["--debug"])
 }
 
 /// Whether cargo has this command.

@@ -1,0 +1,275 @@
+//! `mutants`: changes the code in one place at a time (cargo-mutants) and runs the tests, which
+//! must notice. What they do not notice is a survivor: it gets a test, or a line with the reason in
+//! `xtask/mutants.txt` ([`listed`]).
+//!
+//! The mutants are made in a copy of the sources ([`copy`]), never in the work tree, of all the code
+//! or of what a change touches ([`change`]). [`outcome`] reads what was found and judges it.
+
+mod change;
+mod copy;
+mod listed;
+mod outcome;
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use xshell::{Shell, cmd};
+
+use self::change::Change;
+use self::listed::Listed;
+use self::outcome::{Outcome, Report};
+use crate::{root, tools, ui};
+
+/// A crate whose tests are tried.
+struct Tested {
+    /// What it is called on the command line and in the table.
+    name: &'static str,
+    package: &'static str,
+    /// Where its sources are.
+    folder: &'static str,
+    /// Other packages whose tests are its tests, too.
+    also: &'static [&'static str],
+}
+
+const fn driver(name: &'static str, package: &'static str, folder: &'static str) -> Tested {
+    Tested {
+        name,
+        package,
+        folder,
+        also: &[],
+    }
+}
+
+/// All of them; smaller ones first. testkit and the fuzz targets are tests themselves.
+const CRATES: [Tested; 11] = [
+    driver("config", "spindle-config", "drivers/config"),
+    driver("pci", "spindle-pci", "drivers/pci"),
+    driver("hw", "spindle-hw", "drivers/hw"),
+    driver("block", "spindle-block", "drivers/block"),
+    driver("datapath", "spindle-datapath", "kernel/datapath"),
+    driver("control", "spindle-control", "kernel/control"),
+    driver("virtio", "spindle-virtio", "drivers/virtio"),
+    driver("xen", "spindle-xen", "drivers/xen"),
+    driver("ctl", "spindlectl", "ctl"),
+    driver("nvme", "spindle-nvme", "drivers/nvme"),
+    Tested {
+        also: &["spindle-control"],
+        ..driver("blkif", "spindle-blkif", "drivers/blkif")
+    },
+];
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Only in what differs from this commit; without one, from the point where origin/main and
+    /// this branch part, or from some commits ago if they do not.
+    #[arg(long, value_name = "COMMIT", num_args = 0..=1, default_missing_value = "")]
+    changed: Option<String>,
+    /// Only in this crate (several: given several times).
+    #[arg(long, value_name = "NAME")]
+    package: Vec<String>,
+    /// Only this part of each crate's mutants, from 0/5 to 4/5 for example.
+    #[arg(long, value_name = "K/N")]
+    shard: Option<String>,
+    /// End after so many minutes, and print how many mutants were left.
+    #[arg(long, value_name = "MINUTES")]
+    minutes: Option<u64>,
+}
+
+/// Runs the task.
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let sh = Shell::new()?;
+    sh.change_dir(root());
+    let chosen = choose(&args.package)?;
+    let change = match &args.changed {
+        None => None,
+        Some(base) => Some(Change::since(
+            &sh,
+            Some(base.as_str()).filter(|b| !b.is_empty()),
+        )?),
+    };
+    let time = args
+        .minutes
+        .map(|minutes| Duration::from_secs(60 * minutes));
+    try_all(&sh, &chosen, change.as_ref(), args.shard.as_deref(), time)
+}
+
+/// What CI does: as many of the mutants in what a change touches as there is time for.
+pub(crate) fn in_ci(time: Duration) -> Result<()> {
+    let sh = Shell::new()?;
+    sh.change_dir(root());
+    let change = Change::since(&sh, None)?;
+    try_all(&sh, &choose(&[])?, Some(&change), None, Some(time))
+}
+
+/// Makes mutants of these crates and prints what their tests noticed.
+fn try_all(
+    sh: &Shell,
+    chosen: &[&Tested],
+    change: Option<&Change>,
+    shard: Option<&str>,
+    time: Option<Duration>,
+) -> Result<()> {
+    let listed = Listed::read(&root().join("xtask/mutants.txt"))?;
+    let mut chosen = chosen.to_vec();
+    if let Some(change) = change {
+        ui::step("mutants", &format!("in {}", change.what));
+        chosen.retain(|tested| change.touches(tested.folder));
+    }
+    if chosen.is_empty() {
+        ui::step(
+            "mutants",
+            "none: no source of a crate that is tested differs",
+        );
+        return Ok(());
+    }
+    tools::cargo_mutants(sh)?;
+    let tree = copy::refresh(sh)?;
+    let start = Instant::now();
+    let mut report = Report::default();
+    for (number, tested) in chosen.iter().enumerate() {
+        // What is left of the time is shared by the crates that are left.
+        let left = time.map(|time| {
+            let rest = u32::try_from(chosen.len() - number).unwrap_or(u32::MAX);
+            time.saturating_sub(start.elapsed()) / rest
+        });
+        ui::step("mutants", tested.name);
+        let outcome = try_one(sh, &tree, tested, change, shard, left)?;
+        let whole = change.is_none() && shard.is_none();
+        report.add(tested.name, tested.folder, &outcome, &listed, whole);
+    }
+    println!("{report}");
+    report.judge()
+}
+
+/// Makes mutants of one crate.
+fn try_one(
+    sh: &Shell,
+    tree: &copy::Tree,
+    tested: &Tested,
+    change: Option<&Change>,
+    shard: Option<&str>,
+    time: Option<Duration>,
+) -> Result<Outcome> {
+    let found = root().join("target/mutants/found").join(tested.name);
+    if found.exists() {
+        fs::remove_dir_all(&found)?;
+    }
+    fs::create_dir_all(&found)?;
+    let mut flags: Vec<String> = Vec::new();
+    if !tested.also.is_empty() {
+        let packages = [&[tested.package], tested.also].concat().join(",");
+        flags.push(format!("--test-package={packages}"));
+    }
+    if let Some(change) = change {
+        let diff = found.join("change.diff");
+        fs::write(&diff, &change.diff)?;
+        flags.push(format!("--in-diff={}", diff.display()));
+    }
+    if let Some(shard) = shard {
+        flags.push(format!("--shard={shard}"));
+    }
+    // Not always the same first ones, where there is no time for all.
+    if time.is_some() {
+        flags.push("--shuffle".to_string());
+    }
+    let (sources, build, package) = (&tree.sources, &tree.build, tested.package);
+    let limit: &[String] = &time.map_or_else(Vec::new, |time| {
+        let seconds = time.as_secs().max(1).to_string();
+        ["timeout", "--signal=INT", "--kill-after=20", &seconds]
+            .map(String::from)
+            .to_vec()
+    });
+    let mut words = limit.to_vec();
+    words.extend(["cargo".to_string(), "mutants".to_string()]);
+    let (program, words) = words.split_first().context("a command")?;
+    let output = cmd!(
+        sh,
+        "{program} {words...} --dir {sources} --in-place --package {package} --output {found}
+        --colors never --no-times {flags...}"
+    )
+    .env("CARGO_TARGET_DIR", build)
+    // A failed case need not be a short one, nor be kept.
+    .env("PROPTEST_MAX_SHRINK_ITERS", "0")
+    .env("PROPTEST_DISABLE_FAILURE_PERSISTENCE", "true")
+    .quiet()
+    .ignore_status()
+    .output()?;
+    let text = || {
+        format!(
+            "{}{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        )
+    };
+    match output.status.code() {
+        // All were noticed; some were not; some made tests hang; timeout(1) ended it.
+        Some(0 | 2 | 3 | 124) => Outcome::read(&found.join("mutants.out")),
+        Some(4) => bail!(
+            "the tests of {package} fail without any mutant:\n{}",
+            text()
+        ),
+        _ => bail!("cargo mutants failed in {package}:\n{}", text()),
+    }
+}
+
+/// The crates of these names, or all.
+fn choose(names: &[String]) -> Result<Vec<&'static Tested>> {
+    let is = |tested: &Tested, name: &str| name == tested.name || name == tested.package;
+    for name in names {
+        let known = CRATES.map(|tested| tested.name).join(" ");
+        ensure!(
+            CRATES.iter().any(|tested| is(tested, name)),
+            "no crate is called \"{name}\"; there are: {known}"
+        );
+    }
+    let asked = |tested: &&Tested| names.is_empty() || names.iter().any(|name| is(tested, name));
+    Ok(CRATES.iter().filter(asked).collect())
+}
+
+/// Where something is that stays between runs.
+fn kept(name: &str) -> PathBuf {
+    root().join("target/mutants").join(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_crate_is_where_it_is_said_to_be() -> Result<()> {
+        for tested in &CRATES {
+            let manifest = root().join(tested.folder).join("Cargo.toml");
+            let text = fs::read_to_string(&manifest)?;
+            let name = format!("name = \"{}\"", tested.package);
+            assert!(text.contains(&name), "{}", manifest.display());
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn no_driver_is_left_out() -> Result<()> {
+        for folder in fs::read_dir(root().join("drivers"))? {
+            let name = folder?.file_name();
+            let name = name.to_str().context("a name")?;
+            let is_test = name == "testkit" || name == "fuzz";
+            let folder = format!("drivers/{name}");
+            let is_tried = CRATES.iter().any(|tested| tested.folder == folder);
+            assert_ne!(is_tried, is_test, "{folder}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_crate_goes_by_either_name_and_others_are_refused() -> Result<()> {
+        let names = |names: &[&str]| {
+            let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+            choose(&names).map(|chosen| chosen.iter().map(|c| c.name).collect::<Vec<_>>())
+        };
+        assert_eq!(names(&["spindle-xen", "ctl"])?, ["xen", "ctl"]);
+        assert_eq!(names(&[])?.len(), CRATES.len());
+        assert!(names(&["testkit"]).is_err());
+        Ok(())
+    }
+}
