@@ -21,6 +21,46 @@
 //! defines, page-aligned: `__image_start`, `__text_start`, `__text_end`, `__rodata_start`,
 //! `__rodata_end`, `__data_start`, `__data_end`, `__image_end`.
 //!
+//! # Example
+//! What the domain builder has left in memory, read on the host:
+//!
+//! ```
+//! use xen_pvh_boot::{BootInfo, PhysRead, START_INFO_MAGIC, words};
+//!
+//! /// Memory from address 0 on; nothing else can be read.
+//! struct Memory(Vec<u8>);
+//!
+//! impl PhysRead for Memory {
+//!     fn read(&self, from: u64, out: &mut [u8]) -> bool {
+//!         let from = from as usize;
+//!         let bytes = self.0.get(from..from.saturating_add(out.len()));
+//!         bytes.map(|bytes| out.copy_from_slice(bytes)).is_some()
+//!     }
+//! }
+//!
+//! // A start_info of version 1 at 0x100, with a command line and a map of one entry: 16 MiB of RAM.
+//! let mut memory = Memory(vec![0; 0x1000]);
+//! let mut put = |at: usize, bytes: &[u8]| memory.0[at..at + bytes.len()].copy_from_slice(bytes);
+//! put(0x100, &START_INFO_MAGIC.to_le_bytes());
+//! put(0x104, &1_u32.to_le_bytes());
+//! put(0x118, &0x200_u64.to_le_bytes()); // address of the command line
+//! put(0x128, &0x300_u64.to_le_bytes()); // address of the map
+//! put(0x130, &1_u32.to_le_bytes()); // its entries
+//! put(0x200, b"quiet disks=2\0");
+//! put(0x308, &(16_u64 << 20).to_le_bytes()); // size; the entry's start is 0
+//! put(0x310, &1_u32.to_le_bytes()); // RAM
+//!
+//! let info = BootInfo::read(&memory, 0x100)?;
+//! assert_eq!(info.ram.end(), 16 << 20);
+//! assert_eq!(info.ram.total(), 15 << 20); // the first MiB is left alone
+//! let keys: Vec<&str> = words(&info.command_line).map(|word| word.key).collect();
+//! assert_eq!(keys, ["quiet", "disks"]);
+//!
+//! // What makes no sense is an error, whatever wrote it.
+//! assert!(BootInfo::read(&memory, 0x200).is_err());
+//! # Ok::<(), xen_pvh_boot::BootError>(())
+//! ```
+//!
 //! # Requirements
 //! A processor with long mode and NX; a start_info of version 1 (Xen 4.11 and later, QEMU 4.0 and
 //! later), which carries the memory map.

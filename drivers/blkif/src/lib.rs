@@ -18,6 +18,60 @@
 //! | core | [`ring_core`] | turns over many rings: poll, take, resolve, submit, answer |
 //! | telling | [`moderation`] | whether a frontend is notified at once |
 //! | around it | [`worker`], [`mailbox`], [`pacer`] | orders from control, and rest |
+//!
+//! # Example
+//! A guest reads a page of a RAM disk. Guest, grant table, event channels and memory are the test
+//! kit's.
+//!
+//! ```
+//! use spindle_blkif::abi::{Abi, Operation, RspStatus};
+//! use spindle_blkif::{Attachment, Config, Gate, RingCore, Session, Window};
+//! use spindle_block::RamDisk;
+//! use spindle_hw::DmaAlloc;
+//! use spindle_testkit::blkfront::Blkfront;
+//! use spindle_testkit::grants::{FakeEvents, FakeGrants};
+//! use spindle_testkit::mem::FakeBus;
+//! use spindle_xen::DomId;
+//! use spindle_xen::event::Port;
+//!
+//! let bus = FakeBus::new();
+//! let (grants, events) = (FakeGrants::new(&bus), FakeEvents::default());
+//! let disk = RamDisk::new(1 << 20, &bus).expect("memory");
+//!
+//! // A core with a queue on the disk, and buffers for data that is copied.
+//! let config = Config::default();
+//! let buffers = bus.alloc(config.segments).expect("buffers");
+//! let queues = vec![disk.queue(64, &bus)];
+//! let mut core = RingCore::new(config, queues, &grants, &events, buffers).expect("a core");
+//!
+//! // The guest's ring of one page, attached to the core.
+//! let mut front = Blkfront::new(&grants, DomId(1), 1, 0);
+//! let attachment = Attachment {
+//!     domain: DomId(1),
+//!     port: Port(1),
+//!     volume: disk.volume("ram0", 0),
+//!     abi: Abi::Native,
+//!     start: 0,
+//!     window: Some(Window::new(1 << 40, 32)), // where its grants are mapped
+//!     persistent: true,
+//!     indirect_segments: 0,
+//!     gate: Gate::members(1).remove(0),
+//!     claims: None,
+//! };
+//! let session = Session::new(front.ring(), attachment).expect("memory for the ring");
+//! core.attach(session).expect("a place");
+//!
+//! let page = front.page(false);
+//! let id = front.push(Operation::READ, 0, &[page.segment(0, 7)]);
+//! front.publish();
+//! let mut answers = Vec::new();
+//! for now_ns in (0..100_000).step_by(1000) {
+//!     core.visit(now_ns); // a poll iteration
+//!     answers.extend(front.answers());
+//! }
+//! assert_eq!(answers.len(), 1);
+//! assert_eq!((answers[0].id, answers[0].status), (id, RspStatus::OKAY));
+//! ```
 #![no_std]
 #![forbid(unsafe_code)]
 

@@ -27,6 +27,52 @@
 //! | `slots` | which command identifiers are in flight, and for whom |
 //! | `queue` | the data path |
 //!
+//! # Example
+//! A write and a read on the test kit's controller. Where the example runs the controller, hardware
+//! works by itself.
+//!
+//! ```
+//! use std::sync::Arc;
+//!
+//! use spindle_block::{Command, DiskOptions, DiskQueue, Op, Segment, Tag};
+//! use spindle_hw::{DmaAlloc, PAGE_SIZE};
+//! use spindle_nvme::Controller;
+//! use spindle_testkit::mem::{FakeBus, FakeClock};
+//! use spindle_testkit::nvme::{Config, FakeNvme};
+//!
+//! let bus = Arc::new(FakeBus::new());
+//! let registers = FakeNvme::new(bus.clone(), Config::default());
+//! let clock = FakeClock::new(1_000_000);
+//!
+//! // The control core brings the controller up and makes a queue pair for each ring core.
+//! let options = DiskOptions::default();
+//! let mut controller = Controller::start(registers.clone(), &clock, &*bus, options)?;
+//! let volume = controller.volumes(0, 0).remove(0);
+//! let mut queue = controller.create_queue(registers.clone())?;
+//!
+//! // The ring core submits, rings the doorbell once, and polls.
+//! let memory = bus.alloc(1).expect("a page");
+//! let segments = [Segment { bus: memory.bus(), len: PAGE_SIZE as u32 }];
+//! for op in [Op::Write, Op::Read] {
+//!     let command = Command {
+//!         op,
+//!         unit: volume.unit,
+//!         block_shift: volume.block_shift,
+//!         block: 8,
+//!         blocks: 0,
+//!         segments: &segments,
+//!     };
+//!     queue.submit(&command, Tag(1)).expect("it is empty");
+//!     queue.commit();
+//!     registers.run();
+//!     let mut results = Vec::new();
+//!     queue.poll(|tag, result| results.push((tag, result)));
+//!     assert_eq!(results, [(Tag(1), Ok(()))]);
+//! }
+//! assert!(registers.violations().is_empty());
+//! # Ok::<(), spindle_nvme::Error>(())
+//! ```
+//!
 //! # Controllers as they are
 //!
 //! What real controllers do besides the specification, and what this driver does about it. The

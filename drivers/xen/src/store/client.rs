@@ -9,6 +9,39 @@
 //! the client sends those of a [`Priority`] in the order in which they were given. A watch event is handed over the moment it
 //! is read and never queued here: the owner marks what it concerns, so that a flood costs no
 //! memory (XSA-349).
+//!
+//! # Example
+//! A batch of two requests, answered by the test kit's daemon through the ring page:
+//!
+//! ```
+//! use spindle_hw::SharedPages;
+//! use spindle_testkit::xenstored::Xenstored;
+//! use spindle_xen::Errno;
+//! use spindle_xen::store::{Client, Event, Priority, Request, Ring};
+//!
+//! let page = SharedPages::host(1, 0);
+//! let mut daemon = Xenstored::new(page.alias(), 3); // we are domain 3
+//! let (mut client, mut ring) = (Client::new(), Ring::new(page));
+//!
+//! let batch = vec![
+//!     Request::Write("data/spindle/ready".into(), b"1".to_vec()),
+//!     Request::Read("data/nothing".into()),
+//! ];
+//! let unit = client.send(batch, Priority::Normal);
+//!
+//! let (answered, replies) = loop {
+//!     match client.poll(&mut ring) {
+//!         Some(Event::Replies(unit, replies)) => break (unit, replies),
+//!         Some(event) => panic!("not asked for: {event:?}"),
+//!         // The kernel would notify xenstored and sleep; here the daemon runs.
+//!         None => assert!(daemon.step(), "it has nothing to do either"),
+//!     }
+//! };
+//! assert_eq!(answered, unit);
+//! assert!(replies[0].is_ok());
+//! assert_eq!(replies[1], Err(Errno::ENOENT));
+//! assert_eq!(daemon.text("/local/domain/3/data/spindle/ready"), Some("1"));
+//! ```
 
 use alloc::collections::VecDeque;
 use alloc::string::String;
