@@ -67,7 +67,7 @@ pub struct DiskEvents {
 }
 
 /// A unit that is no longer what it was.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum UnitChange {
     /// It has another size.
     Resized {
@@ -76,8 +76,13 @@ pub enum UnitChange {
         /// The new size in sectors of 512 bytes.
         sectors: u64,
     },
-    /// It is gone, or cannot be served any longer.
-    Removed(Unit),
+    /// It is gone, or cannot be served any longer as what it was.
+    Removed {
+        /// Which unit.
+        unit: Unit,
+        /// Why.
+        reason: String,
+    },
     /// There is one more, which is not served before the next start.
     Added(Unit),
 }

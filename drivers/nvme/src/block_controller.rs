@@ -74,6 +74,8 @@ where
     }
 
     fn attend(&mut self) -> DiskEvents {
+        // What it reported last has been passed on to the cores since.
+        self.controller.closed();
         let attention = self.controller.attend();
         let lost = attention.lost.map(|lost| LostController {
             reason: lost.reason.to_string(),
@@ -84,7 +86,10 @@ where
                 unit: Unit(id),
                 sectors,
             },
-            Change::Removed(id) => UnitChange::Removed(Unit(id)),
+            Change::Removed { id, reason } => UnitChange::Removed {
+                unit: Unit(id),
+                reason: reason.to_string(),
+            },
             Change::Added(id) => UnitChange::Added(Unit(id)),
         };
         DiskEvents {

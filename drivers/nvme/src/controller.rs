@@ -7,6 +7,7 @@ use spindle_block::{DiskOptions, Volume};
 use spindle_hw::{Clock, DmaAlloc, PAGE_SIZE, Registers};
 
 use crate::admin::{self, AdminQueue, Posted};
+use crate::change::Leaving;
 use crate::command::{Entry, admin as opcode};
 use crate::discard::DiscardLimits;
 use crate::events::Warning;
@@ -36,8 +37,8 @@ pub struct Controller<R, C, M> {
     pub(crate) discards: Option<DiscardLimits>,
     pub(crate) namespaces: Vec<Namespace>,
     pub(crate) refused: Vec<(u32, NamespaceError)>,
-    /// Those of the namespaces that came since the start: no volume is on them.
-    pub(crate) added: Vec<u32>,
+    /// Those that were removed, as long as something of them may be under way.
+    pub(crate) leaving: Vec<Leaving>,
     pub(crate) depth: u16,
     pub(crate) timeout: Duration,
     /// The queue pairs there are, by identifier from 1 on: one place for each that was granted.
@@ -47,8 +48,8 @@ pub struct Controller<R, C, M> {
     pub(crate) host_memory: HostMemory,
     /// Namespaces that are to be looked at again, since the controller could not say what they are.
     pub(crate) unsure: Vec<u32>,
-    /// When that was tried last.
-    pub(crate) unsure_since: u64,
+    /// When that was tried last; `None` if it is to be tried now.
+    pub(crate) unsure_since: Option<u64>,
     /// Those of them that are being looked at.
     pub(crate) looking: Vec<u32>,
     starting: bool,
@@ -89,7 +90,7 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
             discards: None,
             namespaces: Vec::new(),
             refused: Vec::new(),
-            added: Vec::new(),
+            leaving: Vec::new(),
             depth: 1 << depth.ilog2(),
             timeout: options.timeout,
             pairs: Vec::new(),
@@ -97,7 +98,7 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
             warning: Warning::default(),
             host_memory: HostMemory::default(),
             unsure: Vec::new(),
-            unsure_since: 0,
+            unsure_since: None,
             looking: Vec::new(),
             starting: true,
             series: Series::default(),

@@ -53,6 +53,20 @@ impl DiscardLimits {
         }
     }
 
+    /// Ranges, blocks in one range, blocks in all ranges together.
+    pub(crate) fn numbers(self) -> (u32, u32, u64) {
+        (self.ranges, self.range_blocks, self.total_blocks)
+    }
+
+    /// What [`Self::numbers`] gave; `None` for no ranges.
+    pub(crate) fn of_numbers(ranges: u32, range_blocks: u32, total_blocks: u64) -> Option<Self> {
+        (ranges > 0).then_some(Self {
+            ranges,
+            range_blocks,
+            total_blocks,
+        })
+    }
+
     /// The same with room for `bytes` bytes of ranges, at least for one.
     pub(crate) fn within(self, bytes: usize) -> Self {
         let ranges = u32::try_from(bytes >> RANGE_SHIFT).unwrap_or(u32::MAX);

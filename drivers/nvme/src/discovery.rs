@@ -123,11 +123,7 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
     /// Identifiers worth looking at: the active ones, or all of them on a controller too old to
     /// list those.
     fn namespace_ids(&mut self, highest: u32) -> Result<Vec<u32>, Error> {
-        let known = if self.registers.version() >= VERSION_1_1 {
-            self.active_namespaces()?
-        } else {
-            None
-        };
+        let known = self.active_namespaces()?;
         let mut ids = known.unwrap_or_else(|| (1..=highest).take(MAX_NAMESPACES + 1).collect());
         if ids.len() > MAX_NAMESPACES {
             log::warn!(
@@ -143,6 +139,9 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
     /// controller has no such list.
     #[inline(never)]
     pub(crate) fn active_namespaces(&mut self) -> Result<Option<Vec<u32>>, Error> {
+        if self.registers.version() < VERSION_1_1 {
+            return Ok(None);
+        }
         let mut ids: Vec<u32> = Vec::new();
         while ids.len() <= MAX_NAMESPACES {
             let last = ids.last().copied().unwrap_or(0);

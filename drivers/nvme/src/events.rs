@@ -11,23 +11,7 @@ use crate::command::{Entry, admin as opcode};
 use crate::discovery::MAX_NAMESPACES;
 use crate::health::{HealthLog, HealthPage};
 use crate::identify::{NamespaceList, blank};
-use crate::{Attention, Controller, Error, NamespaceError, Status};
-
-/// A namespace that is no longer what it was.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Change {
-    /// It has another size.
-    Resized {
-        /// Namespace identifier.
-        id: u32,
-        /// The new size in sectors of 512 bytes.
-        sectors: u64,
-    },
-    /// It is gone, or cannot be served any longer.
-    Removed(u32),
-    /// There is one more.
-    Added(u32),
-}
+use crate::{Attention, Change, Controller, Error, NamespaceError, Removal, Status};
 
 /// Asynchronous Event Configuration (5.21.1.11).
 const FEATURE_EVENTS: u64 = 0x0b;
@@ -134,7 +118,8 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
     /// Looks again, now and then, at namespaces of which the controller could not say what they are.
     pub(crate) fn look_again(&mut self, now: u64, attention: &mut Attention) -> Result<(), Error> {
         if self.looking.is_empty() {
-            let early = now.saturating_sub(self.unsure_since) < LOOK_AGAIN_NS;
+            let since = self.unsure_since;
+            let early = since.is_some_and(|since| now.saturating_sub(since) < LOOK_AGAIN_NS);
             if self.event.is_some() || early {
                 return Ok(());
             }
@@ -163,29 +148,40 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
             .collect();
         // All ones: too many to be named (5.14.1.4).
         if named.first() == Some(&u32::MAX) {
-            let mut all = self.active_namespaces()?.unwrap_or_default();
-            let known = self.namespaces.iter().map(|n| n.id);
-            let gone: Vec<u32> = known.filter(|id| !all.contains(id)).collect();
-            all.extend(gone);
-            return self.refresh(&all, changes);
+            return self.refresh_all(changes);
         }
         self.refresh(&named, changes)
+    }
+
+    /// Looks at all namespaces that are known or active, and notes what has changed.
+    pub(crate) fn refresh_all(&mut self, changes: &mut Vec<Change>) -> Result<(), Error> {
+        let mut all: Vec<u32> = self.namespaces.iter().map(|n| n.id).collect();
+        match self.active_namespaces() {
+            Ok(active) => {
+                let new = active.into_iter().flatten().filter(|id| !all.contains(id));
+                let new: Vec<u32> = new.collect();
+                all.extend(new);
+            }
+            // Those that are served do not depend on the list.
+            Err(Error::Command { .. }) => {}
+            Err(error) => return Err(error),
+        }
+        self.refresh(&all, changes)
     }
 
     /// Looks at the namespaces `ids` and notes what has changed.
     ///
     /// One that the controller does not describe just then stays as it is known, and is looked at
-    /// again later. One that is being formatted is gone: what comes of it has nothing of the old one,
-    /// perhaps not even the size of its blocks.
-    ///
-    /// # Errors
-    /// Also if one has got another format: those who use it count in its old blocks; or if another
-    /// one is there under its number.
+    /// again later. One that is being formatted is removed: what comes of it has nothing of the old
+    /// one, perhaps not even the size of its blocks. One that was removed is not looked at before
+    /// nothing of it is under way.
     #[inline(never)]
     pub(crate) fn refresh(&mut self, ids: &[u32], changes: &mut Vec<Change>) -> Result<(), Error> {
-        // New ones are only told of, so that a few will do.
         let mut room = MAX_NAMESPACES.saturating_sub(self.namespaces.len());
         for &id in ids {
+            if self.is_leaving(id) {
+                continue;
+            }
             let place = self.namespaces.iter().position(|n| n.id == id);
             if place.is_none() {
                 match room.checked_sub(1) {
@@ -197,6 +193,7 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
             // Not before there is an answer: what has none yet is asked for again.
             let known_unsure = self.unsure.contains(&id);
             self.unsure.retain(|&other| other != id);
+            let mut unfit = None;
             let found = match looked {
                 Ok(found) => found,
                 Err(NamespaceError::Unidentified(status))
@@ -209,15 +206,16 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
                     if place.is_some() || self.unsure.len() < MAX_NAMESPACES {
                         self.unsure.push(id);
                     }
-                    self.unsure_since = self.clock.now_ns();
+                    self.unsure_since = Some(self.clock.now_ns());
                     continue;
                 }
                 Err(reason) => {
                     self.refuse(id, reason);
+                    unfit = Some(reason);
                     None
                 }
             };
-            if found.is_some() {
+            if unfit.is_none() {
                 self.refused.retain(|(other, _)| *other != id);
             }
             match (place, found) {
@@ -226,32 +224,21 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
                     // One that cannot be read now is still known.
                     found.uuid = found.uuid.or(known.uuid);
                     let known = core::mem::replace(known, found);
-                    if self.added.contains(&id) {
-                        // Those who used another one of this number still know it by that.
-                        continue;
-                    }
                     if known.block_shift != found.block_shift {
-                        return Err(Error::Changed("block size"));
-                    }
-                    if !known.is_same(&found) {
-                        return Err(Error::Changed("namespace of this number"));
-                    }
-                    if known.blocks != found.blocks {
+                        self.remove(id, Removal::Formatted(found.block_shift), changes);
+                    } else if !known.is_same(&found) {
+                        self.remove(id, Removal::Replaced, changes);
+                    } else if known.blocks != found.blocks {
                         let sectors = found.sectors();
                         changes.push(Change::Resized { id, sectors });
                     }
                 }
-                (Some(place), None) => {
-                    self.namespaces.remove(place);
-                    self.added.retain(|&other| other != id);
-                    for pair in self.pairs.iter().flatten() {
-                        pair.link.tell_gone(id);
-                    }
-                    changes.push(Change::Removed(id));
+                (Some(_), None) => {
+                    let reason = unfit.map_or(Removal::Gone, Removal::Unfit);
+                    self.remove(id, reason, changes);
                 }
                 (None, Some(found)) => {
                     self.namespaces.push(found);
-                    self.added.push(id);
                     changes.push(Change::Added(id));
                 }
                 (None, None) => {}

@@ -62,6 +62,11 @@ impl Identity {
         }
     }
 
+    /// Whether this is the controller that was known as `other`.
+    pub(crate) fn is_of(&self, other: &Self) -> bool {
+        (&self.serial, &self.model) == (&other.serial, &other.model)
+    }
+
     /// Whether it knows how to discard blocks.
     #[must_use]
     pub fn discards(&self) -> bool {

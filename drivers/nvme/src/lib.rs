@@ -21,6 +21,8 @@
 //! | `block_controller` | all of that as a `spindle_block::BlockController` |
 //! | `recovery`, `link` | aborts and resets, and what the cores have to do with them |
 //! | `events`, `health` | what the controller tells unasked; the SMART log |
+//! | `change` | namespaces that are replaced, formatted, gone or new |
+//! | `revival` | a controller that was lost, and comes back |
 //! | `host_memory` | memory that the controller asks us for |
 //! | `prp` | cutting a command into what one NVMe command can describe |
 //! | `discard` | the same for a discard |
@@ -119,6 +121,7 @@ extern crate alloc;
 
 mod admin;
 mod block_controller;
+mod change;
 mod command;
 mod controller;
 mod discard;
@@ -137,19 +140,20 @@ mod queue;
 mod queues;
 mod recovery;
 mod registers;
+mod revival;
 mod series;
 mod slots;
 mod status;
 
 pub use block_controller::NvmeDisk;
+pub use change::{Change, Removal};
 pub use controller::Controller;
 pub use error::Error;
-pub use events::Change;
 pub use health::HealthLog;
 pub use identity::Identity;
 pub use namespace::{Namespace, NamespaceError};
 pub use queue::QueuePair;
-pub use recovery::{Attention, Lost};
+pub use recovery::{Attention, Back, Lost};
 pub use registers::register_bytes;
 pub use status::Status;
 

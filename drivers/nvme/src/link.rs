@@ -3,6 +3,8 @@
 
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
+use crate::discard::DiscardLimits;
+
 /// What a queue is to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
@@ -13,7 +15,8 @@ pub(crate) enum Step {
     /// Make the memory fit for new queues; the controller does not reach it now.
     Clear,
     /// Take nothing more: the controller is lost. What is in flight stays until
-    /// [`spindle_block::DiskQueue::fail_all`].
+    /// [`spindle_block::DiskQueue::fail_all`]. If the controller comes back, [`Step::Clear`] and
+    /// [`Step::Run`] follow.
     Lose,
 }
 
@@ -40,7 +43,20 @@ impl Order {
 /// Above a command identifier: there is one.
 const LATE: u32 = 1 << 16;
 
-/// The words between control and one queue, on a cache line that no other queue uses.
+/// What the controller that a queue begins anew on takes.
+#[derive(Debug, Default)]
+struct Terms {
+    /// The most bytes in one command.
+    limit: AtomicU32,
+    /// CRDT1 to CRDT3, 16 bits each.
+    delays: AtomicU64,
+    /// Ranges in a discard, 0 if there are no discards; blocks in a range; blocks in all ranges.
+    ranges: AtomicU32,
+    range_blocks: AtomicU32,
+    total_blocks: AtomicU64,
+}
+
+/// The words between control and one queue, on cache lines that no other queue uses.
 #[derive(Debug, Default)]
 #[repr(align(64))]
 pub(crate) struct Link {
@@ -56,6 +72,9 @@ pub(crate) struct Link {
     suspects: AtomicBool,
     /// Namespaces that are gone: a bit for each number, modulo 128.
     gone: [AtomicU64; 2],
+    /// Those of them whose users submit nothing more, until the queue has seen it.
+    closed: [AtomicU64; 2],
+    terms: Terms,
 }
 
 impl Link {
@@ -105,10 +124,37 @@ impl Link {
         self.seen.load(Ordering::Acquire) == self.order.load(Ordering::Relaxed)
     }
 
-    /// Control: the controller reaches none of the memory of what is in flight on this queue, and
-    /// never will.
-    pub(crate) fn release(&self) {
-        self.released.store(true, Ordering::Release);
+    /// Control: whether the controller reaches none of the memory of what is in flight on this
+    /// queue, and never will.
+    pub(crate) fn release(&self, released: bool) {
+        self.released.store(released, Ordering::Release);
+    }
+
+    /// Control: what the controller takes, for a queue that begins anew with the next order.
+    pub(crate) fn tell_terms(&self, limit: u32, discards: Option<DiscardLimits>, delays: [u16; 3]) {
+        let (ranges, range_blocks, total_blocks) =
+            discards.map_or((0, 0, 0), DiscardLimits::numbers);
+        let [first, second, third] = delays.map(u64::from);
+        let terms = &self.terms;
+        // The order that follows releases all of it.
+        terms.limit.store(limit, Ordering::Relaxed);
+        let delays = first | second << 16 | third << 32;
+        terms.delays.store(delays, Ordering::Relaxed);
+        terms.ranges.store(ranges, Ordering::Relaxed);
+        terms.range_blocks.store(range_blocks, Ordering::Relaxed);
+        terms.total_blocks.store(total_blocks, Ordering::Relaxed);
+    }
+
+    /// Queue: what [`Self::tell_terms`] told.
+    pub(crate) fn terms(&self) -> (u32, Option<DiscardLimits>, [u16; 3]) {
+        let terms = &self.terms;
+        let load = |word: &AtomicU32| word.load(Ordering::Relaxed);
+        let total_blocks = terms.total_blocks.load(Ordering::Relaxed);
+        let ranges = load(&terms.ranges);
+        let discards = DiscardLimits::of_numbers(ranges, load(&terms.range_blocks), total_blocks);
+        let delays = terms.delays.load(Ordering::Relaxed);
+        let delays = [0, 16, 32].map(|shift| (delays >> shift) as u16);
+        (load(&terms.limit), discards, delays)
     }
 
     /// Control: whether `order` is the last that was given.
@@ -126,6 +172,33 @@ impl Link {
     /// that was made for it may be submitted again.
     pub(crate) fn tell_gone(&self, id: u32) {
         self.gone[(id / 64 % 2) as usize].fetch_or(1 << (id % 64), Ordering::Relaxed);
+    }
+
+    /// Control: nothing more is submitted for namespace `id`, which is gone, until it is offered anew.
+    pub(crate) fn tell_closed(&self, id: u32) {
+        self.closed[(id / 64 % 2) as usize].fetch_or(1 << (id % 64), Ordering::Release);
+    }
+
+    /// Control: whether the queue has still to see that.
+    pub(crate) fn is_closing(&self, id: u32) -> bool {
+        self.closed[(id / 64 % 2) as usize].load(Ordering::Acquire) >> (id % 64) & 1 != 0
+    }
+
+    /// Queue: calls `mark` with what tells the namespaces whose users submit nothing more, if there
+    /// are any. Once it has marked all that is in flight for these, they are not gone any longer.
+    pub(crate) fn see_closed(&self, mark: impl FnOnce(&dyn Fn(u32) -> bool)) {
+        let closed = self
+            .closed
+            .each_ref()
+            .map(|bits| bits.load(Ordering::Acquire));
+        if closed == [0; 2] {
+            return;
+        }
+        mark(&|id| closed[(id / 64 % 2) as usize] >> (id % 64) & 1 != 0);
+        for ((gone, word), bits) in self.gone.iter().zip(&self.closed).zip(closed) {
+            gone.fetch_and(!bits, Ordering::Relaxed);
+            word.fetch_and(!bits, Ordering::Release);
+        }
     }
 
     /// Queue: whether namespace `id` is gone, or one that differs from it by a multiple of 128; too

@@ -19,12 +19,11 @@ use spindle_hw::{Clock, DmaAlloc, Registers};
 
 use crate::admin::{self, Posted};
 use crate::command::{Entry, admin as opcode};
-use crate::events::Change;
 use crate::lifecycle::BLIND_MIN;
 use crate::link::{Order, Step};
 use crate::queues::Pair;
 use crate::series::Series;
-use crate::{Controller, Error, HealthLog, Identity};
+use crate::{Change, Controller, Error, HealthLog, Identity};
 
 /// Resets in a row, without a command answered in between, after which a controller is given up.
 const MAX_RESETS: u32 = 3;
@@ -49,8 +48,20 @@ pub struct Attention {
     pub changes: Vec<Change>,
     /// Its health log, which it was asked for, or by which it warns.
     pub health: Option<HealthLog>,
-    /// The controller has been given up; said once.
+    /// The controller has been given up; said once, and once more for each
+    /// [`Controller::probe_again`] that came to nothing.
     pub lost: Option<Lost>,
+    /// The controller was lost, and works again.
+    pub back: Option<Back>,
+}
+
+/// What has come back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Back {
+    /// The same disk: what was attached works on, but for what [`Attention::changes`] says.
+    Same,
+    /// Another disk in its place: nothing of what was attached is on it.
+    Other,
 }
 
 /// A controller that was given up.
@@ -61,10 +72,12 @@ pub struct Lost {
     /// Whether it has said that it reaches no memory any longer. Each core may then call
     /// [`spindle_block::DiskQueue::fail_all`]; otherwise something else must cut it off first.
     pub disabled: bool,
+    /// It was lost before, and has not come back.
+    pub again: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
+pub(crate) enum Stage {
     Running,
     /// Until every queue has stopped; since when.
     Pausing(u64),
@@ -74,6 +87,8 @@ enum Stage {
     Clearing(u64),
     /// Until CSTS.RDY is set; since when.
     Enabling(u64),
+    /// It is up, and waits until nothing is submitted to namespaces that were removed.
+    Closing,
     Lost,
 }
 
@@ -88,8 +103,8 @@ struct Abort {
 /// How far things have gone.
 #[derive(Debug)]
 pub(crate) struct Recovery {
-    stage: Stage,
-    order: Order,
+    pub(crate) stage: Stage,
+    pub(crate) order: Order,
     abort: Option<Abort>,
     /// Resets since the controller last answered a command, or worked for a while.
     resets: u32,
@@ -101,9 +116,11 @@ pub(crate) struct Recovery {
     resuming: Option<u64>,
     running_since: u64,
     /// Who the controller was before the reset.
-    before: Identity,
+    pub(crate) before: Identity,
+    /// It was lost, and is brought up once more.
+    pub(crate) reviving: Option<Back>,
     /// The status has read as all ones since the last change of CC.EN.
-    blind: bool,
+    pub(crate) blind: bool,
     /// Why the controller is given up once it is disabled.
     giving_up: Option<Error>,
 }
@@ -120,6 +137,7 @@ impl Recovery {
             resuming: None,
             running_since: 0,
             before: Identity::default(),
+            reviving: None,
             blind: false,
             giving_up: None,
         }
@@ -136,8 +154,12 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
             // Not the time of before, in case that something was waited for.
             self.stumble(reason, self.clock.now_ns(), &mut attention);
         }
-        attention.soon =
-            self.is_recovering() || self.recovery.resuming.is_some() || self.series.is_pending();
+        let leaving = !self.leaving.is_empty();
+        attention.wake |= leaving;
+        attention.soon = self.is_recovering()
+            || self.recovery.resuming.is_some()
+            || self.series.is_pending()
+            || leaving && self.is_running() && !self.awaits_closing();
         attention
     }
 
@@ -187,6 +209,7 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
                 self.resume_others(now, attention);
                 self.take_health(attention);
                 self.take_event(attention)?;
+                self.let_leave();
                 self.look_again(now, attention)?;
             }
             Stage::Pausing(since) | Stage::Clearing(since) if !self.all_follow() => {
@@ -217,6 +240,7 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
                     if let Some(reason) = self.recovery.giving_up {
                         self.lose(reason, true, attention);
                     } else {
+                        self.let_end();
                         self.order(Step::Clear, attention);
                         self.recovery.stage = Stage::Clearing(now);
                     }
@@ -231,16 +255,37 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
                         Err(Error::Pending) => return Ok(()),
                         result => result?,
                     }
-                    log::warn!("nvme {}: reset, works again", self.identity.serial);
-                    self.resume(now, attention);
-                    self.recovery.stage = Stage::Running;
-                    self.recovery.running_since = now;
+                    self.recovery.stage = Stage::Closing;
+                    return self.go_on(now, attention);
                 }
                 Some(_) if late(since, patience) => return Err(Error::NotReady(limit)),
                 status => return self.look_blindly(status.is_none(), late(since, patience)),
             },
+            Stage::Closing => {
+                self.health()?;
+                return self.go_on(now, attention);
+            }
             Stage::Lost => {}
         }
+        Ok(())
+    }
+
+    /// Has the queues work again, once nothing is submitted to what the controller no longer has.
+    fn go_on(&mut self, now: u64, attention: &mut Attention) -> Result<(), Error> {
+        if self.awaits_closing() {
+            return Ok(());
+        }
+        let serial = &self.identity.serial;
+        match self.recovery.reviving.take() {
+            None => log::warn!("nvme {serial}: reset, works again"),
+            Some(back) => {
+                self.come_back();
+                attention.back = Some(back);
+            }
+        }
+        self.resume(now, attention);
+        self.recovery.stage = Stage::Running;
+        self.recovery.running_since = now;
         Ok(())
     }
 
@@ -264,12 +309,15 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
         (self.series, self.event) = (Series::default(), None);
         self.looking.clear();
         let serial = &self.identity.serial;
-        let hopeless = matches!(reason, Error::Changed(_));
+        let reviving = self.recovery.reviving.is_some();
+        let hopeless = matches!(reason, Error::Changed(_)) || reviving;
         let Recovery {
             resets, unanswered, ..
         } = self.recovery;
         if hopeless || resets > MAX_RESETS || unanswered > MAX_FORGIVEN {
-            log::error!("nvme {serial}: {reason}; given up");
+            if !reviving {
+                log::error!("nvme {serial}: {reason}; given up");
+            }
             self.recovery.giving_up = Some(reason);
         } else {
             log::warn!("nvme {serial}: {reason}; reset {resets} of at most {MAX_RESETS}");
@@ -356,12 +404,25 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
     #[inline(never)]
     fn lose(&mut self, reason: Error, disabled: bool, attention: &mut Attention) {
         self.order(Step::Lose, attention);
+        if self.is_running() {
+            self.recovery.before = self.identity.clone();
+        } else {
+            // Whoever answered since is not the one that is lost.
+            self.identity = self.recovery.before.clone();
+        }
+        (self.series, self.event) = (Series::default(), None);
+        self.looking.clear();
         self.recovery.stage = Stage::Lost;
-        attention.lost = Some(Lost { reason, disabled });
+        let again = self.recovery.reviving.take().is_some();
+        attention.lost = Some(Lost {
+            reason,
+            disabled,
+            again,
+        });
     }
 
     #[inline(never)]
-    fn order(&mut self, step: Step, attention: &mut Attention) {
+    pub(crate) fn order(&mut self, step: Step, attention: &mut Attention) {
         self.recovery.order = self.recovery.order.then(step);
         for pair in self.pairs.iter().flatten().filter(|pair| !pair.abandoned) {
             pair.link.give(self.recovery.order);
@@ -388,7 +449,7 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
         let pairs = self.pairs.iter().flatten();
         pairs
             .filter(|pair| pair.abandoned)
-            .for_each(|pair| pair.link.release());
+            .for_each(|pair| pair.link.release(true));
     }
 
     fn all_follow(&self) -> bool {
@@ -472,24 +533,26 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
     /// Brings up what [`Controller::start`] did, on the same memory.
     #[inline(never)]
     fn revive(&mut self, changes: &mut Vec<Change>) -> Result<(), Error> {
-        let before = self.recovery.before.clone();
         self.identify_controller()?;
-        let same = |of: &Identity| (of.serial.clone(), of.model.clone(), of.write_cache);
-        if same(&before) != same(&self.identity) {
-            return Err(Error::Changed("identity"));
-        }
-        // Queues keep to the limits that they were made with; those without send no discards.
-        if self.identity.max_transfer < before.max_transfer
-            || self.discards.is_some() && self.discard_limits()? != self.discards
-        {
-            return Err(Error::Changed("limits"));
+        if self.recovery.reviving.is_some() {
+            self.take_anew(changes)?;
+        } else {
+            let before = &self.recovery.before;
+            if !self.identity.is_of(before) || self.identity.write_cache != before.write_cache {
+                return Err(Error::Changed("identity"));
+            }
+            // Queues keep to the limits that they were made with; those without send no discards.
+            if self.identity.max_transfer < before.max_transfer
+                || self.discards.is_some() && self.discard_limits()? != self.discards
+            {
+                return Err(Error::Changed("limits"));
+            }
         }
         self.ask_for_delays()?;
         if usize::from(self.ask_for_queues(self.pairs.len() as u16)?) < self.pairs.len() {
             return Err(Error::Changed("number of queues"));
         }
-        let known: Vec<u32> = self.namespaces.iter().map(|n| n.id).collect();
-        self.refresh(&known, changes)?;
+        self.refresh_all(changes)?;
         match self.lend_again() {
             Ok(_) => {}
             Err(error @ Error::Command { .. }) => {

@@ -326,6 +326,14 @@ impl Slots {
         Some(slot.tag)
     }
 
+    /// All as new, after [`Self::abandon`]; identifiers go on where they were.
+    pub(crate) fn begin_anew(&mut self) {
+        for (place, index) in self.free.iter_mut().zip((0..self.mask).rev()) {
+            *place = index;
+        }
+        (self.available, self.parked) = (self.free.len(), 0);
+    }
+
     /// Lets nothing begin until [`Self::resume`].
     pub(crate) fn suspend(&mut self) {
         self.parked += core::mem::take(&mut self.available);
@@ -409,6 +417,18 @@ impl Slots {
             slot.epoch = epoch;
         }
         count
+    }
+
+    /// Whatever is in flight for a namespace that is `gone` is never submitted again from now on.
+    pub(crate) fn forsake(&mut self, gone: impl Fn(u32) -> bool) {
+        for slot in self.slots.iter_mut().filter(|s| s.cid & AWAITED != 0) {
+            if gone(slot.entry.namespace()) {
+                slot.turn = slot.turn / TURN * TURN + BLAME * BLAME_LIMIT + RETRY_RANGE - 1;
+                if slot.cid & HELD != 0 {
+                    slot.cid |= DOOMED;
+                }
+            }
+        }
     }
 
     /// Dooms what is held for a namespace that is `gone`; true if there is anything.

@@ -4,9 +4,9 @@ mod common;
 
 use std::cell::Cell;
 
-use common::{OPTIONS, Rig, command};
+use common::{OPTIONS, Rig, Running, command};
 use spindle_block::Op;
-use spindle_nvme::{Change, Error};
+use spindle_nvme::{Change, NamespaceError, Removal};
 use spindle_testkit::nvme::{Config, Fault, NamespaceConfig};
 use spindle_testkit::queue::{complete, pages};
 
@@ -67,33 +67,48 @@ fn a_uuid_that_cannot_be_read_again_is_still_known() {
     rig.obeyed();
 }
 
+fn removed(id: u32, reason: Removal) -> Change {
+    Change::Removed { id, reason }
+}
+
+/// What changes until there is nothing more to look after, with all closed that is to be.
+fn changes(controller: &mut Running<'_>) -> Vec<Change> {
+    let mut changes = Vec::new();
+    for _ in 0..100 {
+        let mut attention = controller.attend();
+        assert_eq!(attention.lost, None);
+        changes.append(&mut attention.changes);
+        controller.closed();
+    }
+    assert!(!controller.attend().soon, "no end of it");
+    changes
+}
+
 #[test]
 fn namespaces_that_come_and_go_are_noticed() {
     let rig = rig();
     let mut controller = rig.start().unwrap();
     rig.disk.resize(5, 64);
-    assert_eq!(controller.attend().changes, [Change::Added(5)]);
+    assert_eq!(changes(&mut controller), [Change::Added(5)]);
+    assert_eq!(controller.volumes(0, 0)[2].sectors, 64);
     rig.disk.resize(1, 0);
-    assert_eq!(controller.attend().changes, [Change::Removed(1)]);
+    let gone = removed(1, Removal::Gone);
+    assert_eq!(changes(&mut controller), [gone]);
     let ids: Vec<u32> = controller.namespaces().iter().map(|n| n.id).collect();
     assert_eq!(ids, [2, 5]);
     // Changes before anybody looks come together.
     rig.disk.resize(1, 8);
     rig.disk.resize(2, 8);
-    let mut changes = Vec::new();
-    for _ in 0..3 {
-        changes.extend(controller.attend().changes);
-    }
     let sectors = 64;
     assert_eq!(
-        changes,
+        changes(&mut controller),
         [Change::Added(1), Change::Resized { id: 2, sectors }]
     );
     rig.obeyed();
 }
 
 #[test]
-fn a_namespace_that_is_being_formatted_is_gone() {
+fn a_namespace_that_is_being_formatted_is_removed_and_offered_anew() {
     for during_a_reset in [false, true] {
         let rig = rig();
         let mut controller = rig.start().unwrap();
@@ -102,45 +117,47 @@ fn a_namespace_that_is_being_formatted_is_gone() {
             controller.attend();
         }
         rig.disk.format(1, 0x80 | 50);
-        let mut changes = Vec::new();
-        let mut attend = |changes: &mut Vec<Change>| {
-            for _ in 0..100 {
-                let mut attention = controller.attend();
-                assert_eq!(attention.lost, None);
-                changes.append(&mut attention.changes);
-            }
-        };
-        attend(&mut changes);
-        assert_eq!(changes, [Change::Removed(1)]);
-        // The end of it does not bring the old one back.
+        let reason = Removal::Unfit(NamespaceError::Formatting(50));
+        assert_eq!(changes(&mut controller), [removed(1, reason)]);
         rig.disk.format(1, 0);
-        attend(&mut changes);
-        assert_eq!(changes[1..], [Change::Added(1)]);
+        assert_eq!(changes(&mut controller), [Change::Added(1)]);
         rig.obeyed();
     }
 }
 
 #[test]
-fn what_comes_in_the_place_of_a_removed_namespace_is_not_its_size() {
-    let rig = rig();
-    let mut controller = rig.start().unwrap();
-    let mut changes = |blocks| {
-        rig.disk.resize(1, blocks);
-        controller.attend().changes
-    };
-    assert_eq!(changes(0), [Change::Removed(1)]);
-    for _ in 0..2 {
-        assert_eq!(changes(8), [Change::Added(1)]);
-        assert_eq!(changes(64), [], "no volume is on it");
-        assert_eq!(changes(0), [Change::Removed(1)]);
+fn another_namespace_of_a_number_is_offered_when_the_old_one_is_closed() {
+    for during_a_reset in [false, true] {
+        for formatted in [false, true] {
+            let rig = rig();
+            let mut controller = rig.start().unwrap();
+            if during_a_reset {
+                rig.disk.die();
+                controller.attend();
+            }
+            let reason = if formatted {
+                rig.disk.reformat(1, 12);
+                Removal::Formatted(12)
+            } else {
+                rig.disk.replace(1, [0xab; 16]);
+                Removal::Replaced
+            };
+            let mut seen = Vec::new();
+            for _ in 0..100 {
+                let attention = controller.attend();
+                assert_eq!(attention.lost, None);
+                seen.extend(attention.changes);
+            }
+            assert_eq!(seen, [removed(1, reason)], "its users are not closed yet");
+            assert!(controller.namespaces().iter().all(|n| n.id != 1));
+            assert_eq!(changes(&mut controller), [Change::Added(1)]);
+            let volume = controller.volumes(0, 0).pop().unwrap();
+            let shift = if formatted { 12 } else { 9 };
+            assert_eq!((volume.sectors, volume.block_shift), (2048, shift));
+            assert_eq!(rig.disk.resets(), u64::from(during_a_reset));
+            rig.obeyed();
+        }
     }
-    // Nor does anybody mind if yet another one comes.
-    assert_eq!(changes(8), [Change::Added(1)]);
-    rig.disk.replace(1, [0xab; 16]);
-    let attention = controller.attend();
-    assert!(attention.changes.is_empty() && attention.lost.is_none());
-    assert!(!attention.soon, "no reset");
-    rig.obeyed();
 }
 
 #[test]
@@ -160,28 +177,6 @@ fn a_resize_during_a_reset_is_noticed_after_it() {
     let sectors = 4096;
     assert_eq!(changes, [Change::Resized { id: 1, sectors }]);
     assert_eq!(rig.disk.resets(), 1);
-}
-
-#[test]
-fn another_namespace_under_an_old_number_is_not_served() {
-    for during_a_reset in [false, true] {
-        let rig = rig();
-        let mut controller = rig.start().unwrap();
-        if during_a_reset {
-            rig.disk.die();
-            controller.attend();
-        }
-        rig.disk.replace(1, [0xab; 16]);
-        let mut lost = None;
-        for _ in 0..100 {
-            let attention = controller.attend();
-            assert_eq!(attention.changes, []);
-            lost = lost.or(attention.lost);
-        }
-        let lost = lost.expect("its users know another one by these names");
-        assert!(lost.disabled && lost.reason == Error::Changed("namespace of this number"));
-        rig.obeyed();
-    }
 }
 
 #[test]
@@ -288,6 +283,7 @@ fn a_namespace_that_cannot_be_served_is_said_once() {
         let mut attends = 0;
         while REFUSALS.get() < said || controller.attend().soon {
             for _ in 0..20 {
+                controller.closed();
                 controller.attend();
             }
             rig.disk.run_admin();
@@ -296,6 +292,7 @@ fn a_namespace_that_cannot_be_served_is_said_once() {
         }
         // One event for each.
         for _ in 0..400 {
+            controller.closed();
             controller.attend();
             rig.disk.run_admin();
         }

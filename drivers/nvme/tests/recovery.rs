@@ -6,102 +6,15 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
 
-use common::{OPTIONS, Queue, Rig, Running, command, discard};
+use common::bed::{Bed, LIMIT, SECOND};
+use common::{OPTIONS, Rig, command, discard};
 use spindle_block::{
-    BlockReader, Blocks, DiskOptions, DiskQueue, IoError, IoResult, Op, PATIENCE_NS, Segment,
-    SubmitError, Tag,
+    BlockReader, Blocks, DiskOptions, DiskQueue, IoError, Op, PATIENCE_NS, SubmitError, Tag,
 };
-use spindle_hw::{Clock, SharedPages};
-use spindle_nvme::{Attention, Change, Error, Lost, Status};
+use spindle_hw::Clock;
+use spindle_nvme::{Change, Error, Lost, NamespaceError, Removal, Status};
 use spindle_testkit::nvme::{Config, DiscardConfig, Fault, NamespaceConfig, Quirk, Quirks};
 use spindle_testkit::queue::pages;
-
-const SECOND: u64 = 1_000_000_000;
-/// Half a minute is the limit of a command, another half that of its abort.
-const LIMIT: u64 = 31 * SECOND;
-
-/// A controller, its clock, and the core with its queue, all in one thread.
-struct Bed<'a> {
-    rig: &'a Rig,
-    controller: Running<'a>,
-    queues: Vec<Queue>,
-    memory: SharedPages,
-    now: u64,
-    answers: Vec<(u32, IoResult)>,
-    lost: Option<Lost>,
-}
-
-impl<'a> Bed<'a> {
-    fn new(rig: &'a Rig, queues: usize) -> Self {
-        let mut controller = rig.start().unwrap();
-        let queue = |_| controller.create_queue(rig.disk.clone()).unwrap();
-        let queues = (0..queues).map(queue).collect();
-        let mut bed = Self {
-            rig,
-            controller,
-            queues,
-            memory: rig.memory(4),
-            now: 0,
-            answers: Vec::new(),
-            lost: None,
-        };
-        bed.turn();
-        bed
-    }
-
-    fn segments(&self) -> Vec<Segment> {
-        pages(&self.memory)
-    }
-
-    fn submit(&mut self, queue: usize, op: Op, tag: u32) {
-        let segments = self.segments();
-        let segments = match op {
-            Op::Flush => &[],
-            Op::Read => &segments[1..2],
-            _ => &segments[..1],
-        };
-        let command = command(op, 1, 9, u64::from(tag) * 8, segments);
-        self.queues[queue].submit(&command, Tag(tag)).unwrap();
-        self.queues[queue].commit();
-    }
-
-    /// What each core does at a turn.
-    fn turn(&mut self) {
-        for queue in &mut self.queues {
-            queue.poll(|tag, result| self.answers.push((tag.0, result)));
-            queue.tick(self.now);
-        }
-    }
-
-    /// Time passes for cores and control; control comes by.
-    fn pass(&mut self, ns: u64) -> Attention {
-        self.now += ns;
-        self.rig.clock.advance(ns);
-        self.turn();
-        let attention = self.controller.attend();
-        self.lost = self.lost.or(attention.lost);
-        attention
-    }
-
-    /// As long as control has to come by soon.
-    fn settle(&mut self) {
-        let mut turns = 0;
-        while self.pass(1_000_000).soon {
-            turns += 1;
-            assert!(turns < 100_000, "no end of it");
-        }
-        // One turn to submit again, one for the answers.
-        self.turn();
-        self.turn();
-    }
-
-    /// Passes a limit twice, so that an abort that does not help is followed by a reset.
-    fn wait(&mut self) {
-        self.pass(LIMIT);
-        self.pass(LIMIT);
-        self.settle();
-    }
-}
 
 #[test]
 fn a_command_that_is_aborted_is_tried_once_more() {
@@ -285,7 +198,9 @@ fn nothing_of_a_namespace_that_is_gone_is_submitted_again() {
     }
     bed.turn();
     rig.disk.format(1, 0x80 | 50);
-    assert_eq!(bed.pass(20_000_000).changes, [Change::Removed(1)]);
+    let reason = Removal::Unfit(NamespaceError::Formatting(50));
+    let removed = Change::Removed { id: 1, reason };
+    assert_eq!(bed.pass(20_000_000).changes, [removed]);
     rig.disk.format(1, 0);
     bed.pass(20_000_000);
     bed.turn();

@@ -193,6 +193,8 @@ pub enum Fault {
     SwallowIdentify(u8),
     /// It has another serial number from now on.
     OtherSerial,
+    /// It moves two pages at most in a command, and knows no discards.
+    Smaller,
     /// The next I/O command with this opcode is neither carried out nor answered, unless it is
     /// aborted.
     SwallowIo(u8),
@@ -299,6 +301,18 @@ impl FakeNvme {
         self.0.vanished.store(true, Ordering::Release);
     }
 
+    /// Puts it in again after [`FakeNvme::vanish`], as it is after power on.
+    pub fn come_back(&self) {
+        self.0.power_on(&mut self.0.control.lock().unwrap());
+        self.0.vanished.store(false, Ordering::Release);
+    }
+
+    /// Repairs what [`FakeNvme::arm`] has broken.
+    pub fn repair(&self) {
+        self.0.faults.lock().unwrap().clear();
+        self.0.faulty.store(false, Ordering::Release);
+    }
+
     /// Makes CSTS.CFS appear.
     pub fn die(&self) {
         self.0.control.lock().unwrap().fatal = true;
@@ -345,6 +359,15 @@ impl FakeNvme {
     pub fn format(&self, id: u32, progress: u8) {
         if let Some(store) = self.0.store(id) {
             store.set_format_progress(progress);
+        }
+        self.0.control.lock().unwrap().changed.push(id);
+        self.raise(0x04_0002);
+    }
+
+    /// Formats namespace `id` with blocks of another size, and reports it.
+    pub fn reformat(&self, id: u32, block_shift: u8) {
+        if let Some(store) = self.0.store(id) {
+            store.reformat(block_shift);
         }
         self.0.control.lock().unwrap().changed.push(id);
         self.raise(0x04_0002);
@@ -443,6 +466,20 @@ impl FakeNvme {
 impl Shared {
     fn store(&self, namespace: u32) -> Option<&Store> {
         self.stores.iter().find(|store| store.id == namespace)
+    }
+
+    /// MDTS now.
+    fn mdts(&self) -> u8 {
+        if self.has(Fault::Smaller) {
+            1
+        } else {
+            self.config.mdts
+        }
+    }
+
+    /// Limits of discards now.
+    fn discards(&self) -> Option<DiscardConfig> {
+        self.config.discards.filter(|_| !self.has(Fault::Smaller))
     }
 
     /// Notes a breach of the specification.

@@ -48,7 +48,11 @@ impl Disks {
         for change in events.changes {
             let (unit, sectors) = match change {
                 UnitChange::Resized { unit, sectors } => (unit, sectors),
-                UnitChange::Removed(unit) => (unit, 0),
+                UnitChange::Removed { unit, reason } => {
+                    let Unit(id) = unit;
+                    warn!("disk {name}: unit {id} is closed: {reason}");
+                    (unit, 0)
+                }
                 UnitChange::Added(Unit(id)) => {
                     warn!("disk {name}: unit {id} is new; it is served after a restart");
                     continue;

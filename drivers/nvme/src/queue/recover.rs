@@ -2,7 +2,7 @@
 //! takes part when the controller is reset.
 
 use spindle_block::{IoError, IoResult, Tag};
-use spindle_hw::Registers;
+use spindle_hw::{PAGE_SIZE, Registers};
 
 use super::QueuePair;
 use crate::Status;
@@ -36,6 +36,7 @@ impl<R: Registers> QueuePair<R> {
     #[cold]
     fn look(&mut self) {
         self.looked = self.epoch;
+        self.link.see_closed(|closed| self.slots.forsake(closed));
         if self.parked {
             // The controller has none of it.
             return;
@@ -54,6 +55,7 @@ impl<R: Registers> QueuePair<R> {
         if !self.stopped {
             // The next poll answers it.
             self.stopped = self.slots.doom_held(|id| self.link.is_gone(id));
+            self.stopped |= self.slots.has_doomed();
         }
         if !self.stopped {
             while let Some(entry) = self.slots.release_held(self.epoch) {
@@ -71,11 +73,15 @@ impl<R: Registers> QueuePair<R> {
     pub(super) fn follow(&mut self, order: Order) {
         match order.step() {
             Step::Pause => self.stop(),
+            // What is left of before is answered first; the next tick looks again.
+            Step::Clear if self.gone && self.slots.commands() > 0 => return,
             Step::Clear => {
                 self.memory.completion.zero(0, self.memory.completion.len());
                 (self.tail, self.told, self.head) = (0, 0, 0);
                 self.link.tell_late(None);
             }
+            // The controller has come back, or another one in its place.
+            Step::Run if self.gone && self.order.step() == Step::Clear => self.begin_anew(),
             Step::Run => self.replay(),
             Step::Lose => {
                 self.stop();
@@ -137,6 +143,22 @@ impl<R: Registers> QueuePair<R> {
         };
         self.link.tell_suspects(self.slots.lay(blame, self.epoch));
         self.link.tell_progress(self.slots.progress());
+    }
+
+    /// The queue as it was made, with nothing in flight.
+    fn begin_anew(&mut self) {
+        // Whether or not it was ever called to fail all that was in flight.
+        self.slots.abandon(|_| {});
+        self.slots.begin_anew();
+        let (limit, discards, delays) = self.link.terms();
+        // No list is longer than there is memory for it.
+        let most = (PAGE_SIZE / size_of::<u64>()) << self.list_shift;
+        self.limit = limit.min(u32::try_from(most).unwrap_or(u32::MAX));
+        self.discards = discards.map(|it| it.within(1 << self.list_shift));
+        self.delays = delays;
+        (self.gone, self.parked, self.stopped) = (false, false, false);
+        self.told_late = false;
+        self.link.tell_suspects(false);
     }
 
     /// Submits everything in flight once more, in the order of the first time. Reads, writes,

@@ -1,6 +1,8 @@
 //! The driver on a fake controller, and memory to transfer to and from.
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
+pub(crate) mod bed;
+
 use std::sync::Arc;
 use std::time::Duration;
 

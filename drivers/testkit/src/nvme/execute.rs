@@ -146,9 +146,9 @@ impl Shared {
         if !store.covers(block, count) {
             return Status(Status::LBA_RANGE.0 | Status::DO_NOT_RETRY);
         }
-        let shift = store.config.block_shift;
+        let shift = store.shift();
         let bytes = count << shift;
-        if self.config.mdts != 0 && bytes > 4096 << self.config.mdts {
+        if self.mdts() != 0 && bytes > 4096 << self.mdts() {
             self.violation(format!("{bytes} bytes are more than MDTS allows"));
             return Status(Status::INVALID_FIELD.0 | Status::DO_NOT_RETRY);
         }
@@ -200,7 +200,7 @@ impl Shared {
 
     /// Dataset Management (6.7); deallocated blocks read as zeroes.
     fn deallocate(&self, entry: Entry, store: &Store) -> Status {
-        let Some(limits) = self.config.discards else {
+        let Some(limits) = self.discards() else {
             return Status::INVALID_OPCODE;
         };
         let count = u64::from(entry.dword(10) & 0xff) + 1;
@@ -242,7 +242,7 @@ impl Shared {
             return Status(Status::LBA_RANGE.0 | Status::DO_NOT_RETRY);
         }
         if !store.config.null {
-            let shift = store.config.block_shift;
+            let shift = store.shift();
             for (at, len) in ranges {
                 store.write(at << shift, (len << shift) as usize, |data| data.fill(0));
             }

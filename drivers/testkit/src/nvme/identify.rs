@@ -34,7 +34,7 @@ impl Shared {
         }
         put(24, b"Fake NVMe controller                    ");
         put(64, b"1.0     ");
-        put(77, &[self.config.mdts]);
+        put(77, &[self.mdts()]);
         put(80, &self.config.version.to_le_bytes());
         put(92, &0x100u32.to_le_bytes());
         for (at, delay) in [128, 130, 132].into_iter().zip(self.config.retry_delays) {
@@ -45,7 +45,7 @@ impl Shared {
         put(516, &highest.to_le_bytes());
         put(
             520,
-            &(u16::from(self.config.discards.is_some()) << 2).to_le_bytes(),
+            &(u16::from(self.discards().is_some()) << 2).to_le_bytes(),
         );
         for (at, bytes) in self.host_memory_wanted() {
             put(at, &bytes);
@@ -92,7 +92,7 @@ impl Shared {
     /// Limits of the NVM command set.
     fn limits(&self) -> Vec<u8> {
         let mut page = vec![0; 4096];
-        if let Some(discards) = self.config.discards {
+        if let Some(discards) = self.discards() {
             page[3] = discards.ranges;
             page[4..8].copy_from_slice(&discards.range_blocks.to_le_bytes());
             page[8..16].copy_from_slice(&discards.total_blocks.to_le_bytes());
@@ -127,7 +127,7 @@ impl Shared {
         put(120, &config.eui64);
         put(130, &[9]);
         put(132, &config.metadata.to_le_bytes());
-        put(134, &[config.block_shift]);
+        put(134, &[store.shift()]);
         Ok(page)
     }
 }

@@ -159,6 +159,22 @@ impl Shared {
         }
     }
 
+    /// Forgets all but what is on the medium and what a driver did wrong.
+    pub(super) fn power_on(&self, control: &mut Control) {
+        let critical = control.critical;
+        *control = Control::default();
+        control.critical = critical;
+        self.stuck.lock().unwrap().clear();
+        for broken in [&self.hung, &self.crashed, &self.admin_held] {
+            broken.store(false, Ordering::Release);
+        }
+        self.forget_lent();
+        for queue in &self.queues {
+            *queue.lock().unwrap() = super::Queue::default();
+        }
+        self.stores.iter().for_each(Store::power_cut);
+    }
+
     /// Checks that queues still have their memory when they end.
     pub(super) fn check_memory(&self, ring: &Ring) {
         if !ring.submission.is_there(&self.bus) || !ring.completion.is_there(&self.bus) {

@@ -13,6 +13,7 @@ pub(super) struct Store {
     write_cache: bool,
     size: AtomicU64,
     format_progress: AtomicU8,
+    shift: AtomicU8,
     nguid: Mutex<[u8; 16]>,
     blocks: Mutex<Blocks>,
 }
@@ -39,6 +40,7 @@ impl Store {
             write_cache,
             size: AtomicU64::new(config.blocks),
             format_progress: AtomicU8::new(config.format_progress),
+            shift: AtomicU8::new(config.block_shift),
             nguid: Mutex::new(config.nguid),
             blocks: Mutex::new(Blocks {
                 data: vec![0; bytes as usize],
@@ -72,9 +74,26 @@ impl Store {
         *self.nguid.lock().unwrap() = nguid;
     }
 
+    /// log2 of the size of its blocks now.
+    pub(super) fn shift(&self) -> u8 {
+        self.shift.load(Ordering::Acquire)
+    }
+
+    /// Formats it with blocks of this size: as many bytes as before, all zero.
+    pub(super) fn reformat(&self, shift: u8) {
+        let bytes = self.size() << self.shift();
+        let mut blocks = self.blocks.lock().unwrap();
+        *blocks = Blocks {
+            data: vec![0; bytes as usize],
+            stale: BTreeMap::new(),
+        };
+        self.shift.store(shift, Ordering::Release);
+        self.size.store(bytes >> shift, Ordering::Release);
+    }
+
     /// Gives it another size.
     pub(super) fn resize(&self, blocks: u64) {
-        let bytes = (blocks << self.config.block_shift) as usize;
+        let bytes = (blocks << self.shift()) as usize;
         self.blocks.lock().unwrap().data.resize(bytes, 0);
         self.size.store(blocks, Ordering::Release);
     }
@@ -96,7 +115,7 @@ impl Store {
         let mut blocks = self.blocks.lock().unwrap();
         let Blocks { data, stale } = &mut *blocks;
         if self.write_cache {
-            let shift = self.config.block_shift;
+            let shift = self.shift();
             for block in at >> shift..=(at + len as u64 - 1) >> shift {
                 let start = (block << shift) as usize;
                 stale
@@ -123,7 +142,7 @@ impl Store {
         let mut blocks = self.blocks.lock().unwrap();
         let Blocks { data, stale } = &mut *blocks;
         for (block, old) in std::mem::take(stale) {
-            data[(block << self.config.block_shift) as usize..][..old.len()].copy_from_slice(&old);
+            data[(block << self.shift()) as usize..][..old.len()].copy_from_slice(&old);
         }
     }
 

@@ -1,0 +1,94 @@
+//! A controller that was lost and is brought up once more: the same one, after its power or its
+//! firmware came back, or another one in its place. For the control core.
+//!
+//! It goes the way of a reset, with the queues that the cores have: nothing is in flight on these,
+//! since all of it has failed, so that they begin anew with the limits that the controller has now. If
+//! it is another one, all namespaces are removed before those that it has are offered.
+
+use alloc::vec::Vec;
+
+use spindle_hw::{Clock, DmaAlloc, PAGE_SIZE, Registers};
+
+use crate::recovery::{Back, Recovery, Stage};
+use crate::{Change, Controller, Error, Removal};
+
+impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
+    /// Begins to bring a controller up once more that was given up; what becomes of it is found by
+    /// the next calls of [`Controller::attend`], as [`crate::Attention::back`] or
+    /// [`crate::Attention::lost`].
+    ///
+    /// To be called when no core has still to be told that the disk is lost: one that fails its
+    /// commands later would take its queue out of use.
+    ///
+    /// # Errors
+    /// Why there is no use in trying: [`Error::Gone`] if no controller answers, or what there is
+    /// about the one that does.
+    pub fn probe_again(&mut self) -> Result<(), Error> {
+        if self.recovery.stage != Stage::Lost {
+            return Err(Error::Pending);
+        }
+        let capabilities = self.registers.capabilities()?;
+        if !capabilities.nvm_commands() {
+            return Err(Error::CommandSet);
+        }
+        let shift = capabilities.min_page_shift();
+        if shift > PAGE_SIZE.trailing_zeros() {
+            return Err(Error::PageSize { shift });
+        }
+        if capabilities.doorbell_stride() != self.capabilities.doorbell_stride() {
+            return Err(Error::Changed("distance of doorbells"));
+        }
+        if capabilities.max_queue_entries() < u32::from(self.depth) {
+            return Err(Error::Changed("size of queues"));
+        }
+        self.capabilities = capabilities;
+        let lost = core::mem::replace(&mut self.recovery, Recovery::new());
+        self.recovery.order = lost.order;
+        self.recovery.before = lost.before;
+        self.recovery.reviving = Some(Back::Same);
+        self.registers.begin_disable();
+        self.recovery.stage = Stage::Disabling(self.clock.now_ns());
+        Ok(())
+    }
+
+    /// The controller is disabled: what is left in flight from before it was lost may fail.
+    pub(crate) fn let_end(&self) {
+        if self.recovery.reviving.is_some() {
+            let pairs = self.pairs.iter().flatten();
+            pairs.for_each(|pair| pair.link.release(true));
+        }
+    }
+
+    /// Takes what the controller says of itself for what holds from now on. If it is another one,
+    /// nothing of what was known is there.
+    pub(crate) fn take_anew(&mut self, changes: &mut Vec<Change>) -> Result<(), Error> {
+        if !self.identity.is_of(&self.recovery.before) {
+            self.recovery.reviving = Some(Back::Other);
+            // When this is done once more, it is a known one.
+            self.recovery.before = self.identity.clone();
+            let known: Vec<u32> = self.namespaces.iter().map(|n| n.id).collect();
+            for id in known {
+                self.remove(id, Removal::OtherDisk, changes);
+            }
+            self.refused.clear();
+            self.unsure.clear();
+        }
+        if self.identity.write_cache && !self.recovery.before.write_cache {
+            // Those who use it have no flush for what they wrote.
+            return Err(Error::Changed("write cache"));
+        }
+        self.discards = self.discard_limits()?;
+        Ok(())
+    }
+
+    /// The queues begin anew with the order that follows.
+    pub(crate) fn come_back(&mut self) {
+        let serial = &self.identity.serial;
+        log::warn!("nvme {serial}: is back, works again");
+        let (limit, delays) = (self.identity.max_transfer, self.identity.retry_delays);
+        for pair in self.pairs.iter().flatten().filter(|pair| !pair.abandoned) {
+            pair.link.release(false);
+            pair.link.tell_terms(limit, self.discards, delays);
+        }
+    }
+}

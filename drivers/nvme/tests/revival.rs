@@ -1,0 +1,335 @@
+//! Disks that come back after they were lost, others in their place, and namespaces that change under
+//! those who use them, while others go on undisturbed.
+
+mod common;
+
+use common::bed::{Bed, SECOND};
+use common::{Rig, command, discard};
+use spindle_block::{DiskQueue, IoError, Op, SubmitError, Tag};
+use spindle_nvme::{Back, Change, Error, Removal, Status};
+use spindle_testkit::nvme::{Config, Fault, HostMemoryConfig, NamespaceConfig};
+
+fn two_namespaces() -> Rig {
+    Rig::new(Config {
+        namespaces: vec![
+            NamespaceConfig::new(1, 2048, 9),
+            NamespaceConfig::new(2, 2048, 9),
+            NamespaceConfig::new(3, 0, 9),
+        ],
+        ..Config::default()
+    })
+}
+
+/// Every queue writes and reads.
+fn works(bed: &mut Bed<'_>) {
+    bed.answers.clear();
+    for queue in 0..bed.queues.len() {
+        bed.submit(queue, Op::Write, 3);
+        bed.submit(queue, Op::Read, 4);
+    }
+    bed.turn();
+    assert_eq!(bed.answers.len(), 2 * bed.queues.len());
+    assert!(bed.answers.iter().all(|(_, result)| result.is_ok()));
+    bed.answers.clear();
+}
+
+/// Has the controller be lost, by being pulled out or by not starting after a failure.
+fn lose(bed: &mut Bed<'_>, pulled: bool) {
+    if pulled {
+        bed.rig.disk.vanish();
+    } else {
+        bed.rig.disk.arm(Fault::NeverReady);
+        bed.rig.disk.die();
+    }
+    bed.pass(SECOND);
+    bed.settle();
+    let lost = bed.lost.take().expect("it is lost");
+    assert_eq!((lost.disabled, lost.again), (!pulled, false));
+}
+
+#[test]
+fn a_disk_that_was_lost_works_again_on_the_queues_that_the_cores_have() {
+    for pulled in [true, false] {
+        let rig = Rig::new(Config {
+            timeout: 1,
+            host_memory: Some(HostMemoryConfig {
+                preferred: 8,
+                least: 4,
+                piece: 0,
+                pieces: 0,
+            }),
+            ..Config::default()
+        });
+        let mut bed = Bed::new(&rig, 2);
+        bed.controller.lend(1 << 20).unwrap();
+        for round in 0..3 {
+            works(&mut bed);
+            rig.disk.hang();
+            bed.submit(0, Op::Write, 1);
+            bed.submit(1, Op::Read, 2);
+            lose(&mut bed, pulled);
+            assert_eq!(bed.answers, [], "kept until the cores fail them");
+            // The first time the cores are not asked to.
+            if round > 0 {
+                bed.fail_all();
+            }
+            let segments = bed.segments();
+            let read = command(Op::Read, 1, 9, 0, &segments[..1]);
+            assert_eq!(bed.queues[1].submit(&read, Tag(3)), Err(SubmitError::Gone));
+            if pulled {
+                assert_eq!(bed.controller.probe_again(), Err(Error::Gone));
+                rig.disk.come_back();
+            } else {
+                rig.disk.repair();
+            }
+            assert_eq!(bed.controller.probe_again(), Ok(()));
+            bed.settle();
+            bed.answers.sort_unstable_by_key(|(tag, _)| *tag);
+            let aborted = Err(IoError::Aborted);
+            assert_eq!(bed.answers, [(1, aborted), (2, aborted)]);
+            assert_eq!((bed.back.take(), bed.lost), (Some(Back::Same), None));
+            assert_eq!(bed.changes, []);
+            assert_eq!(rig.disk.lent(), [8 * 4096]);
+            // As many commands at once as before.
+            bed.answers.clear();
+            for tag in 0..15 {
+                bed.submit(0, Op::Write, tag);
+            }
+            let full = bed.queues[0].submit(&read, Tag(3));
+            assert_eq!(full, Err(SubmitError::Full));
+            bed.turn();
+            assert_eq!(bed.answers.len(), 15);
+        }
+        works(&mut bed);
+        let Bed {
+            controller, queues, ..
+        } = bed;
+        controller.shutdown(queues).unwrap();
+        assert_eq!(rig.bus.outstanding(), 4, "all memory but the test's");
+        rig.obeyed();
+    }
+}
+
+#[test]
+fn one_that_does_not_come_back_is_lost_again_and_can_be_tried_again() {
+    let rig = Rig::new(Config {
+        timeout: 1,
+        ..Config::default()
+    });
+    let mut bed = Bed::new(&rig, 1);
+    assert_eq!(
+        bed.controller.probe_again(),
+        Err(Error::Pending),
+        "it works"
+    );
+    lose(&mut bed, false);
+    bed.fail_all();
+    for fault in [
+        Fault::NeverReady,
+        Fault::FatalWhenEnabled,
+        Fault::FailIdentify(1, 0x06),
+        Fault::SwallowIdentify(1),
+        Fault::FailAdmin(0x01, 0x06),
+    ] {
+        rig.disk.repair();
+        rig.disk.arm(fault);
+        assert_eq!(bed.controller.probe_again(), Ok(()));
+        let mut minutes = 0;
+        while bed.pass(SECOND).soon {
+            minutes += 1;
+            assert!(minutes < 200, "no end of it");
+        }
+        let lost = bed.lost.take().expect("still lost");
+        assert!(lost.again && lost.disabled, "{fault:?}");
+        let segments = bed.segments();
+        let read = command(Op::Read, 1, 9, 0, &segments[..1]);
+        assert_eq!(bed.queues[0].submit(&read, Tag(3)), Err(SubmitError::Gone));
+    }
+    rig.disk.repair();
+    assert_eq!(bed.controller.probe_again(), Ok(()));
+    bed.settle();
+    assert_eq!(bed.back, Some(Back::Same));
+    works(&mut bed);
+    rig.obeyed();
+}
+
+#[test]
+fn another_disk_in_the_place_of_a_lost_one_is_not_reached_by_those_who_had_that() {
+    let rig = two_namespaces();
+    let mut bed = Bed::new(&rig, 2);
+    lose(&mut bed, true);
+    bed.fail_all();
+    rig.disk.arm(Fault::OtherSerial);
+    rig.disk.resize(2, 0);
+    rig.disk.come_back();
+    bed.closes = false;
+    assert_eq!(bed.controller.probe_again(), Ok(()));
+    for _ in 0..10_000 {
+        bed.pass(1_000_000);
+    }
+    let reason = Removal::OtherDisk;
+    let removed = [1, 2].map(|id| Change::Removed { id, reason });
+    assert_eq!(bed.changes, removed);
+    // Not before those who had it are closed.
+    let segments = bed.segments();
+    let read = command(Op::Read, 1, 9, 0, &segments[..1]);
+    assert_eq!(bed.queues[1].submit(&read, Tag(3)), Err(SubmitError::Gone));
+    assert_eq!(bed.back, None);
+    bed.closes = true;
+    bed.settle();
+    assert_eq!((bed.back, bed.lost), (Some(Back::Other), None));
+    assert_eq!(bed.changes[2..], [Change::Added(1)]);
+    assert_eq!(bed.controller.identity().serial, "SPINDLE-0002");
+    works(&mut bed);
+    // It is known by that from now on, and keeps its namespaces.
+    bed.changes.clear();
+    lose(&mut bed, true);
+    bed.fail_all();
+    rig.disk.come_back();
+    assert_eq!(bed.controller.probe_again(), Ok(()));
+    bed.back = None;
+    bed.settle();
+    assert_eq!((bed.back, &bed.changes[..]), (Some(Back::Same), &[][..]));
+    works(&mut bed);
+    rig.obeyed();
+}
+
+#[test]
+fn one_that_comes_back_with_smaller_limits_is_kept_within_them() {
+    let rig = Rig::new(Config::default());
+    let mut bed = Bed::new(&rig, 1);
+    let segments = bed.segments();
+    let write = command(Op::Write, 1, 9, 0, &segments);
+    for (smaller, commands) in [(false, 1), (true, 2), (false, 1)] {
+        if smaller {
+            rig.disk.arm(Fault::Smaller);
+        } else {
+            rig.disk.repair();
+        }
+        lose(&mut bed, true);
+        bed.fail_all();
+        rig.disk.come_back();
+        assert_eq!(bed.controller.probe_again(), Ok(()));
+        bed.settle();
+        let before = rig.disk.commands();
+        bed.queues[0].submit(&write, Tag(1)).unwrap();
+        bed.queues[0].commit();
+        bed.turn();
+        assert_eq!(bed.answers.pop(), Some((1, Ok(()))));
+        assert_eq!(rig.disk.commands() - before, commands);
+        let discarded = bed.queues[0].submit(&discard(1, 9, 0, 64), Tag(2));
+        assert_eq!(discarded.is_err(), smaller);
+        bed.queues[0].commit();
+        bed.turn();
+        bed.answers.clear();
+    }
+    rig.obeyed();
+}
+
+/// Goes on for half a minute with commands to namespace 2, each of which is answered at once.
+fn undisturbed(bed: &mut Bed<'_>) {
+    for tag in 0..300 {
+        bed.submit_to(1, Op::Write, 2, 9, 1000 + tag);
+        bed.turn();
+        let answer = bed
+            .answers
+            .iter()
+            .position(|(other, _)| *other == 1000 + tag);
+        let answer = answer.expect("an answer at once");
+        assert_eq!(bed.answers.remove(answer).1, Ok(()));
+        bed.pass(SECOND / 10);
+    }
+}
+
+#[test]
+fn a_namespace_comes_and_goes_and_another_does_not_notice() {
+    let rig = two_namespaces();
+    let mut bed = Bed::new(&rig, 2);
+    for _ in 0..2 {
+        rig.disk.resize(3, 64);
+        undisturbed(&mut bed);
+        assert_eq!(bed.changes, [Change::Added(3)]);
+        bed.submit_to(0, Op::Read, 3, 9, 5);
+        bed.turn();
+        assert_eq!(bed.answers, [(5, Ok(()))]);
+        (bed.answers, bed.changes) = (Vec::new(), Vec::new());
+        rig.disk.resize(3, 0);
+        undisturbed(&mut bed);
+        let reason = Removal::Gone;
+        assert_eq!(bed.changes, [Change::Removed { id: 3, reason }]);
+        bed.changes.clear();
+    }
+    assert_eq!((rig.disk.resets(), bed.lost), (0, None));
+    rig.obeyed();
+}
+
+#[test]
+fn a_namespace_with_other_blocks_gets_nothing_of_what_was_meant_for_the_old_ones() {
+    // Each second reset, and each status, is one after which what is in flight would be tried again.
+    for with_reset in [false, true] {
+        let rig = two_namespaces();
+        let mut bed = Bed::new(&rig, 2);
+        bed.closes = false;
+        // The second time it waits to be tried again.
+        for _ in 0..2 {
+            rig.disk.arm(Fault::FailIo(1, Status::NOT_READY.0));
+        }
+        rig.disk.arm(Fault::SwallowIo(1));
+        // One is with the controller, one waits.
+        bed.submit_to(0, Op::Write, 1, 9, 1);
+        bed.submit_to(0, Op::Write, 1, 9, 2);
+        bed.turn();
+        if with_reset {
+            rig.disk.die();
+        }
+        rig.disk.reformat(1, 12);
+        for _ in 0..100 {
+            bed.pass(1_000_000);
+        }
+        let removed = Change::Removed {
+            id: 1,
+            reason: Removal::Formatted(12),
+        };
+        assert_eq!(bed.changes, [removed]);
+        bed.closes = true;
+        bed.settle();
+        undisturbed(&mut bed);
+        assert_eq!(bed.changes, [removed, Change::Added(1)]);
+        assert_eq!(rig.disk.resets(), u64::from(with_reset));
+        // What comes now is for the new blocks, and is tried again like any other.
+        let _ = rig.disk.take_accesses();
+        for _ in 0..2 {
+            rig.disk.arm(Fault::FailIo(1, Status::NOT_READY.0));
+        }
+        bed.submit_to(0, Op::Write, 1, 12, 3);
+        for _ in 0..3 {
+            bed.pass(SECOND / 5);
+        }
+        bed.turn();
+        let new = bed.answers.iter().find(|(tag, _)| *tag == 3);
+        assert_eq!(new, Some(&(3, Ok(()))));
+        // The one that was swallowed is still late, and is not done on the new blocks.
+        while bed.answers.len() < 3 {
+            bed.pass(SECOND);
+            assert!(bed.now < 1000 * SECOND, "no end of it");
+        }
+        bed.settle();
+        let aborted = Err(IoError::Aborted);
+        let old = |tag: u32| {
+            bed.answers
+                .iter()
+                .find(|(other, _)| *other == tag)
+                .unwrap()
+                .1
+        };
+        assert!(old(1).is_err() && old(2) == aborted, "{:?}", bed.answers);
+        let to_first = rig.disk.take_accesses();
+        let blocks: Vec<u64> = to_first
+            .iter()
+            .filter(|a| a.namespace == 1)
+            .map(|a| a.block)
+            .collect();
+        assert_eq!(blocks, [3]);
+        rig.obeyed();
+    }
+}
