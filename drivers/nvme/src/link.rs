@@ -18,6 +18,20 @@ pub(crate) enum Step {
     /// [`spindle_block::DiskQueue::fail_all`]. If the controller comes back, [`Step::Clear`] and
     /// [`Step::Run`] follow.
     Lose,
+    /// Submit only what the controller may have failed over more than once, one after the other, and
+    /// take nothing new.
+    Try,
+}
+
+/// What a queue is to think of an order to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cause {
+    /// A command was not answered.
+    Late,
+    /// The controller failed, perhaps over one of the commands that it had.
+    Failure,
+    /// The same, but another queue has the command that it may have failed over.
+    Spared,
 }
 
 /// A step, and a count that tells it from the same step at another time.
@@ -27,15 +41,16 @@ pub(crate) struct Order(u32);
 impl Order {
     /// The order for `step` that comes after this one.
     pub(crate) fn then(self, step: Step) -> Self {
-        Self((self.0 | 3).wrapping_add(1) | step as u32)
+        Self((self.0 | 7).wrapping_add(1) | step as u32)
     }
 
     pub(crate) fn step(self) -> Step {
-        match self.0 & 3 {
+        match self.0 & 7 {
             0 => Step::Run,
             1 => Step::Pause,
             2 => Step::Clear,
-            _ => Step::Lose,
+            3 => Step::Lose,
+            _ => Step::Try,
         }
     }
 }
@@ -67,8 +82,10 @@ pub(crate) struct Link {
     answered: AtomicU32,
     failed: AtomicU32,
     released: AtomicBool,
-    /// [`Step::Pause`] is for a failure of the controller.
-    failure: AtomicBool,
+    /// Why there is a [`Step::Pause`], as [`Cause`].
+    cause: AtomicU32,
+    /// What the controller may have failed over is not to be submitted now.
+    withheld: AtomicBool,
     suspects: AtomicBool,
     /// Namespaces that are gone: a bit for each number, modulo 128.
     gone: [AtomicU64; 2],
@@ -84,16 +101,29 @@ impl Link {
         self.order.store(order.0, Ordering::Release);
     }
 
-    /// Control: whether the next order to stop comes because the controller failed, perhaps over
-    /// one of the commands that it has.
-    pub(crate) fn give_cause(&self, failure: bool) {
+    /// Control: why the next order to stop comes.
+    pub(crate) fn give_cause(&self, cause: Cause) {
         // The order that follows releases it.
-        self.failure.store(failure, Ordering::Relaxed);
+        self.cause.store(cause as u32, Ordering::Relaxed);
     }
 
-    /// Queue: whether the order to stop came because the controller failed.
-    pub(crate) fn is_failure(&self) -> bool {
-        self.failure.load(Ordering::Relaxed)
+    /// Queue: why the order to stop came.
+    pub(crate) fn cause(&self) -> Cause {
+        match self.cause.load(Ordering::Relaxed) {
+            0 => Cause::Late,
+            1 => Cause::Failure,
+            _ => Cause::Spared,
+        }
+    }
+
+    /// Control: whether what the controller may have failed over is not to be submitted now.
+    pub(crate) fn withhold(&self, withheld: bool) {
+        self.withheld.store(withheld, Ordering::Relaxed);
+    }
+
+    /// Queue: the same.
+    pub(crate) fn withholds(&self) -> bool {
+        self.withheld.load(Ordering::Relaxed)
     }
 
     /// Control: how many commands were answered so far, and how many failed without an answer.
@@ -155,11 +185,6 @@ impl Link {
         let delays = terms.delays.load(Ordering::Relaxed);
         let delays = [0, 16, 32].map(|shift| (delays >> shift) as u16);
         (load(&terms.limit), discards, delays)
-    }
-
-    /// Control: whether `order` is the last that was given.
-    pub(crate) fn has_order(&self, order: Order) -> bool {
-        self.order.load(Ordering::Relaxed) == order.0
     }
 
     /// Control: the identifier of a command that has been in flight for too long.
@@ -236,8 +261,9 @@ mod tests {
 
     #[test]
     fn every_order_differs_from_the_one_before_and_keeps_its_step() {
-        let mut order = Order(u32::MAX - 20);
-        for step in [Step::Pause, Step::Clear, Step::Run, Step::Lose].repeat(4) {
+        let mut order = Order(u32::MAX - 40);
+        let steps = [Step::Pause, Step::Clear, Step::Try, Step::Run, Step::Lose];
+        for step in steps.repeat(4) {
             let next = order.then(step);
             assert_ne!(next, order);
             assert_ne!(order.then(step), next.then(step), "another time");

@@ -64,6 +64,8 @@ pub struct QueuePair<R> {
     stopped: bool,
     /// Neither doorbells nor queue memory are touched: control resets the controller.
     parked: bool,
+    /// Only what the controller may have failed over is submitted, and nothing new is taken.
+    trying: bool,
     gone: bool,
 }
 
@@ -124,6 +126,7 @@ impl<R: Registers> QueuePair<R> {
             spurious: 0,
             stopped: false,
             parked: false,
+            trying: false,
             gone: false,
         }
     }

@@ -20,16 +20,19 @@ use spindle_hw::{Clock, DmaAlloc, Registers};
 use crate::admin::{self, Posted};
 use crate::command::{Entry, admin as opcode};
 use crate::lifecycle::BLIND_MIN;
-use crate::link::{Order, Step};
+use crate::link::{Cause, Order, Step};
 use crate::queues::Pair;
 use crate::series::Series;
 use crate::{Change, Controller, Error, HealthLog, Identity};
 
-/// Resets in a row, without a command answered in between, after which a controller is given up.
-const MAX_RESETS: u32 = 3;
-/// The same with those that are forgiven, since a command ended that the controller failed over: one
+/// What resets in a row, without a command answered in between, may cost before a controller is given
+/// up: three of them, or five if all but the first ended a command that it may have failed over. One
 /// that does nothing at all ends command after command in this way.
-const MAX_FORGIVEN: u32 = 5;
+const BUDGET: u32 = 11;
+/// What a reset costs.
+const RESET: u32 = 3;
+/// The same if a command has ended since the last one that the controller may have failed over.
+const RESET_WITH_END: u32 = 2;
 /// How long the other queues wait for one that tries again what the controller may have failed over.
 const TRY_NS: u64 = 1_000_000_000;
 /// A controller that has worked for so many times the limit of a command has recovered.
@@ -100,20 +103,27 @@ struct Abort {
     at: u64,
 }
 
+/// A queue that tries again what the controller may have failed over more than once.
+#[derive(Clone, Copy, Debug)]
+struct Trial {
+    queue: u16,
+    since: u64,
+    /// Nothing else is with the controller.
+    alone: bool,
+}
+
 /// How far things have gone.
 #[derive(Debug)]
 pub(crate) struct Recovery {
     pub(crate) stage: Stage,
     pub(crate) order: Order,
     abort: Option<Abort>,
-    /// Resets since the controller last answered a command, or worked for a while.
-    resets: u32,
-    /// The same with those that were forgiven.
-    unanswered: u32,
+    /// What the resets have cost since the controller last answered a command, or worked for a while.
+    spent: u32,
     /// What the queues had done at the last reset: commands answered, and failed by resets.
     done: (u32, u32),
-    /// Since when the queue that works again last has, as long as others wait for it.
-    resuming: Option<u64>,
+    /// The queue that tries again what the controller may have failed over.
+    trial: Option<Trial>,
     running_since: u64,
     /// Who the controller was before the reset.
     pub(crate) before: Identity,
@@ -131,10 +141,9 @@ impl Recovery {
             stage: Stage::Running,
             order: Order::default(),
             abort: None,
-            resets: 0,
-            unanswered: 0,
+            spent: 0,
             done: (0, 0),
-            resuming: None,
+            trial: None,
             running_since: 0,
             before: Identity::default(),
             reviving: None,
@@ -157,7 +166,7 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
         let leaving = !self.leaving.is_empty();
         attention.wake |= leaving;
         attention.soon = self.is_recovering()
-            || self.recovery.resuming.is_some()
+            || self.recovery.trial.is_some_and(|trial| trial.alone)
             || self.series.is_pending()
             || leaving && self.is_running() && !self.awaits_closing();
         attention
@@ -206,7 +215,7 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
         match self.recovery.stage {
             Stage::Running => {
                 self.watch(now)?;
-                self.resume_others(now, attention);
+                self.look_at_trial(now, attention);
                 self.take_health(attention);
                 self.take_event(attention)?;
                 self.let_leave();
@@ -302,30 +311,34 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
         let calm = self.timeout.saturating_mul(CALM).as_nanos();
         let worked = now.saturating_sub(self.recovery.running_since);
         if self.is_running() && u128::from(worked) > calm {
-            (self.recovery.resets, self.recovery.unanswered) = (0, 0);
+            self.recovery.spent = 0;
         }
         self.count_reset();
-        (self.recovery.abort, self.recovery.resuming) = (None, None);
+        self.recovery.abort = None;
+        let trial = self.recovery.trial.take();
         (self.series, self.event) = (Series::default(), None);
         self.looking.clear();
         let serial = &self.identity.serial;
         let reviving = self.recovery.reviving.is_some();
         let hopeless = matches!(reason, Error::Changed(_)) || reviving;
-        let Recovery {
-            resets, unanswered, ..
-        } = self.recovery;
-        if hopeless || resets > MAX_RESETS || unanswered > MAX_FORGIVEN {
+        let spent = self.recovery.spent;
+        if hopeless || spent > BUDGET {
             if !reviving {
                 log::error!("nvme {serial}: {reason}; given up");
             }
             self.recovery.giving_up = Some(reason);
         } else {
-            log::warn!("nvme {serial}: {reason}; reset {resets} of at most {MAX_RESETS}");
+            log::warn!("nvme {serial}: {reason}; reset, {spent} of {BUDGET} points spent");
         }
         if self.is_running() {
             self.recovery.before = self.identity.clone();
             for pair in self.pairs.iter().flatten() {
-                pair.link.give_cause(reason == Error::Fatal);
+                let elsewhere = trial.is_some_and(|trial| trial.queue != pair.shape.id);
+                pair.link.give_cause(match reason {
+                    Error::Fatal if elsewhere => Cause::Spared,
+                    Error::Fatal => Cause::Failure,
+                    _ => Cause::Late,
+                });
             }
             self.order(Step::Pause, attention);
             self.recovery.stage = Stage::Pausing(now);
@@ -347,8 +360,7 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
         Ok(())
     }
 
-    /// Counts a reset. One that ended with the end of a command that the controller failed over
-    /// does not count, nor do those before a command that was answered.
+    /// Counts what a reset costs. Those before a command that was answered count no longer.
     fn count_reset(&mut self) {
         let mut done = (0u32, 0u32);
         for (answered, failed) in self.pairs.iter().flatten().map(|pair| pair.link.progress()) {
@@ -356,48 +368,71 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
         }
         let before = core::mem::replace(&mut self.recovery.done, done);
         if done.0 != before.0 {
-            (self.recovery.resets, self.recovery.unanswered) = (0, 0);
-        } else if done.1 != before.1 {
-            self.recovery.resets = self.recovery.resets.saturating_sub(1);
+            self.recovery.spent = 0;
         }
-        self.recovery.resets += 1;
-        self.recovery.unanswered += 1;
+        let cost = match done.1 == before.1 {
+            true => RESET,
+            false => RESET_WITH_END,
+        };
+        self.recovery.spent += cost;
     }
 
-    /// Has the queues submit again what they had in flight: all of them that have nothing which the
-    /// controller has failed over more than once, perhaps; the others follow one by one, so that
-    /// one is known from the other.
+    /// Has the queues submit again what they had in flight. What the controller may have failed over
+    /// more than once comes first, alone, and queue by queue: should it fail once more, no command of
+    /// another guest is taken for the reason.
     fn resume(&mut self, now: u64, attention: &mut Attention) {
-        self.recovery.order = self.recovery.order.then(Step::Run);
-        for pair in self.pairs.iter().flatten().filter(|pair| !pair.abandoned) {
-            if pair.link.has_suspects() && pair.is_held() {
-                self.recovery.resuming = Some(now.saturating_sub(TRY_NS));
-            } else {
-                pair.link.give(self.recovery.order);
-            }
-        }
         attention.wake = true;
-        self.resume_others(now, attention);
+        for pair in self.pairs.iter().flatten() {
+            pair.link.withhold(pair.link.has_suspects());
+        }
+        if !self.try_next(0, now, true) {
+            self.order(Step::Run, attention);
+        }
     }
 
-    /// Has the next queue follow, if one waits, and the one before is through or takes too long.
-    fn resume_others(&mut self, now: u64, attention: &mut Attention) {
-        let Some(since) = self.recovery.resuming else {
+    /// Has the next queue after `last` try what the controller may have failed over; false if no other
+    /// has anything of the kind.
+    fn try_next(&mut self, last: u16, now: u64, alone: bool) -> bool {
+        let mut pairs = self.pairs.iter().flatten().filter(|pair| pair.is_held());
+        let next = pairs.find(|pair| pair.shape.id > last && pair.link.has_suspects());
+        let Some(pair) = next else {
+            return false;
+        };
+        pair.link.withhold(false);
+        if alone {
+            self.recovery.order = self.recovery.order.then(Step::Try);
+            pair.link.give(self.recovery.order);
+        }
+        self.recovery.trial = Some(Trial {
+            queue: pair.shape.id,
+            since: now,
+            alone,
+        });
+        true
+    }
+
+    /// Has the next queue follow once the one before is through. If that takes too long, all that is
+    /// not suspected is submitted meanwhile; the rest waits until it is known which command it is.
+    fn look_at_trial(&mut self, now: u64, attention: &mut Attention) {
+        let Some(trial) = self.recovery.trial else {
             return;
         };
         attention.wake = true;
-        let order = self.recovery.order;
-        let pairs = self.pairs.iter().flatten().filter(|pair| pair.is_held());
-        let (at_work, mut waiting): (Vec<_>, Vec<_>) = pairs.partition(|p| p.link.has_order(order));
-        let busy = at_work.iter().any(|pair| pair.link.has_suspects());
-        if busy && now.saturating_sub(since) < TRY_NS {
-            return;
-        }
-        if waiting.is_empty() {
-            self.recovery.resuming = None;
-        } else {
-            waiting.remove(0).link.give(order);
-            self.recovery.resuming = Some(now);
+        let pair = self.pairs.get(usize::from(trial.queue) - 1);
+        let pair = pair.and_then(Option::as_ref).filter(|pair| pair.is_held());
+        if pair.is_some_and(|pair| pair.link.has_suspects()) {
+            if trial.alone && now.saturating_sub(trial.since) >= TRY_NS {
+                self.recovery.trial = Some(Trial {
+                    alone: false,
+                    ..trial
+                });
+                self.order(Step::Run, attention);
+            }
+        } else if !self.try_next(trial.queue, now, trial.alone) {
+            self.recovery.trial = None;
+            if trial.alone {
+                self.order(Step::Run, attention);
+            }
         }
     }
 

@@ -78,6 +78,8 @@ const ALONE: u32 = 1 << 17;
 const HELD: u32 = 1 << 18;
 /// Above an identifier that is held: it is not submitted again, but fails at the next poll.
 const DOOMED: u32 = 1 << 19;
+/// Above an identifier that is awaited: it is tried alone, and may end while nothing can begin.
+const TRIED: u32 = 1 << 20;
 
 /// In a turn: tried again once more.
 const RETRY: u32 = 1;
@@ -105,6 +107,19 @@ pub(crate) enum Blame {
     Late(u32),
     /// Those that the controller has; if some are suspected already, those only.
     All,
+    /// None of this queue.
+    None,
+}
+
+/// What of that which is held may be submitted now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Which {
+    /// Whatever is due.
+    All,
+    /// Only what is suspected.
+    Suspects,
+    /// Only what is not.
+    Others,
 }
 
 /// What becomes of a command that ended for a reason that may pass.
@@ -130,6 +145,8 @@ pub(crate) struct Slots {
     commands: usize,
     turn: u32,
     mask: u16,
+    /// Nothing can begin.
+    suspended: bool,
     /// What is held.
     held: usize,
     /// Commands that ended without an answer, wrapping.
@@ -160,6 +177,7 @@ impl Slots {
             commands: 0,
             turn: 0,
             mask: depth - 1,
+            suspended: false,
             held: 0,
             failed: 0,
         }
@@ -249,7 +267,7 @@ impl Slots {
     /// Notes that the NVMe command `cid` ended with `status`.
     pub(crate) fn finish(&mut self, cid: u16, status: Status) -> Finished {
         let index = cid & self.mask;
-        let awaited = |slot: &&mut Slot| slot.cid & !ALONE == u32::from(cid) | AWAITED;
+        let awaited = |slot: &&mut Slot| slot.cid & !(ALONE | TRIED) == u32::from(cid) | AWAITED;
         let slot = self.slots.get_mut(usize::from(index)).filter(awaited);
         let Some(slot) = slot else {
             return Finished::Nothing;
@@ -259,7 +277,7 @@ impl Slots {
         if alone {
             let tag = slot.tag;
             self.commands -= 1;
-            self.release(index);
+            self.give_back(index);
             return Finished::Command(status, tag);
         }
         let leader = slot.leader;
@@ -281,13 +299,23 @@ impl Slots {
             if let Some(slot) = self.slots.get_mut(usize::from(index)) {
                 slot.leader = index;
             }
-            self.release(index);
+            self.give_back(index);
         }
         if matches!(finished, Finished::Command(..)) {
             self.commands -= 1;
-            self.release(leader);
+            self.give_back(leader);
         }
         finished
+    }
+
+    /// As [`Self::release`], also while nothing can begin.
+    fn give_back(&mut self, index: u16) {
+        if !self.suspended {
+            self.release(index);
+        } else if let Some(place) = self.free.get_mut(self.parked) {
+            *place = index;
+            self.parked += 1;
+        }
     }
 
     #[inline]
@@ -306,7 +334,7 @@ impl Slots {
                 slot.remaining = 0;
                 done(slot.tag);
             }
-            slot.cid &= !(AWAITED | ALONE | HELD | DOOMED);
+            slot.cid &= !(AWAITED | ALONE | HELD | DOOMED | TRIED);
             slot.status = Status::SUCCESS;
         }
         self.held = 0;
@@ -321,7 +349,7 @@ impl Slots {
             self.abandon(|_| {});
             return None;
         };
-        (slot.remaining, slot.cid) = (0, slot.cid & !(AWAITED | ALONE | HELD | DOOMED));
+        (slot.remaining, slot.cid) = (0, slot.cid & !(AWAITED | ALONE | HELD | DOOMED | TRIED));
         self.commands -= 1;
         Some(slot.tag)
     }
@@ -331,17 +359,20 @@ impl Slots {
         for (place, index) in self.free.iter_mut().zip((0..self.mask).rev()) {
             *place = index;
         }
-        (self.available, self.parked) = (self.free.len(), 0);
+        (self.available, self.parked, self.suspended) = (self.free.len(), 0, false);
     }
 
     /// Lets nothing begin until [`Self::resume`].
     pub(crate) fn suspend(&mut self) {
         self.parked += core::mem::take(&mut self.available);
+        self.suspended = true;
     }
 
-    /// Ends what [`Self::suspend`] began. Nothing may have finished in between.
+    /// Ends what [`Self::suspend`] began. In between nothing may have finished but what was tried
+    /// alone, or was doomed.
     pub(crate) fn resume(&mut self) {
         self.available += core::mem::take(&mut self.parked);
+        self.suspended = false;
     }
 
     /// Between the two: lays the reset to what it may be for, and tells whether anything is
@@ -355,6 +386,7 @@ impl Slots {
             let is_one = match blame {
                 Blame::Late(limit) => age > limit,
                 Blame::All => !known || suspected(slot),
+                Blame::None => false,
             };
             if slot.is_out() && is_one {
                 self.slots[at].suspect();
@@ -374,19 +406,7 @@ impl Slots {
         gone: impl Fn(u32) -> bool,
         mut again: impl FnMut(usize, &Packed),
     ) -> usize {
-        self.held = 0;
-        for slot in self.slots.iter_mut().filter(|s| s.cid & AWAITED != 0) {
-            slot.cid &= !(HELD | DOOMED);
-            let doomed = slot.blame() >= BLAME_LIMIT || gone(slot.entry.namespace());
-            if doomed || slot.blame() >= SUSPECT {
-                slot.cid |= HELD;
-                slot.due = due(epoch, 0);
-                self.held += 1;
-            }
-            if doomed {
-                slot.cid |= DOOMED;
-            }
-        }
+        self.hold(epoch, gone, SUSPECT);
         // Places of the stack above those that count are as many as slots in use, or more.
         let Some(order) = self.free.get_mut(self.parked..) else {
             return 0;
@@ -413,10 +433,31 @@ impl Slots {
             slot.renew(self.mask);
             again(at, &slot.entry);
         }
-        for slot in slots.iter_mut().filter(|slot| slot.leads()) {
-            slot.epoch = epoch;
-        }
         count
+    }
+
+    /// Between the two: holds whatever was blamed as often as `blame`, dooms what was too often or is
+    /// for a namespace that is `gone`, and counts all commands as taken at `epoch`.
+    pub(crate) fn hold(&mut self, epoch: u32, gone: impl Fn(u32) -> bool, blame: u32) {
+        self.held = 0;
+        for slot in &mut self.slots {
+            if slot.leads() {
+                slot.epoch = epoch;
+            }
+            if slot.cid & AWAITED == 0 {
+                continue;
+            }
+            slot.cid &= !(HELD | DOOMED | TRIED);
+            let doomed = slot.blame() >= BLAME_LIMIT || gone(slot.entry.namespace());
+            if doomed || slot.blame() >= blame {
+                slot.cid |= HELD;
+                slot.due = due(epoch, 0);
+                self.held += 1;
+            }
+            if doomed {
+                slot.cid |= DOOMED;
+            }
+        }
     }
 
     /// Whatever is in flight for a namespace that is `gone` is never submitted again from now on.
@@ -472,7 +513,7 @@ impl Slots {
         let Some(slot) = self.slots.get_mut(usize::from(cid & self.mask)) else {
             return Retry::No;
         };
-        if slot.cid & !ALONE != u32::from(cid) | AWAITED {
+        if slot.cid & !(ALONE | TRIED) != u32::from(cid) | AWAITED {
             return Retry::No;
         }
         if aborted {
@@ -506,7 +547,7 @@ impl Slots {
     /// A part that is held and due, with a new identifier, to be submitted now. What is suspected
     /// waits until nothing else that is suspected is with the controller.
     #[cold]
-    pub(crate) fn release_held(&mut self, epoch: u32) -> Option<Packed> {
+    pub(crate) fn release_held(&mut self, epoch: u32, which: Which) -> Option<Packed> {
         if self.held == 0 {
             return None;
         }
@@ -516,7 +557,12 @@ impl Slots {
         let is_due = |slot: &Slot| {
             let held = slot.cid & (HELD | DOOMED) == HELD;
             let suspected = slot.blame() >= SUSPECT;
-            held && now.wrapping_sub(slot.due) as i16 >= 0 && !(suspected && busy)
+            let wanted = match which {
+                Which::All => !(suspected && busy),
+                Which::Suspects => suspected && !busy,
+                Which::Others => !suspected,
+            };
+            held && wanted && now.wrapping_sub(slot.due) as i16 >= 0
         };
         let age = |slot: &Slot| self.turn.wrapping_sub(slot.turn);
         let all = self.slots.iter().enumerate();
@@ -525,6 +571,9 @@ impl Slots {
         self.held -= 1;
         let slot = self.slots.get_mut(index)?;
         slot.renew(self.mask);
+        if slot.blame() >= SUSPECT {
+            slot.cid |= TRIED;
+        }
         let (entry, leader) = (slot.entry, usize::from(slot.leader));
         self.touch(leader, epoch);
         Some(entry)
@@ -806,8 +855,8 @@ mod tests {
         assert_eq!(slots.retry(cid, 1000, false, 100), Retry::Later);
         assert_eq!(slots.finish(cid, OK), Finished::Nothing);
         assert_eq!(slots.oldest(100_000), None);
-        assert_eq!(slots.release_held(1099), None);
-        let again = slots.release_held(1120).unwrap();
+        assert_eq!(slots.release_held(1099, Which::All), None);
+        let again = slots.release_held(1120, Which::All).unwrap();
         assert!(!slots.holds());
         assert_eq!(slots.oldest(1130).map(|(age, _)| age), Some(10));
         assert_eq!(slots.finish(again.cid(), OK), Finished::Command(OK, Tag(1)));
@@ -830,8 +879,11 @@ mod tests {
         }
         // Both were there twice. They come again one by one, and a new one is not in their way.
         assert_eq!(replay(&mut slots), []);
-        let first = slots.release_held(99).unwrap();
-        assert_eq!((first.cdw10(), slots.release_held(99)), (1, None));
+        let first = slots.release_held(99, Which::All).unwrap();
+        assert_eq!(
+            (first.cdw10(), slots.release_held(99, Which::All)),
+            (1, None)
+        );
         let new = take(&mut slots, 1, 3).unwrap()[0];
         slots.suspend();
         assert!(slots.lay(Blame::All, 10));
@@ -843,7 +895,7 @@ mod tests {
         assert_eq!(failed, Finished::Command(Status::ABORT_REQUESTED, Tag(1)));
         slots.note_failed();
         assert_eq!((slots.take_doomed(), slots.progress()), (None, (0, 1)));
-        let second = slots.release_held(99).unwrap();
+        let second = slots.release_held(99, Which::All).unwrap();
         assert_eq!(
             slots.finish(second.cid(), OK),
             Finished::Command(OK, Tag(2))

@@ -513,15 +513,16 @@ fn a_controller_that_goes_on_failing_is_given_up_and_says_so() {
     bed.submit(0, Op::Write, 1);
     bed.submit(1, Op::Read, 2);
     let mut waits = 0;
-    while bed.answers.is_empty() {
+    while bed.answers.len() < 2 {
         bed.wait();
         waits += 1;
         assert!(waits < 10, "silence");
     }
+    // One after the other, each after it was tried alone.
     let aborted = Err(IoError::Aborted);
     assert_eq!(bed.answers, [(1, aborted), (2, aborted)]);
     bed.answers.clear();
-    assert_eq!((rig.disk.resets(), bed.lost), (3, None));
+    assert_eq!((rig.disk.resets(), bed.lost), (4, None));
     bed.submit(0, Op::Write, 1);
     bed.submit(1, Op::Read, 2);
     while bed.lost.is_none() {
@@ -1051,4 +1052,52 @@ fn limits_of_discards_that_are_not_told_just_then_stay_as_they_were() {
     rig.disk.arm(Fault::FailIdentify(6, 0x4002));
     let bed = Bed::new(&rig, 1);
     assert!(bed.controller.volumes(0, 0)[0].discard.is_some());
+}
+
+#[test]
+fn one_guest_s_commands_over_which_the_controller_fails_cost_no_other_command() {
+    // A guest sends such a command as soon as the last one has failed. Others have commands in flight
+    // all the time, on the same queue and on another one: in flight at many resets, each of them.
+    for (bad, good) in [(0, 1), (1, 0)] {
+        let rig = Rig::new(Config {
+            manual: true,
+            quirks: Quirks::from([Quirk::Crash(64)]),
+            ..Config::default()
+        });
+        let mut bed = Bed::new(&rig, 2);
+        let (mut tag, mut sent, mut done) = (100, 0, 0);
+        for _ in 0..400 {
+            if bed.queues.iter().all(|queue| queue.in_flight() < 8) {
+                for queue in [bad, good, bad] {
+                    let segments = bed.segments();
+                    let write = command(Op::Write, 1, 9, 0, &segments[..1]);
+                    if bed.queues[queue].submit(&write, Tag(tag)).is_ok() {
+                        bed.queues[queue].commit();
+                        tag += 1;
+                    }
+                }
+                let segments = bed.segments();
+                let read = command(Op::Read, 1, 9, 64, &segments[..1]);
+                if sent < 10 && bed.queues[bad].submit(&read, Tag(sent)).is_ok() {
+                    bed.queues[bad].commit();
+                    sent += 1;
+                }
+            }
+            // What the controller does in the time of a turn, and what control does in a second.
+            rig.disk.run_at_most(2);
+            bed.pass(20_000_000);
+            bed.pass(SECOND / 10);
+            for (tag, result) in bed.answers.drain(..) {
+                if tag < 100 {
+                    assert_eq!(result, Err(IoError::Aborted));
+                    done += 1;
+                } else {
+                    assert_eq!(result, Ok(()), "command {tag} of another guest");
+                }
+            }
+        }
+        assert_eq!((sent, done), (10, 10));
+        assert_eq!(bed.lost, None);
+        rig.obeyed();
+    }
 }

@@ -6,8 +6,8 @@ use spindle_hw::{PAGE_SIZE, Registers};
 
 use super::QueuePair;
 use crate::Status;
-use crate::link::{Order, Step};
-use crate::slots::{Blame, Finished, Retry};
+use crate::link::{Cause, Order, Step};
+use crate::slots::{Blame, Finished, Retry, Which};
 
 /// Nanoseconds in an epoch, the unit of a command's age: 2 to this power, about a millisecond.
 pub(super) const EPOCH_SHIFT: u32 = 20;
@@ -58,14 +58,20 @@ impl<R: Registers> QueuePair<R> {
             self.stopped |= self.slots.has_doomed();
         }
         if !self.stopped {
-            while let Some(entry) = self.slots.release_held(self.epoch) {
+            let which = match (self.trying, self.link.withholds()) {
+                (true, _) => Which::Suspects,
+                (false, true) => Which::Others,
+                (false, false) => Which::All,
+            };
+            while let Some(entry) = self.slots.release_held(self.epoch, which) {
                 // There is room: its old entry has been read.
                 entry.store(&self.memory.submission, self.tail);
                 self.tail = (self.tail + 1) & self.mask;
             }
             self.ring_tail();
         }
-        self.look_every = if self.slots.holds() { LOOK_HELD } else { LOOK };
+        let soon = self.trying || self.slots.holds();
+        self.look_every = if soon { LOOK_HELD } else { LOOK };
     }
 
     /// Does as control says.
@@ -79,10 +85,15 @@ impl<R: Registers> QueuePair<R> {
                 self.memory.completion.zero(0, self.memory.completion.len());
                 (self.tail, self.told, self.head) = (0, 0, 0);
                 self.link.tell_late(None);
+                if self.gone {
+                    self.link.tell_suspects(false);
+                }
             }
             // The controller has come back, or another one in its place.
             Step::Run if self.gone && self.order.step() == Step::Clear => self.begin_anew(),
+            Step::Run if self.trying => self.end_trial(),
             Step::Run => self.replay(),
+            Step::Try => self.try_suspects(),
             Step::Lose => {
                 self.stop();
                 self.gone = true;
@@ -132,14 +143,14 @@ impl<R: Registers> QueuePair<R> {
         if self.parked {
             return;
         }
-        (self.stopped, self.parked) = (true, true);
+        (self.stopped, self.parked, self.trying) = (true, true, false);
         // What has not been committed is submitted again with all the rest.
         self.told = self.tail;
         self.slots.suspend();
-        let blame = if self.link.is_failure() {
-            Blame::All
-        } else {
-            Blame::Late(self.age_limit)
+        let blame = match self.link.cause() {
+            Cause::Failure => Blame::All,
+            Cause::Late => Blame::Late(self.age_limit),
+            Cause::Spared => Blame::None,
         };
         self.link.tell_suspects(self.slots.lay(blame, self.epoch));
         self.link.tell_progress(self.slots.progress());
@@ -159,6 +170,27 @@ impl<R: Registers> QueuePair<R> {
         (self.gone, self.parked, self.stopped) = (false, false, false);
         self.told_late = false;
         self.link.tell_suspects(false);
+    }
+
+    /// Submits what the controller may have failed over more than once, one after the other and nothing
+    /// else: neither what else there is, nor anything new. A command of which the controller fails
+    /// while it has no other is known for what it is.
+    fn try_suspects(&mut self) {
+        if self.gone || !self.parked {
+            return;
+        }
+        self.slots.hold(self.epoch, |id| self.link.is_gone(id), 0);
+        (self.parked, self.trying) = (false, true);
+        // The next poll answers what is not submitted again.
+        self.stopped = self.slots.has_doomed();
+        self.submit_held();
+    }
+
+    /// Submits all the rest.
+    fn end_trial(&mut self) {
+        self.trying = false;
+        self.slots.resume();
+        self.submit_held();
     }
 
     /// Submits everything in flight once more, in the order of the first time. Reads, writes,
