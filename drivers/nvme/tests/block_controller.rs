@@ -94,7 +94,11 @@ fn changes_and_health_are_events() {
     };
     assert_eq!(disk.attend().changes, [resized]);
     rig.disk.resize(1, 0);
-    assert_eq!(disk.attend().changes, [UnitChange::Removed(Unit(1))]);
+    let removed = UnitChange::Removed {
+        unit: Unit(1),
+        reason: String::from("the controller has it no longer"),
+    };
+    assert_eq!(disk.attend().changes, [removed]);
     rig.disk.resize(9, 64);
     assert_eq!(disk.attend().changes, [UnitChange::Added(Unit(9))]);
     disk.ask_health();

@@ -185,7 +185,7 @@ impl Slot {
 
     /// Blocks that it moves in all.
     pub(super) fn blocks(&self, volume: &Volume) -> u64 {
-        u64::from(self.sectors * 512 >> (volume.block_shift & 31))
+        u64::from((self.sectors * 512) >> (volume.block_shift & 31))
     }
 
     /// What the disk is asked, once it has come so far.
