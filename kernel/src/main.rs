@@ -5,7 +5,6 @@
 extern crate alloc;
 
 mod arch;
-mod disk_table;
 mod disks;
 mod hypervisor;
 mod log;
@@ -24,7 +23,6 @@ use spindle_xen::store::Ring as StoreRing;
 use spindle_xen::xenbus::ShutdownKind;
 use xen_pvh_boot::{Boot, BootError};
 
-use disks::Disks;
 use hypervisor::XenCpu;
 use xen::sched::Reason;
 
@@ -94,7 +92,7 @@ fn serve(machine: Machine) -> ! {
     let line = &boot.info.command_line;
     let Some((store, xen)) = xen.and_then(|mut xen| Some((xen.store.take()?, xen))) else {
         let config = settings::collect(None, clock, line);
-        let mut disks = Disks::probe(&config, &boot.info.map, &memory, clock, 1);
+        let mut disks = disks::probe(&config, &boot.info.map, &memory, clock, 1);
         info!("no xenstore: nobody to serve");
         let queues = disks.queues();
         disks.shutdown(vec![queues]);
@@ -102,7 +100,7 @@ fn serve(machine: Machine) -> ! {
     };
     let mut ring = StoreRing::new(store.page);
     let config = settings::collect(Some((&mut ring, store.port, xen.events)), clock, line);
-    let mut disks = Disks::probe(
+    let mut disks = disks::probe(
         &config,
         &boot.info.map,
         &memory,

@@ -14,12 +14,11 @@ use spindle_blkif::stats::CoreStats;
 use spindle_blkif::worker::Link;
 use spindle_blkif::{Config as CoreConfig, Counted};
 use spindle_config::{Config, PollUs};
-use spindle_control::{CONTROLS_SHARE, Cores, Hypervisor, Runs, run_core};
+use spindle_control::{CONTROLS_SHARE, Cores, Disks, Hypervisor, Runs, run_core};
 use spindle_datapath::{Core as RingCore, Grants, Queue, RingWorker};
 use spindle_hw::{DmaAlloc, PAGE_SIZE};
 use spindle_xen::event::Port;
 
-use crate::disks::Disks;
 use crate::hypervisor::XenCpu;
 use crate::mm::{self, Memory};
 use crate::xen::{time::CoreClock, vcpus};
@@ -36,7 +35,7 @@ pub(crate) fn start(
     config: &Config,
     memory: &Memory,
     hypervisor: XenCpu,
-    disks: &mut Disks,
+    disks: &mut Disks<Queue>,
 ) -> Result<Cores<XenCpu, RingWorker>, String> {
     let wanted = wanted(config);
     let free = memory.dma.free_bytes() / PAGE_SIZE as u64;

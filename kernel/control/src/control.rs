@@ -21,7 +21,7 @@ use spindle_xen::xenbus::{
 
 use crate::connections::Connections;
 use crate::cores::Cores;
-use crate::disks::DiskTable;
+use crate::disks::Disks;
 use crate::hypervisor::Hypervisor;
 use crate::listing::Listing;
 use crate::rings::{Rings, Served};
@@ -45,11 +45,11 @@ struct Opened {
 
 /// The control core's state.
 #[derive(Debug)]
-pub struct Control<H, D, W: CoreWorker> {
+pub struct Control<H, W: CoreWorker> {
     hypervisor: H,
     store: Store,
     backend: Backend,
-    disks: D,
+    disks: Disks<W::Queue>,
     cores: Cores<H, W>,
     opened: Vec<Opened>,
     connections: Connections<H>,
@@ -69,12 +69,7 @@ pub struct Store {
     pub port: Port,
 }
 
-impl<H, D, W> Control<H, D, W>
-where
-    H: Hypervisor,
-    D: DiskTable<Queue = W::Queue>,
-    W: CoreWorker,
-{
+impl<H: Hypervisor, W: CoreWorker> Control<H, W> {
     /// Sets up the backend, and publishes `version` and the disks in xenstore. `hypervisor` is that
     /// of the vCPU that control runs on.
     pub fn new(
@@ -82,10 +77,10 @@ where
         version: String,
         hypervisor: H,
         store: Store,
-        disks: D,
+        disks: Disks<W::Queue>,
         cores: Cores<H, W>,
     ) -> Self {
-        cores.tell_of_queues(disks.targets());
+        cores.tell_of_queues(&disks.targets);
         let mut backend = Backend::new(Offer {
             max_queues: cores.len() as u32,
             max_ring_page_order: config.ring_order,
@@ -95,7 +90,7 @@ where
         backend.publish("data/spindle/version", version);
         backend.publish("data/spindle/disks", disks.list());
         let mut listing = Listing::default();
-        listing.publish(disks.targets(), &mut backend);
+        listing.publish(&disks.targets, &mut backend);
         backend.publish("data/spindle/ready", "1");
         Self {
             hypervisor,
@@ -222,7 +217,7 @@ where
         };
         // What has changed since the last look.
         self.attend_disks(self.hypervisor.now_ns());
-        let (targets, holder) = (self.disks.targets_mut(), device.to_string());
+        let (targets, holder) = (&mut self.disks.targets, device.to_string());
         let claim = if sectors {
             targets.claim_512e(params, usage, &holder)
         } else {
@@ -242,7 +237,7 @@ where
         })?;
         let mut volume = volume.clone();
         if self.disks.is_lost(volume.disk) {
-            self.disks.targets_mut().release(&device.to_string());
+            self.disks.targets.release(&device.to_string());
             let text = format!("{} is lost; start the driver domain anew", volume.name);
             return Err(Refusal::new(Errno::EIO, text));
         }
@@ -286,8 +281,7 @@ where
         self.opened.retain(|opened| opened.device != device);
         let disk = Served { volume, claims };
         self.opened.push(Opened { device, disk });
-        self.listing
-            .publish(self.disks.targets(), &mut self.backend);
+        self.listing.publish(&self.disks.targets, &mut self.backend);
         Ok(facts)
     }
 
@@ -302,7 +296,7 @@ where
         known.map_or_else(
             || {
                 Claims::new().map(Arc::new).map_err(|error| {
-                    self.disks.targets_mut().release(&device.to_string());
+                    self.disks.targets.release(&device.to_string());
                     Refusal::new(Errno::ENOMEM, error.to_string())
                 })
             },
@@ -312,9 +306,8 @@ where
 
     fn close(&mut self, device: DeviceId) {
         self.opened.retain(|opened| opened.device != device);
-        self.disks.targets_mut().release(&device.to_string());
-        self.listing
-            .publish(self.disks.targets(), &mut self.backend);
+        self.disks.targets.release(&device.to_string());
+        self.listing.publish(&self.disks.targets, &mut self.backend);
         info!("{device}: closed");
     }
 
@@ -385,13 +378,12 @@ where
     /// A disk has another size: for those who attach it later, for the rings that serve it, and
     /// for its frontends.
     fn resize(&mut self, name: &str, sectors: u64) {
-        if !self.disks.targets_mut().resize(name, sectors) {
+        if !self.disks.targets.resize(name, sectors) {
             return;
         }
         self.backend
             .publish("data/spindle/disks", self.disks.list());
-        self.listing
-            .publish(self.disks.targets(), &mut self.backend);
+        self.listing.publish(&self.disks.targets, &mut self.backend);
         for opened in &mut self.opened {
             if opened.disk.volume.name == name {
                 opened.disk.volume.sectors = sectors;

@@ -2,8 +2,8 @@
 //! mapped and unmapped, and what follows when a disk is lost.
 //!
 //! The kernel runs [`Control::run`] on its first vCPU and [`run_core`] on the others. It hands in a
-//! [`Hypervisor`], a [`DiskTable`], and [`Cores`] with a [`CoreWorker`] each; the tests hand in
-//! models of these, and run the same code in virtual time.
+//! [`Hypervisor`], the [`Disks`] it has found, and [`Cores`] with a [`CoreWorker`] each; the tests
+//! hand in models of these, and run the same code in virtual time.
 //!
 //! | file | what it decides |
 //! | --- | --- |
@@ -11,7 +11,7 @@
 //! | `connections` | a frontend's rings, from the connect to the disconnect |
 //! | `rings` | a ring's grants, event channel, frames and share of memory |
 //! | `cores` | orders and reports of the ring cores, and which core gets a ring |
-//! | `disks` | what control needs of the disks |
+//! | `disks` | what can be attached, and what the disks report: failures, other sizes, health |
 //! | `listing`, `statistics` | what is published in xenstore |
 //! | `rounds` | when control looks at what, and how long it sleeps |
 //! | `worker` | how a core runs its worker and sleeps |
@@ -33,7 +33,7 @@ mod worker;
 
 pub use control::{Control, Store};
 pub use cores::{Cores, Runs};
-pub use disks::{Care, DiskTable};
+pub use disks::Disks;
 pub use hypervisor::{CONTROLS_SHARE, Hypervisor};
 pub use rounds::{LOOK_NS, Rounds, Sleep};
 pub use worker::{CoreWorker, run_core};

@@ -12,8 +12,8 @@ use crate::hypervisor::Hypervisor;
 
 /// A ring core's worker: see [`Worker`] for each of these.
 pub trait CoreWorker {
-    /// A disk's queue.
-    type Queue: Debug;
+    /// A disk's queue, or by default none.
+    type Queue: Debug + Default;
 
     /// See [`Worker::turn`].
     fn turn(&mut self, now_ns: u64) -> Next;
@@ -28,7 +28,7 @@ pub trait CoreWorker {
     fn has_orders(&self) -> bool;
 }
 
-impl<Q: DiskQueue + Debug, G: GrantOps, N: Notify> CoreWorker for Worker<Q, G, N> {
+impl<Q: DiskQueue + Debug + Default, G: GrantOps, N: Notify> CoreWorker for Worker<Q, G, N> {
     type Queue = Q;
 
     fn turn(&mut self, now_ns: u64) -> Next {

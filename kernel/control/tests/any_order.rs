@@ -219,7 +219,7 @@ fn happen(world: &mut World, models: &Models, cores: usize, event: Event) {
         Event::FailNvme => models.nvme.die(),
         Event::LoseNvme => models.nvme.vanish(),
         Event::LoseVirtio => models.virtio.die(),
-        Event::LoseRam => world.remote.borrow_mut().care.lost.push(2),
+        Event::LoseRam => world.remotes[2].borrow_mut().lose = Some(true),
         Event::Hang { core, hung } => {
             if core < cores {
                 machine.hang(core, hung);
@@ -261,7 +261,7 @@ fn live(cores: usize, events: &[Event]) {
     world.pass(20_000);
     let took = world.shut_down();
     assert!(took < 7_000_000_000, "{took}");
-    let given = world.remote.borrow().shutdowns.clone();
+    let given = world.shutdowns();
     let queues: Vec<usize> = given.iter().map(|(_, queues)| *queues).collect();
     assert_eq!(queues, [cores.max(1); 3]);
     assert_eq!(models.nvme.violations(), Vec::<String>::new());

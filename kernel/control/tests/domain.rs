@@ -85,8 +85,7 @@ fn a_whole_life(cores: usize) {
         world.guests.clear();
     }
     world.shut_down();
-    let shutdowns = world.remote.borrow().shutdowns.clone();
-    assert_eq!(shutdowns, vec![(Ok(()), cores.max(1)); 3]);
+    assert_eq!(world.shutdowns(), vec![(Ok(()), cores.max(1)); 3]);
     assert_eq!(nvme.violations(), Vec::<String>::new());
     assert_eq!(virtio.violations(), Vec::<String>::new());
 }

@@ -207,7 +207,7 @@ fn rings_that_were_refused_do_not_count_where_others_are_placed() {
     let mut world = World::new(setup, |_, disks| {
         disks.add_ram("ram0", 1 << 20);
         disks.add_ram("ram1", 1 << 20);
-        disks.queues.insert(1, 1);
+        disks.change(1, |disk| disk.queues = Some(1));
     });
     // Only the first core has a queue on this one, and is refused two rings of it.
     for device in [51712, 51728] {
@@ -230,7 +230,7 @@ fn rings_that_were_refused_do_not_count_where_others_are_placed() {
 fn a_disk_without_queues_is_not_connected() {
     let mut world = World::new(Setup::default(), |_, disks| {
         disks.add_ram("ram0", 1 << 20);
-        disks.queues.insert(0, 0);
+        disks.change(0, |disk| disk.queues = Some(0));
     });
     let guest = world.attach(5, 51712, "ram0", "w");
     world.until("InitWait", |w| w.state(guest) == 2);
@@ -246,7 +246,7 @@ fn a_disk_without_queues_is_not_connected() {
 fn a_disk_with_a_queue_on_one_core_has_all_rings_there() {
     let mut world = World::new(Setup::default(), |_, disks| {
         disks.add_ram("ram0", 1 << 20);
-        disks.queues.insert(0, 1);
+        disks.change(0, |disk| disk.queues = Some(1));
     });
     for device in [51712, 51728] {
         let guest = world.attach(5, device, "ram0", "w!");
@@ -309,7 +309,7 @@ fn a_disk_that_is_lost_while_a_ring_drains_lets_the_ring_go() {
             assert_eq!(world.state(guest), 5);
             assert!(world.machine.left()[0] > 0);
             if loose {
-                world.remote.borrow_mut().care.loose.push(0);
+                world.remotes[0].borrow_mut().lose = Some(false);
             } else {
                 model.die();
             }
@@ -507,7 +507,7 @@ fn a_shutdown_does_not_wait_for_a_hung_core() {
     assert!((13 * SECOND..16 * SECOND).contains(&took), "{took}");
     assert!(world.machine.has_stopped(0) && !world.machine.has_stopped(1));
     // The controller is off with one queue given back, and its cache written out.
-    assert_eq!(world.remote.borrow().shutdowns, [(Ok(()), 1)]);
+    assert_eq!(world.shutdowns(), [(Ok(()), 1)]);
     assert_eq!(model.violations(), Vec::<String>::new());
 }
 
@@ -526,7 +526,7 @@ fn a_shutdown_waits_for_guests_that_close() {
         let took = world.until("end", |w| w.ended.is_some());
         assert!(took < SECOND, "{took}");
         assert_eq!(world.machine.left(), [0, 0, 0]);
-        assert_eq!(world.remote.borrow().shutdowns, [(Ok(()), cores.max(1))]);
+        assert_eq!(world.shutdowns(), [(Ok(()), cores.max(1))]);
     }
 }
 

@@ -10,11 +10,17 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::ptr;
 
+use spindle_blkif::Claims;
+
 use crate::world::{Setup, World};
 
 thread_local! {
     /// The allocation that is refused, counted from now on; 0 = none.
     static REFUSED: Cell<u64> = const { Cell::new(0) };
+    /// The next allocation of so many bytes is refused as well; 0 = none.
+    static SIZE: Cell<usize> = const { Cell::new(0) };
+    /// The largest allocation.
+    static LARGEST: Cell<usize> = const { Cell::new(0) };
 }
 
 struct Refusing;
@@ -24,7 +30,8 @@ unsafe impl GlobalAlloc for Refusing {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let refused = REFUSED.get();
         REFUSED.set(refused.saturating_sub(1));
-        if refused == 1 {
+        LARGEST.set(LARGEST.get().max(layout.size()));
+        if refused == 1 || (SIZE.get() == layout.size() && SIZE.replace(0) != 0) {
             return ptr::null_mut();
         }
         // SAFETY: the caller's promises are passed on.
@@ -43,7 +50,7 @@ static ALLOCATOR: Refusing = Refusing;
 fn with_large_blocks() -> World {
     World::new(Setup::default(), |_, disks| {
         disks.add_ram("ram0", 1 << 20);
-        disks.describe("ram0", |volume| volume.block_shift = 12);
+        disks.change(0, |disk| disk.large_blocks = true);
     })
 }
 
@@ -87,12 +94,15 @@ fn a_ring_for_which_no_block_of_memory_is_left_is_refused() {
 #[test]
 fn a_disk_for_whose_claims_there_is_no_memory_is_refused_and_free() {
     let mut world = with_large_blocks();
-    world.remote.borrow_mut().after_lost = Some(|| REFUSED.set(1));
+    LARGEST.set(0);
+    drop(Claims::new().unwrap());
+    SIZE.set(LARGEST.get());
     let guest = world.attach(5, 51712, "512e:ram0", "w");
     world.until("error", |w| w.error(guest).is_some());
-    assert_eq!(REFUSED.get(), 0);
+    assert_eq!(SIZE.get(), 0, "the claims were asked for");
+    let error = world.error(guest).unwrap();
+    assert!(error.contains("not enough memory"), "{error}");
     assert_eq!(world.holder("ram0"), "-");
-    world.remote.borrow_mut().after_lost = None;
     let next = world.attach(6, 51712, "512e:ram0", "w");
     world.connect(next, 2, 1);
     world.write(next, 0, 3, 7);

@@ -10,10 +10,11 @@ use crate::disk_types;
 macro_rules! queue {
     ($($(#[$doc:meta])* $kind:ident($queue:ty), $probe:expr;)*) => {
         /// One core's queue on a disk.
-        #[derive(Debug)]
+        #[derive(Debug, Default)]
         pub enum Queue {
             $($(#[$doc])* $kind($queue),)*
             /// The disk had no queue left for this core: no ring on that disk is placed here.
+            #[default]
             None,
         }
 

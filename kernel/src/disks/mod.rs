@@ -1,6 +1,5 @@
-//! The disks: what was found or made at the start, who has it, and a core's queues on it.
+//! Finds the disks, and reads their partition tables.
 
-mod care;
 mod nvme;
 mod partitions;
 mod pci;
@@ -8,145 +7,37 @@ mod placed;
 mod probe;
 mod virtio;
 
-use alloc::format;
-use alloc::string::String;
-use alloc::vec::Vec;
-
-use log::{error, info, warn};
-use spindle_block::{Targets, Volume};
+use spindle_block::Volume;
 use spindle_config::Config;
+use spindle_control::Disks;
 use spindle_datapath::Queue;
 use xen_pvh_boot::MapEntry;
 
-use self::probe::{AnyController, Probe};
+use self::probe::Probe;
 use crate::mm::Memory;
 use crate::xen::time::CoreClock;
 
-/// Bytes of the list of disks: xenstored's default quota for a node is 2048, names and
-/// permissions included.
-const MAX_LIST: usize = 1792;
-
-/// All disks, by the number that [`spindle_block::Volume::disk`] gives.
-#[derive(Debug)]
-pub(crate) struct Disks {
-    controllers: Vec<AnyController>,
-    /// The queues for the first core, after partition tables were read through them.
-    ready: Option<Vec<Queue>>,
-    /// Disks that have failed, by number.
-    lost: Vec<usize>,
-    /// What guests can be given, and who has it.
-    pub(crate) targets: Targets,
-}
-
-impl Disks {
-    /// Finds and makes the disks, and reports them in the log. A disk that does not work keeps its
-    /// name, by which it is refused. `map` is the domain's memory map.
-    pub(crate) fn probe(
-        config: &Config,
-        map: &[MapEntry],
-        memory: &Memory,
-        clock: &'static CoreClock,
-        cores: usize,
-    ) -> Self {
-        let Probe {
-            controllers,
-            mut failed,
-            ..
-        } = Probe::all(config, map, memory, clock, cores);
-        let mut volumes = Vec::new();
-        for (disk, controller) in controllers.iter().enumerate() {
-            volumes.extend(controller.volumes(disk));
-            failed.extend(controller.refused());
-        }
-        for volume in &volumes {
-            let (name, what) = (&volume.name, &volume.description);
-            let (mib, block) = (volume.sectors >> 11, 1 << volume.block_shift);
-            info!("disk {name}: {mib} MiB, blocks of {block} bytes: {what}");
-        }
-        if volumes.is_empty() {
-            warn!(
-                "no disk found: nothing passed through by pci= or placed by nvmeN= is an NVMe \
-                 controller or a virtio disk, and no option such as ramN= makes one; every attach \
-                 will be refused"
-            );
-        }
-        let mut disks = Self {
-            controllers,
-            lost: Vec::new(),
-            ready: None,
-            targets: Targets::default(),
-        };
-        let mut queues = config.partitions.then(|| disks.queues());
-        let mut room = partitions::MOST;
-        let family = |volume: Volume| {
-            let queue = queues.as_mut().and_then(|all| all.get_mut(volume.disk));
-            let read = |queue| partitions::read(&volume, queue, clock, memory.dma, room);
-            let found = queue.map(read).unwrap_or_default();
+/// Finds and makes the disks, and reports them in the log. A disk that does not work keeps its
+/// name, by which it is refused. `map` is the domain's memory map.
+pub(crate) fn probe(
+    config: &Config,
+    map: &[MapEntry],
+    memory: &Memory,
+    clock: &'static CoreClock,
+    cores: usize,
+) -> Disks<Queue> {
+    let Probe {
+        controllers,
+        failed,
+        ..
+    } = Probe::all(config, map, memory, clock, cores);
+    let mut room = partitions::MOST;
+    let partitions = config
+        .partitions
+        .then_some(|volume: &Volume, queue: &mut Queue| {
+            let found = partitions::read(volume, queue, clock, memory.dma, room);
             room -= found.len();
-            (volume, found)
-        };
-        disks.targets = Targets::new(volumes.into_iter().map(family));
-        for disk in disks.targets.disks() {
-            if let Some(first) = disks.targets.same_as(disk) {
-                let (name, first) = (&disk.name, &first.name);
-                warn!("disk {name} is the same as {first}, behind another controller");
-            }
-        }
-        for (name, reason) in failed {
-            disks.targets.note_failed(name, reason);
-        }
-        disks.ready = queues;
-        disks
-    }
-
-    /// A queue on every disk, for one core; [`Queue::None`] where a controller has none left.
-    pub(crate) fn queues(&mut self) -> Vec<Queue> {
-        if let Some(queues) = self.ready.take() {
-            return queues;
-        }
-        let queue = |controller: &mut AnyController| {
-            controller.create_queue().unwrap_or_else(|error| {
-                let name = controller.name();
-                warn!("disk {name}: {error}; cores without a queue serve other disks only");
-                Queue::None
-            })
-        };
-        self.controllers.iter_mut().map(queue).collect()
-    }
-
-    /// Whether a disk has failed for good.
-    pub(crate) fn is_lost(&self, disk: usize) -> bool {
-        self.lost.contains(&disk)
-    }
-
-    /// One line per disk, for people and tools in dom0: name, sectors of 512 bytes, block size,
-    /// `r` or `w`, description. As many disks as a xenstore node holds.
-    pub(crate) fn list(&self) -> String {
-        let line = |volume: &Volume| {
-            let mode = if volume.read_only { 'r' } else { 'w' };
-            let (name, sectors, what) = (&volume.name, volume.sectors, &volume.description);
-            format!("{name} {sectors} {} {mode} {what}", 1 << volume.block_shift)
-        };
-        let mut room = MAX_LIST;
-        let fits = |line: &String| {
-            let left = room.checked_sub(line.len() + 1);
-            room = left.unwrap_or(0);
-            left.is_some()
-        };
-        let lines: Vec<_> = self.targets.disks().map(line).take_while(fits).collect();
-        lines.join("\n")
-    }
-
-    /// Ends it all: caches written out, controllers off. `queues` are what each core had.
-    pub(crate) fn shutdown(self, queues: Vec<Vec<Queue>>) {
-        let mut queues: Vec<_> = queues.into_iter().map(Vec::into_iter).collect();
-        for controller in self.controllers {
-            let of_disk = queues.iter_mut().filter_map(Iterator::next).collect();
-            let name = String::from(controller.name());
-            match controller.shutdown(of_disk) {
-                Ok(()) => info!("disk {name}: shut down"),
-                Err(error) => error!("disk {name}: shutdown failed: {error}"),
-            }
-        }
-    }
+            found
+        });
+    Disks::new(controllers, failed, partitions)
 }

@@ -2,32 +2,58 @@
 //! RAM disks.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use spindle_block::{
-    Budget, Command, DiskOptions, DiskQueue, IoResult, Part, RamDisk, RamQueue, SubmitError, Tag,
-    Targets, Unit, Volume,
+    BlockController, Budget, BusMaster, Command, DiskEvents, DiskOptions, DiskQueue, IoResult,
+    LostController, Part, RamController, RamQueue, SubmitError, Tag, Volume,
 };
-use spindle_control::{Care, DiskTable};
-use spindle_nvme::{Change, Controller, QueuePair};
+use spindle_control::Disks;
+use spindle_nvme::{Controller, NvmeDisk, QueuePair};
 use spindle_pci::{Bus, Placement, Window};
 use spindle_testkit::mem::FakeBus;
 use spindle_testkit::nvme::FakeNvme;
 use spindle_testkit::pci::FakePci;
 use spindle_testkit::virtio::FakeVirtio;
-use spindle_virtio::{BlockQueue, Disk as VirtioDisk, Layout, PciTransport};
+use spindle_virtio::{BlockQueue, Disk as VirtioDevice, Layout, PciTransport, VirtioDisk};
 
-use super::machine::{Cpu, Machine};
+use super::machine::Machine;
 
 /// One core's queue on a disk.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) enum Queue {
     Nvme(QueuePair<FakeNvme>),
     Virtio(BlockQueue<FakeVirtio>),
     Ram(RamQueue<&'static FakeBus>),
+    #[default]
     None,
 }
+
+/// Of one type, and back.
+macro_rules! convert {
+    ($kind:ident, $queue:ty) => {
+        impl From<$queue> for Queue {
+            fn from(queue: $queue) -> Self {
+                Self::$kind(queue)
+            }
+        }
+
+        impl TryFrom<Queue> for $queue {
+            type Error = Queue;
+
+            fn try_from(queue: Queue) -> Result<Self, Queue> {
+                match queue {
+                    Queue::$kind(queue) => Ok(queue),
+                    other => Err(other),
+                }
+            }
+        }
+    };
+}
+
+convert!(Nvme, QueuePair<FakeNvme>);
+convert!(Virtio, BlockQueue<FakeVirtio>);
+convert!(Ram, RamQueue<&'static FakeBus>);
 
 /// What is asked of whichever disk it is, and what a core without a queue gets.
 macro_rules! on {
@@ -90,49 +116,95 @@ impl DiskQueue for Queue {
     }
 }
 
-enum Disk {
-    Nvme(Box<Controller<FakeNvme, Cpu, &'static FakeBus>>, FakeNvme),
-    Virtio(
-        Box<VirtioDisk<FakeVirtio, Cpu, &'static FakeBus>>,
-        FakeVirtio,
-    ),
-    Ram(RamDisk),
+/// A PCI function that can be kept from memory.
+#[derive(Debug)]
+struct Master;
+
+impl BusMaster for Master {
+    fn disable(&mut self) -> bool {
+        true
+    }
 }
 
-/// What tests do to the disks, and what they see of them.
+/// What tests do to a disk, and what they see of it.
 #[derive(Debug, Default)]
 pub(crate) struct Remote {
-    /// What attending to the disks gives besides, next time.
-    pub(crate) care: Care,
-    /// What is done whenever it was asked whether a disk is lost.
-    pub(crate) after_lost: Option<fn()>,
-    /// Outcomes of the shutdowns, in the order of the disks, and how many queues each got back.
-    pub(crate) shutdowns: Vec<(Result<(), String>, usize)>,
-    /// How often the disks were asked for their health logs.
-    pub(crate) health_asked: usize,
+    /// The disk is lost as soon as it is attended to; whether it reaches no memory by then.
+    pub(crate) lose: Option<bool>,
+    /// It has no more queues than that.
+    pub(crate) queues: Option<usize>,
+    /// Its volumes have blocks of a page.
+    pub(crate) large_blocks: bool,
+    /// The outcome of its shutdown, and how many queues came back.
+    pub(crate) shutdown: Option<(Result<(), String>, usize)>,
 }
 
-pub(crate) struct Table {
-    disks: Vec<Disk>,
-    targets: Targets,
-    lost: Vec<usize>,
-    /// Disks that give no queue to cores from this one on.
-    pub(crate) queues: BTreeMap<usize, usize>,
+pub(crate) type Remotes = Vec<Rc<RefCell<Remote>>>;
+
+/// A controller, and what tests do to it.
+#[derive(Debug)]
+struct Watched {
+    inner: Box<dyn BlockController<Queue>>,
+    remote: Rc<RefCell<Remote>>,
     given: usize,
+}
+
+impl BlockController<Queue> for Watched {
+    fn name(&self) -> &str {
+        self.inner.name()
+    }
+
+    fn volumes(&self, disk: usize) -> Vec<Volume> {
+        let mut volumes = self.inner.volumes(disk);
+        if self.remote.borrow().large_blocks {
+            volumes
+                .iter_mut()
+                .for_each(|volume| volume.block_shift = 12);
+        }
+        volumes
+    }
+
+    fn create_queue(&mut self) -> Result<Queue, String> {
+        if self.remote.borrow().queues == Some(self.given) {
+            return Err("no queue left".into());
+        }
+        self.given += 1;
+        self.inner.create_queue()
+    }
+
+    fn attend(&mut self) -> DiskEvents {
+        let mut events = self.inner.attend();
+        if let Some(disabled) = self.remote.borrow_mut().lose.take() {
+            let reason = "lost by a test".into();
+            events.lost = Some(LostController { reason, disabled });
+        }
+        events
+    }
+
+    fn ask_health(&mut self) {
+        self.inner.ask_health();
+    }
+
+    fn shutdown(self: Box<Self>, queues: Vec<Queue>) -> Result<(), String> {
+        let count = queues.iter().filter(|q| !matches!(q, Queue::None));
+        let count = count.count();
+        let outcome = self.inner.shutdown(queues);
+        self.remote.borrow_mut().shutdown = Some((outcome.clone(), count));
+        outcome
+    }
+}
+
+/// The disks that a domain is to have.
+pub(crate) struct Table {
+    controllers: Vec<Watched>,
     machine: &'static Machine,
-    pub(crate) remote: Rc<RefCell<Remote>>,
 }
 
 impl Table {
     pub(crate) fn new(machine: &'static Machine) -> Self {
         Self {
-            disks: Vec::new(),
-            targets: Targets::default(),
-            lost: Vec::new(),
-            queues: BTreeMap::new(),
-            given: 0,
+            controllers: Vec::new(),
             machine,
-            remote: Rc::default(),
         }
     }
 
@@ -140,22 +212,26 @@ impl Table {
         self.machine.bus
     }
 
-    fn volumes(&self) -> Vec<Volume> {
-        self.targets.volumes().to_vec()
-    }
-
-    fn add(&mut self, disk: Disk, volumes: Vec<Volume>) {
-        self.disks.push(disk);
-        let all = self.volumes().into_iter().chain(volumes);
-        self.targets = Targets::new(all.map(|volume| (volume, Vec::new())));
+    fn add(&mut self, controller: impl BlockController<Queue> + 'static) {
+        self.controllers.push(Watched {
+            inner: Box::new(controller),
+            remote: Rc::default(),
+            given: 0,
+        });
     }
 
     /// Starts an NVMe controller, whose namespaces become `nvme<number>n<id>`.
     pub(crate) fn add_nvme(&mut self, model: &FakeNvme, number: usize, options: DiskOptions) {
         let clock = self.machine.cpu(0);
         let controller = Controller::start(model.clone(), clock, self.bus(), options).unwrap();
-        let volumes = controller.volumes(self.disks.len(), number);
-        self.add(Disk::Nvme(Box::new(controller), model.clone()), volumes);
+        let model = model.clone();
+        self.add(NvmeDisk::new(
+            number,
+            controller,
+            model,
+            Clone::clone,
+            Master,
+        ));
     }
 
     /// Starts a virtio device, which becomes `vda` or one of the following letters.
@@ -170,146 +246,28 @@ impl Table {
         let layout = Layout::find(&bus, function.address, &bars).unwrap();
         let transport = PciTransport::new(layout, |_| Ok::<_, ()>(model.clone())).unwrap();
         let clock = self.machine.cpu(0);
-        let disk = VirtioDisk::start(transport, clock, self.bus(), options).unwrap();
-        let volume = disk.volume(self.disks.len(), number);
-        self.add(Disk::Virtio(Box::new(disk), model.clone()), vec![volume]);
+        let device = VirtioDevice::start(transport, clock, self.bus(), options).unwrap();
+        let model = model.clone();
+        self.add(VirtioDisk::new(number, device, model, Clone::clone, Master));
     }
 
     /// Makes a RAM disk.
     pub(crate) fn add_ram(&mut self, name: &str, bytes: u64) {
-        let ram = RamDisk::new(bytes, &self.bus()).unwrap();
-        let volume = ram.volume(name, self.disks.len());
-        self.add(Disk::Ram(ram), vec![volume]);
-    }
-
-    /// Changes a volume as if its disk had been like that.
-    pub(crate) fn describe(&mut self, name: &str, change: impl Fn(&mut Volume)) {
-        let mut volumes = self.volumes();
-        volumes
-            .iter_mut()
-            .filter(|v| v.name == name)
-            .for_each(change);
-        self.targets = Targets::new(volumes.into_iter().map(|volume| (volume, Vec::new())));
-    }
-
-    /// A queue on every disk, for the next core.
-    pub(crate) fn queues_for_core(&mut self) -> Vec<Queue> {
         let bus = self.bus();
-        let core = self.given;
-        self.given += 1;
-        let limits = &self.queues;
-        let queue = |(index, disk): (usize, &mut Disk)| {
-            if limits.get(&index).is_some_and(|limit| core >= *limit) {
-                return Queue::None;
-            }
-            match disk {
-                Disk::Nvme(disk, model) => match disk.create_queue(model.clone()) {
-                    Ok(queue) => Queue::Nvme(queue),
-                    Err(_) => Queue::None,
-                },
-                Disk::Virtio(disk, model) => match disk.create_queue(model.clone()) {
-                    Ok(queue) => Queue::Virtio(queue),
-                    Err(_) => Queue::None,
-                },
-                Disk::Ram(ram) => Queue::Ram(ram.queue(64, bus)),
-            }
-        };
-        self.disks.iter_mut().enumerate().map(queue).collect()
+        self.add(RamController::new(name.into(), bytes, &bus, bus).unwrap());
     }
 
-    /// The name of all of `unit`, with its size.
-    fn sized(&self, disk: usize, unit: u32, sectors: u64) -> Option<(String, u64)> {
-        let mut volumes = self.targets.volumes().iter();
-        let volume = volumes.find(|v| (v.disk, v.unit) == (disk, Unit(unit)))?;
-        Some((volume.name.clone(), sectors))
-    }
-}
-
-impl DiskTable for Table {
-    type Queue = Queue;
-
-    fn targets(&self) -> &Targets {
-        &self.targets
+    /// Changes what the disk with this number is like.
+    pub(crate) fn change(&mut self, disk: usize, change: impl FnOnce(&mut Remote)) {
+        change(&mut self.controllers[disk].remote.borrow_mut());
     }
 
-    fn targets_mut(&mut self) -> &mut Targets {
-        &mut self.targets
-    }
-
-    fn list(&self) -> String {
-        let names = self.targets.disks().map(|volume| volume.name.as_str());
-        names.collect::<Vec<_>>().join("\n")
-    }
-
-    fn is_lost(&self, disk: usize) -> bool {
-        let lost = self.lost.contains(&disk);
-        if let Some(after) = self.remote.borrow().after_lost {
-            after();
-        }
-        lost
-    }
-
-    fn attend(&mut self) -> Care {
-        let mut care = std::mem::take(&mut self.remote.borrow_mut().care);
-        self.lost.extend(care.lost.iter().chain(&care.loose));
-        for index in 0..self.disks.len() {
-            match &mut self.disks[index] {
-                Disk::Nvme(controller, _) => {
-                    let attention = controller.attend();
-                    care.wake |= attention.wake;
-                    care.soon |= attention.soon;
-                    for change in attention.changes {
-                        if let Change::Resized { id, sectors } = change {
-                            care.resized.extend(self.sized(index, id, sectors));
-                        }
-                    }
-                    // Its PCI function keeps it from memory, whatever it has said.
-                    if attention.lost.is_some() {
-                        self.lost.push(index);
-                        care.lost.push(index);
-                    }
-                }
-                Disk::Virtio(disk, _) if !self.lost.contains(&index) => {
-                    if disk.health().is_err() {
-                        self.lost.push(index);
-                        care.lost.push(index);
-                    } else if let Ok(Some(sectors)) = disk.resized() {
-                        care.resized.extend(self.sized(index, 0, sectors));
-                    }
-                }
-                Disk::Virtio(..) | Disk::Ram(_) => {}
-            }
-        }
-        care
-    }
-
-    fn ask_health(&mut self) {
-        self.remote.borrow_mut().health_asked += 1;
-    }
-
-    fn shutdown(self, queues: Vec<Vec<Queue>>) {
-        let mut queues: Vec<_> = queues.into_iter().map(Vec::into_iter).collect();
-        for disk in self.disks {
-            let of_disk: Vec<Queue> = queues.iter_mut().filter_map(Iterator::next).collect();
-            let count = of_disk.iter().filter(|q| !matches!(q, Queue::None)).count();
-            let outcome = match disk {
-                Disk::Nvme(controller, _) => {
-                    let pairs = of_disk.into_iter().filter_map(|queue| match queue {
-                        Queue::Nvme(pair) => Some(pair),
-                        _ => None,
-                    });
-                    controller.shutdown(pairs).map_err(|e| e.to_string())
-                }
-                Disk::Virtio(disk, _) => {
-                    let queues = of_disk.into_iter().filter_map(|queue| match queue {
-                        Queue::Virtio(queue) => Some(queue),
-                        _ => None,
-                    });
-                    disk.shutdown(queues).map_err(|e| e.to_string())
-                }
-                Disk::Ram(_) => Ok(()),
-            };
-            self.remote.borrow_mut().shutdowns.push((outcome, count));
-        }
+    pub(crate) fn finish(self) -> (Disks<Queue>, Remotes) {
+        let remotes = self.controllers.iter().map(|c| Rc::clone(&c.remote));
+        let remotes = remotes.collect();
+        let boxed = |controller| Box::new(controller) as Box<dyn BlockController<Queue>>;
+        let controllers = self.controllers.into_iter().map(boxed).collect();
+        let partitions: Option<fn(&Volume, &mut Queue) -> Vec<Volume>> = None;
+        (Disks::new(controllers, Vec::new(), partitions), remotes)
     }
 }

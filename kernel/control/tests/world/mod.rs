@@ -8,7 +8,6 @@ pub(crate) mod machine;
 pub(crate) mod wires;
 
 use std::cell::RefCell;
-use std::rc::Rc;
 use std::sync::Arc;
 
 use spindle_blkif::abi::{MAX_SEGMENTS, RspStatus};
@@ -23,7 +22,7 @@ use spindle_testkit::xenstored::{Vbd, Xenstored};
 use spindle_xen::store::Ring;
 use spindle_xen::xenbus::ShutdownKind;
 
-use disks::{Queue, Remote, Table};
+use disks::{Queue, Remote, Remotes, Table};
 use guest::{Guest, contents, pattern};
 use machine::{Cpu, Machine, RingWorker, STORE};
 use wires::{Fault, Wire, Wires};
@@ -55,13 +54,13 @@ impl Default for Setup {
     }
 }
 
-type DomainControl = Control<Cpu, Table, RingWorker>;
+type DomainControl = Control<Cpu, RingWorker>;
 
 pub(crate) struct World {
     pub(crate) machine: &'static Machine,
     pub(crate) store: Xenstored,
     pub(crate) guests: Vec<Guest>,
-    pub(crate) remote: Rc<RefCell<Remote>>,
+    pub(crate) remotes: Remotes,
     control: Option<DomainControl>,
     pub(crate) control_turns: usize,
     /// The end of it, once it has come.
@@ -76,14 +75,14 @@ impl World {
         let machine = Machine::new(Wires::new(&setup.faults));
         let mut table = Table::new(machine);
         disks(machine, &mut table);
-        let remote = Rc::clone(&table.remote);
+        let (mut table, remotes) = table.finish();
         let mut cores = Cores::new(machine.cpu(0), MAX_SEGMENTS as u16);
         for number in 1..=setup.cores.max(1) {
             let config = CoreConfig {
                 rings: setup.rings,
                 ..CoreConfig::default()
             };
-            let queues = table.queues_for_core();
+            let queues = table.queues();
             let has = queues.iter().map(|queue| !matches!(queue, Queue::None));
             let has = has.collect();
             let buffers = machine.bus.alloc(16).unwrap();
@@ -110,7 +109,7 @@ impl World {
             machine,
             store,
             guests: Vec::new(),
-            remote,
+            remotes,
             control: Some(control),
             control_turns: 0,
             ended: None,
@@ -301,6 +300,15 @@ impl World {
         assert_eq!(self.machine.left(), [0, 0, 0], "mappings, ports, frames");
         assert_eq!(self.store.watch_count(), 2);
         assert_eq!(self.store.open_transactions(), 0);
+    }
+
+    /// The outcomes of the disks' shutdowns, and how many queues each got back.
+    pub(crate) fn shutdowns(&self) -> Vec<(Result<(), String>, usize)> {
+        let outcome = |remote: &RefCell<Remote>| remote.borrow().shutdown.clone();
+        self.remotes
+            .iter()
+            .filter_map(|remote| outcome(remote))
+            .collect()
     }
 
     /// The toolstack asks for the domain's end; gives how long that took.

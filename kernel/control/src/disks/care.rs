@@ -26,7 +26,7 @@ pub(crate) struct Care {
     pub(crate) health: Vec<(String, String)>,
 }
 
-impl Disks {
+impl<Q> Disks<Q> {
     /// Looks after every disk.
     pub(crate) fn attend(&mut self) -> Care {
         let mut care = Care::default();

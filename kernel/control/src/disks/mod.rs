@@ -1,0 +1,134 @@
+//! The disks: who has which volume, a core's queues on them, and their end.
+
+mod care;
+
+use alloc::boxed::Box;
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use log::{error, info, warn};
+use spindle_block::{BlockController, Targets, Volume};
+
+/// Bytes of the list of disks: xenstored's default quota for a node is 2048, names and
+/// permissions included.
+const MAX_LIST: usize = 1792;
+
+/// All disks, by the number that [`spindle_block::Volume::disk`] gives. `Q` holds a queue of any disk
+/// type, or by default none.
+#[derive(Debug)]
+pub struct Disks<Q> {
+    controllers: Vec<Box<dyn BlockController<Q>>>,
+    /// The queues for the first core, after partition tables were read through them.
+    ready: Option<Vec<Q>>,
+    /// Disks that have failed, by number.
+    lost: Vec<usize>,
+    /// What guests can be given, and who has it.
+    pub(crate) targets: Targets,
+}
+
+impl<Q: Default> Disks<Q> {
+    /// Takes `controllers` over, and reports their volumes in the log. `failed` names the disks that
+    /// do not work, each with the reason by which it is refused. `partitions`, if there is any, reads
+    /// the partitions of a whole disk through an idle queue.
+    pub fn new(
+        controllers: Vec<Box<dyn BlockController<Q>>>,
+        mut failed: Vec<(String, String)>,
+        partitions: Option<impl FnMut(&Volume, &mut Q) -> Vec<Volume>>,
+    ) -> Self {
+        let mut volumes = Vec::new();
+        for (disk, controller) in controllers.iter().enumerate() {
+            volumes.extend(controller.volumes(disk));
+            failed.extend(controller.refused());
+        }
+        for volume in &volumes {
+            let (name, what) = (&volume.name, &volume.description);
+            let (mib, block) = (volume.sectors >> 11, 1 << volume.block_shift);
+            info!("disk {name}: {mib} MiB, blocks of {block} bytes: {what}");
+        }
+        if volumes.is_empty() {
+            warn!(
+                "no disk found: nothing passed through by pci= or placed by nvmeN= is an NVMe \
+                 controller or a virtio disk, and no option such as ramN= makes one; every attach \
+                 will be refused"
+            );
+        }
+        let mut disks = Self {
+            controllers,
+            lost: Vec::new(),
+            ready: None,
+            targets: Targets::default(),
+        };
+        let mut reader = partitions.map(|read| (read, disks.queues()));
+        let family = |volume: Volume| {
+            let found = reader.as_mut().and_then(|(read, queues)| {
+                let queue = queues.get_mut(volume.disk)?;
+                Some(read(&volume, queue))
+            });
+            (volume, found.unwrap_or_default())
+        };
+        disks.targets = Targets::new(volumes.into_iter().map(family));
+        for disk in disks.targets.disks() {
+            if let Some(first) = disks.targets.same_as(disk) {
+                let (name, first) = (&disk.name, &first.name);
+                warn!("disk {name} is the same as {first}, behind another controller");
+            }
+        }
+        for (name, reason) in failed {
+            disks.targets.note_failed(name, reason);
+        }
+        disks.ready = reader.map(|(_, queues)| queues);
+        disks
+    }
+
+    /// A queue on every disk, for one core; the default where a controller has none left.
+    pub fn queues(&mut self) -> Vec<Q> {
+        if let Some(queues) = self.ready.take() {
+            return queues;
+        }
+        let queue = |controller: &mut Box<dyn BlockController<Q>>| {
+            controller.create_queue().unwrap_or_else(|error| {
+                let name = controller.name();
+                warn!("disk {name}: {error}; cores without a queue serve other disks only");
+                Q::default()
+            })
+        };
+        self.controllers.iter_mut().map(queue).collect()
+    }
+
+    /// Whether a disk has failed for good.
+    pub(crate) fn is_lost(&self, disk: usize) -> bool {
+        self.lost.contains(&disk)
+    }
+
+    /// One line per disk, for people and tools in dom0: name, sectors of 512 bytes, block size,
+    /// `r` or `w`, description. As many disks as a xenstore node holds.
+    pub(crate) fn list(&self) -> String {
+        let line = |volume: &Volume| {
+            let mode = if volume.read_only { 'r' } else { 'w' };
+            let (name, sectors, what) = (&volume.name, volume.sectors, &volume.description);
+            format!("{name} {sectors} {} {mode} {what}", 1 << volume.block_shift)
+        };
+        let mut room = MAX_LIST;
+        let fits = |line: &String| {
+            let left = room.checked_sub(line.len() + 1);
+            room = left.unwrap_or(0);
+            left.is_some()
+        };
+        let lines: Vec<_> = self.targets.disks().map(line).take_while(fits).collect();
+        lines.join("\n")
+    }
+
+    /// Ends it all: caches written out, controllers off. `queues` are what each core had.
+    pub fn shutdown(self, queues: Vec<Vec<Q>>) {
+        let mut queues: Vec<_> = queues.into_iter().map(Vec::into_iter).collect();
+        for controller in self.controllers {
+            let of_disk = queues.iter_mut().filter_map(Iterator::next).collect();
+            let name = String::from(controller.name());
+            match controller.shutdown(of_disk) {
+                Ok(()) => info!("disk {name}: shut down"),
+                Err(error) => error!("disk {name}: shutdown failed: {error}"),
+            }
+        }
+    }
+}
