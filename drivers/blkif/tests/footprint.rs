@@ -3,7 +3,7 @@
 use spindle_blkif::Session;
 use spindle_blkif::abi::Abi;
 
-/// Grants that are kept mapped of a ring, by kernel/src/rings.rs.
+/// Grants that are kept mapped of a ring, by kernel/control/src/rings.rs.
 const CACHED_GRANTS: usize = 1056;
 
 /// The whole numbers of KiB in a sentence of README.md.

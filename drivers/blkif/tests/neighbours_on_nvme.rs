@@ -43,7 +43,7 @@ impl Bench {
         std::mem::forget(controller);
         let grants: &FakeGrants<'_> = Box::leak(Box::new(FakeGrants::new(bus)));
         let events: &FakeEvents = Box::leak(Box::default());
-        // As kernel/src/cores.rs sets it up.
+        // As kernel/src/ring_cores.rs sets it up.
         let config = Config {
             rings: 256,
             segments: 256,
