@@ -11,6 +11,7 @@ extern crate alloc;
 
 mod command;
 mod controller;
+mod null;
 mod options;
 mod partition;
 mod queue;
@@ -22,6 +23,7 @@ mod volume;
 
 pub use command::{Command, Op, Segment, Tag};
 pub use controller::{BlockController, BusMaster, DiskEvents, LostController, UnitChange};
+pub use null::{NullController, NullQueue};
 pub use options::DiskOptions;
 pub use partition::{Table, partitions};
 pub use queue::{Budget, DiskQueue, IoError, IoResult, Part, SubmitError};

@@ -8,7 +8,7 @@ use log::LevelFilter;
 use crate::value::{frames, nearest, size};
 
 /// Every key, for the message about an unknown one. `ramN` stands for `ram0`, `ram1`, ...
-const KEYS: [&str; 9] = [
+const KEYS: [&str; 10] = [
     "log",
     "partitions",
     "poll_us",
@@ -17,10 +17,11 @@ const KEYS: [&str; 9] = [
     "ring_order",
     "io_timeout",
     "ramN",
+    "nullN",
     "nvmeN",
 ];
 
-/// Most RAM disks, and most placed controllers.
+/// Most disks of a type that an option makes, and most placed controllers.
 const MAX_NUMBERED: usize = 16;
 
 /// A disk to make, by an option such as `ramN=SIZE`.
@@ -105,6 +106,8 @@ pub struct Config {
     pub io_timeout: u32,
     /// `ramN=`: RAM disks, by number.
     pub ram_disks: Vec<DiskSize>,
+    /// `nullN=`: disks that store nothing and answer at once, by number.
+    pub null_disks: Vec<DiskSize>,
     /// `nvmeN=`: controllers that dom0 placed into guest memory, by number.
     pub placed_controllers: Vec<PlacedController>,
 }
@@ -120,6 +123,7 @@ impl Default for Config {
             partitions: true,
             io_timeout: 30,
             ram_disks: Vec::new(),
+            null_disks: Vec::new(),
             placed_controllers: Vec::new(),
         }
     }
@@ -224,8 +228,10 @@ impl Config {
 
     /// N of a key that makes a disk, such as `ram0`, and where the disks of that type are noted.
     fn made(&mut self, key: &str) -> Option<(u8, &mut Vec<DiskSize>)> {
-        let mut types = [("ram", &mut self.ram_disks)].into_iter();
-        types.find_map(|(name, disks)| Some((numbered(key, name)?, disks)))
+        let types = [("ram", &mut self.ram_disks), ("null", &mut self.null_disks)];
+        types
+            .into_iter()
+            .find_map(|(name, disks)| Some((numbered(key, name)?, disks)))
     }
 
     /// Sets every knob in a text of words separated by white space, as in xenstore, and hands

@@ -37,7 +37,8 @@ fn defaults_are_those_that_are_documented() {
     assert_eq!(config.queues, u32::MAX);
     assert!(config.partitions);
     assert_eq!(config.log, log::LevelFilter::Info);
-    assert!(config.ram_disks.is_empty() && config.placed_controllers.is_empty());
+    assert!(config.ram_disks.is_empty() && config.null_disks.is_empty());
+    assert!(config.placed_controllers.is_empty());
     for (knob, words) in [
         ("poll_us=", "100"),
         ("path=", "auto"),
@@ -47,6 +48,7 @@ fn defaults_are_those_that_are_documented() {
         ("log=", "info"),
         ("queues=", "all vCPUs but one"),
         ("ramN=", "none"),
+        ("nullN=", "none"),
         ("nvmeN=", "none"),
     ] {
         assert_eq!(default_in_readme(knob), words, "{knob}");
@@ -137,11 +139,15 @@ fn every_value_of_the_other_knobs_is_taken_and_sets_that_knob_alone() {
         );
     }
     for number in [0, 15] {
+        let config = set(&format!("null{number}=1G"));
+        let disk = config.null_disks[0];
+        assert_eq!((disk.number, disk.bytes), (number, 1 << 30));
+        assert!(config.ram_disks.is_empty());
         let disk = set(&format!("ram{number}=1M")).ram_disks[0];
         assert_eq!((disk.number, disk.bytes), (number, 1 << 20));
     }
     let bad = "ring_order=5 ring_order=-1 poll_us=for queues=0 io_timeout=0 io_timeout=3601 \
-               partitions=1 log=5 ram16=1M ram0=1X nvme16=1,1 nvme0=g,1 ram+1=1M \
+               partitions=1 log=5 ram16=1M ram0=1X null16=1M null0=0 nvme16=1,1 nvme0=g,1 ram+1=1M \
                ram=1M";
-    assert_eq!(refused(bad), 14);
+    assert_eq!(refused(bad), 16);
 }

@@ -16,6 +16,10 @@ macro_rules! disk_types {
             Ram(spindle_block::RamQueue<IdentityMap>), |probe| {
                 probe.make("ram", &probe.config.ram_disks, spindle_block::RamController::new)
             };
+            /// Of a null disk.
+            Null(spindle_block::NullQueue<IdentityMap>), |probe| {
+                probe.make("null", &probe.config.null_disks, spindle_block::NullController::new)
+            };
         }
     };
 }
