@@ -7,7 +7,7 @@
 use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
-use core::fmt::Debug;
+use core::fmt::{self, Debug};
 
 use crate::{Unit, Volume};
 
@@ -64,6 +64,26 @@ pub struct DiskEvents {
     pub health: Option<String>,
     /// The controller has failed for good; reported once.
     pub lost: Option<LostController>,
+}
+
+/// How many completions have named no command in flight, as far as that has been reported. A disk
+/// that posts any is faulty or hostile; they are ignored. It is printed as one word of
+/// [`DiskEvents::health`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SpuriousCompletions(u64);
+
+impl SpuriousCompletions {
+    /// Takes the count of now; gives the one before if it was another.
+    pub fn update(&mut self, count: u64) -> Option<u64> {
+        let before = core::mem::replace(&mut self.0, count);
+        (before != count).then_some(before)
+    }
+}
+
+impl fmt::Display for SpuriousCompletions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "spurious_completions={}", self.0)
+    }
 }
 
 /// A unit that is no longer what it was.

@@ -22,7 +22,9 @@ mod target;
 mod volume;
 
 pub use command::{Command, Op, Segment, Tag};
-pub use controller::{BlockController, BusMaster, DiskEvents, LostController, UnitChange};
+pub use controller::{
+    BlockController, BusMaster, DiskEvents, LostController, SpuriousCompletions, UnitChange,
+};
 pub use null::{NullController, NullQueue};
 pub use options::DiskOptions;
 pub use partition::{Table, partitions};

@@ -72,6 +72,8 @@ pub(crate) struct AdminQueue {
     /// A command got no answer: its page may be written to at any time.
     out_of_order: bool,
     posted: [Fate; Posted::ALL.len()],
+    /// Completions that named no command in flight.
+    spurious: u64,
 }
 
 impl AdminQueue {
@@ -86,6 +88,7 @@ impl AdminQueue {
             more: [0; 3],
             out_of_order: false,
             posted: [Fate::default(); Posted::ALL.len()],
+            spurious: 0,
         }
     }
 
@@ -100,6 +103,11 @@ impl AdminQueue {
     /// Whether a command got no answer, so that nothing but a reset helps.
     pub(crate) fn is_out_of_order(&self) -> bool {
         self.out_of_order
+    }
+
+    /// Completions that named no command in flight.
+    pub(crate) fn spurious(&self) -> u64 {
+        self.spurious
     }
 
     /// Where the queues are: submission, completion.
@@ -255,7 +263,10 @@ impl AdminQueue {
                 fate.answer = Some((status, value));
                 true
             }
-            _ => false,
+            _ => {
+                self.spurious += 1;
+                false
+            }
         }
     }
 
@@ -400,6 +411,17 @@ mod tests {
             queue.read_data(&mut data);
             assert!(data == [0; PAGE_SIZE], "the controller has written nothing");
         }
+    }
+
+    #[test]
+    fn a_completion_for_no_command_is_counted() {
+        let (mut queue, registers) = rig();
+        identify(&mut queue, &registers);
+        assert_eq!(queue.spurious(), 0);
+        let last = registers.0.memory.u32_at(COMPLETIONS + 16 + 12);
+        last.store(0x1234 | 1 << 16, Ordering::Release);
+        queue.poll(&registers, STRIDE);
+        assert_eq!((queue.head, queue.spurious()), (2, 1));
     }
 
     #[test]

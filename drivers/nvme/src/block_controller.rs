@@ -7,11 +7,12 @@ use alloc::vec::Vec;
 use core::fmt::Debug;
 
 use spindle_block::{
-    BlockController, BusMaster, DiskEvents, LostController, Unit, UnitChange, Volume,
+    BlockController, BusMaster, DiskEvents, LostController, SpuriousCompletions, Unit, UnitChange,
+    Volume,
 };
 use spindle_hw::{Clock, DmaAlloc, Registers};
 
-use crate::{Change, Controller, QueuePair};
+use crate::{Change, Controller, HealthLog, QueuePair};
 
 /// A controller with a number, a handle to its registers for each queue, and the way to keep it
 /// from memory.
@@ -23,6 +24,9 @@ pub struct NvmeDisk<R, C, M, B> {
     registers: R,
     share: fn(&R) -> R,
     bus: B,
+    /// The health log that came last.
+    health: Option<HealthLog>,
+    spurious: SpuriousCompletions,
 }
 
 impl<R, C, M, B> NvmeDisk<R, C, M, B> {
@@ -42,6 +46,8 @@ impl<R, C, M, B> NvmeDisk<R, C, M, B> {
             registers,
             share,
             bus,
+            health: None,
+            spurious: SpuriousCompletions::default(),
         }
     }
 }
@@ -92,11 +98,23 @@ where
             },
             Change::Added(id) => UnitChange::Added(Unit(id)),
         };
+        let (health, before) = (
+            attention.health,
+            self.spurious.update(self.controller.spurious()),
+        );
+        if before == Some(0) {
+            log::warn!("disk {}: a completion for no command: ignored", self.name);
+        }
+        self.health = health.or(self.health);
+        let news = health.is_some() || before.is_some();
         DiskEvents {
             wake: attention.wake,
             soon: attention.soon,
             changes: attention.changes.into_iter().map(change).collect(),
-            health: attention.health.map(|health| health.to_string()),
+            health: news.then(|| match &self.health {
+                Some(health) => format!("{health} {}", self.spurious),
+                None => self.spurious.to_string(),
+            }),
             lost,
         }
     }

@@ -87,6 +87,8 @@ pub(crate) struct Link {
     /// What the controller may have failed over is not to be submitted now.
     withheld: AtomicBool,
     suspects: AtomicBool,
+    /// Completions that named no command in flight, so far.
+    spurious: AtomicU64,
     /// Namespaces that are gone: a bit for each number, modulo 128.
     gone: [AtomicU64; 2],
     /// Those of them whose users submit nothing more, until the queue has seen it.
@@ -147,6 +149,16 @@ impl Link {
     pub(crate) fn tell_suspects(&self, any: bool) {
         // Before it says that an order is followed, which releases it.
         self.suspects.store(any, Ordering::Relaxed);
+    }
+
+    /// Control: how many completions have named no command in flight so far.
+    pub(crate) fn spurious(&self) -> u64 {
+        self.spurious.load(Ordering::Relaxed)
+    }
+
+    /// Queue: reports such completions.
+    pub(crate) fn report_spurious(&self, count: u64) {
+        self.spurious.store(count, Ordering::Relaxed);
     }
 
     /// Control: whether the last order has been followed.

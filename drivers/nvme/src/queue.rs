@@ -168,6 +168,7 @@ impl<R: Registers> QueuePair<R> {
             Finished::Part => None,
             Finished::Nothing => {
                 self.spurious += 1;
+                self.link.report_spurious(self.spurious);
                 None
             }
         }

@@ -35,6 +35,13 @@ impl Pair {
 }
 
 impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
+    /// Completions that named no command in flight, on the queues there are: counted and ignored.
+    #[must_use]
+    pub fn spurious(&self) -> u64 {
+        let pairs = self.pairs.iter().flatten();
+        self.admin.spurious() + pairs.map(|pair| pair.link.spurious()).sum::<u64>()
+    }
+
     /// Makes a queue pair, with a handle of its own to the same registers.
     ///
     /// # Errors

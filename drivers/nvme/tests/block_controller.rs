@@ -9,7 +9,7 @@ use common::{OPTIONS, Queue, Rig, command};
 use spindle_block::{BlockController, BusMaster, DiskEvents, Op, Unit, UnitChange};
 use spindle_nvme::NvmeDisk;
 use spindle_testkit::nvme::{Config, FakeNvme, NamespaceConfig};
-use spindle_testkit::queue::{complete, pages};
+use spindle_testkit::queue::{complete, drain, pages};
 
 /// Counts how often it was asked to keep the controller from memory.
 #[derive(Clone, Debug, Default)]
@@ -124,4 +124,28 @@ fn a_controller_that_went_away_is_lost_once_and_kept_from_memory_where_that_can_
         assert_eq!(times, 1);
         assert!(disk.shutdown(vec![queue]).is_err());
     }
+}
+
+#[test]
+fn completions_for_nothing_are_counted_over_all_queues_and_are_part_of_the_health() {
+    let rig = Rig::new(config());
+    let mut disk = disk(&rig, None);
+    let mut queues: Vec<_> = (0..2).map(|_| disk.create_queue().unwrap()).collect();
+    assert_eq!(disk.attend(), DiskEvents::default());
+    for (queue, times) in [(1, 3), (2, 2)] {
+        for cid in 0..times {
+            rig.disk.post(queue, cid, 0);
+        }
+    }
+    for queue in &mut queues {
+        assert_eq!(drain(queue), []);
+    }
+    let health = disk.attend().health;
+    assert_eq!(health.as_deref(), Some("spurious_completions=5"));
+    assert_eq!(disk.attend().health, None, "no news");
+    disk.ask_health();
+    let health = disk.attend().health.unwrap();
+    assert!(health.starts_with("warnings=none "), "{health}");
+    assert!(health.ends_with(" spurious_completions=5"), "{health}");
+    disk.shutdown(queues).unwrap();
 }

@@ -6,7 +6,8 @@ use alloc::vec::Vec;
 use core::fmt::Debug;
 
 use spindle_block::{
-    BlockController, BusMaster, DiskEvents, LostController, Unit, UnitChange, Volume,
+    BlockController, BusMaster, DiskEvents, LostController, SpuriousCompletions, Unit, UnitChange,
+    Volume,
 };
 use spindle_hw::{Clock, DmaAlloc, NarrowRegisters};
 
@@ -26,6 +27,9 @@ pub struct VirtioDisk<R, C, M, B> {
     /// The last error of a look at its size, which is logged once.
     doubted: Option<Error>,
     lost: bool,
+    /// The state of its health has been asked for.
+    asked: bool,
+    spurious: SpuriousCompletions,
 }
 
 impl<R, C, M, B> VirtioDisk<R, C, M, B> {
@@ -47,6 +51,8 @@ impl<R, C, M, B> VirtioDisk<R, C, M, B> {
             bus,
             doubted: None,
             lost: false,
+            asked: false,
+            spurious: SpuriousCompletions::default(),
         }
     }
 }
@@ -85,6 +91,13 @@ where
             });
             return events;
         }
+        let before = self.spurious.update(self.device.spurious());
+        if before == Some(0) {
+            log::warn!("disk {}: a completion for no request: ignored", self.name);
+        }
+        let news = core::mem::take(&mut self.asked) || before.is_some();
+        // A virtio device gives no account of its health: this is what its driver knows.
+        events.health = news.then(|| self.spurious.to_string());
         let looked = self.device.resized();
         let doubted = core::mem::replace(&mut self.doubted, looked.err());
         if let (Err(error), None) = (looked, doubted) {
@@ -95,6 +108,10 @@ where
             UnitChange::Resized { unit, sectors }
         }));
         events
+    }
+
+    fn ask_health(&mut self) {
+        self.asked = true;
     }
 
     fn shutdown(self: Box<Self>, queues: Vec<Q>) -> Result<(), String> {

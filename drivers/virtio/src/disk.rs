@@ -3,7 +3,7 @@
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::Ordering;
 use core::time::Duration;
 
 use spindle_block::{Command, DiskOptions, IoResult, Op, Tag, Unit, Volume};
@@ -11,7 +11,7 @@ use spindle_hw::{Clock, DmaAlloc, NarrowRegisters};
 use virtio_drivers::transport::{DeviceStatus, Transport};
 
 use crate::config::{self, Features, Geometry};
-use crate::engine::{Engine, MIN_ENTRIES, Patience};
+use crate::engine::{Engine, MIN_ENTRIES, Patience, Reports};
 use crate::request::kind;
 use crate::{BlockQueue, Error, PciTransport, volume};
 
@@ -36,8 +36,7 @@ pub struct Disk<R, C, M> {
     serial: String,
     queues: Vec<Place>,
     timeout: Duration,
-    /// A queue has waited longer than that for an answer.
-    late: Arc<AtomicBool>,
+    reports: Arc<Reports>,
 }
 
 /// A virtqueue that the device knows.
@@ -80,7 +79,7 @@ impl<R: NarrowRegisters, C: Clock, M: DmaAlloc> Disk<R, C, M> {
             serial: String::new(),
             queues: Vec::new(),
             timeout: options.timeout,
-            late: Arc::default(),
+            reports: Arc::default(),
         };
         match disk.bring_up(options) {
             Ok(()) => Ok(disk),
@@ -111,7 +110,7 @@ impl<R: NarrowRegisters, C: Clock, M: DmaAlloc> Disk<R, C, M> {
             let patience = Patience {
                 limit_ns: u64::try_from(self.timeout.as_nanos()).unwrap_or(u64::MAX),
                 look_ns: 0,
-                late: Arc::clone(&self.late),
+                reports: Arc::clone(&self.reports),
             };
             let size = 1 << depth.ilog2();
             let engine = Engine::new(size, self.features, &self.geometry, patience, &self.memory)?;
@@ -186,10 +185,16 @@ impl<R: NarrowRegisters, C: Clock, M: DmaAlloc> Disk<R, C, M> {
         if status.contains(DeviceStatus::DEVICE_NEEDS_RESET) {
             return Err(Error::NeedsReset);
         }
-        if self.late.load(Ordering::Relaxed) {
+        if self.reports.late.load(Ordering::Relaxed) {
             return Err(Error::Late(self.timeout));
         }
         Ok(())
+    }
+
+    /// Entries of used rings that named no request in flight, on all queues: counted and ignored.
+    #[must_use]
+    pub fn spurious(&self) -> u64 {
+        self.reports.spurious.load(Ordering::Relaxed)
     }
 
     /// Reads the size again; gives the new one in sectors of 512 bytes if it has changed.

@@ -6,7 +6,7 @@
 //! free descriptors is kept.
 
 use alloc::sync::Arc;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use spindle_block::{Budget, Command, IoError, IoResult, Op, Part, SubmitError, Tag};
 use spindle_hw::{DmaAlloc, PAGE_SIZE, SharedPages};
@@ -66,8 +66,17 @@ pub(crate) struct Patience {
     pub(crate) limit_ns: u64,
     /// When to look next.
     pub(crate) look_ns: u64,
-    /// Set, for the control core, when it took longer.
-    pub(crate) late: Arc<AtomicBool>,
+    /// Where the control core finds that it took longer.
+    pub(crate) reports: Arc<Reports>,
+}
+
+/// What the queues of a device report to the control core.
+#[derive(Debug, Default)]
+pub(crate) struct Reports {
+    /// A queue has waited longer for an answer than it may take.
+    pub(crate) late: AtomicBool,
+    /// Entries of used rings that named no request in flight.
+    pub(crate) spurious: AtomicU64,
 }
 
 impl Engine {
@@ -464,7 +473,7 @@ impl Engine {
                 break;
             };
             let Some(slot) = self.slot(id) else {
-                self.spurious += 1;
+                self.note_spurious();
                 continue;
             };
             match self.slots.finish(slot, self.areas.outcome(slot)) {
@@ -484,6 +493,13 @@ impl Engine {
         (count, more)
     }
 
+    #[cold]
+    fn note_spurious(&mut self) {
+        self.spurious += 1;
+        let all = &self.patience.reports.spurious;
+        all.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Takes the time, as [`spindle_block::DiskQueue::tick`] does.
     #[inline]
     pub(crate) fn tick(&mut self, now_ns: u64) {
@@ -499,7 +515,7 @@ impl Engine {
     fn look(&self) {
         let oldest = self.slots.oldest();
         if oldest.is_some_and(|age| age > self.patience.limit_ns) {
-            self.patience.late.store(true, Ordering::Relaxed);
+            self.patience.reports.late.store(true, Ordering::Relaxed);
         }
     }
 

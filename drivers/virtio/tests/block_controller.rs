@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use common::{OPTIONS, Queue, Rig, scattered};
 use spindle_block::{BlockController, BusMaster, DiskEvents, Op, Unit, UnitChange};
-use spindle_testkit::queue::{command, complete};
+use spindle_testkit::queue::{command, complete, drain};
 use spindle_testkit::virtio::{Config, FakeVirtio};
 use spindle_virtio::VirtioDisk;
 
@@ -83,4 +83,25 @@ fn a_device_that_failed_is_lost_once_and_kept_from_memory_where_that_can_be_done
         assert_eq!(disk.attend(), DiskEvents::default(), "said once");
         assert_eq!(master.0.get(), 1);
     }
+}
+
+#[test]
+fn used_entries_for_nothing_are_counted_over_all_queues_and_are_all_of_the_health() {
+    let rig = Rig::new(Config::default());
+    let mut disk = disk(&rig, Master::default());
+    let mut queues: Vec<_> = (0..2).map(|_| disk.create_queue().unwrap()).collect();
+    disk.ask_health();
+    let health = disk.attend().health;
+    assert_eq!(health.as_deref(), Some("spurious_completions=0"));
+    assert_eq!(disk.attend(), DiskEvents::default(), "no news");
+    for (queue, id) in [(0, 1), (0, u32::MAX), (1, 3)] {
+        rig.device.post(queue, id, 0);
+    }
+    for queue in &mut queues {
+        assert_eq!(drain(queue), []);
+    }
+    let health = disk.attend().health;
+    assert_eq!(health.as_deref(), Some("spurious_completions=3"));
+    assert_eq!(disk.attend(), DiskEvents::default(), "no news");
+    disk.shutdown(queues).unwrap();
 }
