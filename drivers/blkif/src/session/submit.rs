@@ -26,19 +26,22 @@ impl Session {
         shared: &mut Shared,
     ) -> (bool, bool) {
         let mut any = false;
-        while self.ledger.credit() > 0
-            && let Some(index) = self.line.get(0)
-        {
-            if self.slots[usize::from(index)].state != State::Ready {
+        loop {
+            let mut refused = None;
+            if !self.special {
+                let pages;
+                (pages, refused) = self.submit_pages(ring, queue);
+                any |= pages > 0;
+            }
+            let Some(index) = self.line.get(0).filter(|_| self.ledger.credit() > 0) else {
                 break;
-            }
-            let slot = &self.slots[usize::from(index)];
-            let short = slot.path == Path::Copied && slot.is_one_page() && !self.special;
-            if !short && self.step_aside(ring, index, &mut shared.turns) {
+            };
+            let sent = if let Some(error) = refused {
+                Err(error)
+            } else if self.slots[usize::from(index)].state != State::Ready {
+                break;
+            } else if self.step_aside(ring, index, &mut shared.turns) {
                 continue;
-            }
-            let sent = if short {
-                self.submit_page(ring, index, queue)
             } else {
                 self.submit_part(ring, index, queue)
             };
@@ -77,32 +80,47 @@ impl Session {
         (any, false)
     }
 
-    /// Gives the disk the request at the head of the line, which has one page in a buffer, and is
-    /// neither a barrier nor in parts.
-    #[inline(always)]
-    fn submit_page<Q: DiskQueue>(
+    /// Gives the disk those at the head of the line that have one page each, in a buffer, as far as
+    /// the credit goes: says how many, and why not the next one if it is refused. They are neither
+    /// barriers nor in parts, so that all of this is short.
+    #[inline]
+    fn submit_pages<Q: DiskQueue>(
         &mut self,
         ring: u16,
-        index: u16,
         queue: &mut Q,
-    ) -> Result<(), SubmitError> {
-        let slot = &mut self.slots[usize::from(index)];
-        if slot.failed {
-            return Err(SubmitError::Gone);
+    ) -> (u32, Option<SubmitError>) {
+        let most = self.ledger.credit();
+        let (mut sent, mut refused) = (0, None);
+        while sent < most
+            && let Some(index) = self.line.get(0)
+        {
+            let slot = &mut self.slots[usize::from(index)];
+            if slot.state != State::Ready || slot.path != Path::Copied || !slot.is_one_page() {
+                break;
+            }
+            let command = Command {
+                op: slot.op,
+                unit: self.volume.unit,
+                block_shift: self.volume.block_shift,
+                block: slot.block,
+                blocks: 0,
+                segments: slice::from_ref(&slot.memory[0]),
+            };
+            let result = match slot.failed {
+                true => Err(SubmitError::Gone),
+                false => queue.submit(&command, tag(ring, index)),
+            };
+            if let Err(error) = result {
+                refused = Some(error);
+                break;
+            }
+            slot.state = State::OneBuffer;
+            self.line.pop();
+            sent += 1;
         }
-        let command = Command {
-            op: slot.op,
-            unit: self.volume.unit,
-            block_shift: self.volume.block_shift,
-            block: slot.block,
-            blocks: 0,
-            segments: slice::from_ref(&slot.memory[0]),
-        };
-        queue.submit(&command, tag(ring, index))?;
-        slot.state = State::OneBuffer;
-        self.leave_line();
-        self.ledger.give(1, 1);
-        Ok(())
+        self.ready = self.ready.saturating_sub(sent as usize);
+        self.ledger.give(sent, sent);
+        (sent, refused)
     }
 
     /// Gives the disk the next part of the request at the head of the line, which leaves the line
