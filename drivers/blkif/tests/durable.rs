@@ -1,23 +1,17 @@
 //! What was answered to a guest as durable is on the medium after a power cut: frontends on a real NVMe
 //! queue pair, whose controller loses all that was written and not flushed.
 
+#[path = "common/on_nvme.rs"]
+mod on_nvme;
+
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
+use on_nvme::OnNvme;
 use proptest::prelude::*;
-use spindle_blkif::abi::{Abi, Operation, RspStatus};
-use spindle_blkif::{Attachment, Config, Gate, RingCore, Session, Window};
-use spindle_block::{DiskOptions, Volume};
-use spindle_hw::DmaAlloc;
-use spindle_nvme::{Controller, QueuePair};
+use spindle_blkif::Config;
+use spindle_blkif::abi::{Operation, RspStatus};
 use spindle_testkit::blkfront::Blkfront;
-use spindle_testkit::grants::{FakeEvents, FakeGrants};
-use spindle_testkit::mem::{FakeBus, FakeClock};
-use spindle_testkit::nvme::{self, FakeNvme, NamespaceConfig};
-use spindle_xen::DomId;
-use spindle_xen::event::Port;
-
-type Core = RingCore<QueuePair<FakeNvme>, &'static FakeGrants<'static>, &'static FakeEvents>;
+use spindle_testkit::nvme::{self, NamespaceConfig};
 
 /// Pages of the disk that are written.
 const PLACES: usize = 8;
@@ -40,12 +34,8 @@ type Waiting = BTreeMap<u64, (Pending, [u64; PLACES])>;
 
 /// The disk, a core, and what frontends of the disk know.
 struct Machine {
-    disk: FakeNvme,
-    grants: &'static FakeGrants<'static>,
-    volume: Volume,
-    core: Core,
+    on: OnNvme,
     fronts: Vec<(Blkfront<'static>, Waiting)>,
-    now: u64,
     next: u64,
     /// Places with a write on its way: only one at a time, so that versions have an order.
     busy: [bool; PLACES],
@@ -57,32 +47,16 @@ struct Machine {
 
 impl Machine {
     fn new() -> Self {
-        let bus: &'static Arc<FakeBus> = Box::leak(Box::new(Arc::new(FakeBus::new())));
         let config = nvme::Config {
-            manual: true,
             out_of_order: true,
             namespaces: vec![NamespaceConfig::new(1, 8 * PLACES as u64, 9)],
             ..nvme::Config::default()
         };
-        let disk = FakeNvme::new(Arc::clone(bus), config);
-        let clock: &'static FakeClock = Box::leak(Box::new(FakeClock::new(1_000_000)));
-        let started = Controller::start(disk.clone(), clock, &**bus, DiskOptions::default());
-        let mut controller = started.unwrap();
-        let queue = controller.create_queue(disk.clone()).unwrap();
-        let volume = controller.volumes(0, 0).remove(0);
-        assert!(volume.write_cache, "or there would be nothing to lose");
-        std::mem::forget(controller);
-        let grants: &FakeGrants<'_> = Box::leak(Box::new(FakeGrants::new(bus)));
-        let events: &FakeEvents = Box::leak(Box::default());
-        let buffers = bus.alloc(64).unwrap();
-        let core = RingCore::new(Config::default(), vec![queue], grants, events, buffers);
+        let on = OnNvme::new(config, Config::default(), 64);
+        assert!(on.volume.write_cache, "or there would be nothing to lose");
         Self {
-            disk,
-            grants,
-            volume,
-            core: core.unwrap(),
+            on,
             fronts: Vec::new(),
-            now: 0,
             next: 1,
             busy: [false; PLACES],
             acknowledged: [0; PLACES],
@@ -93,21 +67,7 @@ impl Machine {
 
     fn attach(&mut self, persistent: bool) {
         let dom = self.fronts.len() as u16 + 1;
-        let front = Blkfront::new(self.grants, DomId(dom), 1, 0);
-        let attachment = Attachment {
-            domain: DomId(dom),
-            port: Port(dom.into()),
-            volume: self.volume.clone(),
-            abi: Abi::Native,
-            start: 0,
-            window: persistent.then(|| Window::new(u64::from(dom) << 40, 256)),
-            persistent,
-            indirect_segments: 0,
-            gate: Gate::members(1).remove(0),
-            claims: None,
-        };
-        let session = Session::new(front.ring(), attachment).unwrap();
-        self.core.attach(session).unwrap();
+        let front = self.on.attach(dom, 1, persistent, 0);
         self.fronts.push((front, BTreeMap::new()));
     }
 
@@ -148,9 +108,8 @@ impl Machine {
 
     /// A turn of the core; then the disk carries out no more than `most` commands.
     fn turn(&mut self, most: usize) {
-        self.now += 10_000;
-        self.core.visit(self.now);
-        self.disk.run_at_most(most);
+        self.on.visit(10_000);
+        self.on.disk.run_at_most(most);
         for (front, pending) in &mut self.fronts {
             for answer in front.answers() {
                 assert_eq!(answer.status, RspStatus::OKAY);
@@ -177,8 +136,8 @@ impl Machine {
 
     /// The power fails now.
     fn check(&self) {
-        self.disk.power_cut();
-        let contents = self.disk.contents(1);
+        self.on.disk.power_cut();
+        let contents = self.on.disk.contents(1);
         for place in 0..PLACES {
             let page = &contents[place * 4096..][..4096];
             let version = u64::from_le_bytes(page[..8].try_into().unwrap());
@@ -197,7 +156,7 @@ fn a_flush_that_was_answered_has_reached_the_disk() {
     for persistent in [true, false] {
         let mut machine = Machine::new();
         machine.attach(persistent);
-        let written = |machine: &Machine| machine.disk.contents(1)[..8] != [0; 8];
+        let written = |machine: &Machine| machine.on.disk.contents(1)[..8] != [0; 8];
         machine.write(0, 0, false);
         for _ in 0..4 {
             machine.turn(usize::MAX);

@@ -3,8 +3,7 @@
 
 mod common;
 
-use common::{COPIED, How, PERSISTENT, Rig, Sizes, assert_all};
-use spindle_blkif::Config;
+use common::{COPIED, How, INDIRECT, PERSISTENT, Rig, assert_all};
 use spindle_blkif::abi::{Abi, Operation, RspStatus};
 use spindle_block::Op;
 use spindle_testkit::blkfront::{Blkfront, GuestPage};
@@ -81,17 +80,11 @@ fn a_ring_of_any_size_carries_as_many_requests_as_it_has_slots() {
 #[test]
 fn both_layouts_carry_every_operation() {
     let play = |abi: Abi, path: How| {
-        let mut rig = Rig::sized(&Sizes {
-            config: Config {
-                segments: 32,
-                ..Config::default()
-            },
-            ..Sizes::default()
-        });
+        let mut rig = Rig::with_indirect();
         rig.volume.write_cache = true;
         let how = How {
             abi,
-            indirect: 32,
+            indirect: INDIRECT,
             ..path
         };
         let (ring, mut front) = rig.attach(1, how);
@@ -181,17 +174,11 @@ impl Slot {
 #[test]
 fn the_32_bit_layout_is_that_of_the_header() {
     const ID: u64 = 0x1122_3344_5566_7788;
-    let mut rig = Rig::sized(&Sizes {
-        config: Config {
-            segments: 32,
-            ..Config::default()
-        },
-        ..Sizes::default()
-    });
+    let mut rig = Rig::with_indirect();
     rig.volume.write_cache = true;
     let how = How {
         abi: Abi::X86_32,
-        indirect: 32,
+        indirect: INDIRECT,
         ..PERSISTENT
     };
     let (_, front) = rig.attach(1, how);

@@ -1,64 +1,30 @@
 //! One guest against its neighbours on the same core and the same NVMe queue pair: what each kind of
 //! request costs the others.
 
-use std::sync::Arc;
+#[path = "common/on_nvme.rs"]
+mod on_nvme;
 
-use spindle_blkif::abi::{Abi, Operation, RspStatus};
-use spindle_blkif::{Attachment, Config, Gate, RingCore, Session, Window};
-use spindle_block::{DiskOptions, DiskQueue, Volume};
-use spindle_hw::{DmaAlloc, SharedPages};
-use spindle_nvme::{Controller, QueuePair};
+use on_nvme::OnNvme;
+use spindle_blkif::Config;
+use spindle_blkif::abi::{Operation, RspStatus};
+use spindle_block::DiskQueue;
 use spindle_testkit::blkfront::Blkfront;
-use spindle_testkit::grants::{FakeEvents, FakeGrants};
-use spindle_testkit::mem::{FakeBus, FakeClock};
-use spindle_testkit::nvme::{self, FakeNvme, Fault};
-use spindle_xen::DomId;
-use spindle_xen::event::Port;
+use spindle_testkit::nvme::{self, Fault};
 
-type Core = RingCore<QueuePair<FakeNvme>, &'static FakeGrants<'static>, &'static FakeEvents>;
-
-struct Bench {
-    disk: FakeNvme,
-    grants: &'static FakeGrants<'static>,
-    volume: Volume,
-    core: Core,
-    windows: u64,
-    now: u64,
-}
+struct Bench(OnNvme);
 
 impl Bench {
     fn new() -> Self {
-        let bus: &'static Arc<FakeBus> = Box::leak(Box::new(Arc::new(FakeBus::new())));
-        let config = nvme::Config {
-            manual: true,
-            ..nvme::Config::default()
-        };
-        let disk = FakeNvme::new(Arc::clone(bus), config);
-        let clock: &'static FakeClock = Box::leak(Box::new(FakeClock::new(1_000_000)));
-        let mut controller =
-            Controller::start(disk.clone(), clock, &**bus, DiskOptions::default()).unwrap();
-        let queue = controller.create_queue(disk.clone()).unwrap();
-        assert_eq!(queue.capacity(), 255, "the kernel's own depth");
-        let volume = controller.volumes(0, 0).remove(0);
-        std::mem::forget(controller);
-        let grants: &FakeGrants<'_> = Box::leak(Box::new(FakeGrants::new(bus)));
-        let events: &FakeEvents = Box::leak(Box::default());
         // As kernel/src/ring_cores.rs sets it up.
         let config = Config {
             rings: 256,
             segments: 256,
             ..Config::default()
         };
-        let buffers: SharedPages = bus.alloc(256).unwrap();
-        let core = RingCore::new(config, vec![queue], grants, events, buffers).unwrap();
-        Self {
-            disk,
-            grants,
-            volume,
-            core,
-            windows: 0,
-            now: 0,
-        }
+        let mut bench = Self(OnNvme::new(nvme::Config::default(), config, 256));
+        let queue = bench.0.core.queue_mut(0).unwrap();
+        assert_eq!(queue.capacity(), 255, "the kernel's own depth");
+        bench
     }
 
     fn attach(&mut self, dom: u16, pages: usize) -> Blkfront<'static> {
@@ -66,34 +32,17 @@ impl Bench {
     }
 
     fn attach_as(&mut self, dom: u16, pages: usize, persistent: bool) -> Blkfront<'static> {
-        let front = Blkfront::new(self.grants, DomId(dom), pages, 0);
-        self.windows += 1;
-        let attachment = Attachment {
-            domain: DomId(dom),
-            port: Port(dom.into()),
-            volume: self.volume.clone(),
-            abi: Abi::Native,
-            start: 0,
-            window: persistent.then(|| Window::new((1 << 40) + (self.windows << 32), 1056)),
-            persistent,
-            indirect_segments: 256,
-            gate: Gate::members(1).remove(0),
-            claims: None,
-        };
-        let session = Session::new(front.ring(), attachment).unwrap();
-        self.core.attach(session).unwrap();
-        front
+        self.0.attach(dom, pages, persistent, 256)
     }
 
-    /// A turn of the core, then the disk does all that it was told of.
+    /// A visit of the core, then the disk does all that it was given.
     fn turn(&mut self) {
-        self.now += 1_000_000;
-        self.core.visit(self.now);
-        self.disk.run();
+        self.0.visit(1_000_000);
+        self.0.disk.run();
     }
 
     fn in_flight(&mut self) -> usize {
-        self.core.queue_mut(0).unwrap().in_flight()
+        self.0.core.queue_mut(0).unwrap().in_flight()
     }
 }
 
@@ -116,7 +65,7 @@ fn turns_for_neighbour(hostile_large: bool) -> u32 {
     }
     assert_eq!((good.answers().len(), evil.answers().len()), (1, 1));
     // The guest's first ring: one command that takes the disk long (a discard).
-    bench.disk.arm(Fault::SwallowIo(9));
+    bench.0.disk.arm(Fault::SwallowIo(9));
     slow.push_discard(0, 2048, false);
     slow.publish();
     bench.turn();
@@ -180,16 +129,14 @@ fn most_in_flight(rings: usize, push: impl Fn(&mut Blkfront<'static>)) -> (usize
     }
     let mut most = 0;
     for _ in 0..40 {
-        bench.now += 1000;
-        bench.core.visit(bench.now);
+        bench.0.visit(1000);
         most = most.max(bench.in_flight());
     }
     // Does a neighbour's read still get to the disk?
     good.push(Operation::READ, 0, &[page.segment(0, 7)]);
     good.publish();
     for _ in 0..40 {
-        bench.now += 1000;
-        bench.core.visit(bench.now);
+        bench.0.visit(1000);
     }
     let before = bench.in_flight();
     (most, u32::from(before > most))
@@ -227,7 +174,7 @@ fn amplification_of_one_request() {
         bench.turn();
     }
     evil.answers();
-    let before = bench.disk.commands();
+    let before = bench.0.disk.commands();
     let list = evil.list(&[page.segment(1, 1); 255]);
     evil.push_indirect(Operation::READ, 0, list.gref, 255);
     evil.publish();
@@ -235,7 +182,7 @@ fn amplification_of_one_request() {
         bench.turn();
     }
     assert_eq!(evil.answers().len(), 1);
-    let commands = bench.disk.commands() - before;
+    let commands = bench.0.disk.commands() - before;
     assert!(
         commands <= 16,
         "one request of 127.5 KiB became {commands} NVMe commands"
@@ -257,7 +204,7 @@ fn one_ring_with_two_requests_does_not_stop_the_core_either() {
         bench.turn();
     }
     assert_eq!((good.answers().len(), evil.answers().len()), (1, 1));
-    bench.disk.arm(Fault::SwallowIo(9));
+    bench.0.disk.arm(Fault::SwallowIo(9));
     let list = evil.list(&[evil_page.segment(1, 1); 255]);
     evil.push_discard(0, 2048, false);
     evil.push_indirect(Operation::READ, 0, list.gref, 255);
@@ -285,7 +232,7 @@ fn turns_for_copied_neighbour(hostile_large: bool) -> u32 {
     let mut good = bench.attach_as(2, 1, false);
     let page = good.page(false);
     // One page that the disk reads slowly.
-    bench.disk.arm(Fault::SwallowIo(2));
+    bench.0.disk.arm(Fault::SwallowIo(2));
     let slow_page = slow.page(false);
     slow.push(Operation::READ, 0, &[slow_page.segment(0, 7)]);
     slow.publish();

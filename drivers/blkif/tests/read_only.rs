@@ -3,8 +3,7 @@
 
 mod common;
 
-use common::{COPIED, How, MAPPED, PERSISTENT, Rig, Sizes, assert_all};
-use spindle_blkif::Config;
+use common::{COPIED, How, INDIRECT, MAPPED, PERSISTENT, Rig, assert_all};
 use spindle_blkif::abi::{Abi, Operation, RspStatus};
 use spindle_block::{Discard, Op};
 use spindle_testkit::blkfront::{Blkfront, GuestPage, fill};
@@ -13,13 +12,7 @@ use spindle_testkit::blkfront::{Blkfront, GuestPage, fill};
 const MANY: u16 = 12;
 
 fn roomy() -> Rig {
-    let mut rig = Rig::sized(&Sizes {
-        config: Config {
-            segments: 32,
-            ..Config::default()
-        },
-        ..Sizes::default()
-    });
+    let mut rig = Rig::with_indirect();
     // It could do all of it, were it not read-only.
     rig.volume.write_cache = true;
     rig.volume.discard = Some(Discard {
@@ -47,7 +40,7 @@ fn nothing_that_writes_reaches_a_read_only_disk() {
             let mut rig = roomy();
             let how = || How {
                 abi,
-                indirect: 32,
+                indirect: INDIRECT,
                 ..path
             };
             // One guest may write the disk, the other may not.

@@ -238,6 +238,9 @@ impl Default for Sizes {
     }
 }
 
+/// Segments of the largest indirect request, where there are such.
+pub const INDIRECT: u16 = 32;
+
 /// How a frontend is attached.
 #[derive(Clone, Copy)]
 pub struct How {
@@ -294,6 +297,17 @@ impl Rig {
     }
 
     /// Tests leak their fakes, which spares them the lifetimes.
+    /// One whose requests may have [`INDIRECT`] segments.
+    pub fn with_indirect() -> Self {
+        Self::sized(&Sizes {
+            config: Config {
+                segments: INDIRECT.into(),
+                ..Config::default()
+            },
+            ..Sizes::default()
+        })
+    }
+
     pub fn sized(sizes: &Sizes) -> Self {
         let bus: &FakeBus = Box::leak(Box::new(FakeBus::new()));
         let grants: &FakeGrants<'_> = Box::leak(Box::new(FakeGrants::new(bus)));
