@@ -21,6 +21,8 @@ mod clock;
 mod mmio;
 mod pages;
 mod port;
+#[cfg(test)]
+mod tests;
 
 pub use bus::{BusMemory, DmaAlloc, IdentityMap};
 pub use clock::Clock;
