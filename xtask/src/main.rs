@@ -57,8 +57,8 @@ enum Task {
     Run(run::Args),
     /// Run every test: the host's first, then the scenarios under nested Xen.
     Test(test::Args),
-    /// What CI does: formatting, lints, documentation, licences, models, then `test` on both
-    /// suites, with half of the scenarios beyond the core.
+    /// What CI does: formatting, lints, documentation, licences, mutants, models, then `test` on
+    /// both suites, with half of the scenarios beyond the core.
     Ci(ci::Args),
     /// Compare Spindle with Linux' xen-blkback, and measure its hot path on the host.
     Bench(bench::Args),

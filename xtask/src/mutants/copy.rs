@@ -2,32 +2,34 @@
 //! copy stays where it is, only what changed is compiled again.
 
 use std::collections::BTreeSet;
-use std::fs;
+use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use xshell::{Shell, cmd};
 
 use super::kept;
 use crate::{kernel, root};
 
-/// The copy.
+/// The copy. There is one, for one run at a time.
 pub(super) struct Tree {
     pub(super) sources: PathBuf,
     /// Where cargo puts what it builds of it: where it has what the tests depend on already. To
     /// cargo the crates of the copy are others than those of the work tree.
     pub(super) build: PathBuf,
+    _lock: File,
 }
 
 /// Brings the copy up to date, also with what is not committed, and undoes what an interrupted run
 /// left in it.
 ///
 /// # Errors
-/// A file cannot be read or written.
+/// A file cannot be read or written, or another run uses the copy.
 pub(super) fn refresh(sh: &Shell) -> Result<Tree> {
     let tree = Tree {
         sources: kept("tree"),
         build: kernel::build_dir(),
+        _lock: lock(&kept("lock"))?,
     };
     let names = cmd!(sh, "git ls-files -z --cached --others --exclude-standard")
         .quiet()
@@ -35,6 +37,22 @@ pub(super) fn refresh(sh: &Shell) -> Result<Tree> {
     let names: BTreeSet<&str> = names.split('\0').filter(|name| !name.is_empty()).collect();
     mirror(&root(), &tree.sources, &names)?;
     Ok(tree)
+}
+
+/// Holds the file until it is dropped.
+fn lock(path: &Path) -> Result<File> {
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    let file = File::create(path).with_context(|| format!("create {}", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => bail!(
+            "mutants are being made already (by who holds {}); wait for the end of it",
+            path.display()
+        ),
+        Err(TryLockError::Error(error)) => Err(error).context("lock the copy of the sources"),
+    }
 }
 
 /// Makes `to` have these files of `from` and no others. Files that are equal are left alone, with
@@ -76,6 +94,17 @@ fn mirror(from: &Path, to: &Path, names: &BTreeSet<&str>) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn two_runs_do_not_use_the_copy_at_once() -> Result<()> {
+        let path = kept("test-of-lock");
+        let held = lock(&path)?;
+        let error = lock(&path).expect_err("it is held");
+        assert!(error.to_string().contains("already"), "{error}");
+        drop(held);
+        lock(&path)?;
+        Ok(fs::remove_file(&path)?)
+    }
 
     #[test]
     fn a_copy_has_what_it_is_made_of_and_nothing_else() -> Result<()> {

@@ -14,7 +14,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use xshell::{Shell, cmd};
 
 use self::change::Change;
@@ -60,6 +60,9 @@ const CRATES: [Tested; 11] = [
     },
 ];
 
+/// After so long tests hang: many times what those of any crate take on an idle machine.
+const HANGS: Duration = Duration::from_secs(60);
+
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Only in what differs from this commit; without one, from the point where origin/main and
@@ -77,43 +80,55 @@ pub(crate) struct Args {
     minutes: Option<u64>,
 }
 
+/// Which mutants of the chosen crates are made.
+#[derive(Default)]
+struct Scope<'a> {
+    /// Only those in it.
+    change: Option<Change>,
+    /// Only this part of each crate's.
+    shard: Option<&'a str>,
+    /// As many as there is time for.
+    time: Option<Duration>,
+    /// The tests are known to pass without any.
+    tests_pass: bool,
+}
+
 /// Runs the task.
 pub(crate) fn run(args: &Args) -> Result<()> {
     let sh = Shell::new()?;
     sh.change_dir(root());
     let chosen = choose(&args.package)?;
-    let change = match &args.changed {
-        None => None,
-        Some(base) => Some(Change::since(
-            &sh,
-            Some(base.as_str()).filter(|b| !b.is_empty()),
-        )?),
+    let base = args.changed.as_deref();
+    let change = base.map(|base| Change::since(&sh, Some(base).filter(|base| !base.is_empty())));
+    let scope = Scope {
+        change: change.transpose()?,
+        shard: args.shard.as_deref(),
+        time: args
+            .minutes
+            .map(|minutes| Duration::from_secs(60 * minutes)),
+        tests_pass: false,
     };
-    let time = args
-        .minutes
-        .map(|minutes| Duration::from_secs(60 * minutes));
-    try_all(&sh, &chosen, change.as_ref(), args.shard.as_deref(), time)
+    try_all(&sh, chosen, &scope)
 }
 
-/// What CI does: as many of the mutants in what a change touches as there is time for.
+/// What CI does after the host's tests: as many of the mutants in what a change touches as there is
+/// time for.
 pub(crate) fn in_ci(time: Duration) -> Result<()> {
     let sh = Shell::new()?;
     sh.change_dir(root());
-    let change = Change::since(&sh, None)?;
-    try_all(&sh, &choose(&[])?, Some(&change), None, Some(time))
+    let scope = Scope {
+        change: Some(Change::since(&sh, None)?),
+        time: Some(time),
+        tests_pass: true,
+        ..Scope::default()
+    };
+    try_all(&sh, choose(&[])?, &scope)
 }
 
 /// Makes mutants of these crates and prints what their tests noticed.
-fn try_all(
-    sh: &Shell,
-    chosen: &[&Tested],
-    change: Option<&Change>,
-    shard: Option<&str>,
-    time: Option<Duration>,
-) -> Result<()> {
+fn try_all(sh: &Shell, mut chosen: Vec<&Tested>, scope: &Scope<'_>) -> Result<()> {
     let listed = Listed::read(&root().join("xtask/mutants.txt"))?;
-    let mut chosen = chosen.to_vec();
-    if let Some(change) = change {
+    if let Some(change) = &scope.change {
         ui::step("mutants", &format!("in {}", change.what));
         chosen.retain(|tested| change.touches(tested.folder));
     }
@@ -130,29 +145,28 @@ fn try_all(
     let mut report = Report::default();
     for (number, tested) in chosen.iter().enumerate() {
         // What is left of the time is shared by the crates that are left.
-        let left = time.map(|time| {
+        let left = scope.time.map(|time| {
             let rest = u32::try_from(chosen.len() - number).unwrap_or(u32::MAX);
             time.saturating_sub(start.elapsed()) / rest
         });
         ui::step("mutants", tested.name);
-        let outcome = try_one(sh, &tree, tested, change, shard, left)?;
-        let whole = change.is_none() && shard.is_none();
+        let outcome = try_one(sh, &tree, tested, scope, left)?;
+        let whole = scope.change.is_none() && scope.shard.is_none();
         report.add(tested.name, tested.folder, &outcome, &listed, whole);
     }
     println!("{report}");
     report.judge()
 }
 
-/// Makes mutants of one crate.
+/// Makes mutants of one crate, for so long.
 fn try_one(
     sh: &Shell,
     tree: &copy::Tree,
     tested: &Tested,
-    change: Option<&Change>,
-    shard: Option<&str>,
+    scope: &Scope<'_>,
     time: Option<Duration>,
 ) -> Result<Outcome> {
-    let found = root().join("target/mutants/found").join(tested.name);
+    let found = kept("found").join(tested.name);
     if found.exists() {
         fs::remove_dir_all(&found)?;
     }
@@ -162,32 +176,32 @@ fn try_one(
         let packages = [&[tested.package], tested.also].concat().join(",");
         flags.push(format!("--test-package={packages}"));
     }
-    if let Some(change) = change {
+    if let Some(change) = &scope.change {
         let diff = found.join("change.diff");
         fs::write(&diff, &change.diff)?;
         flags.push(format!("--in-diff={}", diff.display()));
     }
-    if let Some(shard) = shard {
+    if let Some(shard) = scope.shard {
         flags.push(format!("--shard={shard}"));
+    }
+    // On a busy machine no mutant is to be taken for one that hangs.
+    let hangs = HANGS.as_secs();
+    if scope.tests_pass {
+        flags.extend(["--baseline=skip".to_string(), format!("--timeout={hangs}")]);
+    } else {
+        flags.push(format!("--minimum-test-timeout={hangs}"));
     }
     // Not always the same first ones, where there is no time for all.
     if time.is_some() {
         flags.push("--shuffle".to_string());
     }
+    // 0 is without end.
+    let seconds = time.map_or(0, |time| time.as_secs().max(1)).to_string();
     let (sources, build, package) = (&tree.sources, &tree.build, tested.package);
-    let limit: &[String] = &time.map_or_else(Vec::new, |time| {
-        let seconds = time.as_secs().max(1).to_string();
-        ["timeout", "--signal=INT", "--kill-after=20", &seconds]
-            .map(String::from)
-            .to_vec()
-    });
-    let mut words = limit.to_vec();
-    words.extend(["cargo".to_string(), "mutants".to_string()]);
-    let (program, words) = words.split_first().context("a command")?;
     let output = cmd!(
         sh,
-        "{program} {words...} --dir {sources} --in-place --package {package} --output {found}
-        --colors never --no-times {flags...}"
+        "timeout --signal=INT --kill-after=20 {seconds} cargo mutants --dir {sources} --in-place
+        --package {package} --output {found} --colors never --no-times {flags...}"
     )
     .env("CARGO_TARGET_DIR", build)
     // A failed case need not be a short one, nor be kept.
@@ -235,6 +249,8 @@ fn kept(name: &str) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
+    use anyhow::Context;
+
     use super::*;
 
     #[test]
