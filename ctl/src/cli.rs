@@ -1,4 +1,4 @@
-//! The command line: what there is to say, and its limits.
+//! The command line: commands, options, their defaults and limits.
 
 use clap::{Args, Parser, Subcommand, value_parser};
 
@@ -17,30 +17,30 @@ pub(crate) struct Cli {
 
 #[derive(Subcommand)]
 pub(crate) enum Verb {
-    /// Create a Spindle domain with its disks, and wait until it serves. If anything fails, or on
-    /// Ctrl-C, everything is put back as it was.
+    /// Create a Spindle domain with its disks, and wait until it serves. If a step fails, or on
+    /// Ctrl-C, everything is restored to what it was.
     Create(CreateArgs),
-    /// Shut a Spindle domain down and give its disks back to dom0's drivers; also cleans up after
-    /// one that ended by itself. Disks that guests still have are not given back.
+    /// Shut a Spindle domain down and return its disks to dom0's drivers; also cleans up after a
+    /// domain that ended by itself. Disks that guests still use are not returned.
     Destroy(DestroyArgs),
-    /// Put a new Spindle domain in the place of one that `create` made, be it dead or alive, and
-    /// tell how its guests get their disks back. One that fails can be tried again: the disks stay
-    /// with xen-pciback meanwhile.
+    /// Replace a Spindle domain that `create` made, whether it runs or not, by a new one, and print
+    /// how its guests get their disks back. If it fails, it can be tried again: the disks stay with
+    /// xen-pciback meanwhile.
     Restart(RestartArgs),
-    /// List Spindle domains, what they serve, and to whom.
+    /// List Spindle domains, their disks, and the guests that use them.
     List,
     /// Print the counters of all disks and cores.
     Stat,
-    /// Show live rates of all disks and cores.
+    /// Show the rates of all disks and cores, again and again.
     Top(Top),
-    /// Print the counters of disks and cores for Prometheus (for the textfile collector of its node
-    /// exporter).
+    /// Print the counters of disks and cores in the format of Prometheus, for the textfile collector
+    /// of its node exporter. Left out are `peak`, `batch` and `busy`, which are not sums.
     Metrics,
 }
 
 #[derive(Args)]
 pub(crate) struct CreateArgs {
-    /// A configuration as for xl; with type="pvh", pci= is allowed here.
+    /// A configuration file as for xl, in which pci= is allowed with type="pvh", too.
     pub(crate) config: Option<String>,
     /// How the disks are passed through [default: what the configuration's type says, or hvm].
     #[arg(long, value_enum)]
@@ -51,7 +51,7 @@ pub(crate) struct CreateArgs {
     /// Memory in MiB [default: 64].
     #[arg(long)]
     pub(crate) memory: Option<u64>,
-    /// One for control, each further one polls rings [default: 3].
+    /// Number of vCPUs: the first is the control core, each further one a ring core [default: 3].
     #[arg(long)]
     pub(crate) vcpus: Option<u64>,
     /// A disk's PCI address, as `lspci -D` prints it; may be repeated.
@@ -60,22 +60,22 @@ pub(crate) struct CreateArgs {
     /// Spindle's image [default: /usr/lib/spindle/spindle.elf].
     #[arg(long, value_name = "PATH")]
     pub(crate) image: Option<String>,
-    /// A knob for Spindle; may be repeated.
+    /// An option for Spindle itself, such as poll_us=50; may be repeated.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub(crate) knobs: Vec<String>,
     /// The preload library for the PVH route [default: beside spindlectl, or in /usr/lib/spindle].
     #[arg(long, value_name = "PATH")]
     pub(crate) shim: Option<String>,
-    /// Seconds to wait until it serves.
+    /// Seconds to wait until the domain serves.
     #[arg(long, default_value_t = 30, value_parser = value_parser!(u64).range(..=DAY))]
     pub(crate) timeout: u64,
     /// Seconds to wait for another spindlectl that changes something.
     #[arg(long, default_value_t = 120, value_parser = value_parser!(u64).range(..=DAY))]
     pub(crate) lock_timeout: u64,
-    /// Leave a domain that fails as it is, to look at it.
+    /// Leave a domain that fails as it is, so that it can be examined.
     #[arg(long)]
     pub(crate) keep: bool,
-    /// Check everything, print what would be done, and do nothing.
+    /// Check everything and print the commands, but change nothing.
     #[arg(long)]
     pub(crate) dry_run: bool,
 }
@@ -84,14 +84,14 @@ pub(crate) struct CreateArgs {
 pub(crate) struct DestroyArgs {
     /// The domain's name.
     pub(crate) name: String,
-    /// Even if guests use its disks, or if that cannot be found out. Disks that guests still have
-    /// afterwards stay with xen-pciback.
+    /// Destroy it even if guests use its disks, or if that cannot be determined. Disks that guests
+    /// still use afterwards stay with xen-pciback.
     #[arg(long)]
     pub(crate) force: bool,
-    /// Leave the disks with xen-pciback, where dom0 does not read what guests have written to them.
+    /// Leave the disks with xen-pciback, so that dom0 does not read what guests have written to them.
     #[arg(long)]
     pub(crate) keep_disk: bool,
-    /// Seconds to wait for it to shut down, before it is destroyed.
+    /// Seconds that the domain has to shut down, before it is destroyed.
     #[arg(long, default_value_t = 30, value_parser = value_parser!(u64).range(..=DAY))]
     pub(crate) timeout: u64,
     /// Seconds to wait for another spindlectl that changes something.
@@ -103,14 +103,14 @@ pub(crate) struct DestroyArgs {
 pub(crate) struct RestartArgs {
     /// The domain's name.
     pub(crate) name: String,
-    /// Even if guests use its disks, or if that cannot be found out: they lose what is in flight,
-    /// and wait for it without end.
+    /// Restart it even if guests use its disks, or if that cannot be determined: I/O that is in
+    /// flight is lost, and those guests wait for it without end.
     #[arg(long)]
     pub(crate) force: bool,
     /// The preload library for the PVH route [default: beside spindlectl, or in /usr/lib/spindle].
     #[arg(long, value_name = "PATH")]
     pub(crate) shim: Option<String>,
-    /// Seconds to wait for each, the end of the old one and the new one to serve.
+    /// Seconds to wait until the old domain has ended, and again until the new one serves.
     #[arg(long, default_value_t = 30, value_parser = value_parser!(u64).range(..=DAY))]
     pub(crate) timeout: u64,
     /// Seconds to wait for another spindlectl that changes something.
@@ -120,10 +120,10 @@ pub(crate) struct RestartArgs {
 
 #[derive(Args)]
 pub(crate) struct Top {
-    /// Seconds between two looks; Spindle publishes every 5 seconds.
+    /// Seconds between two lines; Spindle publishes its counters every 5 seconds.
     #[arg(long, default_value_t = 5, value_parser = value_parser!(u64).range(1..=DAY))]
     pub(crate) every: u64,
-    /// End after so many looks.
+    /// End after this many lines for each disk and core.
     #[arg(long)]
     pub(crate) count: Option<u64>,
 }
