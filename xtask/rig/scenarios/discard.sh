@@ -10,17 +10,16 @@ guest_start trim discard "disk=['$(disk xvda)','no-discard,$(disk xvdb nvme0n3p1
 	'$(disk xvdd ram0)','no-discard,$(disk xvde ram1)']"
 guest_need trim written 60
 trim=$(xl domid trim)
-# offers VDEV DISCARD SECURE ENABLE: what Spindle offers, and what xl asked for (- is nothing)
+# offers VDEV DISCARD SECURE ENABLE: what Spindle offers, and whether xl asks for it
 offers() {
-	local enable found
-	enable=$(backend_node $trim $1 discard-enable)
-	found="$(backend_node $trim $1 feature-discard) $(backend_node $trim $1 discard-secure) ${enable:--}"
+	local found
+	found="$(backend_node $trim $1 feature-discard) $(backend_node $trim $1 discard-secure) $(backend_node $trim $1 discard-enable)"
 	[ "$found" = "$2 $3 $4" ] || fail "of discards $1 offers $found"
 }
-offers xvda 1 0 -
+offers xvda 1 0 1
 offers xvdb 0 0 0
-offers xvdc 1 0 -
-offers xvdd 1 1 -
+offers xvdc 1 0 1
+offers xvdd 1 1 1
 offers xvde 0 0 0
 reports trim limits | grep -q 'disk=xvdb most=0' || fail "the guest may discard xvdb"
 # images WHEN: leaves in $nvme, $gpt and $small how many KiB of each image are not holes
