@@ -14,7 +14,7 @@ use spindle_xen::Errno;
 use spindle_xen::grant::Status;
 
 use crate::world::machine::Machine;
-use crate::world::{SECOND, Setup, World};
+use crate::world::{MS, SECOND, Setup, World};
 
 /// Frames of a ring's cache.
 const CACHE: usize = 32 * 33;
@@ -452,6 +452,61 @@ fn a_disk_gets_another_size_while_a_ring_drains() {
         let list = world.published("targets/vda").unwrap();
         assert!(list.starts_with("vda 1024 "), "{list}");
     }
+}
+
+#[test]
+fn a_disk_that_is_reset_keeps_its_guests_waiting_for_a_moment_only() {
+    let (mut world, model) = with_nvme(2);
+    let guest = world.attach(5, 51712, "nvme0n1", "w");
+    world.connect(guest, 2, 1);
+    for ring in 0..2 {
+        world.write(guest, ring, 8, 1);
+    }
+    // Both cores sleep, and only one of them has a request to wake for.
+    world.pass(5000);
+    model.hang();
+    model.die();
+    let id = world.guests[guest].write(0, 16, 2);
+    let took = world.until("response", |w| w.guests[guest].answer_count() > 0);
+    assert!(took < 1500 * MS, "{took}");
+    assert_eq!(model.resets(), 1);
+    assert_eq!(world.answer(guest, 0, id), RspStatus::OKAY);
+    world.verify(guest, 1, 16, 2);
+    world.detach(guest);
+    world.assert_nothing_left();
+}
+
+#[test]
+fn another_size_is_that_of_the_disk_which_reports_it() {
+    let mut model = None;
+    let mut world = World::new(Setup::default(), |machine, disks| {
+        disks.add_ram("ram0", 1 << 20);
+        let device = FakeVirtio::new(machine.bus.clone(), VirtioConfig::default());
+        disks.add_virtio(&device, 0, options(2));
+        model = Some(device);
+    });
+    world.pass(1500);
+    model.unwrap().resize(1024);
+    world.pass(1500);
+    for line in ["vda 1024 512 ", "ram0 2048 512 "] {
+        let name = line.split(' ').next().unwrap();
+        let list = world.published(&format!("targets/{name}")).unwrap();
+        assert!(list.starts_with(line), "{list}");
+    }
+}
+
+#[test]
+fn queues_that_partition_tables_were_read_through_are_used_by_the_first_core() {
+    let mut world = World::new(Setup::default(), |machine, disks| {
+        let controller = FakeNvme::new(machine.bus.clone(), NvmeConfig::default());
+        disks.add_nvme(&controller, 0, options(2));
+        disks.partitions = Some(64);
+    });
+    let guest = world.attach(5, 51712, "nvme0n1p1", "w");
+    world.connect(guest, 2, 1);
+    assert_size(&mut world, guest, 64);
+    world.detach(guest);
+    world.assert_nothing_left();
 }
 
 #[test]

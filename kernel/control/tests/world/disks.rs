@@ -197,6 +197,8 @@ impl BlockController<Queue> for Watched {
 /// The disks that a domain is to have.
 pub(crate) struct Table {
     controllers: Vec<Watched>,
+    /// Whether each disk has a partition, of so many blocks from block 8 on.
+    pub(crate) partitions: Option<u64>,
     machine: &'static Machine,
 }
 
@@ -204,6 +206,7 @@ impl Table {
     pub(crate) fn new(machine: &'static Machine) -> Self {
         Self {
             controllers: Vec::new(),
+            partitions: None,
             machine,
         }
     }
@@ -267,7 +270,18 @@ impl Table {
         let remotes = remotes.collect();
         let boxed = |controller| Box::new(controller) as Box<dyn BlockController<Queue>>;
         let controllers = self.controllers.into_iter().map(boxed).collect();
-        let partitions: Option<fn(&Volume, &mut Queue) -> Vec<Volume>> = None;
+        let partitions = self.partitions.map(|blocks| {
+            move |disk: &Volume, queue: &mut Queue| {
+                assert!(!matches!(queue, Queue::None));
+                let partition = Volume {
+                    name: format!("{}p1", disk.name),
+                    start: 8,
+                    sectors: blocks * disk.sectors_per_block(),
+                    ..disk.clone()
+                };
+                vec![partition]
+            }
+        });
         (Disks::new(controllers, Vec::new(), partitions), remotes)
     }
 }
