@@ -12,12 +12,17 @@ use crate::rig::Mark;
 use crate::{root, ui};
 
 /// The sources, without tests and documents, that figures depend on.
-const DATA_PATH: [&str; 8] = [
+const DATA_PATH: [&str; 13] = [
+    ".cargo/config.toml",
+    "Cargo.lock",
+    "Cargo.toml",
+    "boot/src",
     "drivers/blkif/src",
     "drivers/block/src",
     "drivers/hw/src",
     "drivers/nvme/src",
     "drivers/virtio/src",
+    "drivers/xen/src",
     "kernel/src",
     "kernel/control/src",
     "kernel/datapath/src",

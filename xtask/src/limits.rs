@@ -17,7 +17,7 @@ const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 const SECOND: u64 = 1_000_000_000;
 
-const PINS: [Pin; 26] = [
+const PINS: [Pin; 25] = [
     (
         "devices that a Spindle serves",
         "64",
@@ -160,13 +160,6 @@ const PINS: [Pin; 26] = [
         "kernel",
         "SHUTDOWN_NS",
         SECOND,
-    ),
-    (
-        "resets of an NVMe controller",
-        "3",
-        "drivers/nvme/src",
-        "MAX_RESETS",
-        1,
     ),
     (
         "tries of a command",

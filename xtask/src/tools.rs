@@ -56,7 +56,8 @@ pub(crate) fn xen_headers(sh: &Shell) -> Result<()> {
 /// # Errors
 /// It cannot be installed.
 pub(crate) fn cargo_deny(sh: &Shell) -> Result<PathBuf> {
-    if is_there(sh, "deny") {
+    let found = cmd!(sh, "cargo-deny --version");
+    if found.quiet().ignore_stdout().ignore_stderr().run().is_ok() {
         return Ok(PathBuf::from("cargo-deny"));
     }
     let folder = root().join("target/tools/deny");
@@ -78,8 +79,9 @@ pub(crate) fn cargo_deny(sh: &Shell) -> Result<PathBuf> {
     if unpacked.is_ok() && program.exists() {
         return Ok(program);
     }
-    cargo_install(sh, "cargo-deny", DENY, &[])?;
-    Ok(PathBuf::from("cargo-deny"))
+    let folder = folder.display().to_string();
+    cargo_install(sh, "cargo-deny", DENY, &["--root", &folder])?;
+    Ok(program)
 }
 
 /// Makes sure that `cargo mutants` is there.

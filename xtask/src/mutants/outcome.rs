@@ -76,6 +76,8 @@ pub(super) struct Report {
     /// Entries of the list that did not survive.
     stale: Vec<String>,
     below: Vec<&'static str>,
+    /// Mutants for which there was no time.
+    left: usize,
 }
 
 impl Default for Report {
@@ -94,6 +96,7 @@ impl Default for Report {
             unlisted: Vec::new(),
             stale: Vec::new(),
             below: Vec::new(),
+            left: 0,
         }
     }
 }
@@ -121,6 +124,7 @@ impl Report {
             (outcome.survived.len() - unlisted.len()).to_string(),
             outcome.left.to_string(),
         ]);
+        self.left += outcome.left;
         if outcome.is_too_little(unlisted.len()) {
             self.below.push(name);
         }
@@ -129,6 +133,11 @@ impl Report {
         if whole && outcome.left == 0 {
             self.stale.extend(stale.iter().map(ToString::to_string));
         }
+    }
+
+    /// For how many mutants there was no time.
+    pub(super) fn left(&self) -> usize {
+        self.left
     }
 
     /// Whether enough were noticed.
