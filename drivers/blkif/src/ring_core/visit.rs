@@ -95,7 +95,7 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
             for disk in &mut self.disks {
                 disk.scheduler.end_visit(now_ns);
             }
-            work.more = self.next_round();
+            work.more |= self.next_round();
         }
         work.more |= blocked;
         work
