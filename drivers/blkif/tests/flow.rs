@@ -415,6 +415,60 @@ fn what_waits_aside_is_answered_when_the_disk_takes_no_more() {
     }
 }
 
+/// A discard that the disk refuses passes its turn on at once. If the next ring has had its place in
+/// this visit, its discard is sent by the next visit, for which the core does not sleep, however busy
+/// its other disk is.
+#[test]
+fn a_turn_that_a_refusal_passes_on_is_taken_without_a_pause() {
+    for (error, status) in [
+        (SubmitError::Gone, RspStatus::ERROR),
+        (SubmitError::Unsupported, RspStatus::EOPNOTSUPP),
+    ] {
+        let mut rig = Rig::sized(&Sizes {
+            disks: 2,
+            ..Sizes::default()
+        });
+        let (a, mut first) = rig.attach(1, PERSISTENT);
+        let (b, mut second) = rig.attach(1, PERSISTENT);
+        rig.volume.disk = 1;
+        let (c, mut other) = rig.attach(2, PERSISTENT);
+        rig.core.queue_mut(1).unwrap().hold = true;
+        let page = other.page(false);
+        push_reads(&mut other, &page, 4);
+        // The first ring has the turn, and is in line for another behind the second.
+        rig.disk().hold = true;
+        for (front, discards) in [(&mut first, 2), (&mut second, 1)] {
+            for _ in 0..discards {
+                front.push_discard(0, 8, false);
+            }
+            front.publish();
+        }
+        rig.core.visit(0);
+        assert_eq!(rig.disk().submitted.len(), 1, "one of a guest");
+        // The visits begin with one ring after the other: the fourth does with the first again.
+        rig.core.visit(0);
+        rig.core.visit(0);
+        rig.disk().hold = false;
+        rig.disk().refuse = Some(error);
+        let work = rig.core.visit(0);
+        assert_all(&first.answers(), 1, RspStatus::OKAY);
+        assert_all(&second.answers(), 1, status);
+        assert!(work.more, "{error:?}: {work:?}");
+        let work = rig.core.visit(0);
+        assert_all(&first.answers(), 1, status);
+        assert!(
+            !work.more && work.busy,
+            "the other disk is at work: {work:?}"
+        );
+        rig.core.queue_mut(1).unwrap().hold = false;
+        assert_eq!(rig.settle(&mut other).len(), 4);
+        for ring in [a, b, c] {
+            rig.detach(ring);
+        }
+        rig.assert_nothing_leaked();
+    }
+}
+
 #[test]
 fn a_flush_without_a_write_cache_is_answered_at_once() {
     let mut rig = Rig::new();
