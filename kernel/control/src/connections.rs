@@ -1,7 +1,7 @@
-//! Connections: the rings of each frontend, from xenbus's wish to the cores and back.
+//! Connections: the rings of each frontend, from xenbus's request to the cores and back.
 //!
 //! A connection stands when all its rings are attached. It has ended when all of them have been
-//! given back and let go; until then nothing of it is forgotten.
+//! given back and unmapped; until then nothing of it is forgotten.
 
 use alloc::boxed::Box;
 use alloc::format;
@@ -69,6 +69,17 @@ enum Phase {
     Disconnecting,
 }
 
+/// What xenbus hears of a connection.
+#[derive(Debug, PartialEq, Eq)]
+enum Outcome {
+    /// It stands.
+    Connected,
+    /// It could not be made, and nothing of it is left.
+    Refused(Refusal),
+    /// It has been ended as xenbus asked, and nothing of it is left.
+    Disconnected,
+}
+
 /// A frontend's rings.
 #[derive(Debug)]
 pub(crate) struct Connection {
@@ -83,6 +94,27 @@ impl Connection {
     pub(crate) fn stats(&self) -> impl Iterator<Item = &RingStats> {
         self.rings.iter().map(|ring| &*ring.stats)
     }
+
+    /// Whether its rings are to be given back.
+    fn is_ending(&self) -> bool {
+        matches!(self.phase, Phase::Refused(_) | Phase::Disconnecting)
+    }
+
+    /// What xenbus is to hear of it now, if anything.
+    fn outcome(&mut self) -> Option<Outcome> {
+        let is_attached = |ring: &Ring| matches!(ring.phase, RingPhase::Attached(_));
+        match &self.phase {
+            Phase::Connecting if self.rings.iter().all(is_attached) => {
+                self.phase = Phase::Connected;
+                Some(Outcome::Connected)
+            }
+            Phase::Refused(refusal) if self.rings.is_empty() => {
+                Some(Outcome::Refused(refusal.clone()))
+            }
+            Phase::Disconnecting if self.rings.is_empty() => Some(Outcome::Disconnected),
+            _ => None,
+        }
+    }
 }
 
 /// All connections.
@@ -91,6 +123,21 @@ pub(crate) struct Connections<H> {
     rings: Rings<H>,
     list: Vec<Connection>,
     next_token: u64,
+}
+
+impl<H> Connections<H> {
+    /// Starts to end a connection; false if there is no such one. Xenbus waits for the end from now
+    /// on and for nothing else, so that one that cannot stand is no exception: its refusal would be
+    /// taken for the answer to something else.
+    pub(crate) fn disconnect(&mut self, device: DeviceId, of: Generation) -> bool {
+        let mut list = self.list.iter_mut();
+        let found = list.find(|c| c.device == device && c.generation == of);
+        let Some(connection) = found else {
+            return false;
+        };
+        connection.phase = Phase::Disconnecting;
+        true
+    }
 }
 
 impl<H: Hypervisor> Connections<H> {
@@ -127,7 +174,7 @@ impl<H: Hypervisor> Connections<H> {
             rings: Vec::new(),
             phase: Phase::Connecting,
         };
-        // A member that is not handed on holds nobody up.
+        // A member that is not handed on keeps no other waiting.
         let rings = u16::try_from(layout.queues.len()).unwrap_or(u16::MAX);
         for (queue, gate) in layout.queues.iter().zip(Gate::members(rings)) {
             let Some(core) = cores.place(disk.volume.disk) else {
@@ -207,20 +254,6 @@ impl<H: Hypervisor> Connections<H> {
             }
         }
         taken
-    }
-
-    /// Starts to end a connection; false if there is no such one.
-    pub(crate) fn disconnect(&mut self, device: DeviceId, of: Generation) -> bool {
-        let mut list = self.list.iter_mut();
-        let found = list.find(|c| c.device == device && c.generation == of);
-        let Some(connection) = found else {
-            return false;
-        };
-        // The reason of one that cannot stand is still to be given.
-        if !matches!(connection.phase, Phase::Refused(_)) {
-            connection.phase = Phase::Disconnecting;
-        }
-        true
     }
 
     /// The disk of `device` has another size, in sectors of 512 bytes: passes that on to the cores
@@ -303,48 +336,42 @@ impl<H: Hypervisor> Connections<H> {
         }
     }
 
-    /// Tells the backend of connections that stand, cannot stand, or have ended, and asks cores
-    /// for the rings of those that are to end. True if the backend was told anything.
+    /// Reports to the backend which connections stand, cannot stand, or have ended, and asks cores
+    /// for the rings of those that are to end. True if anything was reported.
     pub(crate) fn settle<W: CoreWorker>(
         &mut self,
         backend: &mut Backend,
         cores: &mut Cores<H, W>,
     ) -> bool {
-        let mut told = false;
+        let mut reported = false;
         self.list.retain_mut(|connection| {
-            let (device, generation) = (connection.device, connection.generation);
-            match connection.phase {
-                Phase::Connecting => {
-                    let stands = |ring: &Ring| matches!(ring.phase, RingPhase::Attached(_));
-                    if connection.rings.iter().all(stands) {
-                        connection.phase = Phase::Connected;
-                        told = true;
-                        backend.connected(device, generation, Ok(()));
+            if connection.is_ending() {
+                for ring in &mut connection.rings {
+                    if let RingPhase::Attached(place) = ring.phase {
+                        ring.phase = RingPhase::Detaching(place);
+                        cores.order(ring.core, Order::Detach(place));
                     }
+                }
+            }
+            let Some(outcome) = connection.outcome() else {
+                return true;
+            };
+            reported = true;
+            let (device, generation) = (connection.device, connection.generation);
+            match outcome {
+                Outcome::Connected => {
+                    backend.connected(device, generation, Ok(()));
                     return true;
                 }
-                Phase::Connected => return true,
-                Phase::Refused(_) | Phase::Disconnecting => {}
-            }
-            for ring in &mut connection.rings {
-                if let RingPhase::Attached(place) = ring.phase {
-                    ring.phase = RingPhase::Detaching(place);
-                    cores.order(ring.core, Order::Detach(place));
+                Outcome::Refused(refusal) => backend.connected(device, generation, Err(refusal)),
+                Outcome::Disconnected => {
+                    info!("{device}: disconnected");
+                    backend.disconnected(device, generation);
                 }
-            }
-            if !connection.rings.is_empty() {
-                return true;
-            }
-            told = true;
-            if let Phase::Refused(refusal) = &connection.phase {
-                backend.connected(device, generation, Err(refusal.clone()));
-            } else {
-                info!("{device}: disconnected");
-                backend.disconnected(device, generation);
             }
             false
         });
-        told
+        reported
     }
 
     /// Which ring of which connection.
@@ -358,5 +385,55 @@ impl<H: Hypervisor> Connections<H> {
         let connection = &mut self.list[connection];
         let ring = connection.rings.swap_remove(ring);
         Some((connection, ring))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::vec;
+
+    use spindle_config::DataPath;
+
+    use super::*;
+
+    const DEVICE: DeviceId = DeviceId {
+        frontend: DomId(5),
+        device: 51712,
+    };
+
+    fn one(phase: Phase) -> Connections<()> {
+        Connections {
+            rings: Rings {
+                hypervisor: (),
+                path: DataPath::Copy,
+            },
+            list: vec![Connection {
+                device: DEVICE,
+                generation: Generation(1),
+                rings: Vec::new(),
+                phase,
+            }],
+            next_token: 0,
+        }
+    }
+
+    #[test]
+    fn what_xenbus_ends_is_answered_by_its_end_however_far_it_had_got() {
+        let refusal = Refusal::new(Errno::ENOSPC, "no place");
+        let refused = Some(Outcome::Refused(refusal.clone()));
+        for (phase, without) in [
+            (Phase::Connecting, Some(Outcome::Connected)),
+            (Phase::Connected, None),
+            (Phase::Refused(refusal), refused),
+            (Phase::Disconnecting, Some(Outcome::Disconnected)),
+        ] {
+            let mut connections = one(phase);
+            assert!(!connections.disconnect(DEVICE, Generation(2)));
+            assert_eq!(connections.list[0].outcome(), without);
+            assert!(connections.disconnect(DEVICE, Generation(1)));
+            assert!(connections.list[0].is_ending());
+            let outcome = connections.list[0].outcome();
+            assert_eq!(outcome, Some(Outcome::Disconnected));
+        }
     }
 }
