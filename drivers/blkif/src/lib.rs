@@ -52,7 +52,7 @@
 //!     volume: disk.volume("ram0", 0),
 //!     abi: Abi::Native,
 //!     start: 0,
-//!     window: Some(Window::new(1 << 40, 32)), // where its grants are mapped
+//!     window: Some(Window::new(1 << 40, 32).expect("memory")), // where its grants are mapped
 //!     persistent: true,
 //!     indirect_segments: 0,
 //!     gate: Gate::members(1).remove(0),

@@ -1,9 +1,10 @@
 //! A window of guest frames that hold nothing, where one ring's grants are mapped.
 
 use alloc::boxed::Box;
-use alloc::vec;
 
 use spindle_hw::PAGE_SIZE;
+
+use crate::room::{NoRoom, filled};
 
 /// Consecutive unpopulated guest frames. Behind an IOMMU that follows the guest's physical
 /// addresses, a frame's address is also where devices reach it.
@@ -17,12 +18,14 @@ pub struct Window {
 
 impl Window {
     /// The `frames` frames from bus address `base` on; a multiple of the page size.
-    #[must_use]
-    pub fn new(base: u64, frames: usize) -> Self {
-        Self {
+    ///
+    /// # Errors
+    /// Without memory for a byte for each frame.
+    pub fn new(base: u64, frames: usize) -> Result<Self, NoRoom> {
+        Ok(Self {
             base,
-            unusable: vec![false; frames].into(),
-        }
+            unusable: filled(false, frames)?,
+        })
     }
 
     /// Bus address of the first frame.

@@ -211,7 +211,7 @@ impl Device {
                 volume,
                 abi: Abi::Native,
                 start: 0,
-                window: Some(Window::new((1 << 40) + ((ring as u64) << 32), 64)),
+                window: Some(Window::new((1 << 40) + ((ring as u64) << 32), 64).unwrap()),
                 persistent: true,
                 indirect_segments: 0,
                 gate,

@@ -47,7 +47,7 @@ fn get(cache: &mut GrantCache, grants: &FakeGrants<'_>, gref: u32) -> Option<u64
 fn references_chosen_to_collide_cost_a_bounded_probe_and_stay_usable() {
     let bus = FakeBus::new();
     let grants = FakeGrants::new(&bus);
-    let mut cache = GrantCache::new(DOM, Window::new(BASE, 256)).unwrap();
+    let mut cache = GrantCache::new(DOM, Window::new(BASE, 256).unwrap()).unwrap();
     let page = SharedPages::host(1, 0);
     let grefs = colliding(256);
     let mut placed = Vec::new();
@@ -75,7 +75,7 @@ fn frames_that_were_lost_to_an_earlier_ring_are_not_used() {
     let grants = FakeGrants::new(&bus);
     let page = SharedPages::host(1, 0);
     let grefs: Vec<_> = (0..4).map(|_| grants.grant(DOM, &page, false).0).collect();
-    let mut cache = GrantCache::new(DOM, Window::new(BASE, 2)).unwrap();
+    let mut cache = GrantCache::new(DOM, Window::new(BASE, 2).unwrap()).unwrap();
     let at = get(&mut cache, &grants, grefs[0]).unwrap();
     cache.unpin(at);
     grants.inject(Call::Unmap, 0, Fault::Operation(Status::GENERAL_ERROR));
@@ -101,7 +101,7 @@ proptest! {
     ) {
         let bus = FakeBus::new();
         let grants = FakeGrants::new(&bus);
-        let mut cache = GrantCache::new(DOM, Window::new(BASE, frames)).unwrap();
+        let mut cache = GrantCache::new(DOM, Window::new(BASE, frames).unwrap()).unwrap();
         let grefs = if collide { colliding(60) } else { (8..68).collect() };
         for (i, &gref) in grefs.iter().enumerate() {
             let page = SharedPages::host(1, 0);
@@ -142,7 +142,7 @@ proptest! {
 fn what_a_look_up_learnt_is_not_used_once_another_has_the_place() {
     let bus = FakeBus::new();
     let grants = FakeGrants::new(&bus);
-    let mut cache = GrantCache::new(DomId(1), Window::new(1 << 40, 4)).unwrap();
+    let mut cache = GrantCache::new(DomId(1), Window::new(1 << 40, 4).unwrap()).unwrap();
     let page = SharedPages::host(1, 0);
     let gref = grants.grant(DomId(1), &page, false).0;
     let missing = cache.pin_or_miss(gref).expect_err("it was never mapped");

@@ -47,7 +47,7 @@ fn serves_zeroes(persistent: bool) {
             volume: disk.volumes(0).remove(0),
             abi: Abi::Native,
             start: 0,
-            window: persistent.then(|| Window::new(u64::from(domain) << 40, 64)),
+            window: persistent.then(|| Window::new(u64::from(domain) << 40, 64).unwrap()),
             persistent,
             indirect_segments: 0,
             gate: Gate::members(1).remove(0),

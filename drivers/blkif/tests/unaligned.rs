@@ -304,7 +304,7 @@ impl Many {
                     volume,
                     abi: Abi::Native,
                     start: 0,
-                    window: how.frames.map(|frames| Window::new(base, frames)),
+                    window: how.frames.map(|frames| Window::new(base, frames).unwrap()),
                     persistent: how.persistent,
                     indirect_segments: how.indirect.min(sizes.config.segments as u16),
                     gate,

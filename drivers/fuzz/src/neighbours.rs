@@ -204,7 +204,7 @@ impl<'a> World<'a> {
         let mut core =
             RingCore::new(config, vec![queue], grants, events, buffers).expect("buffers suffice");
         let front = Blkfront::new(grants, DomId(1), 1, 0);
-        let window = (setting.flags & 8 == 0).then(|| Window::new(1 << 40, 64));
+        let window = (setting.flags & 8 == 0).then(|| Window::new(1 << 40, 64).unwrap());
         let honest_ring = attach(&mut core, &front, &layout, 0, window, false);
         let mut world = Self {
             setting,
@@ -238,8 +238,8 @@ impl<'a> World<'a> {
         let bit = |bits: u8| bits >> number & 1 != 0;
         let front = Blkfront::new(self.grants, DomId(guest as u16 + 1), 1 << (number % 3), 0);
         self.windows += 1;
-        let window =
-            bit(self.setting.persistent).then(|| Window::new((1 << 40) + (self.windows << 32), 64));
+        let window = bit(self.setting.persistent)
+            .then(|| Window::new((1 << 40) + (self.windows << 32), 64).unwrap());
         let indirect = bit(self.setting.indirect);
         let id = attach(
             &mut self.core,

@@ -179,7 +179,7 @@ impl<'g> Host<'g> {
             volume: volume((domain.0 - EVIL.0).into()),
             abi: front.abi(),
             start: front.produced(),
-            window: (frames > 0).then(|| Window::new(base, frames.into())),
+            window: (frames > 0).then(|| Window::new(base, frames.into()).unwrap()),
             persistent: !frames.is_multiple_of(3),
             indirect_segments: self.segments * u16::from(frames.is_multiple_of(2)),
             gate: Gate::members(1).remove(0),

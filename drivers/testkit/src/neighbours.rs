@@ -262,7 +262,7 @@ impl<'a> World<'a> {
             volume: self.volume.clone(),
             abi: Abi::Native,
             start: 0,
-            window: persistent.then(|| Window::new(base, 1056)),
+            window: persistent.then(|| Window::new(base, 1056).unwrap()),
             persistent,
             indirect_segments: LARGEST as u16,
             gate: Gate::members(1).remove(0),

@@ -135,10 +135,12 @@ impl<H: Hypervisor> Rings<H> {
         } else {
             None
         };
-        let window = mapped
-            .cache
-            .as_ref()
-            .map(|cache| Window::new(cache.bus(), CACHED_GRANTS));
+        let cache = mapped.cache.as_ref();
+        let window = cache.map(|cache| Window::new(cache.bus(), CACHED_GRANTS));
+        let Ok(window) = window.transpose() else {
+            self.let_go(&mapped, port, &pages, None);
+            return Err(no_memory(need, left));
+        };
         // 0, but for a ring that is connected again: what was answered is not done twice.
         let start = pages.u32_at(RSP_PROD).load(Acquire);
         let attachment = Attachment {

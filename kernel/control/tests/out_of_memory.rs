@@ -68,9 +68,9 @@ fn connect_again(world: &mut World, guest: usize) {
 
 #[test]
 fn a_ring_for_which_no_block_of_memory_is_left_is_refused() {
-    // The first one is for the window's frames, and small. The next ones are all that a ring with
-    // parts of blocks has, but for its counters.
-    for allocation in 2..=13 {
+    // The first one is for the window's frames. The next ones are all that a ring with parts of
+    // blocks has, but for its counters.
+    for allocation in 1..=13 {
         let mut world = with_large_blocks();
         let guest = world.attach(5, 51712, "512e:ram0", "w");
         world.until("InitWait", |w| w.state(guest) == 2);

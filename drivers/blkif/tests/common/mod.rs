@@ -356,7 +356,7 @@ impl Rig {
             volume: self.volume.clone(),
             abi,
             start,
-            window: how.frames.map(|frames| Window::new(base, frames)),
+            window: how.frames.map(|frames| Window::new(base, frames).unwrap()),
             persistent: how.persistent,
             indirect_segments: how.indirect,
             gate: Gate::members(1).remove(0),

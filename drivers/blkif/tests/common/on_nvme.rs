@@ -73,7 +73,7 @@ impl OnNvme {
             volume: self.volume.clone(),
             abi: Abi::Native,
             start: 0,
-            window: persistent.then(|| Window::new(base, 1056)),
+            window: persistent.then(|| Window::new(base, 1056).unwrap()),
             persistent,
             indirect_segments: segments,
             gate: Gate::members(1).remove(0),

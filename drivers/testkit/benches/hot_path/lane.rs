@@ -136,7 +136,7 @@ impl Lane {
             volume: controller.volumes(0, 0).remove(0),
             abi: Abi::Native,
             start: 0,
-            window: (case.path == Path::Persistent).then(|| Window::new(1 << 40, 1024)),
+            window: (case.path == Path::Persistent).then(|| Window::new(1 << 40, 1024).unwrap()),
             persistent: true,
             indirect_segments: 0,
             gate: Gate::members(1).remove(0),
