@@ -24,7 +24,7 @@ pub(crate) fn name(config: &XlConfig) -> Result<String> {
     Ok(name.into())
 }
 
-/// Whether Spindle knows these knobs, which come from `place`.
+/// Whether Spindle knows these options, which come from `place`.
 ///
 /// # Errors
 /// At the first that it does not.
@@ -33,7 +33,7 @@ pub(crate) fn knobs<'a>(place: &str, knobs: impl Iterator<Item = &'a str>) -> Re
     for knob in knobs {
         let (key, value) = knob.split_once('=').unwrap_or((knob, ""));
         let fits = knob.chars().all(|c| c.is_ascii_graphic());
-        ensure!(fits, "\"{knob}\" is no knob: key=value without blanks");
+        ensure!(fits, "\"{knob}\" is no option: key=value without blanks");
         let set = config.set(key, Some(value));
         set.map_err(|error| anyhow::anyhow!("{place} {knob}: {error}"))?;
     }

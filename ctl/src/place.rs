@@ -1,4 +1,4 @@
-//! Where the registers of controllers go in a PVH domain: `iomem=` for xl, knobs for Spindle. They
+//! Where the registers of controllers go in a PVH domain: `iomem=` for xl, options for Spindle. They
 //! are to be in no other domain, which is why xl may not restart one.
 
 use anyhow::{Context, Result, ensure};
@@ -19,7 +19,7 @@ const MOST_PAGES: u64 = (16 << 20) / 4096;
 const MOST_MEMORY: u64 = 3072;
 
 /// Keeps xl from restarting the domain by itself: it would come back without its disk, or without
-/// its knobs, and under another number than its record says; `rename-restart` would give the old one,
+/// its options, and under another number than its record says; `rename-restart` would give the old one,
 /// which keeps the disk's registers, another UUID.
 ///
 /// # Errors
@@ -40,7 +40,7 @@ pub(crate) fn never_restart(config: &mut XlConfig) -> Result<()> {
     Ok(())
 }
 
-/// Puts the registers of the controllers into guest memory: `iomem=` for xl. Gives the knobs that
+/// Puts the registers of the controllers into guest memory: `iomem=` for xl. Gives the options that
 /// tell Spindle.
 ///
 /// # Errors

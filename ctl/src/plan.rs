@@ -63,7 +63,7 @@ pub(crate) struct Wanted {
     pub(crate) pci: Vec<String>,
     /// Replaces the image.
     pub(crate) image: Option<String>,
-    /// Knobs for Spindle, `key=value`.
+    /// Options for Spindle, `key=value`.
     pub(crate) knobs: Vec<String>,
     /// Where the preload library may be, best first.
     pub(crate) shims: Vec<String>,
@@ -82,7 +82,7 @@ pub(crate) enum Step {
     Configure(String),
     /// Create the domain, paused; with the preload library or without.
     Create(Option<String>),
-    /// Write the knobs into xenstore.
+    /// Write the options into xenstore.
     Knobs(String),
     /// Pass a function through.
     Attach(Bdf),
@@ -125,7 +125,7 @@ impl Plan {
         let (route, mut config) = base(wanted)?;
         let name = check::name(&config)?;
         let line = config.text("cmdline")?.unwrap_or_default().to_string();
-        // No knob, but for whoever looks into Spindle itself.
+        // No option, but for whoever looks into Spindle itself.
         let is_knob = |word: &&str| word.split('=').next() != Some("debug_port");
         check::knobs("cmdline", line.split_whitespace().filter(is_knob))?;
         check::knobs("--set", wanted.knobs.iter().map(String::as_str))?;

@@ -197,11 +197,11 @@ fn what_cannot_work_is_refused_before_anything_is_done() {
         ),
         (
             bad(&|w| w.config = Some(format!("{PVH}cmdline='debug_port pol_us=1'"))),
-            "cmdline pol_us=1: unknown knob \"pol_us\"; did you mean \"poll_us\"",
+            "cmdline pol_us=1: unknown option \"pol_us\"; did you mean \"poll_us\"",
         ),
         (
             bad(&|w| w.config = Some(format!("{PVH}cmdline='debug_ports'"))),
-            "cmdline debug_ports: unknown knob",
+            "cmdline debug_ports: unknown option",
         ),
         (
             bad(&|w| w.config = Some(format!("{PVH}memory='64M'"))),

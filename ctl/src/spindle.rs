@@ -123,7 +123,7 @@ impl Spindle {
     }
 
     /// What an administrator should know where this tool and the Spindle that runs are of two
-    /// versions: either may know knobs and nodes in xenstore that the other does not.
+    /// versions: either may know options and nodes in xenstore that the other does not.
     pub(crate) fn mismatch(&self) -> Option<String> {
         const OWN: &str = env!("CARGO_PKG_VERSION");
         let theirs = self.version.split(' ').next().unwrap_or_default();

@@ -93,7 +93,7 @@ fn serve(machine: Machine) -> ! {
     let Some((store, xen)) = xen.and_then(|mut xen| Some((xen.store.take()?, xen))) else {
         let config = settings::collect(None, clock, line);
         let mut disks = disks::probe(&config, &boot.info.map, &memory, clock, 1);
-        info!("no xenstore: nobody to serve");
+        info!("no xenstore: no guest can be served");
         let queues = disks.queues();
         disks.shutdown(vec![queues]);
         panic::stop(Reason::PowerOff)

@@ -1,4 +1,4 @@
-//! The knobs, collected before anything depends on them: xenstore first, then the command line,
+//! The options, collected before anything depends on them: xenstore first, then the command line,
 //! which wins.
 
 use alloc::vec;
@@ -16,7 +16,7 @@ use crate::xen::{Events, sched, time::CoreClock};
 /// there at all.
 const PATIENCE_NS: u64 = 5_000_000_000;
 
-/// Reads the knobs from xenstore, if there is a ring to it, and from the command line, and sets
+/// Reads the options from xenstore, if there is a ring to it, and from the command line, and sets
 /// the log level.
 pub(crate) fn collect(
     store: Option<(&mut Ring, Port, Events)>,
@@ -28,10 +28,10 @@ pub(crate) fn collect(
     if let Some((ring, port, events)) = store {
         match read(ring, port, events, clock) {
             Some(text) => {
-                info!("knobs in xenstore: {text}");
+                info!("options in xenstore: {text}");
                 config.set_all(&text, |error| complain(STORE_PATH, error));
             }
-            None => info!("no knobs in xenstore"),
+            None => info!("no options in xenstore"),
         }
     }
     for word in xen_pvh_boot::words(command_line).filter(|word| word.key != "debug_port") {
@@ -43,9 +43,9 @@ pub(crate) fn collect(
     config
 }
 
-/// The text of the knobs' node; `None` without one. Waits for the answer, however long it takes: one
+/// The text of the options' node; `None` without one. Waits for the answer, however long it takes: one
 /// that came later, or what is left of it, the next client of the ring would take for its own. And
-/// without xenstored there is nobody to serve.
+/// without xenstored there are no guests to serve.
 fn read(
     ring: &mut Ring,
     port: Port,

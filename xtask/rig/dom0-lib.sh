@@ -111,7 +111,7 @@ spindle_home() { echo $HOME_DIR/$(xl domid ${1:-spindle}); }
 # serves [NAME]: it says that it is ready
 serves() { [ "$(read_store $(spindle_home ${1:-spindle})/data/spindle/ready)" = 1 ]; }
 
-# spindle_create NAME CONFIG KEY=VALUE...: create a Spindle domain, with the knobs in
+# spindle_create NAME CONFIG KEY=VALUE...: create a Spindle domain, with the options in
 # SPINDLE_KNOBS if there are any, wait until it is ready, and say how long that took
 spindle_create() {
 	local who=$1 config=$2 began created ready home watcher line

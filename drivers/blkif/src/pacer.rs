@@ -359,7 +359,11 @@ mod tests {
             gap(&mut pacer, &mut now, 20 * US);
         }
         assert_eq!(pacer.idle(now + 30 * US, 0), Rest::Poll);
-        assert_eq!(pacer.idle(now + 50 * US, 0), Rest::Sleep, "the knob bounds");
+        assert_eq!(
+            pacer.idle(now + 50 * US, 0),
+            Rest::Sleep,
+            "the option bounds"
+        );
     }
 
     #[test]

@@ -198,7 +198,7 @@ fn too_little_memory_leaves_nothing_behind() {
 fn more_than_can_even_be_counted_in_memory_is_refused() {
     let bus = FakeBus::new();
     bus.set_limit(300);
-    // A mistyped knob asks for it.
+    // A mistyped option asks for it.
     for bytes in [u64::MAX, 16_000_000_000 << 30] {
         assert!(RamDisk::new(bytes, &bus).is_none());
         assert_eq!(bus.outstanding(), 0);

@@ -1,4 +1,4 @@
-//! The knobs themselves: names, defaults, and how a word sets one.
+//! The options themselves: names, defaults, and how a word sets one.
 
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -133,7 +133,7 @@ impl Default for Config {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
     /// No such key.
-    #[error("unknown knob \"{0}\"{hint}", hint = hint(.1))]
+    #[error("unknown option \"{0}\"{hint}", hint = hint(.1))]
     UnknownKey(String, Option<&'static str>),
     /// A known key with a value that is none.
     #[error("\"{value}\" is no value for {key}: expected {expected}")]
@@ -154,10 +154,10 @@ fn hint(nearest: &Option<&'static str>) -> String {
 }
 
 impl Config {
-    /// Sets one knob. `value` is `None` for a word without `=`.
+    /// Sets one option. `value` is `None` for a word without `=`.
     ///
     /// # Errors
-    /// If there is no such knob or no such value; nothing is changed then.
+    /// If there is no such option or no such value; nothing is changed then.
     pub fn set(&mut self, key: &str, value: Option<&str>) -> Result<(), ConfigError> {
         let value = value.unwrap_or("");
         let bad = |expected| ConfigError::BadValue {
@@ -234,7 +234,7 @@ impl Config {
             .find_map(|(name, disks)| Some((numbered(key, name)?, disks)))
     }
 
-    /// Sets every knob in a text of words separated by white space, as in xenstore, and hands
+    /// Sets every option in a text of words separated by white space, as in xenstore, and hands
     /// what could not be set to `complain`.
     pub fn set_all(&mut self, text: &str, mut complain: impl FnMut(ConfigError)) {
         for word in text.split_ascii_whitespace() {
@@ -325,7 +325,7 @@ mod tests {
         });
         let told = [
             "\"febf8\" is no value for nvme0: expected GFN,PAGES in hexadecimal, such as e0000,4",
-            "unknown knob \"nvme16\"; did you mean \"nvmeN\"?",
+            "unknown option \"nvme16\"; did you mean \"nvmeN\"?",
         ];
         assert_eq!(complaints, told);
         assert_eq!(config.placed_controllers, expected);
@@ -343,7 +343,7 @@ mod tests {
         });
         let expected = [
             "\"yes\" is no value for partitions: expected on or off",
-            "unknown knob \"partition\"; did you mean \"partitions\"?",
+            "unknown option \"partition\"; did you mean \"partitions\"?",
         ];
         assert_eq!(complaints, expected);
         assert!(!config.partitions);
@@ -357,10 +357,10 @@ mod tests {
             complaints.push(error.to_string());
         });
         let expected = [
-            "unknown knob \"lgo\"; did you mean \"log\"?",
+            "unknown option \"lgo\"; did you mean \"log\"?",
             "\"loud\" is no value for log: expected off, error, warn, info, debug or trace",
             "\"0\" is no value for ram0: expected a size such as 64M or 1G",
-            "unknown knob \"ram99\"; did you mean \"ramN\"?",
+            "unknown option \"ram99\"; did you mean \"ramN\"?",
         ];
         assert_eq!(complaints, expected);
         assert_eq!(

@@ -1,4 +1,4 @@
-//! Spindle's knobs.
+//! Spindle's options.
 //!
 //! They come as `key=value` words from the kernel command line (a PVH domain) and from the
 //! xenstore node [`STORE_PATH`] (any domain), with the same keys in both. The command line is
@@ -14,5 +14,5 @@ mod value;
 
 pub use knobs::{Config, ConfigError, DataPath, DiskSize, PlacedController, PollUs};
 
-/// Where the knobs are in xenstore, relative to Spindle's own home.
+/// Where the options are in xenstore, relative to Spindle's own home.
 pub const STORE_PATH: &str = "data/spindle/config";

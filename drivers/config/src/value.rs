@@ -1,4 +1,4 @@
-//! Values of knobs: sizes with a unit, runs of guest frames, and the nearest key to a mistyped one.
+//! Values of options: sizes with a unit, runs of guest frames, and the nearest key to a mistyped one.
 
 /// A size in bytes: digits and an optional `K`, `M` or `G` (powers of 1024), as xl writes them.
 pub(crate) fn size(text: &str) -> Option<u64> {

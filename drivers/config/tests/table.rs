@@ -1,4 +1,4 @@
-//! The table of knobs in README.md, row by row: defaults, every value that is said to be one, and
+//! The table of options in README.md, row by row: defaults, every value that is said to be one, and
 //! what each does as far as that is decided here.
 
 use spindle_config::{Config, DataPath, PollUs};
@@ -16,7 +16,7 @@ fn refused(words: &str) -> usize {
     count
 }
 
-/// The knob's row of README.md: its default is the last cell.
+/// The option's row of README.md: its default is the last cell.
 fn default_in_readme(knob: &str) -> String {
     let readme = include_str!("../../../README.md");
     let row = readme

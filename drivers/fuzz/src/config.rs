@@ -1,4 +1,4 @@
-//! Knobs as text: whatever it says, saying it twice must mean the same.
+//! Options as text: whatever it says, saying it twice must mean the same.
 
 use spindle_config::Config;
 

@@ -5,7 +5,7 @@
 //! | target | hostile is | what must hold besides "no panic" |
 //! | --- | --- | --- |
 //! | [`boot`] | the domain builder | RAM is what the map calls RAM, and nothing else |
-//! | [`config`] | who writes the knobs | the same text again changes nothing |
+//! | [`config`] | who writes the options | the same text again changes nothing |
 //! | [`partitions`] | who has a whole disk | partitions are parts of that disk, apart from each other, with names of their own |
 //! | [`store`] | xenstored | one end to each unit of work, no work without end |
 //! | [`xenbus`] | toolstack and a frontend | the kernel's books add up, all ends clean, another guest is served |

@@ -84,7 +84,7 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
         self.leaving.iter().any(|leaving| !leaving.closed)
     }
 
-    /// Says that those who used the namespaces of which [`Change::Removed`] has told so far submit
+    /// Says that those who used the namespaces that [`Change::Removed`] has reported so far submit
     /// nothing more to them. Not before may others get what is under these numbers now; a controller
     /// that was reset, or has come back, works again only then.
     pub fn closed(&mut self) {

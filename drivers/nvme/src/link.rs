@@ -187,7 +187,7 @@ impl Link {
         terms.total_blocks.store(total_blocks, Ordering::Relaxed);
     }
 
-    /// Queue: what [`Self::tell_terms`] told.
+    /// Queue: what [`Self::tell_terms`] stored.
     pub(crate) fn terms(&self) -> (u32, Option<DiscardLimits>, [u16; 3]) {
         let terms = &self.terms;
         let load = |word: &AtomicU32| word.load(Ordering::Relaxed);
@@ -221,7 +221,7 @@ impl Link {
         self.closed[(id / 64 % 2) as usize].load(Ordering::Acquire) >> (id % 64) & 1 != 0
     }
 
-    /// Queue: calls `mark` with what tells the namespaces whose users submit nothing more, if there
+    /// Queue: calls `mark` with what identifies the namespaces whose users submit nothing more, if there
     /// are any. Once it has marked all that is in flight for these, they are not gone any longer.
     pub(crate) fn see_closed(&self, mark: impl FnOnce(&dyn Fn(u32) -> bool)) {
         let closed = self

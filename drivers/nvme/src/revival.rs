@@ -17,7 +17,7 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
     /// the next calls of [`Controller::attend`], as [`crate::Attention::back`] or
     /// [`crate::Attention::lost`].
     ///
-    /// To be called when no core has still to be told that the disk is lost: one that fails its
+    /// To be called when every core knows that the disk is lost: one that fails its
     /// commands later would take its queue out of use.
     ///
     /// # Errors

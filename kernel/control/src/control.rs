@@ -29,11 +29,11 @@ use crate::rounds::{Rounds, Sleep};
 use crate::statistics::Statistics;
 use crate::worker::{CoreWorker, nap, rest};
 
-/// How long the guests get to let go of their disks when we are told to shut down.
+/// How long the guests get to close their disks when the domain is to shut down.
 const SHUTDOWN_NS: u64 = 8_000_000_000;
 /// How long a core may take to give its queues up, once it has looked.
 const STOP_NS: u64 = LOOK_WITHOUT_RINGS_NS + 2_000_000_000;
-/// How often the disks are asked for their SMART logs, as long as somebody uses them.
+/// How often the disks are asked for their SMART logs, as long as any is in use.
 const SMART_NS: u64 = 60_000_000_000;
 
 /// A device whose disk is open.
@@ -185,7 +185,7 @@ impl<H: Hypervisor, W: CoreWorker> Control<H, W> {
                 }
                 Action::ShutDown { clean } => {
                     if !clean {
-                        warn!("some guests did not let go of their disks in time");
+                        warn!("some guests did not close their disks in time");
                     }
                     return self.shutdown;
                 }

@@ -58,7 +58,7 @@ fn a_whole_life(cores: usize) {
             let holder = format!("{frontend}/{device}:w");
             assert_eq!(world.holder(target), holder);
         }
-        // What each one writes by any of its rings is there, and is nobody else's.
+        // What each one writes by any of its rings is there, and is not another's.
         let seed = |guest: usize, page: u64| round * 1000 + guest as u64 * 100 + page;
         for page in 0..20 {
             for guest in 0..GUESTS.len() {

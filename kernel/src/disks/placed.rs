@@ -1,7 +1,7 @@
 //! NVMe controllers of a domain without PCI: dom0 maps their registers into guest memory, switches
-//! bus mastering on, and says where they are by the knob `nvmeN=`.
+//! bus mastering on, and says where they are by the option `nvmeN=`.
 //!
-//! Nothing can be looked up on this route, so that a wrong knob must show here: the frames must be
+//! Nothing can be looked up on this route, so that a wrong option must show here: the frames must be
 //! no memory of this domain, and a controller must answer there (frames with nothing behind them
 //! read as all ones).
 

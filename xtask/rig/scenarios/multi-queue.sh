@@ -2,7 +2,7 @@
 # Two guests, of four vCPUs and of one, and three disks at once on four ring cores: more rings
 # than cores, frontends limited to one queue and two ring pages or with the largest rings (and no indirect
 # segments: Linux sets pages aside for all that a ring could hold), and a disk that comes and goes
-# while the others work. The RAM disks are asked for by the knobs in xenstore. What rings and cores have
+# while the others work. The RAM disks are asked for by the options in xenstore. What rings and cores have
 # done is in xenstore.
 spindle_down
 SPINDLE_KNOBS="ram0=20M ram1=20M ram2=8M"

@@ -1,5 +1,5 @@
 # scenario: seconds=360
-# What Spindle cannot do it says, and nothing is half made: a knob that does not exist, beside others that
+# What Spindle cannot do it says, and nothing is half made: an option that does not exist, beside others that
 # have their effect; a disk for which its xenstore quota has no room. Beside it a guest that does not trust
 # Spindle with its memory (trusted=0) goes on undisturbed.
 spindle_down
@@ -7,7 +7,7 @@ SPINDLE_KNOBS="pol_us=50 ram0=8M queues=1 partitions=off path=copy"
 spindle_with
 SPINDLE_KNOBS=''
 # It concerns no device, so that the console is the only place for it.
-grep -q 'unknown knob "pol_us"; did you mean "poll_us"' $(guest_log spindle) || fail "the console is silent about the wrong knob"
+grep -q 'unknown option "pol_us"; did you mean "poll_us"' $(guest_log spindle) || fail "the console is silent about the wrong option"
 # xl 4.17 has no word for it, but the guest's own driver does.
 if xl -N block-attach 0 "untrusted,$(disk xvda)" > /dev/null 2>&1; then
 	guest_start wary fio-orders "disk=['untrusted,$(disk xvda)']"
