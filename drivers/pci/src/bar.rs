@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use spindle_hw::Ports;
 
 use crate::config::{command, register};
-use crate::{Address, Bus, Window};
+use crate::{Address, Bus, Class, Window};
 
 /// Why a function could not be switched on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -161,6 +161,40 @@ impl<P: Ports> Bus<P> {
             command::MEMORY | command::BUS_MASTER | command::INTX_DISABLE,
         );
         Ok(bars)
+    }
+
+    /// Lets a function decode memory again where `bars` were when it was enabled, without mastering the
+    /// bus: it was switched off, or power was taken from it, or it was replaced by another one of its
+    /// class, `class`. What drives it stops it before it calls [`Bus::master`].
+    ///
+    /// # Errors
+    /// See [`PciError`]; the function is then left switched off.
+    pub fn restore(&self, at: Address, class: Class, bars: &[MemoryBar]) -> Result<(), PciError> {
+        match self.function(at) {
+            Some((function, _)) if function.class == class => {}
+            _ => return Err(PciError::Absent(at)),
+        }
+        self.disable(at);
+        // Those that are not needed decode nothing after that, as when it was enabled.
+        let is_needed = |index| bars.iter().any(|bar| bar.index == index);
+        let found = self.memory_bars(at, false, is_needed)?;
+        for bar in bars {
+            let shape = |bar: &MemoryBar| (bar.index, bar.size, bar.wide);
+            if !found.iter().any(|other| shape(other) == shape(bar)) {
+                return Err(PciError::Absent(at));
+            }
+            self.set_bar(at, bar)?;
+        }
+        self.set_command(at, command::MEMORY | command::INTX_DISABLE);
+        Ok(())
+    }
+
+    /// Lets a function master the bus that [`Bus::restore`] has let decode memory.
+    pub fn master(&self, at: Address) {
+        self.set_command(
+            at,
+            command::MEMORY | command::BUS_MASTER | command::INTX_DISABLE,
+        );
     }
 
     /// Switches the function at `at` off: no decoding, no bus mastering, no interrupt pin.

@@ -268,3 +268,36 @@ fn capabilities_are_walked_and_a_circular_list_ends() {
     assert_eq!(bus.capabilities(at(0, 3, 0)).count(), 0);
     assert_eq!(bus.capabilities(at(0, 9, 0)).count(), 0);
 }
+
+#[test]
+fn a_function_that_lost_its_power_gets_its_place_back_and_another_one_does_not() {
+    let fake = FakePci::new();
+    fake.insert((0, 4, 0), nvme());
+    let bus = Bus::new(Shared(&fake));
+    let place = at(0, 4, 0);
+    let mut window = Window::around([], 1 << 36);
+    let bars = bus
+        .enable_only(place, Placement::Assign(&mut window), |bar| bar == 0)
+        .unwrap();
+    let config = |offset| bus.read32(place, offset);
+    let before = (config(0x10), config(0x14));
+    // As after power on, or another disk of the same kind.
+    fake.insert((0, 4, 0), nvme());
+    assert_ne!((config(0x10), config(0x14)), before);
+    bus.restore(place, Class::NVME, &bars).unwrap();
+    assert_eq!((config(0x10), config(0x14)), before);
+    // Memory is decoded, and the bus is not mastered before its driver says so.
+    assert_eq!(config(4) & 0b110, 0b010);
+    bus.master(place);
+    assert_eq!(config(4) & 0b110, 0b110);
+    let larger = FakeFunction::device(0x1b36, 0x0010, Class::NVME.0).memory64(0, 0, 0x10_0000);
+    let other = FakeFunction::device(0x8086, 0x1237, 0x02_00_00).memory64(0, 0, 0x4000);
+    for function in [larger, other] {
+        fake.insert((0, 4, 0), function);
+        assert_eq!(
+            bus.restore(place, Class::NVME, &bars),
+            Err(PciError::Absent(place))
+        );
+        assert_eq!(config(4) & 0b110, 0);
+    }
+}
