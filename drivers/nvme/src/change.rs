@@ -11,7 +11,7 @@ use alloc::vec::Vec;
 
 use spindle_hw::{Clock, DmaAlloc, Registers};
 
-use crate::{Controller, NamespaceError};
+use crate::{Attention, Controller, Error, NamespaceError};
 
 /// A namespace that is no longer what it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,7 +63,40 @@ pub(crate) struct Leaving {
     closed: bool,
 }
 
+/// A look at all namespaces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rescan {
+    No,
+    Wanted,
+    /// Its commands are under way.
+    Begun,
+}
+
 impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
+    /// Has all namespaces be looked at again: a controller without events, or of which one was lost,
+    /// does not say what has changed.
+    pub fn rescan(&mut self) {
+        if self.is_running() && self.rescan == Rescan::No {
+            self.rescan = Rescan::Wanted;
+        }
+    }
+
+    /// Does so.
+    pub(crate) fn look_at_all(&mut self, attention: &mut Attention) -> Result<(), Error> {
+        let busy = self.event.is_some() || !self.looking.is_empty();
+        if self.rescan == Rescan::No || self.rescan == Rescan::Wanted && busy {
+            return Ok(());
+        }
+        self.rescan = Rescan::Begun;
+        match self.in_series(|this| this.refresh_all(&mut attention.changes)) {
+            Err(Error::Pending) => Ok(()),
+            result => {
+                self.rescan = Rescan::No;
+                result
+            }
+        }
+    }
+
     /// Removes a namespace that is known.
     pub(crate) fn remove(&mut self, id: u32, reason: Removal, changes: &mut Vec<Change>) {
         self.namespaces.retain(|namespace| namespace.id != id);

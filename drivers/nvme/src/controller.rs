@@ -7,7 +7,7 @@ use spindle_block::{DiskOptions, Volume};
 use spindle_hw::{Clock, DmaAlloc, PAGE_SIZE, Registers};
 
 use crate::admin::{self, AdminQueue, Posted};
-use crate::change::Leaving;
+use crate::change::{Leaving, Rescan};
 use crate::command::{Entry, admin as opcode};
 use crate::discard::DiscardLimits;
 use crate::events::Warning;
@@ -52,6 +52,8 @@ pub struct Controller<R, C, M> {
     pub(crate) unsure_since: Option<u64>,
     /// Those of them that are being looked at.
     pub(crate) looking: Vec<u32>,
+    /// Whether all namespaces are to be looked at again.
+    pub(crate) rescan: Rescan,
     starting: bool,
     pub(crate) series: Series,
     /// An event that is being dealt with.
@@ -100,6 +102,7 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
             unsure: Vec::new(),
             unsure_since: None,
             looking: Vec::new(),
+            rescan: Rescan::No,
             starting: true,
             series: Series::default(),
             event: None,

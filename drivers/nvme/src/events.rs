@@ -7,6 +7,7 @@ use spindle_hw::{Clock, DmaAlloc, Registers};
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
 use crate::admin::Posted;
+use crate::change::Rescan;
 use crate::command::{Entry, admin as opcode};
 use crate::discovery::MAX_NAMESPACES;
 use crate::health::{HealthLog, HealthPage};
@@ -75,7 +76,7 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
 
     /// Deals with an event, if one has come; with one at a time, however many the controller has.
     pub(crate) fn take_event(&mut self, attention: &mut Attention) -> Result<(), Error> {
-        if !self.looking.is_empty() {
+        if !self.looking.is_empty() || self.rescan == Rescan::Begun {
             return Ok(());
         }
         let serial = self.identity.serial.clone();
@@ -117,6 +118,9 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
 
     /// Looks again, now and then, at namespaces of which the controller could not say what they are.
     pub(crate) fn look_again(&mut self, now: u64, attention: &mut Attention) -> Result<(), Error> {
+        if self.rescan == Rescan::Begun {
+            return Ok(());
+        }
         if self.looking.is_empty() {
             let since = self.unsure_since;
             let early = since.is_some_and(|since| now.saturating_sub(since) < LOOK_AGAIN_NS);

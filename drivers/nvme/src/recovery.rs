@@ -18,6 +18,7 @@ use core::time::Duration;
 use spindle_hw::{Clock, DmaAlloc, Registers};
 
 use crate::admin::{self, Posted};
+use crate::change::Rescan;
 use crate::command::{Entry, admin as opcode};
 use crate::lifecycle::BLIND_MIN;
 use crate::link::{Cause, Order, Step};
@@ -54,6 +55,9 @@ pub struct Attention {
     /// The controller has been given up; said once, and once more for each
     /// [`Controller::probe_again`] that came to nothing.
     pub lost: Option<Lost>,
+    /// A controller that is brought up once more has stopped all that it did before: it may reach memory
+    /// again, if something was done to keep it from that.
+    pub quiet: bool,
     /// The controller was lost, and works again.
     pub back: Option<Back>,
 }
@@ -220,6 +224,7 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
                 self.take_event(attention)?;
                 self.let_leave();
                 self.look_again(now, attention)?;
+                self.look_at_all(attention)?;
             }
             Stage::Pausing(since) | Stage::Clearing(since) if !self.all_follow() => {
                 // An owner that sleeps may have missed the last event.
@@ -249,7 +254,7 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
                     if let Some(reason) = self.recovery.giving_up {
                         self.lose(reason, true, attention);
                     } else {
-                        self.let_end();
+                        attention.quiet = self.let_end();
                         self.order(Step::Clear, attention);
                         self.recovery.stage = Stage::Clearing(now);
                     }
@@ -318,6 +323,7 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
         let trial = self.recovery.trial.take();
         (self.series, self.event) = (Series::default(), None);
         self.looking.clear();
+        self.rescan = Rescan::No;
         let serial = &self.identity.serial;
         let reviving = self.recovery.reviving.is_some();
         let hopeless = matches!(reason, Error::Changed(_)) || reviving;
@@ -447,6 +453,7 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
         }
         (self.series, self.event) = (Series::default(), None);
         self.looking.clear();
+        self.rescan = Rescan::No;
         self.recovery.stage = Stage::Lost;
         let again = self.recovery.reviving.take().is_some();
         attention.lost = Some(Lost {

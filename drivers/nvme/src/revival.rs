@@ -51,12 +51,14 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
         Ok(())
     }
 
-    /// The controller is disabled: what is left in flight from before it was lost may fail.
-    pub(crate) fn let_end(&self) {
-        if self.recovery.reviving.is_some() {
+    /// The controller is disabled: what is left in flight from before it was lost, if it was, may fail.
+    pub(crate) fn let_end(&self) -> bool {
+        let was_lost = self.recovery.reviving.is_some();
+        if was_lost {
             let pairs = self.pairs.iter().flatten();
             pairs.for_each(|pair| pair.link.release(true));
         }
+        was_lost
     }
 
     /// Takes what the controller says of itself for what holds from now on. If it is another one,
