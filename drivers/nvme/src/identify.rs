@@ -26,7 +26,9 @@ pub(crate) struct IdentifyController {
     pub(crate) model: [u8; 40],
     /// FR.
     pub(crate) firmware: [u8; 8],
-    _to_mdts: [u8; 5],
+    _to_cmic: [u8; 4],
+    /// CMIC: whether the subsystem has other ports, controllers or functions.
+    pub(crate) cmic: u8,
     /// MDTS: log2 of the largest transfer in pages, 0 for no limit.
     pub(crate) mdts: u8,
     _to_rtd3e: [u8; 10],
@@ -57,6 +59,7 @@ pub(crate) struct IdentifyController {
 }
 
 const _: () = assert!(size_of::<IdentifyController>() == 4096);
+const _: () = assert!(core::mem::offset_of!(IdentifyController, cmic) == 76);
 const _: () = assert!(core::mem::offset_of!(IdentifyController, mdts) == 77);
 const _: () = assert!(core::mem::offset_of!(IdentifyController, shutdown_us) == 88);
 const _: () = assert!(core::mem::offset_of!(IdentifyController, retry_delays) == 128);

@@ -21,6 +21,8 @@ pub struct Identity {
     pub version: (u16, u8),
     /// The most bytes one NVMe command moves, by what the controller and this driver can.
     pub max_transfer: u32,
+    /// Whether its subsystem may have other ports, controllers or functions, which others use (CMIC).
+    pub shared: bool,
     /// Whether there is a volatile write cache.
     pub write_cache: bool,
     /// ONCS, the optional commands it knows (5.15.2.2).
@@ -53,6 +55,7 @@ impl Identity {
             firmware: text(&data.firmware),
             version: ((version >> 16) as u16, (version >> 8) as u8),
             max_transfer,
+            shared: data.cmic & 7 != 0,
             write_cache: data.vwc & 1 != 0,
             optional_commands: data.oncs.get(),
             events: data.events.get(),

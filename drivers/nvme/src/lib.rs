@@ -103,13 +103,22 @@
 //! | slow admin commands | handled, a minute each | `bring_up`: `a_controller_whose_admin_commands_take_long_is_waited_for`; `recovery`: `control_waits_for_no_admin_command` |
 //! | questions that cannot be answered just then | handled | `bring_up`: `a_question_that_cannot_be_answered_just_then_is_put_again`; `recovery`: `a_namespace_that_is_not_described_after_a_reset_stays_as_it_was` |
 //! | a health log that never comes | handled | `recovery`: `a_health_log_that_never_comes_costs_nothing` |
+//! | commands over which the controller fails, one after the other | handled: others that were in flight are tried with nothing else | `recovery`: `one_guest_s_commands_over_which_the_controller_fails_cost_no_other_command` |
 //! | a command that is never answered | handled: it fails at the third reset | `recovery`: `a_command_that_is_never_answered_fails_alone` |
 //! | a command over which the firmware fails | handled: the same | `recovery`: `a_command_that_makes_the_controller_fail_fails_alone` |
 //! | statuses without Do Not Retry | handled: five more tries | `recovery`: `what_may_pass_is_tried_five_times_more_and_the_rest_fails_at_once` |
 //! | Command Retry Delay | handled, ACRE is switched on | `recovery`: `the_controller_says_when_to_try_again` |
 //! | zoned and key-value namespaces, a format in progress | refused with the reason | `bring_up`: `zoned_and_other_namespaces_are_refused_with_the_reason` |
-//! | a format in progress of a namespace that is served | handled: it is gone | `events`: `a_namespace_that_is_being_formatted_is_gone` |
+//! | a format in progress of a namespace that is served | handled: it is removed until that ends | `events`: `a_namespace_that_is_being_formatted_is_removed_and_offered_anew` |
 //! | a sanitize in progress | its status is tried again, not known otherwise | `recovery`: as for statuses |
+//! | a controller that resets do not help | handled: the subsystem is reset (NSSR) where CAP says that it can be and CMIC that nothing else is behind it | `revival`: `the_subsystem_is_reset_in_the_end_if_no_other_uses_it` |
+//! | a controller that is lost and comes back | handled, by [`Controller::probe_again`] | `revival`: `a_disk_that_was_lost_works_again_on_the_queues_that_the_cores_have` |
+//! | another disk in its place | handled: all namespaces are others | `revival`: `another_disk_in_the_place_of_a_lost_one_is_not_reached_by_those_who_had_that` |
+//! | other limits when it comes back | handled, but for fewer queues or shorter ones, and a write cache where there was none, with which it stays lost | `revival`: `one_that_comes_back_with_smaller_limits_is_kept_within_them` |
+//! | namespaces that come and go | handled | `revival`: `a_namespace_comes_and_goes_and_another_does_not_notice` |
+//! | a namespace that is formatted with other blocks, or replaced | handled: closed for its users, offered anew | `revival`: `a_namespace_with_other_blocks_gets_nothing_of_what_was_meant_for_the_old_ones` |
+//! | changes that no event tells of | handled: found after a reset, and by [`Controller::rescan`] | `revival`: `a_controller_that_says_nothing_of_changes_is_looked_at_on_request` |
+//! | asymmetric namespace access (ANA) | not known: statuses of inaccessible paths are tried again as others are, until they pass or the tries are used up | `recovery`: as for statuses |
 //! | one namespace behind two controllers | handled by serial number and identifiers | `target::tests`: `a_namespace_behind_two_controllers_is_one_disk` |
 //! | host memory buffer | handled | `host_memory`: `a_controller_gets_what_it_asks_for_and_gives_it_back_before_it_is_shut_down` |
 //!

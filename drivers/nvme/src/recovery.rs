@@ -107,6 +107,15 @@ struct Abort {
     at: u64,
 }
 
+/// How far the last resort has been used since the controller last worked for a while.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Subsystem {
+    Untried,
+    /// It is reset as soon as no queue is at work.
+    Due,
+    Tried,
+}
+
 /// A queue that tries again what the controller may have failed over more than once.
 #[derive(Clone, Copy, Debug)]
 struct Trial {
@@ -126,6 +135,8 @@ pub(crate) struct Recovery {
     spent: u32,
     /// What the queues had done at the last reset: commands answered, and failed by resets.
     done: (u32, u32),
+    /// The subsystem has been reset since the controller last worked; true once it is to be.
+    subsystem: Subsystem,
     /// The queue that tries again what the controller may have failed over.
     trial: Option<Trial>,
     running_since: u64,
@@ -147,6 +158,7 @@ impl Recovery {
             abort: None,
             spent: 0,
             done: (0, 0),
+            subsystem: Subsystem::Untried,
             trial: None,
             running_since: 0,
             before: Identity::default(),
@@ -234,7 +246,11 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
                 }
             }
             Stage::Pausing(_) => {
-                self.registers.begin_disable();
+                if self.recovery.subsystem == Subsystem::Due {
+                    self.reset_subsystem();
+                } else {
+                    self.registers.begin_disable();
+                }
                 self.recovery.blind = false;
                 self.recovery.stage = Stage::Disabling(now);
             }
@@ -311,12 +327,19 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
             return self.lose(reason, false, attention);
         }
         if let Stage::Disabling(_) = self.recovery.stage {
-            return self.lose(reason, false, attention);
+            if !self.may_reset_subsystem() {
+                return self.lose(reason, false, attention);
+            }
+            log::error!("nvme {}: {reason}", self.identity.serial);
+            self.reset_subsystem();
+            self.recovery.blind = false;
+            self.recovery.stage = Stage::Disabling(now);
+            return;
         }
         let calm = self.timeout.saturating_mul(CALM).as_nanos();
         let worked = now.saturating_sub(self.recovery.running_since);
         if self.is_running() && u128::from(worked) > calm {
-            self.recovery.spent = 0;
+            (self.recovery.spent, self.recovery.subsystem) = (0, Subsystem::Untried);
         }
         self.count_reset();
         self.recovery.abort = None;
@@ -328,7 +351,10 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
         let reviving = self.recovery.reviving.is_some();
         let hopeless = matches!(reason, Error::Changed(_)) || reviving;
         let spent = self.recovery.spent;
-        if hopeless || spent > BUDGET {
+        if !hopeless && spent > BUDGET && self.may_reset_subsystem() {
+            log::error!("nvme {serial}: {reason}; resets do not help");
+            self.recovery.subsystem = Subsystem::Due;
+        } else if hopeless || spent > BUDGET {
             if !reviving {
                 log::error!("nvme {serial}: {reason}; given up");
             }
@@ -350,10 +376,29 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
             self.recovery.stage = Stage::Pausing(now);
         } else {
             // The queues have stopped long since.
-            self.registers.begin_disable();
+            if self.recovery.subsystem == Subsystem::Due {
+                self.reset_subsystem();
+            } else {
+                self.registers.begin_disable();
+            }
             self.recovery.blind = false;
             self.recovery.stage = Stage::Disabling(now);
         }
+    }
+
+    /// Whether the last resort is left, and disturbs no other user of the subsystem.
+    fn may_reset_subsystem(&self) -> bool {
+        let before = &self.recovery.before;
+        let alone = !before.serial.is_empty() && !before.shared && !self.identity.shared;
+        self.recovery.subsystem == Subsystem::Untried
+            && self.capabilities.resets_subsystem()
+            && alone
+    }
+
+    fn reset_subsystem(&mut self) {
+        log::error!("nvme {}: its subsystem is reset", self.identity.serial);
+        self.registers.reset_subsystem();
+        self.recovery.subsystem = Subsystem::Tried;
     }
 
     /// The status of a controller in change reads as all ones, if it is `blind`: that gives it more

@@ -11,6 +11,7 @@ const VS: usize = 0x08;
 const INTMS: usize = 0x0c;
 const CC: usize = 0x14;
 const CSTS: usize = 0x1c;
+const NSSR: usize = 0x20;
 const AQA: usize = 0x24;
 const ASQ: usize = 0x28;
 const ACQ: usize = 0x30;
@@ -49,6 +50,11 @@ impl Capabilities {
         4 << ((self.cap >> 32) & 0xf)
     }
 
+    /// Whether it can have the whole subsystem reset: NSSRS.
+    pub(crate) fn resets_subsystem(self) -> bool {
+        self.cap >> 36 & 1 != 0
+    }
+
     /// Whether the NVM command set is there: CSS bit 0.
     pub(crate) fn nvm_commands(self) -> bool {
         self.cap >> 37 & 1 != 0
@@ -59,6 +65,9 @@ impl Capabilities {
         12 + (self.cap >> 48) as u32 % 16
     }
 }
+
+/// What NSSR takes for a request (3.1.7): "NVMe".
+const SUBSYSTEM_RESET: u32 = 0x4e56_4d65;
 
 /// Controller Configuration (3.1.5).
 pub(crate) mod cc {
@@ -138,6 +147,11 @@ impl<R: Registers> ControllerRegisters<R> {
 
     pub(crate) fn configure(&self, value: u32) {
         self.0.write32(CC, value);
+    }
+
+    /// Has the whole subsystem reset, as after power on (7.3.1).
+    pub(crate) fn reset_subsystem(&self) {
+        self.0.write32(NSSR, SUBSYSTEM_RESET);
     }
 
     /// Says where the admin queues are and that each has `entries` entries (3.1.8 to 3.1.10).

@@ -29,6 +29,27 @@ fn lent(rig: &Rig) -> Vec<usize> {
     rig.disk.lent().iter().map(|b| b / PAGE_SIZE).collect()
 }
 
+/// Offers a controller `most` bytes while no more than `free` pages are left besides its list, if that
+/// is given; it gets pieces of so many pages, and all memory comes back.
+fn gets(rig: &Rig, most: u64, free: Option<usize>, expected: Vec<usize>) {
+    let mut controller = rig.start().unwrap();
+    let before = rig.bus.outstanding();
+    if let Some(free) = free {
+        rig.bus.set_limit(before + 1 + free);
+    }
+    let bytes = controller.lend(most).unwrap();
+    assert_eq!(
+        (bytes / PAGE_SIZE, lent(rig)),
+        (expected.iter().sum(), expected)
+    );
+    if bytes == 0 {
+        assert_eq!(rig.bus.outstanding(), before);
+    }
+    controller.shutdown([] as [Queue; 0]).unwrap();
+    assert_eq!(rig.bus.outstanding(), 0);
+    rig.obeyed();
+}
+
 /// Writes a block and reads it.
 fn works(rig: &Rig, queue: &mut Queue) {
     let data = rig.memory(1);
@@ -85,20 +106,7 @@ fn no_more_is_given_than_may_be_and_nothing_if_that_is_not_enough() {
         (u64::MAX, vec![64]),
     ];
     for (most, expected) in cases {
-        let rig = asking(WANTED);
-        let mut controller = rig.start().unwrap();
-        let before = rig.bus.outstanding();
-        let bytes = controller.lend(most).unwrap();
-        assert_eq!(
-            (bytes / PAGE_SIZE, lent(&rig)),
-            (expected.iter().sum(), expected)
-        );
-        if bytes == 0 {
-            assert_eq!(rig.bus.outstanding(), before);
-        }
-        controller.shutdown([] as [Queue; 0]).unwrap();
-        assert_eq!(rig.bus.outstanding(), 0);
-        rig.obeyed();
+        gets(&asking(WANTED), most, None, expected);
     }
 }
 
@@ -121,20 +129,7 @@ fn memory_in_several_places_is_given_in_as_few_pieces_as_it_can_be() {
             pieces,
             ..WANTED
         });
-        let mut controller = rig.start().unwrap();
-        let before = rig.bus.outstanding();
-        rig.bus.set_limit(before + 1 + free);
-        let bytes = controller.lend(PLENTY).unwrap();
-        assert_eq!(
-            (bytes / PAGE_SIZE, lent(&rig)),
-            (expected.iter().sum(), expected)
-        );
-        if bytes == 0 {
-            assert_eq!(rig.bus.outstanding(), before);
-        }
-        controller.shutdown([] as [Queue; 0]).unwrap();
-        assert_eq!(rig.bus.outstanding(), 0);
-        rig.obeyed();
+        gets(&rig, PLENTY, Some(free), expected);
     }
 }
 

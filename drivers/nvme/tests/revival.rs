@@ -333,3 +333,92 @@ fn a_namespace_with_other_blocks_gets_nothing_of_what_was_meant_for_the_old_ones
         rig.obeyed();
     }
 }
+
+#[test]
+fn the_subsystem_is_reset_in_the_end_if_no_other_uses_it() {
+    for cmic in [0, 1, 2, 4] {
+        for faults in [
+            &[Fault::NeverReady][..],
+            &[Fault::NeverIdle],
+            &[Fault::FatalWhenEnabled],
+            &[Fault::Deaf, Fault::NoAbort],
+        ] {
+            let rig = Rig::new(Config {
+                timeout: 1,
+                cmic,
+                subsystem_reset: true,
+                ..Config::default()
+            });
+            let mut bed = Bed::new(&rig, 2);
+            rig.disk.hang();
+            bed.submit(0, Op::Write, 1);
+            bed.submit(1, Op::Write, 2);
+            faults.iter().for_each(|fault| rig.disk.arm(*fault));
+            rig.disk.die();
+            for tag in 0..400 {
+                if bed.lost.is_some() || rig.disk.subsystem_resets() > 0 {
+                    break;
+                }
+                // Always something that is not answered.
+                let segments = bed.segments();
+                let read = command(Op::Read, 1, 9, 0, &segments[..1]);
+                if bed.queues[0].in_flight() == 0
+                    && bed.queues[0].submit(&read, Tag(9 + tag)).is_ok()
+                {
+                    bed.queues[0].commit();
+                }
+                bed.pass(SECOND);
+            }
+            bed.settle();
+            if cmic == 0 {
+                assert_eq!(
+                    (rig.disk.subsystem_resets(), bed.lost),
+                    (1, None),
+                    "{faults:?}"
+                );
+                works(&mut bed);
+            } else {
+                assert!(rig.disk.subsystem_resets() == 0 && bed.lost.is_some());
+            }
+            rig.obeyed();
+        }
+    }
+}
+
+#[test]
+fn a_controller_that_says_nothing_of_changes_is_looked_at_on_request() {
+    let rig = two_namespaces();
+    // Asynchronous Event Request.
+    rig.disk.arm(Fault::FailAdmin(0x0c, 0x4002));
+    let mut bed = Bed::new(&rig, 1);
+    rig.disk.resize(3, 64);
+    rig.disk.resize(2, 4096);
+    rig.disk.reformat(1, 12);
+    rest(&mut bed);
+    assert_eq!(bed.changes, []);
+    bed.controller.rescan();
+    rest(&mut bed);
+    let removed = Change::Removed {
+        id: 1,
+        reason: Removal::Formatted(12),
+    };
+    let resized = Change::Resized {
+        id: 2,
+        sectors: 4096,
+    };
+    assert_eq!(
+        bed.changes,
+        [removed, resized, Change::Added(3), Change::Added(1)]
+    );
+    bed.controller.rescan();
+    rest(&mut bed);
+    assert_eq!((bed.changes.len(), rig.disk.resets()), (4, 0));
+    rig.obeyed();
+}
+
+/// Goes on for half a minute.
+fn rest(bed: &mut Bed<'_>) {
+    for _ in 0..30 {
+        bed.pass(SECOND);
+    }
+}

@@ -61,6 +61,10 @@ pub struct Config {
     pub host_memory: Option<HostMemoryConfig>,
     /// Reads of CSTS before a change of CC shows in it.
     pub delay: u32,
+    /// CMIC.
+    pub cmic: u8,
+    /// Whether it knows NSSR (CAP.NSSRS), and what is broken works after it.
+    pub subsystem_reset: bool,
     /// Whether commands wait for [`FakeNvme::run`].
     pub manual: bool,
     /// Whether commands that were fetched together complete in another order.
@@ -90,6 +94,8 @@ impl Default for Config {
             discards: Some(DiscardConfig::default()),
             host_memory: None,
             delay: 3,
+            cmic: 0,
+            subsystem_reset: false,
             manual: false,
             out_of_order: false,
             retry_delays: [0; 3],
@@ -252,6 +258,7 @@ struct Shared {
     /// A command made it fail: CSTS.CFS.
     crashed: AtomicBool,
     resets: AtomicU64,
+    subsystem_resets: AtomicU64,
     vanished: AtomicBool,
     doorbells: AtomicU64,
     commands: AtomicU64,
@@ -282,6 +289,7 @@ impl FakeNvme {
             admin_held: AtomicBool::new(false),
             crashed: AtomicBool::new(false),
             resets: AtomicU64::new(0),
+            subsystem_resets: AtomicU64::new(0),
             vanished: AtomicBool::new(false),
             doorbells: AtomicU64::new(0),
             commands: AtomicU64::new(0),
@@ -309,8 +317,7 @@ impl FakeNvme {
 
     /// Repairs what [`FakeNvme::arm`] has broken.
     pub fn repair(&self) {
-        self.0.faults.lock().unwrap().clear();
-        self.0.faulty.store(false, Ordering::Release);
+        self.0.repair();
     }
 
     /// Makes CSTS.CFS appear.
@@ -343,6 +350,12 @@ impl FakeNvme {
     #[must_use]
     pub fn resets(&self) -> u64 {
         self.0.resets.load(Ordering::Acquire)
+    }
+
+    /// How often its subsystem has been reset.
+    #[must_use]
+    pub fn subsystem_resets(&self) -> u64 {
+        self.0.subsystem_resets.load(Ordering::Acquire)
     }
 
     /// Gives namespace `id` another size, 0 for none at all, and reports it.
@@ -480,6 +493,11 @@ impl Shared {
     /// Limits of discards now.
     fn discards(&self) -> Option<DiscardConfig> {
         self.config.discards.filter(|_| !self.has(Fault::Smaller))
+    }
+
+    fn repair(&self) {
+        self.faults.lock().unwrap().clear();
+        self.faulty.store(false, Ordering::Release);
     }
 
     /// Notes a breach of the specification.

@@ -34,6 +34,7 @@ impl Shared {
         }
         put(24, b"Fake NVMe controller                    ");
         put(64, b"1.0     ");
+        put(76, &[self.config.cmic]);
         put(77, &[self.mdts()]);
         put(80, &self.config.version.to_le_bytes());
         put(92, &0x100u32.to_le_bytes());

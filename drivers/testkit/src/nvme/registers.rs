@@ -63,6 +63,7 @@ impl Shared {
             | 1 << 16
             | u64::from(config.timeout) << 24
             | u64::from(config.doorbell_shift) << 32
+            | u64::from(config.subsystem_reset) << 36
             | u64::from(config.nvm_commands) << 37
             | u64::from(config.page_shift_min) << 48
             | 4 << 52
@@ -292,6 +293,11 @@ impl Registers for FakeNvme {
             0x0c => control.masked |= value,
             0x10 => control.masked &= !value,
             0x14 => shared.write_cc(&mut control, value),
+            0x20 if shared.config.subsystem_reset && value == 0x4e56_4d65 => {
+                shared.power_on(&mut control);
+                shared.repair();
+                shared.subsystem_resets.fetch_add(1, Ordering::AcqRel);
+            }
             0x24 => control.aqa = value,
             0x28 => control.asq = low(control.asq),
             0x2c => control.asq = high(control.asq),
