@@ -18,6 +18,7 @@ mod queue;
 mod ram;
 mod ram_controller;
 mod read;
+mod retry;
 mod target;
 mod volume;
 
@@ -32,6 +33,7 @@ pub use queue::{Budget, DiskQueue, IoError, IoResult, Part, SubmitError};
 pub use ram::{RamDisk, RamQueue};
 pub use ram_controller::RamController;
 pub use read::{BlockReader, Blocks, PATIENCE_NS, ReadError};
+pub use retry::Retry;
 pub use target::{TargetError, Targets, Use};
 pub use volume::{Discard, Enclosing, Extent, Unit, Volume};
 

@@ -3,6 +3,7 @@
 //! libxl checks nothing of a target on another domain's disk, so two guests that are given the
 //! same blocks are told apart only here, whatever names the blocks go by.
 
+mod change;
 mod error;
 mod list;
 #[cfg(test)]
@@ -271,6 +272,7 @@ impl Targets {
             have: self
                 .volumes
                 .iter()
+                .filter(|volume| !volume.name.is_empty())
                 .map(|volume| volume.name.clone())
                 .collect(),
         }
@@ -281,7 +283,8 @@ impl Targets {
     fn find(&self, target: &str) -> Result<usize, TargetError> {
         let wanted = spelling(target);
         let named = self.volumes.iter().position(|volume| volume.name == wanted);
-        if let Some(index) = named {
+        // One that has gone has no name.
+        if let Some(index) = named.filter(|_| !wanted.is_empty()) {
             return Ok(index);
         }
         let plain = unescape(&wanted);

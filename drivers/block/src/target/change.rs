@@ -1,0 +1,182 @@
+//! Disks that are taken out of the table, and others that come into it, while guests have some.
+//!
+//! What is taken out stays for those who have it, under no name: their claims refer to it, and are
+//! released as any other. It meets no other volume from then on, since nothing of it is reached.
+
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::mem;
+
+use super::Targets;
+use crate::{Unit, Volume};
+
+/// The number of no disk.
+const NONE: usize = usize::MAX;
+
+impl Targets {
+    /// Takes the disk that is `unit` of disk number `disk` out, with its partitions; from now on who
+    /// asks for one of them, by whatever name, gets the reason. Gives the names of those volumes,
+    /// whose holders are to be closed. `reason` is for people.
+    pub fn close(&mut self, disk: usize, unit: Unit, reason: &str) -> Vec<String> {
+        let mut names = Vec::new();
+        for index in 0..self.volumes.len() {
+            let volume = &mut self.volumes[index];
+            if (volume.disk, volume.unit) != (disk, unit) {
+                continue;
+            }
+            let name = mem::take(&mut volume.name);
+            let mut known = mem::take(&mut volume.aliases);
+            (volume.disk, volume.sectors) = (NONE, 0);
+            self.media[index] = (NONE, Unit(index as u32));
+            // It is no disk of its own any longer, and never a part of another one.
+            self.disks[index] = Some(index);
+            known.push(name.clone());
+            names.push(name);
+            for name in known {
+                self.failed.retain(|(other, _)| *other != name);
+                self.failed.push((name, reason.to_string()));
+            }
+        }
+        names
+    }
+
+    /// Takes in a disk that has come, without partitions. Nothing is said any longer of a disk that had
+    /// one of its names before.
+    pub fn add(&mut self, disk: Volume) {
+        let is_its = |name: &String| *name == disk.name || disk.aliases.contains(name);
+        self.failed.retain(|(name, _)| !is_its(name));
+        let twin = self.twin(&disk);
+        let medium = twin.map_or((disk.disk, disk.unit), |twin| self.media[twin]);
+        let claimed = |index: &usize| self.claims.iter().any(|claim| claim.volume == *index);
+        let mut free = (0..self.volumes.len()).filter(|index| self.volumes[*index].disk == NONE);
+        // One that has gone and that no guest has any longer leaves its place.
+        if let Some(index) = free.find(|index| !claimed(index)) {
+            self.volumes[index] = disk;
+            self.disks[index] = None;
+            self.media[index] = medium;
+            self.stale[index] = false;
+        } else {
+            self.volumes.push(disk);
+            self.disks.push(None);
+            self.media.push(medium);
+            self.stale.push(false);
+        }
+    }
+
+    /// A number for a controller that comes into the place of another one: no volume is named after
+    /// it, and none was that a guest may still ask for. `kind` is what names begin with: `nvme`.
+    #[must_use]
+    pub fn next_number(&self, kind: &str) -> usize {
+        let names = self.volumes.iter().map(|volume| &volume.name);
+        let failed = self.failed.iter().map(|(name, _)| name);
+        let is_used = |number: usize| {
+            let name = format!("{kind}{number}");
+            let mut all = names.clone().chain(failed.clone());
+            all.any(|other| super::belongs(other, &name))
+        };
+        (0..).find(|&number| !is_used(number)).unwrap_or(NONE)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::vec;
+
+    use super::*;
+    use crate::{TargetError, Use};
+
+    fn volume(name: &str, disk: usize, unit: u32, start: u64) -> Volume {
+        Volume {
+            name: name.to_string(),
+            aliases: vec![format!("nvme-{name}-alias")],
+            disk,
+            unit: Unit(unit),
+            start,
+            sectors: if start == 0 { 64 } else { 8 },
+            block_shift: 9,
+            physical_block_shift: 9,
+            read_only: false,
+            write_cache: false,
+            discard: None,
+            description: String::new(),
+        }
+    }
+
+    fn targets() -> Targets {
+        Targets::new([
+            (
+                volume("nvme0n1", 0, 1, 0),
+                vec![volume("nvme0n1p1", 0, 1, 8)],
+            ),
+            (volume("nvme0n2", 0, 2, 0), Vec::new()),
+        ])
+    }
+
+    #[test]
+    fn a_disk_that_is_closed_is_refused_with_the_reason_and_others_are_not() {
+        let mut targets = targets();
+        targets.claim("nvme0n1p1", Use::Write, "1/1").unwrap();
+        targets.claim("nvme0n2", Use::Write, "2/1").unwrap();
+        let names = targets.close(0, Unit(1), "it was formatted");
+        assert_eq!(names, ["nvme0n1", "nvme0n1p1"]);
+        for target in [
+            "nvme0n1",
+            "/dev/nvme0n1p1",
+            "nvme-nvme0n1p1-alias",
+            "nvme0n1p7",
+        ] {
+            let error = targets.claim(target, Use::Read, "3/1").unwrap_err();
+            assert!(error.to_string().ends_with("it was formatted"), "{error}");
+        }
+        let in_use = targets.claim("nvme0n2", Use::Read, "3/1");
+        assert!(matches!(in_use, Err(TargetError::InUse { .. })));
+        let unknown = targets.claim("", Use::Read, "3/1").unwrap_err();
+        assert!(unknown.to_string().ends_with("have nvme0n2"), "{unknown}");
+        let disks: Vec<_> = targets.disks().map(|disk| &disk.name).collect();
+        assert_eq!(disks, ["nvme0n2"]);
+    }
+
+    #[test]
+    fn what_comes_in_its_place_is_free_whoever_has_the_old_one() {
+        let mut targets = targets();
+        targets.claim("nvme0n1", Use::Write, "1/1").unwrap();
+        targets.claim("nvme0n1", Use::SharedWrite, "2/1").unwrap();
+        targets.close(0, Unit(1), "it was formatted");
+        let mut new = volume("nvme0n1", 0, 1, 0);
+        new.block_shift = 12;
+        targets.add(new);
+        assert!(!targets.resize("", 64), "the old one keeps its size");
+        let got = targets.claim("nvme0n1", Use::Write, "3/1").unwrap();
+        assert_eq!((got.block_shift, got.sectors), (12, 64));
+        // Nor has the end of the old one any effect on it.
+        targets.release("1/1");
+        let in_use = targets.claim("nvme0n1", Use::Read, "1/1").unwrap_err();
+        assert!(in_use.to_string().contains("3/1"), "{in_use}");
+    }
+
+    #[test]
+    fn disks_that_come_and_go_leave_nothing_behind() {
+        let mut targets = targets();
+        for _ in 0..100 {
+            targets.close(0, Unit(2), "gone");
+            targets.add(volume("nvme0n2", 0, 2, 0));
+            targets.claim("nvme0n2", Use::Write, "1/1").unwrap();
+        }
+        assert!(targets.volumes.len() <= 4);
+        assert_eq!(targets.failed, []);
+    }
+
+    #[test]
+    fn a_number_is_used_once() {
+        let mut targets = targets();
+        assert_eq!(targets.next_number("nvme"), 1);
+        targets.close(0, Unit(1), "replaced");
+        targets.close(0, Unit(2), "replaced");
+        assert_eq!(targets.next_number("nvme"), 1, "the old names are known");
+        targets.add(volume("nvme1n1", 0, 1, 0));
+        assert_eq!(targets.next_number("nvme"), 2);
+        targets.note_failed("nvme2".to_string(), "dead".to_string());
+        assert_eq!(targets.next_number("nvme"), 3);
+    }
+}
