@@ -55,7 +55,10 @@ pub(crate) struct IdentifyController {
     _awun: [u8; 2],
     /// AWUPF: blocks written whole or not at all when power fails, 0's based.
     pub(crate) awupf: U16,
-    _rest: [u8; 3566],
+    _to_subnqn: [u8; 238],
+    /// SUBNQN: the subsystem's name, ended by a byte of zero; empty before 1.2.1.
+    pub(crate) subnqn: [u8; 256],
+    _rest: [u8; 3072],
 }
 
 const _: () = assert!(size_of::<IdentifyController>() == 4096);
@@ -66,6 +69,7 @@ const _: () = assert!(core::mem::offset_of!(IdentifyController, retry_delays) ==
 const _: () = assert!(core::mem::offset_of!(IdentifyController, sqes) == 512);
 const _: () = assert!(core::mem::offset_of!(IdentifyController, vwc) == 525);
 const _: () = assert!(core::mem::offset_of!(IdentifyController, awupf) == 528);
+const _: () = assert!(core::mem::offset_of!(IdentifyController, subnqn) == 768);
 
 /// An LBA format (5.15.2.1, figure 246).
 #[repr(C)]
@@ -90,7 +94,10 @@ pub(crate) struct IdentifyNamespace {
     _nlbaf: u8,
     /// FLBAS: the format in use, its number in bits 3:0 and, above, 6:5.
     pub(crate) format: u8,
-    _to_fpi: [u8; 5],
+    _to_nmic: [u8; 3],
+    /// NMIC: bit 0 says that several controllers may have it at the same time.
+    pub(crate) sharing: u8,
+    _rescap: u8,
     /// FPI: bit 7 says that bits 6:0 count, the percentage of a format that is left.
     pub(crate) format_progress: u8,
     _to_nawupf: [u8; 3],
@@ -120,6 +127,7 @@ pub(crate) struct IdentifyNamespace {
 
 const _: () = assert!(size_of::<IdentifyNamespace>() == 4096);
 const _: () = assert!(core::mem::offset_of!(IdentifyNamespace, format) == 26);
+const _: () = assert!(core::mem::offset_of!(IdentifyNamespace, sharing) == 30);
 const _: () = assert!(core::mem::offset_of!(IdentifyNamespace, format_progress) == 32);
 const _: () = assert!(core::mem::offset_of!(IdentifyNamespace, atomic_write) == 36);
 const _: () = assert!(core::mem::offset_of!(IdentifyNamespace, atomic_offset) == 42);

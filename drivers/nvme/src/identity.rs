@@ -15,6 +15,8 @@ pub struct Identity {
     pub model: String,
     /// Serial number, printable.
     pub serial: String,
+    /// The name of its subsystem (NQN), printable; empty if it has none.
+    pub subsystem: String,
     /// Firmware revision, printable.
     pub firmware: String,
     /// Version of the specification: major and minor.
@@ -52,6 +54,7 @@ impl Identity {
         Self {
             model: text(&data.model),
             serial: text(&data.serial),
+            subsystem: text(&data.subnqn),
             firmware: text(&data.firmware),
             version: ((version >> 16) as u16, (version >> 8) as u8),
             max_transfer,

@@ -93,7 +93,7 @@
 //! | `QDEPTH_ONE` | not handled | CAP.MQES is all that a controller is asked; the only ones known are in handhelds |
 //! | `MEDIUM_PRIO_SQ`, `SINGLE_VECTOR`, `BROKEN_MSI` | not needed | round robin without priorities, no interrupts |
 //! | `128_BYTES_SQES`, `SHARED_TAGS`, `SKIP_CID_GEN` | not handled | Apple's controllers; those that ask for other entry sizes are refused: `bring_up`: `a_controller_that_cannot_work_says_so` |
-//! | `IGNORE_DEV_SUBNQN` | not needed | the subsystem's name is not read |
+//! | `IGNORE_DEV_SUBNQN` | not needed | a subsystem's name counts only for namespaces that say that they are shared, and that have no other identifier which differs |
 //! | `NO_TEMP_THRESH_CHANGE`, `NO_SECONDARY_TEMP_THRESH` | not needed | no threshold is set |
 //! | `NO_NS_DESC_LIST` | handled, if the command fails; not asked before version 1.3 | `events`: `a_uuid_that_cannot_be_read_again_is_still_known` |
 //! | `DMA_ADDRESS_BITS_48` | not needed | no host has memory above that, and an IOMMU maps below |
@@ -119,7 +119,7 @@
 //! | a namespace that is formatted with other blocks, or replaced | handled: closed for its users, offered anew | `revival`: `a_namespace_with_other_blocks_gets_nothing_of_what_was_meant_for_the_old_ones` |
 //! | changes that no event tells of | handled: found after a reset, and by [`Controller::rescan`] | `revival`: `a_controller_that_says_nothing_of_changes_is_looked_at_on_request` |
 //! | asymmetric namespace access (ANA) | not known: statuses of inaccessible paths are tried again as others are, until they pass or the tries are used up | `recovery`: as for statuses |
-//! | one namespace behind two controllers | handled by serial number and identifiers | `target::tests`: `a_namespace_behind_two_controllers_is_one_disk` |
+//! | one namespace behind two controllers (CMIC, NMIC) | handled by serial number or subsystem, and identifiers | `target::tests`: `a_namespace_behind_two_controllers_is_one_disk`, `a_shared_namespace_is_known_by_its_subsystem` |
 //! | host memory buffer | handled | `host_memory`: `a_controller_gets_what_it_asks_for_and_gives_it_back_before_it_is_shut_down` |
 //!
 //! Write Zeroes is not used: no request of blkif asks for zeroes, and a discard promises none.

@@ -51,6 +51,8 @@ pub struct Namespace {
     pub discard_blocks: u32,
     /// Whether it is write-protected.
     pub read_only: bool,
+    /// Whether several controllers of its subsystem may have it.
+    pub shared: bool,
     /// IEEE extended unique identifier, if it has one.
     pub eui64: Option<[u8; 8]>,
     /// Namespace globally unique identifier, if it has one.
@@ -104,6 +106,7 @@ impl Namespace {
             physical_block_shift: shift + physical.ilog2() as u8,
             discard_blocks: granularity(data.discard_granularity.get()),
             read_only: data.attributes & 1 != 0,
+            shared: data.sharing & 1 != 0,
             eui64: Some(data.eui64).filter(|id| *id != [0; 8]),
             nguid: Some(data.nguid).filter(|id| *id != [0; 16]),
             uuid: None,
@@ -146,11 +149,19 @@ impl Namespace {
     }
 
     /// Names that follow the disk wherever it is plugged in, as Linux gives them in
-    /// /dev/disk/by-id where it gives them: by serial number, EUI-64, NGUID and UUID.
+    /// /dev/disk/by-id where it gives them: by serial number, EUI-64, NGUID and UUID. A namespace that
+    /// several controllers may have gets one by the subsystem, which is the same behind each of them.
     fn aliases(&self, identity: &Identity) -> Vec<String> {
         let mut names = Vec::new();
         if !identity.serial.is_empty() {
             names.push(format!("nvme-{}-n{}", word(&identity.serial), self.id));
+        }
+        if self.shared && !identity.subsystem.is_empty() {
+            names.push(format!(
+                "nvme-nqn.{}-n{}",
+                word(&identity.subsystem),
+                self.id
+            ));
         }
         names.extend(self.eui64.map(|id| format!("nvme-eui.{}", hex(&id))));
         names.extend(self.nguid.map(|id| format!("nvme-eui.{}", hex(&id))));
@@ -297,6 +308,18 @@ mod tests {
         let found = Namespace::parse(3, &page, 1).unwrap().unwrap();
         assert_eq!(found.volume(&identity, 0, 0).aliases, ["nvme-S4_E_1-n3"]);
         assert_eq!(found.volume(&Identity::default(), 0, 0).aliases.len(), 0);
+        page.sharing = 1;
+        let shared = Namespace::parse(3, &page, 1).unwrap().unwrap();
+        assert_eq!(shared.volume(&identity, 0, 0).aliases, ["nvme-S4_E_1-n3"]);
+        let named = Identity {
+            subsystem: "nqn.2019-08.org.qemu:one".into(),
+            ..identity.clone()
+        };
+        assert_eq!(
+            shared.volume(&named, 0, 0).aliases[1..],
+            ["nvme-nqn.nqn.2019-08.org.qemu_one-n3"]
+        );
+        page.sharing = 0;
         page.eui64 = [0, 0x25, 0x38, 0x5b, 0x71, 0xb0, 0xf1, 0xd9];
         page.nguid = [0xab; 16];
         let mut found = Namespace::parse(3, &page, 1).unwrap().unwrap();

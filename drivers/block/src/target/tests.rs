@@ -416,3 +416,31 @@ fn a_target_on_what_did_not_start_is_refused_with_the_reason() {
     }
     assert!(targets.claim("nvme0n1", Use::Write, "1/51712").is_ok());
 }
+
+#[test]
+fn a_shared_namespace_is_known_by_its_subsystem() {
+    let disk = |name, number, aliases: &[&str]| {
+        (aliased(volume(name, number, 0, 64), aliases), Vec::new())
+    };
+    let nqn = "nvme-nqn.nqn.2019-08.org.qemu_one-n1";
+    let second_writer = |first: &[&str], second: &[&str]| {
+        let mut targets = Targets::new([disk("nvme0n1", 0, first), disk("nvme1n1", 1, second)]);
+        targets.claim("nvme0n1", Use::Write, "1/51712").unwrap();
+        targets.claim("nvme1n1", Use::Write, "2/51712").is_ok()
+    };
+    // Each controller has a serial number of its own, as QEMU's have.
+    assert!(!second_writer(&["nvme-a-n1", nqn], &["nvme-b-n1", nqn]));
+    let eui = "nvme-eui.0011223344556677";
+    assert!(!second_writer(
+        &["nvme-a-n1", nqn, eui],
+        &["nvme-b-n1", nqn]
+    ));
+    // All disks of some makers have one name for their subsystems.
+    let other = "nvme-eui.0011223344556678";
+    assert!(second_writer(
+        &["nvme-a-n1", nqn, eui],
+        &["nvme-b-n1", nqn, other]
+    ));
+    assert!(second_writer(&["nvme-a-n1"], &["nvme-b-n1", nqn]));
+    assert!(second_writer(&["nvme-a-n1"], &["nvme-b-n1"]));
+}

@@ -10,23 +10,30 @@ use crate::Volume;
 /// Kinds of names by identifiers of a namespace, as a beginning and a length; 0 for any length.
 const KINDS: [(&str, usize); 3] = [("nvme-eui.", 25), ("nvme-eui.", 41), ("nvme-uuid.", 0)];
 
+/// How names by subsystem begin.
+const SUBSYSTEM: &str = "nvme-nqn.";
+
 /// Whether `one` and `other` are the same namespace.
 ///
-/// They must have the name by serial number in common, which has the number of the namespace. Of its
-/// identifiers, each that both have must be the same: some may be missing where a controller could
-/// not tell them. They do not count alone, since there are disks that all have the same. Without any
-/// in common, model and size must be the same.
+/// They must have the name by serial number or the one by subsystem in common, each of which has the
+/// number of the namespace. A namespace has the latter only if it says that several controllers may
+/// have it: there are makers that give all their disks one subsystem's name. Of its identifiers, each
+/// that both have must be the same: some may be missing where a controller could not tell them. They
+/// do not count alone, since there are disks that all have the same. Without any in common, model and
+/// size must be the same.
 pub(super) fn are_one(one: &Volume, other: &Volume) -> bool {
-    let Some(serial) = by_serial(one) else {
-        return false;
+    let in_common = |name: fn(&Volume) -> Option<&str>| {
+        let names = name(one).zip(name(other));
+        names.is_some_and(|(one, other)| one == other)
     };
-    if one.unit != other.unit || by_serial(other) != Some(serial) {
+    if one.unit != other.unit || !(in_common(by_serial) || in_common(by_subsystem)) {
         return false;
     }
     let both = KINDS.map(|kind| by_id(one, kind).zip(by_id(other, kind)));
     if both.iter().all(Option::is_none) {
         let shape = |disk: &Volume| (disk.sectors, disk.block_shift);
-        return shape(one) == shape(other) && model(one) == model(other);
+        let same_model = in_common(by_subsystem) || model(one) == model(other);
+        return shape(one) == shape(other) && same_model;
     }
     both.iter().flatten().all(|(one, other)| one == other)
 }
@@ -35,7 +42,14 @@ pub(super) fn are_one(one: &Volume, other: &Volume) -> bool {
 fn by_serial(disk: &Volume) -> Option<&str> {
     let by_id = |alias: &str| KINDS.iter().any(|(start, _)| alias.starts_with(start));
     let mut aliases = disk.aliases.iter().map(String::as_str);
-    aliases.find(|alias| alias.starts_with("nvme-") && !by_id(alias))
+    aliases
+        .find(|alias| alias.starts_with("nvme-") && !by_id(alias) && !alias.starts_with(SUBSYSTEM))
+}
+
+/// The name by subsystem.
+fn by_subsystem(disk: &Volume) -> Option<&str> {
+    let mut aliases = disk.aliases.iter().map(String::as_str);
+    aliases.find(|alias| alias.starts_with(SUBSYSTEM))
 }
 
 /// The name by an identifier of this kind.
