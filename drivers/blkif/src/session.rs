@@ -20,7 +20,7 @@ mod unaligned;
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 
-use spindle_block::{Tag, Volume};
+use spindle_block::{Tag, Unit, Volume};
 use spindle_hw::{PAGE_SIZE, SharedPages};
 use spindle_xen::DomId;
 use spindle_xen::event::Port;
@@ -361,9 +361,13 @@ impl Session {
         (self.fault, self.stopped) = (true, true);
     }
 
-    /// The volume has another size from the next request on.
+    /// The volume has another size from the next request on. Without any sectors it is gone: what
+    /// waits to be submitted must not reach what may be in its place, and fails.
     pub(crate) fn resize(&mut self, sectors: u64) {
         self.volume.sectors = sectors;
+        if sectors == 0 {
+            self.volume.unit = Unit::NONE;
+        }
     }
 
     /// Unmaps grants that have not been used for long.

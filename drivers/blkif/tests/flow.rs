@@ -6,7 +6,7 @@ use common::{COPIED, How, PERSISTENT, Rig, Sizes, assert_all};
 use spindle_blkif::abi::{Abi, NativeRequest, Operation, RspStatus};
 use spindle_blkif::ring_core::RingError;
 use spindle_blkif::{Config, RingId};
-use spindle_block::{Discard, IoError, Op, SubmitError};
+use spindle_block::{Discard, IoError, Op, SubmitError, Unit};
 use spindle_testkit::blkfront::{Blkfront, GuestPage, fill};
 use spindle_xen::event::Port;
 
@@ -686,4 +686,36 @@ fn requests_are_dated_by_the_visits_that_take_and_answer_them() {
     assert_eq!(stats.latency.to_string(), "0:1,4:3");
     assert_eq!(stats.batches.to_string(), "2:2");
     assert_eq!((stats.reads, stats.discards, stats.errors), (4, 0, 1));
+}
+
+#[test]
+fn what_waits_when_its_volume_goes_does_not_reach_what_is_in_its_place() {
+    for how in [COPIED, PERSISTENT] {
+        let mut rig = Rig::new();
+        rig.volume.unit = Unit(7);
+        let (ring, mut front) = rig.attach(1, how);
+        let page = front.page(false);
+        push_reads(&mut front, &page, 1);
+        rig.core.visit(0);
+        assert_eq!(rig.disk().unit, Some(Unit(7)));
+        rig.core.visit(0);
+        // As while the controller is reset.
+        rig.disk().refuse = Some(SubmitError::Full);
+        push_reads(&mut front, &page, 3);
+        rig.core.visit(0);
+        let before = rig.disk().submitted.len();
+        rig.core.resize(ring, 0);
+        rig.disk().refuse = None;
+        for sectors in [0, 64] {
+            for _ in 0..4 {
+                rig.core.visit(0);
+            }
+            let disk = rig.disk();
+            assert_eq!(disk.unit, Some(Unit::NONE));
+            // It is gone for good, whatever size is told later.
+            rig.core.resize(ring, sectors);
+            push_reads(&mut front, &page, 1);
+        }
+        assert_eq!(rig.disk().submitted.len(), before + 3);
+    }
 }

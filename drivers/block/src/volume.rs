@@ -9,6 +9,12 @@ use crate::SECTOR_SIZE;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Unit(pub u32);
 
+impl Unit {
+    /// No part of a controller that has several: commands for it fail. The only part of one that has
+    /// no others is named so as well.
+    pub const NONE: Self = Self(0);
+}
+
 /// How a volume takes discards.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Discard {

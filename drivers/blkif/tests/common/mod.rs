@@ -14,7 +14,7 @@ use spindle_blkif::{
 };
 use spindle_block::{
     Budget, Command, DiskQueue, IoError, IoResult, Op, Part, RamDisk, RamQueue, SubmitError, Tag,
-    Volume,
+    Unit, Volume,
 };
 use spindle_hw::DmaAlloc;
 use spindle_testkit::blkfront::{Answer, Blkfront};
@@ -31,6 +31,8 @@ pub struct TestDisk {
     pub commits: u64,
     /// What was submitted, in order.
     pub submitted: Vec<(Op, u64, usize)>,
+    /// For which part of the disk the last command was.
+    pub unit: Option<Unit>,
     /// Whether `submitted` is kept.
     pub record: bool,
     /// Discards are taken.
@@ -76,6 +78,7 @@ impl TestDisk {
             inner,
             commits: 0,
             submitted: Vec::new(),
+            unit: None,
             record: true,
             discards: true,
             discarded: Vec::new(),
@@ -141,6 +144,7 @@ impl DiskQueue for TestDisk {
             self.discarded.push(command.blocks);
         }
         self.note(command, tag);
+        self.unit = Some(command.unit);
         if self.record {
             self.submitted
                 .push((command.op, command.block, command.segments.len()));
