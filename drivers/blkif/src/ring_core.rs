@@ -11,7 +11,7 @@ use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
 
-use spindle_block::{DiskQueue, Tag};
+use spindle_block::{DiskQueue, Tag, Unit};
 use spindle_hw::SharedPages;
 use spindle_xen::event::{Notify, Port};
 use spindle_xen::grant::GrantOps;
@@ -239,6 +239,17 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
     pub fn resize(&mut self, ring: RingId, sectors: u64) {
         if let Some(session) = self.session_mut(ring) {
             session.resize(sectors);
+        }
+    }
+
+    /// Submits nothing more to `unit` of a disk, whatever ring it is for: what comes, or waits to be
+    /// submitted, fails.
+    pub fn remove(&mut self, disk: usize, unit: Unit) {
+        for session in self.rings[..self.used].iter_mut().flatten() {
+            let volume = session.volume();
+            if (volume.disk, volume.unit) == (disk, unit) {
+                session.resize(0);
+            }
         }
     }
 

@@ -8,7 +8,7 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use spindle_block::DiskQueue;
+use spindle_block::{DiskQueue, Unit};
 use spindle_xen::event::{Deadline, Notify, Port};
 use spindle_xen::grant::GrantOps;
 
@@ -18,6 +18,7 @@ use crate::ring::Halt;
 use crate::ring_core::{Detached, RingCore, RingError, RingId};
 use crate::session::Session;
 use crate::stats::CoreStats;
+use crate::sync::{AtomicU64, Ordering};
 
 /// What control asks of a core.
 #[derive(Debug)]
@@ -38,7 +39,16 @@ pub enum Order {
         /// The new size, in 512-byte sectors.
         sectors: u64,
     },
-    /// A disk is lost: fail all that is in flight on it and all that comes. No answer.
+    /// A part of a disk is no longer what it was: submit nothing more to it for any ring, those that
+    /// are being given back included. No answer, but see [`Link::done`].
+    Remove {
+        /// The disk.
+        disk: usize,
+        /// Which part of it.
+        unit: Unit,
+    },
+    /// A disk is lost: fail all that is in flight on it and all that comes. No answer, but see
+    /// [`Link::done`].
     FailDisk(usize),
     /// The same for a disk that may still write to memory. No answer.
     CutOff(usize),
@@ -90,6 +100,17 @@ pub struct Link<Q> {
     pub orders: Mailbox<Order>,
     /// To control.
     pub reports: Mailbox<Report<Q>>,
+    /// Orders that the core has carried out.
+    done: AtomicU64,
+}
+
+impl<Q> Link<Q> {
+    /// How many orders the core has carried out so far. One that has left the mailbox may not be
+    /// among them yet.
+    pub fn done(&self) -> u64 {
+        // Acquire: what the core did by then is over.
+        self.done.load(Ordering::Acquire)
+    }
 }
 
 impl<Q> Default for Link<Q> {
@@ -97,6 +118,7 @@ impl<Q> Default for Link<Q> {
         Self {
             orders: Mailbox::new(),
             reports: Mailbox::new(),
+            done: AtomicU64::new(0),
         }
     }
 }
@@ -391,8 +413,11 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> Worker<Q, G, N> {
             self.report = Some(Report::Halted { ring, halt });
             return;
         }
-        match self.link.orders.take() {
-            Some(Order::Attach { token, session }) => {
+        let Some(order) = self.link.orders.take() else {
+            return;
+        };
+        match order {
+            Order::Attach { token, session } => {
                 self.report = Some(match core.attach(*session) {
                     Ok(ring) => Report::Attached { token, ring },
                     Err((error, session)) => Report::Refused {
@@ -402,21 +427,24 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> Worker<Q, G, N> {
                     },
                 });
             }
-            Some(Order::Detach(ring)) => {
+            Order::Detach(ring) => {
                 core.begin_detach(ring);
                 if !self.draining.contains(&ring) {
                     self.draining.push(ring);
                 }
             }
-            Some(Order::Resize { ring, sectors }) => core.resize(ring, sectors),
-            Some(Order::FailDisk(disk)) => core.fail_disk(disk),
-            Some(Order::CutOff(disk)) => core.cut_off(disk),
-            Some(Order::Stop) => {
+            Order::Resize { ring, sectors } => core.resize(ring, sectors),
+            Order::Remove { disk, unit } => core.remove(disk, unit),
+            Order::FailDisk(disk) => core.fail_disk(disk),
+            Order::CutOff(disk) => core.cut_off(disk),
+            Order::Stop => {
                 let queues = self.core.take().map(RingCore::into_queues);
                 self.report = Some(Report::Stopped(queues.unwrap_or_default()));
             }
-            None => {}
         }
+        // Only this core writes it. Release: see [`Link::done`].
+        let done = self.link.done.load(Ordering::Relaxed) + 1;
+        self.link.done.store(done, Ordering::Release);
     }
 
     fn send(&mut self) {

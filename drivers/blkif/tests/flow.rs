@@ -719,3 +719,35 @@ fn what_waits_when_its_volume_goes_does_not_reach_what_is_in_its_place() {
         assert_eq!(rig.disk().submitted.len(), before + 3);
     }
 }
+
+#[test]
+fn a_part_that_is_removed_is_removed_for_its_rings_only_and_for_those_that_drain() {
+    let mut rig = Rig::new();
+    let mut rings = Vec::new();
+    for (dom, unit) in [(1, 7), (2, 8), (3, 7)] {
+        rig.volume.unit = Unit(unit);
+        rings.push(rig.attach(dom, COPIED));
+    }
+    rig.disk().refuse = Some(SubmitError::Full);
+    for (_, front) in &mut rings {
+        let page = front.page(false);
+        push_reads(front, &page, 1);
+    }
+    rig.core.visit(0);
+    rig.core.begin_detach(rings[2].0);
+    rig.core.remove(0, Unit(7));
+    rig.core.remove(1, Unit(8));
+    rig.disk().refuse = None;
+    let mut reached = Vec::new();
+    for (ring, _) in &rings {
+        let volume = rig.core.session(*ring).unwrap().volume();
+        reached.push((volume.unit, volume.sectors > 0));
+    }
+    let gone = (Unit::NONE, false);
+    assert_eq!(reached, [gone, (Unit(8), true), gone]);
+    for _ in 0..4 {
+        rig.core.visit(0);
+    }
+    assert_eq!(rings[1].1.answers().len(), 1);
+    assert!(rig.core.is_drained(rings[2].0));
+}

@@ -11,6 +11,7 @@ use spindle_blkif::ring_core::RingError;
 use spindle_blkif::stats::CoreStats;
 use spindle_blkif::worker::{LOOK_NS, LOOK_WITHOUT_RINGS_NS, Link, Next, Order, Report, Worker};
 use spindle_blkif::{Config, RingId};
+use spindle_block::Unit;
 use spindle_testkit::blkfront::Blkfront;
 use spindle_testkit::grants::{FakeEvents, FakeGrants};
 use spindle_xen::event::Port;
@@ -116,6 +117,32 @@ fn a_ring_whose_disk_has_grown_takes_requests_for_the_new_part() {
         desk.turn();
         assert_all(&front.answers(), 1, status);
     }
+}
+
+#[test]
+fn an_order_counts_as_done_once_it_is_carried_out() {
+    let (mut desk, fronts) = Desk::new(4, 3);
+    for (done, (order, _)) in fronts.into_iter().enumerate() {
+        desk.link.orders.put(order).unwrap();
+        assert_eq!(desk.link.done(), done as u64);
+        desk.turn();
+        // A report that is not taken keeps the order after the next one waiting.
+        assert_eq!(desk.link.done(), (done as u64 + 1).min(2));
+    }
+    assert!(desk.link.orders.is_full());
+    desk.link.reports.take().unwrap();
+    desk.turn();
+    desk.turn();
+    assert_eq!((desk.link.done(), desk.link.orders.is_full()), (3, false));
+    let unit = Unit(7);
+    desk.link
+        .orders
+        .put(Order::Remove { disk: 0, unit })
+        .unwrap();
+    desk.link.reports.take().unwrap();
+    desk.turn();
+    desk.turn();
+    assert_eq!(desk.link.done(), 4);
 }
 
 #[test]
