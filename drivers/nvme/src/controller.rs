@@ -231,10 +231,11 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
 
     /// Looks whether the controller is still there and well.
     pub(crate) fn health(&self) -> Result<(), Error> {
-        if self.registers.status()?.fatal() {
-            return Err(Error::Fatal);
+        match self.registers.status()? {
+            status if status.fatal() => Err(Error::Fatal),
+            status if !status.ready() => Err(Error::Restarted),
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     /// Ends it: deletes `queues`, which are all that were made, has the controller write out its

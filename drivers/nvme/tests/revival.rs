@@ -422,3 +422,18 @@ fn rest(bed: &mut Bed<'_>) {
         bed.pass(SECOND);
     }
 }
+
+#[test]
+fn power_that_is_back_before_anything_was_noticed_is_noticed() {
+    let rig = two_namespaces();
+    let mut bed = Bed::new(&rig, 2);
+    bed.submit(0, Op::Write, 1);
+    bed.turn();
+    bed.answers.clear();
+    rig.disk.vanish();
+    rig.disk.come_back();
+    bed.settle();
+    assert_eq!(bed.lost, None);
+    works(&mut bed);
+    rig.obeyed();
+}
