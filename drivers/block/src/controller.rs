@@ -39,6 +39,28 @@ pub trait BlockController<Q>: Debug {
         DiskEvents::default()
     }
 
+    /// Says that nothing more is submitted, by any queue, to the units of which
+    /// [`UnitChange::Removed`] has been reported so far. To be called when every core has carried out
+    /// what was ordered then; not before may others get what is under these numbers now.
+    fn closed(&mut self) {}
+
+    /// Has all units be looked at again; what has changed comes with later calls of
+    /// [`BlockController::attend`].
+    fn rescan(&mut self) {}
+
+    /// Begins to bring a lost controller up once more; what becomes of it comes with later calls of
+    /// [`BlockController::attend`], as [`DiskEvents::back`] or [`DiskEvents::lost`]. To be called when
+    /// every core has carried out what was ordered when it was lost.
+    ///
+    /// # Errors
+    /// Why there is no use in trying now.
+    fn probe_again(&mut self) -> Result<(), String> {
+        Err("a disk of this type does not come back".into())
+    }
+
+    /// Gives the controller another number: names of volumes are made of that from now on.
+    fn rename(&mut self, _number: usize) {}
+
     /// Asks for the state of its health, which comes as [`DiskEvents::health`] of a later
     /// [`BlockController::attend`].
     fn ask_health(&mut self) {}
@@ -62,8 +84,20 @@ pub struct DiskEvents {
     pub changes: Vec<UnitChange>,
     /// The state of its health in words of the form `key=value`, if there is news of it.
     pub health: Option<String>,
-    /// The controller has failed for good; reported once.
+    /// The controller has failed; reported once, and once more for each
+    /// [`BlockController::probe_again`] that came to nothing.
     pub lost: Option<LostController>,
+    /// The controller was lost, and works again.
+    pub back: Option<ControllerBack>,
+}
+
+/// What has come back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ControllerBack {
+    /// The same disk: those who use it go on.
+    Same,
+    /// Another disk in its place. All units of the old one have been reported as removed.
+    Other,
 }
 
 /// How many completions have named no command in flight, as far as that has been reported. A disk
@@ -103,11 +137,12 @@ pub enum UnitChange {
         /// Why.
         reason: String,
     },
-    /// There is one more, which is not served before the next start.
+    /// There is one more, perhaps under the number of one that was removed;
+    /// [`BlockController::volumes`] has it.
     Added(Unit),
 }
 
-/// A controller that has failed for good.
+/// A controller that has failed, and works again only if it comes back.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LostController {
     /// Why.
@@ -115,17 +150,39 @@ pub struct LostController {
     /// Whether it reaches no memory any longer. Each core may then call
     /// [`crate::DiskQueue::fail_all`]; otherwise the memory must be taken from it first.
     pub disabled: bool,
+    /// It was lost before, and has not come back.
+    pub again: bool,
 }
 
 /// The way to keep a controller from memory that does not depend on its cooperation.
 pub trait BusMaster: Debug {
     /// Takes the controller's access to memory away; false if that cannot be done.
     fn disable(&mut self) -> bool;
+
+    /// Makes its registers reachable again where they were, without access to memory.
+    ///
+    /// # Errors
+    /// The reason, for example that there is no such controller any longer.
+    fn restore(&mut self) -> Result<(), String>;
+
+    /// Gives it access to memory again, after [`BusMaster::restore`]: it must have stopped whatever
+    /// it did before.
+    fn enable(&mut self);
 }
 
 /// For a controller where there may be no such way.
 impl<T: BusMaster> BusMaster for Option<T> {
     fn disable(&mut self) -> bool {
         self.as_mut().is_some_and(T::disable)
+    }
+
+    fn restore(&mut self) -> Result<(), String> {
+        self.as_mut().map_or(Ok(()), T::restore)
+    }
+
+    fn enable(&mut self) {
+        if let Some(bus) = self {
+            bus.enable();
+        }
     }
 }

@@ -24,7 +24,8 @@ mod volume;
 
 pub use command::{Command, Op, Segment, Tag};
 pub use controller::{
-    BlockController, BusMaster, DiskEvents, LostController, SpuriousCompletions, UnitChange,
+    BlockController, BusMaster, ControllerBack, DiskEvents, LostController, SpuriousCompletions,
+    UnitChange,
 };
 pub use null::{NullController, NullQueue};
 pub use options::DiskOptions;

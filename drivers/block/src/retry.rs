@@ -1,12 +1,12 @@
 //! When a disk that was lost is looked for again.
 
 /// How long after a disk was lost it is looked for the first time, in nanoseconds.
-const FIRST_NS: u64 = 5_000_000_000;
+const FIRST_NS: u64 = 1_000_000_000;
 /// The longest time from one look to the next.
-const LONGEST_NS: u64 = 320_000_000_000;
+const LONGEST_NS: u64 = 60_000_000_000;
 
-/// Looks for a lost disk: a few seconds after it was lost, then after twice as long each time, up to
-/// about five minutes; and at once when an administrator asks for it.
+/// Looks for a lost disk: a second after it was lost, then after twice as long each time, up to a
+/// minute; and at once when an administrator asks for it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Retry {
     /// When the next look is due, and how long after it the one after that, in nanoseconds; `None`
@@ -68,12 +68,12 @@ mod tests {
         let mut retry = Retry::default();
         assert_eq!(looks(&mut retry, 0..10_000), []);
         retry.lost(0);
-        let times = looks(&mut retry, 0..2000);
-        assert_eq!(times, [5, 15, 35, 75, 155, 315, 635, 955, 1275, 1595, 1915]);
+        let times = looks(&mut retry, 0..300);
+        assert_eq!(times, [1, 3, 7, 15, 31, 63, 123, 183, 243]);
         retry.back();
         assert_eq!(looks(&mut retry, 2000..10_000), []);
         retry.lost(10_000 * SECOND);
-        assert_eq!(looks(&mut retry, 10_000..10_020), [10_005, 10_015]);
+        assert_eq!(looks(&mut retry, 10_000..10_005), [10_001, 10_003]);
     }
 
     #[test]
@@ -83,7 +83,7 @@ mod tests {
         assert!(retry.take_due(5 * SECOND));
         assert!(!retry.take_due(1000 * SECOND));
         retry.lost(1000 * SECOND);
-        assert!(!retry.take_due(1009 * SECOND) && retry.take_due(1010 * SECOND));
+        assert!(!retry.take_due(1001 * SECOND) && retry.take_due(1002 * SECOND));
     }
 
     #[test]
@@ -92,8 +92,8 @@ mod tests {
         retry.ask(0);
         assert!(!retry.take_due(SECOND), "it works");
         retry.lost(0);
-        assert_eq!(looks(&mut retry, 0..1000).len(), 8);
+        assert_eq!(looks(&mut retry, 0..1000).len(), 21);
         retry.ask(1000 * SECOND);
-        assert_eq!(looks(&mut retry, 1000..1016), [1000, 1005, 1015]);
+        assert_eq!(looks(&mut retry, 1000..1004), [1000, 1001, 1003]);
     }
 }

@@ -7,12 +7,12 @@ use alloc::vec::Vec;
 use core::fmt::Debug;
 
 use spindle_block::{
-    BlockController, BusMaster, DiskEvents, LostController, SpuriousCompletions, Unit, UnitChange,
-    Volume,
+    BlockController, BusMaster, ControllerBack, DiskEvents, LostController, SpuriousCompletions,
+    Unit, UnitChange, Volume,
 };
 use spindle_hw::{Clock, DmaAlloc, Registers};
 
-use crate::{Change, Controller, HealthLog, QueuePair};
+use crate::{Back, Change, Controller, HealthLog, QueuePair};
 
 /// A controller with a number, a handle to its registers for each queue, and the way to keep it
 /// from memory.
@@ -80,13 +80,15 @@ where
     }
 
     fn attend(&mut self) -> DiskEvents {
-        // What it reported last has been passed on to the cores since.
-        self.controller.closed();
         let attention = self.controller.attend();
         let lost = attention.lost.map(|lost| LostController {
             reason: lost.reason.to_string(),
             disabled: self.bus.disable() || lost.disabled,
+            again: lost.again,
         });
+        if attention.quiet {
+            self.bus.enable();
+        }
         let change = |change| match change {
             Change::Resized { id, sectors } => UnitChange::Resized {
                 unit: Unit(id),
@@ -116,7 +118,35 @@ where
                 None => self.spurious.to_string(),
             }),
             lost,
+            back: attention.back.map(|back| match back {
+                Back::Same => ControllerBack::Same,
+                Back::Other => ControllerBack::Other,
+            }),
         }
+    }
+
+    fn closed(&mut self) {
+        self.controller.closed();
+    }
+
+    fn rescan(&mut self) {
+        self.controller.rescan();
+    }
+
+    fn probe_again(&mut self) -> Result<(), String> {
+        if !self.controller.is_lost() {
+            return Err("it is not lost".into());
+        }
+        self.bus.restore()?;
+        self.controller.probe_again().map_err(|error| {
+            self.bus.disable();
+            error.to_string()
+        })
+    }
+
+    fn rename(&mut self, number: usize) {
+        self.name = format!("nvme{number}");
+        self.number = number;
     }
 
     fn ask_health(&mut self) {

@@ -220,6 +220,12 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
         self.recovery.stage == Stage::Running
     }
 
+    /// Whether it was given up and is not being brought up once more.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        self.recovery.stage == Stage::Lost
+    }
+
     fn advance(&mut self, now: u64, attention: &mut Attention) -> Result<(), Error> {
         let limit = self.capabilities.timeout();
         let patience = match self.recovery.blind {

@@ -88,6 +88,7 @@ where
             events.lost = Some(LostController {
                 reason: reason.to_string(),
                 disabled: self.bus.disable(),
+                again: false,
             });
             return events;
         }

@@ -21,7 +21,7 @@ use spindle_xen::xenbus::{
 
 use crate::connections::Connections;
 use crate::cores::Cores;
-use crate::disks::Disks;
+use crate::disks::{Disks, Removed};
 use crate::hypervisor::Hypervisor;
 use crate::listing::Listing;
 use crate::rings::{Rings, Served};
@@ -41,6 +41,8 @@ const SMART_NS: u64 = 60_000_000_000;
 struct Opened {
     device: DeviceId,
     disk: Served,
+    /// Why it can no longer be reached, if its disk was removed.
+    removed: Option<Refusal>,
 }
 
 /// The control core's state.
@@ -236,9 +238,9 @@ impl<H: Hypervisor, W: CoreWorker> Control<H, W> {
             Refusal::new(errno, error.to_string())
         })?;
         let mut volume = volume.clone();
-        if self.disks.is_lost(volume.disk) {
+        if let Some(reason) = self.disks.lost(volume.disk) {
+            let text = format!("{} is lost: {reason}", volume.name);
             self.disks.targets.release(&device.to_string());
-            let text = format!("{} is lost; start the driver domain anew", volume.name);
             return Err(Refusal::new(Errno::EIO, text));
         }
         volume.read_only |= access == Access::ReadOnly;
@@ -280,7 +282,11 @@ impl<H: Hypervisor, W: CoreWorker> Control<H, W> {
         );
         self.opened.retain(|opened| opened.device != device);
         let disk = Served { volume, claims };
-        self.opened.push(Opened { device, disk });
+        self.opened.push(Opened {
+            device,
+            disk,
+            removed: None,
+        });
         self.listing.publish(&self.disks.targets, &mut self.backend);
         Ok(facts)
     }
@@ -313,12 +319,20 @@ impl<H: Hypervisor, W: CoreWorker> Control<H, W> {
 
     fn connect(&mut self, request: &ConnectRequest) {
         let (device, generation) = (request.device, request.generation);
-        match self.opened.iter().find(|opened| opened.device == device) {
-            Some(opened) => self
-                .connections
-                .connect(request, &opened.disk, &mut self.cores),
-            None => {
-                let refusal = Refusal::new(Errno::EINVAL, "its disk is not open");
+        let refusal = match self.opened.iter().find(|opened| opened.device == device) {
+            Some(Opened {
+                removed: Some(why), ..
+            }) => Some(why.clone()),
+            Some(opened) => {
+                let (disk, cores) = (&opened.disk, &mut self.cores);
+                self.connections.connect(request, disk, cores);
+                None
+            }
+            None => Some(Refusal::new(Errno::EINVAL, "its disk is not open")),
+        };
+        match refusal {
+            None => {}
+            Some(refusal) => {
                 self.backend.connected(device, generation, Err(refusal));
                 self.rounds.pump_soon();
             }
@@ -353,7 +367,8 @@ impl<H: Hypervisor, W: CoreWorker> Control<H, W> {
 
     /// Looks after the disks, and passes on what has happened to them.
     fn attend_disks(&mut self, now: u64) {
-        let care = self.disks.attend();
+        let cores = &self.cores;
+        let care = self.disks.attend(now, |given| cores.have_done(given));
         self.rounds.disks_seen(care.soon, now);
         if !care.health.is_empty() {
             self.rounds.pump_soon();
@@ -373,6 +388,45 @@ impl<H: Hypervisor, W: CoreWorker> Control<H, W> {
         for (name, sectors) in care.resized {
             self.resize(&name, sectors);
         }
+        for removed in &care.removed {
+            self.remove(removed);
+        }
+        let cores = &self.cores;
+        self.disks.ordered(|| cores.given());
+        if care.listed {
+            self.list_disks();
+        }
+    }
+
+    /// A part of a disk is no longer what it was. Those who have it reach nothing from now on, and
+    /// stay connected as on a lost disk, so that their guests get errors rather than no answer.
+    fn remove(&mut self, removed: &Removed) {
+        let (disk, unit) = (removed.disk, removed.unit);
+        // Rings that are on their way to a core are there by then.
+        self.cores.order_all(|| Order::Remove { disk, unit });
+        for opened in &mut self.opened {
+            let volume = &mut opened.disk.volume;
+            if (volume.disk, volume.unit) != (disk, unit) || opened.removed.is_some() {
+                continue;
+            }
+            let device = opened.device;
+            let text = format!("{} is closed: {}", volume.name, removed.reason);
+            error!("{device}: {text}");
+            let refusal = Refusal::new(Errno::ENODEV, text);
+            // What comes in its place may have the name.
+            volume.name.clear();
+            volume.sectors = 0;
+            opened.removed = Some(refusal.clone());
+            self.backend.emptied(device, &refusal);
+        }
+    }
+
+    /// Publishes which disks there are.
+    fn list_disks(&mut self) {
+        self.backend
+            .publish("data/spindle/disks", self.disks.list());
+        self.listing.publish(&self.disks.targets, &mut self.backend);
+        self.rounds.pump_soon();
     }
 
     /// A disk has another size: for those who attach it later, for the rings that serve it, and
@@ -381,9 +435,7 @@ impl<H: Hypervisor, W: CoreWorker> Control<H, W> {
         if !self.disks.targets.resize(name, sectors) {
             return;
         }
-        self.backend
-            .publish("data/spindle/disks", self.disks.list());
-        self.listing.publish(&self.disks.targets, &mut self.backend);
+        self.list_disks();
         for opened in &mut self.opened {
             if opened.disk.volume.name == name {
                 opened.disk.volume.sectors = sectors;
@@ -392,7 +444,6 @@ impl<H: Hypervisor, W: CoreWorker> Control<H, W> {
                 self.backend.resized(opened.device, sectors);
             }
         }
-        self.rounds.pump_soon();
     }
 
     /// Whether a disk is attached, or was when the counters were last published.

@@ -28,8 +28,14 @@ struct Core<Q> {
     rings: usize,
     /// Answers that are due.
     waiting: usize,
+    /// Orders that it was given so far, those that wait for the mailbox included.
+    given: u64,
     stats: Arc<CoreStats>,
 }
+
+/// The orders that the cores were given up to some moment.
+#[derive(Debug)]
+pub(crate) struct Given(Vec<u64>);
 
 /// Where a core's worker runs.
 #[derive(Debug)]
@@ -95,6 +101,7 @@ impl<H: Hypervisor, W: CoreWorker> Cores<H, W> {
             disks,
             rings: 0,
             waiting: 0,
+            given: 0,
             stats,
         });
     }
@@ -169,8 +176,9 @@ impl<H: Hypervisor, W: CoreWorker> Cores<H, W> {
         if let Some(core) = self.cores.get_mut(core) {
             let answered = !matches!(
                 order,
-                Order::FailDisk(_) | Order::CutOff(_) | Order::Resize { .. }
+                Order::FailDisk(_) | Order::CutOff(_) | Order::Resize { .. } | Order::Remove { .. }
             );
+            core.given += 1;
             core.waiting += usize::from(answered);
             core.orders.push_back(order);
         }
@@ -182,6 +190,17 @@ impl<H: Hypervisor, W: CoreWorker> Cores<H, W> {
         for core in 0..self.cores.len() {
             self.order(core, order());
         }
+    }
+
+    /// All that the cores were ordered so far.
+    pub(crate) fn given(&self) -> Given {
+        Given(self.cores.iter().map(|core| core.given).collect())
+    }
+
+    /// Whether every core has carried out what it was `given`.
+    pub(crate) fn have_done(&self, given: &Given) -> bool {
+        let mut cores = self.cores.iter().zip(&given.0);
+        cores.all(|(core, given)| core.link.done() >= *given)
     }
 
     /// Has every core take a turn.

@@ -11,7 +11,7 @@
 //! | `connections` | a frontend's rings, from the connect to the disconnect |
 //! | `rings` | a ring's grants, event channel, frames and share of memory |
 //! | `cores` | orders and reports of the ring cores, and which core gets a ring |
-//! | `disks` | what can be attached, and what the disks report: failures, other sizes, health |
+//! | `disks` | what can be attached, and what the disks report: failures, disks that come and go, other sizes, health |
 //! | `listing`, `statistics` | what is published in xenstore |
 //! | `rounds` | when control looks at what, and how long it sleeps |
 //! | `worker` | how a core runs its worker and sleeps |

@@ -19,6 +19,13 @@ pub(crate) struct Listing {
 impl Listing {
     /// Publishes what has changed since the last time.
     pub(crate) fn publish(&mut self, targets: &Targets, backend: &mut Backend) {
+        self.published.retain(|disk, _| {
+            let is_there = targets.disks().any(|volume| volume.name == *disk);
+            if !is_there {
+                backend.unpublish(format!("{PATH}/{disk}"));
+            }
+            is_there
+        });
         for (disk, text) in targets.lists() {
             if self.published.get(disk) != Some(&text) {
                 backend.publish(format!("{PATH}/{disk}"), text.clone());

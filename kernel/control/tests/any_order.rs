@@ -5,6 +5,7 @@ mod world;
 
 use proptest::prelude::*;
 use spindle_block::DiskOptions;
+use spindle_hw::Registers;
 use spindle_testkit::grants::{Call, Fault};
 use spindle_testkit::nvme::{Config as NvmeConfig, FakeNvme, NamespaceConfig};
 use spindle_testkit::virtio::{Config as VirtioConfig, FakeVirtio};
@@ -59,7 +60,11 @@ enum Event {
     HoldVirtio,
     RunVirtio,
     FailNvme,
+    ReformatNvme {
+        block_shift: u8,
+    },
     LoseNvme,
+    ReturnNvme,
     LoseVirtio,
     LoseRam,
     Hang {
@@ -106,6 +111,8 @@ fn event() -> impl Strategy<Value = Event> {
         1 => Just(Event::HoldVirtio),
         1 => Just(Event::RunVirtio),
         1 => Just(Event::FailNvme),
+        1 => (9..13u8).prop_map(|block_shift| Event::ReformatNvme { block_shift }),
+        1 => Just(Event::ReturnNvme),
         1 => prop_oneof![Just(Event::LoseNvme), Just(Event::LoseVirtio), Just(Event::LoseRam)],
         2 => (0..2usize, any::<bool>()).prop_map(|(core, hung)| Event::Hang { core, hung }),
         1 => (0..3u64).prop_map(|ahead| Event::RefuseMap { ahead }),
@@ -217,7 +224,11 @@ fn happen(world: &mut World, models: &Models, cores: usize, event: Event) {
         Event::HoldVirtio => models.virtio.hold(),
         Event::RunVirtio => drop(models.virtio.run()),
         Event::FailNvme => models.nvme.die(),
+        Event::ReformatNvme { block_shift } => models.nvme.reformat(1, block_shift),
         Event::LoseNvme => models.nvme.vanish(),
+        // Registers of one that went away read as all ones.
+        Event::ReturnNvme if models.nvme.read32(0) == u32::MAX => models.nvme.come_back(),
+        Event::ReturnNvme => {}
         Event::LoseVirtio => models.virtio.die(),
         Event::LoseRam => world.remotes[2].borrow_mut().lose = Some(true),
         Event::Hang { core, hung } => {
@@ -255,7 +266,10 @@ fn live(cores: usize, events: &[Event]) {
     }
     world.assert_nothing_left();
     for disk in ["nvme0n1", "nvme0n2", "vda", "ram0"] {
-        assert_eq!(world.holder(disk), "-");
+        // A namespace may have been removed, and is not listed then.
+        if world.published(&format!("targets/{disk}")).is_some() {
+            assert_eq!(world.holder(disk), "-");
+        }
     }
     // A controller that is lost is noticed, and one that is being reset is ready again.
     world.pass(20_000);

@@ -7,7 +7,7 @@ use alloc::string::{String, ToString};
 use log::{info, warn};
 use spindle_hw::Mmio;
 use spindle_nvme::{Controller, NvmeDisk, QueuePair, register_bytes};
-use spindle_pci::{Class, Function};
+use spindle_pci::{Class, Function, MemoryBar};
 use xen_pvh_boot::PAGE;
 
 use super::pci::{self, PciMaster};
@@ -27,9 +27,10 @@ pub(super) fn probe(probe: &mut Probe<'_>) {
     let found = probe.pci.find(|f| f.class == Class::NVME);
     for (number, function) in (0..).filter(is_free).zip(found) {
         let at = format!("pci {}", function.address);
-        let bus = probe.pci.master(&function);
-        let started = find(probe, &function)
-            .and_then(|registers| start(probe, number, &at, registers, Some(bus)));
+        let started = find(probe, &function).and_then(|(registers, bar)| {
+            let bus = probe.pci.master(&function, &[bar]);
+            start(probe, number, &at, registers, Some(bus))
+        });
         let started = probe.pci.check("NVMe controller", &function, started);
         probe.note(name(number), started);
     }
@@ -42,11 +43,12 @@ pub(super) fn name(number: usize) -> String {
 
 /// Switches a PCI function on and maps its registers, which are in BAR 0 and 1 (NVMe 1.4,
 /// 2.1.10). The other BARs, of a memory buffer or persistent memory, are not used.
-fn find(probe: &mut Probe<'_>, function: &Function) -> Result<Mmio, String> {
+fn find(probe: &mut Probe<'_>, function: &Function) -> Result<(Mmio, MemoryBar), String> {
     let bars = probe.pci.enable(function, |bar| bar == 0);
     let bars = bars.map_err(|error| error.to_string())?;
-    let bar = pci::find(&bars, 0)?;
-    map(bar.address, bar.size, probe.options.queues)
+    let bar = *pci::find(&bars, 0)?;
+    let registers = map(bar.address, bar.size, probe.options.queues)?;
+    Ok((registers, bar))
 }
 
 /// Maps what `queues` queue pairs need of the registers in the `size` bytes at `at`, be there

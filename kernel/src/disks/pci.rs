@@ -1,5 +1,6 @@
 //! The PCI functions of the domain: found once, and switched on for whichever driver knows them.
 
+use alloc::boxed::Box;
 use alloc::rc::Rc;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -7,7 +8,7 @@ use alloc::vec::Vec;
 use log::error;
 use spindle_block::BusMaster;
 use spindle_hw::{Mmio, X86Ports};
-use spindle_pci::{Address, Bus, Function, MemoryBar, PciError, Placement, Window};
+use spindle_pci::{Address, Bus, Class, Function, MemoryBar, PciError, Placement, Window};
 
 use xen_pvh_boot::MapEntry;
 
@@ -59,11 +60,13 @@ impl Pci {
         started
     }
 
-    /// The bus mastering of a function, for its driver.
-    pub(super) fn master(&self, function: &Function) -> PciMaster {
+    /// The bus mastering of a function, for its driver, which needs the memory BARs `bars`.
+    pub(super) fn master(&self, function: &Function, bars: &[MemoryBar]) -> PciMaster {
         PciMaster {
             bus: Rc::clone(&self.bus),
             address: function.address,
+            class: function.class,
+            bars: bars.into(),
         }
     }
 
@@ -87,12 +90,23 @@ impl Pci {
 pub(super) struct PciMaster {
     bus: Rc<Bus<X86Ports>>,
     address: Address,
+    class: Class,
+    bars: Box<[MemoryBar]>,
 }
 
 impl BusMaster for PciMaster {
     fn disable(&mut self) -> bool {
         self.bus.disable(self.address);
         true
+    }
+
+    fn restore(&mut self) -> Result<(), String> {
+        let restored = self.bus.restore(self.address, self.class, &self.bars);
+        restored.map_err(|error| error.to_string())
+    }
+
+    fn enable(&mut self) {
+        self.bus.master(self.address);
     }
 }
 

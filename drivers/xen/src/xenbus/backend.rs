@@ -198,6 +198,13 @@ impl Backend {
         self.report(device, |entry| entry.device.resized(sectors));
     }
 
+    /// Reports that a device's disk is no longer what it was. The device has no sectors from now on, and
+    /// its error node tells `why`; it stays connected, so that its frontend gets errors.
+    pub fn emptied(&mut self, device: DeviceId, why: &Refusal) {
+        self.write_error(device, why);
+        self.resized(device, 0);
+    }
+
     /// Reports the outcome of [`Action::Connect`]. After an `Err` nothing may be left mapped.
     pub fn connected(&mut self, device: DeviceId, of: Generation, result: Result<(), Refusal>) {
         self.report(device, |entry| {

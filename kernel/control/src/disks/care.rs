@@ -1,13 +1,19 @@
-//! Looking after the disks as they work: failures, other sizes, their own account of their health.
+//! Looking after the disks as they work: failures, what comes and goes, other sizes, their own
+//! account of their health.
+//!
+//! What was made for a unit must not reach another one that takes its place, and a core that hears
+//! late of a lost disk would stop its queue on one that is back. So a controller goes on only once
+//! every core has carried out what was ordered ([`Disks::ordered`]).
 
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use log::{Level, error, log, warn};
-use spindle_block::{DiskEvents, Unit, UnitChange, Volume};
+use log::{Level, error, info, log, warn};
+use spindle_block::{ControllerBack, DiskEvents, LostController, Unit, UnitChange, Volume};
 
 use super::Disks;
+use crate::cores::Given;
 
 /// What control has to do for the disks.
 #[derive(Debug, Default)]
@@ -22,56 +28,146 @@ pub(crate) struct Care {
     pub(crate) loose: Vec<usize>,
     /// Volumes of another size: name, and sectors of 512 bytes.
     pub(crate) resized: Vec<(String, u64)>,
+    /// Parts of disks that are no longer what they were.
+    pub(crate) removed: Vec<Removed>,
+    /// There are other disks than before.
+    pub(crate) listed: bool,
     /// How disks are, by their own account: paths in xenstore, and what is to stand there.
     pub(crate) health: Vec<(String, String)>,
 }
 
+/// A part of a disk that is no longer what it was.
+#[derive(Debug)]
+pub(crate) struct Removed {
+    pub(crate) disk: usize,
+    pub(crate) unit: Unit,
+    /// Why, for those who have it.
+    pub(crate) reason: String,
+}
+
 impl<Q> Disks<Q> {
-    /// Looks after every disk.
-    pub(crate) fn attend(&mut self) -> Care {
+    /// Looks after every disk. `have_done` tells whether the cores have carried out what they were
+    /// given.
+    pub(crate) fn attend(&mut self, now: u64, have_done: impl Fn(&Given) -> bool) -> Care {
         let mut care = Care::default();
-        for disk in 0..self.controllers.len() {
-            let events = self.controllers[disk].attend();
-            self.take_up(disk, events, &mut care);
+        for number in 0..self.disks.len() {
+            let disk = &mut self.disks[number];
+            if disk.given.take_if(|given| have_done(given)).is_some() {
+                disk.controller.closed();
+            }
+            if disk.given.is_none() && !disk.probing && disk.retry.take_due(now) {
+                disk.probing = disk.controller.probe_again().is_ok();
+                if !disk.probing {
+                    disk.retry.lost(now);
+                }
+            }
+            care.soon |= disk.given.is_some();
+            let events = disk.controller.attend();
+            self.take_up(number, events, now, &mut care);
         }
         care
     }
 
-    fn take_up(&mut self, disk: usize, events: DiskEvents, care: &mut Care) {
-        let name = self.controllers[disk].name();
+    /// The cores were ordered what followed from [`Disks::attend`], and `given` is all of that.
+    pub(crate) fn ordered(&mut self, given: impl Fn() -> Given) {
+        for disk in &mut self.disks {
+            if core::mem::take(&mut disk.ordering) {
+                disk.given = Some(given());
+            }
+        }
+    }
+
+    fn take_up(&mut self, number: usize, events: DiskEvents, now: u64, care: &mut Care) {
         care.wake |= events.wake;
         care.soon |= events.soon;
+        if let Some(back) = events.back {
+            self.come_back(number, back);
+            care.listed = true;
+        }
+        let disk = &mut self.disks[number];
+        let name = String::from(disk.controller.name());
         if let Some(health) = events.health {
             care.health
                 .push((format!("data/spindle/disk/{name}"), health));
         }
         for change in events.changes {
-            let (unit, sectors) = match change {
-                UnitChange::Resized { unit, sectors } => (unit, sectors),
+            match change {
+                UnitChange::Resized { unit, sectors } => {
+                    let volume = self.whole(number, unit);
+                    care.resized.extend(volume.map(|v| sized(v, sectors)));
+                }
                 UnitChange::Removed { unit, reason } => {
-                    let Unit(id) = unit;
-                    warn!("disk {name}: unit {id} is closed: {reason}");
-                    (unit, 0)
+                    let names = self.targets.close(number, unit, &reason);
+                    let names = names.join(", ");
+                    warn!("disk {name}: {names}: closed for those who have it: {reason}");
+                    care.removed.push(Removed {
+                        disk: number,
+                        unit,
+                        reason,
+                    });
+                    self.disks[number].ordering = true;
+                    (care.listed, care.soon) = (true, true);
                 }
-                UnitChange::Added(Unit(id)) => {
-                    warn!("disk {name}: unit {id} is new; it is served after a restart");
-                    continue;
+                UnitChange::Added(unit) => {
+                    self.take_in(number, unit);
+                    care.listed = true;
                 }
-            };
-            let volume = self.whole(disk, unit);
-            care.resized.extend(volume.map(|v| sized(v, sectors)));
+            }
         }
         if let Some(lost) = events.lost {
-            let reason = lost.reason;
-            error!("disk {name} is lost: {reason}; all requests to it fail from now on");
-            if lost.disabled {
-                care.lost.push(disk);
-            } else {
-                warn!("disk {name} may still write to memory: what it was given is taken from it");
-                care.loose.push(disk);
-            }
-            self.lost.push(disk);
+            self.lose(number, &name, lost, now, care);
         }
+    }
+
+    fn lose(&mut self, number: usize, name: &str, lost: LostController, now: u64, care: &mut Care) {
+        let reason = lost.reason;
+        if !lost.again {
+            error!("disk {name} is lost: {reason}; all requests to it fail until it is back");
+        }
+        if lost.disabled {
+            care.lost.push(number);
+        } else {
+            warn!("disk {name} may still write to memory: what it was given is taken from it");
+            care.loose.push(number);
+        }
+        let disk = &mut self.disks[number];
+        disk.lost = Some(reason);
+        (disk.probing, disk.ordering) = (false, true);
+        disk.retry.lost(now);
+        care.soon = true;
+    }
+
+    /// A controller works again. Another one than before gets a number of its own, so that no name
+    /// that a guest may ask for becomes that of another disk.
+    fn come_back(&mut self, number: usize, back: ControllerBack) {
+        let disk = &mut self.disks[number];
+        (disk.lost, disk.probing) = (None, false);
+        disk.retry.back();
+        let name = String::from(disk.controller.name());
+        match back {
+            ControllerBack::Same => info!("disk {name} is back, and works again"),
+            ControllerBack::Other => {
+                let kind = name.trim_end_matches(|c: char| c.is_ascii_digit());
+                disk.controller.rename(self.targets.next_number(kind));
+                let new = disk.controller.name();
+                warn!("another disk is in the place of {name}: it is {new}");
+            }
+        }
+    }
+
+    /// A unit can be served that could not be before.
+    fn take_in(&mut self, number: usize, unit: Unit) {
+        let volumes = self.disks[number].controller.volumes(number);
+        let Some(volume) = volumes.into_iter().find(|volume| volume.unit == unit) else {
+            return;
+        };
+        let (name, mib, block) = (&volume.name, volume.sectors >> 11, 1 << volume.block_shift);
+        let what = &volume.description;
+        info!(
+            "disk {name} is new: {mib} MiB, blocks of {block} bytes: {what}; its partitions, if it \
+             has any, are served after a restart"
+        );
+        self.targets.add(volume);
     }
 
     /// The volume that is all of `unit`.
@@ -83,8 +179,8 @@ impl<Q> Disks<Q> {
 
     /// Asks the disks how they are; the answers come with [`Disks::attend`].
     pub(crate) fn ask_health(&mut self) {
-        for controller in &mut self.controllers {
-            controller.ask_health();
+        for disk in &mut self.disks {
+            disk.controller.ask_health();
         }
     }
 }

@@ -8,7 +8,10 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use log::{error, info, warn};
-use spindle_block::{BlockController, Targets, Volume};
+use spindle_block::{BlockController, Retry, Targets, Volume};
+
+use crate::cores::Given;
+pub(crate) use care::Removed;
 
 /// Bytes of the list of disks: xenstored's default quota for a node is 2048, names and
 /// permissions included.
@@ -18,13 +21,40 @@ const MAX_LIST: usize = 1792;
 /// type, or by default none.
 #[derive(Debug)]
 pub struct Disks<Q> {
-    controllers: Vec<Box<dyn BlockController<Q>>>,
+    disks: Vec<Disk<Q>>,
     /// The queues for the first core, after partition tables were read through them.
     ready: Option<Vec<Q>>,
-    /// Disks that have failed, by number.
-    lost: Vec<usize>,
     /// What guests can be given, and who has it.
     pub(crate) targets: Targets,
+}
+
+/// A controller, and what is under way with it.
+#[derive(Debug)]
+struct Disk<Q> {
+    controller: Box<dyn BlockController<Q>>,
+    /// Why it is lost, if it is.
+    lost: Option<String>,
+    /// It is being brought up once more.
+    probing: bool,
+    /// When it is probed again, once it is lost.
+    retry: Retry,
+    /// The cores are to be given orders that follow from what it reported last.
+    ordering: bool,
+    /// What the cores must have done before it is asked to go on, if there is anything.
+    given: Option<Given>,
+}
+
+impl<Q> Disk<Q> {
+    fn new(controller: Box<dyn BlockController<Q>>) -> Self {
+        Self {
+            controller,
+            lost: None,
+            probing: false,
+            retry: Retry::default(),
+            ordering: false,
+            given: None,
+        }
+    }
 }
 
 impl<Q: Default> Disks<Q> {
@@ -54,8 +84,7 @@ impl<Q: Default> Disks<Q> {
             );
         }
         let mut disks = Self {
-            controllers,
-            lost: Vec::new(),
+            disks: controllers.into_iter().map(Disk::new).collect(),
             ready: None,
             targets: Targets::default(),
         };
@@ -86,19 +115,20 @@ impl<Q: Default> Disks<Q> {
         if let Some(queues) = self.ready.take() {
             return queues;
         }
-        let queue = |controller: &mut Box<dyn BlockController<Q>>| {
+        let queue = |disk: &mut Disk<Q>| {
+            let controller = &mut disk.controller;
             controller.create_queue().unwrap_or_else(|error| {
                 let name = controller.name();
                 warn!("disk {name}: {error}; cores without a queue serve other disks only");
                 Q::default()
             })
         };
-        self.controllers.iter_mut().map(queue).collect()
+        self.disks.iter_mut().map(queue).collect()
     }
 
-    /// Whether a disk has failed for good.
-    pub(crate) fn is_lost(&self, disk: usize) -> bool {
-        self.lost.contains(&disk)
+    /// Why a disk is lost, if it is.
+    pub(crate) fn lost(&self, disk: usize) -> Option<&str> {
+        self.disks.get(disk)?.lost.as_deref()
     }
 
     /// One line per disk, for people and tools in dom0: name, sectors of 512 bytes, block size,
@@ -122,7 +152,7 @@ impl<Q: Default> Disks<Q> {
     /// Ends it all: caches written out, controllers off. `queues` are what each core had.
     pub fn shutdown(self, queues: Vec<Vec<Q>>) {
         let mut queues: Vec<_> = queues.into_iter().map(Vec::into_iter).collect();
-        for controller in self.controllers {
+        for Disk { controller, .. } in self.disks {
             let of_disk = queues.iter_mut().filter_map(Iterator::next).collect();
             let name = String::from(controller.name());
             match controller.shutdown(of_disk) {

@@ -9,6 +9,7 @@ use spindle_block::{
     LostController, Part, RamController, RamQueue, SubmitError, Tag, Volume,
 };
 use spindle_control::Disks;
+use spindle_hw::Registers;
 use spindle_nvme::{Controller, NvmeDisk, QueuePair};
 use spindle_pci::{Bus, Placement, Window};
 use spindle_testkit::mem::FakeBus;
@@ -118,11 +119,31 @@ impl DiskQueue for Queue {
 
 /// A PCI function that can be kept from memory.
 #[derive(Debug)]
-struct Master;
+struct Master {
+    remote: Rc<RefCell<Remote>>,
+    /// The controller's configuration register, of one that has it.
+    controller: Option<FakeNvme>,
+}
+
+/// Where CC is (NVMe 1.4, 3.1.5).
+const CC: usize = 0x14;
 
 impl BusMaster for Master {
     fn disable(&mut self) -> bool {
+        self.remote.borrow_mut().masters = Some(false);
         true
+    }
+
+    fn restore(&mut self) -> Result<(), String> {
+        self.remote.borrow_mut().masters = Some(false);
+        Ok(())
+    }
+
+    fn enable(&mut self) {
+        let controller = self.controller.as_ref();
+        let enabled = controller.is_some_and(|model| model.read32(CC) & 1 != 0);
+        assert!(!enabled, "it may still write to memory");
+        self.remote.borrow_mut().masters = Some(true);
     }
 }
 
@@ -131,6 +152,12 @@ impl BusMaster for Master {
 pub(crate) struct Remote {
     /// The disk is lost as soon as it is attended to; whether it reaches no memory by then.
     pub(crate) lose: Option<bool>,
+    /// Whether it masters the bus, once that was changed.
+    pub(crate) masters: Option<bool>,
+    /// How often the cores were said to have closed what was removed.
+    pub(crate) closed: usize,
+    /// How often it was probed again.
+    pub(crate) probed: usize,
     /// It has no more queues than that.
     pub(crate) queues: Option<usize>,
     /// Its volumes have blocks of a page.
@@ -176,9 +203,31 @@ impl BlockController<Queue> for Watched {
         let mut events = self.inner.attend();
         if let Some(disabled) = self.remote.borrow_mut().lose.take() {
             let reason = "lost by a test".into();
-            events.lost = Some(LostController { reason, disabled });
+            events.lost = Some(LostController {
+                reason,
+                disabled,
+                again: false,
+            });
         }
         events
+    }
+
+    fn closed(&mut self) {
+        self.remote.borrow_mut().closed += 1;
+        self.inner.closed();
+    }
+
+    fn rescan(&mut self) {
+        self.inner.rescan();
+    }
+
+    fn probe_again(&mut self) -> Result<(), String> {
+        self.remote.borrow_mut().probed += 1;
+        self.inner.probe_again()
+    }
+
+    fn rename(&mut self, number: usize) {
+        self.inner.rename(number);
     }
 
     fn ask_health(&mut self) {
@@ -215,10 +264,14 @@ impl Table {
         self.machine.bus
     }
 
-    fn add(&mut self, controller: impl BlockController<Queue> + 'static) {
+    fn add(
+        &mut self,
+        controller: impl BlockController<Queue> + 'static,
+        remote: Rc<RefCell<Remote>>,
+    ) {
         self.controllers.push(Watched {
             inner: Box::new(controller),
-            remote: Rc::default(),
+            remote,
             given: 0,
         });
     }
@@ -228,13 +281,13 @@ impl Table {
         let clock = self.machine.cpu(0);
         let controller = Controller::start(model.clone(), clock, self.bus(), options).unwrap();
         let model = model.clone();
-        self.add(NvmeDisk::new(
-            number,
-            controller,
-            model,
-            Clone::clone,
-            Master,
-        ));
+        let remote: Rc<RefCell<Remote>> = Rc::default();
+        let bus = Master {
+            remote: remote.clone(),
+            controller: Some(model.clone()),
+        };
+        let disk = NvmeDisk::new(number, controller, model, Clone::clone, bus);
+        self.add(disk, remote);
     }
 
     /// Starts a virtio device, which becomes `vda` or one of the following letters.
@@ -251,13 +304,20 @@ impl Table {
         let clock = self.machine.cpu(0);
         let device = VirtioDevice::start(transport, clock, self.bus(), options).unwrap();
         let model = model.clone();
-        self.add(VirtioDisk::new(number, device, model, Clone::clone, Master));
+        let remote: Rc<RefCell<Remote>> = Rc::default();
+        let bus = Master {
+            remote: remote.clone(),
+            controller: None,
+        };
+        let disk = VirtioDisk::new(number, device, model, Clone::clone, bus);
+        self.add(disk, remote);
     }
 
     /// Makes a RAM disk.
     pub(crate) fn add_ram(&mut self, name: &str, bytes: u64) {
         let bus = self.bus();
-        self.add(RamController::new(name.into(), bytes, &bus, bus).unwrap());
+        let disk = RamController::new(name.into(), bytes, &bus, bus).unwrap();
+        self.add(disk, Rc::default());
     }
 
     /// Changes what the disk with this number is like.

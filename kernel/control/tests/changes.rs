@@ -1,0 +1,221 @@
+//! Disks that change under guests: namespaces that are removed, formatted, replaced or new, and
+//! controllers that are lost and come back, while the guests of others go on.
+
+mod world;
+
+use spindle_blkif::abi::RspStatus;
+use spindle_block::DiskOptions;
+use spindle_nvme::Status;
+use spindle_testkit::nvme::{Config as NvmeConfig, FakeNvme, Fault as NvmeFault, NamespaceConfig};
+
+use crate::world::{SECOND, Setup, World};
+
+/// A domain with a controller of two namespaces, and room for a third, and a RAM disk.
+fn with_namespaces(cores: usize) -> (World, FakeNvme) {
+    let setup = Setup {
+        cores,
+        ..Setup::default()
+    };
+    let mut model = None;
+    let world = World::new(setup, |machine, disks| {
+        let namespaces = [(1, 2048), (2, 2048), (3, 0)];
+        let config = NvmeConfig {
+            namespaces: namespaces
+                .map(|(id, blocks)| NamespaceConfig::new(id, blocks, 9))
+                .into(),
+            ..NvmeConfig::default()
+        };
+        let controller = FakeNvme::new(machine.bus.clone(), config);
+        let options = DiskOptions {
+            queues: cores.max(1) as u16,
+            depth: 16,
+            ..DiskOptions::default()
+        };
+        disks.add_nvme(&controller, 0, options);
+        disks.add_ram("ram0", 1 << 20);
+        model = Some(controller);
+    });
+    (world, model.unwrap())
+}
+
+/// A guest with `target`, connected by a ring on each core.
+fn guest(world: &mut World, frontend: u16, target: &str, cores: usize) -> usize {
+    let guest = world.attach(frontend, 51712, target, "w");
+    world.connect(guest, cores.max(1), 1);
+    guest
+}
+
+/// Lets `ms` milliseconds go by, in which `guest` writes and reads all the time, and gets every
+/// answer within a tenth of a second.
+fn undisturbed(world: &mut World, guest: usize, ms: u64) {
+    let end = world.now() + ms * 1_000_000;
+    let mut round = 0;
+    while world.now() < end {
+        for ring in 0..world.guests[guest].ring_count() {
+            let before = world.now();
+            let sector = 8 * (round % 32);
+            world.write(guest, ring, sector, round);
+            world.verify(guest, ring, sector, round);
+            let took = world.now() - before;
+            assert!(took < SECOND / 10, "{took} ns");
+        }
+        round += 1;
+        world.pass(20);
+    }
+}
+
+/// Expects the requests of a guest whose disk was removed to fail, and its error node to have `why`.
+fn assert_closed(world: &mut World, guest: usize, why: &str) {
+    let error = world.error(guest).expect("an error node").to_string();
+    assert!(error.contains(why), "{error}");
+    assert_eq!(world.state(guest), 4, "it stays connected");
+    let path = world.guests[guest].vbd.back("sectors");
+    assert_eq!(world.store.text(&path), Some("0"));
+    for ring in 0..world.guests[guest].ring_count() {
+        let id = world.guests[guest].write(ring, 8, 2);
+        assert_eq!(world.answer(guest, ring, id), RspStatus::ERROR);
+    }
+}
+
+/// Expects an attach to be refused with `why`.
+fn assert_refused(world: &mut World, frontend: u16, target: &str, why: &str) {
+    let guest = world.attach(frontend, 51712, target, "w");
+    world.until("error", |w| w.error(guest).is_some());
+    let error = world.error(guest).unwrap();
+    assert!(error.contains(why), "{error}");
+    world.destroy(guest);
+}
+
+#[test]
+fn a_namespace_is_removed_under_a_guest_and_another_guest_does_not_notice() {
+    for cores in [0, 2] {
+        let (mut world, model) = with_namespaces(cores);
+        let first = guest(&mut world, 5, "nvme0n1", cores);
+        let other = guest(&mut world, 6, "nvme0n2", cores);
+        world.write(first, 0, 0, 1);
+        model.resize(1, 0);
+        undisturbed(&mut world, other, 3000);
+        assert_closed(&mut world, first, "the controller has it no longer");
+        assert_refused(&mut world, 7, "nvme0n1", "the controller has it no longer");
+        assert_eq!(world.published("targets/nvme0n1"), None);
+        let list = world.published("disks").unwrap();
+        assert!(!list.contains("nvme0n1"), "{list}");
+        // It is there again, for who attaches it anew.
+        model.resize(1, 4096);
+        undisturbed(&mut world, other, 3000);
+        assert_closed(&mut world, first, "the controller has it no longer");
+        let next = guest(&mut world, 8, "nvme0n1", cores);
+        world.write(next, 0, 4088, 3);
+        world.verify(next, 0, 4088, 3);
+        assert_eq!(world.holder("nvme0n1"), "8/51712:w");
+        for guest in [first, other, next] {
+            world.detach(guest);
+        }
+        world.assert_nothing_left();
+        assert_eq!((model.resets(), model.violations()), (0, Vec::new()));
+    }
+}
+
+#[test]
+fn a_namespace_that_is_formatted_is_offered_anew_and_reached_by_nothing_old() {
+    for cores in [0, 2] {
+        for with_reset in [false, true] {
+            let (mut world, model) = with_namespaces(cores);
+            let old = guest(&mut world, 5, "nvme0n1", cores);
+            let other = guest(&mut world, 6, "nvme0n2", cores);
+            // One that waits to be tried again, and would be on the new blocks.
+            for _ in 0..3 {
+                model.arm(NvmeFault::FailIo(1, Status::NOT_READY.0));
+            }
+            let id = world.guests[old].write(0, 8, 1);
+            world.pass(1);
+            if with_reset {
+                model.die();
+            }
+            model.reformat(1, 12);
+            world.pass(3000);
+            assert_eq!(world.answer(old, 0, id), RspStatus::ERROR);
+            undisturbed(&mut world, other, 1000);
+            let why = "it was formatted with blocks of 4096 bytes";
+            assert_closed(&mut world, old, why);
+            let _ = model.take_accesses();
+            let list = world.published("targets/nvme0n1").expect("it is offered");
+            assert!(list.contains(" 4096 w -"), "{list}");
+            let new = guest(&mut world, 7, "nvme0n1", cores);
+            let path = world.guests[new].vbd.back("sector-size");
+            assert_eq!(world.store.text(&path), Some("4096"));
+            world.write(new, 0, 16, 5);
+            world.verify(new, 0, 16, 5);
+            assert_closed(&mut world, old, why);
+            let reached = model.take_accesses();
+            let blocks = reached.iter().filter(|a| a.namespace == 1);
+            let blocks: Vec<u64> = blocks.map(|a| a.block).collect();
+            assert_eq!(blocks, [2, 2], "a write and a read of the new guest");
+            for guest in [old, other, new] {
+                world.detach(guest);
+            }
+            world.assert_nothing_left();
+            assert_eq!(model.violations(), Vec::<String>::new());
+        }
+    }
+}
+
+#[test]
+fn a_namespace_is_not_offered_anew_before_every_core_has_done_what_it_was_ordered() {
+    let (mut world, model) = with_namespaces(2);
+    let old = guest(&mut world, 5, "nvme0n1", 2);
+    world.machine.hang(1, true);
+    model.reformat(1, 12);
+    world.pass(5000);
+    assert_eq!(world.remotes[0].borrow().closed, 0);
+    assert_eq!(world.published("targets/nvme0n1"), None);
+    assert_refused(&mut world, 7, "nvme0n1", "it was formatted");
+    world.machine.hang(1, false);
+    world.until("offer", |w| w.published("targets/nvme0n1").is_some());
+    assert_eq!(world.remotes[0].borrow().closed, 1);
+    assert_closed(&mut world, old, "it was formatted");
+    world.detach(old);
+    world.assert_nothing_left();
+}
+
+#[test]
+fn a_frontend_that_comes_again_to_a_removed_disk_is_refused() {
+    let (mut world, model) = with_namespaces(2);
+    let connected = guest(&mut world, 5, "nvme0n1", 1);
+    let waiting = world.attach(6, 51712, "nvme0n2", "w");
+    world.until("InitWait", |w| w.state(waiting) == 2);
+    model.resize(1, 0);
+    model.resize(2, 0);
+    world.pass(2500);
+    world.publish(waiting, 1, 1);
+    world.until("Closing", |w| w.state(waiting) == 5);
+    let error = world.error(waiting).unwrap();
+    assert!(error.contains("the controller has it no longer"), "{error}");
+    for state in [5, 6] {
+        world.set_state(connected, state);
+        world.pass(500);
+    }
+    world.set_state(connected, 1);
+    world.pass(500);
+    world.publish(connected, 1, 1);
+    world.pass(500);
+    assert_ne!(world.state(connected), 4);
+    world.destroy(waiting);
+    world.destroy(connected);
+    world.assert_nothing_left();
+}
+
+#[test]
+fn a_new_namespace_is_attached_without_a_restart() {
+    let (mut world, model) = with_namespaces(2);
+    let other = guest(&mut world, 6, "nvme0n2", 2);
+    model.resize(3, 1024);
+    undisturbed(&mut world, other, 2000);
+    let list = world.published("disks").unwrap();
+    assert!(list.contains("nvme0n3 1024 512 w"), "{list}");
+    assert_eq!(world.holder("nvme0n3"), "-");
+    let new = guest(&mut world, 7, "nvme0n3", 2);
+    world.write(new, 1, 1016, 9);
+    world.verify(new, 0, 1016, 9);
+    assert_eq!(world.holder("nvme0n3"), "7/51712:w");
+}
