@@ -366,7 +366,7 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
             }
             self.recovery.giving_up = Some(reason);
         } else {
-            log::warn!("nvme {serial}: {reason}; reset, {spent} of {BUDGET} points spent");
+            log::warn!("nvme {serial}: {reason}; the controller is reset");
         }
         if self.is_running() {
             self.recovery.before = self.identity.clone();

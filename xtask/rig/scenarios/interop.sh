@@ -30,7 +30,7 @@ path_of() {
 
 # linux_cells PATH QUEUES JOB: fio on all disks at once; again, should emulation kill the guest
 linux_cells() {
-	local who persistent try id entry label result on
+	local who persistent try id entry label result on ended
 	who=linux-$1-$2 persistent=0
 	[ $1 = persistent ] && persistent=1
 	for try in 1 2; do

@@ -7,10 +7,11 @@ guest_start life fio-orders 'disk=[]'
 guest_need life ready 60
 life=$(xl domid life)
 attach() { try_xl 30 block-attach life "$(disk xvda)" || fail "xl block-attach: $(refusal)"; }
+# detached HOW, and detach [--force]
 detached() { wait_until 10 backend_gone $life || fail "block-detach $1 left the backend directory"; }
 detach() {
-	try_xl 40 block-detach $1 life xvda || fail "xl block-detach $1"
-	detached $1
+	try_xl 40 block-detach ${1:-} life xvda || fail "xl block-detach ${1:-}"
+	detached "${1:-}"
 }
 back_state() { backend_is $life xvda $1; }
 
