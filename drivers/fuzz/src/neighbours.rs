@@ -260,6 +260,10 @@ impl<'a> World<'a> {
         let attention = self.controller.attend();
         assert!(attention.lost.is_none(), "{:?}", attention.lost);
         self.clock.advance(TURN_NS);
+        if attention.wake {
+            // The controller is being reset, or tries alone what it may have failed over.
+            self.honest.excuse(TURN_NS);
+        }
         self.honest.turn(self.clock.now_ns(), go);
         for number in 0..self.rings.len() {
             self.rings[number].front.answers();

@@ -33,6 +33,13 @@ impl<'g> Honest<'g> {
         self.waiting.is_some()
     }
 
+    /// Does not count so much time of the wait: it is the disk that is at fault for it.
+    pub(super) fn excuse(&mut self, ns: u64) {
+        if let Some((_, since)) = &mut self.waiting {
+            *since += ns;
+        }
+    }
+
     /// Takes an answer, and asks for the next page if `go`.
     pub(super) fn turn(&mut self, now_ns: u64, go: bool) {
         let answers = self.front.answers();
