@@ -180,6 +180,10 @@ impl<H: Hypervisor, W: CoreWorker> Control<H, W> {
                 Action::Connect(request) => self.connect(&request),
                 Action::Disconnect { device, generation } => self.disconnect(device, generation),
                 Action::Close { device } => self.close(device),
+                Action::Rescan => {
+                    self.disks.rescan(now);
+                    self.rounds.disks_seen(true, now);
+                }
                 Action::ShutdownRequested(kind) => {
                     info!("shutdown requested: {kind:?}");
                     self.shutdown = Some(kind);
@@ -395,6 +399,10 @@ impl<H: Hypervisor, W: CoreWorker> Control<H, W> {
         self.disks.ordered(|| cores.given());
         if care.listed {
             self.list_disks();
+        }
+        if let Some(answer) = self.disks.rescanned(care.soon, now) {
+            self.backend.publish("data/spindle/rescanned", answer);
+            self.rounds.pump_soon();
         }
     }
 

@@ -8,10 +8,15 @@ use spindle_block::DiskOptions;
 use spindle_nvme::Status;
 use spindle_testkit::nvme::{Config as NvmeConfig, FakeNvme, Fault as NvmeFault, NamespaceConfig};
 
-use crate::world::{SECOND, Setup, World};
+use crate::world::{BACKEND, SECOND, Setup, World};
 
 /// A domain with a controller of two namespaces, and room for a third, and a RAM disk.
 fn with_namespaces(cores: usize) -> (World, FakeNvme) {
+    with_namespaces_that(cores, |_| ())
+}
+
+/// The same, with a controller of which something is changed before it is started.
+fn with_namespaces_that(cores: usize, change: impl FnOnce(&FakeNvme)) -> (World, FakeNvme) {
     let setup = Setup {
         cores,
         ..Setup::default()
@@ -23,9 +28,12 @@ fn with_namespaces(cores: usize) -> (World, FakeNvme) {
             namespaces: namespaces
                 .map(|(id, blocks)| NamespaceConfig::new(id, blocks, 9))
                 .into(),
+            // What was written is there after power is back.
+            write_cache: false,
             ..NvmeConfig::default()
         };
         let controller = FakeNvme::new(machine.bus.clone(), config);
+        change(&controller);
         let options = DiskOptions {
             queues: cores.max(1) as u16,
             depth: 16,
@@ -218,4 +226,170 @@ fn a_new_namespace_is_attached_without_a_restart() {
     world.write(new, 1, 1016, 9);
     world.verify(new, 0, 1016, 9);
     assert_eq!(world.holder("nvme0n3"), "7/51712:w");
+}
+
+/// Has the controller go away, and waits until that is noticed.
+fn lose(world: &mut World, model: &FakeNvme) {
+    model.vanish();
+    world.until("loss", |w| w.remotes[0].borrow().masters == Some(false));
+    world.pass(100);
+}
+
+#[test]
+fn a_lost_controller_is_back_for_those_who_have_it() {
+    for cores in [0, 2] {
+        for loose in [false, true] {
+            let (mut world, model) = with_namespaces(cores);
+            world.remotes[0].borrow_mut().loose = loose;
+            let first = guest(&mut world, 5, "nvme0n1", cores);
+            let other = guest(&mut world, 6, "ram0", cores);
+            for round in 0..3 {
+                world.write(first, 0, 0, round);
+                lose(&mut world, &model);
+                undisturbed(&mut world, other, 1000);
+                for ring in 0..cores.max(1) {
+                    let id = world.guests[first].write(ring, 8, 2);
+                    assert_eq!(world.answer(first, ring, id), RspStatus::ERROR);
+                }
+                assert_eq!(world.state(first), 4);
+                assert_refused(&mut world, 7, "nvme0n2", "nvme0n2 is lost: ");
+                model.come_back();
+                undisturbed(&mut world, other, 10_000);
+                for ring in 0..cores.max(1) {
+                    world.verify(first, ring, 0, round);
+                    world.write(first, ring, 8, 7);
+                    world.verify(first, ring, 8, 7);
+                }
+                assert_eq!(world.error(first), None);
+                let masters = world.remotes[0].borrow().masters;
+                assert_eq!(masters, Some(true));
+                let next = guest(&mut world, 7, "nvme0n2", 1);
+                world.write(next, 0, 0, 1);
+                world.detach(next);
+            }
+            world.detach(first);
+            world.detach(other);
+            assert_eq!(model.violations(), Vec::<String>::new());
+        }
+    }
+}
+
+#[test]
+fn another_disk_in_the_place_of_a_lost_one_gets_other_names() {
+    for cores in [0, 2] {
+        let (mut world, model) = with_namespaces(cores);
+        let first = guest(&mut world, 5, "nvme0n1", cores);
+        world.write(first, 0, 0, 1);
+        lose(&mut world, &model);
+        model.arm(NvmeFault::OtherSerial);
+        model.come_back();
+        world.until("names", |w| w.published("targets/nvme1n1").is_some());
+        let why = "another disk is in the place of its controller";
+        assert_closed(&mut world, first, why);
+        assert_refused(&mut world, 7, "nvme0n2", why);
+        assert_eq!(world.published("targets/nvme0n1"), None);
+        let _ = model.take_accesses();
+        let next = guest(&mut world, 8, "nvme1n1", cores);
+        world.write(next, 0, 16, 4);
+        world.verify(next, 0, 16, 4);
+        assert_closed(&mut world, first, why);
+        let reached = model.take_accesses();
+        let blocks: Vec<u64> = reached.iter().map(|a| a.block).collect();
+        assert_eq!(blocks, [16, 16]);
+        // It keeps these names when it is lost and back once more.
+        lose(&mut world, &model);
+        model.come_back();
+        world.until("return", |w| w.remotes[0].borrow().masters == Some(true));
+        world.pass(1000);
+        world.verify(next, 0, 16, 4);
+        for guest in [first, next] {
+            world.detach(guest);
+        }
+        world.assert_nothing_left();
+        assert_eq!(model.violations(), Vec::<String>::new());
+    }
+}
+
+#[test]
+fn a_lost_controller_is_probed_less_and_less_often_and_not_while_a_core_is_late() {
+    let (mut world, model) = with_namespaces(2);
+    let probed = |world: &World| world.remotes[0].borrow().probed;
+    lose(&mut world, &model);
+    world.pass(130_000);
+    let count = probed(&world);
+    // After 1, 3, 7, 15, 31, 63 and 123 seconds.
+    assert_eq!(count, 7);
+    model.come_back();
+    world.pass(61_000);
+    assert_eq!(probed(&world), count + 1);
+    let guest = guest(&mut world, 5, "nvme0n1", 2);
+    world.write(guest, 0, 0, 1);
+    // A core that hears late of the loss would take its queue out of use.
+    world.machine.hang(1, true);
+    lose(&mut world, &model);
+    model.come_back();
+    world.pass(8000);
+    assert_eq!(probed(&world), count + 1);
+    world.machine.hang(1, false);
+    world.pass(4000);
+    assert_eq!(probed(&world), count + 2);
+    for ring in 0..2 {
+        world.write(guest, ring, 0, 2);
+        world.verify(guest, ring, 0, 2);
+    }
+    world.detach(guest);
+    world.assert_nothing_left();
+}
+
+/// dom0 writes the node that asks for a look; gives the answer.
+fn rescan(world: &mut World) -> String {
+    let before = world.published("rescanned").map(str::to_string);
+    let path = format!("/local/domain/{BACKEND}/data/spindle/rescan");
+    world.poke(|store| store.write(&path, "1"));
+    world.until("answer", |w| w.published("rescanned") != before.as_deref());
+    world.published("rescanned").unwrap().to_string()
+}
+
+#[test]
+fn a_look_is_asked_for_by_a_node_and_answered() {
+    for cores in [0, 2] {
+        let (mut world, model) = with_namespaces(cores);
+        let first = guest(&mut world, 5, "nvme0n1", cores);
+        world.write(first, 0, 0, 1);
+        assert_eq!(world.published("rescanned"), None, "nothing was asked");
+        assert_eq!(rescan(&mut world), "1\nnvme0 works\nram0 works");
+        lose(&mut world, &model);
+        world.pass(40_000);
+        let probed = world.remotes[0].borrow().probed;
+        let answer = rescan(&mut world);
+        let (start, end) = ("2\nnvme0 is lost: ", "\nram0 works");
+        assert!(
+            answer.starts_with(start) && answer.ends_with(end),
+            "{answer}"
+        );
+        assert_eq!(world.remotes[0].borrow().probed, probed + 1);
+        model.come_back();
+        let before = world.now();
+        assert_eq!(rescan(&mut world), "3\nnvme0 works\nram0 works");
+        assert!(world.now() - before < SECOND, "it waits for no other look");
+        world.verify(first, 0, 0, 1);
+        world.detach(first);
+        world.assert_nothing_left();
+    }
+}
+
+#[test]
+fn what_no_event_tells_of_is_found_on_request() {
+    let (mut world, model) = with_namespaces_that(2, |model| {
+        // Asynchronous Event Request.
+        model.arm(NvmeFault::FailAdmin(0x0c, 0x4002));
+    });
+    let other = guest(&mut world, 6, "nvme0n2", 2);
+    model.resize(3, 64);
+    undisturbed(&mut world, other, 3000);
+    assert_eq!(world.published("targets/nvme0n3"), None);
+    rescan(&mut world);
+    world.pass(20);
+    assert_eq!(world.holder("nvme0n3"), "-");
+    undisturbed(&mut world, other, 1000);
 }

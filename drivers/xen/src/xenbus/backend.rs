@@ -96,6 +96,8 @@ pub struct Backend {
     pub(super) scan_guests: Vec<DomId>,
     /// Some device found no room.
     pub(super) crowded: bool,
+    /// The watch for such requests has been set, and has sent its first event, which is none.
+    pub(super) rescan_watched: bool,
     pub(super) shutdown_due: bool,
     /// Acknowledgements lost to a conflict, in a row.
     pub(super) shutdown_conflicts: u32,
@@ -126,6 +128,7 @@ impl Backend {
             scan_due: false,
             scan_guests: Vec::new(),
             crowded: false,
+            rescan_watched: false,
             shutdown_due: false,
             shutdown_conflicts: 0,
             shutdown: None,

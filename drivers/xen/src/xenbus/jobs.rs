@@ -34,6 +34,8 @@ pub(super) const ROOT: &str = "backend/vbd";
 const SHUTDOWN: &str = "control/shutdown";
 const ROOT_TOKEN: &str = "backend";
 const SHUTDOWN_TOKEN: &str = "shutdown";
+const RESCAN: &str = "data/spindle/rescan";
+const RESCAN_TOKEN: &str = "rescan";
 
 /// A unit of work under way.
 #[derive(Debug)]
@@ -62,6 +64,14 @@ impl Backend {
     pub(super) fn route(&mut self, path: &[u8], token: &[u8]) {
         if token == SHUTDOWN_TOKEN.as_bytes() {
             self.shutdown_due = true;
+            return;
+        }
+        if token == RESCAN_TOKEN.as_bytes() {
+            if core::mem::replace(&mut self.rescan_watched, true) {
+                // However often it was written meanwhile.
+                self.actions.retain(|action| *action != Action::Rescan);
+                self.actions.push_back(Action::Rescan);
+            }
             return;
         }
         if token == ROOT_TOKEN.as_bytes() {
@@ -202,6 +212,7 @@ impl Backend {
                 let requests = Vec::from([
                     Request::Watch(ROOT.into(), ROOT_TOKEN.into()),
                     Request::Watch(SHUTDOWN.into(), SHUTDOWN_TOKEN.into()),
+                    Request::Watch(RESCAN.into(), RESCAN_TOKEN.into()),
                     Request::Write("control/feature-poweroff".into(), b"1".into()),
                     Request::Write("control/feature-reboot".into(), b"1".into()),
                 ]);
@@ -298,7 +309,7 @@ impl Backend {
             None => None,
             Some(Job::Setup) => {
                 // The watches; a second try finds those that the first one set.
-                let failed = replies.iter().take(2).find_map(|reply| match reply {
+                let failed = replies.iter().take(3).find_map(|reply| match reply {
                     Ok(_) | Err(Errno::EEXIST) => None,
                     Err(errno) => Some(errno),
                 });

@@ -264,6 +264,9 @@ pub enum Action {
         /// Which device.
         device: DeviceId,
     },
+    /// An administrator asks for the disks to be looked at again (`data/spindle/rescan` was written).
+    /// No answer.
+    Rescan,
     /// The toolstack asks for a shutdown: call [`Backend::shutdown`](super::Backend::shutdown).
     ShutdownRequested(ShutdownKind),
     /// [`Backend::shutdown`](super::Backend::shutdown) has come to its end.

@@ -51,6 +51,7 @@ pub(crate) struct Kernel {
     /// Answers are held back while set.
     pub(crate) slow: bool,
     pub(crate) refuse_connect: Option<Refusal>,
+    pub(crate) rescans: u32,
     pub(crate) shutdown_requested: Option<ShutdownKind>,
     pub(crate) shut_down: Option<bool>,
     pub(crate) store_lost: bool,
@@ -201,6 +202,7 @@ impl Bed {
                     "closed what was not open"
                 );
             }
+            Action::Rescan => kernel.rescans += 1,
             Action::ShutdownRequested(kind) => kernel.shutdown_requested = Some(kind),
             Action::ShutDown { clean } => kernel.shut_down = Some(clean),
             Action::StoreLost => kernel.store_lost = true,
@@ -276,7 +278,7 @@ impl Bed {
     pub(crate) fn assert_clean(&self) {
         assert_eq!(self.backend.device_count(), 0);
         assert!(self.kernel.open.is_empty() && self.kernel.connections.is_empty());
-        assert_eq!(self.store.watch_count(), 2);
+        assert_eq!(self.store.watch_count(), 3);
         assert_eq!(self.store.open_transactions(), 0);
     }
 }

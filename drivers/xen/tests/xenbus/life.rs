@@ -588,7 +588,7 @@ fn a_full_store_makes_nothing_by_halves_and_disturbs_nobody() {
 
 #[test]
 fn who_cannot_watch_for_devices_or_a_shutdown_tries_again_and_does_not_say_it_serves() {
-    for watches in [0, 1] {
+    for watches in [0, 1, 2] {
         let mut bed = Bed::new();
         let ready = format!("/local/domain/{BE}/data/spindle/ready");
         bed.store.set_watch_quota(watches);
@@ -612,7 +612,7 @@ fn who_cannot_watch_for_devices_or_a_shutdown_tries_again_and_does_not_say_it_se
 fn without_a_watch_left_a_device_is_refused_and_the_others_go_on() {
     let mut bed = Bed::new();
     bed.connect(VBD);
-    bed.store.set_watch_quota(3);
+    bed.store.set_watch_quota(4);
     let second = Vbd { frontend: 7, ..VBD };
     bed.attach(second);
     bed.run(3000);
@@ -1429,4 +1429,18 @@ fn rings_initialised_again_while_they_are_connected_are_the_ones_that_count() {
     assert_eq!(layout.queues[0].refs, [GrantRef(9)]);
     assert_eq!(bed.kernel.connects, 2);
     assert_eq!(VBD.back_state(&bed.store), 4);
+}
+
+#[test]
+fn a_rescan_is_asked_for_by_a_node_and_is_not_missed() {
+    let mut bed = Bed::new();
+    bed.connect(VBD);
+    bed.settle();
+    assert_eq!(bed.kernel.rescans, 0, "nothing was written");
+    let node = format!("/local/domain/{BE}/data/spindle/rescan");
+    for rescans in 1..=3 {
+        bed.store.write(&node, "1");
+        bed.settle();
+        assert_eq!(bed.kernel.rescans, rescans);
+    }
 }

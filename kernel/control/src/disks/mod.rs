@@ -1,6 +1,7 @@
 //! The disks: who has which volume, a core's queues on them, and their end.
 
 mod care;
+mod rescan;
 
 use alloc::boxed::Box;
 use alloc::format;
@@ -12,6 +13,7 @@ use spindle_block::{BlockController, Retry, Targets, Volume};
 
 use crate::cores::Given;
 pub(crate) use care::Removed;
+use rescan::Rescan;
 
 /// Bytes of the list of disks: xenstored's default quota for a node is 2048, names and
 /// permissions included.
@@ -26,6 +28,7 @@ pub struct Disks<Q> {
     ready: Option<Vec<Q>>,
     /// What guests can be given, and who has it.
     pub(crate) targets: Targets,
+    rescan: Rescan,
 }
 
 /// A controller, and what is under way with it.
@@ -87,6 +90,7 @@ impl<Q: Default> Disks<Q> {
             disks: controllers.into_iter().map(Disk::new).collect(),
             ready: None,
             targets: Targets::default(),
+            rescan: Rescan::default(),
         };
         let mut reader = partitions.map(|read| (read, disks.queues()));
         let family = |volume: Volume| {

@@ -130,8 +130,9 @@ const CC: usize = 0x14;
 
 impl BusMaster for Master {
     fn disable(&mut self) -> bool {
-        self.remote.borrow_mut().masters = Some(false);
-        true
+        let mut remote = self.remote.borrow_mut();
+        remote.masters = Some(false);
+        !remote.loose
     }
 
     fn restore(&mut self) -> Result<(), String> {
@@ -154,6 +155,8 @@ pub(crate) struct Remote {
     pub(crate) lose: Option<bool>,
     /// Whether it masters the bus, once that was changed.
     pub(crate) masters: Option<bool>,
+    /// Its bus mastering cannot be taken away.
+    pub(crate) loose: bool,
     /// How often the cores were said to have closed what was removed.
     pub(crate) closed: usize,
     /// How often it was probed again.

@@ -1,0 +1,52 @@
+//! A look at all disks that an administrator asks for, and its answer.
+
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
+use log::info;
+
+use super::Disks;
+
+/// When the answer is given though some disk is still being brought up.
+const PATIENCE_NS: u64 = 30_000_000_000;
+
+/// The looks so far, and the one that is under way.
+#[derive(Debug, Default)]
+pub(crate) struct Rescan {
+    /// How many have been answered.
+    answered: u64,
+    /// By when the one that is under way is answered in any case.
+    until: Option<u64>,
+}
+
+impl<Q> Disks<Q> {
+    /// Looks at every disk again: one that is lost is probed, and the others are asked what they
+    /// have. The answer comes by [`Disks::rescanned`].
+    pub(crate) fn rescan(&mut self, now: u64) {
+        info!("asked to look at the disks again");
+        for disk in &mut self.disks {
+            disk.retry.ask(now);
+            disk.controller.rescan();
+        }
+        self.rescan.until = Some(now.saturating_add(PATIENCE_NS));
+    }
+
+    /// The answer to a request, once: how many were answered so far, and a line for each disk.
+    /// `busy` tells whether a disk has still something under way.
+    pub(crate) fn rescanned(&mut self, busy: bool, now: u64) -> Option<String> {
+        self.rescan.until.take_if(|until| !busy || now >= *until)?;
+        self.rescan.answered += 1;
+        let lines = self.disks.iter().map(|disk| {
+            let name = disk.controller.name();
+            match &disk.lost {
+                Some(_) if disk.probing => format!("{name} is still being brought up"),
+                Some(reason) => format!("{name} is lost: {reason}"),
+                None => format!("{name} works"),
+            }
+        });
+        let first = self.rescan.answered.to_string();
+        let lines: Vec<_> = [first].into_iter().chain(lines).collect();
+        Some(lines.join("\n"))
+    }
+}
