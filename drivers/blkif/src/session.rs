@@ -187,6 +187,8 @@ pub struct Session {
     ledger: Ledger,
     /// Requests were left in the ring for want of credit.
     throttled: bool,
+    /// The disk may have lost what its cache held, of which no flush has told yet.
+    forgotten: bool,
     /// Something was answered in the last visit.
     answered: bool,
     wait: Wait,
@@ -284,6 +286,7 @@ impl Session {
             account: Account::default(),
             ledger: Ledger::new(),
             throttled: false,
+            forgotten: false,
             answered: false,
             wait: Wait::default(),
             finished: room.finished,
@@ -359,6 +362,12 @@ impl Session {
     fn stop(&mut self, halt: Halt) {
         self.halt = Some(halt);
         (self.fault, self.stopped) = (true, true);
+    }
+
+    /// The disk is lost. If it comes back, what was answered and was still in its cache may be gone: the
+    /// next flush that goes well must fail, or the frontend would take that for stored.
+    pub(crate) fn forget_cache(&mut self) {
+        self.forgotten = self.volume.write_cache;
     }
 
     /// The volume has another size from the next request on. Without any sectors it is gone: what

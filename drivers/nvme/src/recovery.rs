@@ -355,7 +355,9 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
         self.rescan = Rescan::No;
         let serial = &self.identity.serial;
         let reviving = self.recovery.reviving.is_some();
-        let hopeless = matches!(reason, Error::Changed(_)) || reviving;
+        // What was in its cache may be gone, which those who wrote it must notice.
+        let forgot = reason == Error::Restarted && self.identity.write_cache;
+        let hopeless = matches!(reason, Error::Changed(_)) || forgot || reviving;
         let spent = self.recovery.spent;
         if !hopeless && spent > BUDGET && self.may_reset_subsystem() {
             log::error!("nvme {serial}: {reason}; resets do not help");

@@ -425,15 +425,28 @@ fn rest(bed: &mut Bed<'_>) {
 
 #[test]
 fn power_that_is_back_before_anything_was_noticed_is_noticed() {
-    let rig = two_namespaces();
-    let mut bed = Bed::new(&rig, 2);
-    bed.submit(0, Op::Write, 1);
-    bed.turn();
-    bed.answers.clear();
-    rig.disk.vanish();
-    rig.disk.come_back();
-    bed.settle();
-    assert_eq!(bed.lost, None);
-    works(&mut bed);
-    rig.obeyed();
+    for write_cache in [false, true] {
+        let rig = Rig::new(Config {
+            write_cache,
+            ..Config::default()
+        });
+        let mut bed = Bed::new(&rig, 2);
+        bed.submit(0, Op::Write, 1);
+        bed.turn();
+        bed.answers.clear();
+        rig.disk.vanish();
+        rig.disk.come_back();
+        bed.settle();
+        // With a cache it may have lost what was written, which must not go unnoticed.
+        let reason = bed.lost.take().map(|lost| lost.reason);
+        assert_eq!(reason, write_cache.then_some(Error::Restarted));
+        if write_cache {
+            bed.fail_all();
+            assert_eq!(bed.controller.probe_again(), Ok(()));
+            bed.settle();
+            assert_eq!(bed.back, Some(Back::Same));
+        }
+        works(&mut bed);
+        rig.obeyed();
+    }
 }

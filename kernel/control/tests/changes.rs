@@ -17,6 +17,16 @@ fn with_namespaces(cores: usize) -> (World, FakeNvme) {
 
 /// The same, with a controller of which something is changed before it is started.
 fn with_namespaces_that(cores: usize, change: impl FnOnce(&FakeNvme)) -> (World, FakeNvme) {
+    // What was written is there after power is back.
+    with_namespaces_of(cores, false, change)
+}
+
+/// The same, with a write cache or without.
+fn with_namespaces_of(
+    cores: usize,
+    write_cache: bool,
+    change: impl FnOnce(&FakeNvme),
+) -> (World, FakeNvme) {
     let setup = Setup {
         cores,
         ..Setup::default()
@@ -28,8 +38,7 @@ fn with_namespaces_that(cores: usize, change: impl FnOnce(&FakeNvme)) -> (World,
             namespaces: namespaces
                 .map(|(id, blocks)| NamespaceConfig::new(id, blocks, 9))
                 .into(),
-            // What was written is there after power is back.
-            write_cache: false,
+            write_cache,
             ..NvmeConfig::default()
         };
         let controller = FakeNvme::new(machine.bus.clone(), config);
@@ -392,4 +401,27 @@ fn what_no_event_tells_of_is_found_on_request() {
     world.pass(20);
     assert_eq!(world.holder("nvme0n3"), "-");
     undisturbed(&mut world, other, 1000);
+}
+
+#[test]
+fn power_that_was_away_too_shortly_to_be_noticed_is_noticed_by_the_guests() {
+    for cores in [0, 2] {
+        let (mut world, model) = with_namespaces_of(cores, true, |_| ());
+        let first = guest(&mut world, 5, "nvme0n1", cores);
+        world.write(first, 0, 0, 1);
+        model.vanish();
+        model.come_back();
+        world.until("return", |w| w.remotes[0].borrow().masters == Some(true));
+        world.pass(1000);
+        for ring in 0..cores.max(1) {
+            for expected in [RspStatus::ERROR, RspStatus::OKAY] {
+                let id = world.guests[first].flush(ring);
+                assert_eq!(world.answer(first, ring, id), expected);
+            }
+        }
+        world.write(first, 0, 0, 2);
+        world.verify(first, 0, 0, 2);
+        world.detach(first);
+        world.assert_nothing_left();
+    }
 }

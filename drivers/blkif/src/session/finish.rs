@@ -46,6 +46,13 @@ impl Session {
         };
         match slot.state {
             State::InFlight | State::Ready => {
+                let forgotten = slot.op == Op::Flush && result.is_ok() && self.forgotten;
+                let result = if forgotten {
+                    self.forgotten = false;
+                    Err(IoError::Aborted)
+                } else {
+                    result
+                };
                 if !self.take_part(index, result) {
                     return;
                 }

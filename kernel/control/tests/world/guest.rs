@@ -116,6 +116,17 @@ impl Guest {
         id
     }
 
+    /// Asks for what was written to be stored; gives the request's number.
+    pub(crate) fn flush(&mut self, ring: usize) -> u64 {
+        let (domain, machine) = (self.domain(), self.machine);
+        let ring = self.ring(ring);
+        let id = ring.front.push(Operation::FLUSH, 0, &[]);
+        if ring.front.publish() {
+            machine.notify_from(domain, ring.port);
+        }
+        id
+    }
+
     /// Asks for a page to be written, with a pattern by `seed`; gives the request's number.
     pub(crate) fn write(&mut self, ring: usize, sector: u64, seed: u64) -> u64 {
         let page = self.ring(ring).front.page(false);
