@@ -27,6 +27,9 @@ pub(crate) enum Verb {
     /// how its guests get their disks back. If it fails, it can be tried again: the disks stay with
     /// xen-pciback meanwhile.
     Restart(RestartArgs),
+    /// Have a running Spindle look at its disks again, for one that was lost, replaced or formatted
+    /// and for new namespaces, and print the state of each. It does so by itself as well.
+    Rescan(RescanArgs),
     /// List Spindle domains, their disks, and the guests that use them.
     List,
     /// Print the counters of all disks and cores.
@@ -116,6 +119,17 @@ pub(crate) struct RestartArgs {
     /// Seconds to wait for another spindlectl that changes something.
     #[arg(long, default_value_t = 120, value_parser = value_parser!(u64).range(..=DAY))]
     pub(crate) lock_timeout: u64,
+}
+
+#[derive(Args)]
+pub(crate) struct RescanArgs {
+    /// The domain's name.
+    pub(crate) name: String,
+    /// Print only the state of this controller or disk, such as nvme0.
+    pub(crate) disk: Option<String>,
+    /// Seconds to wait for the answer, for which a controller that starts slowly may need 30.
+    #[arg(long, default_value_t = 40, value_parser = value_parser!(u64).range(..=DAY))]
+    pub(crate) timeout: u64,
 }
 
 #[derive(Args)]

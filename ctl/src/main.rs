@@ -45,6 +45,7 @@ mod plan;
 #[cfg(test)]
 mod plan_tests;
 mod record;
+mod rescan;
 mod restart;
 #[cfg(test)]
 mod restart_tests;
@@ -69,7 +70,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 
-use cli::{Cli, CreateArgs, DestroyArgs, RestartArgs, Top, Verb};
+use cli::{Cli, CreateArgs, DestroyArgs, RescanArgs, RestartArgs, Top, Verb};
 use create::Failing;
 use destroy::Destroy;
 use dom0::Dom0;
@@ -89,6 +90,7 @@ fn main() -> ExitCode {
         Verb::Create(args) => create(args),
         Verb::Destroy(args) => destroy(&args),
         Verb::Restart(args) => restart(args),
+        Verb::Rescan(args) => rescan(&args),
         Verb::List => list(),
         Verb::Stat => all().and_then(|all| print(&tables::stat(&all))),
         Verb::Top(args) => top(&args),
@@ -203,6 +205,13 @@ fn restart(args: RestartArgs) -> Result<()> {
         show("One that had I/O in flight waits for it without end: xl destroy, then xl create.")?;
     }
     Ok(())
+}
+
+fn rescan(args: &RescanArgs) -> Result<()> {
+    let patience = Duration::from_secs(args.timeout);
+    let mut host = Dom0::new();
+    let disk = args.disk.as_deref();
+    show(rescan::rescan(&mut host, &args.name, disk, patience)?)
 }
 
 /// Has whoever else changes something end first, and what we change not be cut off by Ctrl-C.

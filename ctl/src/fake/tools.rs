@@ -1,5 +1,7 @@
 //! The tools of the fake dom0: xl and xenstore's, step by step as Xen's own do things.
 
+use std::time::Duration;
+
 use anyhow::{Result, bail, ensure};
 
 use super::{BDF, Domain, Fake, Fate};
@@ -83,6 +85,15 @@ impl Fake {
                 let plain = |c: char| c.is_ascii_alphanumeric() || "-/_@".contains(c);
                 ensure!(path.chars().all(plain), "could not write path {path}");
                 self.store(path, value);
+                if path.ends_with("/data/spindle/rescan") && !self.deaf {
+                    let path = format!("{path}ned");
+                    let known = self.state.store.get(&path);
+                    let known = known.and_then(|text| text.lines().next()?.parse::<u32>().ok());
+                    let count = known.unwrap_or(0) + 1;
+                    let answer = format!("{count}\nnvme0 works\nnvme1 is lost: gone");
+                    let call = Call::change("xenstore-write", [&*path, &*answer]);
+                    self.pending.push((self.now + Duration::from_secs(2), call));
+                }
                 if path.ends_with("/control/shutdown") && !self.deaf {
                     let id = path.split('/').nth(3).unwrap_or_default().to_string();
                     self.end(&id);
