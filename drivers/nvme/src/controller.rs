@@ -1,5 +1,6 @@
 //! A controller: bring-up, what it is, its queues, and its end. For the control core.
 
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::time::Duration;
 
@@ -7,6 +8,7 @@ use spindle_block::{DiskOptions, Volume};
 use spindle_hw::{Clock, DmaAlloc, PAGE_SIZE, Registers};
 
 use crate::admin::{self, AdminQueue, Posted};
+use crate::boundary::Boundaries;
 use crate::change::{Leaving, Rescan};
 use crate::command::{Entry, admin as opcode};
 use crate::discard::DiscardLimits;
@@ -36,6 +38,7 @@ pub struct Controller<R, C, M> {
     /// What it takes in one discard, if it knows them and could say.
     pub(crate) discards: Option<DiscardLimits>,
     pub(crate) namespaces: Vec<Namespace>,
+    pub(crate) boundaries: Arc<Boundaries>,
     pub(crate) refused: Vec<(u32, NamespaceError)>,
     /// Those that were removed, as long as something of them may be under way.
     pub(crate) leaving: Vec<Leaving>,
@@ -91,6 +94,7 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
             identity: Identity::default(),
             discards: None,
             namespaces: Vec::new(),
+            boundaries: Arc::default(),
             refused: Vec::new(),
             leaving: Vec::new(),
             depth: 1 << depth.ilog2(),

@@ -72,7 +72,10 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
     pub(crate) fn find_namespaces(&mut self, highest: u32) -> Result<(), Error> {
         for id in self.namespace_ids(highest)? {
             match self.look_at(id)? {
-                Ok(found) => self.namespaces.extend(found),
+                Ok(found) => {
+                    found.iter().for_each(Namespace::log_boundary);
+                    self.namespaces.extend(found);
+                }
                 Err(reason) => {
                     log::warn!("nvme: namespace {id} is not offered: {reason}");
                     self.refused.push((id, reason));
@@ -117,6 +120,7 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
                 Err(error) => return Err(error),
             }
         }
+        self.boundaries.set(id, namespace.boundary());
         Ok(Ok(Some(namespace)))
     }
 

@@ -242,6 +242,7 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
                     self.remove(id, reason, changes);
                 }
                 (None, Some(found)) => {
+                    found.log_boundary();
                     self.namespaces.push(found);
                     changes.push(Change::Added(id));
                 }

@@ -106,7 +106,10 @@ pub(crate) struct IdentifyNamespace {
     _to_nabo: [u8; 4],
     /// NABO: the first block at which an atomic write may begin.
     pub(crate) atomic_offset: U16,
-    _to_npwg: [u8; 20],
+    _nabspf: [u8; 2],
+    /// NOIOB: blocks from one boundary to the next that commands had better not cross, 0 if none.
+    pub(crate) boundary: U16,
+    _nvmcap: [u8; 16],
     /// NPWG: the write granularity in blocks, 0's based.
     pub(crate) write_granularity: U16,
     _npwa: [u8; 2],
@@ -131,6 +134,7 @@ const _: () = assert!(core::mem::offset_of!(IdentifyNamespace, sharing) == 30);
 const _: () = assert!(core::mem::offset_of!(IdentifyNamespace, format_progress) == 32);
 const _: () = assert!(core::mem::offset_of!(IdentifyNamespace, atomic_write) == 36);
 const _: () = assert!(core::mem::offset_of!(IdentifyNamespace, atomic_offset) == 42);
+const _: () = assert!(core::mem::offset_of!(IdentifyNamespace, boundary) == 46);
 const _: () = assert!(core::mem::offset_of!(IdentifyNamespace, write_granularity) == 64);
 const _: () = assert!(core::mem::offset_of!(IdentifyNamespace, discard_granularity) == 68);
 const _: () = assert!(core::mem::offset_of!(IdentifyNamespace, attributes) == 99);

@@ -6,6 +6,7 @@ use alloc::vec::Vec;
 
 use spindle_block::{Discard, Unit, Volume};
 
+use crate::boundary::LEAST_BYTES;
 use crate::identify::IdentifyNamespace;
 use crate::{Identity, Status};
 
@@ -49,6 +50,9 @@ pub struct Namespace {
     pub physical_block_shift: u8,
     /// Blocks that a discard frees at once.
     pub discard_blocks: u32,
+    /// Blocks from one boundary to the next that commands had better not cross (NOIOB), as it
+    /// reports them; 0 if there are none.
+    pub boundary_blocks: u16,
     /// Whether it is write-protected.
     pub read_only: bool,
     /// Whether several controllers of its subsystem may have it.
@@ -105,6 +109,7 @@ impl Namespace {
             block_shift: shift,
             physical_block_shift: shift + physical.ilog2() as u8,
             discard_blocks: granularity(data.discard_granularity.get()),
+            boundary_blocks: data.boundary.get(),
             read_only: data.attributes & 1 != 0,
             shared: data.sharing & 1 != 0,
             eui64: Some(data.eui64).filter(|id| *id != [0; 8]),
@@ -118,6 +123,28 @@ impl Namespace {
     pub(crate) fn is_same(&self, found: &Self) -> bool {
         let uuid = self.uuid.zip(found.uuid).is_none_or(|(a, b)| a == b);
         uuid && (self.eui64, self.nguid) == (found.eui64, found.nguid)
+    }
+
+    /// Blocks from one boundary to the next that its commands end at, 0 if there are none or they
+    /// are too close.
+    pub(crate) fn boundary(&self) -> u32 {
+        let blocks = u32::from(self.boundary_blocks);
+        if u64::from(blocks) << self.block_shift < LEAST_BYTES {
+            return 0;
+        }
+        blocks
+    }
+
+    /// Says in the log if it reports a boundary that is not respected.
+    pub(crate) fn log_boundary(&self) {
+        if self.boundary_blocks != 0 && self.boundary() == 0 {
+            log::warn!(
+                "nvme: namespace {}: its optimal boundary of {} blocks is ignored, since that is \
+                 less than {LEAST_BYTES} bytes",
+                self.id,
+                self.boundary_blocks
+            );
+        }
     }
 
     /// Its size in sectors of 512 bytes.
@@ -296,6 +323,25 @@ mod tests {
         assert_eq!(shift(&page), 10, "the namespace 2");
         page.atomic_offset.set(1);
         assert_eq!(shift(&page), 9, "and not from block 0 on");
+    }
+
+    #[test]
+    fn a_boundary_counts_from_16_kib_on() {
+        for (shift, blocks, counts) in [
+            (9, 0, 0),
+            (9, 8, 0),
+            (9, 31, 0),
+            (9, 32, 32),
+            (9, 33, 33),
+            (12, 3, 0),
+            (12, 4, 4),
+            (12, u16::MAX, 65535),
+        ] {
+            let mut page = page(8, shift);
+            page.boundary.set(blocks);
+            let found = Namespace::parse(1, &page, 8).unwrap().unwrap();
+            assert_eq!((found.boundary_blocks, found.boundary()), (blocks, counts));
+        }
     }
 
     #[test]

@@ -38,18 +38,26 @@ pub(crate) struct Runs<'a> {
     taken: u32,
     limit: u32,
     block_mask: u32,
+    /// Bytes to the next boundary that a run ends at.
+    edge: u32,
+    /// Bytes from one boundary to the next.
+    stride: u32,
 }
+
+/// Bits of a bus address that PRP1 must not have: it asks for doubleword alignment only (4.3).
+pub(crate) const UNALIGNED: u64 = 3;
 
 const OFFSET: u64 = PAGE_SIZE as u64 - 1;
 
 /// How many blocks less one `segment` is, if it alone is the memory of a command, without a list or a cut:
-/// most are, and [`Runs`] would make one run of it.
+/// most are, and [`Runs`] would make one run of it. Bus addresses with a bit of `special` are not
+/// considered, nor are those of [`UNALIGNED`], which are among them.
 #[inline(always)]
-pub(crate) fn one_page(segment: Segment, block_shift: u8) -> Option<u32> {
+pub(crate) fn one_page(segment: Segment, block_shift: u8, special: u64) -> Option<u32> {
     let shift = block_shift & 31;
     let blocks = segment.len >> shift;
     let end = (segment.bus & OFFSET) + u64::from(segment.len);
-    let simple = end <= PAGE_SIZE as u64 && segment.bus & 3 == 0;
+    let simple = end <= PAGE_SIZE as u64 && segment.bus & special == 0;
     let rest = blocks.checked_sub(1)?;
     (simple && blocks << shift == segment.len).then_some(rest)
 }
@@ -64,7 +72,35 @@ impl<'a> Runs<'a> {
             taken: 0,
             limit,
             block_mask: (1 << (block_shift & 31)) - 1,
+            edge: u32::MAX,
+            stride: u32::MAX,
         }
+    }
+
+    /// The same, where what is left begins at `block` of a namespace with a boundary every `blocks`
+    /// blocks, if that is not 0: no run crosses one.
+    pub(crate) fn within(mut self, blocks: u32, block: u64) -> Self {
+        if blocks == 0 {
+            return self;
+        }
+        let span = u64::from(blocks);
+        let past = match span.is_power_of_two() {
+            true => block & (span - 1),
+            false => block % span,
+        };
+        let bytes = |blocks: u64| blocks.saturating_mul(u64::from(self.block_mask) + 1);
+        let limited = |bytes: u64| u32::try_from(bytes).unwrap_or(u32::MAX);
+        (self.edge, self.stride) = (limited(bytes(span - past)), limited(bytes(span)));
+        self
+    }
+
+    /// How many runs there are, up to the first that there cannot be.
+    pub(crate) fn count(mut self) -> usize {
+        let mut count = 0;
+        while let Some(Ok(_)) = self.next(|_, _| {}) {
+            count += 1;
+        }
+        count
     }
 
     /// The same without the first `bytes` bytes.
@@ -128,12 +164,13 @@ impl<'a> Runs<'a> {
             Ok(first) => first,
             Err(scattered) => return Some(Err(scattered)),
         };
+        let limit = self.limit.min(self.edge);
         let prp1 = first.bus;
-        let mut bytes = self.take(first, self.limit);
+        let mut bytes = self.take(first, limit);
         let mut end = prp1.wrapping_add(bytes.into());
         let mut second = Second::None;
         let mut listed = 0;
-        while bytes < self.limit
+        while bytes < limit
             && let Some(Ok(rest)) = self.peek()
         {
             if rest.bus & OFFSET == 0 && end & OFFSET == 0 {
@@ -153,12 +190,15 @@ impl<'a> Runs<'a> {
             } else if rest.bus != end || end & OFFSET == 0 {
                 break;
             }
-            let took = self.take(rest, self.limit - bytes);
+            let took = self.take(rest, limit - bytes);
             bytes += took;
             end = rest.bus.wrapping_add(took.into());
         }
-        // Doubleword alignment is all that PRP1 asks for (4.3).
-        if prp1 & 3 != 0 || bytes & self.block_mask != 0 {
+        self.edge = match self.edge - bytes {
+            0 => self.stride,
+            left => left,
+        };
+        if prp1 & UNALIGNED != 0 || bytes & self.block_mask != 0 {
             return Some(Err(Scattered));
         }
         Some(Ok(Run {

@@ -13,10 +13,11 @@ use spindle_hw::{Registers, SharedPages};
 
 use self::transfer::{Kind, Transfer};
 use crate::Status;
+use crate::boundary::Boundaries;
 use crate::command::{Answer, answer};
 use crate::discard::DiscardLimits;
 use crate::link::{Link, Order};
-use crate::prp::one_page;
+use crate::prp::{UNALIGNED, one_page};
 use crate::registers::{completion_doorbell, submission_doorbell};
 use crate::slots::{Finished, Slots};
 
@@ -41,6 +42,11 @@ pub struct QueuePair<R> {
     head_doorbell: usize,
     /// The most bytes one NVMe command moves.
     limit: u32,
+    boundaries: Arc<Boundaries>,
+    /// Bits of a bus address that a command of one page must not have, or it may take more than
+    /// that: all of them as long as some namespace has boundaries. One word for both questions,
+    /// so that the second costs nothing.
+    special: u64,
     /// log2 of the bytes of each slot's PRP list.
     list_shift: u32,
     discards: Option<DiscardLimits>,
@@ -99,9 +105,10 @@ impl<R: Registers> QueuePair<R> {
         shape: Shape,
         limit: Duration,
         link: Arc<Link>,
+        boundaries: Arc<Boundaries>,
     ) -> Self {
         let age_limit = limit.as_nanos() >> recover::EPOCH_SHIFT;
-        Self {
+        let mut queue = Self {
             registers,
             id: shape.id,
             memory,
@@ -113,6 +120,8 @@ impl<R: Registers> QueuePair<R> {
             head: 0,
             head_doorbell: completion_doorbell(shape.id, shape.doorbell_stride),
             limit: shape.limit,
+            boundaries,
+            special: UNALIGNED,
             list_shift: shape.list_shift,
             discards: shape.discards.map(|it| it.within(1 << shape.list_shift)),
             epoch: 0,
@@ -128,7 +137,17 @@ impl<R: Registers> QueuePair<R> {
             parked: false,
             trying: false,
             gone: false,
-        }
+        };
+        queue.see_boundaries();
+        queue
+    }
+
+    /// Looks whether any namespace has boundaries now.
+    fn see_boundaries(&mut self) {
+        self.special = match self.boundaries.any() {
+            true => u64::MAX,
+            false => UNALIGNED,
+        };
     }
 
     /// The queue identifier, from 1.
@@ -204,7 +223,7 @@ impl<R: Registers> DiskQueue for QueuePair<R> {
             return self.submit_other(command, tag);
         };
         if let [segment] = *command.segments
-            && let Some(length) = one_page(segment, command.block_shift)
+            && let Some(length) = one_page(segment, command.block_shift, self.special)
         {
             return self.transfer_page(command, segment.bus, length, kind, tag);
         }

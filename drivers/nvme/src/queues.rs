@@ -79,7 +79,11 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
             Ok(()) => {
                 let link = Arc::clone(&pair.link);
                 self.pairs[place] = Some(pair);
-                Ok(QueuePair::new(registers, memory, shape, self.timeout, link))
+                let boundaries = Arc::clone(&self.boundaries);
+                let limit = self.timeout;
+                Ok(QueuePair::new(
+                    registers, memory, shape, limit, link, boundaries,
+                ))
             }
             Err((error, reachable)) => {
                 if !reachable {

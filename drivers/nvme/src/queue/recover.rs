@@ -36,6 +36,7 @@ impl<R: Registers> QueuePair<R> {
     #[cold]
     fn look(&mut self) {
         self.looked = self.epoch;
+        self.see_boundaries();
         self.link.see_closed(|closed| self.slots.forsake(closed));
         if self.parked {
             // The controller has none of it.

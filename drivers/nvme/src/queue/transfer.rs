@@ -7,7 +7,7 @@ use spindle_hw::{PAGE_SIZE, Registers};
 
 use super::QueuePair;
 use crate::command::{Entry, io};
-use crate::prp::{Runs, Second};
+use crate::prp::{Runs, Second, UNALIGNED};
 
 /// Which way data goes: opcode, and what is set in doubleword 12 beside the number of blocks.
 #[derive(Clone, Copy)]
@@ -108,7 +108,24 @@ impl<R: Registers> QueuePair<R> {
         transfer: &Transfer<'_>,
         tag: Tag,
     ) -> Result<(), SubmitError> {
-        let mut runs = Runs::new(transfer.segments, self.limit, transfer.block_shift);
+        if self.special != UNALIGNED {
+            let cut = self.runs(transfer, 0, self.limit);
+            // On a queue as short as that, a boundary is crossed instead.
+            if cut.clone().count() <= self.capacity() {
+                return self.transfer_runs(transfer, cut, tag);
+            }
+        }
+        let runs = Runs::new(transfer.segments, self.limit, transfer.block_shift);
+        self.transfer_runs(transfer, runs, tag)
+    }
+
+    #[inline(always)]
+    fn transfer_runs(
+        &mut self,
+        transfer: &Transfer<'_>,
+        mut runs: Runs<'_>,
+        tag: Tag,
+    ) -> Result<(), SubmitError> {
         let part = self.build(transfer, 0, &mut runs, WHOLE)?;
         let mut parts = part.commands;
         // A later try helps only if an empty queue would do.
@@ -126,6 +143,19 @@ impl<R: Registers> QueuePair<R> {
         Ok(())
     }
 
+    /// The runs of what comes `from` blocks after the beginning of a command. They end at the
+    /// boundaries of its namespace.
+    #[inline]
+    fn runs<'a>(&self, transfer: &Transfer<'a>, from: u64, limit: u32) -> Runs<'a> {
+        let shift = transfer.block_shift;
+        let runs = Runs::new(transfer.segments, limit, shift).skip(from << (shift & 31));
+        if self.special == UNALIGNED {
+            return runs;
+        }
+        let blocks = self.boundaries.blocks(transfer.unit.0);
+        runs.within(blocks, transfer.block.wrapping_add(from))
+    }
+
     /// Takes as much as there is room for, from `from` blocks on.
     #[inline(never)]
     pub(super) fn transfer_part(
@@ -135,13 +165,11 @@ impl<R: Registers> QueuePair<R> {
         budget: Budget,
         tag: Tag,
     ) -> Result<Part, SubmitError> {
-        let bytes = from << (transfer.block_shift & 31);
         // No command is larger than the budget, as far as pages go.
         let limit = self
             .limit
             .min((budget.bytes & !PAGE_MASK).max(PAGE_SIZE as u32));
-        let runs = Runs::new(transfer.segments, limit, transfer.block_shift);
-        let mut runs = runs.skip(bytes);
+        let mut runs = self.runs(transfer, from, limit);
         if runs.is_empty() {
             return Err(SubmitError::Scattered);
         }
@@ -220,7 +248,8 @@ impl<R: Registers> QueuePair<R> {
         self.tail = (self.tail + parts) & self.mask;
     }
 
-    /// How many NVMe commands `command` takes.
+    /// How many NVMe commands `command` takes by how its memory lies; boundaries of the namespace
+    /// do not count, since they are the same however it lies.
     #[inline(never)]
     pub(super) fn count(&self, command: &Command<'_>) -> Result<usize, SubmitError> {
         let mut runs = Runs::new(command.segments, self.limit, command.block_shift);

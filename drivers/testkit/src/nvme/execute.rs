@@ -148,6 +148,14 @@ impl Shared {
         }
         let shift = store.shift();
         let bytes = count << shift;
+        let boundary = u64::from(self.config.quirks.boundary(store.id));
+        if boundary << shift >= 16 << 10
+            && block / boundary != block.saturating_add(count - 1) / boundary
+        {
+            self.violation(format!(
+                "{count} blocks at {block} cross a boundary of {boundary}"
+            ));
+        }
         if self.mdts() != 0 && bytes > 4096 << self.mdts() {
             self.violation(format!("{bytes} bytes are more than MDTS allows"));
             return Status(Status::INVALID_FIELD.0 | Status::DO_NOT_RETRY);

@@ -123,6 +123,7 @@ impl Shared {
         // Two formats, of which the second is in use.
         put(25, &[1, 1]);
         put(32, &[store.format_progress()]);
+        put(46, &self.config.quirks.boundary(id).to_le_bytes());
         put(99, &[u8::from(config.read_only)]);
         put(104, &store.nguid());
         put(120, &config.eui64);

@@ -14,6 +14,9 @@ pub enum Quirk {
     SilentAdmin(u8),
     /// CSTS reads as all ones so often after a change of CC.EN.
     BlindAfterChange(u32),
+    /// NOIOB of the namespace with this identifier, in blocks. That a command crosses such a
+    /// boundary is noted as a violation if the distance is 16 KiB at least.
+    Boundary(u32, u16),
     /// CRTO.CRWMT in 500 ms units, with the bit in CAP.CRMS that says so.
     ReadyTimeout(u16),
 }
@@ -27,6 +30,15 @@ impl Quirks {
     #[must_use]
     pub fn has(&self, quirk: Quirk) -> bool {
         self.0.contains(&quirk)
+    }
+
+    /// NOIOB of namespace `id`, 0 if it has none.
+    pub(super) fn boundary(&self, id: u32) -> u16 {
+        let found = self.find(|quirk| match quirk {
+            Quirk::Boundary(namespace, blocks) if namespace == id => Some(blocks),
+            _ => None,
+        });
+        found.unwrap_or(0)
     }
 
     /// What `pick` finds first.
