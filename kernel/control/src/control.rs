@@ -223,7 +223,15 @@ impl<H: Hypervisor, W: CoreWorker> Control<H, W> {
         };
         // What has changed since the last look.
         self.attend_disks(self.hypervisor.now_ns());
-        let (targets, holder) = (&mut self.disks.targets, device.to_string());
+        let holder = device.to_string();
+        // Whoever has a disk that is lost is not what keeps others from it.
+        if let Ok(volume) = self.disks.targets.named(params)
+            && let Some(reason) = self.disks.lost(volume.disk)
+        {
+            let text = format!("{} is lost: {reason}", volume.name);
+            return Err(Refusal::new(Errno::EIO, text));
+        }
+        let targets = &mut self.disks.targets;
         let claim = if sectors {
             targets.claim_512e(params, usage, &holder)
         } else {
@@ -242,11 +250,6 @@ impl<H: Hypervisor, W: CoreWorker> Control<H, W> {
             Refusal::new(errno, error.to_string())
         })?;
         let mut volume = volume.clone();
-        if let Some(reason) = self.disks.lost(volume.disk) {
-            let text = format!("{} is lost: {reason}", volume.name);
-            self.disks.targets.release(&device.to_string());
-            return Err(Refusal::new(Errno::EIO, text));
-        }
         volume.read_only |= access == Access::ReadOnly;
         if !discard || volume.read_only {
             volume.discard = None;

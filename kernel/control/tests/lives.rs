@@ -345,6 +345,11 @@ fn a_disk_that_is_lost_answers_what_a_connected_guest_asks_with_errors() {
         assert_eq!(world.answer(guest, ring, id), RspStatus::ERROR);
     }
     assert_eq!(world.state(guest), 4);
+    // Another guest hears that, and not who has the disk.
+    let next = world.attach(6, 51712, "vda", "w");
+    world.until("error", |w| w.error(next).is_some());
+    let error = world.error(next).unwrap();
+    assert!(error.contains("vda is lost"), "{error}");
     world.detach(guest);
     world.assert_nothing_left();
 }

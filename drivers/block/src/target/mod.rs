@@ -130,6 +130,14 @@ impl Targets {
         volumes.filter_map(|(volume, disk)| disk.is_none().then_some(volume))
     }
 
+    /// The volume that `target` names, as [`Targets::claim`] finds it.
+    ///
+    /// # Errors
+    /// None or several have the name.
+    pub fn named(&self, target: &str) -> Result<&Volume, TargetError> {
+        self.find(target).map(|index| &self.volumes[index])
+    }
+
     /// Gives `holder` the volume that `target` names: a name, or an alias that only one volume
     /// has; with or without `/dev/`, and by the links of `/dev/disk` as well. Whatever `holder`
     /// had before is released.
