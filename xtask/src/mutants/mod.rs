@@ -20,7 +20,7 @@ use xshell::{Shell, cmd};
 use self::change::Change;
 use self::listed::Listed;
 use self::outcome::{Outcome, Report};
-use crate::{root, tools, ui};
+use crate::{fuzz, root, tools, ui};
 
 /// A crate whose tests are tried.
 struct Tested {
@@ -89,6 +89,8 @@ struct Scope<'a> {
     shard: Option<&'a str>,
     /// As many as there is time for.
     time: Option<Duration>,
+    /// One crate after the other has all of the time.
+    in_turn: bool,
     /// The tests are known to pass without any.
     tests_pass: bool,
 }
@@ -106,26 +108,33 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         time: args
             .minutes
             .map(|minutes| Duration::from_secs(60 * minutes)),
+        in_turn: false,
         tests_pass: false,
     };
     try_all(&sh, chosen, &scope)?.judge()
 }
 
 /// What CI does after the host's tests: as many of the mutants in what a change touches as there is
-/// time for. A sample says nothing of a crate's rate, so that it shows what survived and judges
-/// nothing. Returns what was left out.
+/// time for, crate by crate, beginning with another one at each commit: most of the time is for
+/// compiling a crate once, so that a share for each would be enough for none. A sample says nothing
+/// of a crate's rate, so that it shows what survived and judges nothing. Returns what was left out.
 pub(crate) fn in_ci(time: Duration) -> Result<Option<String>> {
     let sh = Shell::new()?;
     sh.change_dir(root());
     let scope = Scope {
         change: Some(Change::since(&sh, None)?),
         time: Some(time),
+        in_turn: true,
         tests_pass: true,
         ..Scope::default()
     };
-    let left = try_all(&sh, choose(&[])?, &scope)?.left();
+    let mut chosen = choose(&[])?;
+    let first = fuzz::commit(&sh)? % chosen.len() as u64;
+    chosen.rotate_left(usize::try_from(first)?);
+    let report = try_all(&sh, chosen, &scope)?;
+    let left = report.left();
     let command = "cargo xtask mutants --changed";
-    Ok((left > 0).then(|| format!("{left} mutants of what a change touches ({command})")))
+    Ok((!left.is_empty()).then(|| format!("mutants in {} ({command})", left.join(", "))))
 }
 
 /// Makes mutants of these crates and prints what their tests noticed.
@@ -147,11 +156,16 @@ fn try_all(sh: &Shell, mut chosen: Vec<&Tested>, scope: &Scope<'_>) -> Result<Re
     let tree = copy::refresh(sh)?;
     let start = Instant::now();
     for (number, tested) in chosen.iter().enumerate() {
-        // What is left of the time is shared by the crates that are left.
+        // What is left of the time is shared by the crates that are left, or is all for the next.
         let left = scope.time.map(|time| {
             let rest = u32::try_from(chosen.len() - number).unwrap_or(u32::MAX);
-            time.saturating_sub(start.elapsed()) / rest
+            let parts = if scope.in_turn { 1 } else { rest };
+            time.saturating_sub(start.elapsed()) / parts
         });
+        if scope.in_turn && left.is_some_and(|left| left.is_zero()) {
+            report.skip(tested.name);
+            continue;
+        }
         ui::step("mutants", tested.name);
         let outcome = try_one(sh, &tree, tested, scope, left)?;
         let whole = scope.change.is_none() && scope.shard.is_none();

@@ -76,8 +76,8 @@ pub(super) struct Report {
     /// Entries of the list that did not survive.
     stale: Vec<String>,
     below: Vec<&'static str>,
-    /// Mutants for which there was no time.
-    left: usize,
+    /// Crates for which there was too little time.
+    left: Vec<&'static str>,
 }
 
 impl Default for Report {
@@ -96,7 +96,7 @@ impl Default for Report {
             unlisted: Vec::new(),
             stale: Vec::new(),
             below: Vec::new(),
-            left: 0,
+            left: Vec::new(),
         }
     }
 }
@@ -124,7 +124,9 @@ impl Report {
             (outcome.survived.len() - unlisted.len()).to_string(),
             outcome.left.to_string(),
         ]);
-        self.left += outcome.left;
+        if outcome.left > 0 {
+            self.left.push(name);
+        }
         if outcome.is_too_little(unlisted.len()) {
             self.below.push(name);
         }
@@ -135,9 +137,14 @@ impl Report {
         }
     }
 
-    /// For how many mutants there was no time.
-    pub(super) fn left(&self) -> usize {
-        self.left
+    /// There was no time for this crate.
+    pub(super) fn skip(&mut self, name: &'static str) {
+        self.left.push(name);
+    }
+
+    /// Crates not all of whose mutants were tried.
+    pub(super) fn left(&self) -> &[&'static str] {
+        &self.left
     }
 
     /// Whether enough were noticed.
