@@ -178,7 +178,8 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
     /// One that the controller does not describe just then stays as it is known, and is looked at
     /// again later. One that is being formatted is removed: what comes of it has nothing of the old
     /// one, perhaps not even the size of its blocks. One that was removed is not looked at before
-    /// nothing of it is under way.
+    /// nothing of it is under way; one that is new, not before it has been reported that the controller
+    /// is another one, if it is.
     #[inline(never)]
     pub(crate) fn refresh(&mut self, ids: &[u32], changes: &mut Vec<Change>) -> Result<(), Error> {
         let mut room = MAX_NAMESPACES.saturating_sub(self.namespaces.len());
@@ -187,6 +188,13 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
                 continue;
             }
             let place = self.namespaces.iter().position(|n| n.id == id);
+            if place.is_none() && self.recovery.replaced {
+                // It would be taken for one of the controller that was here before.
+                if !self.unsure.contains(&id) && self.unsure.len() < MAX_NAMESPACES {
+                    self.unsure.push(id);
+                }
+                continue;
+            }
             if place.is_none() {
                 match room.checked_sub(1) {
                     Some(left) => room = left,

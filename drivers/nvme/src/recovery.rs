@@ -143,7 +143,10 @@ pub(crate) struct Recovery {
     /// Who the controller was before the reset.
     pub(crate) before: Identity,
     /// It was lost, and is brought up once more.
-    pub(crate) reviving: Option<Back>,
+    pub(crate) reviving: bool,
+    /// Another one is in its place, which has not been reported. This outlasts attempts that come to
+    /// nothing: until it is reported, all outside goes by the name of the one that was lost.
+    pub(crate) replaced: bool,
     /// The status has read as all ones since the last change of CC.EN.
     pub(crate) blind: bool,
     /// Why the controller is given up once it is disabled.
@@ -162,7 +165,8 @@ impl Recovery {
             trial: None,
             running_since: 0,
             before: Identity::default(),
-            reviving: None,
+            reviving: false,
+            replaced: false,
             blind: false,
             giving_up: None,
         }
@@ -312,12 +316,10 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
             return Ok(());
         }
         let serial = &self.identity.serial;
-        match self.recovery.reviving.take() {
-            None => log::warn!("nvme {serial}: reset, works again"),
-            Some(back) => {
-                self.come_back();
-                attention.back = Some(back);
-            }
+        if core::mem::take(&mut self.recovery.reviving) {
+            attention.back = Some(self.come_back());
+        } else {
+            log::warn!("nvme {serial}: reset, works again");
         }
         self.resume(now, attention);
         self.recovery.stage = Stage::Running;
@@ -354,7 +356,7 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
         self.looking.clear();
         self.rescan = Rescan::No;
         let serial = &self.identity.serial;
-        let reviving = self.recovery.reviving.is_some();
+        let reviving = self.recovery.reviving;
         // What was in its cache may be gone, which those who wrote it must notice.
         let forgot = reason == Error::Restarted && self.identity.write_cache;
         let hopeless = matches!(reason, Error::Changed(_)) || forgot || reviving;
@@ -508,7 +510,7 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
         self.looking.clear();
         self.rescan = Rescan::No;
         self.recovery.stage = Stage::Lost;
-        let again = self.recovery.reviving.take().is_some();
+        let again = core::mem::take(&mut self.recovery.reviving);
         attention.lost = Some(Lost {
             reason,
             disabled,
@@ -629,7 +631,7 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
     #[inline(never)]
     fn revive(&mut self, changes: &mut Vec<Change>) -> Result<(), Error> {
         self.identify_controller()?;
-        if self.recovery.reviving.is_some() {
+        if self.recovery.reviving {
             self.take_anew(changes)?;
         } else {
             let before = &self.recovery.before;

@@ -3,7 +3,8 @@
 //!
 //! It goes the way of a reset, with the queues that the cores have: nothing is in flight on these,
 //! since all of it has failed, so that they begin anew with the limits that the controller has now. If
-//! it is another one, all namespaces are removed before those that it has are offered.
+//! it is another one, all namespaces are removed first, and those that it has are offered only once it
+//! has been reported: whoever names them after their controller must know by then that it is another.
 
 use alloc::vec::Vec;
 
@@ -45,7 +46,8 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
         let lost = core::mem::replace(&mut self.recovery, Recovery::new());
         self.recovery.order = lost.order;
         self.recovery.before = lost.before;
-        self.recovery.reviving = Some(Back::Same);
+        self.recovery.replaced = lost.replaced;
+        self.recovery.reviving = true;
         self.registers.begin_disable();
         self.recovery.stage = Stage::Disabling(self.clock.now_ns());
         Ok(())
@@ -53,7 +55,7 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
 
     /// The controller is disabled: what is left in flight from before it was lost, if it was, may fail.
     pub(crate) fn let_end(&self) -> bool {
-        let was_lost = self.recovery.reviving.is_some();
+        let was_lost = self.recovery.reviving;
         if was_lost {
             let pairs = self.pairs.iter().flatten();
             pairs.for_each(|pair| pair.link.release(true));
@@ -65,7 +67,7 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
     /// nothing of what was known is there.
     pub(crate) fn take_anew(&mut self, changes: &mut Vec<Change>) -> Result<(), Error> {
         if !self.identity.is_of(&self.recovery.before) {
-            self.recovery.reviving = Some(Back::Other);
+            self.recovery.replaced = true;
             // When this is done once more, it is a known one.
             self.recovery.before = self.identity.clone();
             let known: Vec<u32> = self.namespaces.iter().map(|n| n.id).collect();
@@ -83,8 +85,9 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
         Ok(())
     }
 
-    /// The queues begin anew with the order that follows.
-    pub(crate) fn come_back(&mut self) {
+    /// The queues begin anew with the order that follows. Gives what is to be reported; what is there
+    /// under new names is looked for only after that.
+    pub(crate) fn come_back(&mut self) -> Back {
         let serial = &self.identity.serial;
         log::warn!("nvme {serial}: is back, works again");
         let (limit, delays) = (self.identity.max_transfer, self.identity.retry_delays);
@@ -92,5 +95,10 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
             pair.link.release(false);
             pair.link.tell_terms(limit, self.discards, delays);
         }
+        if core::mem::take(&mut self.recovery.replaced) {
+            self.unsure_since = None;
+            return Back::Other;
+        }
+        Back::Same
     }
 }

@@ -195,6 +195,102 @@ fn another_disk_in_the_place_of_a_lost_one_is_not_reached_by_those_who_had_that(
 }
 
 #[test]
+fn another_disk_is_one_however_often_it_fails_before_it_works() {
+    for (fault, answers_identify) in [
+        (Fault::FailIdentify(1, 0x06), false),
+        // Number of Queues.
+        (Fault::FailAdmin(0x09, 0x06), true),
+        (Fault::FailAdmin(0x05, 0x06), true),
+        (Fault::SwallowAdmin(0x01), true),
+    ] {
+        let rig = two_namespaces();
+        let mut bed = Bed::new(&rig, 2);
+        lose(&mut bed, true);
+        bed.fail_all();
+        rig.disk.arm(Fault::OtherSerial);
+        // One less than before, and one that has never been there.
+        rig.disk.resize(2, 0);
+        rig.disk.resize(3, 2048);
+        rig.disk.come_back();
+        for attempt in 0..2 {
+            rig.disk.arm(fault);
+            assert_eq!(bed.controller.probe_again(), Ok(()));
+            let mut turns = 0;
+            while bed.pass(SECOND).soon {
+                turns += 1;
+                assert!(turns < 200, "no end of it");
+            }
+            assert!(bed.lost.take().is_some_and(|lost| lost.again), "{fault:?}");
+            // All are removed once, and none is offered.
+            let removed = match answers_identify {
+                true => [1, 2].map(|id| Change::Removed {
+                    id,
+                    reason: Removal::OtherDisk,
+                }),
+                false => continue,
+            };
+            assert_eq!(bed.changes, removed, "{fault:?}, attempt {attempt}");
+            assert_eq!(bed.controller.volumes(0, 0), []);
+        }
+        bed.changes.clear();
+        assert_eq!(bed.controller.probe_again(), Ok(()));
+        // What is new is offered only after the new name can be known.
+        while bed.back.is_none() {
+            let attention = bed.pass(1_000_000);
+            assert_eq!(bed.lost, None);
+            let added = |change: &Change| matches!(change, Change::Added(_));
+            let early = attention.changes.iter().any(added);
+            assert!(!early || bed.back.is_some(), "{fault:?}");
+        }
+        assert_eq!(bed.back, Some(Back::Other), "{fault:?}");
+        bed.settle();
+        rest(&mut bed);
+        bed.changes.retain(|it| matches!(it, Change::Added(_)));
+        bed.changes.sort_unstable_by_key(|it| match it {
+            Change::Added(id) => *id,
+            _ => 0,
+        });
+        assert_eq!(bed.changes, [Change::Added(1), Change::Added(3)]);
+        works(&mut bed);
+        // It has been reported, and is a known one.
+        lose(&mut bed, true);
+        bed.fail_all();
+        rig.disk.come_back();
+        assert_eq!(bed.controller.probe_again(), Ok(()));
+        bed.back = None;
+        bed.settle();
+        assert_eq!(bed.back, Some(Back::Same));
+        rig.obeyed();
+    }
+}
+
+#[test]
+fn the_first_disk_in_its_old_place_is_another_one_once_its_users_were_closed() {
+    let rig = two_namespaces();
+    let mut bed = Bed::new(&rig, 1);
+    lose(&mut bed, true);
+    bed.fail_all();
+    rig.disk.arm(Fault::OtherSerial);
+    rig.disk.arm(Fault::FailAdmin(0x05, 0x06));
+    rig.disk.come_back();
+    assert_eq!(bed.controller.probe_again(), Ok(()));
+    bed.settle();
+    assert!(bed.lost.take().is_some_and(|lost| lost.again));
+    assert_eq!(bed.changes.len(), 2);
+    rig.disk.repair();
+    assert_eq!(bed.controller.probe_again(), Ok(()));
+    while bed.back.is_none() {
+        bed.pass(1_000_000);
+        assert_eq!((bed.lost, bed.changes.len()), (None, 2));
+    }
+    assert_eq!(bed.back, Some(Back::Other));
+    bed.settle();
+    assert_eq!(bed.changes[2..], [Change::Added(1), Change::Added(2)]);
+    works(&mut bed);
+    rig.obeyed();
+}
+
+#[test]
 fn one_that_comes_back_with_smaller_limits_is_kept_within_them() {
     let rig = Rig::new(Config::default());
     let mut bed = Bed::new(&rig, 1);
