@@ -109,7 +109,7 @@ struct Abort {
 
 /// How far the last resort has been used since the controller last worked for a while.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Subsystem {
+pub(crate) enum Subsystem {
     Untried,
     /// It is reset as soon as no queue is at work.
     Due,
@@ -136,7 +136,7 @@ pub(crate) struct Recovery {
     /// What the queues had done at the last reset: commands answered, and failed by resets.
     done: (u32, u32),
     /// The subsystem has been reset since the controller last worked; true once it is to be.
-    subsystem: Subsystem,
+    pub(crate) subsystem: Subsystem,
     /// The queue that tries again what the controller may have failed over.
     trial: Option<Trial>,
     running_since: u64,

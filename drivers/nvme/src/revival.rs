@@ -10,7 +10,7 @@ use alloc::vec::Vec;
 
 use spindle_hw::{Clock, DmaAlloc, PAGE_SIZE, Registers};
 
-use crate::recovery::{Back, Recovery, Stage};
+use crate::recovery::{Back, Recovery, Stage, Subsystem};
 use crate::{Change, Controller, Error, Removal};
 
 impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
@@ -48,6 +48,8 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
         self.recovery.before = lost.before;
         self.recovery.replaced = lost.replaced;
         self.recovery.reviving = true;
+        // It is not known who is behind this subsystem now, and there would be one at each attempt.
+        self.recovery.subsystem = Subsystem::Tried;
         self.registers.begin_disable();
         self.recovery.stage = Stage::Disabling(self.clock.now_ns());
         Ok(())
@@ -95,6 +97,7 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
             pair.link.release(false);
             pair.link.tell_terms(limit, self.discards, delays);
         }
+        self.recovery.subsystem = Subsystem::Untried;
         if core::mem::take(&mut self.recovery.replaced) {
             self.unsure_since = None;
             return Back::Other;

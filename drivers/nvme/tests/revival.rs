@@ -482,6 +482,45 @@ fn the_subsystem_is_reset_in_the_end_if_no_other_uses_it() {
 }
 
 #[test]
+fn attempts_to_bring_a_controller_up_do_not_reset_its_subsystem() {
+    for fault in [Fault::NeverIdle, Fault::NeverReady] {
+        let rig = Rig::new(Config {
+            timeout: 1,
+            subsystem_reset: true,
+            ..Config::default()
+        });
+        let mut bed = Bed::new(&rig, 1);
+        rig.disk.vanish();
+        bed.pass(SECOND);
+        bed.lost.take().expect("it is lost");
+        bed.fail_all();
+        rig.disk.come_back();
+        for _ in 0..3 {
+            // It answers, and fails after it has said who it is.
+            rig.disk.arm(Fault::FailAdmin(0x09, 0x06));
+            rig.disk.arm(fault);
+            assert_eq!(bed.controller.probe_again(), Ok(()));
+            bed.settle();
+            assert!(bed.lost.take().is_some_and(|lost| lost.again));
+            assert_eq!(rig.disk.subsystem_resets(), 0, "{fault:?}");
+        }
+        rig.disk.repair();
+        assert_eq!(bed.controller.probe_again(), Ok(()));
+        bed.settle();
+        assert_eq!(bed.back, Some(Back::Same));
+        works(&mut bed);
+        // Once it works, that is the last resort again.
+        rig.disk.arm(Fault::NeverIdle);
+        rig.disk.die();
+        bed.pass(SECOND);
+        bed.settle();
+        assert_eq!((rig.disk.subsystem_resets(), bed.lost), (1, None));
+        works(&mut bed);
+        rig.obeyed();
+    }
+}
+
+#[test]
 fn a_controller_that_says_nothing_of_changes_is_looked_at_on_request() {
     let rig = two_namespaces();
     // Asynchronous Event Request.
