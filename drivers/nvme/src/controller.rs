@@ -14,6 +14,7 @@ use crate::command::{Entry, admin as opcode};
 use crate::discard::DiscardLimits;
 use crate::events::Warning;
 use crate::host_memory::HostMemory;
+use crate::lifecycle::LOST_MAX;
 use crate::queues::Pair;
 use crate::recovery::Recovery;
 use crate::registers::{Capabilities, ControllerRegisters, check_doorbells};
@@ -81,7 +82,7 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
         if shift > PAGE_SIZE.trailing_zeros() {
             return Err(Error::PageSize { shift });
         }
-        registers.disable(&clock, capabilities)?;
+        registers.disable(&clock, capabilities.timeout())?;
         let admin = AdminQueue::new(memory.alloc(admin::PAGES).ok_or(Error::Memory)?);
         let depth = u32::from(options.depth).clamp(2, 4096);
         let depth = depth.min(capabilities.max_queue_entries()).max(2);
@@ -282,7 +283,12 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
             // It is no longer there, or cut off; nothing was changed that it may take time for.
             return Err(Error::Gone);
         }
-        self.registers.disable(&self.clock, self.capabilities)?;
+        let limit = self.capabilities.timeout();
+        let was_lost = self.is_lost() || self.recovery.reviving;
+        self.registers.disable(
+            &self.clock,
+            if was_lost { limit.min(LOST_MAX) } else { limit },
+        )?;
         for queue in queues {
             self.free(queue.memory);
         }

@@ -11,6 +11,9 @@ use crate::registers::{Capabilities, ControllerRegisters, ControllerStatus, cc};
 const SHUTDOWN_MIN: Duration = Duration::from_secs(5);
 /// The most, whatever RTD3E says.
 const SHUTDOWN_MAX: Duration = Duration::from_secs(60);
+/// The most that one gets to be disabled which was lost, whatever CAP.TO says: it does not hold up a
+/// shutdown. If it takes longer, its memory is kept.
+pub(crate) const LOST_MAX: Duration = Duration::from_secs(2);
 /// The least that a controller gets whose status reads as all ones after a change of CC.EN: those
 /// known for it need 2 s, whatever CAP.TO says.
 pub(crate) const BLIND_MIN: Duration = Duration::from_secs(5);
@@ -45,10 +48,10 @@ impl<R: Registers> ControllerRegisters<R> {
         }
     }
 
-    /// Makes the controller forget all queues (7.3.2); afterwards it touches no memory.
+    /// Makes the controller forget all queues (7.3.2); afterwards it touches no memory. `limit` is for
+    /// each of two waits.
     #[inline(never)]
-    pub(crate) fn disable(&self, clock: &impl Clock, cap: Capabilities) -> Result<(), Error> {
-        let limit = cap.timeout();
+    pub(crate) fn disable(&self, clock: &impl Clock, limit: Duration) -> Result<(), Error> {
         let configuration = self.configuration();
         let becoming = |status: ControllerStatus| !status.ready() && !status.fatal();
         if configuration & cc::ENABLE != 0 && self.status_in_change().is_none_or(becoming) {

@@ -6,6 +6,7 @@ mod common;
 use common::bed::{Bed, SECOND};
 use common::{Rig, command, discard};
 use spindle_block::{DiskQueue, IoError, Op, SubmitError, Tag};
+use spindle_hw::Clock;
 use spindle_nvme::{Back, Change, Error, Removal, Status};
 use spindle_testkit::nvme::{Config, Fault, HostMemoryConfig, NamespaceConfig};
 
@@ -516,6 +517,37 @@ fn attempts_to_bring_a_controller_up_do_not_reset_its_subsystem() {
         bed.settle();
         assert_eq!((rig.disk.subsystem_resets(), bed.lost), (1, None));
         works(&mut bed);
+        rig.obeyed();
+    }
+}
+
+#[test]
+fn a_lost_controller_that_is_probed_does_not_hold_up_a_shutdown() {
+    for fault in [Fault::NeverReady, Fault::NeverIdle] {
+        // A minute and more, by CAP.TO.
+        let rig = Rig::new(Config {
+            timeout: 160,
+            ..Config::default()
+        });
+        let mut bed = Bed::new(&rig, 1);
+        lose(&mut bed, true);
+        bed.fail_all();
+        rig.disk.come_back();
+        rig.disk.arm(Fault::FailAdmin(0x09, 0x06));
+        rig.disk.arm(fault);
+        assert_eq!(bed.controller.probe_again(), Ok(()));
+        for _ in 0..10 {
+            assert!(bed.pass(1_000_000).soon, "still waits for it");
+        }
+        let (since, bed) = (rig.clock.now_ns(), bed);
+        let Bed {
+            controller, queues, ..
+        } = bed;
+        assert!(controller.shutdown(queues).is_err());
+        assert!(rig.clock.now_ns() - since < 5 * SECOND, "{fault:?}");
+        // What it may still reach is kept.
+        let kept = rig.bus.outstanding() > 4;
+        assert_eq!(kept, fault == Fault::NeverIdle);
         rig.obeyed();
     }
 }
