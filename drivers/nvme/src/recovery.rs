@@ -409,6 +409,11 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
         log::error!("nvme {}: its subsystem is reset", self.identity.serial);
         self.registers.reset_subsystem();
         self.recovery.subsystem = Subsystem::Tried;
+        if self.recovery.before.write_cache && self.recovery.giving_up.is_none() {
+            // As after a loss of power: what its cache held may be gone, which those who wrote it must
+            // notice. It can be brought up once more.
+            self.recovery.giving_up = Some(Error::Restarted);
+        }
     }
 
     /// The status of a controller in change reads as all ones, if it is `blind`: that gives it more

@@ -443,6 +443,7 @@ fn the_subsystem_is_reset_in_the_end_if_no_other_uses_it() {
             let rig = Rig::new(Config {
                 timeout: 1,
                 cmic,
+                write_cache: false,
                 subsystem_reset: true,
                 ..Config::default()
             });
@@ -483,10 +484,40 @@ fn the_subsystem_is_reset_in_the_end_if_no_other_uses_it() {
 }
 
 #[test]
+fn a_subsystem_reset_is_a_loss_of_power_for_a_write_cache() {
+    let rig = Rig::new(Config {
+        timeout: 1,
+        write_cache: true,
+        subsystem_reset: true,
+        ..Config::default()
+    });
+    let mut bed = Bed::new(&rig, 1);
+    bed.submit(0, Op::Write, 1);
+    bed.turn();
+    bed.answers.clear();
+    bed.submit(0, Op::Flush, 2);
+    rig.disk.arm(Fault::NeverIdle);
+    rig.disk.die();
+    bed.pass(SECOND);
+    bed.settle();
+    assert_eq!(rig.disk.subsystem_resets(), 1);
+    let lost = bed.lost.take().expect("it is lost");
+    assert_eq!((lost.reason, lost.disabled), (Error::Restarted, true));
+    bed.answers.clear();
+    bed.fail_all();
+    assert_eq!(bed.controller.probe_again(), Ok(()));
+    bed.settle();
+    assert_eq!((bed.back, bed.lost), (Some(Back::Same), None));
+    works(&mut bed);
+    rig.obeyed();
+}
+
+#[test]
 fn attempts_to_bring_a_controller_up_do_not_reset_its_subsystem() {
     for fault in [Fault::NeverIdle, Fault::NeverReady] {
         let rig = Rig::new(Config {
             timeout: 1,
+            write_cache: false,
             subsystem_reset: true,
             ..Config::default()
         });
