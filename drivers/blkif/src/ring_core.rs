@@ -248,7 +248,7 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
         for session in self.rings[..self.used].iter_mut().flatten() {
             let volume = session.volume();
             if (volume.disk, volume.unit) == (disk, unit) {
-                session.resize(0);
+                session.remove();
             }
         }
     }

@@ -201,9 +201,11 @@ pub struct Session {
     barrier: Option<Barrier>,
     /// What requests of parts of blocks need, where there may be any.
     unaligned: Option<Unaligned>,
-    /// There is a barrier, or writes claim their blocks: what is shorter for lack of both is not
-    /// done.
+    /// There is a barrier, or writes claim their blocks, or nothing is left of the volume: what is
+    /// shorter for lack of all these is not done.
     special: bool,
+    /// Its volume was removed, and is never one that has its place.
+    removed: bool,
     stats: Arc<RingStats>,
     /// When the current visit began.
     now_ns: u64,
@@ -295,6 +297,7 @@ impl Session {
             barrier: None,
             special: room.unaligned.is_some(),
             unaligned: room.unaligned,
+            removed: false,
             stats: Arc::default(),
             now_ns: 0,
             halt: None,
@@ -370,13 +373,34 @@ impl Session {
         self.forgotten = self.volume.write_cache;
     }
 
-    /// The volume has another size from the next request on. Without any sectors it is gone: what
-    /// waits to be submitted must not reach what may be in its place, and fails.
+    /// The volume has another size from the next request on. A part of a disk without any sectors is
+    /// gone for good.
     pub(crate) fn resize(&mut self, sectors: u64) {
-        self.volume.sectors = sectors;
-        if sectors == 0 {
-            self.volume.unit = Unit::NONE;
+        if sectors == 0 && self.volume.unit != Unit::NONE {
+            return self.remove();
         }
+        if !self.removed {
+            self.volume.sectors = sectors;
+            self.judge_special();
+        }
+    }
+
+    /// The volume is gone for good. What waits, and what comes, must not reach what may be in its
+    /// place: it fails, and nothing is submitted any longer.
+    pub(crate) fn remove(&mut self) {
+        (self.removed, self.volume.sectors) = (true, 0);
+        self.volume.unit = Unit::NONE;
+        self.judge_special();
+    }
+
+    /// Whether nothing is left of the volume, so that no disk is asked for anything.
+    #[inline]
+    fn is_empty(&self) -> bool {
+        self.volume.sectors == 0
+    }
+
+    fn judge_special(&mut self) {
+        self.special = self.barrier.is_some() || self.unaligned.is_some() || self.is_empty();
     }
 
     /// Unmaps grants that have not been used for long.

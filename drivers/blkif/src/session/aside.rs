@@ -128,6 +128,11 @@ impl Session {
 
     /// A flush that waited was answered with another.
     fn end_covered(&mut self, index: u16, status: RspStatus, pool: &mut BufferPool) {
+        // What covered it went to what may be in the place of its volume.
+        let status = match status {
+            RspStatus::OKAY if self.is_empty() => RspStatus::ERROR,
+            _ => status,
+        };
         let result = match status {
             RspStatus::OKAY => Ok(()),
             _ => Err(IoError::Aborted),

@@ -83,7 +83,9 @@ impl Session {
 
     fn begin_barrier(&mut self, index: u16, pool: &mut BufferPool) {
         let data = self.slots[usize::from(index)].segments > 0;
-        if self.volume.write_cache {
+        if self.is_empty() {
+            self.finish(index, RspStatus::ERROR, pool);
+        } else if self.volume.write_cache {
             self.barrier_step(index, Step::Before, Op::Flush);
         } else if data {
             self.barrier_step(index, Step::Data, Op::Write);
@@ -138,7 +140,7 @@ impl Session {
     pub(super) fn end_barrier(&mut self, index: u16) {
         if self.barrier.is_some_and(|barrier| barrier.slot == index) {
             self.barrier = None;
-            self.special = self.unaligned.is_some();
+            self.judge_special();
             self.gate.finish();
         }
     }

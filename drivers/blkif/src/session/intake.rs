@@ -253,6 +253,11 @@ impl Session {
             }
             _ => Err(Reject::Unsupported),
         };
+        // A disk may take what names no unit for its first one.
+        let request = request.and_then(|request| match self.is_empty() {
+            true => Err(Reject::Range),
+            false => Ok(request),
+        });
         let request = match request {
             Ok(request) => request,
             Err(reject) => {

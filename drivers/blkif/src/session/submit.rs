@@ -40,6 +40,8 @@ impl Session {
                 Err(error)
             } else if self.slots[usize::from(index)].state != State::Ready {
                 break;
+            } else if self.special && self.is_empty() {
+                Err(SubmitError::Gone)
             } else if self.step_aside(ring, index, &mut shared.turns) {
                 continue;
             } else {
