@@ -102,6 +102,7 @@ impl Layout {
     fn check_command(&self, place: usize, command: &Command<'_>) {
         let guest = self.owners[place].expect("a command of a ring that there is not");
         let blocks = command.total_blocks();
+        assert_ne!(command.unit, Unit::NONE, "guest {guest}: {command:?}");
         assert!(
             command.op == Op::Flush || self.is_inside(guest, command.block, blocks),
             "guest {guest} reaches {} blocks from {}, beyond {:?}",
