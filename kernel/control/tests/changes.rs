@@ -320,6 +320,36 @@ fn another_disk_in_the_place_of_a_lost_one_gets_other_names() {
 }
 
 #[test]
+fn another_disk_does_not_get_the_name_of_a_controller_without_volumes() {
+    let setup = Setup {
+        cores: 2,
+        ..Setup::default()
+    };
+    let mut models = Vec::new();
+    let mut world = World::new(setup, |machine, disks| {
+        for (number, blocks) in [(0, 2048), (1, 0)] {
+            let config = NvmeConfig {
+                namespaces: vec![NamespaceConfig::new(1, blocks, 9)],
+                ..NvmeConfig::default()
+            };
+            let model = FakeNvme::new(machine.bus.clone(), config);
+            let options = DiskOptions {
+                queues: 2,
+                depth: 16,
+                ..DiskOptions::default()
+            };
+            disks.add_nvme(&model, number, options);
+            models.push(model);
+        }
+    });
+    lose(&mut world, &models[0]);
+    models[0].arm(NvmeFault::OtherSerial);
+    models[0].come_back();
+    world.until("names", |w| w.published("targets/nvme2n1").is_some());
+    assert_eq!(world.published("targets/nvme1n1"), None);
+}
+
+#[test]
 fn a_lost_controller_is_probed_less_and_less_often_and_not_while_a_core_is_late() {
     let (mut world, model) = with_namespaces(2);
     let probed = |world: &World| world.remotes[0].borrow().probed;

@@ -8,11 +8,15 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::mem;
 
-use super::Targets;
+use super::{Failed, Targets};
 use crate::{Unit, Volume};
 
 /// The number of no disk.
 const NONE: usize = usize::MAX;
+
+/// How many names of what was closed are remembered, the newest: there are as many as disks care to
+/// come up with.
+const MOST_CLOSED: usize = 128;
 
 impl Targets {
     /// Takes the disk that is `unit` of disk number `disk` out, with its partitions; from now on who
@@ -28,26 +32,42 @@ impl Targets {
             let name = mem::take(&mut volume.name);
             let mut known = mem::take(&mut volume.aliases);
             (volume.disk, volume.sectors) = (NONE, 0);
-            self.media[index] = (NONE, Unit(index as u32));
+            self.media[index] = self.fresh_medium();
             // It is no disk of its own any longer, and never a part of another one.
             self.disks[index] = Some(index);
             known.push(name.clone());
-            names.push(name);
-            for name in known {
-                self.failed.retain(|(other, _)| *other != name);
-                self.failed.push((name, reason.to_string()));
+            for known in known {
+                self.failed.retain(|failed| failed.name != known);
+                self.failed.push(Failed {
+                    name: known,
+                    reason: reason.to_string(),
+                    closed: Some(name.clone()),
+                });
             }
+            names.push(name);
         }
+        self.forget_oldest();
         names
     }
 
+    fn forget_oldest(&mut self) {
+        let closed = self.failed.iter().filter(|failed| failed.closed.is_some());
+        let mut surplus = closed.count().saturating_sub(MOST_CLOSED);
+        self.failed.retain(|failed| {
+            let keep = surplus == 0 || failed.closed.is_none();
+            surplus -= usize::from(!keep);
+            keep
+        });
+    }
+
     /// Takes in a disk that has come, without partitions. Nothing is said any longer of a disk that had
-    /// one of its names before.
+    /// one of its names before, by that or any other name of what it follows.
     pub fn add(&mut self, disk: Volume) {
         let is_its = |name: &String| *name == disk.name || disk.aliases.contains(name);
-        self.failed.retain(|(name, _)| !is_its(name));
-        let twin = self.twin(&disk);
-        let medium = twin.map_or((disk.disk, disk.unit), |twin| self.media[twin]);
+        let follows = |failed: &Failed| failed.closed.as_ref() == Some(&disk.name);
+        self.failed
+            .retain(|failed| !is_its(&failed.name) && !follows(failed));
+        let medium = self.medium(&disk);
         let claimed = |index: &usize| self.claims.iter().any(|claim| claim.volume == *index);
         let mut free = (0..self.volumes.len()).filter(|index| self.volumes[*index].disk == NONE);
         // One that has gone and that no guest has any longer leaves its place.
@@ -64,18 +84,19 @@ impl Targets {
         }
     }
 
-    /// A number for a controller that comes into the place of another one: no volume is named after
-    /// it, and none was that a guest may still ask for. `kind` is what names begin with: `nvme`.
+    /// A number for a controller that comes into the place of another one, from `least` on: no volume
+    /// is named after it, and none was that a guest may still ask for. `kind` is what names begin
+    /// with: `nvme`.
     #[must_use]
-    pub fn next_number(&self, kind: &str) -> usize {
+    pub fn next_number(&self, kind: &str, least: usize) -> usize {
         let names = self.volumes.iter().map(|volume| &volume.name);
-        let failed = self.failed.iter().map(|(name, _)| name);
+        let failed = self.failed.iter().map(|failed| &failed.name);
         let is_used = |number: usize| {
             let name = format!("{kind}{number}");
             let mut all = names.clone().chain(failed.clone());
             all.any(|other| super::belongs(other, &name))
         };
-        (0..).find(|&number| !is_used(number)).unwrap_or(NONE)
+        (least..).find(|&number| !is_used(number)).unwrap_or(NONE)
     }
 }
 
@@ -164,19 +185,61 @@ mod tests {
             targets.claim("nvme0n2", Use::Write, "1/1").unwrap();
         }
         assert!(targets.volumes.len() <= 4);
-        assert_eq!(targets.failed, []);
+        assert!(targets.failed.is_empty());
+    }
+
+    #[test]
+    fn a_disk_that_always_has_other_names_leaves_few_behind() {
+        let mut targets = targets();
+        targets.note_failed("nvme7".to_string(), "dead".to_string());
+        for round in 0..100 {
+            targets.close(0, Unit(2), "gone");
+            let mut new = volume("nvme0n2", 0, 2, 0);
+            new.aliases = vec![format!("nvme-uuid.{round}")];
+            targets.add(new);
+        }
+        assert_eq!(targets.failed.len(), 1, "what never worked");
+        // Nor do disks that follow each other by names of their own.
+        for round in 0..400 {
+            targets.close(0, Unit(2), "gone");
+            targets.add(volume(&format!("nvme{}n2", 10 + round), 0, 2, 0));
+        }
+        assert_eq!(targets.failed.len(), 1 + MOST_CLOSED);
+        for (target, why) in [("nvme7n1", "dead"), ("nvme408n2", "gone")] {
+            let error = targets.claim(target, Use::Read, "1/1").unwrap_err();
+            assert!(error.to_string().ends_with(why), "{error}");
+        }
+    }
+
+    #[test]
+    fn another_disk_in_the_place_of_a_twin_is_not_that_of_the_twin() {
+        let twin = |name: &str, disk| {
+            let mut volume = volume(name, disk, 1, 0);
+            volume.aliases = vec!["nvme-model_serial_1".to_string()];
+            (volume, Vec::new())
+        };
+        let mut targets = Targets::new([twin("nvme0n1", 0), twin("nvme1n1", 1)]);
+        targets.close(0, Unit(1), "another disk is in its place");
+        targets.add(volume("nvme2n1", 0, 1, 0));
+        targets.claim("nvme1n1", Use::Write, "1/1").unwrap();
+        targets.claim("nvme2n1", Use::Write, "2/1").unwrap();
+        // The first is back behind yet another controller, and is what it was.
+        targets.add(twin("nvme3n1", 3).0);
+        let in_use = targets.claim("nvme3n1", Use::Write, "3/1").unwrap_err();
+        assert!(in_use.to_string().contains("1/1"), "{in_use}");
     }
 
     #[test]
     fn a_number_is_used_once() {
         let mut targets = targets();
-        assert_eq!(targets.next_number("nvme"), 1);
+        assert_eq!(targets.next_number("nvme", 0), 1);
         targets.close(0, Unit(1), "replaced");
         targets.close(0, Unit(2), "replaced");
-        assert_eq!(targets.next_number("nvme"), 1, "the old names are known");
+        assert_eq!(targets.next_number("nvme", 0), 1, "the old names are known");
         targets.add(volume("nvme1n1", 0, 1, 0));
-        assert_eq!(targets.next_number("nvme"), 2);
+        assert_eq!(targets.next_number("nvme", 0), 2);
         targets.note_failed("nvme2".to_string(), "dead".to_string());
-        assert_eq!(targets.next_number("nvme"), 3);
+        assert_eq!(targets.next_number("nvme", 0), 3);
+        assert_eq!(targets.next_number("nvme", 7), 7);
     }
 }

@@ -14,7 +14,7 @@ use alloc::string::{String, ToString};
 use alloc::vec;
 use alloc::vec::Vec;
 
-use crate::{Unit, Volume};
+use crate::Volume;
 pub use error::TargetError;
 
 /// What somebody wants of a volume.
@@ -45,14 +45,25 @@ pub struct Targets {
     volumes: Vec<Volume>,
     /// For each volume, the disk it is a partition of.
     disks: Vec<Option<usize>>,
-    /// For each volume, what its blocks are on: disk and unit, or those of another disk that reaches
-    /// the same namespace through a controller of its own.
-    media: Vec<(usize, Unit)>,
+    /// For each volume, what its blocks are on: a number that no other disk has had, or that of
+    /// another disk that reaches the same namespace through a controller of its own.
+    media: Vec<u64>,
+    /// How many of those numbers have been given out.
+    numbered: u64,
     /// For each volume, whether its partition table may have been written since it was read.
     stale: Vec<bool>,
     claims: Vec<Claim>,
     /// Disks, or controllers with all their disks, that cannot be served: name and reason.
-    failed: Vec<(String, String)>,
+    failed: Vec<Failed>,
+}
+
+/// What cannot be served, and why.
+#[derive(Debug)]
+struct Failed {
+    name: String,
+    reason: String,
+    /// The volume that had this name when it was closed, if it was there before.
+    closed: Option<String>,
 }
 
 impl Targets {
@@ -62,8 +73,7 @@ impl Targets {
         let mut targets = Self::default();
         for (disk, partitions) in disks {
             let at = targets.volumes.len();
-            let twin = targets.twin(&disk);
-            let medium = twin.map_or((disk.disk, disk.unit), |twin| targets.media[twin]);
+            let medium = targets.medium(&disk);
             targets.media.extend(vec![medium; 1 + partitions.len()]);
             targets.disks.push(None);
             targets.disks.extend(partitions.iter().map(|_| Some(at)));
@@ -81,6 +91,19 @@ impl Targets {
             let other = &self.volumes[index];
             self.disks[index].is_none() && other.disk != disk.disk && twin::are_one(other, disk)
         })
+    }
+
+    /// What the blocks of a disk are on that is not in the table yet.
+    fn medium(&mut self, disk: &Volume) -> u64 {
+        match self.twin(disk) {
+            Some(twin) => self.media[twin],
+            None => self.fresh_medium(),
+        }
+    }
+
+    fn fresh_medium(&mut self) -> u64 {
+        self.numbered += 1;
+        self.numbered
     }
 
     /// Whether two volumes have a sector in common, or would if their disk had another size: all of
@@ -115,7 +138,11 @@ impl Targets {
     /// Notes that the disk `name` (`vda`), or all those of controller `name` (`nvme0`), are not
     /// there for the given reason, which is what is said to those who ask for one.
     pub fn note_failed(&mut self, name: String, reason: String) {
-        self.failed.push((name, reason));
+        self.failed.push(Failed {
+            name,
+            reason,
+            closed: None,
+        });
     }
 
     /// Whole disks and partitions.
@@ -267,12 +294,12 @@ impl Targets {
 
     /// Why there is no such volume.
     fn unknown(&self, target: &str, wanted: &str) -> TargetError {
-        let failed = self.failed.iter().find(|(name, _)| belongs(wanted, name));
-        if let Some((name, reason)) = failed {
+        let mut failed = self.failed.iter();
+        if let Some(failed) = failed.find(|failed| belongs(wanted, &failed.name)) {
             return TargetError::Failed {
                 wanted: target.to_string(),
-                name: name.clone(),
-                reason: reason.clone(),
+                name: failed.name.clone(),
+                reason: failed.reason.clone(),
             };
         }
         TargetError::Unknown {

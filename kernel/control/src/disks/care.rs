@@ -12,7 +12,7 @@ use alloc::vec::Vec;
 use log::{Level, error, info, log, warn};
 use spindle_block::{ControllerBack, DiskEvents, LostController, Unit, UnitChange, Volume};
 
-use super::Disks;
+use super::{Disk, Disks};
 use crate::cores::Given;
 
 /// What control has to do for the disks.
@@ -147,12 +147,27 @@ impl<Q> Disks<Q> {
         match back {
             ControllerBack::Same => info!("disk {name} is back, and works again"),
             ControllerBack::Other => {
-                let kind = name.trim_end_matches(|c: char| c.is_ascii_digit());
-                disk.controller.rename(self.targets.next_number(kind));
+                let number_of_new = self.next_number(&name);
+                let disk = &mut self.disks[number];
+                disk.controller.rename(number_of_new);
                 let new = disk.controller.name();
                 warn!("another disk is in the place of {name}: it is {new}");
             }
         }
+    }
+
+    /// A number that no controller of the kind of `name` has or has had.
+    fn next_number(&mut self, name: &str) -> usize {
+        let kind = name.trim_end_matches(|c: char| c.is_ascii_digit());
+        let after = |disk: &Disk<Q>| {
+            let number = disk.controller.name().strip_prefix(kind)?;
+            Some(number.parse::<usize>().ok()?.saturating_add(1))
+        };
+        let all = self.disks.iter().filter_map(after);
+        let least = all.fold(self.numbers, usize::max);
+        let number = self.targets.next_number(kind, least);
+        self.numbers = number.saturating_add(1);
+        number
     }
 
     /// A unit can be served that could not be before.

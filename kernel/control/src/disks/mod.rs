@@ -29,6 +29,8 @@ pub struct Disks<Q> {
     /// What guests can be given, and who has it.
     pub(crate) targets: Targets,
     rescan: Rescan,
+    /// From here on no number has been given to a controller that took the place of another.
+    numbers: usize,
 }
 
 /// A controller, and what is under way with it.
@@ -91,6 +93,7 @@ impl<Q: Default> Disks<Q> {
             ready: None,
             targets: Targets::default(),
             rescan: Rescan::default(),
+            numbers: 0,
         };
         let mut reader = partitions.map(|read| (read, disks.queues()));
         let family = |volume: Volume| {
