@@ -25,7 +25,7 @@ use crate::disks::{Disks, Removed};
 use crate::hypervisor::Hypervisor;
 use crate::listing::Listing;
 use crate::rings::{Rings, Served};
-use crate::rounds::{Rounds, Sleep};
+use crate::rounds::{Pace, Rounds, Sleep};
 use crate::statistics::Statistics;
 use crate::worker::{CoreWorker, nap, rest};
 
@@ -182,7 +182,7 @@ impl<H: Hypervisor, W: CoreWorker> Control<H, W> {
                 Action::Close { device } => self.close(device),
                 Action::Rescan => {
                     self.disks.rescan(now);
-                    self.rounds.disks_seen(true, now);
+                    self.rounds.disks_seen(Pace::Soon, now);
                 }
                 Action::ShutdownRequested(kind) => {
                     info!("shutdown requested: {kind:?}");
@@ -375,8 +375,14 @@ impl<H: Hypervisor, W: CoreWorker> Control<H, W> {
     /// Looks after the disks, and passes on what has happened to them.
     fn attend_disks(&mut self, now: u64) {
         let cores = &self.cores;
-        let care = self.disks.attend(now, |given| cores.have_done(given));
-        self.rounds.disks_seen(care.soon, now);
+        let behind = |disk: usize, given: &_| cores.behind(disk, given);
+        let care = self.disks.attend(now, behind);
+        let pace = match (care.soon, care.late) {
+            (true, _) => Pace::Soon,
+            (_, true) => Pace::Late,
+            _ => Pace::Idle,
+        };
+        self.rounds.disks_seen(pace, now);
         if !care.health.is_empty() {
             self.rounds.pump_soon();
         }
@@ -399,11 +405,11 @@ impl<H: Hypervisor, W: CoreWorker> Control<H, W> {
             self.remove(removed);
         }
         let cores = &self.cores;
-        self.disks.ordered(|| cores.given());
+        self.disks.ordered(now, || cores.given());
         if care.listed {
             self.list_disks();
         }
-        if let Some(answer) = self.disks.rescanned(care.soon, now) {
+        if let Some(answer) = self.disks.rescanned(pace != Pace::Idle, now) {
             self.backend.publish("data/spindle/rescanned", answer);
             self.rounds.pump_soon();
         }

@@ -65,6 +65,37 @@ impl<Q> Core<Q> {
     fn serves(&self, disk: usize) -> bool {
         self.disks.get(disk).copied().unwrap_or(false)
     }
+
+    /// Whether an order that waits for the mailbox does for this one, perhaps with another size: those
+    /// of a core that takes none are not to pile up. What is attached meanwhile is not meant by
+    /// what was ordered before.
+    fn merge(&mut self, order: &Order) -> bool {
+        let attaches = |order: &Order| matches!(order, Order::Attach { .. });
+        let waiting = self.orders.iter_mut().rev();
+        for queued in waiting.take_while(|queued| !attaches(queued)) {
+            match (queued, order) {
+                (
+                    Order::Resize { ring, sectors },
+                    Order::Resize {
+                        ring: other,
+                        sectors: new,
+                    },
+                ) if ring == other => {
+                    *sectors = *new;
+                    return true;
+                }
+                (
+                    Order::Remove { disk, unit },
+                    Order::Remove {
+                        disk: other,
+                        unit: same,
+                    },
+                ) if (*disk, *unit) == (*other, *same) => return true,
+                _ => {}
+            }
+        }
+        false
+    }
 }
 
 impl<H: Hypervisor, W: CoreWorker> Cores<H, W> {
@@ -173,7 +204,9 @@ impl<H: Hypervisor, W: CoreWorker> Cores<H, W> {
 
     /// Sends an order, when the mailbox is free.
     pub(crate) fn order(&mut self, core: usize, order: Order) {
-        if let Some(core) = self.cores.get_mut(core) {
+        if let Some(core) = self.cores.get_mut(core)
+            && !core.merge(&order)
+        {
             let answered = !matches!(
                 order,
                 Order::FailDisk(_) | Order::CutOff(_) | Order::Resize { .. } | Order::Remove { .. }
@@ -197,10 +230,11 @@ impl<H: Hypervisor, W: CoreWorker> Cores<H, W> {
         Given(self.cores.iter().map(|core| core.given).collect())
     }
 
-    /// Whether every core has carried out what it was `given`.
-    pub(crate) fn have_done(&self, given: &Given) -> bool {
+    /// The first core with a queue on `disk` that has not carried out what it was `given`. One
+    /// without a queue there submits nothing to it.
+    pub(crate) fn behind(&self, disk: usize, given: &Given) -> Option<usize> {
         let mut cores = self.cores.iter().zip(&given.0);
-        cores.all(|(core, given)| core.link.done() >= *given)
+        cores.position(|(core, given)| core.serves(disk) && core.link.done() < *given)
     }
 
     /// Has every core take a turn.

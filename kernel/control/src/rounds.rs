@@ -13,6 +13,8 @@ use spindle_xen::event::Deadline;
 pub const LOOK_NS: u64 = 1_000_000_000;
 /// How often the disks are looked at while one is being reset.
 const RESET_NS: u64 = 1_000_000;
+/// How often they are looked at while a core is waited for that has not answered for long.
+const LATE_NS: u64 = 100_000_000;
 /// How soon to look for the answer of a core. Cores do not wake control: an event for it would
 /// wake every core that sleeps on more than one port.
 const ANSWER_NS: u64 = 500_000;
@@ -26,6 +28,17 @@ pub enum Sleep {
     Store(Deadline),
     /// On xenstored's port and those of the local worker's rings, if the worker agrees.
     StoreAndRings(Deadline),
+}
+
+/// How soon the disks are to be looked at again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pace {
+    /// Nothing is under way.
+    Idle,
+    /// A core is late, and nothing else is waited for.
+    Late,
+    /// A disk is being reset, or the cores are waited for.
+    Soon,
 }
 
 /// When things are due, in nanoseconds on the clock of every call.
@@ -74,9 +87,13 @@ impl Rounds {
         now_ns >= self.look_at
     }
 
-    /// The disks were looked at; `resetting` tells whether one is being reset.
-    pub fn disks_seen(&mut self, resetting: bool, now_ns: u64) {
-        let wait = if resetting { RESET_NS } else { LOOK_NS };
+    /// The disks were looked at.
+    pub fn disks_seen(&mut self, pace: Pace, now_ns: u64) {
+        let wait = match pace {
+            Pace::Idle => LOOK_NS,
+            Pace::Late => LATE_NS,
+            Pace::Soon => RESET_NS,
+        };
         self.look_at = now_ns.saturating_add(wait);
     }
 
@@ -124,7 +141,7 @@ mod tests {
             }
             if rounds.are_disks_due(now) {
                 looks += 1;
-                rounds.disks_seen(false, now);
+                rounds.disks_seen(Pace::Idle, now);
             }
             let Sleep::Store(until) = rounds.sleep(now, || false, None) else {
                 panic!("it has nothing to do");
@@ -145,12 +162,12 @@ mod tests {
         let mut rounds = Rounds::new();
         assert_eq!(rounds.sleep(now, || false, None), Sleep::No);
         assert!(rounds.take_pump(false, now));
-        rounds.disks_seen(false, now);
+        rounds.disks_seen(Pace::Idle, now);
         assert_eq!(until(&rounds, false), LOOK_NS);
         assert_eq!(until(&rounds, true), ANSWER_NS);
         rounds.pumped(Some(now + 5 * MS));
         assert_eq!(until(&rounds, false), 5 * MS);
-        rounds.disks_seen(true, now);
+        rounds.disks_seen(Pace::Soon, now);
         assert_eq!(until(&rounds, false), MS);
         // What comes up while the backend is pumped is not forgotten with that.
         rounds.pump_soon();
@@ -163,7 +180,7 @@ mod tests {
         let now = 7;
         let mut rounds = Rounds::new();
         assert!(rounds.take_pump(true, now));
-        rounds.disks_seen(false, now);
+        rounds.disks_seen(Pace::Idle, now);
         let soon = Deadline::new(now, now + 5);
         let late = Deadline::new(now, u64::MAX);
         let look = Deadline::new(now, now + LOOK_NS);

@@ -196,6 +196,48 @@ fn a_namespace_is_not_offered_anew_before_every_core_has_done_what_it_was_ordere
 }
 
 #[test]
+fn a_core_that_stands_still_does_not_keep_control_busy() {
+    let (mut world, model) = with_namespaces(2);
+    world.machine.hang(1, true);
+    model.resize(1, 0);
+    world.pass(3000);
+    assert_eq!(world.published("targets/nvme0n1"), None);
+    let before = world.machine.turns(0);
+    world.pass(60_000);
+    let woken = world.machine.turns(0) - before;
+    assert!(woken < 2000, "{woken} turns of a core in a minute");
+    world.machine.hang(1, false);
+    world.pass(5000);
+    assert_eq!(world.remotes[0].borrow().closed, 1);
+    model.resize(1, 64);
+    world.until("offer", |w| w.published("targets/nvme0n1").is_some());
+}
+
+#[test]
+fn a_core_without_a_queue_on_a_disk_is_not_waited_for() {
+    let setup = Setup {
+        cores: 2,
+        ..Setup::default()
+    };
+    let mut model = None;
+    let mut world = World::new(setup, |machine, disks| {
+        let config = NvmeConfig {
+            namespaces: vec![NamespaceConfig::new(1, 2048, 9)],
+            ..NvmeConfig::default()
+        };
+        let controller = FakeNvme::new(machine.bus.clone(), config);
+        disks.add_nvme(&controller, 0, DiskOptions::default());
+        disks.change(0, |disk| disk.queues = Some(1));
+        model = Some(controller);
+    });
+    let model = model.unwrap();
+    world.machine.hang(1, true);
+    model.reformat(1, 12);
+    world.until("offer", |w| w.published("targets/nvme0n1").is_some());
+    assert_eq!(world.remotes[0].borrow().closed, 1);
+}
+
+#[test]
 fn a_frontend_that_comes_again_to_a_removed_disk_is_refused() {
     let (mut world, model) = with_namespaces(2);
     let connected = guest(&mut world, 5, "nvme0n1", 1);

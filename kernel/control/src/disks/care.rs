@@ -12,8 +12,28 @@ use alloc::vec::Vec;
 use log::{Level, error, info, log, warn};
 use spindle_block::{ControllerBack, DiskEvents, LostController, Unit, UnitChange, Volume};
 
-use super::{Disk, Disks};
+use super::{Disk, Disks, Ordered};
 use crate::cores::Given;
+
+/// For how long the cores are waited for at the pace of a reset. A core that sleeps looks by itself
+/// after 2 to 4 s, and is woken long before that.
+const PROMPT_NS: u64 = 1_000_000_000;
+/// When the log has it that a core is late.
+const WARN_NS: u64 = 30_000_000_000;
+
+impl Ordered {
+    /// `core` has not done it yet: whether that takes long.
+    fn is_late(&mut self, disk: &str, core: usize, now: u64) -> bool {
+        let waited = now.saturating_sub(self.since);
+        if waited >= WARN_NS && !core::mem::replace(&mut self.warned, true) {
+            warn!(
+                "disk {disk}: ring core {core} has not answered for 30 s; what has changed on the \
+                 disk, or the disk itself if it was lost, is not served before it does"
+            );
+        }
+        waited >= PROMPT_NS
+    }
+}
 
 /// What control has to do for the disks.
 #[derive(Debug, Default)]
@@ -22,6 +42,8 @@ pub(crate) struct Care {
     pub(crate) wake: bool,
     /// Come back within milliseconds.
     pub(crate) soon: bool,
+    /// Come back within a tenth of a second: a core is waited for that is late.
+    pub(crate) late: bool,
     /// Disks on which every command fails from now on.
     pub(crate) lost: Vec<usize>,
     /// The same, of disks that may still write to memory.
@@ -46,14 +68,25 @@ pub(crate) struct Removed {
 }
 
 impl<Q> Disks<Q> {
-    /// Looks after every disk. `have_done` tells whether the cores have carried out what they were
-    /// given.
-    pub(crate) fn attend(&mut self, now: u64, have_done: impl Fn(&Given) -> bool) -> Care {
+    /// Looks after every disk. `behind` gives a core that has not carried out what was given, of those
+    /// with a queue on a disk.
+    pub(crate) fn attend(
+        &mut self,
+        now: u64,
+        behind: impl Fn(usize, &Given) -> Option<usize>,
+    ) -> Care {
         let mut care = Care::default();
         for number in 0..self.disks.len() {
             let disk = &mut self.disks[number];
-            if disk.given.take_if(|given| have_done(given)).is_some() {
-                disk.controller.closed();
+            let mut late = false;
+            if let Some(ordered) = &mut disk.given {
+                match behind(number, &ordered.given) {
+                    None => {
+                        disk.given = None;
+                        disk.controller.closed();
+                    }
+                    Some(core) => late = ordered.is_late(disk.controller.name(), core, now),
+                }
             }
             if disk.given.is_none() && !disk.probing && disk.retry.take_due(now) {
                 disk.probing = disk.controller.probe_again().is_ok();
@@ -61,18 +94,26 @@ impl<Q> Disks<Q> {
                     disk.retry.lost(now);
                 }
             }
-            care.soon |= disk.given.is_some();
-            let events = disk.controller.attend();
+            care.soon |= disk.given.is_some() && !late;
+            care.late |= late;
+            let mut events = disk.controller.attend();
+            // It may ask for the cores, and for control, as long as it waits for the one.
+            events.soon &= !late;
             self.take_up(number, events, now, &mut care);
         }
         care
     }
 
     /// The cores were ordered what followed from [`Disks::attend`], and `given` is all of that.
-    pub(crate) fn ordered(&mut self, given: impl Fn() -> Given) {
+    pub(crate) fn ordered(&mut self, now: u64, given: impl Fn() -> Given) {
         for disk in &mut self.disks {
             if core::mem::take(&mut disk.ordering) {
-                disk.given = Some(given());
+                let before = disk.given.as_ref();
+                disk.given = Some(Ordered {
+                    given: given(),
+                    since: before.map_or(now, |before| before.since),
+                    warned: before.is_some_and(|before| before.warned),
+                });
             }
         }
     }

@@ -46,7 +46,17 @@ struct Disk<Q> {
     /// The cores are to be given orders that follow from what it reported last.
     ordering: bool,
     /// What the cores must have done before it is asked to go on, if there is anything.
-    given: Option<Given>,
+    given: Option<Ordered>,
+}
+
+/// What the cores were ordered, and must have done before a controller goes on.
+#[derive(Debug)]
+struct Ordered {
+    given: Given,
+    /// Since when any of it is waited for.
+    since: u64,
+    /// The log has it that a core is late.
+    warned: bool,
 }
 
 impl<Q> Disk<Q> {
