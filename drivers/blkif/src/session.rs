@@ -187,7 +187,7 @@ pub struct Session {
     ledger: Ledger,
     /// Requests were left in the ring for want of credit.
     throttled: bool,
-    /// The disk may have lost what its cache held, of which no flush has told yet.
+    /// The disk may have lost what its cache held, and no flush has failed for that yet.
     forgotten: bool,
     /// Something was answered in the last visit.
     answered: bool,

@@ -119,7 +119,7 @@
 //! | other limits when it comes back | handled, but for fewer queues or shorter ones, and a write cache where there was none, with which it stays lost | `revival`: `one_that_comes_back_with_smaller_limits_is_kept_within_them` |
 //! | namespaces that come and go | handled | `revival`: `a_namespace_comes_and_goes_and_another_does_not_notice` |
 //! | a namespace that is formatted with other blocks, or replaced | handled: closed for its users, offered anew | `revival`: `a_namespace_with_other_blocks_gets_nothing_of_what_was_meant_for_the_old_ones` |
-//! | changes that no event tells of | handled: found after a reset, and by [`Controller::rescan`] | `revival`: `a_controller_that_says_nothing_of_changes_is_looked_at_on_request` |
+//! | changes that no event reports | handled: found after a reset, and by [`Controller::rescan`] | `revival`: `a_controller_that_says_nothing_of_changes_is_looked_at_on_request` |
 //! | asymmetric namespace access (ANA) | not known: statuses of inaccessible paths are tried again as others are, until they pass or the tries are used up | `recovery`: as for statuses |
 //! | one namespace behind two controllers (CMIC, NMIC) | handled by serial number or subsystem, and identifiers | `target::tests`: `a_namespace_behind_two_controllers_is_one_disk`, `a_shared_namespace_is_known_by_its_subsystem` |
 //! | host memory buffer | handled | `host_memory`: `a_controller_gets_what_it_asks_for_and_gives_it_back_before_it_is_shut_down` |

@@ -82,7 +82,7 @@ impl<H: Hypervisor, W: CoreWorker> Control<H, W> {
         disks: Disks<W::Queue>,
         cores: Cores<H, W>,
     ) -> Self {
-        cores.tell_of_queues(&disks.targets);
+        cores.log_queues(&disks.targets);
         let mut backend = Backend::new(Offer {
             max_queues: cores.len() as u32,
             max_ring_page_order: config.ring_order,

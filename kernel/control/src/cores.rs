@@ -138,8 +138,8 @@ impl<H: Hypervisor, W: CoreWorker> Cores<H, W> {
     }
 
     /// Logs the number of cores, and of which disks the controllers gave fewer queues than that.
-    pub(crate) fn tell_of_queues(&self, targets: &Targets) {
-        let (cores, mut told) = (self.cores.len(), None);
+    pub(crate) fn log_queues(&self, targets: &Targets) {
+        let (cores, mut logged) = (self.cores.len(), None);
         match self.local {
             Some(_) => info!("one vCPU: it polls rings and does all the rest"),
             None => info!("{cores} ring cores"),
@@ -147,7 +147,7 @@ impl<H: Hypervisor, W: CoreWorker> Cores<H, W> {
         for volume in targets.disks() {
             let queues = self.serving(volume.disk);
             // Once for all namespaces of a controller.
-            if queues < cores && told.replace(volume.disk) != Some(volume.disk) {
+            if queues < cores && logged.replace(volume.disk) != Some(volume.disk) {
                 let name = &volume.name;
                 warn!(
                     "disk {name}: {queues} queues for {cores} cores; its rings share {queues} of \
