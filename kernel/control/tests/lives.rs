@@ -13,6 +13,7 @@ use spindle_testkit::virtio::{Config as VirtioConfig, FakeVirtio};
 use spindle_xen::Errno;
 use spindle_xen::grant::Status;
 
+use crate::world::disks::Table;
 use crate::world::machine::Machine;
 use crate::world::{MS, SECOND, Setup, World};
 
@@ -31,32 +32,31 @@ fn with_ram(setup: Setup) -> World {
     World::new(setup, |_, disks| disks.add_ram("ram0", 1 << 20))
 }
 
-fn with_virtio(cores: usize) -> (World, FakeVirtio) {
+/// A world whose only disk is on the model that `add` makes and returns.
+fn with_model<M>(cores: usize, add: impl FnOnce(&'static Machine, &mut Table) -> M) -> (World, M) {
     let mut model = None;
     let setup = Setup {
         cores,
         ..Setup::default()
     };
-    let world = World::new(setup, |machine, disks| {
-        let device = FakeVirtio::new(machine.bus.clone(), VirtioConfig::default());
-        disks.add_virtio(&device, 0, options(cores));
-        model = Some(device);
-    });
+    let world = World::new(setup, |machine, disks| model = Some(add(machine, disks)));
     (world, model.unwrap())
 }
 
+fn with_virtio(cores: usize) -> (World, FakeVirtio) {
+    with_model(cores, |machine, disks| {
+        let device = FakeVirtio::new(machine.bus.clone(), VirtioConfig::default());
+        disks.add_virtio(&device, 0, options(cores));
+        device
+    })
+}
+
 fn with_nvme(cores: usize) -> (World, FakeNvme) {
-    let mut model = None;
-    let setup = Setup {
-        cores,
-        ..Setup::default()
-    };
-    let world = World::new(setup, |machine, disks| {
+    with_model(cores, |machine, disks| {
         let controller = FakeNvme::new(machine.bus.clone(), NvmeConfig::default());
         disks.add_nvme(&controller, 0, options(cores));
-        model = Some(controller);
-    });
-    (world, model.unwrap())
+        controller
+    })
 }
 
 /// Bytes of heap that a ring of one page takes.
