@@ -199,7 +199,10 @@ impl<B: BusMemory> RamQueue<B> {
 impl<B: BusMemory> DiskQueue for RamQueue<B> {
     fn submit(&mut self, command: &Command<'_>, tag: Tag) -> Result<(), SubmitError> {
         if self.taken.len() >= self.depth {
-            return Err(SubmitError::Full);
+            return Err(match self.depth {
+                0 => SubmitError::Gone,
+                _ => SubmitError::Full,
+            });
         }
         let outcome = match command.op {
             Op::Discard | Op::SecureDiscard => self.erasure(command),

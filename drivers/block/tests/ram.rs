@@ -184,6 +184,8 @@ fn discards_count_as_in_flight_and_fail_with_the_disk() {
     queue.fail_all(|tag, result| done.push((tag, result)));
     assert_eq!(done, [0, 1, 2, 3].map(|n| (Tag(n), Err(IoError::Aborted))));
     assert_eq!((queue.in_flight(), queue.is_working()), (0, false));
+    let after = queue.submit(&discard(Op::Discard, 0, 1), Tag(5));
+    assert_eq!(after, Err(SubmitError::Gone));
 }
 
 #[test]

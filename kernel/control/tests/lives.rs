@@ -333,25 +333,42 @@ fn a_disk_that_is_lost_while_a_ring_drains_lets_the_ring_go() {
     }
 }
 
-#[test]
-fn a_disk_that_is_lost_answers_what_a_connected_guest_asks_with_errors() {
-    let (mut world, model) = with_virtio(2);
-    let guest = world.attach(5, 51712, "vda", "w");
-    world.connect(guest, 2, 1);
-    model.die();
+/// A connected guest asks a disk that has been lost for a while, on cores with a vCPU of their own or
+/// on control's. Another guest that is to have it hears why it does not.
+fn asks_a_lost_disk(mut world: World, target: &str, rings: usize, lose: impl FnOnce(&World)) {
+    let guest = world.attach(5, 51712, target, "w");
+    world.connect(guest, rings, 1);
+    lose(&world);
     world.pass(1500);
-    for ring in 0..2 {
+    for ring in 0..rings {
         let id = world.guests[guest].write(ring, 8, 2);
-        assert_eq!(world.answer(guest, ring, id), RspStatus::ERROR);
+        assert_eq!(world.answer(guest, ring, id), RspStatus::ERROR, "{target}");
     }
     assert_eq!(world.state(guest), 4);
-    // Another guest hears that, and not who has the disk.
-    let next = world.attach(6, 51712, "vda", "w");
+    let next = world.attach(6, 51712, target, "w");
     world.until("error", |w| w.error(next).is_some());
     let error = world.error(next).unwrap();
-    assert!(error.contains("vda is lost"), "{error}");
+    assert!(error.contains(&format!("{target} is lost")), "{error}");
     world.detach(guest);
     world.assert_nothing_left();
+}
+
+#[test]
+fn a_disk_that_is_lost_answers_what_a_connected_guest_asks_with_errors() {
+    for cores in [0, 2] {
+        let rings = cores.max(1);
+        let (world, model) = with_virtio(cores);
+        asks_a_lost_disk(world, "vda", rings, |_| model.die());
+        let (world, model) = with_nvme(cores);
+        asks_a_lost_disk(world, "nvme0n1", rings, |_| model.vanish());
+        let setup = Setup {
+            cores,
+            ..Setup::default()
+        };
+        asks_a_lost_disk(with_ram(setup), "ram0", rings, |world| {
+            world.remotes[0].borrow_mut().lose = Some(true);
+        });
+    }
 }
 
 /// The size that a guest is shown.

@@ -71,7 +71,7 @@ fn a_ram_disk_works_on_a_discard_while_it_is_polled_and_can_be_given_up() {
     assert_eq!(done, [(Tag(1), Err(IoError::Aborted))]);
     assert!(!queue.is_working());
     assert_eq!(queue.depth(), 0, "it takes none any more");
-    assert_eq!(queue.submit(&all, Tag(2)), Err(SubmitError::Full));
+    assert_eq!(queue.submit(&all, Tag(2)), Err(SubmitError::Gone));
 }
 
 #[test]
