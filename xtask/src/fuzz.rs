@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use xshell::{Shell, cmd};
+use xshell::{PushEnv, Shell, cmd};
 
 use crate::{root, ui};
 
@@ -87,6 +87,16 @@ pub(crate) fn commit(sh: &Shell) -> Result<u64> {
     let name = cmd!(sh, "git rev-parse HEAD").quiet().read()?;
     let digits = name.get(..15).context("a commit has a name")?;
     Ok(u64::from_str_radix(digits, 16)?)
+}
+
+/// Has property tests draw their cases from the commit too, unless the caller has chosen a seed: the
+/// same commit passes or fails everywhere. A plain `cargo test` draws others each time.
+pub(crate) fn seed_property_tests(sh: &Shell) -> Option<PushEnv<'_>> {
+    const SEED: &str = "PROPTEST_RNG_SEED";
+    if sh.var_os(SEED).is_some() {
+        return None;
+    }
+    Some(sh.push_env(SEED, commit(sh).ok()?.to_string()))
 }
 
 /// Runs targets over variations of their corpus.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use xshell::{Shell, cmd};
 
-use crate::fuzz::require_nightly;
+use crate::fuzz::{require_nightly, seed_property_tests};
 use crate::{root, ui};
 
 /// What Miri can interpret in reasonable time: all of a crate's tests, or those that share memory
@@ -121,6 +121,7 @@ fn interpret(sh: &Shell, name: &str, tests: &[&str], time: Option<Duration>) -> 
     // Pages of the host are leaked on purpose; property tests look for their regressions on disk.
     let _flags = sh.push_env("MIRIFLAGS", "-Zmiri-ignore-leaks -Zmiri-disable-isolation");
     let _cases = sh.push_env("PROPTEST_CASES", "4");
+    let _seed = seed_property_tests(sh);
     let Some(time) = time else {
         cmd!(
             sh,

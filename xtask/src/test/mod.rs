@@ -180,6 +180,7 @@ pub(crate) fn host() -> Result<()> {
     sh.change_dir(root());
     tools::xen_headers(&sh)?;
     ui::step("test", "on the host");
+    let _seed = fuzz::seed_property_tests(&sh);
     cmd!(sh, "cargo test --quiet").quiet().run()?;
     freshness::warn()
 }
