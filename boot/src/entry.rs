@@ -22,7 +22,7 @@ const BOOT_MAPPED: u64 = 4 << 30;
 pub struct Boot {
     /// What the domain builder said.
     pub info: BootInfo,
-    /// RAM that nobody uses yet: without the image, its page tables and the boot modules. All of
+    /// RAM that is free: without the image, its page tables and the boot modules. All of
     /// it is mapped to itself, writable.
     pub free: Regions,
     /// Physical address of the root page table in use.
@@ -117,7 +117,7 @@ impl<F: FnMut() -> Option<u64>> TableMemory for IdentityTables<F> {
     }
 
     fn store(&mut self, table: u64, index: usize, entry: u64) {
-        // SAFETY: as in `load`; nobody else uses the page.
+        // SAFETY: as in `load`; nothing else uses the page.
         unsafe { entry_of(table, index).write_volatile(entry) }
     }
 

@@ -1,4 +1,4 @@
-//! What the domain builder told us: start_info, checked and copied out before anything can
+//! What the domain builder hands over: start_info, checked and copied out before anything can
 //! overwrite it.
 
 use core::ops::Range;
@@ -65,7 +65,7 @@ pub struct MapEntry {
     pub kind: MemoryType,
 }
 
-/// What the domain builder told us.
+/// What the domain builder hands over.
 #[derive(Clone, Debug)]
 pub struct BootInfo {
     /// The memory map as given: in any order, overlaps and nonsense included.

@@ -229,7 +229,7 @@ fn the_advice_about_a_strangers_disk_leaves_no_registers_behind() {
 }
 
 #[test]
-fn registers_that_somebody_mapped_by_hand_keep_the_disk_from_everybody_else() {
+fn registers_mapped_by_hand_keep_the_disk_from_others() {
     for route in [Route::Hvm, Route::Pvh] {
         let mut host = Fake::with_nvme("pciback");
         let id = host.add_mapped("hand", "0a1b2c3d-0000-4000-8000-0000000000aa");

@@ -106,7 +106,7 @@ fn a_program_that_has_a_device_open_is_found_by_the_devices_number() {
         block: true,
         ..node(7)
     };
-    // Not everybody may look at all processes, and then does not know.
+    // Not every user may look at all processes; then the answer is not known.
     let none = host.openers(&[block]).unwrap_or_else(|error| {
         assert_eq!(error.kind(), std::io::ErrorKind::PermissionDenied);
         Vec::new()

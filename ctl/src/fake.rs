@@ -21,7 +21,7 @@ pub(crate) use domains::Domain;
 /// Where its NVMe disk is.
 pub(crate) const BDF: &str = "0000:01:00.0";
 
-/// What everybody can see of the machine.
+/// What every user can see of the machine.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct State {
     /// Files by path; the folders are those that they imply.

@@ -110,7 +110,7 @@ fn main() -> ExitCode {
 fn say(what: &str) {
     // A configuration is many lines; its first tells which.
     let line = what.lines().next().unwrap_or_default();
-    // Nobody may be listening; what was begun goes on all the same.
+    // Standard error may be closed; what was begun goes on all the same.
     let _ = writeln!(io::stderr(), "+ {line}");
 }
 
@@ -229,7 +229,7 @@ fn alone(host: &mut Dom0, patience: u64, me: &str) -> Result<()> {
     Ok(())
 }
 
-/// Prints. Where nobody reads any more, such as `head` that has seen enough, that is the end.
+/// Prints. Ends the program where the output is not read any more, as by `head`.
 fn show(text: impl Display) -> Result<()> {
     if !put(&mut io::stdout(), &text).context("cannot print")? {
         std::process::exit(0);
@@ -237,7 +237,7 @@ fn show(text: impl Display) -> Result<()> {
     Ok(())
 }
 
-/// Writes a line; false if nobody reads any more.
+/// Writes a line; false if it is not read any more.
 fn put(out: &mut impl Write, text: &impl Display) -> io::Result<bool> {
     match writeln!(out, "{text}").and_then(|()| out.flush()) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),

@@ -287,7 +287,7 @@ mod tests {
         ];
         let names = lines.iter().flat_map(|line| line.split(' '));
         for name in names.filter_map(|word| Some(word.split_once('=')?.0)) {
-            // A share, a highest value, and histograms, of which one is told in its own way.
+            // A share, a highest value, and histograms, of which one has a form of its own.
             let other = ["busy", "peak", "batch", "lat_us"].contains(&name);
             assert!(other || known.contains(name), "{name}");
         }

@@ -119,7 +119,7 @@ fn the_steps_are_shown_as_lines_that_a_shell_can_run() -> Result<()> {
     let plan = Plan::new(&mut host, &wanted, None)?;
     let lines = plan.steps.iter().map(|step| step.shell(&plan.record));
     let script = lines.collect::<Vec<_>>().join("\n");
-    // Nothing else makes this folder, and nobody but xl knows the number.
+    // Nothing else makes this folder, and only xl knows the number.
     let (folder, file) = ("mkdir -p -m 700 /run/spindlectl", "cat > /run/spindlectl");
     assert!(
         script.contains(folder) && script.find(folder) < script.find(file),

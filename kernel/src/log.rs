@@ -3,7 +3,7 @@
 //!
 //! Lines written before the console is known are kept and replayed. Under Xen, where each byte to
 //! the port costs a trip to the hypervisor, only warnings and worse go there too, unless the
-//! command line says `debug_port`. A console that nobody reads loses lines, and says how many.
+//! command line says `debug_port`. A console that is not read loses lines, and says how many.
 
 // UNSAFETY: makes the accessor for I/O ports.
 #![expect(unsafe_code)]
@@ -24,7 +24,7 @@ const DEBUG_PORT: u16 = 0xe9;
 const LINE_MAX: usize = 400;
 /// How long one line waits for room in the console ring, once.
 const PATIENCE_NS: u64 = 100_000_000;
-/// How long the last words wait for somebody to read them.
+/// How long the last messages wait for the console to be read.
 const LAST_PATIENCE_NS: u64 = 300_000_000;
 
 struct Console {
@@ -37,7 +37,7 @@ struct Console {
 struct Sink {
     early: Vec<u8, 4096>,
     lost: u32,
-    /// Nobody read the console the last time we waited for it.
+    /// The console was not read the last time we waited for it.
     stalled: bool,
 }
 
@@ -122,7 +122,7 @@ impl Log for Logger {
 }
 
 impl Sink {
-    /// Writes whole lines or, if nobody makes room, none of them.
+    /// Writes whole lines or, if no room is made for them, none.
     fn write_console(&mut self, bytes: &[u8]) {
         let Some(console) = CONSOLE.get() else {
             return;

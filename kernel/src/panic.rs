@@ -1,4 +1,4 @@
-//! The end, told to both consoles: message, backtrace, then a shutdown that says "crash".
+//! Panics: message and backtrace go to both consoles, then the domain shuts down as crashed.
 
 use core::fmt::{self, Write};
 use core::panic::PanicInfo;
@@ -11,9 +11,9 @@ use crate::log::LastWords;
 use crate::xen::{self, sched};
 
 /// No core's number.
-const NOBODY: usize = usize::MAX;
+const NO_VCPU: usize = usize::MAX;
 /// The first core that dies.
-static DYING: AtomicUsize = AtomicUsize::new(NOBODY);
+static DYING: AtomicUsize = AtomicUsize::new(NO_VCPU);
 
 #[panic_handler]
 fn panic(info: &PanicInfo<'_>) -> ! {
@@ -30,13 +30,13 @@ fn panic(info: &PanicInfo<'_>) -> ! {
 /// Dying while dying ends it at once; a second core that dies leaves the word to the first.
 pub(crate) fn die(message: fmt::Arguments<'_>, rip: u64, frame: u64) -> ! {
     let this = cpu::number();
-    let first = DYING.compare_exchange(NOBODY, this, Relaxed, Relaxed);
+    let first = DYING.compare_exchange(NO_VCPU, this, Relaxed, Relaxed);
     if first.is_err_and(|first| first != this) {
         cpu::halt()
     }
     if first.is_ok() {
         let mut out = LastWords::begin();
-        // These writers do not fail; if they did there would be nobody left to tell.
+        // These writers do not fail; if they did, there would be nowhere left to report it.
         let _ = write!(out, "\n{message}");
         let _ = backtrace::write(&mut out, rip, frame);
         out.end();

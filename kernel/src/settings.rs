@@ -12,7 +12,7 @@ use spindle_xen::store::{Client, Event, Priority, Request, Ring};
 
 use crate::xen::{Events, sched, time::CoreClock};
 
-/// How long xenstored may take to answer before that is told; it does so in milliseconds when it is
+/// How long xenstored may take to answer before that is logged; it does so in milliseconds when it is
 /// there at all.
 const PATIENCE_NS: u64 = 5_000_000_000;
 

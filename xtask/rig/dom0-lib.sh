@@ -27,7 +27,7 @@ mark() {
 }
 
 # host ACTION KEY=VALUE...: have the host act on the machine or look at a disk's image; leaves what it
-# says in $answer. xtask/src/rig/wish.rs has all that it does.
+# says in $answer. xtask/src/rig/host_action.rs has all that it does.
 host() {
 	local granted
 	mark host "action=$*"

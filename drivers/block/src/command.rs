@@ -16,7 +16,7 @@ pub enum Op {
     Flush,
     /// The blocks' contents are no longer needed; reading them gives anything.
     Discard,
-    /// As [`Op::Discard`], and nobody can get the old contents back.
+    /// As [`Op::Discard`], and the old contents cannot be had back.
     SecureDiscard,
 }
 

@@ -36,7 +36,7 @@ impl RamDisk {
     pub fn new(bytes: u64, memory: &impl DmaAlloc) -> Option<Self> {
         let count = usize::try_from(bytes.div_ceil(CHUNK as u64)).ok()?;
         let mut chunks = Vec::new();
-        // A size that somebody mistyped is no reason to end for lack of heap.
+        // A mistyped size is no reason to end for lack of heap.
         chunks.try_reserve_exact(count).ok()?;
         for _ in 0..count {
             let Some(chunk) = memory.alloc(CHUNK / PAGE_SIZE) else {

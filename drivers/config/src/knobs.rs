@@ -50,7 +50,7 @@ pub struct PlacedController {
 pub enum PollUs {
     /// So many microseconds; 0 = sleep at once.
     For(u32),
-    /// For ever.
+    /// Without an end.
     Always,
 }
 
@@ -323,11 +323,11 @@ mod tests {
         config.set_all("nvme0=febf8 nvme16=e0000,4", |error| {
             complaints.push(error.to_string());
         });
-        let told = [
+        let expected_complaints = [
             "\"febf8\" is no value for nvme0: expected GFN,PAGES in hexadecimal, such as e0000,4",
             "unknown option \"nvme16\"; did you mean \"nvmeN\"?",
         ];
-        assert_eq!(complaints, told);
+        assert_eq!(complaints, expected_complaints);
         assert_eq!(config.placed_controllers, expected);
     }
 

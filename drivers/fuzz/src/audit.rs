@@ -56,11 +56,11 @@ impl<Q: DiskQueue> Audited<Q> {
 
     pub(crate) fn poll(&mut self) {
         let mut count = 0;
-        let told = self.queue.poll(|tag, _| {
+        let polled = self.queue.poll(|tag, _| {
             assert!(self.awaited.remove(&tag.0), "{tag:?} ended twice");
             count += 1;
         });
-        assert_eq!(told, count);
+        assert_eq!(polled, count);
     }
 
     pub(crate) fn fail_all(&mut self) {

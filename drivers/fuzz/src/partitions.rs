@@ -1,4 +1,4 @@
-//! A partition table written by somebody who means harm: with right checksums, so that the rest of
+//! A hostile partition table: with right checksums, so that the rest of
 //! the checks is reached, or with any bytes at all.
 
 use arbitrary::{Arbitrary, Unstructured};

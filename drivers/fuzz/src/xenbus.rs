@@ -119,7 +119,7 @@ pub fn run(data: &[u8]) {
     let connected = bed.kernel.connections.keys().copied().collect::<Vec<_>>();
     assert_eq!(connected, [id(GOOD)]);
     assert_eq!(GOOD.back_state(&bed.store), 4);
-    // Without `state`, `frontend` and the like a directory is nobody's to act on; the toolstack
+    // Without `state`, `frontend` and the like a directory is no device of ours; the toolstack
     // takes it away itself.
     bed.store.remove(&VBD.back_dir());
     GOOD.destroy(&mut bed.store);

@@ -12,7 +12,7 @@ pub trait DmaAlloc {
     /// `pages` zeroed pages in one run, or `None` if there is no such run.
     fn alloc(&self, pages: usize) -> Option<SharedPages>;
 
-    /// Takes pages back. The device must have been told to leave them alone.
+    /// Takes pages back. The device must not reach them any longer.
     fn free(&self, pages: SharedPages);
 }
 
@@ -60,8 +60,8 @@ impl IdentityMap {
     /// An accessor for the given windows of identity-mapped memory.
     ///
     /// # Safety
-    /// Each window must be whole pages, identity-mapped for ever, and must hold nothing that a Rust
-    /// reference covers: only memory handed out by a [`DmaAlloc`] and mapped grants.
+    /// Each window must be whole pages, identity-mapped for as long as the domain runs, and must
+    /// hold nothing that a Rust reference covers: only memory handed out by a [`DmaAlloc`] and mapped grants.
     #[must_use]
     pub const unsafe fn new(windows: &'static [Range<u64>]) -> Self {
         Self { windows }

@@ -1,4 +1,4 @@
-//! Memory that somebody else may read or write at any moment: a device, or another domain.
+//! Memory that others may read or write at any moment: a device, or another domain.
 //!
 //! No Rust reference to plain data ever covers such memory. Words are atomics; bulk data goes in
 //! and out by copying.

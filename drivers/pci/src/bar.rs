@@ -10,7 +10,7 @@ use crate::{Address, Bus, Class, Window};
 /// Why a function could not be switched on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PciError {
-    /// Nobody answers.
+    /// No function answers at the address.
     #[error("{0}: no such device")]
     Absent(Address),
     /// Not a device header: a bridge has other registers here.
@@ -68,9 +68,9 @@ pub enum PciError {
 /// Who decides where the BARs are.
 #[derive(Debug)]
 pub enum Placement<'a> {
-    /// Somebody has done it (firmware, the toolstack): take the addresses as they stand.
+    /// Firmware or the toolstack has placed them: take the addresses as they stand.
     Keep,
-    /// Nobody has, whatever the registers show: assign from this window.
+    /// They are not placed, whatever the registers show: assign addresses from this window.
     Assign(&'a mut Window),
 }
 

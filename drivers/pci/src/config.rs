@@ -61,7 +61,8 @@ impl<P: Ports> Bus<P> {
         }
     }
 
-    /// Reads the configuration doubleword that holds `offset`; all ones if nobody is there.
+    /// Reads the configuration doubleword that holds `offset`; all ones if no function
+    /// is there.
     #[must_use]
     pub fn read32(&self, at: Address, offset: u8) -> u32 {
         self.select(at, offset);

@@ -43,7 +43,7 @@ pub struct Function {
 }
 
 impl<P: Ports> Bus<P> {
-    /// Reads who sits at `at`, and whether the device has functions besides 0; `None` if nobody.
+    /// The function at `at`, and whether its device has others than 0; `None` if none is there.
     pub(crate) fn function(&self, at: Address) -> Option<(Function, bool)> {
         let id = self.read32(at, register::ID);
         // All ones: no answer. A vendor of 0 is what some hosts give for a device held in reset.
@@ -68,7 +68,7 @@ impl<P: Ports> Bus<P> {
         Some((function, header & 0x80 != 0))
     }
 
-    /// The header type at `at`, with the multi-function bit; all ones if nobody is there.
+    /// The header type at `at`, with the multi-function bit; all ones if no function is there.
     pub(crate) fn header(&self, at: Address) -> u8 {
         (self.read32(at, register::HEADER_TYPE) >> 16) as u8
     }

@@ -132,7 +132,7 @@ impl BusMemory for FakeBus {
     }
 }
 
-/// A clock that moves only when told to, or by a fixed step at each [`Clock::relax`].
+/// A clock that moves only when it is set, or by a fixed step at each [`Clock::relax`].
 #[derive(Debug, Default)]
 pub struct FakeClock {
     now_ns: Cell<u64>,
@@ -140,7 +140,7 @@ pub struct FakeClock {
 }
 
 impl FakeClock {
-    /// A clock at 0 that moves by `step_ns` whenever somebody waits.
+    /// A clock at 0 that moves by `step_ns` at each wait.
     #[must_use]
     pub fn new(step_ns: u64) -> Self {
         Self {

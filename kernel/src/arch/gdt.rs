@@ -51,7 +51,7 @@ impl CoreTables {
     pub(crate) fn load(&'static mut self) {
         let task = self.gdt.append(Descriptor::tss_segment(&self.tss));
         self.gdt.load();
-        // SAFETY: the selectors come from the table just loaded, which lives for ever, and
+        // SAFETY: the selectors come from the table just loaded, which is never dropped, and
         // describe the same flat segments as those in use.
         unsafe {
             CS::set_reg(self.code);

@@ -67,7 +67,7 @@ pub(super) fn load() {
         limit: (size_of_val(table) - 1) as u16,
         base: VirtAddr::from_ptr(table),
     };
-    // SAFETY: the table lives for ever, and each gate leads to a stub that never returns.
+    // SAFETY: the table is never dropped, and each gate leads to a stub that never returns.
     unsafe { lidt(&pointer) };
 }
 

@@ -1,4 +1,4 @@
-//! What happens after an exception: none is expected, so each is the end, told in full.
+//! Exceptions: none is expected, so each ends the domain, after a full report.
 
 use core::fmt;
 

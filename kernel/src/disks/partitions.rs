@@ -1,4 +1,4 @@
-//! Partition tables, read while nobody uses the disks yet. What a guest does to the table of a
+//! Partition tables, read before any guest uses the disks. What a guest does to the table of a
 //! disk that it has counts from Spindle's next start on.
 
 use alloc::vec::Vec;

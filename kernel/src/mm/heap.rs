@@ -21,7 +21,7 @@ static HEAP: KernelHeap = KernelHeap(Mutex::new(Heap::empty()));
 /// Gives the heap its memory. Called once.
 pub(super) fn init(range: Range<u64>) {
     let start = ptr::with_exposed_provenance_mut(range.start as usize);
-    // SAFETY: the range is free RAM that the caller took out of everybody else's reach, mapped
+    // SAFETY: the range is free RAM that nothing else can reach any longer, mapped
     // writable for good.
     unsafe {
         HEAP.0
@@ -30,7 +30,7 @@ pub(super) fn init(range: Range<u64>) {
     };
 }
 
-/// Bytes that nobody has. One block of them may be smaller.
+/// Bytes that are free. One block of them may be smaller.
 pub(crate) fn free() -> usize {
     HEAP.0.lock().free()
 }

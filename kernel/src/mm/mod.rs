@@ -82,7 +82,7 @@ fn whole(range: Range<u64>) -> Regions {
     regions
 }
 
-/// An allocator for the pages of `regions`, which lives for ever.
+/// An allocator for the pages of `regions`, which is never dropped.
 fn runs(regions: &Regions) -> &'static Mutex<RunAllocator<'static>> {
     let first = regions.iter().next().map_or(0, |r| r.start) / PAGE;
     let pages = (regions.end() / PAGE - first) as usize;

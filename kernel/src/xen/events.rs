@@ -18,7 +18,7 @@ const BIND_IPI: u64 = 7;
 /// How late an event may be noticed by a core that sleeps on more ports than Xen takes.
 const MANY_PORTS_NS: u64 = 1_000_000;
 
-/// The domain's event channels. Ports stay masked: nobody is interrupted, everybody polls.
+/// The domain's event channels. Ports stay masked: no vCPU is interrupted, all of them poll.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Events {
     shared: &'static SharedInfo,

@@ -204,7 +204,7 @@ fn begins(state: &AtomicU8) -> bool {
 /// Where a core begins. `seed` is the address of its [`Seed`].
 extern "C" fn begin(seed: u64) -> ! {
     xen_pvh_boot::enable_write_back();
-    // SAFETY: `start` made the box for this core alone and let go of it.
+    // SAFETY: `start` made the box for this core alone and does not keep it.
     let seed = unsafe { Box::from_raw(ptr::with_exposed_provenance_mut::<Seed>(seed as usize)) };
     let Seed {
         number,

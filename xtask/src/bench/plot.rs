@@ -21,7 +21,7 @@ const PANELS: [(&str, Figure); 2] = [
     ),
 ];
 
-/// One colour for each of [`VARIANTS`], told apart by the colour-blind, too.
+/// One colour for each of [`VARIANTS`], which the colour-blind can tell apart too.
 const COLOURS: [RGBColor; 4] = [
     RGBColor(0, 114, 178),
     RGBColor(213, 94, 0),

@@ -3,9 +3,10 @@
 //!
 //! `images`, `grub` and `guests` make what is booted, out of packages of `debian`; `machine` boots
 //! it in `qemu` with its `drives`, as the usual machine or another `variant`. `talk` is the
-//! conversation with dom0 over `channel`, `outcome` how a scenario ends, `wish` what it asks of the
-//! host. `lossy` serves disks that lose what was not flushed. `monitor` is the line to QEMU, `console` the one to Xen, `evidence` what is written down over
-//! them when something fails. `disk` looks at a disk from outside.
+//! conversation with dom0 over `channel`, `outcome` how a scenario ends, `host_action` what it
+//! asks of the host. `lossy` serves disks that lose what was not flushed. `monitor` is the line to
+//! QEMU, `console` the one to Xen, `evidence` what is written down over them when something fails.
+//! `disk` looks at a disk from outside.
 
 mod channel;
 mod console;
@@ -17,6 +18,7 @@ mod emulator;
 mod evidence;
 mod grub;
 mod guests;
+mod host_action;
 mod images;
 mod lossy;
 mod machine;
@@ -30,7 +32,6 @@ mod stamp;
 mod talk;
 mod tree;
 mod variant;
-mod wish;
 
 use std::fs::{self, File, TryLockError};
 use std::path::PathBuf;
@@ -86,7 +87,7 @@ pub(crate) enum Backend {
     Spindle,
     /// Linux' xen-blkback in dom0: checks the rig itself, and is what Spindle is compared to.
     Dom0,
-    /// Everybody at once, each with a disk of its own, to be compared by `bench`.
+    /// All guests at once, each with a disk of its own, to be compared by `bench`.
     #[value(skip)]
     Bench,
 }

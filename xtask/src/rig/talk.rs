@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use super::channel::Mark;
 use super::machine::Machine;
 use super::outcome::{self, Outcome};
-use super::{console, evidence, wish};
+use super::{console, evidence, host_action};
 use crate::ui;
 
 /// How long dom0 may say nothing, not even that it is alive (every ten seconds or so, when it can).
@@ -165,7 +165,7 @@ impl Machine {
     /// Does what dom0 asks of the host, and answers.
     fn grant(&mut self, mark: &Mark) -> Result<()> {
         let dir = self.nvme.parent().context("images have a folder")?;
-        let (word, text) = match wish::grant(mark, &self.monitor, dir, &self.logs) {
+        let (word, text) = match host_action::perform(mark, &self.monitor, dir, &self.logs) {
             Ok(answer) => ("granted", answer),
             Err(error) => ("refused", format!("{error:#}")),
         };

@@ -19,8 +19,8 @@ use gpt::Entry;
 /// Partition type of the record that keeps old tools off a GPT (UEFI 2.10, 5.2.3).
 const PROTECTIVE: u8 = 0xee;
 
-/// Partitions of one disk that are taken, at most. Tables have 128 entries unless somebody makes
-/// them larger, and a guest may fill what it was given as it likes.
+/// Partitions of one disk that are taken, at most. Tables have 128 entries unless they are made
+/// larger, and a guest may fill what it was given as it likes.
 const MAX_PARTITIONS: usize = 128;
 
 /// What was found on a disk.

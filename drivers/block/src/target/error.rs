@@ -36,7 +36,7 @@ pub enum TargetError {
         /// The names of those.
         have: Vec<String>,
     },
-    /// Somebody else has it or a part of it, and one of the two wants to write.
+    /// Another device has it or a part of it, and one of the two wants to write.
     #[error("target \"{name}\" is in use by {holder}{}, and not by readers only", part(.held))]
     InUse {
         /// The volume.
@@ -62,7 +62,7 @@ pub enum TargetError {
     /// Asked for writing, but the disk refuses writes.
     #[error("target \"{0}\" is read-only; attach it with access=ro")]
     ReadOnly(String),
-    /// Somebody could write the table that it is an entry of, since that was read.
+    /// The table that it is an entry of could be written since that was read.
     #[error(
         "target \"{name}\" may not be where it was: \"{disk}\" was given out whole for writing; \
          restart Spindle to read its partition table again"

@@ -1,7 +1,7 @@
 //! Targets: which volume a guest's `target=` names, and who may have it.
 //!
-//! libxl checks nothing of a target on another domain's disk, so two guests that are given the
-//! same blocks are told apart only here, whatever names the blocks go by.
+//! libxl checks nothing of a target on another domain's disk, so that two guests are given
+//! the same blocks is noticed only here, whatever names the blocks go by.
 
 mod change;
 mod error;
@@ -17,12 +17,12 @@ use alloc::vec::Vec;
 use crate::Volume;
 pub use error::TargetError;
 
-/// What somebody wants of a volume.
+/// How a device is to use a volume.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Use {
-    /// Read it; nobody else may write.
+    /// Read it; others may not write.
     Read,
-    /// Write it; nobody else may have it.
+    /// Write it; others may not have it.
     Write,
     /// Write it, whoever else has it: the guests have agreed on how (xl's `w!`).
     SharedWrite,
@@ -278,7 +278,7 @@ impl Targets {
     }
 
     /// The whole disk `name` has `sectors` now, in 512-byte units. Partitions stay as they are; of
-    /// a disk that has shrunk, those beyond its end are given to nobody any more. False if there
+    /// a disk that has shrunk, those beyond its end are not given out any more. False if there
     /// is no such disk, or if that is the size it had.
     pub fn resize(&mut self, name: &str, sectors: u64) -> bool {
         let mut volumes = self.volumes.iter_mut().zip(&self.disks);

@@ -91,7 +91,7 @@ pub type Reply = Result<Vec<u8>, Errno>;
 /// Why a transaction came to nothing. Nothing of it was done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TransactionError {
-    /// Somebody else changed what it had read: look again, decide again.
+    /// What it had read was changed meanwhile: look again, decide again.
     #[error("transaction conflict")]
     Conflict,
     /// xenstored refused it or a change in it.

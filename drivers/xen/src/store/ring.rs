@@ -25,7 +25,7 @@ pub struct RingError {
 
 /// Our end of the rings: requests go out, replies and watch events come in.
 ///
-/// Our own indices are kept privately, so that nobody can move them.
+/// Our own indices are kept privately, so that the peer cannot move them.
 #[derive(Debug)]
 pub struct Ring {
     page: SharedPages,

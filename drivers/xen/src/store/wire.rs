@@ -152,7 +152,7 @@ pub fn strings(payload: &[u8]) -> impl Iterator<Item = &[u8]> {
         .filter(|name| !name.is_empty())
 }
 
-/// The error that an [`MessageType::ERROR`] payload names; one that nobody knows is `EIO`.
+/// The error that an [`MessageType::ERROR`] payload names; an unknown one is `EIO`.
 #[must_use]
 pub fn error(payload: &[u8]) -> Errno {
     strings(payload)

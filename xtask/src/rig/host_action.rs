@@ -15,7 +15,7 @@ const MIB: u64 = 1 << 20;
 
 /// Does what the mark asks for, on a machine whose images are in `dir`; gives the answer. `logs`
 /// is a place for files that are not kept.
-pub(super) fn grant(mark: &Mark, monitor: &Monitor, dir: &Path, logs: &Path) -> Result<String> {
+pub(super) fn perform(mark: &Mark, monitor: &Monitor, dir: &Path, logs: &Path) -> Result<String> {
     let name = mark.get("disk");
     let image = || {
         let image = drives::image(dir, name);
@@ -83,24 +83,24 @@ mod tests {
     use super::*;
 
     fn answer(text: &str) -> String {
-        let dir = std::env::temp_dir().join(format!("spindle-wish-{}", std::process::id()));
+        let dir = std::env::temp_dir().join(format!("spindle-host-action-{}", std::process::id()));
         std::fs::create_dir_all(&dir).expect("a folder");
         disk::create(&drives::image(&dir, "nvme"), 4 * MIB).expect("an image");
         let monitor = Monitor::add(&mut Command::new("qemu"), &dir);
         let mark = Mark::parse(text).expect("a mark");
-        let answer = grant(&mark, &monitor, &dir, &dir);
+        let answer = perform(&mark, &monitor, &dir, &dir);
         std::fs::remove_dir_all(&dir).expect("removed");
         answer.unwrap_or_else(|error| format!("{error:#}"))
     }
 
     #[test]
-    fn only_known_wishes_for_disks_that_there_are_are_granted() {
+    fn only_known_actions_on_disks_that_there_are_are_performed() {
         assert_eq!(answer("host action=allocated disk=nvme"), "0");
         assert_eq!(
             answer("host action=sum disk=nvme start=1 mib=1"),
             "30e14955ebf1352266dc2ff8067e68104607e750abb9d3b36582b8af909fcb58"
         );
-        for (wish, refused) in [
+        for (action, refused) in [
             ("host action=allocated disk=../nvme", "no disk"),
             ("host action=resize disk=other mib=1", "no disk"),
             ("host action=throttle disk=nvme bytes=few", "no number"),
@@ -111,8 +111,8 @@ mod tests {
             // It would be done, were QEMU there.
             ("host action=resize disk=nvme mib=1", "monitor"),
         ] {
-            let answer = answer(wish);
-            assert!(answer.contains(refused), "{wish}: {answer}");
+            let answer = answer(action);
+            assert!(answer.contains(refused), "{action}: {answer}");
         }
     }
 }
