@@ -35,8 +35,8 @@ pub use ram::{RamDisk, RamQueue};
 pub use ram_controller::RamController;
 pub use read::{BlockReader, Blocks, PATIENCE_NS, ReadError};
 pub use retry::Retry;
-pub use target::{TargetError, Targets, Use};
-pub use volume::{Discard, Enclosing, Extent, Unit, Volume};
+pub use target::{TargetError, Targets, VolumeId};
+pub use volume::{Access, Discard, Enclosing, Extent, Unit, Volume};
 
 /// The unit of `sectors` in blkif and of [`Volume::sectors`], whatever the disk's block size.
 pub const SECTOR_SIZE: u64 = 512;

@@ -26,6 +26,18 @@ pub struct Discard {
     pub secure: bool,
 }
 
+/// What a guest may do with a volume (`mode` in xenstore), and beside whom.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// `r`: read it; no other guest may write.
+    Read,
+    /// `w`: write it; no other guest may have it.
+    Write,
+    /// `w!`, or `w` and `target=shared:...`: write it, whoever else has it; the guests have agreed on
+    /// how.
+    SharedWrite,
+}
+
 /// What can be attached to a guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Volume {

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use proptest::prelude::*;
-use spindle_block::{TargetError, Targets, Unit, Use, Volume};
+use spindle_block::{Access, TargetError, Targets, Unit, Volume};
 
 /// A volume: its name, disk, unit, blocks, and whether it is write-protected. A disk comes before
 /// its partitions.
@@ -51,7 +51,7 @@ fn volume(row: &Row) -> Volume {
     }
 }
 
-fn targets() -> Targets {
+fn targets() -> Targets<&'static str> {
     let disks = ROWS.iter().filter(|row| disk_of(row.0) == row.0);
     Targets::new(disks.map(|disk| {
         let parts = ROWS
@@ -61,13 +61,13 @@ fn targets() -> Targets {
     }))
 }
 
-const USES: [Use; 3] = [Use::Read, Use::Write, Use::SharedWrite];
+const USES: [Access; 3] = [Access::Read, Access::Write, Access::SharedWrite];
 
 /// Whether one who asks for `new` may have a block that another has for `held`.
-fn may_share(held: Use, new: Use) -> bool {
+fn may_share(held: Access, new: Access) -> bool {
     match (held, new) {
-        (_, Use::SharedWrite) | (Use::Read, Use::Read) => true,
-        (Use::Write | Use::SharedWrite, Use::Read) | (_, Use::Write) => false,
+        (_, Access::SharedWrite) | (Access::Read, Access::Read) => true,
+        (Access::Write | Access::SharedWrite, Access::Read) | (_, Access::Write) => false,
     }
 }
 
@@ -81,18 +81,18 @@ fn two_holders_get_what_the_table_says_and_no_less() {
                 for new in USES {
                     let mut targets = targets();
                     if targets.claim(first.0, held, "1/51712").is_err() {
-                        assert!(first.4 && held != Use::Read, "{first:?} {held:?}");
+                        assert!(first.4 && held != Access::Read, "{first:?} {held:?}");
                         continue;
                     }
                     let what = format!("{} {held:?}, then {} {new:?}", first.0, second.0);
                     let result = targets
                         .claim(second.0, new, "2/51712")
-                        .map(|v| v.name.clone());
+                        .map(|claimed| targets.volume(claimed).name.clone());
                     let apart = blocks(first).is_disjoint(&blocks(second));
                     // Whoever writes a whole disk may have moved its partitions.
                     let moved =
-                        held != Use::Read && first.0 == disk_of(second.0) && second.0 != first.0;
-                    if second.4 && new != Use::Read {
+                        held != Access::Read && first.0 == disk_of(second.0) && second.0 != first.0;
+                    if second.4 && new != Access::Read {
                         let why = TargetError::ReadOnly(second.0.to_string());
                         assert_eq!(result, Err(why), "{what}");
                     } else if moved {
@@ -121,8 +121,8 @@ fn partitions_of_a_disk_that_a_guest_could_write_are_refused_from_then_on() {
             for new in USES {
                 let result = targets.claim(part, new, "2/51712").map(|_| ());
                 let expected = match usage {
-                    Use::Read => Ok(()),
-                    Use::Write | Use::SharedWrite => Err(TargetError::Stale {
+                    Access::Read => Ok(()),
+                    Access::Write | Access::SharedWrite => Err(TargetError::Stale {
                         name: part.to_string(),
                         disk: "nvme0n1".to_string(),
                     }),
@@ -131,17 +131,23 @@ fn partitions_of_a_disk_that_a_guest_could_write_are_refused_from_then_on() {
             }
         }
         // Those of others are where they were.
-        targets.claim("nvme0n2p1", Use::Write, "3/51712").unwrap();
-        targets.claim("nvme1n1p1", Use::Write, "4/51712").unwrap();
+        targets
+            .claim("nvme0n2p1", Access::Write, "3/51712")
+            .unwrap();
+        targets
+            .claim("nvme1n1p1", Access::Write, "4/51712")
+            .unwrap();
     }
 }
+
+const HOLDERS: [&str; 5] = ["1/1", "2/1", "3/1", "4/1", "5/1"];
 
 /// One who holds a volume, and for what.
 #[derive(Clone, Debug)]
 struct Held {
     holder: u8,
     row: usize,
-    usage: Use,
+    usage: Access,
 }
 
 proptest! {
@@ -154,28 +160,28 @@ proptest! {
         let mut all: Vec<Held> = Vec::new();
         let mut written = BTreeSet::new();
         for (row, usage, holder, release) in steps {
-            let (name, usage) = (format!("{holder}/51712"), USES[usage]);
+            let (name, usage) = (HOLDERS[usize::from(holder)], USES[usage]);
             if release == 0 {
-                targets.release(&name);
+                targets.release(name);
                 all.retain(|held| held.holder != holder);
                 continue;
             }
             let asked = &ROWS[row];
             let disk = disk_of(asked.0);
-            let protected = asked.4 && usage != Use::Read;
+            let protected = asked.4 && usage != Access::Read;
             let moved = asked.0 != disk && written.contains(disk);
             let in_the_way = all.iter().any(|held| {
                 held.holder != holder
                     && !blocks(&ROWS[held.row]).is_disjoint(&blocks(asked))
                     && !may_share(held.usage, usage)
             });
-            let given = targets.claim(asked.0, usage, &name).is_ok();
+            let given = targets.claim(asked.0, usage, name).is_ok();
             prop_assert_eq!(given, !protected && !moved && !in_the_way, "{} {:?}", asked.0, usage);
             if given {
                 // What the holder had before is released.
                 all.retain(|held| held.holder != holder);
                 all.push(Held { holder, row, usage });
-                if usage != Use::Read && asked.0 == disk {
+                if usage != Access::Read && asked.0 == disk {
                     written.insert(disk);
                 }
             }

@@ -289,7 +289,7 @@ fn a_ram_disk_is_whole_mib_and_ends_there() {
 }
 
 /// A disk `d0` with partitions that have one alias of so many bytes each.
-fn family(partitions: u64, alias: usize) -> Targets {
+fn family(partitions: u64, alias: usize) -> Targets<u8> {
     let part = |number: u64| Volume {
         aliases: vec!["x".repeat(alias)],
         ..volume(&format!("d0p{number:04}"), number, 1, 9)
@@ -298,8 +298,8 @@ fn family(partitions: u64, alias: usize) -> Targets {
     Targets::new([(disk, (1..=partitions).map(part).collect())])
 }
 
-fn list(targets: &Targets) -> String {
-    targets.lists().next().unwrap().1
+fn list(targets: &Targets<u8>) -> String {
+    targets.lists().next().unwrap().2
 }
 
 #[test]

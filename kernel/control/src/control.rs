@@ -9,14 +9,13 @@ use alloc::vec::Vec;
 use log::{error, info, warn};
 use spindle_blkif::Claims;
 use spindle_blkif::worker::{LOOK_WITHOUT_RINGS_NS, Order, Report};
-use spindle_block::{SECTOR_SIZE, TargetError, Use, Volume};
+use spindle_block::{Access, Discard, SECTOR_SIZE, TargetError, Targets, Volume, VolumeId};
 use spindle_config::Config;
 use spindle_xen::Errno;
 use spindle_xen::event::Port;
 use spindle_xen::store::Ring as StoreRing;
 use spindle_xen::xenbus::{
-    Access, Action, Backend, ConnectRequest, DeviceId, Discard, DiskFacts, Generation, Offer,
-    Refusal, ShutdownKind,
+    Action, Backend, ConnectRequest, DeviceId, DiskFacts, Generation, Offer, Refusal, ShutdownKind,
 };
 
 use crate::connections::Connections;
@@ -40,9 +39,52 @@ const SMART_NS: u64 = 60_000_000_000;
 #[derive(Debug)]
 struct Opened {
     device: DeviceId,
-    disk: Served,
-    /// Why it can no longer be reached, if its disk was removed.
-    removed: Option<Refusal>,
+    disk: OpenDisk,
+}
+
+/// What a device has.
+#[derive(Debug)]
+enum OpenDisk {
+    /// A volume, as the device is shown it.
+    There {
+        volume: VolumeId,
+        read_only: bool,
+        discard: bool,
+        /// See [`Served::claims`].
+        claims: Option<Arc<Claims>>,
+    },
+    /// Its volume is no longer what it was, for this reason.
+    Removed(Refusal),
+}
+
+impl OpenDisk {
+    fn has(&self, id: VolumeId) -> bool {
+        matches!(self, Self::There { volume, .. } if *volume == id)
+    }
+
+    /// What its rings serve.
+    fn served(&self, targets: &Targets<DeviceId>) -> Result<Served, Refusal> {
+        match self {
+            Self::There {
+                volume,
+                read_only,
+                discard,
+                claims,
+            } => {
+                let volume = targets.volume(*volume);
+                let read_only = volume.read_only || *read_only;
+                Ok(Served {
+                    volume: Volume {
+                        read_only,
+                        discard: volume.discard.filter(|_| *discard && !read_only),
+                        ..volume.clone()
+                    },
+                    claims: claims.clone(),
+                })
+            }
+            Self::Removed(why) => Err(why.clone()),
+        }
+    }
 }
 
 /// The control core's state.
@@ -216,28 +258,23 @@ impl<H: Hypervisor, W: CoreWorker> Control<H, W> {
         discard: bool,
         sectors: bool,
     ) -> Result<DiskFacts, Refusal> {
-        let usage = match access {
-            Access::ReadOnly => Use::Read,
-            Access::ReadWrite => Use::Write,
-            Access::SharedReadWrite => Use::SharedWrite,
-        };
         // What has changed since the last look.
         self.attend_disks(self.hypervisor.now_ns());
-        let holder = device.to_string();
         // Whoever has a disk that is lost is not what keeps others from it.
-        if let Ok(volume) = self.disks.targets.named(params)
-            && let Some(reason) = self.disks.lost(volume.disk)
-        {
-            let text = format!("{} is lost: {reason}", volume.name);
-            return Err(Refusal::new(Errno::EIO, text));
+        if let Ok(volume) = self.disks.targets.named(params) {
+            let volume = self.disks.targets.volume(volume);
+            if let Some(reason) = self.disks.lost(volume.disk) {
+                let text = format!("{} is lost: {reason}", volume.name);
+                return Err(Refusal::new(Errno::EIO, text));
+            }
         }
         let targets = &mut self.disks.targets;
         let claim = if sectors {
-            targets.claim_512e(params, usage, &holder)
+            targets.claim_512e(params, access, device)
         } else {
-            targets.claim(params, usage, &holder)
+            targets.claim(params, access, device)
         };
-        let volume = claim.map_err(|error| {
+        let id = claim.map_err(|error| {
             let errno = match error {
                 TargetError::Unknown { .. } => Errno::ENOENT,
                 TargetError::Empty(_) | TargetError::Failed { .. } => Errno::ENODEV,
@@ -249,16 +286,18 @@ impl<H: Hypervisor, W: CoreWorker> Control<H, W> {
             };
             Refusal::new(errno, error.to_string())
         })?;
-        let mut volume = volume.clone();
-        volume.read_only |= access == Access::ReadOnly;
-        if !discard || volume.read_only {
-            volume.discard = None;
-        }
-        let claims = if sectors && volume.sectors_per_block() > 1 {
-            Some(self.claims_on(device, &volume)?)
-        } else {
-            None
+        let in_parts = sectors && targets.volume(id).sectors_per_block() > 1;
+        let disk = OpenDisk::There {
+            volume: id,
+            read_only: access == Access::Read,
+            discard,
+            claims: if in_parts {
+                Some(self.claims_on(device, id)?)
+            } else {
+                None
+            },
         };
+        let Served { volume, claims } = disk.served(&self.disks.targets)?;
         let facts = DiskFacts {
             sectors: volume.sectors,
             sector_size: match claims {
@@ -271,10 +310,9 @@ impl<H: Hypervisor, W: CoreWorker> Control<H, W> {
             flush: true,
             barrier: volume.write_cache,
             discard: volume.discard.map(|discard| Discard {
-                granularity: discard.granularity,
-                alignment: discard.alignment,
                 // See `Session::new`.
                 secure: discard.secure && claims.is_none(),
+                ..discard
             }),
             queues: self.cores.serving(volume.disk) as u32,
         };
@@ -288,28 +326,23 @@ impl<H: Hypervisor, W: CoreWorker> Control<H, W> {
             }
         );
         self.opened.retain(|opened| opened.device != device);
-        let disk = Served { volume, claims };
-        self.opened.push(Opened {
-            device,
-            disk,
-            removed: None,
-        });
+        self.opened.push(Opened { device, disk });
         self.listing.publish(&self.disks.targets, &mut self.backend);
         Ok(facts)
     }
 
     /// Where the writes to a volume that is shown with smaller sectors than its blocks claim these:
     /// the same for all who write to it.
-    fn claims_on(&mut self, device: DeviceId, volume: &Volume) -> Result<Arc<Claims>, Refusal> {
+    fn claims_on(&mut self, device: DeviceId, id: VolumeId) -> Result<Arc<Claims>, Refusal> {
         let mut others = self.opened.iter().filter(|other| other.device != device);
-        let known = others.find_map(|other| {
-            let same = other.disk.volume.name == volume.name;
-            other.disk.claims.clone().filter(|_| same)
+        let known = others.find_map(|other| match &other.disk {
+            OpenDisk::There { volume, claims, .. } if *volume == id => claims.clone(),
+            _ => None,
         });
         known.map_or_else(
             || {
                 Claims::new().map(Arc::new).map_err(|error| {
-                    self.disks.targets.release(&device.to_string());
+                    self.disks.targets.release(device);
                     Refusal::new(Errno::ENOMEM, error.to_string())
                 })
             },
@@ -319,27 +352,19 @@ impl<H: Hypervisor, W: CoreWorker> Control<H, W> {
 
     fn close(&mut self, device: DeviceId) {
         self.opened.retain(|opened| opened.device != device);
-        self.disks.targets.release(&device.to_string());
+        self.disks.targets.release(device);
         self.listing.publish(&self.disks.targets, &mut self.backend);
         info!("{device}: closed");
     }
 
     fn connect(&mut self, request: &ConnectRequest) {
         let (device, generation) = (request.device, request.generation);
-        let refusal = match self.opened.iter().find(|opened| opened.device == device) {
-            Some(Opened {
-                removed: Some(why), ..
-            }) => Some(why.clone()),
-            Some(opened) => {
-                let (disk, cores) = (&opened.disk, &mut self.cores);
-                self.connections.connect(request, disk, cores);
-                None
-            }
-            None => Some(Refusal::new(Errno::EINVAL, "its disk is not open")),
-        };
-        match refusal {
-            None => {}
-            Some(refusal) => {
+        let opened = self.opened.iter().find(|opened| opened.device == device);
+        let not_open = || Refusal::new(Errno::EINVAL, "its disk is not open");
+        let served = opened.ok_or_else(not_open);
+        match served.and_then(|opened| opened.disk.served(&self.disks.targets)) {
+            Ok(disk) => self.connections.connect(request, &disk, &mut self.cores),
+            Err(refusal) => {
                 self.backend.connected(device, generation, Err(refusal));
                 self.rounds.pump_soon();
             }
@@ -398,8 +423,8 @@ impl<H: Hypervisor, W: CoreWorker> Control<H, W> {
         for disk in care.loose {
             self.cores.order_all(|| Order::CutOff(disk));
         }
-        for (name, sectors) in care.resized {
-            self.resize(&name, sectors);
+        for (volume, sectors) in care.resized {
+            self.resize(volume, sectors);
         }
         for removed in &care.removed {
             self.remove(removed);
@@ -421,20 +446,16 @@ impl<H: Hypervisor, W: CoreWorker> Control<H, W> {
         let (disk, unit) = (removed.disk, removed.unit);
         // Rings that are on their way to a core are there by then.
         self.cores.order_all(|| Order::Remove { disk, unit });
-        for opened in &mut self.opened {
-            let volume = &mut opened.disk.volume;
-            if (volume.disk, volume.unit) != (disk, unit) || opened.removed.is_some() {
+        for Opened { device, disk } in &mut self.opened {
+            let mut volumes = removed.volumes.iter();
+            let Some((_, name)) = volumes.find(|(id, _)| disk.has(*id)) else {
                 continue;
-            }
-            let device = opened.device;
-            let text = format!("{} is closed: {}", volume.name, removed.reason);
+            };
+            let text = format!("{name} is closed: {}", removed.reason);
             error!("{device}: {text}");
             let refusal = Refusal::new(Errno::ENODEV, text);
-            // What comes in its place may have the name.
-            volume.name.clear();
-            volume.sectors = 0;
-            opened.removed = Some(refusal.clone());
-            self.backend.emptied(device, &refusal);
+            self.backend.emptied(*device, &refusal);
+            *disk = OpenDisk::Removed(refusal);
         }
     }
 
@@ -446,20 +467,14 @@ impl<H: Hypervisor, W: CoreWorker> Control<H, W> {
         self.rounds.pump_soon();
     }
 
-    /// A disk has another size: for those who attach it later, for the rings that serve it, and
-    /// for its frontends.
-    fn resize(&mut self, name: &str, sectors: u64) {
-        if !self.disks.targets.resize(name, sectors) {
-            return;
-        }
+    /// A disk has another size, for those who attach it later: passes that on to the rings that
+    /// serve it, and to its frontends.
+    fn resize(&mut self, volume: VolumeId, sectors: u64) {
         self.list_disks();
-        for opened in &mut self.opened {
-            if opened.disk.volume.name == name {
-                opened.disk.volume.sectors = sectors;
-                self.connections
-                    .resize(opened.device, sectors, &mut self.cores);
-                self.backend.resized(opened.device, sectors);
-            }
+        for opened in self.opened.iter().filter(|o| o.disk.has(volume)) {
+            let device = opened.device;
+            self.connections.resize(device, sectors, &mut self.cores);
+            self.backend.resized(device, sectors);
         }
     }
 

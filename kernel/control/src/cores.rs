@@ -10,6 +10,7 @@ use spindle_blkif::stats::CoreStats;
 use spindle_blkif::worker::{Link, Order, Report};
 use spindle_block::Targets;
 use spindle_xen::event::Port;
+use spindle_xen::xenbus::DeviceId;
 
 use crate::hypervisor::Hypervisor;
 use crate::worker::CoreWorker;
@@ -138,7 +139,7 @@ impl<H: Hypervisor, W: CoreWorker> Cores<H, W> {
     }
 
     /// Logs the number of cores, and of which disks the controllers gave fewer queues than that.
-    pub(crate) fn log_queues(&self, targets: &Targets) {
+    pub(crate) fn log_queues(&self, targets: &Targets<DeviceId>) {
         let (cores, mut logged) = (self.cores.len(), None);
         match self.local {
             Some(_) => info!("one vCPU: it polls rings and does all the rest"),

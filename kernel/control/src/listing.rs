@@ -6,7 +6,7 @@ use alloc::format;
 use alloc::string::{String, ToString};
 
 use spindle_block::Targets;
-use spindle_xen::xenbus::Backend;
+use spindle_xen::xenbus::{Backend, DeviceId};
 
 const PATH: &str = "data/spindle/targets";
 
@@ -18,7 +18,7 @@ pub(crate) struct Listing {
 
 impl Listing {
     /// Publishes what has changed since the last time.
-    pub(crate) fn publish(&mut self, targets: &Targets, backend: &mut Backend) {
+    pub(crate) fn publish(&mut self, targets: &Targets<DeviceId>, backend: &mut Backend) {
         self.published.retain(|disk, _| {
             let is_there = targets.disks().any(|volume| volume.name == *disk);
             if !is_there {
@@ -26,7 +26,7 @@ impl Listing {
             }
             is_there
         });
-        for (disk, text) in targets.lists() {
+        for (_, disk, text) in targets.lists() {
             if self.published.get(disk) != Some(&text) {
                 backend.publish(format!("{PATH}/{disk}"), text.clone());
                 self.published.insert(disk.to_string(), text);

@@ -6,35 +6,32 @@
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use core::fmt::Display;
 use core::mem;
 
-use super::{Failed, Targets};
+use super::{Failed, Kind, TargetEntry, Targets, VolumeId};
 use crate::{Unit, Volume};
-
-/// The number of no disk.
-const NONE: usize = usize::MAX;
 
 /// How many names of what was closed are remembered, the newest: there are as many as disks care to
 /// come up with.
 const MOST_CLOSED: usize = 128;
 
-impl Targets {
+impl<H: Copy + PartialEq + Display> Targets<H> {
     /// Takes the disk that is `unit` of disk number `disk` out, with its partitions; from now on who
-    /// asks for one of them, by whatever name, gets the reason. Gives the names of those volumes,
-    /// whose holders are to be closed. `reason` is for people.
-    pub fn close(&mut self, disk: usize, unit: Unit, reason: &str) -> Vec<String> {
-        let mut names = Vec::new();
-        for index in 0..self.volumes.len() {
-            let volume = &mut self.volumes[index];
-            if (volume.disk, volume.unit) != (disk, unit) {
+    /// asks for one of them, by whatever name, gets the reason. Gives those volumes and the names that
+    /// they had, whose holders are to be closed. `reason` is for people.
+    pub fn close(&mut self, disk: usize, unit: Unit, reason: &str) -> Vec<(VolumeId, String)> {
+        let mut closed = Vec::new();
+        for index in 0..self.entries.len() {
+            if !self.entries[index].is_on(disk, unit) {
                 continue;
             }
-            let name = mem::take(&mut volume.name);
-            let mut known = mem::take(&mut volume.aliases);
-            (volume.disk, volume.sectors) = (NONE, 0);
-            self.media[index] = self.fresh_medium();
+            let medium = self.fresh_medium();
+            let entry = &mut self.entries[index];
             // It is no disk of its own any longer, and never a part of another one.
-            self.disks[index] = Some(index);
+            (entry.kind, entry.medium, entry.volume.sectors) = (Kind::Closed, medium, 0);
+            let name = mem::take(&mut entry.volume.name);
+            let mut known = mem::take(&mut entry.volume.aliases);
             known.push(name.clone());
             for known in known {
                 self.failed.retain(|failed| failed.name != known);
@@ -44,10 +41,10 @@ impl Targets {
                     closed: Some(name.clone()),
                 });
             }
-            names.push(name);
+            closed.push((VolumeId(index), name));
         }
         self.forget_oldest();
-        names
+        closed
     }
 
     fn forget_oldest(&mut self) {
@@ -68,19 +65,13 @@ impl Targets {
         self.failed
             .retain(|failed| !is_its(&failed.name) && !follows(failed));
         let medium = self.medium(&disk);
-        let claimed = |index: &usize| self.claims.iter().any(|claim| claim.volume == *index);
-        let mut free = (0..self.volumes.len()).filter(|index| self.volumes[*index].disk == NONE);
+        let entry = TargetEntry::new(disk, Kind::Disk, medium);
+        let claimed = |index: usize| self.claims.iter().any(|claim| claim.volume == index);
+        let mut entries = self.entries.iter().enumerate();
         // One that has gone and that no guest has any longer leaves its place.
-        if let Some(index) = free.find(|index| !claimed(index)) {
-            self.volumes[index] = disk;
-            self.disks[index] = None;
-            self.media[index] = medium;
-            self.stale[index] = false;
-        } else {
-            self.volumes.push(disk);
-            self.disks.push(None);
-            self.media.push(medium);
-            self.stale.push(false);
+        match entries.position(|(index, entry)| entry.kind == Kind::Closed && !claimed(index)) {
+            Some(index) => self.entries[index] = entry,
+            None => self.entries.push(entry),
         }
     }
 
@@ -89,14 +80,16 @@ impl Targets {
     /// with: `nvme`.
     #[must_use]
     pub fn next_number(&self, kind: &str, least: usize) -> usize {
-        let names = self.volumes.iter().map(|volume| &volume.name);
+        let names = self.entries.iter().map(|entry| &entry.volume.name);
         let failed = self.failed.iter().map(|failed| &failed.name);
         let is_used = |number: usize| {
             let name = format!("{kind}{number}");
             let mut all = names.clone().chain(failed.clone());
             all.any(|other| super::belongs(other, &name))
         };
-        (least..).find(|&number| !is_used(number)).unwrap_or(NONE)
+        (least..)
+            .find(|&number| !is_used(number))
+            .unwrap_or(usize::MAX)
     }
 }
 
@@ -105,7 +98,7 @@ mod tests {
     use alloc::vec;
 
     use super::*;
-    use crate::{TargetError, Use};
+    use crate::{Access, TargetError};
 
     fn volume(name: &str, disk: usize, unit: u32, start: u64) -> Volume {
         Volume {
@@ -124,7 +117,7 @@ mod tests {
         }
     }
 
-    fn targets() -> Targets {
+    fn targets() -> Targets<&'static str> {
         Targets::new([
             (
                 volume("nvme0n1", 0, 1, 0),
@@ -137,9 +130,10 @@ mod tests {
     #[test]
     fn a_disk_that_is_closed_is_refused_with_the_reason_and_others_are_not() {
         let mut targets = targets();
-        targets.claim("nvme0n1p1", Use::Write, "1/1").unwrap();
-        targets.claim("nvme0n2", Use::Write, "2/1").unwrap();
-        let names = targets.close(0, Unit(1), "it was formatted");
+        targets.claim("nvme0n1p1", Access::Write, "1/1").unwrap();
+        targets.claim("nvme0n2", Access::Write, "2/1").unwrap();
+        let closed = targets.close(0, Unit(1), "it was formatted");
+        let names: Vec<_> = closed.into_iter().map(|(_, name)| name).collect();
         assert_eq!(names, ["nvme0n1", "nvme0n1p1"]);
         for target in [
             "nvme0n1",
@@ -147,12 +141,12 @@ mod tests {
             "nvme-nvme0n1p1-alias",
             "nvme0n1p7",
         ] {
-            let error = targets.claim(target, Use::Read, "3/1").unwrap_err();
+            let error = targets.claim(target, Access::Read, "3/1").unwrap_err();
             assert!(error.to_string().ends_with("it was formatted"), "{error}");
         }
-        let in_use = targets.claim("nvme0n2", Use::Read, "3/1");
+        let in_use = targets.claim("nvme0n2", Access::Read, "3/1");
         assert!(matches!(in_use, Err(TargetError::InUse { .. })));
-        let unknown = targets.claim("", Use::Read, "3/1").unwrap_err();
+        let unknown = targets.claim("", Access::Read, "3/1").unwrap_err();
         assert!(unknown.to_string().ends_with("have nvme0n2"), "{unknown}");
         let disks: Vec<_> = targets.disks().map(|disk| &disk.name).collect();
         assert_eq!(disks, ["nvme0n2"]);
@@ -161,18 +155,22 @@ mod tests {
     #[test]
     fn what_comes_in_its_place_is_free_whoever_has_the_old_one() {
         let mut targets = targets();
-        targets.claim("nvme0n1", Use::Write, "1/1").unwrap();
-        targets.claim("nvme0n1", Use::SharedWrite, "2/1").unwrap();
+        targets.claim("nvme0n1", Access::Write, "1/1").unwrap();
+        targets
+            .claim("nvme0n1", Access::SharedWrite, "2/1")
+            .unwrap();
         targets.close(0, Unit(1), "it was formatted");
         let mut new = volume("nvme0n1", 0, 1, 0);
         new.block_shift = 12;
         targets.add(new);
-        assert!(!targets.resize("", 64), "the old one keeps its size");
-        let got = targets.claim("nvme0n1", Use::Write, "3/1").unwrap();
+        let old = targets.claims[0].volume;
+        assert_ne!(targets.resize(0, Unit(1), 64), Some(VolumeId(old)));
+        let got = targets.claim("nvme0n1", Access::Write, "3/1").unwrap();
+        let got = targets.volume(got);
         assert_eq!((got.block_shift, got.sectors), (12, 64));
         // Nor has the end of the old one any effect on it.
         targets.release("1/1");
-        let in_use = targets.claim("nvme0n1", Use::Read, "1/1").unwrap_err();
+        let in_use = targets.claim("nvme0n1", Access::Read, "1/1").unwrap_err();
         assert!(in_use.to_string().contains("3/1"), "{in_use}");
     }
 
@@ -182,9 +180,9 @@ mod tests {
         for _ in 0..100 {
             targets.close(0, Unit(2), "gone");
             targets.add(volume("nvme0n2", 0, 2, 0));
-            targets.claim("nvme0n2", Use::Write, "1/1").unwrap();
+            targets.claim("nvme0n2", Access::Write, "1/1").unwrap();
         }
-        assert!(targets.volumes.len() <= 4);
+        assert!(targets.entries.len() <= 4);
         assert!(targets.failed.is_empty());
     }
 
@@ -206,7 +204,7 @@ mod tests {
         }
         assert_eq!(targets.failed.len(), 1 + MOST_CLOSED);
         for (target, why) in [("nvme7n1", "dead"), ("nvme408n2", "gone")] {
-            let error = targets.claim(target, Use::Read, "1/1").unwrap_err();
+            let error = targets.claim(target, Access::Read, "1/1").unwrap_err();
             assert!(error.to_string().ends_with(why), "{error}");
         }
     }
@@ -221,11 +219,11 @@ mod tests {
         let mut targets = Targets::new([twin("nvme0n1", 0), twin("nvme1n1", 1)]);
         targets.close(0, Unit(1), "another disk is in its place");
         targets.add(volume("nvme2n1", 0, 1, 0));
-        targets.claim("nvme1n1", Use::Write, "1/1").unwrap();
-        targets.claim("nvme2n1", Use::Write, "2/1").unwrap();
+        targets.claim("nvme1n1", Access::Write, "1/1").unwrap();
+        targets.claim("nvme2n1", Access::Write, "2/1").unwrap();
         // The first is back behind yet another controller, and is what it was.
         targets.add(twin("nvme3n1", 3).0);
-        let in_use = targets.claim("nvme3n1", Use::Write, "3/1").unwrap_err();
+        let in_use = targets.claim("nvme3n1", Access::Write, "3/1").unwrap_err();
         assert!(in_use.to_string().contains("1/1"), "{in_use}");
     }
 

@@ -3,27 +3,29 @@
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use core::fmt::Display;
 
-use super::{Targets, Use};
-use crate::Volume;
+use super::{Kind, Targets, VolumeId};
+use crate::{Access, Volume};
 
 /// Bytes of a text: xenstored's default quota for a node is 2048, names and permissions included.
 const MAX_BYTES: usize = 1792;
 
-impl Targets {
-    /// For each whole disk, its name and a line for it and for each of its partitions: name,
+impl<H: Copy + PartialEq + Display> Targets<H> {
+    /// For each whole disk, its number, its name, and a line for it and for each of its partitions: name,
     /// sectors of 512 bytes, block size, `r` or `w`, who has it (`-`, or `5/51712:w` and so on
     /// with commas between), then its aliases. Bytes that would break a line or a word are written
     /// `\xNN`. What is too long for a xenstore node loses aliases first, then partitions.
-    pub fn lists(&self) -> impl Iterator<Item = (&str, String)> {
-        let volumes = self.volumes.iter().zip(&self.disks).enumerate();
-        let disks = volumes.filter(|(_, (_, disk))| disk.is_none());
-        disks.map(|(index, (volume, _))| (volume.name.as_str(), self.list(index)))
+    pub fn lists(&self) -> impl Iterator<Item = (VolumeId, &str, String)> {
+        let disks = self.entries.iter().enumerate();
+        let disks = disks.filter(|(_, entry)| entry.is_disk());
+        disks.map(|(index, entry)| (VolumeId(index), &*entry.volume.name, self.list(index)))
     }
 
     fn list(&self, disk: usize) -> String {
-        let belongs = |index: &usize| *index == disk || self.disks[*index] == Some(disk);
-        let family: Vec<usize> = (0..self.volumes.len()).filter(belongs).collect();
+        let is_part = |index: usize| self.entries[index].kind == Kind::PartitionOf(disk);
+        let belongs = |index: &usize| *index == disk || is_part(*index);
+        let family: Vec<usize> = (0..self.entries.len()).filter(belongs).collect();
         let full: Vec<String> = family.iter().map(|&i| self.line(i, true)).collect();
         if full.iter().map(|line| line.len() + 1).sum::<usize>() <= MAX_BYTES {
             return full.join("\n");
@@ -41,16 +43,16 @@ impl Targets {
     }
 
     fn line(&self, index: usize, aliases: bool) -> String {
-        let volume = &self.volumes[index];
+        let volume = &self.entries[index].volume;
         let Volume { name, sectors, .. } = volume;
         let mode = if volume.read_only { 'r' } else { 'w' };
         let claims = self.claims.iter().filter(|claim| claim.volume == index);
         let holders: Vec<String> = claims
             .map(|claim| {
-                let how = match claim.usage {
-                    Use::Read => "r",
-                    Use::Write => "w",
-                    Use::SharedWrite => "w!",
+                let how = match claim.access {
+                    Access::Read => "r",
+                    Access::Write => "w",
+                    Access::SharedWrite => "w!",
                 };
                 format!("{}:{how}", claim.holder)
             })

@@ -11,48 +11,79 @@ mod tests;
 mod twin;
 
 use alloc::string::{String, ToString};
-use alloc::vec;
 use alloc::vec::Vec;
+use core::fmt::Display;
+use core::mem;
 
-use crate::Volume;
+use crate::{Access, Unit, Volume};
 pub use error::TargetError;
 
-/// How a device is to use a volume.
+/// Which volume of a [`Targets`] table. It is that volume's for as long as any holder has it, or as
+/// it can be claimed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Use {
-    /// Read it; others may not write.
-    Read,
-    /// Write it; others may not have it.
-    Write,
-    /// Write it, whoever else has it: the guests have agreed on how (xl's `w!`).
-    SharedWrite,
+pub struct VolumeId(usize);
+
+/// What a place of the table has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// A whole disk.
+    Disk,
+    /// A partition of the disk at this place.
+    PartitionOf(usize),
+    /// What was taken out, and stays for those who have it.
+    Closed,
+}
+
+/// A volume, and what is known of it besides.
+#[derive(Debug)]
+struct TargetEntry {
+    volume: Volume,
+    kind: Kind,
+    /// What its blocks are on: a number that no other disk has had, or that of another disk that
+    /// reaches the same namespace through a controller of its own.
+    medium: u64,
+    /// Whether its partition table may have been written since it was read.
+    stale: bool,
+}
+
+impl TargetEntry {
+    fn new(volume: Volume, kind: Kind, medium: u64) -> Self {
+        Self {
+            volume,
+            kind,
+            medium,
+            stale: false,
+        }
+    }
+
+    fn is_disk(&self) -> bool {
+        self.kind == Kind::Disk
+    }
+
+    /// Whether it is all or a part of `unit` of a disk that is there.
+    fn is_on(&self, disk: usize, unit: Unit) -> bool {
+        self.kind != Kind::Closed && (self.volume.disk, self.volume.unit) == (disk, unit)
+    }
 }
 
 /// A volume in use, from [`Targets::claim`] to [`Targets::release`].
 #[derive(Debug)]
-struct Claim {
+struct TargetClaim<H> {
     volume: usize,
-    holder: String,
-    usage: Use,
+    holder: H,
+    access: Access,
     /// It is shown with smaller sectors than the disk has blocks.
     sectors: bool,
 }
 
-/// All volumes, and who has them.
-#[derive(Debug, Default)]
-pub struct Targets {
+/// All volumes, and who has them. `H` names a holder, and is printed for people.
+#[derive(Debug)]
+pub struct Targets<H> {
     /// Disks, each followed by its partitions.
-    volumes: Vec<Volume>,
-    /// For each volume, the disk it is a partition of.
-    disks: Vec<Option<usize>>,
-    /// For each volume, what its blocks are on: a number that no other disk has had, or that of
-    /// another disk that reaches the same namespace through a controller of its own.
-    media: Vec<u64>,
-    /// How many of those numbers have been given out.
-    numbered: u64,
-    /// For each volume, whether its partition table may have been written since it was read.
-    stale: Vec<bool>,
-    claims: Vec<Claim>,
+    entries: Vec<TargetEntry>,
+    /// How many numbers of media have been given out.
+    media: u64,
+    claims: Vec<TargetClaim<H>>,
     /// Disks, or controllers with all their disks, that cannot be served: name and reason.
     failed: Vec<Failed>,
 }
@@ -66,73 +97,74 @@ struct Failed {
     closed: Option<String>,
 }
 
-impl Targets {
+impl<H> Default for Targets<H> {
+    fn default() -> Self {
+        Self {
+            entries: Vec::new(),
+            media: 0,
+            claims: Vec::new(),
+            failed: Vec::new(),
+        }
+    }
+}
+
+impl<H: Copy + PartialEq + Display> Targets<H> {
     /// The table of whole disks with their partitions, all free.
     #[must_use]
     pub fn new(disks: impl IntoIterator<Item = (Volume, Vec<Volume>)>) -> Self {
         let mut targets = Self::default();
         for (disk, partitions) in disks {
-            let at = targets.volumes.len();
+            let at = targets.entries.len();
             let medium = targets.medium(&disk);
-            targets.media.extend(vec![medium; 1 + partitions.len()]);
-            targets.disks.push(None);
-            targets.disks.extend(partitions.iter().map(|_| Some(at)));
-            targets.volumes.push(disk);
-            targets.volumes.extend(partitions);
+            let part = |volume| TargetEntry::new(volume, Kind::PartitionOf(at), medium);
+            let disk = TargetEntry::new(disk, Kind::Disk, medium);
+            targets.entries.push(disk);
+            targets.entries.extend(partitions.into_iter().map(part));
         }
-        targets.stale = vec![false; targets.volumes.len()];
         targets
     }
 
-    /// The disk that is the same namespace as `disk`, behind another controller of a subsystem: a
-    /// second port, or a virtual function.
-    fn twin(&self, disk: &Volume) -> Option<usize> {
-        (0..self.volumes.len()).find(|&index| {
-            let other = &self.volumes[index];
-            self.disks[index].is_none() && other.disk != disk.disk && twin::are_one(other, disk)
-        })
-    }
-
-    /// What the blocks of a disk are on that is not in the table yet.
+    /// What the blocks of a disk are on that is not in the table yet: the same as those of a disk
+    /// that is the same namespace, behind another controller of a subsystem, such as a second port
+    /// or a virtual function.
     fn medium(&mut self, disk: &Volume) -> u64 {
-        match self.twin(disk) {
-            Some(twin) => self.media[twin],
+        let twin = self.entries.iter().find(|entry| {
+            let other = &entry.volume;
+            entry.is_disk() && other.disk != disk.disk && twin::are_one(other, disk)
+        });
+        match twin {
+            Some(twin) => twin.medium,
             None => self.fresh_medium(),
         }
     }
 
     fn fresh_medium(&mut self) -> u64 {
-        self.numbered += 1;
-        self.numbered
+        self.media += 1;
+        self.media
     }
 
     /// Whether two volumes have a sector in common, or would if their disk had another size: all of
     /// it belongs to the whole disk, whatever its size is now.
     fn overlap(&self, one: usize, other: usize) -> bool {
-        let range = |index: usize| {
-            let volume = &self.volumes[index];
+        let (one, other) = (&self.entries[one], &self.entries[other]);
+        let range = |volume: &Volume| {
             let start = volume.start.saturating_mul(volume.sectors_per_block());
             start..start.saturating_add(volume.sectors)
         };
-        let (first, second) = (range(one), range(other));
-        let whole = self.disks[one].is_none() || self.disks[other].is_none();
+        let (first, second) = (range(&one.volume), range(&other.volume));
+        let whole = one.is_disk() || other.is_disk();
         let meet = first.start < second.end && second.start < first.end;
-        self.media[one] == self.media[other] && (whole || meet)
+        one.medium == other.medium && (whole || meet)
     }
 
     /// The disk that is the same as `disk`, behind another controller, if there is one before it.
     #[must_use]
     pub fn same_as(&self, disk: &Volume) -> Option<&Volume> {
-        let at = self.volumes.iter().position(|v| v.name == disk.name)?;
-        let before = self
-            .volumes
-            .iter()
-            .zip(&self.media)
-            .zip(&self.disks)
-            .take(at);
-        let mut same =
-            before.filter(|((_, medium), whole)| **medium == self.media[at] && whole.is_none());
-        same.next().map(|((volume, _), _)| volume)
+        let is_it = |entry: &TargetEntry| entry.volume.name == disk.name;
+        let at = self.entries.iter().position(is_it)?;
+        let (before, medium) = (&self.entries[..at], self.entries[at].medium);
+        let same = before.iter().find(|e| e.medium == medium && e.is_disk());
+        same.map(|entry| &entry.volume)
     }
 
     /// Notes that the disk `name` (`vda`), or all those of controller `name` (`nvme0`), are not
@@ -145,24 +177,24 @@ impl Targets {
         });
     }
 
-    /// Whole disks and partitions.
-    #[must_use]
-    pub fn volumes(&self) -> &[Volume] {
-        &self.volumes
-    }
-
     /// Whole disks.
     pub fn disks(&self) -> impl Iterator<Item = &Volume> {
-        let volumes = self.volumes.iter().zip(&self.disks);
-        volumes.filter_map(|(volume, disk)| disk.is_none().then_some(volume))
+        let disks = self.entries.iter().filter(|entry| entry.is_disk());
+        disks.map(|entry| &entry.volume)
+    }
+
+    /// The volume with this number. One that was taken out has no name and no sectors.
+    #[must_use]
+    pub fn volume(&self, id: VolumeId) -> &Volume {
+        &self.entries[id.0].volume
     }
 
     /// The volume that `target` names, as [`Targets::claim`] finds it.
     ///
     /// # Errors
     /// None or several have the name.
-    pub fn named(&self, target: &str) -> Result<&Volume, TargetError> {
-        self.find(target).map(|index| &self.volumes[index])
+    pub fn named(&self, target: &str) -> Result<VolumeId, TargetError> {
+        self.find(target).map(VolumeId)
     }
 
     /// Gives `holder` the volume that `target` names: a name, or an alias that only one volume
@@ -177,10 +209,10 @@ impl Targets {
     pub fn claim(
         &mut self,
         target: &str,
-        usage: Use,
-        holder: &str,
-    ) -> Result<&Volume, TargetError> {
-        self.claim_as(target, usage, holder, false)
+        access: Access,
+        holder: H,
+    ) -> Result<VolumeId, TargetError> {
+        self.claim_as(target, access, holder, false)
     }
 
     /// As [`Targets::claim`], for one who is shown sectors of 512 bytes whatever the disk's blocks.
@@ -193,103 +225,101 @@ impl Targets {
     pub fn claim_512e(
         &mut self,
         target: &str,
-        usage: Use,
-        holder: &str,
-    ) -> Result<&Volume, TargetError> {
-        self.claim_as(target, usage, holder, true)
+        access: Access,
+        holder: H,
+    ) -> Result<VolumeId, TargetError> {
+        self.claim_as(target, access, holder, true)
     }
 
     fn claim_as(
         &mut self,
         target: &str,
-        usage: Use,
-        holder: &str,
+        access: Access,
+        holder: H,
         sectors: bool,
-    ) -> Result<&Volume, TargetError> {
+    ) -> Result<VolumeId, TargetError> {
         let index = self.find(target)?;
-        let volume = &self.volumes[index];
+        let TargetEntry {
+            volume,
+            kind,
+            medium,
+            stale,
+        } = &self.entries[index];
         let sectors = sectors && volume.sectors_per_block() > 1;
         let name = || volume.name.clone();
         if volume.sectors == 0 {
             return Err(TargetError::Empty(name()));
         }
-        if usage != Use::Read && volume.read_only {
+        if access != Access::Read && volume.read_only {
             return Err(TargetError::ReadOnly(name()));
         }
-        if let Some(disk) = self.disks[index].map(|disk| &self.volumes[disk]) {
+        if let Kind::PartitionOf(disk) = *kind {
+            let disk = &self.entries[disk].volume;
             if end(volume) > end(disk) {
                 return Err(TargetError::Beyond(name()));
             }
-            if self.stale[index] {
+            if *stale {
                 let disk = disk.name.clone();
                 return Err(TargetError::Stale { name: name(), disk });
             }
         }
-        let conflict = |claim: &&Claim| {
-            let exclusive = usage == Use::Write || claim.usage != Use::Read;
+        let conflict = |claim: &&TargetClaim<H>| {
+            let exclusive = access == Access::Write || claim.access != Access::Read;
             self.overlap(claim.volume, index)
                 && claim.holder != holder
-                && usage != Use::SharedWrite
+                && access != Access::SharedWrite
                 && exclusive
         };
         if let Some(claim) = self.claims.iter().find(conflict) {
-            let held = self.volumes[claim.volume].name.clone();
+            let held = self.entries[claim.volume].volume.name.clone();
             return Err(TargetError::InUse {
                 name: name(),
-                holder: claim.holder.clone(),
+                holder: claim.holder.to_string(),
                 held: (claim.volume != index).then_some(held),
             });
         }
-        let mixed = |claim: &&Claim| {
+        let mixed = |claim: &&TargetClaim<H>| {
             self.overlap(claim.volume, index)
                 && claim.holder != holder
-                && usage != Use::Read
-                && claim.usage != Use::Read
+                && access != Access::Read
+                && claim.access != Access::Read
                 && (sectors || claim.sectors)
                 && (sectors, index) != (claim.sectors, claim.volume)
         };
         if let Some(claim) = self.claims.iter().find(mixed) {
             return Err(TargetError::Mixed {
                 name: name(),
-                holder: claim.holder.clone(),
-                held: self.volumes[claim.volume].name.clone(),
+                holder: claim.holder.to_string(),
+                held: self.entries[claim.volume].volume.name.clone(),
             });
         }
+        let (medium, written) = (*medium, *kind == Kind::Disk && access != Access::Read);
         self.release(holder);
-        self.claims.push(Claim {
+        self.claims.push(TargetClaim {
             volume: index,
-            holder: holder.to_string(),
-            usage,
+            holder,
+            access,
             sectors,
         });
-        if usage != Use::Read {
-            let whole = self.disks[index].is_none();
-            let all = self.disks.iter().zip(&self.media).zip(&mut self.stale);
-            for ((disk, medium), stale) in all {
-                *stale |= whole && disk.is_some() && *medium == self.media[index];
-            }
+        for entry in &mut self.entries {
+            entry.stale |= written && !entry.is_disk() && entry.medium == medium;
         }
-        Ok(&self.volumes[index])
+        Ok(VolumeId(index))
     }
 
     /// Takes back whatever `holder` has.
-    pub fn release(&mut self, holder: &str) {
+    pub fn release(&mut self, holder: H) {
         self.claims.retain(|claim| claim.holder != holder);
     }
 
-    /// The whole disk `name` has `sectors` now, in 512-byte units. Partitions stay as they are; of
-    /// a disk that has shrunk, those beyond its end are not given out any more. False if there
-    /// is no such disk, or if that is the size it had.
-    pub fn resize(&mut self, name: &str, sectors: u64) -> bool {
-        let mut volumes = self.volumes.iter_mut().zip(&self.disks);
-        let disk = volumes.find(|(volume, disk)| disk.is_none() && volume.name == name);
-        match disk {
-            Some((volume, _)) if volume.sectors != sectors => {
-                volume.sectors = sectors;
-                true
-            }
-            _ => false,
-        }
+    /// All of `unit` of disk number `disk` has `sectors` now, in 512-byte units. Partitions stay as they
+    /// are; of a disk that has shrunk, those beyond its end are not given out any more. Gives the
+    /// volume; `None` if there is no such disk, or if that is the size it had.
+    pub fn resize(&mut self, disk: usize, unit: Unit, sectors: u64) -> Option<VolumeId> {
+        let mut entries = self.entries.iter_mut();
+        let at = entries.position(|entry| entry.is_disk() && entry.is_on(disk, unit))?;
+        let was = mem::replace(&mut self.entries[at].volume.sectors, sectors);
+        (was != sectors).then_some(VolumeId(at))
     }
 
     /// Why there is no such volume.
@@ -305,10 +335,10 @@ impl Targets {
         TargetError::Unknown {
             wanted: target.to_string(),
             have: self
-                .volumes
+                .entries
                 .iter()
-                .filter(|volume| !volume.name.is_empty())
-                .map(|volume| volume.name.clone())
+                .filter(|entry| entry.kind != Kind::Closed)
+                .map(|entry| entry.volume.name.clone())
                 .collect(),
         }
     }
@@ -317,25 +347,24 @@ impl Targets {
     /// written on the disks.
     fn find(&self, target: &str) -> Result<usize, TargetError> {
         let wanted = spelling(target);
-        let named = self.volumes.iter().position(|volume| volume.name == wanted);
         // One that has gone has no name.
-        if let Some(index) = named.filter(|_| !wanted.is_empty()) {
+        let there = |entry: &TargetEntry| entry.kind != Kind::Closed;
+        let has_name = |entry: &TargetEntry| there(entry) && entry.volume.name == wanted;
+        if let Some(index) = self.entries.iter().position(has_name) {
             return Ok(index);
         }
         let plain = unescape(&wanted);
         let is_wanted = |alias: &String| *alias == wanted || *alias == plain;
-        let aliased = |(_, volume): &(usize, &Volume)| volume.aliases.iter().any(is_wanted);
-        let found: Vec<_> = self.volumes.iter().enumerate().filter(aliased).collect();
-        let names = |volumes: &mut dyn Iterator<Item = &Volume>| {
-            volumes.map(|volume| volume.name.clone()).collect()
-        };
+        let aliased =
+            |(_, entry): &(usize, &TargetEntry)| entry.volume.aliases.iter().any(is_wanted);
+        let found: Vec<_> = self.entries.iter().enumerate().filter(aliased).collect();
         match found[..] {
             [(index, _)] => Ok(index),
             // The same blocks, whichever way.
             [(index, first), ref others @ ..]
-                if others.iter().all(|&(other, volume)| {
-                    let place = |v: &Volume| (v.start, v.sectors);
-                    self.media[other] == self.media[index] && place(volume) == place(first)
+                if others.iter().all(|(_, other)| {
+                    let place = |e: &TargetEntry| (e.medium, e.volume.start, e.volume.sectors);
+                    place(other) == place(first)
                 }) =>
             {
                 Ok(index)
@@ -343,7 +372,7 @@ impl Targets {
             [] => Err(self.unknown(target, &wanted)),
             _ => Err(TargetError::Ambiguous {
                 wanted: target.to_string(),
-                have: names(&mut found.iter().map(|(_, volume)| *volume)),
+                have: found.iter().map(|(_, e)| e.volume.name.clone()).collect(),
             }),
         }
     }

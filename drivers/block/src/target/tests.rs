@@ -28,7 +28,7 @@ fn aliased(mut volume: Volume, aliases: &[&str]) -> Volume {
 }
 
 /// `nvme0n1` of 100 blocks with two partitions, and the read-only `ram0`.
-fn targets() -> Targets {
+fn targets() -> Targets<&'static str> {
     let disk = aliased(volume("nvme0n1", 0, 0, 100), &["nvme-eui.0011"]);
     let first = aliased(
         volume("nvme0n1p1", 0, 10, 20),
@@ -55,15 +55,15 @@ fn a_target_is_found_by_all_its_names() {
         ("/dev/disk/by-partlabel/my\\x20data", "nvme0n1p1"),
     ] {
         let mut targets = targets();
-        let claimed = targets.claim(target, Use::Write, "1/51712");
-        assert_eq!(claimed.unwrap().name, name, "{target}");
+        let claimed = targets.claim(target, Access::Write, "1/51712");
+        assert_eq!(targets.volume(claimed.unwrap()).name, name, "{target}");
     }
 }
 
 #[test]
 fn an_unknown_target_is_told_what_there_is() {
-    let told = |mut targets: Targets, target: &str| {
-        let claim = targets.claim(target, Use::Write, "1/51712");
+    let told = |mut targets: Targets<&'static str>, target: &str| {
+        let claim = targets.claim(target, Access::Write, "1/51712");
         claim.unwrap_err().to_string()
     };
     assert_eq!(
@@ -81,7 +81,7 @@ fn an_unknown_target_is_told_what_there_is() {
 #[test]
 fn a_name_that_two_partitions_claim_names_neither() {
     let mut targets = targets();
-    let error = targets.claim("PARTLABEL=twin", Use::Read, "1/51712");
+    let error = targets.claim("PARTLABEL=twin", Access::Read, "1/51712");
     assert_eq!(
         error.unwrap_err().to_string(),
         "target \"PARTLABEL=twin\" could be each of nvme0n1p1, nvme0n1p2; say which"
@@ -90,135 +90,151 @@ fn a_name_that_two_partitions_claim_names_neither() {
     let rogue = aliased(volume("nvme1n1", 2, 0, 8), &["nvme0n1"]);
     let honest = volume("nvme0n1", 0, 0, 8);
     let mut targets = Targets::new([(rogue, Vec::new()), (honest, Vec::new())]);
-    assert_eq!(
-        targets.claim("nvme0n1", Use::Read, "1/51712").unwrap().disk,
-        0
-    );
+    let claimed = targets.claim("nvme0n1", Access::Read, "1/51712");
+    assert_eq!(targets.volume(claimed.unwrap()).disk, 0);
 }
 
 #[test]
 fn a_writer_is_alone_and_readers_share() {
     let mut targets = targets();
-    targets.claim("nvme0n1", Use::Read, "1/51712").unwrap();
-    targets.claim("nvme0n1", Use::Read, "2/51712").unwrap();
+    targets.claim("nvme0n1", Access::Read, "1/51712").unwrap();
+    targets.claim("nvme0n1", Access::Read, "2/51712").unwrap();
     assert!(matches!(
-        targets.claim("nvme0n1", Use::Write, "3/51712"),
+        targets.claim("nvme0n1", Access::Write, "3/51712"),
         Err(TargetError::InUse { holder, held: None, .. }) if holder == "1/51712"
     ));
     targets.release("1/51712");
     targets.release("2/51712");
-    targets.claim("nvme0n1", Use::Write, "3/51712").unwrap();
-    assert!(targets.claim("nvme0n1", Use::Read, "1/51712").is_err());
-    targets.claim("nvme0n1", Use::Write, "3/51712").unwrap();
+    targets.claim("nvme0n1", Access::Write, "3/51712").unwrap();
+    assert!(targets.claim("nvme0n1", Access::Read, "1/51712").is_err());
+    targets.claim("nvme0n1", Access::Write, "3/51712").unwrap();
 }
 
 #[test]
 fn a_guest_that_asks_to_share_writing_gets_it() {
     let mut targets = targets();
-    targets.claim("nvme0n1", Use::Write, "1/51712").unwrap();
+    targets.claim("nvme0n1", Access::Write, "1/51712").unwrap();
     targets
-        .claim("nvme0n1", Use::SharedWrite, "2/51712")
+        .claim("nvme0n1", Access::SharedWrite, "2/51712")
         .unwrap();
-    assert!(targets.claim("nvme0n1", Use::Write, "3/51712").is_err());
+    assert!(targets.claim("nvme0n1", Access::Write, "3/51712").is_err());
 }
 
 #[test]
 fn writers_of_parts_of_blocks_share_with_each_other_only() {
     let mut targets = targets();
-    let is_mixed = |result: Result<&Volume, TargetError>| matches!(result, Err(TargetError::Mixed { holder, .. }) if holder == "1/51712");
+    let is_mixed = |result: Result<VolumeId, TargetError>| matches!(result, Err(TargetError::Mixed { holder, .. }) if holder == "1/51712");
     for (shift, mixed) in [(9, false), (12, true)] {
-        for volume in &mut targets.volumes[..3] {
+        for entry in &mut targets.entries[..3] {
+            let volume = &mut entry.volume;
             volume.sectors <<= shift - volume.block_shift;
             volume.block_shift = shift;
         }
         targets
-            .claim_512e("nvme0n1", Use::Write, "1/51712")
+            .claim_512e("nvme0n1", Access::Write, "1/51712")
             .unwrap();
-        let got = targets.claim("nvme0n1", Use::SharedWrite, "2/51712");
+        let got = targets.claim("nvme0n1", Access::SharedWrite, "2/51712");
         assert_eq!(is_mixed(got), mixed);
         targets.release("2/51712");
         targets
-            .claim_512e("nvme0n1", Use::SharedWrite, "2/51712")
+            .claim_512e("nvme0n1", Access::SharedWrite, "2/51712")
             .unwrap();
         targets.release("2/51712");
-        targets.claim("nvme0n1", Use::Write, "1/51712").unwrap();
-        let got = targets.claim_512e("nvme0n1", Use::SharedWrite, "2/51712");
+        targets.claim("nvme0n1", Access::Write, "1/51712").unwrap();
+        let got = targets.claim_512e("nvme0n1", Access::SharedWrite, "2/51712");
         assert_eq!(is_mixed(got), mixed);
         targets.release("2/51712");
         targets.release("1/51712");
     }
     // Nor by another name, which would have claims of its own.
-    targets.stale.fill(false);
     targets
-        .claim_512e("nvme0n1p1", Use::Write, "1/51712")
+        .entries
+        .iter_mut()
+        .for_each(|entry| entry.stale = false);
+    targets
+        .claim_512e("nvme0n1p1", Access::Write, "1/51712")
         .unwrap();
-    let got = targets.claim_512e("nvme0n1", Use::SharedWrite, "2/51712");
+    let got = targets.claim_512e("nvme0n1", Access::SharedWrite, "2/51712");
     assert!(is_mixed(got));
     targets
-        .claim_512e("nvme0n1p2", Use::SharedWrite, "2/51712")
+        .claim_512e("nvme0n1p2", Access::SharedWrite, "2/51712")
         .unwrap();
-    targets.claim("nvme0n1p2", Use::Read, "2/51712").unwrap();
+    targets.claim("nvme0n1p2", Access::Read, "2/51712").unwrap();
     // Readers do not matter here.
     targets
-        .claim_512e("nvme0n1p1", Use::Read, "1/51712")
+        .claim_512e("nvme0n1p1", Access::Read, "1/51712")
         .unwrap();
-    targets.claim("nvme0n1p1", Use::Read, "3/51712").unwrap();
+    targets.claim("nvme0n1p1", Access::Read, "3/51712").unwrap();
     targets
-        .claim("nvme0n1p1", Use::SharedWrite, "2/51712")
+        .claim("nvme0n1p1", Access::SharedWrite, "2/51712")
         .unwrap();
 }
 
 #[test]
 fn a_write_protected_disk_is_only_given_to_readers() {
-    let error = targets().claim("ram0", Use::Write, "1/51712").unwrap_err();
+    let error = targets()
+        .claim("ram0", Access::Write, "1/51712")
+        .unwrap_err();
     assert_eq!(error, TargetError::ReadOnly("ram0".to_string()));
 }
 
 #[test]
 fn a_disk_and_its_partitions_are_in_each_others_way_and_partitions_are_not() {
     let mut targets = targets();
-    targets.claim("nvme0n1p1", Use::Write, "1/51712").unwrap();
-    targets.claim("nvme0n1p2", Use::Write, "2/51712").unwrap();
-    let error = targets.claim("nvme0n1", Use::Read, "3/51712").unwrap_err();
+    targets
+        .claim("nvme0n1p1", Access::Write, "1/51712")
+        .unwrap();
+    targets
+        .claim("nvme0n1p2", Access::Write, "2/51712")
+        .unwrap();
+    let error = targets
+        .claim("nvme0n1", Access::Read, "3/51712")
+        .unwrap_err();
     assert_eq!(
         error.to_string(),
         "target \"nvme0n1\" is in use by 1/51712 (as \"nvme0n1p1\"), and not by readers only"
     );
     targets.release("1/51712");
     targets.release("2/51712");
-    targets.claim("nvme0n1", Use::Read, "3/51712").unwrap();
-    targets.claim("nvme0n1p1", Use::Read, "1/51712").unwrap();
-    assert!(targets.claim("nvme0n1p1", Use::Write, "2/51712").is_err());
+    targets.claim("nvme0n1", Access::Read, "3/51712").unwrap();
+    targets.claim("nvme0n1p1", Access::Read, "1/51712").unwrap();
+    assert!(
+        targets
+            .claim("nvme0n1p1", Access::Write, "2/51712")
+            .is_err()
+    );
 }
 
 #[test]
 fn partitions_of_a_disk_that_was_given_out_whole_for_writing_are_refused() {
     let mut targets = targets();
-    targets.claim("nvme0n1", Use::Write, "1/51712").unwrap();
+    targets.claim("nvme0n1", Access::Write, "1/51712").unwrap();
     targets.release("1/51712");
-    let error = targets.claim("nvme0n1p1", Use::Read, "2/51712");
+    let error = targets.claim("nvme0n1p1", Access::Read, "2/51712");
     assert!(error.unwrap_err().to_string().contains("restart Spindle"));
-    targets.claim("nvme0n1", Use::Write, "2/51712").unwrap();
+    targets.claim("nvme0n1", Access::Write, "2/51712").unwrap();
 }
 
 #[test]
 fn a_resized_disk_keeps_its_partitions_as_far_as_they_reach() {
     let mut targets = targets();
-    assert!(targets.resize("nvme0n1", 200));
-    assert!(!targets.resize("nvme0n1", 200), "no news");
-    assert!(!targets.resize("nvme0n1p1", 500), "not a disk");
-    assert_eq!(targets.volumes()[0].sectors, 200);
-    assert_eq!(targets.volumes()[1].sectors, 20);
-    assert!(targets.resize("nvme0n1", 50));
-    targets.claim("nvme0n1p1", Use::Write, "1/51712").unwrap();
-    let error = targets.claim("nvme0n1p2", Use::Write, "2/51712");
+    assert!(targets.resize(0, Unit(1), 200).is_some());
+    assert_eq!(targets.resize(0, Unit(1), 200), None, "no news");
+    assert_eq!(targets.resize(0, Unit(2), 500), None, "not a disk");
+    assert_eq!(targets.entries[0].volume.sectors, 200);
+    assert_eq!(targets.entries[1].volume.sectors, 20);
+    assert!(targets.resize(0, Unit(1), 50).is_some());
+    targets
+        .claim("nvme0n1p1", Access::Write, "1/51712")
+        .unwrap();
+    let error = targets.claim("nvme0n1p2", Access::Write, "2/51712");
     assert_eq!(
         error.unwrap_err(),
         TargetError::Beyond("nvme0n1p2".to_string())
     );
     // A namespace that is gone is one of no size.
-    assert!(targets.resize("nvme0n1", 0));
-    let error = targets.claim("nvme0n1", Use::Write, "2/51712");
+    assert!(targets.resize(0, Unit(1), 0).is_some());
+    let error = targets.claim("nvme0n1", Access::Write, "2/51712");
     assert_eq!(
         error.unwrap_err(),
         TargetError::Empty("nvme0n1".to_string())
@@ -227,17 +243,17 @@ fn a_resized_disk_keeps_its_partitions_as_far_as_they_reach() {
 
 #[test]
 fn who_has_a_volume_keeps_it_while_its_disk_is_smaller() {
-    // What is held, and the way by which the disk is seen to shrink, to how much; it grows again.
+    // What is held, and the controller by which the disk is seen to shrink, to how much; it grows again.
     for (held, usage, shrunk, sectors, wanted) in [
-        ("nvme0n1p1", Use::Write, "nvme0n1", 8, "nvme0n1"),
-        ("nvme0n1p1", Use::Write, "nvme1n1", 8, "nvme1n1"),
-        ("nvme0n1", Use::Read, "nvme0n1", 8, "nvme1n1p1"),
-        ("nvme0n1", Use::Write, "nvme0n1", 0, "nvme1n1"),
+        ("nvme0n1p1", Access::Write, 0, 8, "nvme0n1"),
+        ("nvme0n1p1", Access::Write, 1, 8, "nvme1n1"),
+        ("nvme0n1", Access::Read, 0, 8, "nvme1n1p1"),
+        ("nvme0n1", Access::Write, 0, 0, "nvme1n1"),
     ] {
         let mut targets = twins();
         targets.claim(held, usage, "1/51712").unwrap();
-        assert!(targets.resize(shrunk, sectors));
-        let refused = targets.claim(wanted, Use::Write, "2/51712");
+        assert!(targets.resize(shrunk, Unit(1), sectors).is_some());
+        let refused = targets.claim(wanted, Access::Write, "2/51712");
         assert!(
             matches!(refused, Err(TargetError::InUse { .. })),
             "{wanted} beside {held}: {refused:?}"
@@ -248,14 +264,20 @@ fn who_has_a_volume_keeps_it_while_its_disk_is_smaller() {
 #[test]
 fn the_list_names_holders_and_harmless_aliases() {
     let mut targets = targets();
-    targets.volumes[1]
+    targets.entries[1]
+        .volume
         .aliases
         .push("PARTLABEL=\n1 \\ä".to_string());
-    targets.claim("nvme0n1p1", Use::Write, "5/51712").unwrap();
     targets
-        .claim("nvme0n1p1", Use::SharedWrite, "6/51712")
+        .claim("nvme0n1p1", Access::Write, "5/51712")
         .unwrap();
-    let lists: Vec<_> = targets.lists().collect();
+    targets
+        .claim("nvme0n1p1", Access::SharedWrite, "6/51712")
+        .unwrap();
+    let lists: Vec<_> = targets
+        .lists()
+        .map(|(_, name, text)| (name, text))
+        .collect();
     assert_eq!(
         lists[0],
         (
@@ -287,8 +309,8 @@ fn a_list_always_fits_into_the_store() {
         (200, false, true),
     ] {
         let disk = volume("d0", 0, 0, 2000);
-        let targets = Targets::new([(disk, parts(count))]);
-        let (_, text) = targets.lists().next().unwrap();
+        let targets = Targets::<&str>::new([(disk, parts(count))]);
+        let (.., text) = targets.lists().next().unwrap();
         assert!(text.len() <= 1792, "{count}");
         assert_eq!(text.contains("PARTLABEL"), aliases, "{count}");
         assert_eq!(text.contains("partitions more"), cut, "{count}");
@@ -297,7 +319,7 @@ fn a_list_always_fits_into_the_store() {
 
 /// Namespace 1 of one subsystem behind two controllers, with a partition each, and of another whose
 /// maker gave all disks the same EUI-64.
-fn twins() -> Targets {
+fn twins() -> Targets<&'static str> {
     let names = ["nvme-S1-n1", "nvme-eui.00000000000000aa"];
     let family = |name: &str, disk, names: &[&str]| {
         let part = aliased(volume(&format!("{name}p1"), disk, 10, 20), &["PARTUUID=ab"]);
@@ -313,9 +335,9 @@ fn twins() -> Targets {
 #[test]
 fn a_namespace_behind_two_controllers_is_one_disk() {
     let mut targets = twins();
-    targets.claim("nvme0n1", Use::Write, "1/51712").unwrap();
+    targets.claim("nvme0n1", Access::Write, "1/51712").unwrap();
     for target in ["nvme1n1", "nvme1n1p1", "nvme-S1-n1"] {
-        for usage in [Use::Read, Use::Write] {
+        for usage in [Access::Read, Access::Write] {
             let refused = targets.claim(target, usage, "2/51712").unwrap_err();
             assert!(
                 matches!(
@@ -328,19 +350,23 @@ fn a_namespace_behind_two_controllers_is_one_disk() {
     }
     // Nor is it one as long as its partition is in use by the other way.
     let mut targets = twins();
-    targets.claim("nvme1n1p1", Use::Write, "1/51712").unwrap();
-    assert!(targets.claim("nvme0n1", Use::Write, "2/51712").is_err());
-    let first = targets.claim("nvme-S1-n1", Use::Write, "1/51712").unwrap();
-    assert_eq!(first.name, "nvme0n1", "either way will do");
+    targets
+        .claim("nvme1n1p1", Access::Write, "1/51712")
+        .unwrap();
+    assert!(targets.claim("nvme0n1", Access::Write, "2/51712").is_err());
+    let first = targets
+        .claim("nvme-S1-n1", Access::Write, "1/51712")
+        .unwrap();
+    assert_eq!(targets.volume(first).name, "nvme0n1", "either way will do");
     // Readers share it, and one with the same identifier only is another disk.
     let mut targets = twins();
-    targets.claim("nvme0n1", Use::Read, "1/51712").unwrap();
-    targets.claim("nvme1n1", Use::Read, "2/51712").unwrap();
-    targets.claim("nvme2n1", Use::Write, "3/51712").unwrap();
-    let ambiguous = targets.claim("nvme-eui.00000000000000aa", Use::Read, "4/51712");
+    targets.claim("nvme0n1", Access::Read, "1/51712").unwrap();
+    targets.claim("nvme1n1", Access::Read, "2/51712").unwrap();
+    targets.claim("nvme2n1", Access::Write, "3/51712").unwrap();
+    let ambiguous = targets.claim("nvme-eui.00000000000000aa", Access::Read, "4/51712");
     assert!(matches!(ambiguous, Err(TargetError::Ambiguous { .. })));
-    let of = |targets: &Targets, at: usize| {
-        let disk = targets.volumes()[at].clone();
+    let of = |targets: &Targets<&str>, at: usize| {
+        let disk = targets.entries[at].volume.clone();
         targets.same_as(&disk).map(|first| first.name.clone())
     };
     assert_eq!(
@@ -362,8 +388,8 @@ fn what_may_be_one_namespace_is_not_given_to_two_writers() {
     };
     let same = |one: Volume, other: Volume| {
         let mut targets = Targets::new([(one, Vec::new()), (other, Vec::new())]);
-        targets.claim("nvme0n1", Use::Write, "1/51712").unwrap();
-        targets.claim("nvme1n1", Use::Write, "2/51712").is_err()
+        targets.claim("nvme0n1", Access::Write, "1/51712").unwrap();
+        targets.claim("nvme1n1", Access::Write, "2/51712").is_err()
     };
     for (one, other, expected) in [
         // A list that cannot be read by one way leaves out a UUID.
@@ -400,7 +426,7 @@ fn a_target_on_what_did_not_start_is_refused_with_the_reason() {
     targets.note_failed("vda".to_string(), "it has no queue".to_string());
     targets.note_failed("nvme0n2".to_string(), "it is zoned".to_string());
     let mut refusal = |target: &str| {
-        let claimed = targets.claim(target, Use::Write, "1/51712");
+        let claimed = targets.claim(target, Access::Write, "1/51712");
         claimed.unwrap_err().to_string()
     };
     for target in ["nvme1n1", "/dev/nvme1n1p2", "nvme1"] {
@@ -414,7 +440,7 @@ fn a_target_on_what_did_not_start_is_refused_with_the_reason() {
     for target in ["nvme0n21", "nvme12n1", "nvme2n1", "vdaa", "vdb"] {
         assert!(refusal(target).starts_with("no such target"), "{target}");
     }
-    assert!(targets.claim("nvme0n1", Use::Write, "1/51712").is_ok());
+    assert!(targets.claim("nvme0n1", Access::Write, "1/51712").is_ok());
 }
 
 #[test]
@@ -425,8 +451,8 @@ fn a_shared_namespace_is_known_by_its_subsystem() {
     let nqn = "nvme-nqn.nqn.2019-08.org.qemu_one-n1";
     let second_writer = |first: &[&str], second: &[&str]| {
         let mut targets = Targets::new([disk("nvme0n1", 0, first), disk("nvme1n1", 1, second)]);
-        targets.claim("nvme0n1", Use::Write, "1/51712").unwrap();
-        targets.claim("nvme1n1", Use::Write, "2/51712").is_ok()
+        targets.claim("nvme0n1", Access::Write, "1/51712").unwrap();
+        targets.claim("nvme1n1", Access::Write, "2/51712").is_ok()
     };
     // Each controller has a serial number of its own, as QEMU's have.
     assert!(!second_writer(&["nvme-a-n1", nqn], &["nvme-b-n1", nqn]));

@@ -31,7 +31,8 @@ mod view;
 
 pub use backend::Backend;
 pub use rings::{Protocol, QueueParams, RingLayout};
+pub use spindle_block::{Access, Discard};
 pub use types::{
-    Access, Action, ConnectRequest, DeviceId, Discard, DiskFacts, Generation, Offer, Refusal,
-    ShutdownKind, XenbusState,
+    Action, ConnectRequest, DeviceId, DiskFacts, Generation, Offer, Refusal, ShutdownKind,
+    XenbusState,
 };

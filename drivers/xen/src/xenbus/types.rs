@@ -5,6 +5,8 @@ use alloc::format;
 use alloc::string::String;
 use core::fmt;
 
+use spindle_block::{Access, Discard};
+
 use super::RingLayout;
 use crate::store::parse_decimal;
 use crate::{DomId, Errno};
@@ -128,17 +130,6 @@ impl fmt::Display for Refusal {
     }
 }
 
-/// What the toolstack's `mode` lets the guest do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Access {
-    /// `r`
-    ReadOnly,
-    /// `w`
-    ReadWrite,
-    /// `w!`, or `w` and `target=shared:...`: although others write to it as well.
-    SharedReadWrite,
-}
-
 /// What we offer to every frontend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Offer {
@@ -160,17 +151,6 @@ impl Offer {
             ..*self
         }
     }
-}
-
-/// What a disk can discard (`public/io/blkif.h`, "discard-*").
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Discard {
-    /// Smallest piece, in bytes.
-    pub granularity: u32,
-    /// Offset of the first piece, in bytes.
-    pub alignment: u32,
-    /// Whether secure erase is there.
-    pub secure: bool,
 }
 
 /// What the kernel knows about an opened disk.

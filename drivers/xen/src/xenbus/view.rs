@@ -84,9 +84,9 @@ impl BackendView {
                 }
             }
             let access = match (text("mode")?, shared) {
-                ("r", false) => Access::ReadOnly,
-                ("w", false) => Access::ReadWrite,
-                ("w", true) | ("w!", _) => Access::SharedReadWrite,
+                ("r", false) => Access::Read,
+                ("w", false) => Access::Write,
+                ("w", true) | ("w!", _) => Access::SharedWrite,
                 ("r", true) => {
                     let text = "target=shared: is for writers; readers share without it";
                     return Err(Refusal::new(Errno::EINVAL, text));

@@ -288,7 +288,7 @@ pub(crate) fn facts(access: Access) -> DiskFacts {
         sectors: 2048,
         sector_size: 512,
         physical_sector_size: 4096,
-        read_only: access == Access::ReadOnly,
+        read_only: access == Access::Read,
         flush: true,
         barrier: false,
         discard: Some(Discard {

@@ -396,7 +396,7 @@ fn devices_that_were_there_before_us_are_found() {
     bed.settle();
     assert_eq!(VBD.back_state(&bed.store), 2);
     assert_eq!(second.back_state(&bed.store), 2);
-    assert_eq!(bed.kernel.open[&id(second)], Access::ReadOnly);
+    assert_eq!(bed.kernel.open[&id(second)], Access::Read);
 }
 
 #[test]
@@ -1060,11 +1060,11 @@ fn what_the_toolstack_says_of_the_disk_reaches_the_frontend() {
 #[test]
 fn what_a_guest_may_do_is_said_by_the_mode_and_before_the_target() {
     for (mode, params, expected) in [
-        ("r", "lun0", Access::ReadOnly),
-        ("w", "lun0", Access::ReadWrite),
-        ("w!", "lun0", Access::SharedReadWrite),
-        ("w", "shared:lun0", Access::SharedReadWrite),
-        ("w!", "shared:lun0", Access::SharedReadWrite),
+        ("r", "lun0", Access::Read),
+        ("w", "lun0", Access::Write),
+        ("w!", "lun0", Access::SharedWrite),
+        ("w", "shared:lun0", Access::SharedWrite),
+        ("w!", "shared:lun0", Access::SharedWrite),
     ] {
         let mut bed = Bed::new();
         VBD.attach(&mut bed.store, params, mode);
@@ -1289,11 +1289,11 @@ fn a_frontend_that_counts_in_blocks_is_refused_a_disk_of_larger_blocks() {
 #[test]
 fn a_disk_of_larger_blocks_is_shown_with_sectors_of_512_bytes_if_asked_for() {
     for (params, mode, access, sectors) in [
-        ("512e:lun0", "w", Access::ReadWrite, true),
-        ("512e:lun0", "r", Access::ReadOnly, true),
-        ("512e:shared:lun0", "w", Access::SharedReadWrite, true),
-        ("shared:512e:lun0", "w", Access::SharedReadWrite, true),
-        ("lun0", "w", Access::ReadWrite, false),
+        ("512e:lun0", "w", Access::Write, true),
+        ("512e:lun0", "r", Access::Read, true),
+        ("512e:shared:lun0", "w", Access::SharedWrite, true),
+        ("shared:512e:lun0", "w", Access::SharedWrite, true),
+        ("lun0", "w", Access::Write, false),
     ] {
         let mut bed = Bed::new();
         bed.kernel.sector_size = Some(4096);

@@ -297,7 +297,7 @@ fn what_the_frontend_says_of_itself_reaches_the_kernel() {
     ] {
         for (keeps, persistent) in [(None, false), (Some("0"), false), (Some("1"), true)] {
             let mut bed = Bed::offering(EVERYTHING);
-            bed.kernel.facts = Some(facts(Access::ReadWrite));
+            bed.kernel.facts = Some(facts(Access::Write));
             bed.attach(VBD);
             bed.run(600);
             for (key, value) in [("protocol", protocol), ("feature-persistent", keeps)] {

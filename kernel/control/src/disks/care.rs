@@ -10,7 +10,9 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use log::{Level, error, info, log, warn};
-use spindle_block::{ControllerBack, DiskEvents, LostController, Unit, UnitChange, Volume};
+use spindle_block::{
+    ControllerBack, DiskEvents, LostController, Unit, UnitChange, Volume, VolumeId,
+};
 
 use super::{Disk, Disks, Ordered};
 use crate::cores::Given;
@@ -48,8 +50,8 @@ pub(crate) struct Care {
     pub(crate) lost: Vec<usize>,
     /// The same, of disks that may still write to memory.
     pub(crate) loose: Vec<usize>,
-    /// Volumes of another size: name, and sectors of 512 bytes.
-    pub(crate) resized: Vec<(String, u64)>,
+    /// Volumes of another size, and that in sectors of 512 bytes.
+    pub(crate) resized: Vec<(VolumeId, u64)>,
     /// Parts of disks that are no longer what they were.
     pub(crate) removed: Vec<Removed>,
     /// There are other disks than before.
@@ -63,6 +65,8 @@ pub(crate) struct Care {
 pub(crate) struct Removed {
     pub(crate) disk: usize,
     pub(crate) unit: Unit,
+    /// Its volumes, and the names that they had.
+    pub(crate) volumes: Vec<(VolumeId, String)>,
     /// Why, for those who have it.
     pub(crate) reason: String,
 }
@@ -134,16 +138,22 @@ impl<Q> Disks<Q> {
         for change in events.changes {
             match change {
                 UnitChange::Resized { unit, sectors } => {
-                    let volume = self.whole(number, unit);
-                    care.resized.extend(volume.map(|v| sized(v, sectors)));
+                    let is_it = |v: &&Volume| (v.disk, v.unit) == (number, unit);
+                    if let Some(volume) = self.targets.disks().find(is_it) {
+                        log_size(volume, sectors);
+                    }
+                    let resized = self.targets.resize(number, unit, sectors);
+                    care.resized.extend(resized.map(|volume| (volume, sectors)));
                 }
                 UnitChange::Removed { unit, reason } => {
-                    let names = self.targets.close(number, unit, &reason);
+                    let volumes = self.targets.close(number, unit, &reason);
+                    let names: Vec<_> = volumes.iter().map(|(_, name)| &**name).collect();
                     let names = names.join(", ");
                     warn!("disk {name}: {names}: closed for those who have it: {reason}");
                     care.removed.push(Removed {
                         disk: number,
                         unit,
+                        volumes,
                         reason,
                     });
                     self.disks[number].ordering = true;
@@ -226,13 +236,6 @@ impl<Q> Disks<Q> {
         self.targets.add(volume);
     }
 
-    /// The volume that is all of `unit`.
-    fn whole(&self, disk: usize, unit: Unit) -> Option<&Volume> {
-        let volumes = self.targets.volumes();
-        let is_it = |v: &&Volume| (v.disk, v.unit, v.start) == (disk, unit, 0);
-        volumes.iter().find(is_it)
-    }
-
     /// Asks the disks how they are; the answers come with [`Disks::attend`].
     pub(crate) fn ask_health(&mut self) {
         for disk in &mut self.disks {
@@ -241,9 +244,9 @@ impl<Q> Disks<Q> {
     }
 }
 
-/// What to note of a volume of another size.
+/// Notes that a volume gets another size.
 #[inline(never)]
-fn sized(volume: &Volume, sectors: u64) -> (String, u64) {
+fn log_size(volume: &Volume, sectors: u64) {
     let (level, how) = match sectors {
         0 => (Level::Error, "nothing is left of it, "),
         _ if sectors < volume.sectors => (Level::Warn, "it has shrunk, "),
@@ -251,5 +254,4 @@ fn sized(volume: &Volume, sectors: u64) -> (String, u64) {
     };
     let (name, mib) = (&volume.name, sectors >> 11);
     log!(level, "disk {name}: {how}{mib} MiB from now on");
-    (name.clone(), sectors)
 }

@@ -10,6 +10,7 @@ use alloc::vec::Vec;
 
 use log::{error, info, warn};
 use spindle_block::{BlockController, Retry, Targets, Volume};
+use spindle_xen::xenbus::DeviceId;
 
 use crate::cores::Given;
 pub(crate) use care::Removed;
@@ -27,7 +28,7 @@ pub struct Disks<Q> {
     /// The queues for the first core, after partition tables were read through them.
     ready: Option<Vec<Q>>,
     /// What guests can be given, and who has it.
-    pub(crate) targets: Targets,
+    pub(crate) targets: Targets<DeviceId>,
     rescan: Rescan,
     /// From here on no number has been given to a controller that took the place of another.
     numbers: usize,
