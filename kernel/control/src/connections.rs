@@ -1,4 +1,4 @@
-//! Connections: the rings of each frontend, from xenbus's request to the cores and back.
+//! Connections: the rings of a device's frontend, from xenbus's request to the cores and back.
 //!
 //! A connection stands when all its rings are attached. It has ended when all of them have been
 //! given back and unmapped; until then nothing of it is forgotten.
@@ -13,17 +13,19 @@ use core::mem;
 use log::{error, info};
 use spindle_blkif::worker::{Order, Report};
 use spindle_blkif::{Gate, RingId, RingStats};
+use spindle_block::Targets;
 use spindle_xen::xenbus::{Backend, ConnectRequest, DeviceId, Generation, Refusal};
 use spindle_xen::{DomId, Errno};
 
 use crate::cores::Cores;
+use crate::devices::{Device, Devices};
 use crate::hypervisor::Hypervisor;
-use crate::rings::{Mapped, Rings, Served, Taken};
+use crate::rings::{Mapped, Taken};
 use crate::worker::CoreWorker;
 
-/// A ring and where it is.
+/// A ring of a device, and where it is.
 #[derive(Debug)]
-struct Ring {
+pub(crate) struct DeviceRing {
     token: u64,
     core: usize,
     phase: RingPhase,
@@ -45,7 +47,23 @@ enum RingPhase {
     Detaching(RingId),
 }
 
-impl Ring {
+impl DeviceRing {
+    /// Its volume has another size, in sectors of 512 bytes: passes that on to its core. A ring that
+    /// is being detached takes no further request.
+    pub(crate) fn resize<H: Hypervisor, W: CoreWorker>(
+        &mut self,
+        sectors: u64,
+        cores: &mut Cores<H, W>,
+    ) {
+        match &mut self.phase {
+            RingPhase::Attaching { resized } => *resized = Some(sectors),
+            &mut RingPhase::Attached(ring) => {
+                cores.order(self.core, Order::Resize { ring, sectors });
+            }
+            RingPhase::Detaching(_) => {}
+        }
+    }
+
     /// Whether its place on `core` is, or was, `place`.
     fn is_at(&self, core: usize, place: RingId) -> bool {
         let at = match self.phase {
@@ -56,9 +74,11 @@ impl Ring {
     }
 }
 
-/// How far a connection has got.
-#[derive(Debug)]
-enum Phase {
+/// How far the connection of a device's frontend has got.
+#[derive(Clone, Debug)]
+pub(crate) enum Phase {
+    /// There is none.
+    Unconnected,
     /// Not all cores have answered, and xenbus waits for the outcome.
     Connecting,
     /// It stands, and xenbus knows.
@@ -80,16 +100,7 @@ enum Outcome {
     Disconnected,
 }
 
-/// A frontend's rings.
-#[derive(Debug)]
-pub(crate) struct Connection {
-    pub(crate) device: DeviceId,
-    generation: Generation,
-    rings: Vec<Ring>,
-    phase: Phase,
-}
-
-impl Connection {
+impl Device {
     /// The counters of its rings.
     pub(crate) fn stats(&self) -> impl Iterator<Item = &RingStats> {
         self.rings.iter().map(|ring| &*ring.stats)
@@ -100,100 +111,85 @@ impl Connection {
         matches!(self.phase, Phase::Refused(_) | Phase::Disconnecting)
     }
 
-    /// What xenbus is to hear of it now, if anything.
-    fn outcome(&mut self) -> Option<Outcome> {
-        let is_attached = |ring: &Ring| matches!(ring.phase, RingPhase::Attached(_));
-        match &self.phase {
+    /// Whether there is a connection, and it is this one.
+    fn is_connected(&self, generation: Generation) -> bool {
+        !matches!(self.phase, Phase::Unconnected) && self.generation == generation
+    }
+
+    /// What xenbus is to hear of its connection now, if anything, which is taken for said.
+    fn take_outcome(&mut self) -> Option<Outcome> {
+        let is_attached = |ring: &DeviceRing| matches!(ring.phase, RingPhase::Attached(_));
+        let (outcome, next) = match &self.phase {
             Phase::Connecting if self.rings.iter().all(is_attached) => {
-                self.phase = Phase::Connected;
-                Some(Outcome::Connected)
+                (Outcome::Connected, Phase::Connected)
             }
             Phase::Refused(refusal) if self.rings.is_empty() => {
-                Some(Outcome::Refused(refusal.clone()))
+                (Outcome::Refused(refusal.clone()), Phase::Unconnected)
             }
-            Phase::Disconnecting if self.rings.is_empty() => Some(Outcome::Disconnected),
-            _ => None,
-        }
+            Phase::Disconnecting if self.rings.is_empty() => {
+                (Outcome::Disconnected, Phase::Unconnected)
+            }
+            _ => return None,
+        };
+        self.phase = next;
+        Some(outcome)
     }
 }
 
-/// All connections.
-#[derive(Debug)]
-pub(crate) struct Connections<H> {
-    rings: Rings<H>,
-    list: Vec<Connection>,
-    next_token: u64,
-}
-
-impl<H> Connections<H> {
+impl<H> Devices<H> {
     /// Starts to end a connection; false if there is no such one. Xenbus waits for the end from now
     /// on and for nothing else, so that one that cannot stand is no exception: its refusal would be
     /// taken for the answer to something else.
     pub(crate) fn disconnect(&mut self, device: DeviceId, of: Generation) -> bool {
         let mut list = self.list.iter_mut();
-        let found = list.find(|c| c.device == device && c.generation == of);
-        let Some(connection) = found else {
+        let Some(device) = list.find(|d| d.id == device && d.is_connected(of)) else {
             return false;
         };
-        connection.phase = Phase::Disconnecting;
+        device.phase = Phase::Disconnecting;
         true
     }
 }
 
-impl<H: Hypervisor> Connections<H> {
-    /// None yet.
-    pub(crate) fn new(rings: Rings<H>) -> Self {
-        Self {
-            rings,
-            list: Vec::new(),
-            next_token: 0,
-        }
-    }
-
-    /// Those there are.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &Connection> {
-        self.list.iter()
-    }
-
+impl<H: Hypervisor> Devices<H> {
     /// Maps a frontend's rings and hands them to the cores. The backend hears of the outcome by
-    /// [`Connections::settle`].
+    /// [`Devices::settle`].
+    ///
+    /// # Errors
+    /// If the device has no disk that could be served; the backend has not heard of that.
     pub(crate) fn connect<W: CoreWorker>(
         &mut self,
         request: &ConnectRequest,
-        disk: &Served,
+        targets: &Targets<DeviceId>,
         cores: &mut Cores<H, W>,
-    ) {
-        let ConnectRequest {
-            device,
-            generation,
-            layout,
-        } = request;
-        let mut connection = Connection {
-            device: *device,
-            generation: *generation,
-            rings: Vec::new(),
-            phase: Phase::Connecting,
+    ) -> Result<(), Refusal> {
+        let (id, layout) = (request.device, &request.layout);
+        let mut devices = self.list.iter();
+        let Some(at) = devices.position(|device| device.id == id) else {
+            return Err(Refusal::new(Errno::EINVAL, "its disk is not open"));
         };
+        let disk = self.list[at].disk.served(targets)?;
+        self.list[at].generation = request.generation;
+        self.list[at].phase = Phase::Connecting;
         // A member that is not handed on keeps no other waiting.
         let rings = u16::try_from(layout.queues.len()).unwrap_or(u16::MAX);
         for (queue, gate) in layout.queues.iter().zip(Gate::members(rings)) {
             let Some(core) = cores.place(disk.volume.disk) else {
                 let text = "no ring core has a queue on this disk";
-                connection.phase = Phase::Refused(Refusal::new(Errno::ENODEV, text));
+                self.list[at].phase = Phase::Refused(Refusal::new(Errno::ENODEV, text));
                 break;
             };
             gate.set_wake(cores.wake(core));
-            let taken = self.taken(device.frontend, &connection);
+            let taken = self.taken(id.frontend);
             let disk = disk.clone();
             let (rings, segments) = (self.rings, cores.segments());
             let share = rings.check_share(queue, layout, segments, &disk, taken);
-            let open = |()| rings.open(device.frontend, queue, disk, layout, segments, gate);
+            let open = |()| rings.open(id.frontend, queue, disk, layout, segments, gate);
             match share.and_then(open) {
                 Ok((session, mapped)) => {
                     let token = self.next_token;
                     self.next_token += 1;
                     let stats = session.stats();
-                    connection.rings.push(Ring {
+                    self.list[at].rings.push(DeviceRing {
                         token,
                         core,
                         phase: RingPhase::Attaching { resized: None },
@@ -210,12 +206,13 @@ impl<H: Hypervisor> Connections<H> {
                 }
                 Err(refusal) => {
                     cores.vacate(core);
-                    connection.phase = Phase::Refused(refusal);
+                    self.list[at].phase = Phase::Refused(refusal);
                     break;
                 }
             }
         }
-        if matches!(connection.phase, Phase::Connecting) {
+        let device = &self.list[at];
+        if matches!(device.phase, Phase::Connecting) {
             let pages = layout.queues.first().map_or(0, |queue| queue.refs.len());
             let (path, kept) = (self.rings.path, layout.persistent);
             let path = if kept && path.offers_persistent() {
@@ -225,55 +222,28 @@ impl<H: Hypervisor> Connections<H> {
             } else {
                 "grant copy"
             };
-            let on: Vec<_> = connection
-                .rings
-                .iter()
-                .map(|r| (r.core + 1).to_string())
-                .collect();
+            let on = device.rings.iter().map(|r| (r.core + 1).to_string());
+            let on: Vec<_> = on.collect();
             let (count, on) = (on.len(), on.join(", "));
-            info!("{device}: {count} rings of {pages} pages on cores {on}, {path}");
+            info!("{id}: {count} rings of {pages} pages on cores {on}, {path}");
         }
-        self.list.push(connection);
+        Ok(())
     }
 
-    /// What rings take of memory, those of `connection`, a guest's new one, among them.
-    fn taken(&self, guest: DomId, connection: &Connection) -> Taken {
-        let bytes = |connection: &Connection| -> usize {
-            connection.rings.iter().map(|ring| ring.mapped.bytes).sum()
-        };
-        let new = bytes(connection);
+    /// What rings take of memory, those of `guest` and all.
+    fn taken(&self, guest: DomId) -> Taken {
         let mut taken = Taken {
-            by_guest: new,
-            by_all: new,
+            by_guest: 0,
+            by_all: 0,
         };
-        for connection in &self.list {
-            let bytes = bytes(connection);
+        for device in &self.list {
+            let bytes: usize = device.rings.iter().map(|ring| ring.mapped.bytes).sum();
             taken.by_all += bytes;
-            if connection.device.frontend == guest {
+            if device.id.frontend == guest {
                 taken.by_guest += bytes;
             }
         }
         taken
-    }
-
-    /// The disk of `device` has another size, in sectors of 512 bytes: passes that on to the cores
-    /// of its rings. A ring that is being detached takes no further request.
-    pub(crate) fn resize<W: CoreWorker>(
-        &mut self,
-        device: DeviceId,
-        sectors: u64,
-        cores: &mut Cores<H, W>,
-    ) {
-        let connections = self.list.iter_mut().filter(|c| c.device == device);
-        for ring in connections.flat_map(|connection| &mut connection.rings) {
-            match &mut ring.phase {
-                RingPhase::Attaching { resized } => *resized = Some(sectors),
-                &mut RingPhase::Attached(at) => {
-                    cores.order(ring.core, Order::Resize { ring: at, sectors });
-                }
-                RingPhase::Detaching(_) => {}
-            }
-        }
     }
 
     /// Notes what a core reported.
@@ -286,8 +256,8 @@ impl<H: Hypervisor> Connections<H> {
     ) {
         match report {
             Report::Attached { token, ring } => {
-                if let Some((connection, at)) = self.position(|r| r.token == token) {
-                    let attached = &mut self.list[connection].rings[at];
+                if let Some((device, at)) = self.position(|r| r.token == token) {
+                    let attached = &mut self.list[device].rings[at];
                     let was = mem::replace(&mut attached.phase, RingPhase::Attached(ring));
                     if let RingPhase::Attaching {
                         resized: Some(sectors),
@@ -303,11 +273,11 @@ impl<H: Hypervisor> Connections<H> {
                 session,
             } => {
                 let rings = self.rings;
-                if let Some((connection, ring)) = self.remove(|r| r.token == token) {
+                if let Some((device, ring)) = self.take_ring(|r| r.token == token) {
                     rings.close(&ring.mapped, &session.dismantle(rings.hypervisor.grants()));
                     let refusal = Refusal::new(Errno::ENOSPC, error.to_string());
-                    if matches!(connection.phase, Phase::Connecting) {
-                        connection.phase = Phase::Refused(refusal);
+                    if matches!(device.phase, Phase::Connecting) {
+                        device.phase = Phase::Refused(refusal);
                     }
                     cores.vacate(core);
                 }
@@ -317,19 +287,17 @@ impl<H: Hypervisor> Connections<H> {
                 remains,
             } => {
                 let rings = self.rings;
-                if let Some((_, ring)) = self.remove(|r| r.is_at(core, place)) {
+                if let Some((_, ring)) = self.take_ring(|r| r.is_at(core, place)) {
                     rings.close(&ring.mapped, &remains);
                     cores.vacate(core);
                 }
             }
             Report::Halted { ring: place, halt } => {
-                if let Some((connection, _)) = self.position(|r| r.is_at(core, place)) {
-                    let Connection {
-                        device, generation, ..
-                    } = self.list[connection];
-                    error!("{device}: ring halted: {halt}");
+                if let Some((device, _)) = self.position(|r| r.is_at(core, place)) {
+                    let Device { id, generation, .. } = self.list[device];
+                    error!("{id}: ring halted: {halt}");
                     let text = format!("ring halted: {halt}");
-                    backend.failed(device, generation, Refusal::new(Errno::EINVAL, text));
+                    backend.failed(id, generation, Refusal::new(Errno::EINVAL, text));
                 }
             }
             Report::Stopped(_) => {}
@@ -344,47 +312,44 @@ impl<H: Hypervisor> Connections<H> {
         cores: &mut Cores<H, W>,
     ) -> bool {
         let mut reported = false;
-        self.list.retain_mut(|connection| {
-            if connection.is_ending() {
-                for ring in &mut connection.rings {
+        for device in &mut self.list {
+            if device.is_ending() {
+                for ring in &mut device.rings {
                     if let RingPhase::Attached(place) = ring.phase {
                         ring.phase = RingPhase::Detaching(place);
                         cores.order(ring.core, Order::Detach(place));
                     }
                 }
             }
-            let Some(outcome) = connection.outcome() else {
-                return true;
-            };
-            reported = true;
-            let (device, generation) = (connection.device, connection.generation);
-            match outcome {
-                Outcome::Connected => {
-                    backend.connected(device, generation, Ok(()));
-                    return true;
-                }
-                Outcome::Refused(refusal) => backend.connected(device, generation, Err(refusal)),
-                Outcome::Disconnected => {
-                    info!("{device}: disconnected");
-                    backend.disconnected(device, generation);
+            let (id, generation) = (device.id, device.generation);
+            match device.take_outcome() {
+                None => continue,
+                Some(Outcome::Connected) => backend.connected(id, generation, Ok(())),
+                Some(Outcome::Refused(why)) => backend.connected(id, generation, Err(why)),
+                Some(Outcome::Disconnected) => {
+                    info!("{id}: disconnected");
+                    backend.disconnected(id, generation);
                 }
             }
-            false
-        });
+            reported = true;
+        }
         reported
     }
 
-    /// Which ring of which connection.
-    fn position(&self, which: impl Fn(&Ring) -> bool) -> Option<(usize, usize)> {
+    /// Which ring of which device.
+    fn position(&self, which: impl Fn(&DeviceRing) -> bool) -> Option<(usize, usize)> {
         let mut list = self.list.iter().enumerate();
-        list.find_map(|(i, connection)| Some((i, connection.rings.iter().position(&which)?)))
+        list.find_map(|(i, device)| Some((i, device.rings.iter().position(&which)?)))
     }
 
-    fn remove(&mut self, which: impl Fn(&Ring) -> bool) -> Option<(&mut Connection, Ring)> {
-        let (connection, ring) = self.position(which)?;
-        let connection = &mut self.list[connection];
-        let ring = connection.rings.swap_remove(ring);
-        Some((connection, ring))
+    fn take_ring(
+        &mut self,
+        which: impl Fn(&DeviceRing) -> bool,
+    ) -> Option<(&mut Device, DeviceRing)> {
+        let (device, ring) = self.position(which)?;
+        let device = &mut self.list[device];
+        let ring = device.rings.swap_remove(ring);
+        Some((device, ring))
     }
 }
 
@@ -395,20 +360,23 @@ mod tests {
     use spindle_config::DataPath;
 
     use super::*;
+    use crate::devices::OpenDisk;
+    use crate::rings::Rings;
 
     const DEVICE: DeviceId = DeviceId {
         frontend: DomId(5),
         device: 51712,
     };
 
-    fn one(phase: Phase) -> Connections<()> {
-        Connections {
+    fn one(phase: Phase) -> Devices<()> {
+        Devices {
             rings: Rings {
                 hypervisor: (),
                 path: DataPath::Copy,
             },
-            list: vec![Connection {
-                device: DEVICE,
+            list: vec![Device {
+                id: DEVICE,
+                disk: OpenDisk::Removed(Refusal::new(Errno::ENODEV, "no matter")),
                 generation: Generation(1),
                 rings: Vec::new(),
                 phase,
@@ -427,13 +395,17 @@ mod tests {
             (Phase::Refused(refusal), refused),
             (Phase::Disconnecting, Some(Outcome::Disconnected)),
         ] {
-            let mut connections = one(phase);
-            assert!(!connections.disconnect(DEVICE, Generation(2)));
-            assert_eq!(connections.list[0].outcome(), without);
-            assert!(connections.disconnect(DEVICE, Generation(1)));
-            assert!(connections.list[0].is_ending());
-            let outcome = connections.list[0].outcome();
+            assert_eq!(one(phase.clone()).list[0].take_outcome(), without);
+            let mut devices = one(phase);
+            assert!(!devices.disconnect(DEVICE, Generation(2)));
+            assert!(devices.disconnect(DEVICE, Generation(1)));
+            assert!(devices.list[0].is_ending());
+            let outcome = devices.list[0].take_outcome();
             assert_eq!(outcome, Some(Outcome::Disconnected));
+            assert!(
+                !devices.disconnect(DEVICE, Generation(1)),
+                "it is said once"
+            );
         }
     }
 }

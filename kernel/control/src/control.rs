@@ -1,29 +1,25 @@
 //! The control core's loop: xenbus, the rings' coming and going, the disks' health, shutdown. In a
 //! domain with one vCPU it turns the only worker as well.
 
-use alloc::format;
-use alloc::string::{String, ToString};
-use alloc::sync::Arc;
+use alloc::string::String;
 use alloc::vec::Vec;
 
 use log::{error, info, warn};
-use spindle_blkif::Claims;
 use spindle_blkif::worker::{LOOK_WITHOUT_RINGS_NS, Order, Report};
-use spindle_block::{Access, Discard, SECTOR_SIZE, TargetError, Targets, Volume, VolumeId};
 use spindle_config::Config;
-use spindle_xen::Errno;
 use spindle_xen::event::Port;
 use spindle_xen::store::Ring as StoreRing;
 use spindle_xen::xenbus::{
-    Action, Backend, ConnectRequest, DeviceId, DiskFacts, Generation, Offer, Refusal, ShutdownKind,
+    Action, Backend, ConnectRequest, DeviceId, DiskFacts, DiskRequest, Generation, Offer, Refusal,
+    ShutdownKind,
 };
 
-use crate::connections::Connections;
 use crate::cores::Cores;
-use crate::disks::{Disks, Removed};
+use crate::devices::Devices;
+use crate::disks::Disks;
 use crate::hypervisor::Hypervisor;
 use crate::listing::Listing;
-use crate::rings::{Rings, Served};
+use crate::rings::Rings;
 use crate::rounds::{Pace, Rounds, Sleep};
 use crate::statistics::Statistics;
 use crate::worker::{CoreWorker, nap, rest};
@@ -35,58 +31,6 @@ const STOP_NS: u64 = LOOK_WITHOUT_RINGS_NS + 2_000_000_000;
 /// How often the disks are asked for their SMART logs, as long as any is in use.
 const SMART_NS: u64 = 60_000_000_000;
 
-/// A device whose disk is open.
-#[derive(Debug)]
-struct Opened {
-    device: DeviceId,
-    disk: OpenDisk,
-}
-
-/// What a device has.
-#[derive(Debug)]
-enum OpenDisk {
-    /// A volume, as the device is shown it.
-    There {
-        volume: VolumeId,
-        read_only: bool,
-        discard: bool,
-        /// See [`Served::claims`].
-        claims: Option<Arc<Claims>>,
-    },
-    /// Its volume is no longer what it was, for this reason.
-    Removed(Refusal),
-}
-
-impl OpenDisk {
-    fn has(&self, id: VolumeId) -> bool {
-        matches!(self, Self::There { volume, .. } if *volume == id)
-    }
-
-    /// What its rings serve.
-    fn served(&self, targets: &Targets<DeviceId>) -> Result<Served, Refusal> {
-        match self {
-            Self::There {
-                volume,
-                read_only,
-                discard,
-                claims,
-            } => {
-                let volume = targets.volume(*volume);
-                let read_only = volume.read_only || *read_only;
-                Ok(Served {
-                    volume: Volume {
-                        read_only,
-                        discard: volume.discard.filter(|_| *discard && !read_only),
-                        ..volume.clone()
-                    },
-                    claims: claims.clone(),
-                })
-            }
-            Self::Removed(why) => Err(why.clone()),
-        }
-    }
-}
-
 /// The control core's state.
 #[derive(Debug)]
 pub struct Control<H, W: CoreWorker> {
@@ -95,8 +39,7 @@ pub struct Control<H, W: CoreWorker> {
     backend: Backend,
     disks: Disks<W::Queue>,
     cores: Cores<H, W>,
-    opened: Vec<Opened>,
-    connections: Connections<H>,
+    devices: Devices<H>,
     rounds: Rounds,
     listing: Listing,
     smart_at: u64,
@@ -142,8 +85,7 @@ impl<H: Hypervisor, W: CoreWorker> Control<H, W> {
             backend,
             disks,
             cores,
-            opened: Vec::new(),
-            connections: Connections::new(Rings {
+            devices: Devices::new(Rings {
                 hypervisor,
                 path: config.path,
             }),
@@ -176,10 +118,10 @@ impl<H: Hypervisor, W: CoreWorker> Control<H, W> {
         }
         while let Some((core, report)) = self.cores.report() {
             let (backend, cores) = (&mut self.backend, &mut self.cores);
-            self.connections.reported(core, report, backend, cores);
+            self.devices.reported(core, report, backend, cores);
             self.rounds.pump_soon();
         }
-        if self.connections.settle(&mut self.backend, &mut self.cores) {
+        if self.devices.settle(&mut self.backend, &mut self.cores) {
             self.rounds.pump_soon();
         }
         if self.rounds.are_disks_due(now) {
@@ -191,11 +133,8 @@ impl<H: Hypervisor, W: CoreWorker> Control<H, W> {
 
     /// Stops the cores and switches the disks off.
     pub fn stop(mut self) {
-        for connection in self.connections.iter() {
-            warn!(
-                "{}: still connected at shutdown; cut off",
-                connection.device
-            );
+        for device in self.devices.connected() {
+            warn!("{}: still connected at shutdown; cut off", device.id);
         }
         let queues = self.stop_cores();
         self.disks.shutdown(queues);
@@ -209,14 +148,8 @@ impl<H: Hypervisor, W: CoreWorker> Control<H, W> {
         }
         while let Some(action) = self.backend.pump(&mut self.store.ring, now) {
             match action {
-                Action::Open {
-                    device,
-                    params,
-                    access,
-                    discard,
-                    sectors,
-                } => {
-                    let result = self.open(device, &params, access, discard, sectors);
+                Action::Open { device, disk } => {
+                    let result = self.open(device, &disk);
                     self.backend.opened(device, result);
                 }
                 Action::Connect(request) => self.connect(&request),
@@ -250,129 +183,34 @@ impl<H: Hypervisor, W: CoreWorker> Control<H, W> {
         None
     }
 
-    fn open(
-        &mut self,
-        device: DeviceId,
-        params: &str,
-        access: Access,
-        discard: bool,
-        sectors: bool,
-    ) -> Result<DiskFacts, Refusal> {
+    fn open(&mut self, device: DeviceId, request: &DiskRequest) -> Result<DiskFacts, Refusal> {
         // What has changed since the last look.
         self.attend_disks(self.hypervisor.now_ns());
-        // Whoever has a disk that is lost is not what keeps others from it.
-        if let Ok(volume) = self.disks.targets.named(params) {
-            let volume = self.disks.targets.volume(volume);
-            if let Some(reason) = self.disks.lost(volume.disk) {
-                let text = format!("{} is lost: {reason}", volume.name);
-                return Err(Refusal::new(Errno::EIO, text));
-            }
-        }
-        let targets = &mut self.disks.targets;
-        let claim = if sectors {
-            targets.claim_512e(params, access, device)
-        } else {
-            targets.claim(params, access, device)
-        };
-        let id = claim.map_err(|error| {
-            let errno = match error {
-                TargetError::Unknown { .. } => Errno::ENOENT,
-                TargetError::Empty(_) | TargetError::Failed { .. } => Errno::ENODEV,
-                TargetError::Ambiguous { .. } | TargetError::Beyond(_) => Errno::EINVAL,
-                TargetError::InUse { .. }
-                | TargetError::Mixed { .. }
-                | TargetError::Stale { .. } => Errno::EBUSY,
-                TargetError::ReadOnly(_) => Errno::EROFS,
-            };
-            Refusal::new(errno, error.to_string())
-        })?;
-        let in_parts = sectors && targets.volume(id).sectors_per_block() > 1;
-        let disk = OpenDisk::There {
-            volume: id,
-            read_only: access == Access::Read,
-            discard,
-            claims: if in_parts {
-                Some(self.claims_on(device, id)?)
-            } else {
-                None
-            },
-        };
-        let Served { volume, claims } = disk.served(&self.disks.targets)?;
-        let facts = DiskFacts {
-            sectors: volume.sectors,
-            sector_size: match claims {
-                Some(_) => SECTOR_SIZE as u32,
-                None => 1 << volume.block_shift,
-            },
-            physical_sector_size: 1 << volume.physical_block_shift,
-            read_only: volume.read_only,
-            // Also answered where there is no cache to write out: then at once.
-            flush: true,
-            barrier: volume.write_cache,
-            discard: volume.discard.map(|discard| Discard {
-                // See `Session::new`.
-                secure: discard.secure && claims.is_none(),
-                ..discard
-            }),
-            queues: self.cores.serving(volume.disk) as u32,
-        };
-        info!(
-            "{device}: {} for {}",
-            volume.name,
-            if facts.read_only {
-                "reading"
-            } else {
-                "writing"
-            }
-        );
-        self.opened.retain(|opened| opened.device != device);
-        self.opened.push(Opened { device, disk });
+        let (disks, cores) = (&mut self.disks, &self.cores);
+        let facts = self.devices.open(device, request, disks, cores)?;
         self.listing.publish(&self.disks.targets, &mut self.backend);
         Ok(facts)
     }
 
-    /// Where the writes to a volume that is shown with smaller sectors than its blocks claim these:
-    /// the same for all who write to it.
-    fn claims_on(&mut self, device: DeviceId, id: VolumeId) -> Result<Arc<Claims>, Refusal> {
-        let mut others = self.opened.iter().filter(|other| other.device != device);
-        let known = others.find_map(|other| match &other.disk {
-            OpenDisk::There { volume, claims, .. } if *volume == id => claims.clone(),
-            _ => None,
-        });
-        known.map_or_else(
-            || {
-                Claims::new().map(Arc::new).map_err(|error| {
-                    self.disks.targets.release(device);
-                    Refusal::new(Errno::ENOMEM, error.to_string())
-                })
-            },
-            Ok,
-        )
-    }
-
     fn close(&mut self, device: DeviceId) {
-        self.opened.retain(|opened| opened.device != device);
+        self.devices.close(device);
         self.disks.targets.release(device);
         self.listing.publish(&self.disks.targets, &mut self.backend);
         info!("{device}: closed");
     }
 
     fn connect(&mut self, request: &ConnectRequest) {
-        let (device, generation) = (request.device, request.generation);
-        let opened = self.opened.iter().find(|opened| opened.device == device);
-        let not_open = || Refusal::new(Errno::EINVAL, "its disk is not open");
-        let served = opened.ok_or_else(not_open);
-        match served.and_then(|opened| opened.disk.served(&self.disks.targets)) {
-            Ok(disk) => self.connections.connect(request, &disk, &mut self.cores),
-            Err(refusal) => {
-                self.backend.connected(device, generation, Err(refusal));
-                self.rounds.pump_soon();
-            }
+        let targets = &self.disks.targets;
+        let connected = self.devices.connect(request, targets, &mut self.cores);
+        if let Err(refusal) = connected {
+            let (device, generation) = (request.device, request.generation);
+            self.backend.connected(device, generation, Err(refusal));
+            self.rounds.pump_soon();
         }
     }
 
     fn disconnect(&mut self, device: DeviceId, generation: Generation) {
-        if !self.connections.disconnect(device, generation) {
+        if !self.devices.disconnect(device, generation) {
             self.backend.disconnected(device, generation);
             self.rounds.pump_soon();
         }
@@ -390,9 +228,9 @@ impl<H: Hypervisor, W: CoreWorker> Control<H, W> {
             self.disks.ask_health();
         }
         if now >= self.statistics.due() {
-            let (connections, cores) = (&self.connections, &self.cores);
+            let (devices, cores) = (&self.devices, &self.cores);
             self.statistics
-                .publish(now, connections, cores, &mut self.backend);
+                .publish(now, devices, cores, &mut self.backend);
             self.rounds.pump_soon();
         }
     }
@@ -424,10 +262,15 @@ impl<H: Hypervisor, W: CoreWorker> Control<H, W> {
             self.cores.order_all(|| Order::CutOff(disk));
         }
         for (volume, sectors) in care.resized {
-            self.resize(volume, sectors);
+            self.list_disks();
+            let (backend, cores) = (&mut self.backend, &mut self.cores);
+            self.devices.resize(volume, sectors, backend, cores);
         }
         for removed in &care.removed {
-            self.remove(removed);
+            let (disk, unit) = (removed.disk, removed.unit);
+            // Rings that are on their way to a core are there by then.
+            self.cores.order_all(|| Order::Remove { disk, unit });
+            self.devices.remove(removed, &mut self.backend);
         }
         let cores = &self.cores;
         self.disks.ordered(now, || cores.given());
@@ -440,25 +283,6 @@ impl<H: Hypervisor, W: CoreWorker> Control<H, W> {
         }
     }
 
-    /// A part of a disk is no longer what it was. Those who have it reach nothing from now on, and
-    /// stay connected as on a lost disk, so that their guests get errors rather than no answer.
-    fn remove(&mut self, removed: &Removed) {
-        let (disk, unit) = (removed.disk, removed.unit);
-        // Rings that are on their way to a core are there by then.
-        self.cores.order_all(|| Order::Remove { disk, unit });
-        for Opened { device, disk } in &mut self.opened {
-            let mut volumes = removed.volumes.iter();
-            let Some((_, name)) = volumes.find(|(id, _)| disk.has(*id)) else {
-                continue;
-            };
-            let text = format!("{name} is closed: {}", removed.reason);
-            error!("{device}: {text}");
-            let refusal = Refusal::new(Errno::ENODEV, text);
-            self.backend.emptied(*device, &refusal);
-            *disk = OpenDisk::Removed(refusal);
-        }
-    }
-
     /// Publishes which disks there are.
     fn list_disks(&mut self) {
         self.backend
@@ -467,20 +291,9 @@ impl<H: Hypervisor, W: CoreWorker> Control<H, W> {
         self.rounds.pump_soon();
     }
 
-    /// A disk has another size, for those who attach it later: passes that on to the rings that
-    /// serve it, and to its frontends.
-    fn resize(&mut self, volume: VolumeId, sectors: u64) {
-        self.list_disks();
-        for opened in self.opened.iter().filter(|o| o.disk.has(volume)) {
-            let device = opened.device;
-            self.connections.resize(device, sectors, &mut self.cores);
-            self.backend.resized(device, sectors);
-        }
-    }
-
     /// Whether a disk is attached, or was when the counters were last published.
     fn is_used(&self) -> bool {
-        self.connections.iter().next().is_some() || self.statistics.has_disks()
+        self.devices.connected().next().is_some() || self.statistics.has_disks()
     }
 
     /// Turns the local worker, if there is one, then sleeps until there is something to do.

@@ -8,7 +8,8 @@
 //! | file | what it decides |
 //! | --- | --- |
 //! | `control` | the loop: what xenbus, the cores and the disks have reported, and what follows |
-//! | `connections` | a frontend's rings, from the connect to the disconnect |
+//! | `devices` | which volume a device has, from the open to the close; sizes; what is removed |
+//! | `connections` | a device's rings, from the connect to the disconnect |
 //! | `rings` | a ring's grants, event channel, frames and share of memory |
 //! | `cores` | orders and reports of the ring cores, and which core gets a ring |
 //! | `disks` | what can be attached, and what the disks report: failures, disks that come and go, other sizes, health |
@@ -23,6 +24,7 @@ extern crate alloc;
 mod connections;
 mod control;
 mod cores;
+mod devices;
 mod disks;
 mod hypervisor;
 mod listing;

@@ -8,8 +8,8 @@ use alloc::string::{String, ToString};
 use spindle_blkif::stats::{RingSnapshot, RingStats};
 use spindle_xen::xenbus::Backend;
 
-use crate::connections::Connections;
 use crate::cores::Cores;
+use crate::devices::{Device, Devices};
 use crate::hypervisor::Hypervisor;
 use crate::worker::CoreWorker;
 
@@ -41,16 +41,16 @@ impl Statistics {
     pub(crate) fn publish<H: Hypervisor, W: CoreWorker>(
         &mut self,
         now: u64,
-        connections: &Connections<H>,
+        devices: &Devices<H>,
         cores: &Cores<H, W>,
         backend: &mut Backend,
     ) {
         self.due = now + PERIOD_NS;
-        let disks = connections.iter().map(|connection| {
-            let device = connection.device;
-            let path = format!("{DISKS}/{}-{}", device.frontend.0, device.device);
-            let sum = RingSnapshot::sum(connection.stats().map(RingStats::snapshot));
-            let rings = connection.stats().count();
+        let disks = devices.connected().map(|device| {
+            let Device { id, rings, .. } = device;
+            let path = format!("{DISKS}/{}-{}", id.frontend.0, id.device);
+            let sum = RingSnapshot::sum(device.stats().map(RingStats::snapshot));
+            let rings = rings.len();
             (path, format!("rings={rings} {sum}"))
         });
         let cores = cores.stats().enumerate().map(|(core, stats)| {

@@ -3,10 +3,8 @@
 
 mod decide;
 
-use alloc::string::String;
-
 use super::view::View;
-use super::{Access, DiskFacts, Offer, Refusal, RingLayout, XenbusState};
+use super::{DiskFacts, DiskRequest, Offer, Refusal, RingLayout, XenbusState};
 use XenbusState as S;
 
 const MS: u64 = 1_000_000;
@@ -65,12 +63,7 @@ pub(super) enum Step {
     WaitUntil(u64),
     /// Not enough was read; look again.
     Again,
-    Open {
-        params: String,
-        access: Access,
-        discard: bool,
-        sectors: bool,
-    },
+    Open(DiskRequest),
     Connect(RingLayout),
     Disconnect,
     Close,

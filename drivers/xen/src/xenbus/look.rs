@@ -287,7 +287,7 @@ impl Backend {
             step => step,
         };
         let then = match step {
-            Step::Open { .. } => Then::Opened,
+            Step::Open(_) => Then::Opened,
             // What follows can be said at once.
             Step::Close | Step::Disconnect => Then::Next,
             _ => Then::Nothing,
@@ -301,18 +301,7 @@ impl Backend {
         self.tell_refusal(id);
         let action = match step {
             Step::Wait | Step::WaitUntil(_) | Step::Again => None,
-            Step::Open {
-                params,
-                access,
-                discard,
-                sectors,
-            } => Some(Action::Open {
-                device: id,
-                params,
-                access,
-                discard,
-                sectors,
-            }),
+            Step::Open(disk) => Some(Action::Open { device: id, disk }),
             Step::Connect(layout) => {
                 let generation = self.new_generation();
                 if let Some(entry) = self.entry(id) {

@@ -33,6 +33,6 @@ pub use backend::Backend;
 pub use rings::{Protocol, QueueParams, RingLayout};
 pub use spindle_block::{Access, Discard};
 pub use types::{
-    Action, ConnectRequest, DeviceId, DiskFacts, Generation, Offer, Refusal, ShutdownKind,
-    XenbusState,
+    Action, ConnectRequest, DeviceId, DiskFacts, DiskRequest, Generation, Offer, Refusal,
+    ShutdownKind, XenbusState,
 };

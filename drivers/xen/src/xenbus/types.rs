@@ -153,6 +153,20 @@ impl Offer {
     }
 }
 
+/// Which disk the toolstack gives a device, and how.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiskRequest {
+    /// `target=` as the user wrote it, without what precedes the name.
+    pub target: String,
+    /// What the guest may do.
+    pub access: Access,
+    /// Whether the toolstack lets the guest discard (`discard-enable`); without, the disk's facts
+    /// must name no [`Discard`].
+    pub discard: bool,
+    /// Whether to show it with sectors of 512 bytes, whatever its blocks (`target=512e:...`).
+    pub sectors: bool,
+}
+
 /// What the kernel knows about an opened disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DiskFacts {
@@ -219,15 +233,8 @@ pub enum Action {
     Open {
         /// For which device.
         device: DeviceId,
-        /// `target=` as the user wrote it.
-        params: String,
-        /// What the guest may do.
-        access: Access,
-        /// Whether the toolstack lets the guest discard (`discard-enable`); without, the disk's
-        /// facts must name no [`Discard`].
-        discard: bool,
-        /// Whether to show it with sectors of 512 bytes, whatever its blocks (`target=512e:...`).
-        sectors: bool,
+        /// Which disk, and how.
+        disk: DiskRequest,
     },
     /// Map the rings and serve them; answer by [`Backend::connected`](super::Backend::connected).
     Connect(ConnectRequest),

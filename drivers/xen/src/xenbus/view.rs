@@ -3,7 +3,7 @@
 use alloc::string::String;
 
 use super::rings::quoted;
-use super::{Access, DeviceId, Refusal, RingLayout, XenbusState};
+use super::{Access, DeviceId, DiskRequest, Refusal, RingLayout, XenbusState};
 use crate::Errno;
 use crate::store::{Reply, parse_decimal};
 
@@ -27,15 +27,6 @@ const SHARED: &str = "shared:";
 /// Before a target: show it with 512-byte sectors, whatever its blocks.
 pub(super) const SECTORS: &str = "512e:";
 
-/// What to open.
-#[derive(Clone, Debug)]
-pub(super) struct Target {
-    /// `target=` as the user wrote it, without what precedes it.
-    pub(super) name: String,
-    pub(super) access: Access,
-    pub(super) sectors: bool,
-}
-
 /// The backend's directory.
 #[derive(Clone, Debug)]
 pub(super) struct BackendView {
@@ -43,8 +34,8 @@ pub(super) struct BackendView {
     /// Whether the toolstack wants the device to be.
     pub(super) online: bool,
     /// What to open, or what is wrong with the directory.
-    pub(super) target: Result<Target, Refusal>,
-    /// Whether the toolstack lets the guest discard.
+    pub(super) disk: Result<DiskRequest, Refusal>,
+    /// As [`DiskRequest::discard`], for what is shown of a disk that is open.
     pub(super) discard: bool,
     pub(super) removable: bool,
     pub(super) cdrom: bool,
@@ -61,7 +52,8 @@ impl BackendView {
             return None;
         }
         let flag = |key: &str| value(key).and_then(parse_decimal).map(|number| number != 0);
-        let target = || {
+        let discard = flag("discard-enable").unwrap_or(true);
+        let disk = || {
             let text = |key: &'static str| {
                 let value =
                     value(key).ok_or_else(|| Refusal::new(Errno::EINVAL, key_missing(key)))?;
@@ -73,12 +65,12 @@ impl BackendView {
             if parse_decimal(text("frontend-id")?.as_bytes()) != Some(id.frontend.0.into()) {
                 return Err(not_usable("frontend-id", text("frontend-id")?.as_bytes()));
             }
-            let (mut name, mut shared, mut sectors) = (text("params")?, false, false);
+            let (mut target, mut shared, mut sectors) = (text("params")?, false, false);
             loop {
-                if let Some(rest) = name.strip_prefix(SHARED) {
-                    (name, shared) = (rest, true);
-                } else if let Some(rest) = name.strip_prefix(SECTORS) {
-                    (name, sectors) = (rest, true);
+                if let Some(rest) = target.strip_prefix(SHARED) {
+                    (target, shared) = (rest, true);
+                } else if let Some(rest) = target.strip_prefix(SECTORS) {
+                    (target, sectors) = (rest, true);
                 } else {
                     break;
                 }
@@ -93,17 +85,18 @@ impl BackendView {
                 }
                 (other, _) => return Err(not_usable("mode", other.as_bytes())),
             };
-            Ok(Target {
-                name: String::from(name),
+            Ok(DiskRequest {
+                target: String::from(target),
                 access,
+                discard,
                 sectors,
             })
         };
         Some(Self {
             state: value("state").map_or(XenbusState::UNKNOWN, XenbusState::parse),
             online: flag("online").unwrap_or(false),
-            target: target(),
-            discard: flag("discard-enable").unwrap_or(true),
+            disk: disk(),
+            discard,
             removable: flag("removable").unwrap_or(false),
             cdrom: value("device-type") == Some(b"cdrom"),
         })

@@ -152,17 +152,12 @@ impl Bed {
     fn act(&mut self, action: Action) {
         let kernel = &mut self.kernel;
         match action {
-            Action::Open {
-                device,
-                params,
-                access,
-                discard,
-                sectors,
-            } => {
-                kernel.discard = discard;
-                kernel.sectors = sectors;
-                if params == "lun0" {
-                    assert_eq!(kernel.open.insert(device, access), None, "opened twice");
+            Action::Open { device, disk } => {
+                kernel.discard = disk.discard;
+                kernel.sectors = disk.sectors;
+                if disk.target == "lun0" {
+                    let before = kernel.open.insert(device, disk.access);
+                    assert_eq!(before, None, "opened twice");
                 }
                 kernel.opening.push(device);
                 // The real kernel opens at once.

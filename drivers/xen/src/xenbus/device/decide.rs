@@ -238,15 +238,10 @@ impl Device {
                 self.first = back.state == S::INITIALISING;
                 Step::Write(Announce::InitWait(facts))
             }
-            Disk::None => match &back.target {
-                Ok(target) => {
+            Disk::None => match &back.disk {
+                Ok(request) => {
                     self.disk = Disk::Opening;
-                    Step::Open {
-                        params: target.name.clone(),
-                        access: target.access,
-                        discard: back.discard,
-                        sectors: target.sectors,
-                    }
+                    Step::Open(request.clone())
                 }
                 Err(refusal) => {
                     self.refuse(refusal.clone());

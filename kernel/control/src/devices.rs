@@ -1,0 +1,239 @@
+//! Devices: what control knows of each from the opening of its disk to the close, in one record.
+//! `connections` has what happens to its rings meanwhile.
+
+use alloc::format;
+use alloc::string::ToString;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use log::{error, info};
+use spindle_blkif::Claims;
+use spindle_block::{Access, Discard, SECTOR_SIZE, TargetError, Targets, Volume, VolumeId};
+use spindle_xen::Errno;
+use spindle_xen::xenbus::{Backend, DeviceId, DiskFacts, DiskRequest, Generation, Refusal};
+
+use crate::connections::{DeviceRing, Phase};
+use crate::cores::Cores;
+use crate::disks::{Disks, Removed};
+use crate::hypervisor::Hypervisor;
+use crate::rings::{Rings, Served};
+use crate::worker::CoreWorker;
+
+/// A device whose disk is open.
+#[derive(Debug)]
+pub(crate) struct Device {
+    pub(crate) id: DeviceId,
+    pub(crate) disk: OpenDisk,
+    /// That of its connection, or of the last one.
+    pub(crate) generation: Generation,
+    pub(crate) rings: Vec<DeviceRing>,
+    pub(crate) phase: Phase,
+}
+
+/// What a device has.
+#[derive(Debug)]
+pub(crate) enum OpenDisk {
+    /// A volume, as the device is shown it.
+    There {
+        volume: VolumeId,
+        read_only: bool,
+        discard: bool,
+        /// See [`Served::claims`].
+        claims: Option<Arc<Claims>>,
+    },
+    /// Its volume is no longer what it was, for this reason.
+    Removed(Refusal),
+}
+
+impl OpenDisk {
+    fn has(&self, id: VolumeId) -> bool {
+        matches!(self, Self::There { volume, .. } if *volume == id)
+    }
+
+    /// What its rings serve.
+    ///
+    /// # Errors
+    /// If there is nothing to serve any longer.
+    pub(crate) fn served(&self, targets: &Targets<DeviceId>) -> Result<Served, Refusal> {
+        match self {
+            Self::There {
+                volume,
+                read_only,
+                discard,
+                claims,
+            } => {
+                let volume = targets.volume(*volume);
+                let read_only = volume.read_only || *read_only;
+                Ok(Served {
+                    volume: Volume {
+                        read_only,
+                        discard: volume.discard.filter(|_| *discard && !read_only),
+                        ..volume.clone()
+                    },
+                    claims: claims.clone(),
+                })
+            }
+            Self::Removed(why) => Err(why.clone()),
+        }
+    }
+}
+
+/// All devices whose disks are open.
+#[derive(Debug)]
+pub(crate) struct Devices<H> {
+    pub(crate) rings: Rings<H>,
+    pub(crate) list: Vec<Device>,
+    pub(crate) next_token: u64,
+}
+
+impl<H: Hypervisor> Devices<H> {
+    /// None yet.
+    pub(crate) fn new(rings: Rings<H>) -> Self {
+        Self {
+            rings,
+            list: Vec::new(),
+            next_token: 0,
+        }
+    }
+
+    /// Those with a connection, however far it has got.
+    pub(crate) fn connected(&self) -> impl Iterator<Item = &Device> {
+        let is_connected = |device: &&Device| !matches!(device.phase, Phase::Unconnected);
+        self.list.iter().filter(is_connected)
+    }
+
+    /// Claims the volume that a device is to have.
+    ///
+    /// # Errors
+    /// Why it cannot be had; nothing is claimed then.
+    pub(crate) fn open<W: CoreWorker>(
+        &mut self,
+        id: DeviceId,
+        request: &DiskRequest,
+        disks: &mut Disks<W::Queue>,
+        cores: &Cores<H, W>,
+    ) -> Result<DiskFacts, Refusal> {
+        let target = &request.target;
+        // Whoever has a disk that is lost is not what keeps others from it.
+        if let Ok(volume) = disks.targets.named(target) {
+            let volume = disks.targets.volume(volume);
+            if let Some(reason) = disks.lost(volume.disk) {
+                let text = format!("{} is lost: {reason}", volume.name);
+                return Err(Refusal::new(Errno::EIO, text));
+            }
+        }
+        let targets = &mut disks.targets;
+        let claim = if request.sectors {
+            targets.claim_512e(target, request.access, id)
+        } else {
+            targets.claim(target, request.access, id)
+        };
+        let volume = claim.map_err(|error| refusal_of(&error))?;
+        let in_parts = request.sectors && targets.volume(volume).sectors_per_block() > 1;
+        let claims = in_parts.then(|| self.claims_on(id, volume)).transpose();
+        let disk = OpenDisk::There {
+            volume,
+            read_only: request.access == Access::Read,
+            discard: request.discard,
+            claims: claims.inspect_err(|_| targets.release(id))?,
+        };
+        let Served { volume, claims } = disk.served(targets)?;
+        let facts = DiskFacts {
+            sectors: volume.sectors,
+            sector_size: match claims {
+                Some(_) => SECTOR_SIZE as u32,
+                None => 1 << volume.block_shift,
+            },
+            physical_sector_size: 1 << volume.physical_block_shift,
+            read_only: volume.read_only,
+            // Also answered where there is no cache to write out: then at once.
+            flush: true,
+            barrier: volume.write_cache,
+            discard: volume.discard.map(|discard| Discard {
+                // See `Session::new`.
+                secure: discard.secure && claims.is_none(),
+                ..discard
+            }),
+            queues: cores.serving(volume.disk) as u32,
+        };
+        let what = if facts.read_only {
+            "reading"
+        } else {
+            "writing"
+        };
+        info!("{id}: {} for {what}", volume.name);
+        self.close(id);
+        self.list.push(Device {
+            id,
+            disk,
+            generation: Generation(0),
+            rings: Vec::new(),
+            phase: Phase::Unconnected,
+        });
+        Ok(facts)
+    }
+
+    /// Where the writes to a volume that is shown with smaller sectors than its blocks claim these:
+    /// the same for all who write to it.
+    fn claims_on(&self, id: DeviceId, on: VolumeId) -> Result<Arc<Claims>, Refusal> {
+        let mut others = self.list.iter().filter(|other| other.id != id);
+        let known = others.find_map(|other| match &other.disk {
+            OpenDisk::There { volume, claims, .. } if *volume == on => claims.clone(),
+            _ => None,
+        });
+        let no_memory = |error| Refusal::new(Errno::ENOMEM, format!("{error}"));
+        known.map_or_else(|| Claims::new().map(Arc::new).map_err(no_memory), Ok)
+    }
+
+    /// Forgets a device, whose connection xenbus has ended before.
+    pub(crate) fn close(&mut self, id: DeviceId) {
+        self.list.retain(|device| device.id != id);
+    }
+
+    /// A volume has another size, in sectors of 512 bytes: passes that on to the rings that serve it,
+    /// and to its frontends.
+    pub(crate) fn resize<W: CoreWorker>(
+        &mut self,
+        volume: VolumeId,
+        sectors: u64,
+        backend: &mut Backend,
+        cores: &mut Cores<H, W>,
+    ) {
+        for device in self.list.iter_mut().filter(|d| d.disk.has(volume)) {
+            for ring in &mut device.rings {
+                ring.resize(sectors, cores);
+            }
+            backend.resized(device.id, sectors);
+        }
+    }
+
+    /// A part of a disk is no longer what it was. Those who have it reach nothing from now on, and
+    /// stay connected as on a lost disk, so that their guests get errors rather than no answer.
+    pub(crate) fn remove(&mut self, removed: &Removed, backend: &mut Backend) {
+        for Device { id, disk, .. } in &mut self.list {
+            let mut volumes = removed.volumes.iter();
+            let Some((_, name)) = volumes.find(|(volume, _)| disk.has(*volume)) else {
+                continue;
+            };
+            let text = format!("{name} is closed: {}", removed.reason);
+            error!("{id}: {text}");
+            let refusal = Refusal::new(Errno::ENODEV, text);
+            backend.emptied(*id, &refusal);
+            *disk = OpenDisk::Removed(refusal);
+        }
+    }
+}
+
+/// What a guest is refused with that cannot have a target.
+fn refusal_of(error: &TargetError) -> Refusal {
+    let errno = match error {
+        TargetError::Unknown { .. } => Errno::ENOENT,
+        TargetError::Empty(_) | TargetError::Failed { .. } => Errno::ENODEV,
+        TargetError::Ambiguous { .. } | TargetError::Beyond(_) => Errno::EINVAL,
+        TargetError::InUse { .. } | TargetError::Mixed { .. } | TargetError::Stale { .. } => {
+            Errno::EBUSY
+        }
+        TargetError::ReadOnly(_) => Errno::EROFS,
+    };
+    Refusal::new(errno, error.to_string())
+}
