@@ -1,12 +1,8 @@
 //! A toolstack and a frontend that do anything, beside a guest that only wants to be served.
 
-#[path = "../../xen/tests/xenbus/bed.rs"]
-#[allow(dead_code, reason = "shared with the tests, which use all of it")]
-mod bed;
-
 use arbitrary::{Arbitrary, Unstructured};
-use bed::{Bed, VBD, id};
 use spindle_testkit::frontends::{ALL, Frontend, Kind, Status};
+use spindle_testkit::xenbus::{Bed, VBD, id};
 use spindle_testkit::xenstored::Vbd;
 
 use crate::steps;

@@ -13,6 +13,7 @@
 //! | [`gpt`], [`image`] | a disk with a partition table; a disk to read from |
 //! | [`queue`] | whoever submits to a disk's queue |
 //! | [`neighbours`] | a ring core with a well-behaved guest and hostile ones, in virtual time |
+//! | [`xenbus`] | the kernel around the xenbus backend |
 //! | [`xenstored`] | the xenstore daemon |
 #![forbid(unsafe_code)]
 
@@ -27,4 +28,5 @@ pub mod nvme;
 pub mod pci;
 pub mod queue;
 pub mod virtio;
+pub mod xenbus;
 pub mod xenstored;

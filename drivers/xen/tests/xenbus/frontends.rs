@@ -1,11 +1,11 @@
 //! The frontends of the field against the backend, with every interleaving that a property test
 //! finds: each ends connected, or closed with a reason, within a bound; none waits without end.
 
-use crate::bed::{Bed, VBD, id};
 use proptest::prelude::*;
 use spindle_testkit::frontends::{
     ALL, Asked, Frontend, GRUB, Kind, LINUX_4, LINUX_KEXEC, MINIOS, OVMF, Status, WINDOWS, XENCRSH,
 };
+use spindle_testkit::xenbus::{Bed, VBD, id};
 use spindle_xen::grant::GrantRef;
 
 /// How long anything may take, in ms. Frontends wait for up to ten seconds.

@@ -1,8 +1,8 @@
 //! Toolstack, frontend, kernel and time in any order: the books that the test kernel keeps must
 //! always add up, and a device that was asked to go must go.
 
-use crate::bed::{Bed, VBD, id};
 use proptest::prelude::*;
+use spindle_testkit::xenbus::{Bed, VBD, id};
 
 #[derive(Clone, Debug)]
 enum Move {

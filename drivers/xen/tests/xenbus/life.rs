@@ -1,6 +1,6 @@
 //! Whole lives of devices, with the toolstack's and the frontend's real steps.
 
-use crate::bed::{BE, Bed, MS, VBD, id};
+use spindle_testkit::xenbus::{BE, Bed, MS, VBD, id};
 use spindle_testkit::xenstored::Vbd;
 use spindle_xen::Errno;
 use spindle_xen::grant::GrantRef;

@@ -1,6 +1,6 @@
 //! How many devices there is room for: in xenstored's quota, in our table, for one guest.
 
-use crate::bed::{Bed, VBD};
+use spindle_testkit::xenbus::{Bed, VBD};
 use spindle_testkit::xenstored::Vbd;
 
 /// Nodes that a domain may own by xenstored's default.

@@ -1,6 +1,5 @@
 //! The xenbus backend against the store, a toolstack, frontends and a kernel that keeps books.
 
-mod bed;
 mod frontends;
 mod interleavings;
 mod life;

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::bed::{Bed, VBD, facts, id};
+use spindle_testkit::xenbus::{Bed, VBD, facts, id};
 use spindle_testkit::xenstored::Vbd;
 use spindle_xen::grant::GrantRef;
 use spindle_xen::xenbus::{Access, Discard, DiskFacts, Offer, Protocol};

@@ -3,7 +3,7 @@
 
 use std::cell::RefCell;
 
-use crate::bed::{BE, Bed, VBD};
+use spindle_testkit::xenbus::{BE, Bed, VBD};
 use spindle_testkit::xenstored::Vbd;
 use spindle_xen::Errno;
 use spindle_xen::xenbus::{Refusal, ShutdownKind};

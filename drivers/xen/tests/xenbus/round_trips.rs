@@ -1,7 +1,7 @@
 //! How long things take when dom0 is busy: each answer of xenstored takes half a second, and libxl
 //! gives up after ten.
 
-use crate::bed::{BE, Bed, MS, VBD};
+use spindle_testkit::xenbus::{BE, Bed, MS, VBD};
 use spindle_testkit::xenstored::Vbd;
 
 const ROUND_TRIP: u64 = 500;

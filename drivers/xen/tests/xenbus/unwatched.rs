@@ -1,7 +1,7 @@
 //! xenstored does not let us watch a frontend for a while: it is served all the same, and nothing
 //! that it does is missed.
 
-use crate::bed::{Bed, MS, VBD, id};
+use spindle_testkit::xenbus::{Bed, MS, VBD, id};
 
 fn refuse_watch(bed: &mut Bed, errno: Option<&'static str>) {
     bed.store.fail_watches(&VBD.front("state"), errno);

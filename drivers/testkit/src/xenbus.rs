@@ -1,9 +1,10 @@
-//! The backend, the daemon and a kernel that only keeps books, run by hand.
+//! The xenbus backend, the daemon and a kernel that only keeps books, run by hand: the test bed of
+//! the backend's tests and of its fuzz target.
 
 use std::collections::BTreeMap;
 
+use crate::xenstored::{Vbd, Xenstored};
 use spindle_hw::SharedPages;
-use spindle_testkit::xenstored::{Vbd, Xenstored};
 use spindle_xen::store::Ring;
 use spindle_xen::xenbus::{
     Access, Action, Backend, ConnectRequest, DeviceId, Discard, DiskFacts, Generation, Offer,
@@ -11,70 +12,97 @@ use spindle_xen::xenbus::{
 };
 use spindle_xen::{DomId, Errno};
 
-pub(crate) const MS: u64 = 1_000_000;
-pub(crate) const BE: u16 = 3;
-pub(crate) const VBD: Vbd = Vbd {
+/// Nanoseconds in a millisecond.
+pub const MS: u64 = 1_000_000;
+/// The driver domain.
+pub const BE: u16 = 3;
+/// A device of a guest.
+pub const VBD: Vbd = Vbd {
     backend: BE,
     frontend: 5,
     device: 51712,
 };
-pub(crate) const OFFER: Offer = Offer {
+/// What the backend offers, unless a test says otherwise.
+pub const OFFER: Offer = Offer {
     max_queues: 2,
     max_ring_page_order: 1,
     max_indirect_segments: 0,
     persistent: true,
 };
 
-pub(crate) fn id(vbd: Vbd) -> DeviceId {
+/// As the backend names a device.
+pub fn id(vbd: Vbd) -> DeviceId {
     DeviceId {
         frontend: DomId(vbd.frontend),
         device: vbd.device,
     }
 }
 
-/// What the kernel has been told to do, checked as it comes.
+/// A kernel that carries out what the backend asks for in its books only, and checks it as it comes.
+/// The real one is in `spindle-control`, whose tests have the whole domain.
 #[derive(Default)]
-pub(crate) struct Kernel {
-    pub(crate) open: BTreeMap<DeviceId, Access>,
+pub struct Kernel {
+    /// The devices whose disks are open, and for what.
+    pub open: BTreeMap<DeviceId, Access>,
     /// Whether the toolstack lets the guest discard, at the last opening.
-    pub(crate) discard: bool,
+    pub discard: bool,
     /// Whether it is to be shown with 512-byte sectors, at the last opening.
-    pub(crate) sectors: bool,
+    pub sectors: bool,
     /// How many rings the disk serves, if not as many as are offered.
-    pub(crate) queues: Option<u32>,
+    pub queues: Option<u32>,
     /// The disk's sector size, if not 512.
-    pub(crate) sector_size: Option<u32>,
+    pub sector_size: Option<u32>,
     /// All that is known of the disk, if not [`facts`].
-    pub(crate) facts: Option<DiskFacts>,
-    pub(crate) connections: BTreeMap<DeviceId, ConnectRequest>,
-    pub(crate) connects: usize,
+    pub facts: Option<DiskFacts>,
+    /// The connections that stand or are being made or ended.
+    pub connections: BTreeMap<DeviceId, ConnectRequest>,
+    /// How many there have been.
+    pub connects: usize,
     /// Answers are held back while set.
-    pub(crate) slow: bool,
-    pub(crate) refuse_connect: Option<Refusal>,
-    pub(crate) rescans: u32,
-    pub(crate) shutdown_requested: Option<ShutdownKind>,
-    pub(crate) shut_down: Option<bool>,
-    pub(crate) store_lost: bool,
+    pub slow: bool,
+    /// Why every connection is refused, if it is.
+    pub refuse_connect: Option<Refusal>,
+    /// How often the disks were to be looked at again.
+    pub rescans: u32,
+    /// The shutdown that the toolstack has asked for.
+    pub shutdown_requested: Option<ShutdownKind>,
+    /// Whether the shutdown was clean, once it is over.
+    pub shut_down: Option<bool>,
+    /// Whether xenstore was lost.
+    pub store_lost: bool,
     opening: Vec<DeviceId>,
     connecting: Vec<(DeviceId, Generation)>,
     draining: Vec<(DeviceId, Generation)>,
     newest: Option<Generation>,
 }
 
-pub(crate) struct Bed {
-    pub(crate) backend: Backend,
-    pub(crate) store: Xenstored,
-    pub(crate) kernel: Kernel,
-    pub(crate) now: u64,
+/// The backend between a model of xenstored and a [`Kernel`], in virtual time.
+pub struct Bed {
+    /// The backend.
+    pub backend: Backend,
+    /// The daemon, with the toolstack's and the guests' hands on its tree.
+    pub store: Xenstored,
+    /// What carries the backend's actions out.
+    pub kernel: Kernel,
+    /// The time in nanoseconds.
+    pub now: u64,
     ring: Ring,
 }
 
+impl Default for Bed {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Bed {
-    pub(crate) fn new() -> Self {
+    /// With [`OFFER`].
+    pub fn new() -> Self {
         Self::offering(OFFER)
     }
 
-    pub(crate) fn offering(offer: Offer) -> Self {
+    /// With a backend that offers this.
+    pub fn offering(offer: Offer) -> Self {
         let page = SharedPages::host(1, 0);
         let store = Xenstored::new(page.alias(), BE);
         Self {
@@ -87,7 +115,7 @@ impl Bed {
     }
 
     /// Runs until nothing moves any more, without time going on.
-    pub(crate) fn settle(&mut self) {
+    pub fn settle(&mut self) {
         for _ in 0..100_000 {
             while let Some(action) = self.backend.pump(&mut self.ring, self.now) {
                 self.act(action);
@@ -107,7 +135,7 @@ impl Bed {
     }
 
     /// A few steps only, so that work stays half done.
-    pub(crate) fn breathe(&mut self, steps: usize) {
+    pub fn breathe(&mut self, steps: usize) {
         for _ in 0..steps {
             while let Some(action) = self.backend.pump(&mut self.ring, self.now) {
                 self.act(action);
@@ -117,7 +145,7 @@ impl Bed {
     }
 
     /// Lets `ms` pass, waking the backend when it asks to be.
-    pub(crate) fn run(&mut self, ms: u64) {
+    pub fn run(&mut self, ms: u64) {
         let end = self.now + ms * MS;
         self.settle();
         while let Some(due) = self.next_due().filter(|due| *due <= end) {
@@ -129,13 +157,13 @@ impl Bed {
     }
 
     /// When the backend or the daemon has something to do again.
-    pub(crate) fn next_due(&self) -> Option<u64> {
+    pub fn next_due(&self) -> Option<u64> {
         let times = [self.backend.next_deadline(), self.store.next_due()];
         times.into_iter().flatten().min()
     }
 
     /// Runs until `done`, and gives the time that took in ms; `None` if it took longer than `ms`.
-    pub(crate) fn run_until(&mut self, ms: u64, done: impl Fn(&Self) -> bool) -> Option<u64> {
+    pub fn run_until(&mut self, ms: u64, done: impl Fn(&Self) -> bool) -> Option<u64> {
         let start = self.now;
         self.settle();
         while !done(self) {
@@ -224,7 +252,7 @@ impl Bed {
     }
 
     /// Gives the answers that are due; true if there were any.
-    pub(crate) fn answer(&mut self) -> bool {
+    pub fn answer(&mut self) -> bool {
         let kernel = &self.kernel;
         let before = kernel.opening.len() + kernel.connecting.len() + kernel.draining.len();
         self.answer_opens();
@@ -246,12 +274,13 @@ impl Bed {
         before > 0
     }
 
-    pub(crate) fn attach(&mut self, vbd: Vbd) {
+    /// The toolstack gives a guest the disk `lun0`.
+    pub fn attach(&mut self, vbd: Vbd) {
         vbd.attach(&mut self.store, "lun0", "w");
     }
 
     /// From nothing to Connected, as at `xl create`.
-    pub(crate) fn connect(&mut self, vbd: Vbd) {
+    pub fn connect(&mut self, vbd: Vbd) {
         self.attach(vbd);
         self.run(600);
         assert_eq!(vbd.back_state(&self.store), 2);
@@ -262,7 +291,8 @@ impl Bed {
         self.settle();
     }
 
-    pub(crate) fn error(&self, vbd: Vbd) -> Option<&str> {
+    /// The text of a device's error node.
+    pub fn error(&self, vbd: Vbd) -> Option<&str> {
         let (fe, dev) = (vbd.frontend, vbd.device);
         self.store.text(&format!(
             "/local/domain/{BE}/error/backend/vbd/{fe}/{dev}/error"
@@ -270,7 +300,7 @@ impl Bed {
     }
 
     /// Nothing is left of any device.
-    pub(crate) fn assert_clean(&self) {
+    pub fn assert_clean(&self) {
         assert_eq!(self.backend.device_count(), 0);
         assert!(self.kernel.open.is_empty() && self.kernel.connections.is_empty());
         assert_eq!(self.store.watch_count(), 3);
@@ -278,7 +308,8 @@ impl Bed {
     }
 }
 
-pub(crate) fn facts(access: Access) -> DiskFacts {
+/// What is known of the disk that is opened, unless a test says otherwise.
+pub fn facts(access: Access) -> DiskFacts {
     DiskFacts {
         sectors: 2048,
         sector_size: 512,
