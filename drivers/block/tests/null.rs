@@ -5,7 +5,7 @@ use spindle_block::{
 };
 use spindle_hw::DmaAlloc;
 use spindle_testkit::mem::FakeBus;
-use spindle_testkit::queue::{command, complete, discard, drain, pages};
+use spindle_testkit::queue::{command, complete, discard, drain, fail_all, pages};
 
 type Queue<'a> = NullQueue<&'a FakeBus>;
 
@@ -82,8 +82,6 @@ fn it_takes_as_many_commands_as_it_says_and_answers_each_once() {
     assert!(done.iter().map(|d| d.0).eq(0..depth as u32));
     assert_eq!((queue.in_flight(), drain(&mut queue)), (0, vec![]));
     queue.submit(&flush, Tag(9)).unwrap();
-    let mut failed = Vec::new();
-    queue.fail_all(|tag, _| failed.push(tag.0));
-    assert_eq!(failed, [9]);
+    assert_eq!(fail_all(&mut queue), [(9, Ok(()))]);
     assert_eq!(queue.submit(&flush, Tag(1)), Err(SubmitError::Gone));
 }

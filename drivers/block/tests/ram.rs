@@ -5,7 +5,7 @@ use spindle_block::{
 };
 use spindle_hw::{DmaAlloc, SharedPages};
 use spindle_testkit::mem::FakeBus;
-use spindle_testkit::queue::{command, complete, discard, drain, pages};
+use spindle_testkit::queue::{command, complete, discard, drain, fail_all, pages};
 
 #[test]
 fn what_was_written_is_read_back_across_a_chunk_border() {
@@ -180,9 +180,8 @@ fn discards_count_as_in_flight_and_fail_with_the_disk() {
     let full = queue.submit(&discard(Op::Discard, 0, 1), Tag(4));
     assert_eq!(full, Err(SubmitError::Full));
     queue.poll(|_, _| panic!("so soon"));
-    let mut done = Vec::new();
-    queue.fail_all(|tag, result| done.push((tag, result)));
-    assert_eq!(done, [0, 1, 2, 3].map(|n| (Tag(n), Err(IoError::Aborted))));
+    let done = fail_all(&mut queue);
+    assert_eq!(done, [0, 1, 2, 3].map(|tag| (tag, Err(IoError::Aborted))));
     assert_eq!((queue.in_flight(), queue.is_working()), (0, false));
     let after = queue.submit(&discard(Op::Discard, 0, 1), Tag(5));
     assert_eq!(after, Err(SubmitError::Gone));

@@ -47,6 +47,13 @@ pub fn drain(queue: &mut impl DiskQueue) -> Vec<(u32, IoResult)> {
     done
 }
 
+/// What a lost disk's queue gives back, by tag.
+pub fn fail_all(queue: &mut impl DiskQueue) -> Vec<(u32, IoResult)> {
+    let mut done = Vec::new();
+    queue.fail_all(|tag, result| done.push((tag.0, result)));
+    done
+}
+
 /// Submits, commits and expects the one answer.
 ///
 /// # Errors

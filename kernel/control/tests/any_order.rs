@@ -4,16 +4,13 @@
 mod world;
 
 use proptest::prelude::*;
-use spindle_block::DiskOptions;
 use spindle_hw::Registers;
 use spindle_testkit::grants::{Call, Fault};
-use spindle_testkit::nvme::{Config as NvmeConfig, FakeNvme, NamespaceConfig};
-use spindle_testkit::virtio::{Config as VirtioConfig, FakeVirtio};
 use spindle_testkit::xenstored::Vbd;
 use spindle_xen::grant::Status;
 
 use crate::world::guest::Guest;
-use crate::world::{BACKEND, Setup, World};
+use crate::world::{BACKEND, DISKS, Models, World};
 
 /// The devices that come and go.
 const DEVICES: [(u16, u32); 4] = [(5, 51712), (5, 51728), (6, 51712), (7, 51712)];
@@ -123,37 +120,8 @@ fn event() -> impl Strategy<Value = Event> {
     ]
 }
 
-struct Models {
-    nvme: FakeNvme,
-    virtio: FakeVirtio,
-}
-
 fn domain(cores: usize) -> (World, Models) {
-    let mut models = None;
-    let setup = Setup {
-        cores,
-        ..Setup::default()
-    };
-    let mut world = World::new(setup, |machine, disks| {
-        let options = DiskOptions {
-            queues: cores.max(1) as u16,
-            depth: 16,
-            ..DiskOptions::default()
-        };
-        let config = NvmeConfig {
-            namespaces: vec![
-                NamespaceConfig::new(1, 2048, 9),
-                NamespaceConfig::new(2, 512, 12),
-            ],
-            ..NvmeConfig::default()
-        };
-        let nvme = FakeNvme::new(machine.bus.clone(), config);
-        disks.add_nvme(&nvme, 0, options);
-        let virtio = FakeVirtio::new(machine.bus.clone(), VirtioConfig::default());
-        disks.add_virtio(&virtio, 0, options);
-        disks.add_ram("ram0", 1 << 20);
-        models = Some(Models { nvme, virtio });
-    });
+    let (mut world, models) = World::with_all_disks(cores);
     for (frontend, device) in DEVICES {
         let vbd = Vbd {
             backend: BACKEND,
@@ -162,7 +130,7 @@ fn domain(cores: usize) -> (World, Models) {
         };
         world.guests.push(Guest::new(world.machine, vbd));
     }
-    (world, models.unwrap())
+    (world, models)
 }
 
 fn happen(world: &mut World, models: &Models, cores: usize, event: Event) {
@@ -265,7 +233,7 @@ fn live(cores: usize, events: &[Event]) {
         }
     }
     world.assert_nothing_left();
-    for disk in ["nvme0n1", "nvme0n2", "vda", "ram0"] {
+    for disk in DISKS {
         // A namespace may have been removed, and is not listed then.
         if world.published(&format!("targets/{disk}")).is_some() {
             assert_eq!(world.holder(disk), "-");

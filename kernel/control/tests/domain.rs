@@ -3,12 +3,8 @@
 
 mod world;
 
-use spindle_block::DiskOptions;
-use spindle_testkit::nvme::{Config as NvmeConfig, FakeNvme, NamespaceConfig};
-use spindle_testkit::virtio::{Config as VirtioConfig, FakeVirtio};
-
 use crate::world::guest::PAGE_SECTORS;
-use crate::world::{Setup, World};
+use crate::world::{DISKS, World};
 
 /// Which disk each guest has, with how many rings of how many pages.
 const GUESTS: [(u16, u32, &str, usize, usize); 4] = [
@@ -17,35 +13,9 @@ const GUESTS: [(u16, u32, &str, usize, usize); 4] = [
     (6, 51712, "nvme0n2", 1, 1),
     (7, 51712, "ram0", 2, 4),
 ];
-const DISKS: [&str; 4] = ["nvme0n1", "nvme0n2", "vda", "ram0"];
 
 fn a_whole_life(cores: usize) {
-    let (mut nvme, mut virtio) = (None, None);
-    let setup = Setup {
-        cores,
-        ..Setup::default()
-    };
-    let mut world = World::new(setup, |machine, disks| {
-        let options = DiskOptions {
-            queues: cores.max(1) as u16,
-            depth: 16,
-            ..DiskOptions::default()
-        };
-        let config = NvmeConfig {
-            namespaces: vec![
-                NamespaceConfig::new(1, 2048, 9),
-                NamespaceConfig::new(2, 512, 12),
-            ],
-            ..NvmeConfig::default()
-        };
-        let controller = FakeNvme::new(machine.bus.clone(), config);
-        disks.add_nvme(&controller, 0, options);
-        let device = FakeVirtio::new(machine.bus.clone(), VirtioConfig::default());
-        disks.add_virtio(&device, 0, options);
-        disks.add_ram("ram0", 1 << 20);
-        (nvme, virtio) = (Some(controller), Some(device));
-    });
-    let (nvme, virtio) = (nvme.unwrap(), virtio.unwrap());
+    let (mut world, models) = World::with_all_disks(cores);
     for round in 0..3 {
         for (frontend, device, target, ..) in GUESTS {
             world.attach(frontend, device, target, "w");
@@ -86,8 +56,8 @@ fn a_whole_life(cores: usize) {
     }
     world.shut_down();
     assert_eq!(world.shutdowns(), vec![(Ok(()), cores.max(1)); 3]);
-    assert_eq!(nvme.violations(), Vec::<String>::new());
-    assert_eq!(virtio.violations(), Vec::<String>::new());
+    assert_eq!(models.nvme.violations(), Vec::<String>::new());
+    assert_eq!(models.virtio.violations(), Vec::<String>::new());
 }
 
 #[test]

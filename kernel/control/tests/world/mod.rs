@@ -15,9 +15,12 @@ use spindle_blkif::pacer::PollTime;
 use spindle_blkif::stats::CoreStats;
 use spindle_blkif::worker::{Link, Worker};
 use spindle_blkif::{Config as CoreConfig, RingCore};
+use spindle_block::DiskOptions;
 use spindle_config::Config;
 use spindle_control::{Control, Cores, Runs, Store};
 use spindle_hw::{DmaAlloc, SharedPages};
+use spindle_testkit::nvme::{Config as NvmeConfig, FakeNvme, NamespaceConfig};
+use spindle_testkit::virtio::{Config as VirtioConfig, FakeVirtio};
 use spindle_testkit::xenstored::{Vbd, Xenstored};
 use spindle_xen::store::Ring;
 use spindle_xen::xenbus::ShutdownKind;
@@ -53,6 +56,15 @@ impl Default for Setup {
         }
     }
 }
+
+/// The models of the disks of [`World::with_all_disks`].
+pub(crate) struct Models {
+    pub(crate) nvme: FakeNvme,
+    pub(crate) virtio: FakeVirtio,
+}
+
+/// The names of these disks.
+pub(crate) const DISKS: [&str; 4] = ["nvme0n1", "nvme0n2", "vda", "ram0"];
 
 type DomainControl = Control<Cpu, RingWorker>;
 
@@ -115,6 +127,37 @@ impl World {
             ended: None,
             poked: false,
         }
+    }
+
+    /// A domain with a disk of each type: an NVMe controller with two namespaces, a virtio device and
+    /// a RAM disk, of which each core has a queue.
+    pub(crate) fn with_all_disks(cores: usize) -> (Self, Models) {
+        let mut models = None;
+        let setup = Setup {
+            cores,
+            ..Setup::default()
+        };
+        let world = Self::new(setup, |machine, disks| {
+            let options = DiskOptions {
+                queues: cores.max(1) as u16,
+                depth: 16,
+                ..DiskOptions::default()
+            };
+            let config = NvmeConfig {
+                namespaces: vec![
+                    NamespaceConfig::new(1, 2048, 9),
+                    NamespaceConfig::new(2, 512, 12),
+                ],
+                ..NvmeConfig::default()
+            };
+            let nvme = FakeNvme::new(machine.bus.clone(), config);
+            disks.add_nvme(&nvme, 0, options);
+            let virtio = FakeVirtio::new(machine.bus.clone(), VirtioConfig::default());
+            disks.add_virtio(&virtio, 0, options);
+            disks.add_ram("ram0", 1 << 20);
+            models = Some(Models { nvme, virtio });
+        });
+        (world, models.unwrap())
     }
 
     pub(crate) fn now(&self) -> u64 {
