@@ -75,6 +75,16 @@ impl Packed {
         self
     }
 
+    /// What it asks for.
+    pub(crate) const fn opcode(&self) -> u8 {
+        self.0[0] as u8
+    }
+
+    /// Blocks that it reads or writes, if that is what it does.
+    pub(crate) const fn blocks(&self) -> u64 {
+        (self.0[4] & 0xffff) + 1
+    }
+
     /// The namespace that it is for.
     pub(crate) const fn namespace(&self) -> u32 {
         (self.0[0] >> 32) as u32

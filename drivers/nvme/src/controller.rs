@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use core::time::Duration;
 
 use spindle_block::{DiskOptions, Volume};
-use spindle_hw::{Clock, DmaAlloc, PAGE_SIZE, Registers};
+use spindle_hw::{Clock, DmaAlloc, Registers};
 
 use crate::admin::{self, AdminQueue, Posted};
 use crate::boundary::Boundaries;
@@ -43,7 +43,10 @@ pub struct Controller<R, C, M> {
     pub(crate) refused: Vec<(u32, NamespaceError)>,
     /// Those that were removed, as long as something of them may be under way.
     pub(crate) leaving: Vec<Leaving>,
+    /// Entries in a queue: a power of two.
     pub(crate) depth: u16,
+    /// The most that there may be, if the controller agrees.
+    pub(crate) most_depth: u16,
     pub(crate) timeout: Duration,
     /// The queue pairs there are, by identifier from 1 on: one place for each that was granted.
     pub(crate) pairs: Vec<Option<Pair>>,
@@ -73,19 +76,12 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
     /// if it could be.
     pub fn start(registers: R, clock: C, memory: M, options: DiskOptions) -> Result<Self, Error> {
         let registers = ControllerRegisters(registers);
-        let capabilities = registers.capabilities()?;
+        let capabilities = registers.usable_capabilities()?;
         check_doorbells(&registers.0, 0, capabilities.doorbell_stride())?;
-        if !capabilities.nvm_commands() {
-            return Err(Error::CommandSet);
-        }
-        let shift = capabilities.min_page_shift();
-        if shift > PAGE_SIZE.trailing_zeros() {
-            return Err(Error::PageSize { shift });
-        }
         registers.disable(&clock, capabilities.timeout())?;
         let admin = AdminQueue::new(memory.alloc(admin::PAGES).ok_or(Error::Memory)?);
-        let depth = u32::from(options.depth).clamp(2, 4096);
-        let depth = depth.min(capabilities.max_queue_entries()).max(2);
+        let most_depth = options.depth.clamp(2, 4096);
+        let depth = capabilities.queue_entries(most_depth);
         let mut controller = Self {
             registers,
             clock,
@@ -98,7 +94,8 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
             boundaries: Arc::default(),
             refused: Vec::new(),
             leaving: Vec::new(),
-            depth: 1 << depth.ilog2(),
+            depth,
+            most_depth,
             timeout: options.timeout,
             pairs: Vec::new(),
             recovery: Recovery::new(),

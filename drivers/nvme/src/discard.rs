@@ -67,6 +67,13 @@ impl DiscardLimits {
         })
     }
 
+    /// Whether all that is within these limits is within `other` as well.
+    pub(crate) fn are_within(self, other: Self) -> bool {
+        self.ranges <= other.ranges
+            && self.range_blocks <= other.range_blocks
+            && self.total_blocks <= other.total_blocks
+    }
+
     /// The same with room for `bytes` bytes of ranges, at least for one.
     pub(crate) fn within(self, bytes: usize) -> Self {
         let ranges = u32::try_from(bytes >> RANGE_SHIFT).unwrap_or(u32::MAX);

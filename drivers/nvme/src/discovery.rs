@@ -120,7 +120,8 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
                 Err(error) => return Err(error),
             }
         }
-        self.boundaries.set(id, namespace.boundary());
+        self.boundaries
+            .set(id, namespace.block_shift, namespace.boundary());
         Ok(Ok(Some(namespace)))
     }
 

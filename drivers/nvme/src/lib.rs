@@ -25,7 +25,7 @@
 //! | `revival` | a controller that was lost, and comes back |
 //! | `host_memory` | memory that the controller asks us for |
 //! | `prp` | cutting a command into what one NVMe command can describe |
-//! | `boundary` | where a command had better end |
+//! | `boundary` | where a command had better end; sizes of blocks |
 //! | `discard` | the same for a discard |
 //! | `slots` | which command identifiers are in flight, and for whom |
 //! | `queue` | the data path |
@@ -116,7 +116,10 @@
 //! | a controller that resets do not help | handled: the subsystem is reset (NSSR) where CAP says that it can be and CMIC that nothing else is behind it; with a write cache it is lost by that, and brought up once more | `revival`: `the_subsystem_is_reset_in_the_end_if_no_other_uses_it` |
 //! | a controller that is lost and comes back | handled, by [`Controller::probe_again`] | `revival`: `a_disk_that_was_lost_works_again_on_the_queues_that_the_cores_have` |
 //! | another disk in its place | handled: all namespaces are others | `revival`: `another_disk_in_the_place_of_a_lost_one_is_not_reached_by_those_who_had_that` |
-//! | other limits when it comes back | handled, but for fewer queues or shorter ones, and a write cache where there was none, with which it stays lost | `revival`: `one_that_comes_back_with_smaller_limits_is_kept_within_them` |
+//! | other limits after a reset | handled: the queues are given the new ones; what is in flight and beyond them fails, and nothing else | `revival`: `a_reset_to_smaller_limits_fails_what_is_beyond_them_and_nothing_else` |
+//! | shorter queues after a reset | handled: it is lost, and brought up once more with such queues | `revival`: `one_that_comes_back_with_shorter_queues_is_given_no_more_than_they_hold` |
+//! | fewer queues after a reset | handled, if the cores need no more of them; it stays lost otherwise | `revival`: `one_that_grants_fewer_queues_than_before_works_on_if_the_cores_need_no_more` |
+//! | other limits when it comes back after it was lost | handled, but for a write cache where there was none, with which it stays lost | `revival`: `one_that_comes_back_with_smaller_limits_is_kept_within_them` |
 //! | namespaces that come and go | handled | `revival`: `a_namespace_comes_and_goes_and_another_does_not_notice` |
 //! | a namespace that is formatted with other blocks, or replaced | handled: closed for its users, offered anew | `revival`: `a_namespace_with_other_blocks_gets_nothing_of_what_was_meant_for_the_old_ones` |
 //! | changes that no event reports | handled: found after a reset, and by [`Controller::rescan`] | `revival`: `a_controller_that_says_nothing_of_changes_is_looked_at_on_request` |

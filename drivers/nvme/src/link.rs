@@ -58,11 +58,25 @@ impl Order {
 /// Above a command identifier: there is one.
 const LATE: u32 = 1 << 16;
 
-/// What the controller that a queue begins anew on takes.
+/// What the controller takes, as a queue is to know it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Terms {
+    /// The most bytes in one command.
+    pub(crate) limit: u32,
+    /// The most entries in a queue.
+    pub(crate) depth: u16,
+    /// What it takes in one discard, if it knows them.
+    pub(crate) discards: Option<DiscardLimits>,
+    /// CRDT1 to CRDT3, in units of 100 ms.
+    pub(crate) delays: [u16; 3],
+}
+
+/// [`Terms`] on their way to a queue.
 #[derive(Debug, Default)]
-struct Terms {
+struct SharedTerms {
     /// The most bytes in one command.
     limit: AtomicU32,
+    depth: AtomicU32,
     /// CRDT1 to CRDT3, 16 bits each.
     delays: AtomicU64,
     /// Ranges in a discard, 0 if there are no discards; blocks in a range; blocks in all ranges.
@@ -93,7 +107,7 @@ pub(crate) struct Link {
     gone: [AtomicU64; 2],
     /// Those of them whose users submit nothing more, until the queue has seen it.
     closed: [AtomicU64; 2],
-    terms: Terms,
+    terms: SharedTerms,
 }
 
 impl Link {
@@ -172,14 +186,15 @@ impl Link {
         self.released.store(released, Ordering::Release);
     }
 
-    /// Control: what the controller takes, for a queue that begins anew with the next order.
-    pub(crate) fn tell_terms(&self, limit: u32, discards: Option<DiscardLimits>, delays: [u16; 3]) {
+    /// Control: what the controller takes from the next order to go on.
+    pub(crate) fn tell_terms(&self, of: Terms) {
         let (ranges, range_blocks, total_blocks) =
-            discards.map_or((0, 0, 0), DiscardLimits::numbers);
-        let [first, second, third] = delays.map(u64::from);
+            of.discards.map_or((0, 0, 0), DiscardLimits::numbers);
+        let [first, second, third] = of.delays.map(u64::from);
         let terms = &self.terms;
         // The order that follows releases all of it.
-        terms.limit.store(limit, Ordering::Relaxed);
+        terms.limit.store(of.limit, Ordering::Relaxed);
+        terms.depth.store(of.depth.into(), Ordering::Relaxed);
         let delays = first | second << 16 | third << 32;
         terms.delays.store(delays, Ordering::Relaxed);
         terms.ranges.store(ranges, Ordering::Relaxed);
@@ -188,7 +203,7 @@ impl Link {
     }
 
     /// Queue: what [`Self::tell_terms`] stored.
-    pub(crate) fn terms(&self) -> (u32, Option<DiscardLimits>, [u16; 3]) {
+    pub(crate) fn terms(&self) -> Terms {
         let terms = &self.terms;
         let load = |word: &AtomicU32| word.load(Ordering::Relaxed);
         let total_blocks = terms.total_blocks.load(Ordering::Relaxed);
@@ -196,7 +211,12 @@ impl Link {
         let discards = DiscardLimits::of_numbers(ranges, load(&terms.range_blocks), total_blocks);
         let delays = terms.delays.load(Ordering::Relaxed);
         let delays = [0, 16, 32].map(|shift| (delays >> shift) as u16);
-        (load(&terms.limit), discards, delays)
+        Terms {
+            limit: load(&terms.limit),
+            depth: load(&terms.depth) as u16,
+            discards,
+            delays,
+        }
     }
 
     /// Control: the identifier of a command that has been in flight for too long.

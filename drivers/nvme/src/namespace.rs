@@ -127,8 +127,8 @@ impl Namespace {
 
     /// Blocks from one boundary to the next that its commands end at, 0 if there are none or they
     /// are too close.
-    pub(crate) fn boundary(&self) -> u32 {
-        let blocks = u32::from(self.boundary_blocks);
+    pub(crate) fn boundary(&self) -> u16 {
+        let blocks = self.boundary_blocks;
         if u64::from(blocks) << self.block_shift < LEAST_BYTES {
             return 0;
         }
@@ -335,7 +335,7 @@ mod tests {
             (9, 33, 33),
             (12, 3, 0),
             (12, 4, 4),
-            (12, u16::MAX, 65535),
+            (12, u16::MAX, u16::MAX),
         ] {
             let mut page = page(8, shift);
             page.boundary.set(blocks);

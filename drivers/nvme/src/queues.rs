@@ -131,7 +131,9 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
     #[inline(never)]
     pub(crate) fn create(&mut self, pair: &Pair) -> Result<(), (Error, bool)> {
         let id = u64::from(pair.shape.id);
-        let cdw10 = id | u64::from(pair.shape.depth - 1) << 16 | CONTIGUOUS << 32;
+        // One that has come back may take fewer entries than there is memory for.
+        let depth = pair.shape.depth.min(self.depth);
+        let cdw10 = id | u64::from(depth - 1) << 16 | CONTIGUOUS << 32;
         let completion = Entry {
             opcode: opcode::CREATE_COMPLETION_QUEUE,
             prp1: pair.completion,

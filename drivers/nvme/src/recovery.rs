@@ -266,6 +266,13 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
             }
             Stage::Clearing(_) => {
                 self.release_queues();
+                let capabilities = self.registers.usable_capabilities()?;
+                self.renew_capabilities(capabilities)?;
+                if capabilities.max_queue_entries() < u32::from(self.depth) {
+                    // What is in flight has no place then. It fails, and the controller is brought up
+                    // once more, with shorter queues.
+                    return Err(Error::Changed("size of queues"));
+                }
                 self.admin.restart();
                 self.host_memory.is_disabled();
                 let (submission, completion) = self.admin.addresses();
@@ -321,6 +328,7 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
         } else {
             log::warn!("nvme {serial}: reset, works again");
         }
+        self.tell_terms();
         self.resume(now, attention);
         self.recovery.stage = Stage::Running;
         self.recovery.running_since = now;
@@ -640,18 +648,18 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
             self.take_anew(changes)?;
         } else {
             let before = &self.recovery.before;
-            if !self.identity.is_of(before) || self.identity.write_cache != before.write_cache {
+            // Those who use it have no flush for what they wrote, if it has a cache only now.
+            let caches = self.identity.write_cache && !before.write_cache;
+            if !self.identity.is_of(before) || caches {
                 return Err(Error::Changed("identity"));
             }
-            // Queues keep to the limits that they were made with; those without send no discards.
-            if self.identity.max_transfer < before.max_transfer
-                || self.discards.is_some() && self.discard_limits()? != self.discards
-            {
-                return Err(Error::Changed("limits"));
-            }
+            self.discards = self.discard_limits()?;
         }
         self.ask_for_delays()?;
-        if usize::from(self.ask_for_queues(self.pairs.len() as u16)?) < self.pairs.len() {
+        // Each core keeps the one that it has; there may have been more.
+        let held = |pair: &Option<Pair>| pair.as_ref().is_some_and(Pair::is_held);
+        let needed = self.pairs.iter().rposition(held).map_or(0, |last| last + 1);
+        if usize::from(self.ask_for_queues(self.pairs.len() as u16)?) < needed {
             return Err(Error::Changed("number of queues"));
         }
         self.refresh_all(changes)?;

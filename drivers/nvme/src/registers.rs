@@ -2,7 +2,7 @@
 
 use core::time::Duration;
 
-use spindle_hw::Registers;
+use spindle_hw::{PAGE_SIZE, Registers};
 
 use crate::Error;
 
@@ -35,6 +35,12 @@ impl Capabilities {
     /// Most entries in an I/O queue: MQES, which is 0's based.
     pub(crate) fn max_queue_entries(self) -> u32 {
         (self.cap as u32 & 0xffff) + 1
+    }
+
+    /// Entries of an I/O queue, a power of two: as many as wanted, which are 2 at least, or as it takes.
+    pub(crate) fn queue_entries(self, wanted: u16) -> u16 {
+        let entries = self.max_queue_entries().min(wanted.into()).max(2);
+        1 << entries.ilog2()
     }
 
     /// The longest that a change of CC.EN may take: TO or, where that is longer, CRWMT, both in
@@ -115,6 +121,19 @@ impl<R: Registers> ControllerRegisters<R> {
             _ => self.0.read32(CRTO),
         };
         Ok(Capabilities { cap, crto })
+    }
+
+    /// The same, if this driver can work with it.
+    pub(crate) fn usable_capabilities(&self) -> Result<Capabilities, Error> {
+        let capabilities = self.capabilities()?;
+        if !capabilities.nvm_commands() {
+            return Err(Error::CommandSet);
+        }
+        let shift = capabilities.min_page_shift();
+        if shift > PAGE_SIZE.trailing_zeros() {
+            return Err(Error::PageSize { shift });
+        }
+        Ok(capabilities)
     }
 
     /// Version: major in bits 31:16, minor in bits 15:8 (3.1.2).

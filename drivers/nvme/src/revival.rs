@@ -8,9 +8,11 @@
 
 use alloc::vec::Vec;
 
-use spindle_hw::{Clock, DmaAlloc, PAGE_SIZE, Registers};
+use spindle_hw::{Clock, DmaAlloc, Registers};
 
+use crate::link::Terms;
 use crate::recovery::{Back, Recovery, Stage, Subsystem};
+use crate::registers::Capabilities;
 use crate::{Change, Controller, Error, Removal};
 
 impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
@@ -28,21 +30,10 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
         if self.recovery.stage != Stage::Lost {
             return Err(Error::Pending);
         }
-        let capabilities = self.registers.capabilities()?;
-        if !capabilities.nvm_commands() {
-            return Err(Error::CommandSet);
-        }
-        let shift = capabilities.min_page_shift();
-        if shift > PAGE_SIZE.trailing_zeros() {
-            return Err(Error::PageSize { shift });
-        }
-        if capabilities.doorbell_stride() != self.capabilities.doorbell_stride() {
-            return Err(Error::Changed("distance of doorbells"));
-        }
-        if capabilities.max_queue_entries() < u32::from(self.depth) {
-            return Err(Error::Changed("size of queues"));
-        }
-        self.capabilities = capabilities;
+        let capabilities = self.registers.usable_capabilities()?;
+        self.renew_capabilities(capabilities)?;
+        // Nothing is in flight on the queues.
+        self.depth = capabilities.queue_entries(self.most_depth);
         let lost = core::mem::replace(&mut self.recovery, Recovery::new());
         self.recovery.order = lost.order;
         self.recovery.before = lost.before;
@@ -53,6 +44,28 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
         self.registers.begin_disable();
         self.recovery.stage = Stage::Disabling(self.clock.now_ns());
         Ok(())
+    }
+
+    /// Takes what the registers say of a controller that is started once more.
+    pub(crate) fn renew_capabilities(&mut self, new: Capabilities) -> Result<(), Error> {
+        if new.doorbell_stride() != self.capabilities.doorbell_stride() {
+            return Err(Error::Changed("distance of doorbells"));
+        }
+        self.capabilities = new;
+        Ok(())
+    }
+
+    /// Has the queues know what the controller takes, from the order on by which they go on.
+    pub(crate) fn tell_terms(&self) {
+        let terms = Terms {
+            limit: self.identity.max_transfer,
+            depth: self.depth,
+            discards: self.discards,
+            delays: self.identity.retry_delays,
+        };
+        for pair in self.pairs.iter().flatten().filter(|pair| !pair.abandoned) {
+            pair.link.tell_terms(terms);
+        }
     }
 
     /// The controller is disabled: what is left in flight from before it was lost, if it was, may fail.
@@ -92,10 +105,8 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
     pub(crate) fn come_back(&mut self) -> Back {
         let serial = &self.identity.serial;
         log::warn!("nvme {serial}: is back, works again");
-        let (limit, delays) = (self.identity.max_transfer, self.identity.retry_delays);
         for pair in self.pairs.iter().flatten().filter(|pair| !pair.abandoned) {
             pair.link.release(false);
-            pair.link.tell_terms(limit, self.discards, delays);
         }
         self.recovery.subsystem = Subsystem::Untried;
         if core::mem::take(&mut self.recovery.replaced) {

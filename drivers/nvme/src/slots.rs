@@ -354,12 +354,15 @@ impl Slots {
         Some(slot.tag)
     }
 
-    /// All as new, after [`Self::abandon`]; identifiers go on where they were.
-    pub(crate) fn begin_anew(&mut self) {
-        for (place, index) in self.free.iter_mut().zip((0..self.mask).rev()) {
+    /// All as new, after [`Self::abandon`], for a queue of `depth` entries or as many as there are
+    /// slots; identifiers go on where they were. Gives the entries.
+    pub(crate) fn begin_anew(&mut self, depth: u16) -> u16 {
+        let most = depth.max(2).min(self.mask.saturating_add(1)) - 1;
+        for (place, index) in self.free.iter_mut().zip((0..most).rev()) {
             *place = index;
         }
-        (self.available, self.parked, self.suspended) = (self.free.len(), 0, false);
+        (self.available, self.parked, self.suspended) = (most.into(), 0, false);
+        most + 1
     }
 
     /// Lets nothing begin until [`Self::resume`].
@@ -398,15 +401,15 @@ impl Slots {
 
     /// Between the two: gives every part whose completion is awaited a new identifier and hands
     /// it to `again`, counted from 0, in the order of submission. Commands count as taken at
-    /// `epoch` from now on. What is suspected is held; what is too often, or for a namespace that is
-    /// `gone`, is doomed. Returns how many parts there were for `again`.
+    /// `epoch` from now on. What is suspected is held; what is too often, or is `unfit`, is doomed.
+    /// Returns how many parts there were for `again`.
     pub(crate) fn replay(
         &mut self,
         epoch: u32,
-        gone: impl Fn(u32) -> bool,
+        unfit: impl Fn(&Packed) -> bool,
         mut again: impl FnMut(usize, &Packed),
     ) -> usize {
-        self.hold(epoch, gone, SUSPECT);
+        self.hold(epoch, unfit, SUSPECT);
         // Places of the stack above those that count are as many as slots in use, or more.
         let Some(order) = self.free.get_mut(self.parked..) else {
             return 0;
@@ -437,8 +440,8 @@ impl Slots {
     }
 
     /// Between the two: holds whatever was blamed as often as `blame`, dooms what was too often or is
-    /// for a namespace that is `gone`, and counts all commands as taken at `epoch`.
-    pub(crate) fn hold(&mut self, epoch: u32, gone: impl Fn(u32) -> bool, blame: u32) {
+    /// `unfit` to be submitted again, and counts all commands as taken at `epoch`.
+    pub(crate) fn hold(&mut self, epoch: u32, unfit: impl Fn(&Packed) -> bool, blame: u32) {
         self.held = 0;
         for slot in &mut self.slots {
             if slot.leads() {
@@ -448,7 +451,7 @@ impl Slots {
                 continue;
             }
             slot.cid &= !(HELD | DOOMED | TRIED);
-            let doomed = slot.blame() >= BLAME_LIMIT || gone(slot.entry.namespace());
+            let doomed = slot.blame() >= BLAME_LIMIT || unfit(&slot.entry);
             if doomed || slot.blame() >= blame {
                 slot.cid |= HELD;
                 slot.due = due(epoch, 0);

@@ -323,6 +323,143 @@ fn one_that_comes_back_with_smaller_limits_is_kept_within_them() {
     rig.obeyed();
 }
 
+/// As many commands as the queue takes, and how many were answered.
+fn fill(bed: &mut Bed<'_>) -> usize {
+    let segments = bed.segments();
+    let mut tag = 100;
+    let full = loop {
+        let read = command(Op::Read, 1, 9, 0, &segments[..1]);
+        match bed.queues[0].submit(&read, Tag(tag)) {
+            Ok(()) => tag += 1,
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(full, SubmitError::Full);
+    bed.queues[0].commit();
+    bed.turn();
+    assert!(bed.answers.iter().all(|(_, result)| result.is_ok()));
+    std::mem::take(&mut bed.answers).len()
+}
+
+#[test]
+fn a_reset_to_smaller_limits_fails_what_is_beyond_them_and_nothing_else() {
+    // The second time what is in flight is suspected, and tried first.
+    for deaths in 1..=2 {
+        let rig = Rig::new(Config::default());
+        let mut bed = Bed::new(&rig, 2);
+        let segments = bed.segments();
+        rig.disk.hang();
+        let large = command(Op::Write, 1, 9, 0, &segments);
+        bed.queues[0].submit(&large, Tag(1)).unwrap();
+        bed.queues[0].submit(&discard(1, 9, 64, 8), Tag(2)).unwrap();
+        bed.queues[0].commit();
+        bed.submit(0, Op::Write, 30);
+        let two = command(Op::Read, 1, 9, 512, &segments[..2]);
+        bed.queues[1].submit(&two, Tag(31)).unwrap();
+        bed.queues[1].commit();
+        for death in 1..=deaths {
+            if death == deaths {
+                rig.disk.arm(Fault::Smaller);
+            }
+            rig.disk.die();
+            while rig.disk.resets() < death {
+                bed.pass(1_000_000);
+            }
+            if death < deaths {
+                rig.disk.hang();
+                for _ in 0..100 {
+                    bed.pass(1_000_000);
+                }
+            }
+        }
+        bed.settle();
+        for _ in 0..20 {
+            bed.pass(SECOND / 10);
+        }
+        bed.answers.sort_unstable_by_key(|(tag, _)| *tag);
+        let aborted = Err(IoError::Aborted);
+        let expected = [(1, aborted), (2, aborted), (30, Ok(())), (31, Ok(()))];
+        assert_eq!(bed.answers, expected, "{deaths}");
+        assert_eq!((bed.lost, rig.disk.resets()), (None, deaths));
+        // What is new is made within them.
+        let before = rig.disk.commands();
+        bed.answers.clear();
+        bed.queues[0].submit(&large, Tag(3)).unwrap();
+        let discarded = bed.queues[1].submit(&discard(1, 9, 0, 64), Tag(4));
+        assert_eq!(discarded, Err(SubmitError::Unsupported));
+        bed.queues[0].commit();
+        bed.turn();
+        assert_eq!(bed.answers, [(3, Ok(()))]);
+        assert_eq!(rig.disk.commands() - before, 2);
+        rig.obeyed();
+    }
+}
+
+#[test]
+fn one_that_comes_back_with_shorter_queues_is_given_no_more_than_they_hold() {
+    let rig = Rig::new(Config::default());
+    let mut bed = Bed::new(&rig, 1);
+    assert_eq!(fill(&mut bed), 15);
+    // What is in flight would have no place.
+    rig.disk.hang();
+    bed.submit(0, Op::Write, 1);
+    rig.disk.arm(Fault::Shorter);
+    rig.disk.die();
+    bed.pass(SECOND);
+    bed.settle();
+    let lost = bed.lost.take().expect("not with these queues");
+    assert_eq!(lost.reason, Error::Changed("size of queues"));
+    assert!(lost.disabled);
+    bed.fail_all();
+    assert_eq!(std::mem::take(&mut bed.answers).len(), 1);
+    assert_eq!(bed.controller.probe_again(), Ok(()));
+    bed.settle();
+    assert_eq!((bed.back.take(), bed.lost), (Some(Back::Same), None));
+    for _ in 0..20 {
+        assert_eq!(fill(&mut bed), 3);
+    }
+    // A reset changes nothing about it, nor is it for good.
+    rig.disk.hang();
+    bed.submit(0, Op::Write, 1);
+    rig.disk.die();
+    bed.pass(SECOND);
+    bed.settle();
+    assert_eq!(bed.answers, [(1, Ok(()))]);
+    bed.answers.clear();
+    assert_eq!(fill(&mut bed), 3);
+    rig.disk.repair();
+    lose(&mut bed, true);
+    bed.fail_all();
+    rig.disk.come_back();
+    assert_eq!(bed.controller.probe_again(), Ok(()));
+    bed.settle();
+    assert_eq!(fill(&mut bed), 15);
+    assert_eq!(fill(&mut bed), 15);
+    rig.obeyed();
+}
+
+#[test]
+fn one_that_grants_fewer_queues_than_before_works_on_if_the_cores_need_no_more() {
+    for (queues, works_on) in [(1, true), (2, false)] {
+        let rig = Rig::new(Config {
+            queues: 2,
+            ..Config::default()
+        });
+        let mut bed = Bed::new(&rig, queues);
+        rig.disk.arm(Fault::Fewer);
+        rig.disk.die();
+        bed.pass(SECOND);
+        bed.settle();
+        let lost = bed.lost.take().map(|lost| lost.reason);
+        let few = Error::Changed("number of queues");
+        assert_eq!(lost, (!works_on).then_some(few));
+        if works_on {
+            works(&mut bed);
+        }
+        rig.obeyed();
+    }
+}
+
 /// Goes on for half a minute with commands to namespace 2, each of which is answered at once.
 fn undisturbed(bed: &mut Bed<'_>) {
     for tag in 0..300 {

@@ -199,8 +199,12 @@ pub enum Fault {
     SwallowIdentify(u8),
     /// It has another serial number from now on.
     OtherSerial,
-    /// It moves two pages at most in a command, and knows no discards.
+    /// From its next start on it moves two pages at most in a command, and knows no discards.
     Smaller,
+    /// From its next reset on no queue may have more than 4 entries.
+    Shorter,
+    /// From its next reset on it has one I/O queue pair less.
+    Fewer,
     /// The next I/O command with this opcode is neither carried out nor answered, unless it is
     /// aborted.
     SwallowIo(u8),
@@ -257,6 +261,12 @@ struct Shared {
     admin_held: AtomicBool,
     /// A command made it fail: CSTS.CFS.
     crashed: AtomicBool,
+    /// The limits of [`Fault::Smaller`] are in force.
+    smaller: AtomicBool,
+    /// Those of [`Fault::Shorter`] are.
+    shorter: AtomicBool,
+    /// Those of [`Fault::Fewer`] are.
+    fewer: AtomicBool,
     resets: AtomicU64,
     subsystem_resets: AtomicU64,
     vanished: AtomicBool,
@@ -288,6 +298,9 @@ impl FakeNvme {
             hung: AtomicBool::new(false),
             admin_held: AtomicBool::new(false),
             crashed: AtomicBool::new(false),
+            smaller: AtomicBool::new(false),
+            shorter: AtomicBool::new(false),
+            fewer: AtomicBool::new(false),
             resets: AtomicU64::new(0),
             subsystem_resets: AtomicU64::new(0),
             vanished: AtomicBool::new(false),
@@ -483,7 +496,7 @@ impl Shared {
 
     /// MDTS now.
     fn mdts(&self) -> u8 {
-        if self.has(Fault::Smaller) {
+        if self.smaller.load(Ordering::Acquire) {
             1
         } else {
             self.config.mdts
@@ -492,7 +505,29 @@ impl Shared {
 
     /// Limits of discards now.
     fn discards(&self) -> Option<DiscardConfig> {
-        self.config.discards.filter(|_| !self.has(Fault::Smaller))
+        let smaller = self.smaller.load(Ordering::Acquire);
+        self.config.discards.filter(|_| !smaller)
+    }
+
+    /// The most entries in a queue now.
+    fn entries(&self) -> u32 {
+        match self.shorter.load(Ordering::Acquire) {
+            true => self.config.entries.min(4),
+            false => self.config.entries,
+        }
+    }
+
+    /// I/O queue pairs that it grants now.
+    fn granted(&self) -> u16 {
+        let fewer = u16::from(self.fewer.load(Ordering::Acquire));
+        self.config.queues.saturating_sub(fewer).max(1)
+    }
+
+    /// It was reset: what it allows in queues may be something else from now on.
+    fn renew_queues(&self) {
+        let (shorter, fewer) = (self.has(Fault::Shorter), self.has(Fault::Fewer));
+        self.shorter.store(shorter, Ordering::Release);
+        self.fewer.store(fewer, Ordering::Release);
     }
 
     fn repair(&self) {

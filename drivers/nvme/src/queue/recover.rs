@@ -6,7 +6,9 @@ use spindle_hw::{PAGE_SIZE, Registers};
 
 use super::QueuePair;
 use crate::Status;
-use crate::link::{Cause, Order, Step};
+use crate::boundary::Boundaries;
+use crate::command::{Packed, io};
+use crate::link::{Cause, Link, Order, Step, Terms};
 use crate::slots::{Blame, Finished, Retry, Which};
 
 /// Nanoseconds in an epoch, the unit of a command's age: 2 to this power, about a millisecond.
@@ -22,6 +24,31 @@ const DELAYS: [u32; 5] = [0, 100, 500, 2_000, 10_000];
 const MAX_DELAY: u32 = 30_000;
 /// CRDT is in units of 100 ms (5.15.2.2), which are so many epochs.
 const DELAY_UNIT: u32 = 96;
+
+/// Limits that a controller no longer allows after a reset, though commands were made within them.
+#[derive(Clone, Copy)]
+struct Outgrown {
+    /// The most bytes in a command, if those in flight may have more.
+    limit: Option<u32>,
+    /// Discards may be more than it takes now.
+    discards: bool,
+}
+
+impl Outgrown {
+    /// Whether what was submitted as `entry` must not be submitted once more: the controller might take
+    /// memory for it that is not the command's, or a namespace that is not the one it was for.
+    fn has(self, entry: &Packed, link: &Link, boundaries: &Boundaries) -> bool {
+        let namespace = entry.namespace();
+        let too_large = match entry.opcode() {
+            io::READ | io::WRITE => self
+                .limit
+                .is_some_and(|limit| entry.blocks() << boundaries.shift(namespace) > limit.into()),
+            io::DATASET_MANAGEMENT => self.discards,
+            _ => false,
+        };
+        too_large || link.is_gone(namespace)
+    }
+}
 
 impl<R: Registers> QueuePair<R> {
     /// Tells control of the oldest command, now and then, if it is older than allowed. That it is
@@ -161,16 +188,36 @@ impl<R: Registers> QueuePair<R> {
     fn begin_anew(&mut self) {
         // Whether or not it was ever called to fail all that was in flight.
         self.slots.abandon(|_| {});
-        self.slots.begin_anew();
-        let (limit, discards, delays) = self.link.terms();
-        // No list is longer than there is memory for it.
-        let most = (PAGE_SIZE / size_of::<u64>()) << self.list_shift;
-        self.limit = limit.min(u32::try_from(most).unwrap_or(u32::MAX));
-        self.discards = discards.map(|it| it.within(1 << self.list_shift));
-        self.delays = delays;
+        let depth = self.slots.begin_anew(self.link.terms().depth);
+        self.mask = usize::from(depth) - 1;
+        self.take_terms();
         (self.gone, self.parked, self.stopped) = (false, false, false);
         self.told_late = false;
         self.link.tell_suspects(false);
+    }
+
+    /// Takes the limits that the controller has now. Gives what is needed to tell which commands that
+    /// were made within the old ones must not be submitted to it.
+    #[inline(never)]
+    fn take_terms(&mut self) -> Outgrown {
+        let Terms {
+            limit,
+            discards,
+            delays,
+            ..
+        } = self.link.terms();
+        // No list is longer than there is memory for it.
+        let most = (PAGE_SIZE / size_of::<u64>()) << self.list_shift;
+        let limit = limit.min(u32::try_from(most).unwrap_or(u32::MAX));
+        let discards = discards.map(|it| it.within(1 << self.list_shift));
+        let old = self.discards;
+        let fit = old.is_none_or(|old| discards.is_some_and(|new| old.are_within(new)));
+        let outgrown = Outgrown {
+            limit: (limit < self.limit).then_some(limit),
+            discards: !fit,
+        };
+        (self.limit, self.discards, self.delays) = (limit, discards, delays);
+        outgrown
     }
 
     /// Submits what the controller may have failed over more than once, one after the other and nothing
@@ -180,7 +227,10 @@ impl<R: Registers> QueuePair<R> {
         if self.gone || !self.parked {
             return;
         }
-        self.slots.hold(self.epoch, |id| self.link.is_gone(id), 0);
+        let outgrown = self.take_terms();
+        let (link, boundaries) = (&self.link, &*self.boundaries);
+        let unfit = |entry: &Packed| outgrown.has(entry, link, boundaries);
+        self.slots.hold(self.epoch, unfit, 0);
         (self.parked, self.trying) = (false, true);
         // The next poll answers what is not submitted again.
         self.stopped = self.slots.has_doomed();
@@ -195,15 +245,17 @@ impl<R: Registers> QueuePair<R> {
     }
 
     /// Submits everything in flight once more, in the order of the first time. Reads, writes,
-    /// flushes and discards can be done twice; no answer for them has been given. What the
-    /// controller may have failed over again and again comes one by one, and fails in the end.
+    /// flushes and discards can be done twice; no answer for them has been given. What is beyond
+    /// the limits that the controller came back with fails, and nothing else. What it may have failed over again and again comes one by one, and fails in the end.
     fn replay(&mut self) {
         if self.gone || !self.parked {
             return;
         }
+        let outgrown = self.take_terms();
         let submission = &self.memory.submission;
-        let gone = |id| self.link.is_gone(id);
-        self.tail = self.slots.replay(self.epoch, gone, |index, entry| {
+        let (link, boundaries) = (&self.link, &*self.boundaries);
+        let unfit = |entry: &Packed| outgrown.has(entry, link, boundaries);
+        self.tail = self.slots.replay(self.epoch, unfit, |index, entry| {
             entry.store(submission, index);
         });
         self.parked = false;

@@ -78,7 +78,7 @@ impl Shared {
                 Ok(0)
             }
             0x09 if entry.dword(10) == 7 => {
-                let most = u32::from(self.config.queues) - 1;
+                let most = u32::from(self.granted()) - 1;
                 Ok(most << 16 | most)
             }
             _ => Err(Status::INVALID_OPCODE),
@@ -116,7 +116,7 @@ impl Shared {
 
     fn queue_index(&self, entry: Entry) -> Result<usize, Status> {
         let id = (entry.dword(10) & 0xffff) as usize;
-        if id == 0 || id > self.queues.len() {
+        if id == 0 || id > usize::from(self.granted()) {
             return Err(Status::QUEUE_IDENTIFIER);
         }
         Ok(id - 1)
@@ -124,7 +124,7 @@ impl Shared {
 
     fn queue_area(&self, entry: Entry, shift: usize) -> Result<Area, Status> {
         let entries = (entry.dword(10) >> 16) + 1;
-        if entries < 2 || entries > self.config.entries {
+        if entries < 2 || entries > self.entries() {
             return Err(Status::QUEUE_SIZE);
         }
         if entry.dword(11) & 1 == 0 || !entry.prp1().is_multiple_of(4096) {

@@ -157,6 +157,10 @@ impl Shared {
             ));
         }
         if self.mdts() != 0 && bytes > 4096 << self.mdts() {
+            // Not if the driver cannot know yet that it has other blocks.
+            if count << store.known_shift() <= 4096 << self.mdts() {
+                return Status(Status::INVALID_FIELD.0 | Status::DO_NOT_RETRY);
+            }
             self.violation(format!("{bytes} bytes are more than MDTS allows"));
             return Status(Status::INVALID_FIELD.0 | Status::DO_NOT_RETRY);
         }

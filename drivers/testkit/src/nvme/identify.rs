@@ -129,7 +129,7 @@ impl Shared {
         put(120, &config.eui64);
         put(130, &[9]);
         put(132, &config.metadata.to_le_bytes());
-        put(134, &[store.shift()]);
+        put(134, &[store.tell_shift()]);
         Ok(page)
     }
 }

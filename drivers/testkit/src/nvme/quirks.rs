@@ -47,6 +47,12 @@ impl Quirks {
     }
 }
 
+impl From<Vec<Quirk>> for Quirks {
+    fn from(quirks: Vec<Quirk>) -> Self {
+        Self(quirks)
+    }
+}
+
 impl<const N: usize> From<[Quirk; N]> for Quirks {
     fn from(quirks: [Quirk; N]) -> Self {
         Self(quirks.into())

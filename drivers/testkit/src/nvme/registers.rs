@@ -59,7 +59,7 @@ const DOORBELLS: usize = 0x1000;
 impl Shared {
     fn cap(&self) -> u64 {
         let config = &self.config;
-        u64::from(config.entries - 1)
+        u64::from(self.entries() - 1)
             | 1 << 16
             | u64::from(config.timeout) << 24
             | u64::from(config.doorbell_shift) << 32
@@ -128,6 +128,8 @@ impl Shared {
                 if !completion.is_clear() {
                     self.violation("the admin completion queue is not clear");
                 }
+                self.smaller
+                    .store(self.has(Fault::Smaller), Ordering::Release);
                 control.admin = Some(Ring::new(submission, completion));
                 control.ready = true;
             }
@@ -148,6 +150,7 @@ impl Shared {
         self.hung.store(false, Ordering::Release);
         self.crashed.store(false, Ordering::Release);
         self.resets.fetch_add(1, Ordering::AcqRel);
+        self.renew_queues();
         self.forget_lent();
         if let Some(ring) = control.admin.take() {
             self.check_memory(&ring);
@@ -169,6 +172,7 @@ impl Shared {
         for broken in [&self.hung, &self.crashed, &self.admin_held] {
             broken.store(false, Ordering::Release);
         }
+        self.renew_queues();
         self.forget_lent();
         for queue in &self.queues {
             *queue.lock().unwrap() = super::Queue::default();

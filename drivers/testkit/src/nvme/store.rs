@@ -14,6 +14,8 @@ pub(super) struct Store {
     size: AtomicU64,
     format_progress: AtomicU8,
     shift: AtomicU8,
+    /// The same when a driver last asked.
+    known_shift: AtomicU8,
     nguid: Mutex<[u8; 16]>,
     blocks: Mutex<Blocks>,
 }
@@ -41,6 +43,7 @@ impl Store {
             size: AtomicU64::new(config.blocks),
             format_progress: AtomicU8::new(config.format_progress),
             shift: AtomicU8::new(config.block_shift),
+            known_shift: AtomicU8::new(config.block_shift),
             nguid: Mutex::new(config.nguid),
             blocks: Mutex::new(Blocks {
                 data: vec![0; bytes as usize],
@@ -77,6 +80,18 @@ impl Store {
     /// log2 of the size of its blocks now.
     pub(super) fn shift(&self) -> u8 {
         self.shift.load(Ordering::Acquire)
+    }
+
+    /// log2 of the size of its blocks as a driver may know it.
+    pub(super) fn known_shift(&self) -> u8 {
+        self.known_shift.load(Ordering::Acquire)
+    }
+
+    /// A driver asks for the size of its blocks.
+    pub(super) fn tell_shift(&self) -> u8 {
+        let shift = self.shift();
+        self.known_shift.store(shift, Ordering::Release);
+        shift
     }
 
     /// Formats it with blocks of this size: as many bytes as before, all zero.
@@ -142,7 +157,11 @@ impl Store {
         let mut blocks = self.blocks.lock().unwrap();
         let Blocks { data, stale } = &mut *blocks;
         for (block, old) in std::mem::take(stale) {
-            data[(block << self.shift()) as usize..][..old.len()].copy_from_slice(&old);
+            // What was there may have been cut off since.
+            let start = (block << self.shift()) as usize;
+            if let Some(place) = data.get_mut(start..start + old.len()) {
+                place.copy_from_slice(&old);
+            }
         }
     }
 
