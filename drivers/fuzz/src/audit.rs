@@ -71,6 +71,20 @@ impl<Q: DiskQueue> Audited<Q> {
         self.gone = true;
     }
 
+    pub(crate) fn commit(&mut self) {
+        self.queue.commit();
+    }
+
+    pub(crate) fn queue_tick(&mut self, now_ns: u64) {
+        self.queue.tick(now_ns);
+    }
+
+    /// The disk works again, with nothing in flight.
+    pub(crate) fn come_back(&mut self) {
+        assert!(self.awaited.is_empty());
+        self.gone = false;
+    }
+
     /// Holds what the queue says is in flight against what is.
     pub(crate) fn check(&self) {
         assert_eq!(self.queue.in_flight(), self.awaited.len());

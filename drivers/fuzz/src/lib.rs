@@ -21,6 +21,7 @@ mod disk;
 pub mod neighbours;
 pub mod nvme;
 pub mod partitions;
+pub mod recovery;
 pub mod ring;
 pub mod store;
 pub mod vary;
@@ -46,12 +47,13 @@ fn steps<'a, S: Arbitrary<'a>>(
 pub type Run = fn(&[u8]);
 
 /// Every target by name.
-pub const TARGETS: [(&str, Run); 9] = [
+pub const TARGETS: [(&str, Run); 10] = [
     ("boot", boot::run),
     ("config", config::run),
     ("neighbours", neighbours::run),
     ("nvme", nvme::run),
     ("partitions", partitions::run),
+    ("recovery", recovery::run),
     ("ring", ring::run),
     ("store", store::run),
     ("virtio", virtio::run),

@@ -1,0 +1,4 @@
+//! The target `recovery` under libFuzzer.
+#![no_main]
+
+spindle_libfuzzer::target!(recovery);
