@@ -265,6 +265,97 @@ fn a_frontend_that_comes_again_to_a_removed_disk_is_refused() {
 }
 
 #[test]
+fn partitions_of_a_namespace_that_is_removed_are_closed_with_it_and_no_others() {
+    for cores in [0, 2] {
+        let mut model = None;
+        let setup = Setup {
+            cores,
+            ..Setup::default()
+        };
+        let mut world = World::new(setup, |machine, disks| {
+            let config = NvmeConfig {
+                namespaces: [1, 2].map(|id| NamespaceConfig::new(id, 2048, 9)).into(),
+                ..NvmeConfig::default()
+            };
+            let controller = FakeNvme::new(machine.bus.clone(), config);
+            let options = DiskOptions {
+                queues: cores.max(1) as u16,
+                depth: 16,
+                ..DiskOptions::default()
+            };
+            disks.add_nvme(&controller, 0, options);
+            disks.partitions = Some(256);
+            model = Some(controller);
+        });
+        let model = model.unwrap();
+        let part = guest(&mut world, 5, "nvme0n1p1", cores);
+        let other = guest(&mut world, 6, "nvme0n2p1", cores);
+        world.write(part, 0, 0, 1);
+        model.resize(1, 0);
+        undisturbed(&mut world, other, 3000);
+        let why = "the controller has it no longer";
+        assert_closed(&mut world, part, why);
+        for target in ["nvme0n1", "nvme0n1p1"] {
+            assert_refused(&mut world, 7, target, why);
+        }
+        assert_eq!(world.published("targets/nvme0n1"), None);
+        // What is under its number later has nothing of its partitions.
+        model.resize(1, 2048);
+        undisturbed(&mut world, other, 3000);
+        let list = world.published("targets/nvme0n1").unwrap();
+        assert!(!list.contains("nvme0n1p1"), "{list}");
+        assert_closed(&mut world, part, why);
+        let _ = model.take_accesses();
+        let whole = guest(&mut world, 7, "nvme0n1", cores);
+        world.write(whole, 0, 8, 3);
+        world.verify(whole, 0, 8, 3);
+        assert_closed(&mut world, part, why);
+        let reached = model.take_accesses();
+        let blocks = reached.iter().filter(|a| a.namespace == 1);
+        let blocks: Vec<u64> = blocks.map(|a| a.block).collect();
+        assert_eq!(blocks, [8, 8], "of the one that has all of it");
+        for guest in [part, other, whole] {
+            world.detach(guest);
+        }
+        world.assert_nothing_left();
+    }
+}
+
+#[test]
+fn a_name_of_a_namespace_behind_two_controllers_means_the_one_that_works() {
+    let mut models = Vec::new();
+    let setup = Setup {
+        cores: 2,
+        ..Setup::default()
+    };
+    let mut world = World::new(setup, |machine, disks| {
+        for number in 0..2 {
+            let model = FakeNvme::new(machine.bus.clone(), NvmeConfig::default());
+            let options = DiskOptions {
+                queues: 2,
+                depth: 16,
+                ..DiskOptions::default()
+            };
+            disks.add_nvme(&model, number, options);
+            models.push(model);
+        }
+    });
+    lose(&mut world, &models[0]);
+    let name = "nvme-SPINDLE-0001-n1";
+    let other = guest(&mut world, 5, name, 2);
+    world.write(other, 0, 0, 1);
+    assert_eq!(world.holder("nvme1n1"), "5/51712:w");
+    world.detach(other);
+    models[0].come_back();
+    world.until("return", |w| w.remotes[0].borrow().masters == Some(true));
+    world.pass(1000);
+    let first = guest(&mut world, 6, name, 2);
+    assert_eq!(world.holder("nvme0n1"), "6/51712:w");
+    world.detach(first);
+    world.assert_nothing_left();
+}
+
+#[test]
 fn a_new_namespace_is_attached_without_a_restart() {
     let (mut world, model) = with_namespaces(2);
     let other = guest(&mut world, 6, "nvme0n2", 2);

@@ -86,6 +86,8 @@ pub struct Targets<H> {
     claims: Vec<TargetClaim<H>>,
     /// Disks, or controllers with all their disks, that cannot be served: name and reason.
     failed: Vec<Failed>,
+    /// Disk numbers of controllers that are lost.
+    lost: Vec<usize>,
 }
 
 /// What cannot be served, and why.
@@ -104,6 +106,7 @@ impl<H> Default for Targets<H> {
             media: 0,
             claims: Vec::new(),
             failed: Vec::new(),
+            lost: Vec::new(),
         }
     }
 }
@@ -175,6 +178,15 @@ impl<H: Copy + PartialEq + Display> Targets<H> {
             reason,
             closed: None,
         });
+    }
+
+    /// Notes whether disk number `disk` is lost. A name that several disks have which are the same goes
+    /// to one that is not.
+    pub fn set_lost(&mut self, disk: usize, lost: bool) {
+        self.lost.retain(|other| *other != disk);
+        if lost {
+            self.lost.push(disk);
+        }
     }
 
     /// Whole disks.
@@ -367,7 +379,9 @@ impl<H: Copy + PartialEq + Display> Targets<H> {
                     place(other) == place(first)
                 }) =>
             {
-                Ok(index)
+                let works = |entry: &TargetEntry| !self.lost.contains(&entry.volume.disk);
+                let working = found.iter().find(|(_, entry)| works(entry));
+                Ok(working.map_or(index, |(index, _)| *index))
             }
             [] => Err(self.unknown(target, &wanted)),
             _ => Err(TargetError::Ambiguous {

@@ -358,6 +358,20 @@ fn a_namespace_behind_two_controllers_is_one_disk() {
         .claim("nvme-S1-n1", Access::Write, "1/51712")
         .unwrap();
     assert_eq!(targets.volume(first).name, "nvme0n1", "either way will do");
+    // But one that works is better than one that is lost, as long as there is one.
+    for (disk, lost, name) in [
+        (0, true, "nvme1n1"),
+        (1, true, "nvme0n1"),
+        (0, false, "nvme0n1"),
+        (0, true, "nvme0n1"),
+        (1, false, "nvme1n1"),
+    ] {
+        targets.set_lost(disk, lost);
+        let named = targets.named("nvme-S1-n1").unwrap();
+        assert_eq!(targets.volume(named).name, name, "{disk} {lost}");
+    }
+    let named = targets.named("nvme0n1").unwrap();
+    assert_eq!(targets.volume(named).name, "nvme0n1");
     // Readers share it, and one with the same identifier only is another disk.
     let mut targets = twins();
     targets.claim("nvme0n1", Access::Read, "1/51712").unwrap();

@@ -183,6 +183,7 @@ impl<Q> Disks<Q> {
         }
         let disk = &mut self.disks[number];
         disk.lost = Some(reason);
+        self.targets.set_lost(number, true);
         (disk.probing, disk.ordering) = (false, true);
         disk.retry.lost(now);
         care.soon = true;
@@ -195,6 +196,7 @@ impl<Q> Disks<Q> {
         (disk.lost, disk.probing) = (None, false);
         disk.retry.back();
         let name = String::from(disk.controller.name());
+        self.targets.set_lost(number, false);
         match back {
             ControllerBack::Same => info!("disk {name} is back, and works again"),
             ControllerBack::Other => {
