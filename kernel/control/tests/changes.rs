@@ -422,6 +422,7 @@ fn another_disk_in_the_place_of_a_lost_one_gets_other_names() {
         let (mut world, model) = with_namespaces(cores);
         let first = guest(&mut world, 5, "nvme0n1", cores);
         world.write(first, 0, 0, 1);
+        world.until("health", |w| w.published("disk/nvme0").is_some());
         lose(&mut world, &model);
         model.arm(NvmeFault::OtherSerial);
         model.come_back();
@@ -430,6 +431,7 @@ fn another_disk_in_the_place_of_a_lost_one_gets_other_names() {
         assert_closed(&mut world, first, why);
         assert_refused(&mut world, 7, "nvme0n2", why);
         assert_eq!(world.published("targets/nvme0n1"), None);
+        assert_eq!(world.published("disk/nvme0"), None);
         let _ = model.take_accesses();
         let next = guest(&mut world, 8, "nvme1n1", cores);
         world.write(next, 0, 16, 4);

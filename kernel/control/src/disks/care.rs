@@ -61,6 +61,8 @@ pub(crate) struct Care {
 }
 
 /// A part of a disk that is no longer what it was.
+    /// Paths in xenstore of names that no disk has any longer.
+    pub(crate) renamed: Vec<String>,
 #[derive(Debug)]
 pub(crate) struct Removed {
     pub(crate) disk: usize,
@@ -126,14 +128,13 @@ impl<Q> Disks<Q> {
         care.wake |= events.wake;
         care.soon |= events.soon;
         if let Some(back) = events.back {
-            self.come_back(number, back);
+            self.come_back(number, back, care);
             care.listed = true;
         }
         let disk = &mut self.disks[number];
         let name = String::from(disk.controller.name());
         if let Some(health) = events.health {
-            care.health
-                .push((format!("data/spindle/disk/{name}"), health));
+            care.health.push((health_path(&name), health));
         }
         for change in events.changes {
             match change {
@@ -191,7 +192,7 @@ impl<Q> Disks<Q> {
 
     /// A controller works again. Another one than before gets a number of its own, so that no name
     /// that a guest may ask for becomes that of another disk.
-    fn come_back(&mut self, number: usize, back: ControllerBack) {
+    fn come_back(&mut self, number: usize, back: ControllerBack, care: &mut Care) {
         let disk = &mut self.disks[number];
         (disk.lost, disk.probing) = (None, false);
         disk.retry.back();
@@ -217,6 +218,7 @@ impl<Q> Disks<Q> {
             Some(number.parse::<usize>().ok()?.saturating_add(1))
         };
         let all = self.disks.iter().filter_map(after);
+                care.renamed.push(health_path(&name));
         let least = all.fold(self.numbers, usize::max);
         let number = self.targets.next_number(kind, least);
         self.numbers = number.saturating_add(1);
@@ -257,3 +259,8 @@ fn log_size(volume: &Volume, sectors: u64) {
     let (name, mib) = (&volume.name, sectors >> 11);
     log!(level, "disk {name}: {how}{mib} MiB from now on");
 }
+/// Where a disk's own account of its health stands.
+fn health_path(disk: &str) -> String {
+    format!("data/spindle/disk/{disk}")
+}
+
