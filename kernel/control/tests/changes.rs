@@ -553,6 +553,47 @@ fn a_look_is_asked_for_by_a_node_and_answered() {
 }
 
 #[test]
+fn who_asks_again_and_again_is_answered_in_time() {
+    let (mut world, model) = with_namespaces(2);
+    model.hold_admin();
+    let path = format!("/local/domain/{BACKEND}/data/spindle/rescan");
+    let start = world.now();
+    while world.published("rescanned").is_none() {
+        world.poke(|store| store.write(&path, "1"));
+        world.pass(5000);
+        assert!(world.now() - start < 45 * SECOND, "no answer");
+    }
+    assert!(
+        world.now() - start >= 30 * SECOND,
+        "it is still being asked"
+    );
+}
+
+#[test]
+fn a_controller_that_cannot_be_kept_from_memory_is_not_brought_up_again_and_again() {
+    let (mut world, model) = with_namespaces(2);
+    world.remotes[0].borrow_mut().loose = true;
+    let guest = guest(&mut world, 5, "nvme0n1", 2);
+    let works = |world: &mut World| {
+        let id = world.guests[guest].write(0, 8, 2);
+        world.answer(guest, 0, id) == RspStatus::OKAY
+    };
+    for round in 1..=4 {
+        assert!(works(&mut world), "{round}");
+        lose(&mut world, &model);
+        model.come_back();
+        world.pass(5000);
+    }
+    let probed = world.remotes[0].borrow().probed;
+    assert_eq!(probed, 3);
+    world.pass(300_000);
+    assert!(!works(&mut world));
+    assert_eq!(world.remotes[0].borrow().probed, probed);
+    assert_eq!(rescan(&mut world), "1\nnvme0 works\nram0 works");
+    assert!(works(&mut world));
+}
+
+#[test]
 fn what_no_event_tells_of_is_found_on_request() {
     let (mut world, model) = with_namespaces_that(2, |model| {
         // Asynchronous Event Request.

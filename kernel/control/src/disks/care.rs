@@ -22,6 +22,9 @@ use crate::cores::Given;
 const PROMPT_NS: u64 = 1_000_000_000;
 /// When the log has it that a core is late.
 const WARN_NS: u64 = 30_000_000_000;
+/// How often a controller is brought up again by itself though it could not be kept from memory when it
+/// was lost: each time costs the memory that it had been given.
+const MOST_LOOSE: u32 = 4;
 
 impl Ordered {
     /// `core` has not done it yet: whether that takes long.
@@ -58,11 +61,11 @@ pub(crate) struct Care {
     pub(crate) listed: bool,
     /// How disks are, by their own account: paths in xenstore, and what is to stand there.
     pub(crate) health: Vec<(String, String)>,
+    /// Paths in xenstore of names that no disk has any longer.
+    pub(crate) renamed: Vec<String>,
 }
 
 /// A part of a disk that is no longer what it was.
-    /// Paths in xenstore of names that no disk has any longer.
-    pub(crate) renamed: Vec<String>,
 #[derive(Debug)]
 pub(crate) struct Removed {
     pub(crate) disk: usize,
@@ -94,7 +97,9 @@ impl<Q> Disks<Q> {
                     Some(core) => late = ordered.is_late(disk.controller.name(), core, now),
                 }
             }
-            if disk.given.is_none() && !disk.probing && disk.retry.take_due(now) {
+            let may_probe = disk.loose < MOST_LOOSE || disk.asked;
+            if disk.given.is_none() && !disk.probing && may_probe && disk.retry.take_due(now) {
+                disk.asked = false;
                 disk.probing = disk.controller.probe_again().is_ok();
                 if !disk.probing {
                     disk.retry.lost(now);
@@ -176,11 +181,20 @@ impl<Q> Disks<Q> {
         if !lost.again {
             error!("disk {name} is lost: {reason}; all requests to it fail until it is back");
         }
-        if lost.disabled {
+        if lost.disabled || lost.again {
+            // What it was given before it was lost the first time has been taken from it then.
             care.lost.push(number);
         } else {
             warn!("disk {name} may still write to memory: what it was given is taken from it");
             care.loose.push(number);
+            let loose = &mut self.disks[number].loose;
+            *loose += 1;
+            if *loose >= MOST_LOOSE {
+                warn!(
+                    "disk {name} was lost like that {loose} times: it is brought up again only when \
+                     the disks are to be looked at again (spindlectl rescan)"
+                );
+            }
         }
         let disk = &mut self.disks[number];
         disk.lost = Some(reason);
@@ -204,6 +218,7 @@ impl<Q> Disks<Q> {
                 let number_of_new = self.next_number(&name);
                 let disk = &mut self.disks[number];
                 disk.controller.rename(number_of_new);
+                care.renamed.push(health_path(&name));
                 let new = disk.controller.name();
                 warn!("another disk is in the place of {name}: it is {new}");
             }
@@ -218,7 +233,6 @@ impl<Q> Disks<Q> {
             Some(number.parse::<usize>().ok()?.saturating_add(1))
         };
         let all = self.disks.iter().filter_map(after);
-                care.renamed.push(health_path(&name));
         let least = all.fold(self.numbers, usize::max);
         let number = self.targets.next_number(kind, least);
         self.numbers = number.saturating_add(1);
@@ -248,6 +262,11 @@ impl<Q> Disks<Q> {
     }
 }
 
+/// Where a disk's own account of its health stands.
+fn health_path(disk: &str) -> String {
+    format!("data/spindle/disk/{disk}")
+}
+
 /// Notes that a volume gets another size.
 #[inline(never)]
 fn log_size(volume: &Volume, sectors: u64) {
@@ -259,8 +278,3 @@ fn log_size(volume: &Volume, sectors: u64) {
     let (name, mib) = (&volume.name, sectors >> 11);
     log!(level, "disk {name}: {how}{mib} MiB from now on");
 }
-/// Where a disk's own account of its health stands.
-fn health_path(disk: &str) -> String {
-    format!("data/spindle/disk/{disk}")
-}
-

@@ -44,6 +44,10 @@ struct Disk<Q> {
     probing: bool,
     /// When it is probed again, once it is lost.
     retry: Retry,
+    /// How often it was lost and could not be kept from memory, which costs what it was given.
+    loose: u32,
+    /// An administrator has asked for it to be probed since.
+    asked: bool,
     /// The cores are to be given orders that follow from what it reported last.
     ordering: bool,
     /// What the cores must have done before it is asked to go on, if there is anything.
@@ -67,6 +71,8 @@ impl<Q> Disk<Q> {
             lost: None,
             probing: false,
             retry: Retry::default(),
+            loose: 0,
+            asked: false,
             ordering: false,
             given: None,
         }

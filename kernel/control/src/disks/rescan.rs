@@ -27,9 +27,12 @@ impl<Q> Disks<Q> {
         info!("asked to look at the disks again");
         for disk in &mut self.disks {
             disk.retry.ask(now);
+            disk.asked = true;
             disk.controller.rescan();
         }
-        self.rescan.until = Some(now.saturating_add(PATIENCE_NS));
+        // Who asks while an answer is due gets that one, and keeps none of those who asked before waiting.
+        let until = &mut self.rescan.until;
+        until.get_or_insert(now.saturating_add(PATIENCE_NS));
     }
 
     /// The answer to a request, once: how many were answered so far, and a line for each disk.
