@@ -55,11 +55,16 @@ pub(crate) enum Age {
 impl Age {
     /// Compares a version, as `0.1.0 f40207a` or `ee48e29941`, with the sources here.
     pub(crate) fn of(version: &str) -> Self {
-        Self::within(&root(), version)
+        Self::within(&root(), version, &DATA_PATH)
     }
 
-    /// The same with the sources in a folder.
-    fn within(folder: &Path, version: &str) -> Self {
+    /// The same with files and folders that are not the data path's.
+    pub(crate) fn of_paths(version: &str, paths: &[&str]) -> Self {
+        Self::within(&root(), version, paths)
+    }
+
+    /// The same with a repository in a folder.
+    fn within(folder: &Path, version: &str, paths: &[&str]) -> Self {
         let commit = version.rsplit(' ').next().unwrap_or_default();
         if commit.ends_with("-dirty") {
             return Self::Uncommitted;
@@ -72,7 +77,6 @@ impl Age {
             return Self::Unknown;
         };
         sh.change_dir(folder);
-        let paths = DATA_PATH;
         let output = cmd!(sh, "git diff --quiet {commit} -- {paths...}")
             .quiet()
             .ignore_status()
@@ -99,13 +103,18 @@ impl Age {
 /// The version of Spindle's sources, as pages have it: the commit, and `-dirty` if the data path has
 /// changes that are not committed.
 pub(crate) fn version() -> String {
+    version_of(&DATA_PATH)
+}
+
+/// The same for other files and folders.
+pub(crate) fn version_of(paths: &[&str]) -> String {
     let Ok(sh) = Shell::new() else {
         return String::new();
     };
     sh.change_dir(root());
     let commit = cmd!(sh, "git describe --always --abbrev=10");
     let mut version = commit.quiet().ignore_stderr().read().unwrap_or_default();
-    if Age::of(&version) != Age::Current {
+    if Age::of_paths(&version, paths) != Age::Current {
         version.push_str("-dirty");
     }
     version
@@ -187,7 +196,7 @@ mod tests {
     fn figures_are_stale_once_the_sources_of_the_data_path_change() -> Result<()> {
         let (folder, sh) = repository()?;
         let measured = cmd!(sh, "git rev-parse --short HEAD").read()?;
-        let age = |version: &str| Age::within(folder.path(), version);
+        let age = |version: &str| Age::within(folder.path(), version, &DATA_PATH);
         assert_eq!(age(&measured), Age::Current);
         assert_eq!(age(&format!("0.1.0 {measured}")), Age::Current);
         sh.write_file("README.md", "two")?;
@@ -208,7 +217,7 @@ mod tests {
     fn a_version_that_says_nothing_is_not_current() -> Result<()> {
         let (folder, sh) = repository()?;
         let measured = cmd!(sh, "git rev-parse --short HEAD").read()?;
-        let age = |version: &str| Age::within(folder.path(), version);
+        let age = |version: &str| Age::within(folder.path(), version, &DATA_PATH);
         assert_eq!(age(&format!("{measured}-dirty")), Age::Uncommitted);
         assert_eq!(age("deadbee"), Age::Unknown);
         assert_eq!(age(""), Age::Unknown);

@@ -76,7 +76,7 @@ impl Listed {
 }
 
 /// A mutant's name without line and column: `a.rs:1:2: replace ...` is `a.rs: replace ...`.
-fn without_place(mutant: &str) -> String {
+pub(super) fn without_place(mutant: &str) -> String {
     let Some((place, what)) = mutant.split_once(": ") else {
         return mutant.to_string();
     };

@@ -3,13 +3,16 @@
 //! `xtask/mutants.txt` ([`listed`]).
 //!
 //! The mutants are made in a copy of the sources ([`copy`]), never in the work tree, of all the code
-//! or of what a change touches ([`change`]). [`outcome`] reads what was found and judges it.
+//! or of what a change touches ([`change`]). [`outcome`] reads what was found and judges it. What it
+//! says of a crate all of whose mutants were tried is kept, and shown by a page of the results ([`page`]).
 
 mod change;
 mod copy;
 mod listed;
 mod outcome;
+mod page;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -19,8 +22,8 @@ use xshell::{Shell, cmd};
 
 use self::change::Change;
 use self::listed::Listed;
-use self::outcome::{Outcome, Report};
-use crate::{fuzz, root, tools, ui};
+use self::outcome::{Earlier, Outcome, Report};
+use crate::{freshness, fuzz, root, tools, ui};
 
 /// A crate whose tests are tried.
 struct Tested {
@@ -72,6 +75,13 @@ pub(crate) struct Args {
     /// Only in this crate (several: given several times).
     #[arg(long, value_name = "NAME")]
     package: Vec<String>,
+    /// Only what the last runs of the whole crate, and those with this option after it, have left or
+    /// what survived them: after a change of the tests, or if there was too little time.
+    #[arg(long, conflicts_with_all = ["changed", "shard"])]
+    again: bool,
+    /// Make no mutants: make the page of the record again.
+    #[arg(long, conflicts_with_all = ["changed", "package", "again", "shard", "minutes"])]
+    page_only: bool,
     /// Only this part of each crate's mutants, from 0/5 to 4/5 for example.
     #[arg(long, value_name = "K/N")]
     shard: Option<String>,
@@ -87,6 +97,8 @@ struct Scope<'a> {
     change: Option<Change>,
     /// Only this part of each crate's.
     shard: Option<&'a str>,
+    /// Only those that earlier runs have not settled.
+    again: bool,
     /// As many as there is time for.
     time: Option<Duration>,
     /// One crate after the other has all of the time.
@@ -99,12 +111,16 @@ struct Scope<'a> {
 pub(crate) fn run(args: &Args) -> Result<()> {
     let sh = Shell::new()?;
     sh.change_dir(root());
+    if args.page_only {
+        return page::update(Vec::new());
+    }
     let chosen = choose(&args.package)?;
     let base = args.changed.as_deref();
     let change = base.map(|base| Change::since(&sh, Some(base).filter(|base| !base.is_empty())));
     let scope = Scope {
         change: change.transpose()?,
         shard: args.shard.as_deref(),
+        again: args.again,
         time: args
             .minutes
             .map(|minutes| Duration::from_secs(60 * minutes)),
@@ -167,8 +183,15 @@ fn try_all(sh: &Shell, mut chosen: Vec<&Tested>, scope: &Scope<'_>) -> Result<Re
             continue;
         }
         ui::step("mutants", tested.name);
+        // Before the run: the work tree may change under it, the copy does not.
+        let version = freshness::version_of(&[tested.folder]);
         let outcome = try_one(sh, &tree, tested, scope, left)?;
         let whole = scope.change.is_none() && scope.shard.is_none();
+        if whole && outcome.is_complete() {
+            let marks = outcome.marks(tested.name, tested.folder, &listed);
+            let versioned = marks.into_iter().map(|mark| mark.with("spindle", &version));
+            page::update(versioned.collect())?;
+        }
         report.add(tested.name, tested.folder, &outcome, &listed, whole);
     }
     println!("{report}");
@@ -183,12 +206,20 @@ fn try_one(
     scope: &Scope<'_>,
     time: Option<Duration>,
 ) -> Result<Outcome> {
-    let found = kept("found").join(tested.name);
-    if found.exists() {
+    // A part has a folder of its own, so that a run of all can still be gone on with.
+    let part = scope.change.is_some() || scope.shard.is_some();
+    let found = kept(if part { "found-in-part" } else { "found" }).join(tested.name);
+    if found.exists() && !scope.again {
         fs::remove_dir_all(&found)?;
     }
     fs::create_dir_all(&found)?;
     let mut flags: Vec<String> = Vec::new();
+    let mut earlier = Earlier::default();
+    if scope.again {
+        let all = list(sh, tree, tested)?;
+        earlier = Earlier::take(&found, |mutant| all.contains(mutant))?;
+        flags.push("--iterate".to_string());
+    }
     if !tested.also.is_empty() {
         let packages = [&[tested.package], tested.also].concat().join(",");
         flags.push(format!("--test-package={packages}"));
@@ -221,6 +252,8 @@ fn try_one(
         --package {package} --output {found} --colors never --no-times {flags...}"
     )
     .env("CARGO_TARGET_DIR", build)
+    // No debugger looks at a mutant, and most of the time goes to compiling and linking.
+    .env("CARGO_PROFILE_DEV_DEBUG", "0")
     // A failed case need not be a short one, nor be kept.
     .env("PROPTEST_MAX_SHRINK_ITERS", "0")
     .env("PROPTEST_DISABLE_FAILURE_PERSISTENCE", "true")
@@ -236,13 +269,26 @@ fn try_one(
     };
     match output.status.code() {
         // All were noticed; some were not; some made tests hang; timeout(1) ended it, or killed it.
-        Some(0 | 2 | 3 | 124 | 137) => Outcome::read(&found.join("mutants.out")),
+        Some(0 | 2 | 3 | 124 | 137) => {
+            Ok(Outcome::read(&found.join("mutants.out"))?.with(&earlier))
+        }
         Some(4) => bail!(
             "the tests of {package} fail without any mutant:\n{}",
             text()
         ),
         _ => bail!("cargo mutants failed in {package}:\n{}", text()),
     }
+}
+
+/// The names of all mutants of a crate.
+fn list(sh: &Shell, tree: &copy::Tree, tested: &Tested) -> Result<BTreeSet<String>> {
+    let (sources, package) = (&tree.sources, tested.package);
+    let all = cmd!(
+        sh,
+        "cargo mutants --dir {sources} --package {package} --colors never --list"
+    );
+    let all = all.quiet().ignore_stderr().read()?;
+    Ok(all.lines().map(String::from).collect())
 }
 
 /// The crates of these names, or all.

@@ -1,13 +1,16 @@
 //! What the tests noticed: how many mutants of each crate, and whether that is enough.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::fs;
+use std::io::ErrorKind;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use comfy_table::Table;
 
-use super::listed::Listed;
+use super::listed::{Listed, without_place};
+use crate::rig::Mark;
 use crate::ui;
 
 /// Of a hundred mutants that compile, as many at least must be noticed.
@@ -20,6 +23,8 @@ pub(super) struct Outcome {
     caught: usize,
     /// A test did not end.
     timeouts: usize,
+    /// It does not compile.
+    unviable: usize,
     /// All tests passed: their names, with line and column.
     survived: Vec<String>,
     /// There was no time for them.
@@ -50,9 +55,17 @@ impl Outcome {
         Ok(Self {
             caught,
             timeouts,
+            unviable,
             survived,
             left: all.len().saturating_sub(tried),
         })
+    }
+
+    /// The same with what an earlier run has settled ([`Earlier`]).
+    pub(super) fn with(mut self, earlier: &Earlier) -> Self {
+        self.caught += earlier.caught.len();
+        self.unviable += earlier.unviable.len();
+        self
     }
 
     fn killed(&self) -> usize {
@@ -63,9 +76,78 @@ impl Outcome {
         self.killed() + self.survived.len()
     }
 
+    /// What the record says of a crate all of whose mutants were tried: its figures, and the
+    /// survivors that are not in the list.
+    pub(super) fn marks(&self, name: &str, folder: &str, listed: &Listed) -> Vec<Mark> {
+        let (unlisted, _) = listed.compare(folder, &self.survived);
+        let figures = Mark::new("crate")
+            .with("crate", name)
+            .with("caught", self.caught)
+            .with("timeouts", self.timeouts)
+            .with("unviable", self.unviable)
+            .with("survived", self.survived.len())
+            .with("listed", self.survived.len() - unlisted.len());
+        let survivor = |mutant: &&str| {
+            Mark::new("survivor")
+                .with("crate", name)
+                .with("mutant", without_place(mutant).replace('"', "'"))
+        };
+        [figures]
+            .into_iter()
+            .chain(unlisted.iter().map(survivor))
+            .collect()
+    }
+
+    /// Whether all were tried.
+    pub(super) fn is_complete(&self) -> bool {
+        self.left == 0
+    }
+
     /// Whether too few were noticed: of those that compile and are not accepted.
     fn is_too_little(&self, unlisted: usize) -> bool {
         self.killed() * 100 < (self.killed() + unlisted) * TARGET_PERCENT
+    }
+}
+
+/// How many of a hundred, with one digit after the point, never rounded up.
+pub(super) fn percent(part: usize, whole: usize) -> String {
+    let permille = (part * 1000).checked_div(whole);
+    permille.map_or_else(|| "-".to_string(), |p| format!("{}.{}", p / 10, p % 10))
+}
+
+/// The mutants that were caught or unviable in earlier runs, of which this one is the rest.
+#[derive(Default)]
+pub(super) struct Earlier {
+    caught: BTreeSet<String>,
+    unviable: BTreeSet<String>,
+}
+
+impl Earlier {
+    /// Adds what the last run in this folder has found to what is kept beside it of those before,
+    /// and keeps that. What is no mutant any more, by `is_mutant`, counts no more.
+    ///
+    /// # Errors
+    /// A file cannot be read or written.
+    pub(super) fn take(folder: &Path, is_mutant: impl Fn(&str) -> bool) -> Result<Self> {
+        let gather = |name: &str| -> Result<BTreeSet<String>> {
+            let kept = folder.join(name);
+            let mut all = BTreeSet::new();
+            for path in [&kept, &folder.join("mutants.out").join(name)] {
+                let text = match fs::read_to_string(path) {
+                    Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                    text => text.with_context(|| path.display().to_string())?,
+                };
+                let known = text.lines().filter(|line| is_mutant(line));
+                all.extend(known.map(String::from));
+            }
+            let text: String = all.iter().map(|line| format!("{line}\n")).collect();
+            fs::write(&kept, text).with_context(|| kept.display().to_string())?;
+            Ok(all)
+        };
+        Ok(Self {
+            caught: gather("caught.txt")?,
+            unviable: gather("unviable.txt")?,
+        })
     }
 }
 
@@ -91,6 +173,7 @@ impl Default for Report {
                 "timeouts",
                 "survived",
                 "listed",
+                "% but listed",
                 "not tried",
             ]),
             unlisted: Vec::new(),
@@ -113,15 +196,15 @@ impl Report {
     ) {
         let (unlisted, stale) = listed.compare(folder, &outcome.survived);
         let (viable, killed) = (outcome.viable(), outcome.killed());
-        let percent = (killed * 1000).checked_div(viable);
         self.table.add_row([
             name.to_string(),
             viable.to_string(),
             killed.to_string(),
-            percent.map_or_else(|| "-".to_string(), |p| format!("{}.{}", p / 10, p % 10)),
+            percent(killed, viable),
             outcome.timeouts.to_string(),
             outcome.survived.len().to_string(),
             (outcome.survived.len() - unlisted.len()).to_string(),
+            percent(killed, killed + unlisted.len()),
             outcome.left.to_string(),
         ]);
         if outcome.left > 0 {
@@ -187,6 +270,7 @@ mod tests {
         Outcome {
             caught,
             timeouts,
+            unviable: 0,
             survived: (0..survived)
                 .map(|line| format!("ctl/src/a.rs:{line}:1: replace f{line} with ()"))
                 .collect(),
@@ -233,7 +317,7 @@ mod tests {
         report.add("ctl", "ctl", &outcome, &list(&[1, 7])?, true);
         let row = report.table.row(0).context("a row")?;
         let row: Vec<String> = row.cell_iter().map(Cell::content).collect();
-        assert_eq!(row, ["ctl", "39", "37", "94.8", "1", "2", "1", "4"]);
+        assert_eq!(row, ["ctl", "39", "37", "94.8", "1", "2", "1", "97.3", "4"]);
         let text = report.to_string();
         assert!(text.contains("survived: ctl/src/a.rs:0:1: replace f0 with ()"));
         // It cannot be said of a part.
@@ -271,6 +355,45 @@ mod tests {
         );
         assert_eq!(outcome.survived, ["c: h"]);
         fs::remove_dir_all(&folder)?;
+        Ok(())
+    }
+
+    #[test]
+    fn what_earlier_runs_have_settled_counts_once_and_while_it_is_a_mutant() -> Result<()> {
+        let folder = kept("test-of-earlier");
+        let _ = fs::remove_dir_all(&folder);
+        let run = |caught: &str, unviable: &str| -> Result<()> {
+            fs::create_dir_all(folder.join("mutants.out"))?;
+            fs::write(folder.join("mutants.out/caught.txt"), caught)?;
+            Ok(fs::write(
+                folder.join("mutants.out/unviable.txt"),
+                unviable,
+            )?)
+        };
+        run("a: f\nb: g\n", "c: h\n")?;
+        Earlier::take(&folder, |_| true)?;
+        run("d: i\nb: g\n", "")?;
+        let earlier = Earlier::take(&folder, |mutant| mutant != "a: f")?;
+        let now = outcome(1, 2, 3).with(&earlier);
+        assert_eq!((now.caught, now.timeouts, now.unviable), (3, 2, 1));
+        assert_eq!((now.killed(), now.viable()), (5, 8));
+        fs::remove_dir_all(&folder)?;
+        Ok(())
+    }
+
+    #[test]
+    fn the_record_has_the_figures_and_the_survivors_without_a_reason() -> Result<()> {
+        let mut outcome = outcome(36, 1, 2);
+        outcome.unviable = 5;
+        let marks = outcome.marks("ctl", "ctl", &list(&[1])?);
+        let lines: Vec<String> = marks.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            lines,
+            [
+                "crate caught=36 crate=ctl listed=1 survived=2 timeouts=1 unviable=5",
+                "survivor crate=ctl mutant=\"ctl/src/a.rs: replace f0 with ()\"",
+            ]
+        );
         Ok(())
     }
 }
