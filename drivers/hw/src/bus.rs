@@ -72,8 +72,9 @@ impl IdentityMap {
         self.windows
             .iter()
             .find(|w| w.start <= bus && end <= w.end)?;
-        let page = bus & !(PAGE_SIZE as u64 - 1);
-        let inside = usize::try_from(bus - page).ok()?;
+        let inside = bus % PAGE_SIZE as u64;
+        let page = bus - inside;
+        let inside = usize::try_from(inside).ok()?;
         let base = NonNull::new(core::ptr::with_exposed_provenance_mut(
             usize::try_from(page).ok()?,
         ))?;
