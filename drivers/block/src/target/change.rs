@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 use core::fmt::Display;
 use core::mem;
 
-use super::{Failed, Kind, TargetEntry, Targets, VolumeId};
+use super::{FailedTarget, TargetEntry, TargetKind, Targets, VolumeId};
 use crate::{Unit, Volume};
 
 /// How many names of what was closed are remembered, the newest: there are as many as disks care to
@@ -29,13 +29,13 @@ impl<H: Copy + PartialEq + Display> Targets<H> {
             let medium = self.fresh_medium();
             let entry = &mut self.entries[index];
             // It is no disk of its own any longer, and never a part of another one.
-            (entry.kind, entry.medium, entry.volume.sectors) = (Kind::Closed, medium, 0);
+            (entry.kind, entry.medium, entry.volume.sectors) = (TargetKind::Closed, medium, 0);
             let name = mem::take(&mut entry.volume.name);
             let mut known = mem::take(&mut entry.volume.aliases);
             known.push(name.clone());
             for known in known {
                 self.failed.retain(|failed| failed.name != known);
-                self.failed.push(Failed {
+                self.failed.push(FailedTarget {
                     name: known,
                     reason: reason.to_string(),
                     closed: Some(name.clone()),
@@ -61,15 +61,16 @@ impl<H: Copy + PartialEq + Display> Targets<H> {
     /// one of its names before, by that or any other name of what it follows.
     pub fn add(&mut self, disk: Volume) {
         let is_its = |name: &String| *name == disk.name || disk.aliases.contains(name);
-        let follows = |failed: &Failed| failed.closed.as_ref() == Some(&disk.name);
+        let follows = |failed: &FailedTarget| failed.closed.as_ref() == Some(&disk.name);
         self.failed
             .retain(|failed| !is_its(&failed.name) && !follows(failed));
         let medium = self.medium(&disk);
-        let entry = TargetEntry::new(disk, Kind::Disk, medium);
+        let entry = TargetEntry::new(disk, TargetKind::Disk, medium);
         let claimed = |index: usize| self.claims.iter().any(|claim| claim.volume == index);
         let mut entries = self.entries.iter().enumerate();
         // One that has gone and that no guest has any longer leaves its place.
-        match entries.position(|(index, entry)| entry.kind == Kind::Closed && !claimed(index)) {
+        match entries.position(|(index, entry)| entry.kind == TargetKind::Closed && !claimed(index))
+        {
             Some(index) => self.entries[index] = entry,
             None => self.entries.push(entry),
         }

@@ -5,7 +5,7 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt::Display;
 
-use super::{Kind, Targets, VolumeId};
+use super::{TargetKind, Targets, VolumeId};
 use crate::{Access, Volume};
 
 /// Bytes of a text: xenstored's default quota for a node is 2048, names and permissions included.
@@ -23,7 +23,7 @@ impl<H: Copy + PartialEq + Display> Targets<H> {
     }
 
     fn list(&self, disk: usize) -> String {
-        let is_part = |index: usize| self.entries[index].kind == Kind::PartitionOf(disk);
+        let is_part = |index: usize| self.entries[index].kind == TargetKind::PartitionOf(disk);
         let belongs = |index: &usize| *index == disk || is_part(*index);
         let family: Vec<usize> = (0..self.entries.len()).filter(belongs).collect();
         let full: Vec<String> = family.iter().map(|&i| self.line(i, true)).collect();

@@ -25,7 +25,7 @@ pub struct VolumeId(usize);
 
 /// What a place of the table has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+enum TargetKind {
     /// A whole disk.
     Disk,
     /// A partition of the disk at this place.
@@ -38,7 +38,7 @@ enum Kind {
 #[derive(Debug)]
 struct TargetEntry {
     volume: Volume,
-    kind: Kind,
+    kind: TargetKind,
     /// What its blocks are on: a number that no other disk has had, or that of another disk that
     /// reaches the same namespace through a controller of its own.
     medium: u64,
@@ -47,7 +47,7 @@ struct TargetEntry {
 }
 
 impl TargetEntry {
-    fn new(volume: Volume, kind: Kind, medium: u64) -> Self {
+    fn new(volume: Volume, kind: TargetKind, medium: u64) -> Self {
         Self {
             volume,
             kind,
@@ -57,12 +57,12 @@ impl TargetEntry {
     }
 
     fn is_disk(&self) -> bool {
-        self.kind == Kind::Disk
+        self.kind == TargetKind::Disk
     }
 
     /// Whether it is all or a part of `unit` of a disk that is there.
     fn is_on(&self, disk: usize, unit: Unit) -> bool {
-        self.kind != Kind::Closed && (self.volume.disk, self.volume.unit) == (disk, unit)
+        self.kind != TargetKind::Closed && (self.volume.disk, self.volume.unit) == (disk, unit)
     }
 }
 
@@ -85,14 +85,14 @@ pub struct Targets<H> {
     media: u64,
     claims: Vec<TargetClaim<H>>,
     /// Disks, or controllers with all their disks, that cannot be served: name and reason.
-    failed: Vec<Failed>,
+    failed: Vec<FailedTarget>,
     /// Disk numbers of controllers that are lost.
     lost: Vec<usize>,
 }
 
 /// What cannot be served, and why.
 #[derive(Debug)]
-struct Failed {
+struct FailedTarget {
     name: String,
     reason: String,
     /// The volume that had this name when it was closed, if it was there before.
@@ -119,8 +119,8 @@ impl<H: Copy + PartialEq + Display> Targets<H> {
         for (disk, partitions) in disks {
             let at = targets.entries.len();
             let medium = targets.medium(&disk);
-            let part = |volume| TargetEntry::new(volume, Kind::PartitionOf(at), medium);
-            let disk = TargetEntry::new(disk, Kind::Disk, medium);
+            let part = |volume| TargetEntry::new(volume, TargetKind::PartitionOf(at), medium);
+            let disk = TargetEntry::new(disk, TargetKind::Disk, medium);
             targets.entries.push(disk);
             targets.entries.extend(partitions.into_iter().map(part));
         }
@@ -173,7 +173,7 @@ impl<H: Copy + PartialEq + Display> Targets<H> {
     /// Notes that the disk `name` (`vda`), or all those of controller `name` (`nvme0`), are not
     /// there for the given reason, which is what is said to those who ask for one.
     pub fn note_failed(&mut self, name: String, reason: String) {
-        self.failed.push(Failed {
+        self.failed.push(FailedTarget {
             name,
             reason,
             closed: None,
@@ -265,7 +265,7 @@ impl<H: Copy + PartialEq + Display> Targets<H> {
         if access != Access::Read && volume.read_only {
             return Err(TargetError::ReadOnly(name()));
         }
-        if let Kind::PartitionOf(disk) = *kind {
+        if let TargetKind::PartitionOf(disk) = *kind {
             let disk = &self.entries[disk].volume;
             if end(volume) > end(disk) {
                 return Err(TargetError::Beyond(name()));
@@ -305,7 +305,7 @@ impl<H: Copy + PartialEq + Display> Targets<H> {
                 held: self.entries[claim.volume].volume.name.clone(),
             });
         }
-        let (medium, written) = (*medium, *kind == Kind::Disk && access != Access::Read);
+        let (medium, written) = (*medium, *kind == TargetKind::Disk && access != Access::Read);
         self.release(holder);
         self.claims.push(TargetClaim {
             volume: index,
@@ -349,7 +349,7 @@ impl<H: Copy + PartialEq + Display> Targets<H> {
             have: self
                 .entries
                 .iter()
-                .filter(|entry| entry.kind != Kind::Closed)
+                .filter(|entry| entry.kind != TargetKind::Closed)
                 .map(|entry| entry.volume.name.clone())
                 .collect(),
         }
@@ -360,7 +360,7 @@ impl<H: Copy + PartialEq + Display> Targets<H> {
     fn find(&self, target: &str) -> Result<usize, TargetError> {
         let wanted = spelling(target);
         // One that has gone has no name.
-        let there = |entry: &TargetEntry| entry.kind != Kind::Closed;
+        let there = |entry: &TargetEntry| entry.kind != TargetKind::Closed;
         let has_name = |entry: &TargetEntry| there(entry) && entry.volume.name == wanted;
         if let Some(index) = self.entries.iter().position(has_name) {
             return Ok(index);
