@@ -17,17 +17,17 @@ use spindle_block::Targets;
 use spindle_xen::xenbus::{Backend, ConnectRequest, DeviceId, Generation, Refusal};
 use spindle_xen::{DomId, Errno};
 
-use crate::cores::Cores;
-use crate::devices::{Device, Devices};
+use crate::cores::{CoreId, Cores};
+use crate::devices::{AttachedDevice, Devices};
 use crate::hypervisor::Hypervisor;
-use crate::rings::{Mapped, Taken};
+use crate::rings::{Mapped, RingMemory};
 use crate::worker::CoreWorker;
 
 /// A ring of a device, and where it is.
 #[derive(Debug)]
 pub(crate) struct DeviceRing {
     token: u64,
-    core: usize,
+    core: CoreId,
     phase: RingPhase,
     mapped: Mapped,
     stats: Arc<RingStats>,
@@ -65,7 +65,7 @@ impl DeviceRing {
     }
 
     /// Whether its place on `core` is, or was, `place`.
-    fn is_at(&self, core: usize, place: RingId) -> bool {
+    fn is_at(&self, core: CoreId, place: RingId) -> bool {
         let at = match self.phase {
             RingPhase::Attaching { .. } => None,
             RingPhase::Attached(at) | RingPhase::Detaching(at) => Some(at),
@@ -76,7 +76,7 @@ impl DeviceRing {
 
 /// How far the connection of a device's frontend has got.
 #[derive(Clone, Debug)]
-pub(crate) enum Phase {
+pub(crate) enum ConnectionPhase {
     /// There is none.
     Unconnected,
     /// Not all cores have answered, and xenbus waits for the outcome.
@@ -100,7 +100,7 @@ enum Outcome {
     Disconnected,
 }
 
-impl Device {
+impl AttachedDevice {
     /// The counters of its rings.
     pub(crate) fn stats(&self) -> impl Iterator<Item = &RingStats> {
         self.rings.iter().map(|ring| &*ring.stats)
@@ -108,26 +108,30 @@ impl Device {
 
     /// Whether its rings are to be given back.
     fn is_ending(&self) -> bool {
-        matches!(self.phase, Phase::Refused(_) | Phase::Disconnecting)
+        matches!(
+            self.phase,
+            ConnectionPhase::Refused(_) | ConnectionPhase::Disconnecting
+        )
     }
 
     /// Whether there is a connection, and it is this one.
     fn is_connected(&self, generation: Generation) -> bool {
-        !matches!(self.phase, Phase::Unconnected) && self.generation == generation
+        !matches!(self.phase, ConnectionPhase::Unconnected) && self.generation == generation
     }
 
     /// What xenbus is to hear of its connection now, if anything, which is taken for said.
     fn take_outcome(&mut self) -> Option<Outcome> {
         let is_attached = |ring: &DeviceRing| matches!(ring.phase, RingPhase::Attached(_));
         let (outcome, next) = match &self.phase {
-            Phase::Connecting if self.rings.iter().all(is_attached) => {
-                (Outcome::Connected, Phase::Connected)
+            ConnectionPhase::Connecting if self.rings.iter().all(is_attached) => {
+                (Outcome::Connected, ConnectionPhase::Connected)
             }
-            Phase::Refused(refusal) if self.rings.is_empty() => {
-                (Outcome::Refused(refusal.clone()), Phase::Unconnected)
-            }
-            Phase::Disconnecting if self.rings.is_empty() => {
-                (Outcome::Disconnected, Phase::Unconnected)
+            ConnectionPhase::Refused(refusal) if self.rings.is_empty() => (
+                Outcome::Refused(refusal.clone()),
+                ConnectionPhase::Unconnected,
+            ),
+            ConnectionPhase::Disconnecting if self.rings.is_empty() => {
+                (Outcome::Disconnected, ConnectionPhase::Unconnected)
             }
             _ => return None,
         };
@@ -145,7 +149,7 @@ impl<H> Devices<H> {
         let Some(device) = list.find(|d| d.id == device && d.is_connected(of)) else {
             return false;
         };
-        device.phase = Phase::Disconnecting;
+        device.phase = ConnectionPhase::Disconnecting;
         true
     }
 }
@@ -169,13 +173,13 @@ impl<H: Hypervisor> Devices<H> {
         };
         let disk = self.list[at].disk.served(targets)?;
         self.list[at].generation = request.generation;
-        self.list[at].phase = Phase::Connecting;
+        self.list[at].phase = ConnectionPhase::Connecting;
         // A member that is not handed on keeps no other waiting.
         let rings = u16::try_from(layout.queues.len()).unwrap_or(u16::MAX);
         for (queue, gate) in layout.queues.iter().zip(Gate::members(rings)) {
             let Some(core) = cores.place(disk.volume.disk) else {
                 let text = "no ring core has a queue on this disk";
-                self.list[at].phase = Phase::Refused(Refusal::new(Errno::ENODEV, text));
+                self.list[at].phase = ConnectionPhase::Refused(Refusal::new(Errno::ENODEV, text));
                 break;
             };
             gate.set_wake(cores.wake(core));
@@ -206,13 +210,13 @@ impl<H: Hypervisor> Devices<H> {
                 }
                 Err(refusal) => {
                     cores.vacate(core);
-                    self.list[at].phase = Phase::Refused(refusal);
+                    self.list[at].phase = ConnectionPhase::Refused(refusal);
                     break;
                 }
             }
         }
         let device = &self.list[at];
-        if matches!(device.phase, Phase::Connecting) {
+        if matches!(device.phase, ConnectionPhase::Connecting) {
             let pages = layout.queues.first().map_or(0, |queue| queue.refs.len());
             let (path, kept) = (self.rings.path, layout.persistent);
             let path = if kept && path.offers_persistent() {
@@ -222,7 +226,7 @@ impl<H: Hypervisor> Devices<H> {
             } else {
                 "grant copy"
             };
-            let on = device.rings.iter().map(|r| (r.core + 1).to_string());
+            let on = device.rings.iter().map(|r| r.core.to_string());
             let on: Vec<_> = on.collect();
             let (count, on) = (on.len(), on.join(", "));
             info!("{id}: {count} rings of {pages} pages on cores {on}, {path}");
@@ -231,8 +235,8 @@ impl<H: Hypervisor> Devices<H> {
     }
 
     /// What rings take of memory, those of `guest` and all.
-    fn taken(&self, guest: DomId) -> Taken {
-        let mut taken = Taken {
+    fn taken(&self, guest: DomId) -> RingMemory {
+        let mut taken = RingMemory {
             by_guest: 0,
             by_all: 0,
         };
@@ -249,7 +253,7 @@ impl<H: Hypervisor> Devices<H> {
     /// Notes what a core reported.
     pub(crate) fn reported<W: CoreWorker>(
         &mut self,
-        core: usize,
+        core: CoreId,
         report: Report<W::Queue>,
         backend: &mut Backend,
         cores: &mut Cores<H, W>,
@@ -276,8 +280,8 @@ impl<H: Hypervisor> Devices<H> {
                 if let Some((device, ring)) = self.take_ring(|r| r.token == token) {
                     rings.close(&ring.mapped, &session.dismantle(rings.hypervisor.grants()));
                     let refusal = Refusal::new(Errno::ENOSPC, error.to_string());
-                    if matches!(device.phase, Phase::Connecting) {
-                        device.phase = Phase::Refused(refusal);
+                    if matches!(device.phase, ConnectionPhase::Connecting) {
+                        device.phase = ConnectionPhase::Refused(refusal);
                     }
                     cores.vacate(core);
                 }
@@ -294,7 +298,7 @@ impl<H: Hypervisor> Devices<H> {
             }
             Report::Halted { ring: place, halt } => {
                 if let Some((device, _)) = self.position(|r| r.is_at(core, place)) {
-                    let Device { id, generation, .. } = self.list[device];
+                    let AttachedDevice { id, generation, .. } = self.list[device];
                     error!("{id}: ring halted: {halt}");
                     let text = format!("ring halted: {halt}");
                     backend.failed(id, generation, Refusal::new(Errno::EINVAL, text));
@@ -345,7 +349,7 @@ impl<H: Hypervisor> Devices<H> {
     fn take_ring(
         &mut self,
         which: impl Fn(&DeviceRing) -> bool,
-    ) -> Option<(&mut Device, DeviceRing)> {
+    ) -> Option<(&mut AttachedDevice, DeviceRing)> {
         let (device, ring) = self.position(which)?;
         let device = &mut self.list[device];
         let ring = device.rings.swap_remove(ring);
@@ -361,20 +365,20 @@ mod tests {
 
     use super::*;
     use crate::devices::OpenDisk;
-    use crate::rings::Rings;
+    use crate::rings::RingMapper;
 
     const DEVICE: DeviceId = DeviceId {
         frontend: DomId(5),
         device: 51712,
     };
 
-    fn one(phase: Phase) -> Devices<()> {
+    fn one(phase: ConnectionPhase) -> Devices<()> {
         Devices {
-            rings: Rings {
+            rings: RingMapper {
                 hypervisor: (),
                 path: DataPath::Copy,
             },
-            list: vec![Device {
+            list: vec![AttachedDevice {
                 id: DEVICE,
                 disk: OpenDisk::Removed(Refusal::new(Errno::ENODEV, "no matter")),
                 generation: Generation(1),
@@ -390,10 +394,10 @@ mod tests {
         let refusal = Refusal::new(Errno::ENOSPC, "no place");
         let refused = Some(Outcome::Refused(refusal.clone()));
         for (phase, without) in [
-            (Phase::Connecting, Some(Outcome::Connected)),
-            (Phase::Connected, None),
-            (Phase::Refused(refusal), refused),
-            (Phase::Disconnecting, Some(Outcome::Disconnected)),
+            (ConnectionPhase::Connecting, Some(Outcome::Connected)),
+            (ConnectionPhase::Connected, None),
+            (ConnectionPhase::Refused(refusal), refused),
+            (ConnectionPhase::Disconnecting, Some(Outcome::Disconnected)),
         ] {
             assert_eq!(one(phase.clone()).list[0].take_outcome(), without);
             let mut devices = one(phase);

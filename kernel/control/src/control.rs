@@ -19,7 +19,7 @@ use crate::devices::Devices;
 use crate::disks::Disks;
 use crate::hypervisor::Hypervisor;
 use crate::listing::Listing;
-use crate::rings::Rings;
+use crate::rings::RingMapper;
 use crate::rounds::{Pace, Rounds, Sleep};
 use crate::statistics::Statistics;
 use crate::worker::{CoreWorker, nap, rest};
@@ -85,7 +85,7 @@ impl<H: Hypervisor, W: CoreWorker> Control<H, W> {
             backend,
             disks,
             cores,
-            devices: Devices::new(Rings {
+            devices: Devices::new(RingMapper {
                 hypervisor,
                 path: config.path,
             }),

@@ -4,6 +4,7 @@
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::fmt;
 
 use log::{info, warn};
 use spindle_blkif::stats::CoreStats;
@@ -14,6 +15,17 @@ use spindle_xen::xenbus::DeviceId;
 
 use crate::hypervisor::Hypervisor;
 use crate::worker::CoreWorker;
+
+/// A ring core.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct CoreId(usize);
+
+/// As it is shown to people: the first one is 1.
+impl fmt::Display for CoreId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        (self.0 + 1).fmt(f)
+    }
+}
 
 /// What control knows of a core.
 #[derive(Debug)]
@@ -175,7 +187,7 @@ impl<H: Hypervisor, W: CoreWorker> Cores<H, W> {
     }
 
     /// The core with a queue on `disk` that has the fewest rings, and counts one more from now on.
-    pub(crate) fn place(&mut self, disk: usize) -> Option<usize> {
+    pub(crate) fn place(&mut self, disk: usize) -> Option<CoreId> {
         let cores = self
             .cores
             .iter_mut()
@@ -183,7 +195,7 @@ impl<H: Hypervisor, W: CoreWorker> Cores<H, W> {
             .filter(|(_, core)| core.serves(disk));
         let (index, core) = cores.min_by_key(|(_, core)| core.rings)?;
         core.rings += 1;
-        Some(index)
+        Some(CoreId(index))
     }
 
     /// Segments of the largest request that can be offered.
@@ -192,20 +204,20 @@ impl<H: Hypervisor, W: CoreWorker> Cores<H, W> {
     }
 
     /// The port that wakes a core, if it has a CPU of its own to sleep on.
-    pub(crate) fn wake(&self, core: usize) -> Option<Port> {
-        self.cores.get(core)?.wake
+    pub(crate) fn wake(&self, core: CoreId) -> Option<Port> {
+        self.cores.get(core.0)?.wake
     }
 
     /// A ring that [`Cores::place`] counted is gone.
-    pub(crate) fn vacate(&mut self, core: usize) {
-        if let Some(core) = self.cores.get_mut(core) {
+    pub(crate) fn vacate(&mut self, core: CoreId) {
+        if let Some(core) = self.cores.get_mut(core.0) {
             core.rings = core.rings.saturating_sub(1);
         }
     }
 
     /// Sends an order, when the mailbox is free.
-    pub(crate) fn order(&mut self, core: usize, order: Order) {
-        if let Some(core) = self.cores.get_mut(core)
+    pub(crate) fn order(&mut self, core: CoreId, order: Order) {
+        if let Some(core) = self.cores.get_mut(core.0)
             && !core.merge(&order)
         {
             let answered = !matches!(
@@ -222,7 +234,7 @@ impl<H: Hypervisor, W: CoreWorker> Cores<H, W> {
     /// Sends an order to every core. `order` makes one for each.
     pub(crate) fn order_all(&mut self, order: impl Fn() -> Order) {
         for core in 0..self.cores.len() {
-            self.order(core, order());
+            self.order(CoreId(core), order());
         }
     }
 
@@ -233,9 +245,10 @@ impl<H: Hypervisor, W: CoreWorker> Cores<H, W> {
 
     /// The first core with a queue on `disk` that has not carried out what it was `given`. One
     /// without a queue there submits nothing to it.
-    pub(crate) fn behind(&self, disk: usize, given: &Given) -> Option<usize> {
+    pub(crate) fn behind(&self, disk: usize, given: &Given) -> Option<CoreId> {
         let mut cores = self.cores.iter().zip(&given.0);
-        cores.position(|(core, given)| core.serves(disk) && core.link.done() < *given)
+        let behind = cores.position(|(core, given)| core.serves(disk) && core.link.done() < *given);
+        behind.map(CoreId)
     }
 
     /// Has every core take a turn.
@@ -263,7 +276,7 @@ impl<H: Hypervisor, W: CoreWorker> Cores<H, W> {
     }
 
     /// The next report of a core.
-    pub(crate) fn report(&mut self) -> Option<(usize, Report<W::Queue>)> {
+    pub(crate) fn report(&mut self) -> Option<(CoreId, Report<W::Queue>)> {
         self.deliver();
         for (index, core) in self.cores.iter_mut().enumerate() {
             if let Some(report) = core.link.reports.take() {
@@ -274,15 +287,16 @@ impl<H: Hypervisor, W: CoreWorker> Cores<H, W> {
                 if let Some(port) = core.wake {
                     self.hypervisor.notify(port);
                 }
-                return Some((index, report));
+                return Some((CoreId(index), report));
             }
         }
         None
     }
 
     /// The cores' counters.
-    pub(crate) fn stats(&self) -> impl Iterator<Item = &CoreStats> {
-        self.cores.iter().map(|core| &*core.stats)
+    pub(crate) fn stats(&self) -> impl Iterator<Item = (CoreId, &CoreStats)> {
+        let cores = self.cores.iter().enumerate();
+        cores.map(|(index, core)| (CoreId(index), &*core.stats))
     }
 
     /// Whether a core owes an answer, or an order waits for its mailbox, so that control must come

@@ -12,22 +12,22 @@ use spindle_block::{Access, Discard, SECTOR_SIZE, TargetError, Targets, Volume, 
 use spindle_xen::Errno;
 use spindle_xen::xenbus::{Backend, DeviceId, DiskFacts, DiskRequest, Generation, Refusal};
 
-use crate::connections::{DeviceRing, Phase};
+use crate::connections::{ConnectionPhase, DeviceRing};
 use crate::cores::Cores;
 use crate::disks::{Disks, Removed};
 use crate::hypervisor::Hypervisor;
-use crate::rings::{Rings, Served};
+use crate::rings::{RingMapper, Served};
 use crate::worker::CoreWorker;
 
 /// A device whose disk is open.
 #[derive(Debug)]
-pub(crate) struct Device {
+pub(crate) struct AttachedDevice {
     pub(crate) id: DeviceId,
     pub(crate) disk: OpenDisk,
     /// That of its connection, or of the last one.
     pub(crate) generation: Generation,
     pub(crate) rings: Vec<DeviceRing>,
-    pub(crate) phase: Phase,
+    pub(crate) phase: ConnectionPhase,
 }
 
 /// What a device has.
@@ -81,14 +81,14 @@ impl OpenDisk {
 /// All devices whose disks are open.
 #[derive(Debug)]
 pub(crate) struct Devices<H> {
-    pub(crate) rings: Rings<H>,
-    pub(crate) list: Vec<Device>,
+    pub(crate) rings: RingMapper<H>,
+    pub(crate) list: Vec<AttachedDevice>,
     pub(crate) next_token: u64,
 }
 
 impl<H: Hypervisor> Devices<H> {
     /// None yet.
-    pub(crate) fn new(rings: Rings<H>) -> Self {
+    pub(crate) fn new(rings: RingMapper<H>) -> Self {
         Self {
             rings,
             list: Vec::new(),
@@ -97,8 +97,9 @@ impl<H: Hypervisor> Devices<H> {
     }
 
     /// Those with a connection, however far it has got.
-    pub(crate) fn connected(&self) -> impl Iterator<Item = &Device> {
-        let is_connected = |device: &&Device| !matches!(device.phase, Phase::Unconnected);
+    pub(crate) fn connected(&self) -> impl Iterator<Item = &AttachedDevice> {
+        let is_connected =
+            |device: &&AttachedDevice| !matches!(device.phase, ConnectionPhase::Unconnected);
         self.list.iter().filter(is_connected)
     }
 
@@ -163,12 +164,12 @@ impl<H: Hypervisor> Devices<H> {
         };
         info!("{id}: {} for {what}", volume.name);
         self.close(id);
-        self.list.push(Device {
+        self.list.push(AttachedDevice {
             id,
             disk,
             generation: Generation(0),
             rings: Vec::new(),
-            phase: Phase::Unconnected,
+            phase: ConnectionPhase::Unconnected,
         });
         Ok(facts)
     }
@@ -210,7 +211,7 @@ impl<H: Hypervisor> Devices<H> {
     /// A part of a disk is no longer what it was. Those who have it reach nothing from now on, and
     /// stay connected as on a lost disk, so that their guests get errors rather than no answer.
     pub(crate) fn remove(&mut self, removed: &Removed, backend: &mut Backend) {
-        for Device { id, disk, .. } in &mut self.list {
+        for AttachedDevice { id, disk, .. } in &mut self.list {
             let mut volumes = removed.volumes.iter();
             let Some((_, name)) = volumes.find(|(volume, _)| disk.has(*volume)) else {
                 continue;

@@ -13,7 +13,7 @@
 //! | `rings` | a ring's grants, event channel, frames and share of memory |
 //! | `cores` | orders and reports of the ring cores, and which core gets a ring |
 //! | `disks` | what can be attached, and what the disks report: failures, disks that come and go, other sizes, health |
-//! | `listing`, `statistics` | what is published in xenstore |
+//! | `listing`, `statistics`, `published` | what is published in xenstore |
 //! | `rounds` | when control looks at what, and how long it sleeps |
 //! | `worker` | how a core runs its worker and sleeps |
 #![no_std]
@@ -28,6 +28,7 @@ mod devices;
 mod disks;
 mod hypervisor;
 mod listing;
+mod published;
 mod rings;
 mod rounds;
 mod statistics;

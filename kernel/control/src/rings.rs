@@ -29,7 +29,7 @@ const RSP_PROD: usize = 8;
 
 /// What maps rings and binds their ports.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Rings<H> {
+pub(crate) struct RingMapper<H> {
     pub(crate) hypervisor: H,
     /// How data is reached.
     pub(crate) path: DataPath,
@@ -55,14 +55,14 @@ pub(crate) struct Served {
 
 /// Bytes of heap that rings take.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Taken {
+pub(crate) struct RingMemory {
     /// Those of one guest.
     pub(crate) by_guest: usize,
     /// Those of all guests.
     pub(crate) by_all: usize,
 }
 
-impl<H: Hypervisor> Rings<H> {
+impl<H: Hypervisor> RingMapper<H> {
     /// Whether a guest may have one more ring, with what rings take already.
     ///
     /// # Errors
@@ -73,7 +73,7 @@ impl<H: Hypervisor> Rings<H> {
         layout: &RingLayout,
         indirect_segments: u16,
         disk: &Served,
-        taken: Taken,
+        taken: RingMemory,
     ) -> Result<(), Refusal> {
         let need = footprint(queue, layout, indirect_segments, disk);
         let left = self.heap_left();
@@ -261,7 +261,7 @@ fn footprint(
     )
 }
 
-fn share_used_up(need: usize, taken: Taken, left: usize) -> Refusal {
+fn share_used_up(need: usize, taken: RingMemory, left: usize) -> Refusal {
     let need = need.div_ceil(1024);
     let (own, most) = (taken.by_guest / 1024, (taken.by_all + left) / 2048);
     let text = format!(

@@ -1,28 +1,27 @@
 //! The counters, published in xenstore for dom0 to read: one line for each attached disk, summed
 //! over its rings, and one for each core.
 
-use alloc::collections::BTreeMap;
 use alloc::format;
-use alloc::string::{String, ToString};
+use alloc::string::ToString;
+use alloc::vec::Vec;
 
 use spindle_blkif::stats::{RingSnapshot, RingStats};
 use spindle_xen::xenbus::Backend;
 
 use crate::cores::Cores;
-use crate::devices::{Device, Devices};
+use crate::devices::Devices;
 use crate::hypervisor::Hypervisor;
+use crate::published::{Published, PublishedNode, Subject};
 use crate::worker::CoreWorker;
 
 /// How often, as long as a disk is attached. Each round is a trip to xenstored, which has others
 /// to serve.
 const PERIOD_NS: u64 = 5_000_000_000;
 
-const DISKS: &str = "data/spindle/stat";
-
-/// What was published last, by path.
+/// What was published last.
 #[derive(Debug, Default)]
 pub(crate) struct Statistics {
-    published: BTreeMap<String, String>,
+    published: Published,
     due: u64,
 }
 
@@ -34,7 +33,8 @@ impl Statistics {
 
     /// Whether any disk is published.
     pub(crate) fn has_disks(&self) -> bool {
-        self.published.keys().any(|path| path.starts_with(DISKS))
+        let mut subjects = self.published.subjects();
+        subjects.any(|subject| matches!(subject, Subject::Device(_)))
     }
 
     /// Publishes what has changed since the last round, and removes what is of disks gone.
@@ -46,34 +46,23 @@ impl Statistics {
         backend: &mut Backend,
     ) {
         self.due = now + PERIOD_NS;
-        let disks = devices.connected().map(|device| {
-            let Device { id, rings, .. } = device;
-            let path = format!("{DISKS}/{}-{}", id.frontend.0, id.device);
+        let mut nodes = Vec::new();
+        for device in devices.connected() {
+            let (id, rings) = (device.id, device.rings.len());
             let sum = RingSnapshot::sum(device.stats().map(RingStats::snapshot));
-            let rings = rings.len();
-            (path, format!("rings={rings} {sum}"))
-        });
-        let cores = cores.stats().enumerate().map(|(core, stats)| {
-            (
-                format!("data/spindle/core/{}", core + 1),
-                stats.snapshot().to_string(),
-            )
-        });
-        // Not collected, for which the library would sort first: a fiftieth of the kernel.
-        let mut now = BTreeMap::new();
-        now.extend(disks.chain(cores));
-        for (path, line) in &now {
-            if self.published.get(path) != Some(line) {
-                backend.publish(path.clone(), line.clone());
-            }
+            nodes.push(PublishedNode {
+                subject: Subject::Device(id),
+                path: format!("data/spindle/stat/{}-{}", id.frontend.0, id.device),
+                text: format!("rings={rings} {sum}"),
+            });
         }
-        for path in self
-            .published
-            .keys()
-            .filter(|path| !now.contains_key(*path))
-        {
-            backend.unpublish(path.clone());
+        for (core, stats) in cores.stats() {
+            nodes.push(PublishedNode {
+                subject: Subject::Core(core),
+                path: format!("data/spindle/core/{core}"),
+                text: stats.snapshot().to_string(),
+            });
         }
-        self.published = now;
+        self.published.update(nodes, backend);
     }
 }

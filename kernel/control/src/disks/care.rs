@@ -15,7 +15,7 @@ use spindle_block::{
 };
 
 use super::{Disk, Disks, Ordered};
-use crate::cores::Given;
+use crate::cores::{CoreId, Given};
 
 /// For how long the cores are waited for at the pace of a reset. A core that sleeps looks by itself
 /// after 2 to 4 s, and is woken long before that.
@@ -28,7 +28,7 @@ const MOST_LOOSE: u32 = 4;
 
 impl Ordered {
     /// `core` has not done it yet: whether that takes long.
-    fn is_late(&mut self, disk: &str, core: usize, now: u64) -> bool {
+    fn is_late(&mut self, disk: &str, core: CoreId, now: u64) -> bool {
         let waited = now.saturating_sub(self.since);
         if waited >= WARN_NS && !core::mem::replace(&mut self.warned, true) {
             warn!(
@@ -82,7 +82,7 @@ impl<Q> Disks<Q> {
     pub(crate) fn attend(
         &mut self,
         now: u64,
-        behind: impl Fn(usize, &Given) -> Option<usize>,
+        behind: impl Fn(usize, &Given) -> Option<CoreId>,
     ) -> Care {
         let mut care = Care::default();
         for number in 0..self.disks.len() {
