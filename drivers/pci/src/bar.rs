@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use spindle_hw::Ports;
 
 use crate::config::{command, register};
-use crate::{Address, Bus, Class, Window};
+use crate::{Address, Bus, Function, Window};
 
 /// Why a function could not be switched on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -164,14 +164,20 @@ impl<P: Ports> Bus<P> {
     }
 
     /// Lets a function decode memory again where `bars` were when it was enabled, without mastering the
-    /// bus: it was switched off, or power was taken from it, or it was replaced by another one of its
-    /// class, `class`. What drives it stops it before it calls [`Bus::master`].
+    /// bus: it was switched off, or power was taken from it, or it was replaced by another one that is
+    /// driven in the same way, which `is_one` says of it. What drives it stops it before it calls
+    /// [`Bus::master`].
     ///
     /// # Errors
     /// See [`PciError`]; the function is then left switched off.
-    pub fn restore(&self, at: Address, class: Class, bars: &[MemoryBar]) -> Result<(), PciError> {
+    pub fn restore(
+        &self,
+        at: Address,
+        is_one: fn(&Function) -> bool,
+        bars: &[MemoryBar],
+    ) -> Result<(), PciError> {
         match self.function(at) {
-            Some((function, _)) if function.class == class => {}
+            Some((function, _)) if is_one(&function) => {}
             _ => return Err(PciError::Absent(at)),
         }
         self.disable(at);

@@ -24,16 +24,20 @@ pub(super) fn probe(probe: &mut Probe<'_>) {
     placed::probe(probe);
     let placed = &probe.config.placed_controllers;
     let is_free = |number: &usize| !placed.iter().any(|p| usize::from(p.number) == *number);
-    let found = probe.pci.find(|f| f.class == Class::NVME);
+    let found = probe.pci.find(is_controller);
     for (number, function) in (0..).filter(is_free).zip(found) {
         let at = format!("pci {}", function.address);
         let started = find(probe, &function).and_then(|(registers, bar)| {
-            let bus = probe.pci.master(&function, &[bar]);
+            let bus = probe.pci.master(&function, &[bar], is_controller);
             start(probe, number, &at, registers, Some(bus))
         });
         let started = probe.pci.check("NVMe controller", &function, started);
         probe.note(name(number), started);
     }
+}
+
+fn is_controller(function: &Function) -> bool {
+    function.class == Class::NVME
 }
 
 /// The name of controller `number`.

@@ -8,7 +8,7 @@ use alloc::vec::Vec;
 use log::error;
 use spindle_block::BusMaster;
 use spindle_hw::{Mmio, X86Ports};
-use spindle_pci::{Address, Bus, Class, Function, MemoryBar, PciError, Placement, Window};
+use spindle_pci::{Address, Bus, Function, MemoryBar, PciError, Placement, Window};
 
 use xen_pvh_boot::MapEntry;
 
@@ -60,12 +60,18 @@ impl Pci {
         started
     }
 
-    /// The bus mastering of a function, for its driver, which needs the memory BARs `bars`.
-    pub(super) fn master(&self, function: &Function, bars: &[MemoryBar]) -> PciMaster {
+    /// The bus mastering of a function, for its driver, which needs the memory BARs `bars`, and drives
+    /// what may take its place if `is_one` says so.
+    pub(super) fn master(
+        &self,
+        function: &Function,
+        bars: &[MemoryBar],
+        is_one: fn(&Function) -> bool,
+    ) -> PciMaster {
         PciMaster {
             bus: Rc::clone(&self.bus),
             address: function.address,
-            class: function.class,
+            is_one,
             bars: bars.into(),
         }
     }
@@ -88,10 +94,10 @@ impl Pci {
 /// The bus mastering of one function.
 #[derive(Debug)]
 pub(super) struct PciMaster {
-    bus: Rc<Bus<X86Ports>>,
-    address: Address,
-    class: Class,
-    bars: Box<[MemoryBar]>,
+    pub(super) bus: Rc<Bus<X86Ports>>,
+    pub(super) address: Address,
+    is_one: fn(&Function) -> bool,
+    pub(super) bars: Box<[MemoryBar]>,
 }
 
 impl BusMaster for PciMaster {
@@ -101,7 +107,7 @@ impl BusMaster for PciMaster {
     }
 
     fn restore(&mut self) -> Result<(), String> {
-        let restored = self.bus.restore(self.address, self.class, &self.bars);
+        let restored = self.bus.restore(self.address, self.is_one, &self.bars);
         restored.map_err(|error| error.to_string())
     }
 

@@ -35,7 +35,7 @@ fn start(
     let (address, serial, queues) = (function.address, device.serial(), device.queues());
     info!("pci {address}: virtio block device, serial \"{serial}\", queues: {queues}");
     let notify = pci::registers(&bars, layout.notify.bar)?;
-    let bus = probe.pci.master(function, &bars);
+    let bus = probe.pci.master(function, &bars, is_block_device);
     Ok(Box::new(VirtioDisk::new(
         number,
         device,
