@@ -137,7 +137,7 @@ pub struct FakeVirtio(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     bus: Arc<FakeBus>,
-    config: Config,
+    config: Mutex<Arc<Config>>,
     control: Mutex<Control>,
     queues: Vec<Mutex<Queue>>,
     disk: Mutex<Contents>,
@@ -165,7 +165,7 @@ impl FakeVirtio {
                 cached: bytes.clone(),
                 stable: bytes,
             }),
-            config,
+            config: Mutex::new(config.into()),
             faults: Mutex::default(),
             violations: Mutex::default(),
         }))
@@ -174,7 +174,7 @@ impl FakeVirtio {
     /// The PCI function with the device's registers in BAR 4.
     #[must_use]
     pub fn function(&self) -> FakeFunction {
-        registers::function(&self.0.config)
+        registers::function(&self.0.config())
     }
 
     /// Makes something go wrong.
@@ -182,9 +182,45 @@ impl FakeVirtio {
         self.0.faults.lock().unwrap().push(fault);
     }
 
+    /// Takes a fault away.
+    pub fn repair(&self, fault: Fault) {
+        self.0
+            .faults
+            .lock()
+            .unwrap()
+            .retain(|other| *other != fault);
+    }
+
     /// Pulls the device out: registers read as all ones, nothing is answered any longer.
     pub fn vanish(&self) {
         self.0.control.lock().unwrap().vanished = true;
+    }
+
+    /// Whether it was pulled out.
+    #[must_use]
+    pub fn is_away(&self) -> bool {
+        self.0.control.lock().unwrap().vanished
+    }
+
+    /// Puts it in again after [`FakeVirtio::vanish`], as it is after power on: what was written and not
+    /// flushed is lost.
+    pub fn come_back(&self) {
+        self.power_cut();
+        self.0.control.lock().unwrap().power_on();
+        self.0.forget_queues();
+    }
+
+    /// Puts another one in its place, which is empty. It has as many queues as the first one at most.
+    pub fn come_back_as(&self, config: Config) {
+        assert!(usize::from(config.queues) <= self.0.queues.len());
+        let bytes = vec![0; config.sectors as usize * 512];
+        *self.0.disk.lock().unwrap() = Contents {
+            cached: bytes.clone(),
+            stable: bytes,
+        };
+        self.0.control.lock().unwrap().sectors = config.sectors;
+        *self.0.config.lock().unwrap() = config.into();
+        self.come_back();
     }
 
     /// Makes DEVICE_NEEDS_RESET appear.
@@ -257,6 +293,17 @@ impl FakeVirtio {
 }
 
 impl Shared {
+    fn config(&self) -> Arc<Config> {
+        Arc::clone(&self.config.lock().unwrap())
+    }
+
+    /// The driver has set no queue up.
+    fn forget_queues(&self) {
+        for queue in &self.queues {
+            *queue.lock().unwrap() = Queue::default();
+        }
+    }
+
     /// Notes a breach of the specification.
     fn violation(&self, what: impl Into<String>) {
         self.violations.lock().unwrap().push(what.into());

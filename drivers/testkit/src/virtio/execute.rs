@@ -57,7 +57,7 @@ impl Shared {
             let written: u32 = written.map(|piece| piece.len).sum();
             done.push((head, written + 1));
         }
-        if self.config.out_of_order {
+        if self.config().out_of_order {
             done.reverse();
         }
         for &(head, len) in &done {
@@ -81,11 +81,11 @@ impl Shared {
         }
         let most = match features & feature::SEG_MAX {
             0 => 1,
-            _ => self.config.seg_max as usize,
+            _ => self.config().seg_max as usize,
         };
         let largest = match features & feature::SIZE_MAX {
             0 => u32::MAX,
-            _ => self.config.size_max,
+            _ => self.config().size_max,
         };
         if data.len() > most || data.iter().any(|piece| piece.len > largest) {
             return Err(format!("more than {most} pieces of {largest}: {data:?}"));
@@ -119,7 +119,7 @@ impl Shared {
 
     fn transfer(&self, request: &Request, to_disk: bool) -> u8 {
         let len: u64 = request.data.iter().map(|piece| u64::from(piece.len)).sum();
-        let blocks = u64::from(self.config.block_size);
+        let blocks = u64::from(self.config().block_size);
         let aligned = len.is_multiple_of(blocks) && request.sector.is_multiple_of(blocks / 512);
         if len == 0 || !aligned {
             self.violation(format!("{len} bytes at sector {}", request.sector));
@@ -148,7 +148,7 @@ impl Shared {
                 return IO_ERROR;
             }
         }
-        if self.config.features & feature::FLUSH == 0 {
+        if self.config().features & feature::FLUSH == 0 {
             disk.stable = disk.cached.clone();
         }
         OK
@@ -159,7 +159,7 @@ impl Shared {
             self.violation("GET_ID of other than one piece");
             return IO_ERROR;
         };
-        let Some(serial) = self.config.serial else {
+        let Some(serial) = self.config().serial else {
             return UNSUPPORTED;
         };
         let mut id = [0; 20];
@@ -180,8 +180,8 @@ impl Shared {
         let [first, extent] =
             [0, 8].map(|at| u64::from_le_bytes(raw[at..at + 8].try_into().expect("eight bytes")));
         let (count, given) = (extent & 0xffff_ffff, (extent >> 32) as u32);
-        let blocks = u64::from(self.config.block_size) / 512;
-        if !range || count > self.config.max_discard.into() || given != flags {
+        let blocks = u64::from(self.config().block_size) / 512;
+        if !range || count > self.config().max_discard.into() || given != flags {
             self.violation(format!("erase of {count} sectors, flags {given}"));
             return IO_ERROR;
         }

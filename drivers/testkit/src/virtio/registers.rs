@@ -42,6 +42,15 @@ impl Control {
         }
     }
 
+    /// Forgets all but what the device is like and what it has counted.
+    pub(super) fn power_on(&mut self) {
+        *self = Self {
+            notifications: self.notifications,
+            requests: std::mem::take(&mut self.requests),
+            ..Self::new(self.sectors)
+        };
+    }
+
     /// Gives the disk another size.
     pub(super) fn resize(&mut self, sectors: u64) {
         self.sectors = sectors;
@@ -106,11 +115,11 @@ impl Shared {
                 u64::from_le_bytes(word)
             }
             0x04 => match control.device_select {
-                0 => self.config.features & u64::from(u32::MAX),
-                1 => self.config.features >> 32,
+                0 => self.config().features & u64::from(u32::MAX),
+                1 => self.config().features >> 32,
                 _ => 0,
             },
-            0x12 => self.config.queues.into(),
+            0x12 => self.config().queues.into(),
             0x14 => {
                 if control.resetting > 0 {
                     control.resetting -= 1;
@@ -133,7 +142,7 @@ impl Shared {
                 let queue = queue.lock().unwrap();
                 match offset {
                     0x1c => queue.enabled.into(),
-                    _ if queue.size == 0 => self.config.entries.into(),
+                    _ if queue.size == 0 => self.config().entries.into(),
                     _ => queue.size.into(),
                 }
             }
@@ -171,9 +180,9 @@ impl Shared {
             0x16 => control.queue = value as u16,
             NOTIFY..BAR => {
                 let queue = value as u16;
-                let step = queue as usize * self.config.multiplier as usize;
+                let step = queue as usize * self.config().multiplier as usize;
                 // Without steps all queues share the first address (4.1.4.4.1).
-                if offset - NOTIFY != step || queue >= self.config.queues {
+                if offset - NOTIFY != step || queue >= self.config().queues {
                     self.violation(format!("notified queue {queue} at {offset:#x}"));
                     return;
                 }
@@ -197,14 +206,15 @@ impl Shared {
                 let Some(queue) = self.queues.get(usize::from(control.queue)) else {
                     self.violation(format!(
                         "set up queue {} of {}",
-                        control.queue, self.config.queues
+                        control.queue,
+                        self.config().queues
                     ));
                     return;
                 };
                 let wrong = queue
                     .lock()
                     .unwrap()
-                    .set(offset, value as u32, self.config.entries);
+                    .set(offset, value as u32, self.config().entries);
                 if let Some(wrong) = wrong {
                     self.violation(wrong);
                 }
@@ -215,16 +225,14 @@ impl Shared {
     fn set_status(&self, control: &mut Control, value: u8) {
         if value == 0 {
             if !self.has(Fault::NeverResets) {
-                match self.config.delay {
+                match self.config().delay {
                     0 => control.status = 0,
                     _ if control.status == 0 => {}
                     delay => control.resetting = delay,
                 }
                 control.features = 0;
                 control.broken = false;
-                self.queues
-                    .iter()
-                    .for_each(|queue| *queue.lock().unwrap() = Default::default());
+                self.forget_queues();
             }
             return;
         }
@@ -233,8 +241,8 @@ impl Shared {
         }
         let mut value = value;
         if value & FEATURES_OK != 0 && control.status & FEATURES_OK == 0 {
-            let offered = control.features & !self.config.features == 0;
-            let platform = feature::ACCESS_PLATFORM & self.config.features;
+            let offered = control.features & !self.config().features == 0;
+            let platform = feature::ACCESS_PLATFORM & self.config().features;
             if self.has(Fault::RefusesFeatures) {
                 value &= !FEATURES_OK;
             } else if !offered || control.features & platform != platform {
@@ -250,7 +258,7 @@ impl Shared {
 
     /// `struct virtio_blk_config` (5.2.4). Fields of features that were not chosen hold rubbish.
     fn configuration(&self, control: &Control) -> Vec<u8> {
-        let config = &self.config;
+        let config = self.config();
         let mut bytes = vec![0xee; 0x60];
         let mut put = |wanted: u64, at: usize, field: &[u8]| {
             if wanted & control.features == wanted {
