@@ -58,6 +58,17 @@ pub trait BlockController<Q>: Debug {
         Err("a disk of this type does not come back".into())
     }
 
+    /// Its number among those of its kind. Only controllers that report [`ControllerBack::Other`] are
+    /// asked for it, and for their names.
+    fn number(&self) -> usize {
+        0
+    }
+
+    /// The name that a controller of its kind has with that number.
+    fn name_of(&self, _number: usize) -> String {
+        self.name().into()
+    }
+
     /// Gives the controller another number: names of volumes are made of that from now on.
     fn rename(&mut self, _number: usize) {}
 

@@ -144,6 +144,14 @@ where
         })
     }
 
+    fn number(&self) -> usize {
+        self.number
+    }
+
+    fn name_of(&self, number: usize) -> String {
+        format!("nvme{number}")
+    }
+
     fn rename(&mut self, number: usize) {
         self.name = format!("nvme{number}");
         self.number = number;

@@ -3,7 +3,6 @@
 //! What is taken out stays for those who have it, under no name: their claims refer to it, and are
 //! released as any other. It meets no other volume from then on, since nothing of it is reached.
 
-use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt::Display;
@@ -76,26 +75,19 @@ impl<H: Copy + PartialEq + Display> Targets<H> {
         }
     }
 
-    /// A number for a controller that comes into the place of another one, from `least` on: no volume
-    /// is named after it, and none was that a guest may still ask for. `kind` is what names begin
-    /// with: `nvme`.
+    /// Whether a volume is named after the controller `name`, or one was that a guest may still ask
+    /// for.
     #[must_use]
-    pub fn next_number(&self, kind: &str, least: usize) -> usize {
+    pub fn knows(&self, name: &str) -> bool {
         let names = self.entries.iter().map(|entry| &entry.volume.name);
-        let failed = self.failed.iter().map(|failed| &failed.name);
-        let is_used = |number: usize| {
-            let name = format!("{kind}{number}");
-            let mut all = names.clone().chain(failed.clone());
-            all.any(|other| super::belongs(other, &name))
-        };
-        (least..)
-            .find(|&number| !is_used(number))
-            .unwrap_or(usize::MAX)
+        let mut all = names.chain(self.failed.iter().map(|failed| &failed.name));
+        all.any(|other| super::belongs(other, name))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use alloc::format;
     use alloc::vec;
 
     use super::*;
@@ -229,16 +221,21 @@ mod tests {
     }
 
     #[test]
-    fn a_number_is_used_once() {
+    fn a_name_is_known_as_long_as_a_guest_may_ask_for_it() {
         let mut targets = targets();
-        assert_eq!(targets.next_number("nvme", 0), 1);
+        let known =
+            |targets: &Targets<&str>| ["nvme0", "nvme1", "nvme2"].map(|name| targets.knows(name));
+        assert_eq!(known(&targets), [true, false, false]);
         targets.close(0, Unit(1), "replaced");
         targets.close(0, Unit(2), "replaced");
-        assert_eq!(targets.next_number("nvme", 0), 1, "the old names are known");
+        assert_eq!(known(&targets), [true, false, false], "the old names");
         targets.add(volume("nvme1n1", 0, 1, 0));
-        assert_eq!(targets.next_number("nvme", 0), 2);
         targets.note_failed("nvme2".to_string(), "dead".to_string());
-        assert_eq!(targets.next_number("nvme", 0), 3);
-        assert_eq!(targets.next_number("nvme", 7), 7);
+        assert_eq!(known(&targets), [true, true, true]);
+        assert!(!targets.knows("vda"));
+        targets.add(volume("vdab", 0, 1, 0));
+        assert!(!targets.knows("vda"));
+        targets.add(volume("vda", 0, 1, 0));
+        assert!(targets.knows("vda"));
     }
 }

@@ -14,12 +14,15 @@ use spindle_block::{
     ControllerBack, DiskEvents, LostController, Unit, UnitChange, Volume, VolumeId,
 };
 
-use super::{Disk, Disks, Ordered};
+use super::{Disks, Ordered};
 use crate::cores::{CoreId, Given};
 
 /// For how long the cores are waited for at the pace of a reset. A core that sleeps looks by itself
 /// after 2 to 4 s, and is woken long before that.
 const PROMPT_NS: u64 = 1_000_000_000;
+/// How many numbers are tried for a controller in the place of another one: more than there are names
+/// of disks that are known.
+const MOST_NUMBERS: usize = 1 << 16;
 /// When the log has it that a core is late.
 const WARN_NS: u64 = 30_000_000_000;
 /// How often a controller is brought up again by itself though it could not be kept from memory when it
@@ -215,7 +218,7 @@ impl<Q> Disks<Q> {
         match back {
             ControllerBack::Same => info!("disk {name} is back, and works again"),
             ControllerBack::Other => {
-                let number_of_new = self.next_number(&name);
+                let number_of_new = self.next_number(number);
                 let disk = &mut self.disks[number];
                 disk.controller.rename(number_of_new);
                 care.renamed.push(health_path(&name));
@@ -225,16 +228,17 @@ impl<Q> Disks<Q> {
         }
     }
 
-    /// A number that no controller of the kind of `name` has or has had.
-    fn next_number(&mut self, name: &str) -> usize {
-        let kind = name.trim_end_matches(|c: char| c.is_ascii_digit());
-        let after = |disk: &Disk<Q>| {
-            let number = disk.controller.name().strip_prefix(kind)?;
-            Some(number.parse::<usize>().ok()?.saturating_add(1))
-        };
-        let all = self.disks.iter().filter_map(after);
-        let least = all.fold(self.numbers, usize::max);
-        let number = self.targets.next_number(kind, least);
+    /// A number that no controller of the kind of disk `number` has or has had.
+    fn next_number(&mut self, number: usize) -> usize {
+        let controller = &self.disks[number].controller;
+        let kind = controller.name_of(0);
+        let all = self.disks.iter().map(|disk| &disk.controller);
+        let alike = all.filter(|other| other.name_of(0) == kind);
+        let after = alike.map(|other| other.number().saturating_add(1));
+        let least = after.fold(self.numbers, usize::max);
+        let is_free = |number: &usize| !self.targets.knows(&controller.name_of(*number));
+        let most = least.saturating_add(MOST_NUMBERS);
+        let number = (least..most).find(is_free).unwrap_or(usize::MAX);
         self.numbers = number.saturating_add(1);
         number
     }

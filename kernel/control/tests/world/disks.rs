@@ -229,6 +229,14 @@ impl BlockController<Queue> for Watched {
         self.inner.probe_again()
     }
 
+    fn number(&self) -> usize {
+        self.inner.number()
+    }
+
+    fn name_of(&self, number: usize) -> String {
+        self.inner.name_of(number)
+    }
+
     fn rename(&mut self, number: usize) {
         self.inner.rename(number);
     }
