@@ -1,4 +1,4 @@
-//! A device: bring-up, its queues, its size, and its end. For the control core.
+//! A device: its queues, its health, its size, and its end. For the control core.
 
 use alloc::string::String;
 use alloc::sync::Arc;
@@ -10,147 +10,85 @@ use spindle_block::{Command, DiskOptions, IoResult, Op, Tag, Unit, Volume};
 use spindle_hw::{Clock, DmaAlloc, NarrowRegisters};
 use virtio_drivers::transport::{DeviceStatus, Transport};
 
+use crate::bring_up::Stage;
 use crate::config::{self, Features, Geometry};
-use crate::engine::{Engine, MIN_ENTRIES, Patience, Reports};
+use crate::engine::{Engine, Reports};
+use crate::handover::Handover;
 use crate::request::kind;
+use crate::revival::Identity;
 use crate::{BlockQueue, Error, PciTransport, volume};
 
 /// How long a reset may take; the specification names no limit.
-const RESET_LIMIT: Duration = Duration::from_secs(5);
-/// How long the first request may take.
-const ID_LIMIT: Duration = Duration::from_secs(5);
+pub(crate) const RESET_LIMIT: Duration = Duration::from_secs(5);
 /// How long the last flush may take.
 const FLUSH_LIMIT: Duration = Duration::from_secs(30);
 
-/// A running device.
+/// A device that is brought up, or can be.
 ///
 /// Its queues' memory goes back to `memory` only when the device cannot reach it any longer. A
-/// device that is dropped rather than shut down keeps its memory for ever.
+/// device that is dropped rather than shut down keeps its memory for good.
 #[derive(Debug)]
 pub struct Disk<R, C, M> {
-    transport: PciTransport<R>,
-    clock: C,
-    memory: M,
-    features: Features,
-    geometry: Geometry,
-    serial: String,
-    queues: Vec<Place>,
-    timeout: Duration,
-    reports: Arc<Reports>,
+    pub(crate) transport: PciTransport<R>,
+    pub(crate) clock: C,
+    pub(crate) memory: M,
+    pub(crate) options: DiskOptions,
+    pub(crate) features: Features,
+    pub(crate) geometry: Geometry,
+    pub(crate) serial: String,
+    /// By the numbers of the virtqueues.
+    pub(crate) places: Vec<Place>,
+    pub(crate) reports: Arc<Reports>,
+    pub(crate) stage: Stage,
 }
 
-/// A virtqueue that the device knows.
-#[derive(Debug)]
-struct Place {
-    /// Where it is notified.
-    doorbell: usize,
-    /// `None` when a core has it.
-    engine: Option<Engine>,
+/// A virtqueue, which a core may have.
+#[derive(Debug, Default)]
+pub(crate) struct Place {
+    /// There is one: here, or with a core.
+    pub(crate) made: bool,
+    /// A core has a [`BlockQueue`] for it.
+    pub(crate) held: bool,
+    pub(crate) handover: Arc<Handover>,
+}
+
+impl Place {
+    /// Whether a core has the virtqueue itself.
+    pub(crate) fn is_with_core(&self) -> bool {
+        self.made && !self.handover.is_kept()
+    }
 }
 
 impl<R: NarrowRegisters, C: Clock, M: DmaAlloc> Disk<R, C, M> {
-    /// Resets the device behind `transport` and brings it up (3.1.1). Its queues get 4 to 1024
-    /// entries.
+    /// A device that is not touched before [`Disk::bring_up`]. Its queues get 4 to 1024 entries.
+    pub fn new(transport: PciTransport<R>, clock: C, memory: M, options: DiskOptions) -> Self {
+        Self {
+            transport,
+            clock,
+            memory,
+            options,
+            features: Features::empty(),
+            geometry: Geometry::default(),
+            serial: String::new(),
+            places: Vec::new(),
+            reports: Arc::default(),
+            stage: Stage::Off,
+        }
+    }
+
+    /// Resets the device behind `transport` and brings it up.
     ///
     /// # Errors
-    /// See [`Error`]. The device is then reset if it can be, and the memory given back if it
-    /// could be.
+    /// As [`Disk::bring_up`].
     pub fn start(
-        mut transport: PciTransport<R>,
+        transport: PciTransport<R>,
         clock: C,
         memory: M,
         options: DiskOptions,
     ) -> Result<Self, Error> {
-        reset(&mut transport, &clock)?;
-        let features = match negotiate(&mut transport) {
-            Ok(features) => features,
-            Err(error) => {
-                // The first error is the one that tells what happened.
-                let _ = reset(&mut transport, &clock);
-                return Err(error);
-            }
-        };
-        let mut disk = Self {
-            transport,
-            clock,
-            memory,
-            features,
-            geometry: Geometry::default(),
-            serial: String::new(),
-            queues: Vec::new(),
-            timeout: options.timeout,
-            reports: Arc::default(),
-        };
-        match disk.bring_up(options) {
-            Ok(()) => Ok(disk),
-            Err(error) => {
-                let _ = disk.reset_and_free(Vec::new());
-                Err(error)
-            }
-        }
-    }
-
-    fn bring_up(&mut self, options: DiskOptions) -> Result<(), Error> {
-        self.geometry = Geometry::read(&self.transport, self.features)?;
-        // All virtqueues have to be there before the device goes live.
-        for number in 0..self.geometry.queues.min(options.queues.max(1)) {
-            let entries = self.transport.max_queue_size(number);
-            if entries < MIN_ENTRIES.into() {
-                if number == 0 {
-                    return Err(Error::QueueSize {
-                        queue: number,
-                        entries,
-                    });
-                }
-                break;
-            }
-            let depth = u32::from(options.depth.clamp(MIN_ENTRIES, 1024)).min(entries);
-            let doorbell = self.transport.doorbell(number);
-            let doorbell = doorbell.ok_or(Error::Doorbell(number))?;
-            let patience = Patience {
-                limit_ns: u64::try_from(self.timeout.as_nanos()).unwrap_or(u64::MAX),
-                look_ns: 0,
-                reports: Arc::clone(&self.reports),
-            };
-            let size = 1 << depth.ilog2();
-            let engine = Engine::new(size, self.features, &self.geometry, patience, &self.memory)?;
-            let [descriptors, driver, device] = engine.addresses();
-            let size = engine.size().into();
-            self.queues.push(Place {
-                doorbell,
-                engine: Some(engine),
-            });
-            self.transport
-                .queue_set(number, size, descriptors, driver, device);
-        }
-        self.transport.finish_init();
-        self.health()?;
-        self.serial = self.ask_serial()?;
-        Ok(())
-    }
-
-    /// The serial number, empty if there is none.
-    fn ask_serial(&mut self) -> Result<String, Error> {
-        let Some(engine) = self
-            .queues
-            .first_mut()
-            .and_then(|place| place.engine.as_mut())
-        else {
-            return Ok(String::new());
-        };
-        let Some(slot) = engine.ask_id() else {
-            return Ok(String::new());
-        };
-        let asked = finish(
-            engine,
-            0,
-            &mut self.transport,
-            &self.clock,
-            kind::GET_ID,
-            ID_LIMIT,
-        )?;
-        // A device that does not know the request has no serial number.
-        Ok(asked.map_or(String::new(), |()| volume::serial(&engine.id(slot))))
+        let mut disk = Self::new(transport, clock, memory, options);
+        disk.bring_up()?;
+        Ok(disk)
     }
 
     /// Serial number, empty if there is none; printable, without spaces.
@@ -162,7 +100,7 @@ impl<R: NarrowRegisters, C: Clock, M: DmaAlloc> Disk<R, C, M> {
     /// Virtqueues that are set up.
     #[must_use]
     pub fn queues(&self) -> u16 {
-        self.queues.len() as u16
+        self.places.iter().filter(|place| place.made).count() as u16
     }
 
     /// The whole of it as a volume of the kernel's disk `disk`, named after its number among the
@@ -186,7 +124,7 @@ impl<R: NarrowRegisters, C: Clock, M: DmaAlloc> Disk<R, C, M> {
             return Err(Error::NeedsReset);
         }
         if self.reports.late.load(Ordering::Relaxed) {
-            return Err(Error::Late(self.timeout));
+            return Err(Error::Late(self.options.timeout));
         }
         Ok(())
     }
@@ -207,8 +145,26 @@ impl<R: NarrowRegisters, C: Clock, M: DmaAlloc> Disk<R, C, M> {
         Ok((sectors != old).then_some(sectors))
     }
 
+    /// Whether it was brought up, and has not been given up since.
+    pub(crate) fn is_running(&self) -> bool {
+        self.stage == Stage::Running
+    }
+
+    /// By what the disk is known again, if it is running.
+    pub(crate) fn identity(&self) -> Option<Identity> {
+        matches!(self.stage, Stage::Up | Stage::Running)
+            .then(|| Identity::of(&self.geometry, self.features, &self.serial))
+    }
+
+    /// The device is lost: no core takes a queue any longer.
+    pub(crate) fn give_up(&mut self) {
+        self.stage = Stage::Off;
+        let places = self.places.iter();
+        places.for_each(|place| place.handover.withdraw());
+    }
+
     /// Gives a core a virtqueue, with a handle of its own to the BAR of the notification
-    /// registers.
+    /// registers. If the device is not up, the queue takes no commands before it is.
     ///
     /// # Errors
     /// [`Error::NoQueue`] if all are in use.
@@ -216,11 +172,22 @@ impl<R: NarrowRegisters, C: Clock, M: DmaAlloc> Disk<R, C, M> {
         &mut self,
         registers: Q,
     ) -> Result<BlockQueue<Q>, Error> {
+        let running = self.is_running();
         let have = self.queues();
-        for (number, place) in (0..).zip(&mut self.queues) {
-            if let Some(engine) = place.engine.take() {
-                return Ok(BlockQueue::new(engine, number, registers, place.doorbell));
+        // It is not known yet how many a device has that has never been up.
+        if !running && self.places.len() < self.options.queues.max(1).into() {
+            self.places.push(Place::default());
+        }
+        for (number, place) in (0..).zip(&mut self.places) {
+            if place.held || running && !place.made {
+                continue;
             }
+            place.held = true;
+            let engine = running.then(|| place.handover.take()).flatten();
+            let depth = engine.as_ref().map(Engine::capacity);
+            let depth = depth.unwrap_or(self.options.depth.into());
+            let handover = Arc::clone(&place.handover);
+            return Ok(BlockQueue::new(engine, handover, number, depth, registers));
         }
         Err(Error::NoQueue { have })
     }
@@ -235,52 +202,53 @@ impl<R: NarrowRegisters, C: Clock, M: DmaAlloc> Disk<R, C, M> {
         mut self,
         queues: impl IntoIterator<Item = BlockQueue<Q>>,
     ) -> Result<(), Error> {
-        let unused = (0..).zip(&mut self.queues);
-        let mut all: Vec<(u16, Engine)> = unused
-            .filter_map(|(number, place)| Some((number, place.engine.take()?)))
-            .collect();
-        all.extend(queues.into_iter().map(|queue| (queue.number, queue.engine)));
-        let written_out = if self.features.contains(Features::FLUSH) {
-            self.write_out(&mut all)
-        } else {
-            Ok(())
+        for BlockQueue { engine, number, .. } in queues {
+            if let Some((place, engine)) = self.places.get(usize::from(number)).zip(engine) {
+                place.handover.keep(engine);
+            }
+        }
+        let written_out = match self.is_running() {
+            true if self.features.contains(Features::FLUSH) => self.write_out(),
+            true => Ok(()),
+            false => Err(Error::Lost),
         };
-        let engines = all.into_iter().map(|(_, engine)| engine).collect();
-        written_out.and(self.reset_and_free(engines))
+        written_out.and(self.reset_and_free())
     }
 
     /// Flushes, by the first queue that can.
-    fn write_out(&mut self, queues: &mut [(u16, Engine)]) -> Result<(), Error> {
+    fn write_out(&mut self) -> Result<(), Error> {
         self.health()?;
-        let usable = queues.iter_mut().find(|(_, engine)| !engine.is_gone());
-        let (number, engine) = usable.ok_or(Error::Flush)?;
-        let flush = Command {
-            op: Op::Flush,
-            unit: Unit(0),
-            block_shift: self.geometry.block_shift,
-            block: 0,
-            blocks: 0,
-            segments: &[],
-        };
-        engine.submit(&flush, Tag(0)).map_err(|_| Error::Flush)?;
-        let done = finish(
-            engine,
-            *number,
-            &mut self.transport,
-            &self.clock,
-            kind::FLUSH,
-            FLUSH_LIMIT,
-        )?;
-        done.map_err(|_| Error::Flush)
+        for (number, place) in (0..).zip(&self.places) {
+            let Some(mut engine) = place.handover.take() else {
+                continue;
+            };
+            let usable = !engine.is_abandoned();
+            let flushed = usable.then(|| {
+                let (transport, shift) = (&mut self.transport, self.geometry.block_shift);
+                flush(&mut engine, number, transport, &self.clock, shift)
+            });
+            place.handover.keep(engine);
+            if let Some(flushed) = flushed {
+                return flushed;
+            }
+        }
+        Err(Error::Flush)
     }
 
-    fn reset_and_free(mut self, engines: Vec<Engine>) -> Result<(), Error> {
+    pub(crate) fn reset_and_free(&mut self) -> Result<(), Error> {
         reset(&mut self.transport, &self.clock)?;
-        let unused = self.queues.into_iter().filter_map(|place| place.engine);
-        for engine in engines.into_iter().chain(unused) {
-            engine.free(&self.memory);
-        }
+        self.free_queues();
         Ok(())
+    }
+
+    /// Gives the memory of all queues back, of which the device reaches none any longer.
+    pub(crate) fn free_queues(&mut self) {
+        for place in &mut self.places {
+            if let Some(engine) = place.handover.take() {
+                engine.free(&self.memory);
+                place.made = false;
+            }
+        }
     }
 }
 
@@ -300,39 +268,25 @@ fn reset(transport: &mut impl Transport, clock: &impl Clock) -> Result<(), Error
     }
 }
 
-/// Settles the features with a device that was reset. `Transport::begin_init` neither waits for
-/// the reset nor asks whether the device agrees.
-fn negotiate(transport: &mut impl Transport) -> Result<Features, Error> {
-    let found = DeviceStatus::ACKNOWLEDGE | DeviceStatus::DRIVER;
-    transport.set_status(found);
-    let features = Features::from_bits_truncate(transport.read_device_features());
-    if !features.contains(Features::VERSION_1) {
-        return Err(Error::Legacy);
-    }
-    if !features.contains(Features::ACCESS_PLATFORM) {
-        return Err(Error::BypassesIommu);
-    }
-    transport.write_driver_features(features.bits());
-    let settled = found | DeviceStatus::FEATURES_OK;
-    transport.set_status(settled);
-    if !transport.get_status().contains(settled) {
-        return Err(Error::FeaturesRefused(features.bits()));
-    }
-    Ok(features)
-}
-
-/// Waits until no command is in flight in a queue, of which the last was of type `kind`; gives how
-/// that one ended.
-fn finish(
+/// Has the device write out its cache, by a queue of which nothing is in flight afterwards.
+fn flush(
     engine: &mut Engine,
     queue: u16,
     transport: &mut impl Transport,
     clock: &impl Clock,
-    kind: u32,
-    limit: Duration,
-) -> Result<IoResult, Error> {
+    block_shift: u8,
+) -> Result<(), Error> {
+    let flush = Command {
+        op: Op::Flush,
+        unit: Unit(0),
+        block_shift,
+        block: 0,
+        blocks: 0,
+        segments: &[],
+    };
+    engine.submit(&flush, Tag(0)).map_err(|_| Error::Flush)?;
     let start = clock.now_ns();
-    let mut last = Ok(());
+    let mut last: IoResult = Ok(());
     loop {
         if engine.publish() {
             transport.notify(queue);
@@ -340,10 +294,13 @@ fn finish(
         let waited = u128::from(clock.now_ns().saturating_sub(start));
         engine.poll(|_, result| last = result);
         if engine.in_flight() == 0 {
-            return Ok(last);
+            return last.map_err(|_| Error::Flush);
         }
-        if waited > limit.as_nanos() {
-            return Err(Error::Timeout { kind, limit });
+        if waited > FLUSH_LIMIT.as_nanos() {
+            return Err(Error::Timeout {
+                kind: kind::FLUSH,
+                limit: FLUSH_LIMIT,
+            });
         }
         clock.relax();
     }

@@ -55,8 +55,11 @@ pub(crate) struct Engine {
     limits: Limits,
     abilities: Abilities,
     spurious: u64,
-    gone: bool,
+    /// All that was in flight has failed, and nothing more may be submitted.
+    abandoned: bool,
     patience: Patience,
+    /// Where it is notified, in the BAR of the notification registers.
+    doorbell: usize,
 }
 
 /// How long a queue waits for an answer.
@@ -80,9 +83,11 @@ pub(crate) struct Reports {
 }
 
 impl Engine {
-    /// A queue with a ring of `size` entries, a power of two of at least [`MIN_ENTRIES`].
+    /// A queue with a ring of `size` entries, a power of two of at least [`MIN_ENTRIES`], that is
+    /// notified at `doorbell`.
     pub(crate) fn new(
         size: u16,
+        doorbell: usize,
         features: Features,
         geometry: &Geometry,
         patience: Patience,
@@ -131,8 +136,9 @@ impl Engine {
                 secure_erase: geometry.secure_erase,
             },
             spurious: 0,
-            gone: false,
+            abandoned: false,
             patience,
+            doorbell,
         })
     }
 
@@ -144,6 +150,12 @@ impl Engine {
     /// Where the device finds the ring's three parts.
     pub(crate) fn addresses(&self) -> [u64; 3] {
         self.ring.addresses()
+    }
+
+    /// Where it is notified.
+    #[inline]
+    pub(crate) fn doorbell(&self) -> usize {
+        self.doorbell
     }
 
     /// The most requests that can be in flight at once.
@@ -164,9 +176,6 @@ impl Engine {
     /// Takes a command, as [`spindle_block::DiskQueue::submit`] does.
     #[inline]
     pub(crate) fn submit(&mut self, command: &Command<'_>, tag: Tag) -> Result<(), SubmitError> {
-        if self.gone {
-            return Err(SubmitError::Gone);
-        }
         match self.transfer_of(command.op) {
             Some(how) => self.transfer(command, how, tag),
             None => self.submit_other(command, tag),
@@ -181,9 +190,6 @@ impl Engine {
         budget: Budget,
         tag: Tag,
     ) -> Result<Part, SubmitError> {
-        if self.gone {
-            return Err(SubmitError::Gone);
-        }
         let Some(how) = self.transfer_of(command.op) else {
             // A discard goes on by itself, one request at a time.
             return self.submit_other(command, tag).map(|()| Part {
@@ -463,9 +469,6 @@ impl Engine {
     /// went on to another request, which is to be published.
     #[inline]
     pub(crate) fn poll(&mut self, mut done: impl FnMut(Tag, IoResult)) -> (usize, bool) {
-        if self.gone {
-            return (0, false);
-        }
         let (mut count, mut more) = (0, false);
         // One turn of the ring at most: a device that keeps writing must not keep this core.
         for _ in 0..self.ring.size() {
@@ -519,14 +522,14 @@ impl Engine {
         }
     }
 
-    /// Whether the disk was given up.
-    pub(crate) fn is_gone(&self) -> bool {
-        self.gone
+    /// Whether what was in flight has failed.
+    pub(crate) fn is_abandoned(&self) -> bool {
+        self.abandoned
     }
 
-    /// Gives the disk up, as [`spindle_block::DiskQueue::fail_all`] does.
-    pub(crate) fn fail_all(&mut self, mut done: impl FnMut(Tag, IoResult)) {
-        self.gone = true;
+    /// Hands every command in flight to `done` as failed. The device may still write to their memory.
+    pub(crate) fn abandon(&mut self, mut done: impl FnMut(Tag, IoResult)) {
+        self.abandoned = true;
         self.slots.abandon(|tag| done(tag, Err(IoError::Aborted)));
     }
 

@@ -11,6 +11,20 @@ pub enum Error {
     /// The device set DEVICE_NEEDS_RESET (2.1).
     #[error("device reports a fatal error")]
     NeedsReset,
+    /// It failed before, and has not been brought up again.
+    #[error("device is lost")]
+    Lost,
+    /// A core has not given back a queue from before the device was lost.
+    #[error("a core still has a queue of the device")]
+    Held,
+    /// The device has come back with fewer virtqueues than cores have.
+    #[error("device has {have} queues now, and {needed} are in use")]
+    FewerQueues {
+        /// How many it has.
+        have: usize,
+        /// How many there must be.
+        needed: usize,
+    },
     /// A command was not answered in time.
     #[error("a command got no answer within {0:?}")]
     Late(Duration),

@@ -20,8 +20,10 @@
 //! | `layout` | where on PCI the registers are |
 //! | `transport` | the registers as a `virtio_drivers::transport::Transport` |
 //! | `config` | features, and what the configuration space says |
-//! | `disk`, `volume` | bring-up, queues, shutdown; what is offered |
-//! | `block_controller` | all of that as a `spindle_block::BlockController` |
+//! | `disk`, `volume` | health, size, queues, shutdown; what is offered |
+//! | `bring_up` | from a reset to a disk that works, in steps that do not wait |
+//! | `handover` | how queues go to ring cores, and back once the device is lost |
+//! | `block_controller`, `revival` | all of that as a `spindle_block::BlockController`, of which one that is lost comes back |
 //! | `request` | what goes over the wire |
 //! | `ring` | a split virtqueue |
 //! | `runs` | cutting a command's memory into what one request can describe |
@@ -33,13 +35,16 @@
 extern crate alloc;
 
 mod block_controller;
+mod bring_up;
 mod config;
 mod disk;
 mod engine;
 mod error;
+mod handover;
 mod layout;
 mod queue;
 mod request;
+mod revival;
 mod ring;
 mod runs;
 mod slots;

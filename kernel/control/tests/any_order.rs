@@ -62,7 +62,10 @@ enum Event {
     },
     LoseNvme,
     ReturnNvme,
-    LoseVirtio,
+    LoseVirtio {
+        unplug: bool,
+    },
+    ReturnVirtio,
     LoseRam,
     Hang {
         core: usize,
@@ -110,7 +113,12 @@ fn event() -> impl Strategy<Value = Event> {
         1 => Just(Event::FailNvme),
         1 => (9..13u8).prop_map(|block_shift| Event::ReformatNvme { block_shift }),
         1 => Just(Event::ReturnNvme),
-        1 => prop_oneof![Just(Event::LoseNvme), Just(Event::LoseVirtio), Just(Event::LoseRam)],
+        1 => Just(Event::ReturnVirtio),
+        1 => prop_oneof![
+            Just(Event::LoseNvme),
+            any::<bool>().prop_map(|unplug| Event::LoseVirtio { unplug }),
+            Just(Event::LoseRam),
+        ],
         2 => (0..2usize, any::<bool>()).prop_map(|(core, hung)| Event::Hang { core, hung }),
         1 => (0..3u64).prop_map(|ahead| Event::RefuseMap { ahead }),
         1 => (0..3usize).prop_map(|ahead| Event::RefuseBind { ahead }),
@@ -197,7 +205,10 @@ fn happen(world: &mut World, models: &Models, cores: usize, event: Event) {
         // Registers of one that went away read as all ones.
         Event::ReturnNvme if models.nvme.read32(0) == u32::MAX => models.nvme.come_back(),
         Event::ReturnNvme => {}
-        Event::LoseVirtio => models.virtio.die(),
+        Event::LoseVirtio { unplug: true } => models.virtio.vanish(),
+        Event::LoseVirtio { unplug: false } => models.virtio.die(),
+        Event::ReturnVirtio if models.virtio.is_away() => models.virtio.come_back(),
+        Event::ReturnVirtio => {}
         Event::LoseRam => world.remotes[2].borrow_mut().lose = Some(true),
         Event::Hang { core, hung } => {
             if core < cores {

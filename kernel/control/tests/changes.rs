@@ -7,6 +7,7 @@ use spindle_blkif::abi::RspStatus;
 use spindle_block::DiskOptions;
 use spindle_nvme::Status;
 use spindle_testkit::nvme::{Config as NvmeConfig, FakeNvme, Fault as NvmeFault, NamespaceConfig};
+use spindle_testkit::virtio::{Config as VirtioConfig, FakeVirtio, Fault as VirtioFault};
 
 use crate::world::{BACKEND, SECOND, Setup, World};
 
@@ -629,5 +630,187 @@ fn power_that_was_away_too_shortly_to_be_noticed_is_noticed_by_the_guests() {
         world.verify(first, 0, 0, 2);
         world.detach(first);
         world.assert_nothing_left();
+    }
+}
+
+/// A domain with a virtio disk, which is changed before it is started, and a RAM disk.
+fn with_virtio(cores: usize, change: impl FnOnce(&FakeVirtio)) -> (World, FakeVirtio) {
+    let setup = Setup {
+        cores,
+        ..Setup::default()
+    };
+    let mut model = None;
+    let world = World::new(setup, |machine, disks| {
+        let device = FakeVirtio::new(machine.bus.clone(), VirtioConfig::default());
+        change(&device);
+        let options = DiskOptions {
+            queues: cores.max(1) as u16,
+            depth: 16,
+            ..DiskOptions::default()
+        };
+        disks.add_virtio(&device, 0, options);
+        disks.add_ram("ram0", 1 << 20);
+        model = Some(device);
+    });
+    (world, model.unwrap())
+}
+
+/// Waits until the loss of the disk is noticed, and every core has been told.
+fn until_lost(world: &mut World) {
+    world.until("loss", |w| w.remotes[0].borrow().masters == Some(false));
+    world.pass(100);
+}
+
+#[test]
+fn a_lost_virtio_disk_is_back_for_those_who_have_it() {
+    for cores in [0, 2] {
+        for loose in [false, true] {
+            let (mut world, model) = with_virtio(cores, |_| ());
+            world.remotes[0].borrow_mut().loose = loose;
+            let first = guest(&mut world, 5, "vda", cores);
+            let other = guest(&mut world, 6, "ram0", cores);
+            // One that cannot be kept from memory comes back by itself three times.
+            for round in 0..if loose { 3 } else { 4 } {
+                world.write(first, 0, 0, round);
+                let id = world.guests[first].flush(0);
+                assert_eq!(world.answer(first, 0, id), RspStatus::OKAY);
+                // What was not flushed is lost with the power.
+                world.write(first, 0, 16, round);
+                let unplug = round % 2 == 0;
+                match unplug {
+                    true => model.vanish(),
+                    false => model.die(),
+                }
+                until_lost(&mut world);
+                if unplug {
+                    undisturbed(&mut world, other, 1000);
+                    for ring in 0..cores.max(1) {
+                        let id = world.guests[first].write(ring, 8, 2);
+                        assert_eq!(world.answer(first, ring, id), RspStatus::ERROR);
+                    }
+                    assert_refused(&mut world, 7, "vda", "vda is lost: ");
+                    model.come_back();
+                }
+                undisturbed(&mut world, other, 10_000);
+                assert_eq!(world.remotes[0].borrow().masters, Some(true));
+                for ring in 0..cores.max(1) {
+                    world.verify(first, ring, 0, round);
+                    for expected in [RspStatus::ERROR, RspStatus::OKAY] {
+                        let id = world.guests[first].flush(ring);
+                        assert_eq!(world.answer(first, ring, id), expected);
+                    }
+                    world.write(first, ring, 8, 7);
+                    world.verify(first, ring, 8, 7);
+                }
+                assert_eq!(world.state(first), 4);
+                assert_eq!(world.error(first), None);
+            }
+            assert_eq!(world.holder("vda"), "5/51712:w");
+            world.detach(first);
+            world.detach(other);
+            if !loose {
+                world.assert_nothing_left();
+            }
+            assert_eq!(model.violations(), Vec::<String>::new());
+        }
+    }
+}
+
+#[test]
+fn a_virtio_disk_that_was_plugged_in_larger_is_larger_for_its_guest() {
+    let (mut world, model) = with_virtio(2, |_| ());
+    let first = guest(&mut world, 5, "vda", 2);
+    model.vanish();
+    until_lost(&mut world);
+    model.come_back_as(VirtioConfig {
+        sectors: 8192,
+        ..VirtioConfig::default()
+    });
+    let path = world.guests[first].vbd.back("sectors");
+    world.until("size", |w| w.store.text(&path) == Some("8192"));
+    world.pass(100);
+    world.write(first, 1, 8000, 3);
+    world.verify(first, 0, 8000, 3);
+    world.detach(first);
+    world.assert_nothing_left();
+    assert_eq!(model.violations(), Vec::<String>::new());
+}
+
+#[test]
+fn another_virtio_disk_in_the_place_of_a_lost_one_gets_another_name() {
+    for cores in [0, 2] {
+        let (mut world, model) = with_virtio(cores, |_| ());
+        let first = guest(&mut world, 5, "vda", cores);
+        world.write(first, 0, 0, 1);
+        model.vanish();
+        until_lost(&mut world);
+        model.come_back_as(VirtioConfig {
+            serial: Some("another"),
+            ..VirtioConfig::default()
+        });
+        world.until("names", |w| w.published("targets/vdb").is_some());
+        let why = "another disk is in its place";
+        assert_closed(&mut world, first, why);
+        assert_refused(&mut world, 7, "vda", why);
+        assert_refused(&mut world, 7, "virtio-spindle_7", why);
+        assert_eq!(world.published("targets/vda"), None);
+        let requests = model.requests().len();
+        let next = guest(&mut world, 8, "virtio-another", cores);
+        world.write(next, 0, 16, 4);
+        world.verify(next, 0, 16, 4);
+        assert_closed(&mut world, first, why);
+        assert_eq!(model.requests()[requests..], [1, 0]);
+        // It keeps that name when it is lost and back once more.
+        model.die();
+        until_lost(&mut world);
+        world.until("return", |w| w.remotes[0].borrow().masters == Some(true));
+        world.pass(1000);
+        world.verify(next, 0, 16, 4);
+        for guest in [first, next] {
+            world.detach(guest);
+        }
+        world.assert_nothing_left();
+        assert_eq!(model.violations(), Vec::<String>::new());
+    }
+}
+
+#[test]
+fn a_virtio_device_that_failed_at_boot_is_tried_again_and_on_request() {
+    for cores in [0, 2] {
+        let (mut world, model) =
+            with_virtio(cores, |model| model.arm(VirtioFault::RefusesFeatures));
+        assert_refused(&mut world, 5, "vda", "device refuses features");
+        assert_eq!(world.published("targets/vda"), None);
+        let answer = rescan(&mut world);
+        assert!(
+            answer.starts_with(
+                "1
+vda is lost: "
+            ),
+            "{answer}"
+        );
+        let other = guest(&mut world, 6, "ram0", cores);
+        undisturbed(&mut world, other, 60_000);
+        let probed = world.remotes[0].borrow().probed;
+        // After 1, 3, 7, 15 and 31 seconds, and on request.
+        assert!((5..8).contains(&probed), "{probed}");
+        model.repair(VirtioFault::RefusesFeatures);
+        assert_eq!(
+            rescan(&mut world),
+            "2
+vda works
+ram0 works"
+        );
+        let list = world.published("disks").unwrap();
+        assert!(list.contains("vda 2048 512 w"), "{list}");
+        let first = guest(&mut world, 5, "virtio-spindle_7", cores);
+        for ring in 0..cores.max(1) {
+            world.write(first, ring, 8, 2);
+            world.verify(first, ring, 8, 2);
+        }
+        world.detach(first);
+        world.detach(other);
+        world.assert_nothing_left();
+        assert_eq!(model.violations(), Vec::<String>::new());
     }
 }

@@ -3,12 +3,13 @@
 use alloc::boxed::Box;
 use alloc::string::{String, ToString};
 
-use log::info;
+use log::{error, info};
+use spindle_block::BusMaster;
 use spindle_hw::Mmio;
 use spindle_pci::Function;
 use spindle_virtio::{Disk, Layout, PciTransport, VirtioDisk, is_block_device};
 
-use super::pci;
+use super::pci::{self, PciMaster};
 use super::probe::{AnyController, Probe};
 
 /// Brings up all virtio block devices on the bus.
@@ -20,6 +21,7 @@ pub(super) fn probe(probe: &mut Probe<'_>) {
     }
 }
 
+/// Brings one up. A device that fails at that is tried again later, and is refused meanwhile.
 fn start(
     probe: &mut Probe<'_>,
     number: usize,
@@ -30,17 +32,55 @@ fn start(
     let layout = Layout::find(&probe.pci.bus, function.address, &bars);
     let layout = layout.map_err(|error| error.to_string())?;
     let transport = PciTransport::new(layout, |bar| pci::registers(&bars, bar))?;
-    let device = Disk::start(transport, probe.clock, probe.dma, probe.options);
-    let device = device.map_err(|error| error.to_string())?;
-    let (address, serial, queues) = (function.address, device.serial(), device.queues());
-    info!("pci {address}: virtio block device, serial \"{serial}\", queues: {queues}");
     let notify = pci::registers(&bars, layout.notify.bar)?;
-    let bus = probe.pci.master(function, &bars, is_block_device);
-    Ok(Box::new(VirtioDisk::new(
-        number,
-        device,
-        notify,
-        Mmio::share,
-        bus,
-    )))
+    let mut bus = Master {
+        function: probe.pci.master(function, &bars, is_block_device),
+        layout,
+    };
+    let mut device = Disk::new(transport, probe.clock, probe.dma, probe.options);
+    let started = device.bring_up();
+    let (address, serial, queues) = (function.address, device.serial(), device.queues());
+    match started {
+        Ok(()) => {
+            info!("pci {address}: virtio block device, serial \"{serial}\", queues: {queues}");
+        }
+        Err(reason) => {
+            bus.disable();
+            error!("pci {address}: virtio block device not usable: {reason}; it is tried again");
+        }
+    }
+    let mut disk = VirtioDisk::new(number, device, notify, Mmio::share, bus);
+    if let Err(reason) = started {
+        disk = disk.not_started(reason);
+    }
+    Ok(Box::new(disk))
+}
+
+/// The bus mastering of a device, and where its registers are in its BARs.
+#[derive(Debug)]
+struct Master {
+    function: PciMaster,
+    layout: Layout,
+}
+
+impl BusMaster for Master {
+    fn disable(&mut self) -> bool {
+        self.function.disable()
+    }
+
+    fn restore(&mut self) -> Result<(), String> {
+        self.function.restore()?;
+        let PciMaster {
+            bus, address, bars, ..
+        } = &self.function;
+        match Layout::find(bus, *address, bars) {
+            Ok(layout) if layout == self.layout => return Ok(()),
+            _ => self.function.disable(),
+        };
+        Err("its registers are not where they were".into())
+    }
+
+    fn enable(&mut self) {
+        self.function.enable();
+    }
 }

@@ -50,15 +50,18 @@ impl Rig {
         self.start_with(OPTIONS)
     }
 
-    pub(crate) fn start_with(&self, options: DiskOptions) -> Result<Running<'_>, Error> {
+    pub(crate) fn transport(&self) -> PciTransport<FakeVirtio> {
         let pci = FakePci::new();
         pci.insert((0, 5, 0), self.device.function());
         let layout = layout(pci).unwrap();
         let bar = |_| Ok::<_, ()>(self.device.clone());
-        let transport = PciTransport::new(layout, bar).unwrap();
+        PciTransport::new(layout, bar).unwrap()
+    }
+
+    pub(crate) fn start_with(&self, options: DiskOptions) -> Result<Running<'_>, Error> {
         // A millisecond passes whenever the driver waits.
         let clock = FakeClock::new(1_000_000);
-        Disk::start(transport, clock, &*self.bus, options)
+        Disk::start(self.transport(), clock, &*self.bus, options)
     }
 
     pub(crate) fn running(&self, options: DiskOptions) -> (Running<'_>, Queue) {

@@ -9,7 +9,7 @@ use spindle_block::{
     LostController, Part, RamController, RamQueue, SubmitError, Tag, Volume,
 };
 use spindle_control::Disks;
-use spindle_hw::Registers;
+use spindle_hw::{NarrowRegisters, Registers};
 use spindle_nvme::{Controller, NvmeDisk, QueuePair};
 use spindle_pci::{Bus, Placement, Window};
 use spindle_testkit::mem::FakeBus;
@@ -121,12 +121,26 @@ impl DiskQueue for Queue {
 #[derive(Debug)]
 struct Master {
     remote: Rc<RefCell<Remote>>,
-    /// The controller's configuration register, of one that has it.
-    controller: Option<FakeNvme>,
+    controller: Model,
 }
 
-/// Where CC is (NVMe 1.4, 3.1.5).
-const CC: usize = 0x14;
+/// What is behind a PCI function.
+#[derive(Debug)]
+enum Model {
+    Nvme(FakeNvme),
+    Virtio(FakeVirtio),
+}
+
+impl Model {
+    /// Whether it may write to memory if it masters the bus: by CC (NVMe 1.4, 3.1.5) or
+    /// `device_status` (virtio 1.2, 4.1.4.3).
+    fn is_enabled(&self) -> bool {
+        match self {
+            Self::Nvme(model) => model.read32(0x14) & 1 != 0,
+            Self::Virtio(model) => model.read8(0x14) != 0,
+        }
+    }
+}
 
 impl BusMaster for Master {
     fn disable(&mut self) -> bool {
@@ -141,8 +155,7 @@ impl BusMaster for Master {
     }
 
     fn enable(&mut self) {
-        let controller = self.controller.as_ref();
-        let enabled = controller.is_some_and(|model| model.read32(CC) & 1 != 0);
+        let enabled = self.controller.is_enabled();
         assert!(!enabled, "it may still write to memory");
         self.remote.borrow_mut().masters = Some(true);
     }
@@ -192,6 +205,10 @@ impl BlockController<Queue> for Watched {
                 .for_each(|volume| volume.block_shift = 12);
         }
         volumes
+    }
+
+    fn refused(&self) -> Vec<(String, String)> {
+        self.inner.refused()
     }
 
     fn create_queue(&mut self) -> Result<Queue, String> {
@@ -295,13 +312,14 @@ impl Table {
         let remote: Rc<RefCell<Remote>> = Rc::default();
         let bus = Master {
             remote: remote.clone(),
-            controller: Some(model.clone()),
+            controller: Model::Nvme(model.clone()),
         };
         let disk = NvmeDisk::new(number, controller, model, Clone::clone, bus);
         self.add(disk, remote);
     }
 
-    /// Starts a virtio device, which becomes `vda` or one of the following letters.
+    /// Starts a virtio device, which becomes `vda` or one of the following letters; one that fails at
+    /// that is tried again.
     pub(crate) fn add_virtio(&mut self, model: &FakeVirtio, number: usize, options: DiskOptions) {
         let pci = FakePci::new();
         pci.insert((0, 5, 0), model.function());
@@ -313,14 +331,18 @@ impl Table {
         let layout = Layout::find(&bus, function.address, &bars).unwrap();
         let transport = PciTransport::new(layout, |_| Ok::<_, ()>(model.clone())).unwrap();
         let clock = self.machine.cpu(0);
-        let device = VirtioDevice::start(transport, clock, self.bus(), options).unwrap();
+        let mut device = VirtioDevice::new(transport, clock, self.bus(), options);
+        let started = device.bring_up();
         let model = model.clone();
         let remote: Rc<RefCell<Remote>> = Rc::default();
         let bus = Master {
             remote: remote.clone(),
-            controller: None,
+            controller: Model::Virtio(model.clone()),
         };
-        let disk = VirtioDisk::new(number, device, model, Clone::clone, bus);
+        let mut disk = VirtioDisk::new(number, device, model, Clone::clone, bus);
+        if let Err(reason) = started {
+            disk = disk.not_started(reason);
+        }
         self.add(disk, remote);
     }
 
