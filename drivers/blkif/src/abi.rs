@@ -2,6 +2,7 @@
 
 use core::mem::offset_of;
 
+pub use spindle_xen::xenbus::Abi;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// `BLKIF_MAX_SEGMENTS_PER_REQUEST`: segments that fit into a ring slot.
@@ -232,23 +233,5 @@ pub struct NativeResponse {
 }
 const _: () = assert!(size_of::<NativeResponse>() == 16);
 
-/// The layout that a frontend named in its `protocol` node.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Abi {
-    /// `x86_64-abi`, which is this machine's own.
-    #[default]
-    Native,
-    /// `x86_32-abi`: requests as [`X86_32Request`].
-    X86_32,
-}
-
-impl Abi {
-    /// Bytes from one ring slot to the next: the size of the larger of request and response.
-    #[must_use]
-    pub const fn slot_bytes(self) -> usize {
-        match self {
-            Self::Native => size_of::<NativeRequest>(),
-            Self::X86_32 => size_of::<X86_32Request>(),
-        }
-    }
-}
+const _: () = assert!(Abi::Native.slot_bytes() == size_of::<NativeRequest>());
+const _: () = assert!(Abi::X86_32.slot_bytes() == size_of::<X86_32Request>());

@@ -8,14 +8,13 @@ use alloc::vec::Vec;
 use core::sync::atomic::Ordering::Acquire;
 
 use log::error;
-use spindle_blkif::abi::Abi;
 use spindle_blkif::{Attachment, Claims, Detached, Member, Session, Unusable, Window, guest_share};
 use spindle_block::Volume;
 use spindle_config::DataPath;
 use spindle_hw::{PAGE_SIZE, SharedPages};
 use spindle_xen::event::Port;
 use spindle_xen::grant::{GrantOps as _, MapOp, UnmapOp};
-use spindle_xen::xenbus::{Protocol, QueueParams, Refusal, RingLayout};
+use spindle_xen::xenbus::{QueueParams, Refusal, RingLayout};
 use spindle_xen::{DomId, Errno};
 
 use crate::hypervisor::{CONTROLS_SHARE, Hypervisor};
@@ -102,7 +101,6 @@ impl<H: Hypervisor> RingMapper<H> {
         indirect_segments: u16,
         gate: Member,
     ) -> Result<(Session, Mapped), Refusal> {
-        let abi = abi(layout);
         let need = footprint(queue, layout, indirect_segments, &disk);
         let left = self.heap_left();
         if need > left {
@@ -147,7 +145,7 @@ impl<H: Hypervisor> RingMapper<H> {
             domain,
             port,
             volume: disk.volume,
-            abi,
+            abi: layout.abi,
             start,
             window,
             persistent,
@@ -237,13 +235,6 @@ impl<H: Hypervisor> RingMapper<H> {
     }
 }
 
-fn abi(layout: &RingLayout) -> Abi {
-    match layout.protocol {
-        Protocol::X86_64 => Abi::Native,
-        Protocol::X86_32 => Abi::X86_32,
-    }
-}
-
 /// Bytes of heap that a ring takes.
 fn footprint(
     queue: &QueueParams,
@@ -254,7 +245,7 @@ fn footprint(
     let indirect = indirect_segments > 0;
     Session::footprint(
         queue.refs.len(),
-        abi(layout),
+        layout.abi,
         CACHED_GRANTS,
         indirect,
         disk.claims.is_some(),

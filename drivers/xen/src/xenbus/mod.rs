@@ -30,7 +30,7 @@ mod types;
 mod view;
 
 pub use backend::Backend;
-pub use rings::{Protocol, QueueParams, RingLayout};
+pub use rings::{Abi, QueueParams, RingLayout};
 pub use spindle_block::{Access, Discard};
 pub use types::{
     Action, ConnectRequest, DeviceId, DiskFacts, DiskRequest, Generation, Offer, Refusal,

@@ -13,13 +13,26 @@ use crate::Errno;
 use crate::grant::GrantRef;
 use crate::store::{Reply, parse_decimal};
 
-/// How requests lie in the ring.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Protocol {
-    /// `x86_64-abi`, which is our native one.
-    X86_64,
-    /// `x86_32-abi`
+/// How requests lie in a ring: the layout that a frontend names in its `protocol` node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Abi {
+    /// `x86_64-abi`, which is this machine's own.
+    #[default]
+    Native,
+    /// `x86_32-abi`, where 64-bit fields are aligned to 4 bytes.
     X86_32,
+}
+
+impl Abi {
+    /// Bytes from one ring slot to the next: the size of the larger of request and response.
+    #[inline]
+    #[must_use]
+    pub const fn slot_bytes(self) -> usize {
+        match self {
+            Self::Native => 112,
+            Self::X86_32 => 108,
+        }
+    }
 }
 
 /// One ring.
@@ -37,7 +50,7 @@ pub struct RingLayout {
     /// At least one.
     pub queues: Vec<QueueParams>,
     /// How requests lie in them.
-    pub protocol: Protocol,
+    pub abi: Abi,
     /// Whether the frontend keeps its grants from request to request.
     pub persistent: bool,
     /// Whether the frontend counts in blocks of the disk's `sector-size` where others count in
@@ -57,7 +70,7 @@ pub(super) const FIRST_KEYS: [&str; 5] = [
 /// What [`FIRST_KEYS`] said.
 #[derive(Clone, Debug)]
 pub(super) struct Plan {
-    protocol: Protocol,
+    abi: Abi,
     persistent: bool,
     large_sectors: bool,
     queues: u32,
@@ -73,9 +86,9 @@ impl Plan {
                 .next()
                 .and_then(|(key, reply)| Some((*key, optional(reply)?)))
         };
-        let protocol = match next() {
-            None | Some((_, b"x86_64-abi")) => Protocol::X86_64,
-            Some((_, b"x86_32-abi")) => Protocol::X86_32,
+        let abi = match next() {
+            None | Some((_, b"x86_64-abi")) => Abi::Native,
+            Some((_, b"x86_32-abi")) => Abi::X86_32,
             Some((key, value)) => return Err(strange(key, value)),
         };
         let mut number = |absent| match next() {
@@ -98,7 +111,7 @@ impl Plan {
             return Err(Refusal::new(Errno::EINVAL, text));
         }
         Ok(Self {
-            protocol,
+            abi,
             persistent,
             large_sectors,
             queues,
@@ -165,7 +178,7 @@ impl Plan {
         }
         Ok(RingLayout {
             queues,
-            protocol: self.protocol,
+            abi: self.abi,
             persistent: self.persistent,
             large_sectors: self.large_sectors,
         })
@@ -244,7 +257,7 @@ mod tests {
         };
         let expected = RingLayout {
             queues: vec![ring],
-            protocol: Protocol::X86_64,
+            abi: Abi::Native,
             persistent: true,
             large_sectors: false,
         };
@@ -272,7 +285,7 @@ mod tests {
             }
         });
         let layout = layout.unwrap();
-        assert_eq!(layout.protocol, Protocol::X86_32);
+        assert_eq!(layout.abi, Abi::X86_32);
         assert!(!layout.persistent);
         let refs = layout.queues.iter().map(|queue| queue.refs.clone());
         let expected = [[0, 1], [100, 101], [200, 201]].map(|refs| refs.map(GrantRef).to_vec());

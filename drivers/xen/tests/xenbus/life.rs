@@ -4,7 +4,7 @@ use spindle_testkit::xenbus::{BE, Bed, MS, VBD, id};
 use spindle_testkit::xenstored::Vbd;
 use spindle_xen::Errno;
 use spindle_xen::grant::GrantRef;
-use spindle_xen::xenbus::{Access, Protocol, Refusal, ShutdownKind};
+use spindle_xen::xenbus::{Abi, Access, Refusal, ShutdownKind};
 
 #[test]
 fn a_guest_is_created_connects_shuts_down_and_is_destroyed() {
@@ -30,7 +30,7 @@ fn a_guest_is_created_connects_shuts_down_and_is_destroyed() {
     bed.settle();
     assert_eq!(VBD.back_state(&bed.store), 4);
     let request = &bed.kernel.connections[&id(VBD)];
-    assert_eq!(request.layout.protocol, Protocol::X86_64);
+    assert_eq!(request.layout.abi, Abi::Native);
     assert_eq!(request.layout.queues[0].refs, [GrantRef(8)]);
     assert_eq!(request.layout.queues[0].event_channel, 13);
     assert!(request.layout.persistent);

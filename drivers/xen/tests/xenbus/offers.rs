@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use spindle_testkit::xenbus::{Bed, VBD, facts, id};
 use spindle_testkit::xenstored::Vbd;
 use spindle_xen::grant::GrantRef;
-use spindle_xen::xenbus::{Access, Discard, DiskFacts, Offer, Protocol};
+use spindle_xen::xenbus::{Abi, Access, Discard, DiskFacts, Offer};
 
 /// The keys that are the backend's to write, but `state`.
 const KEYS: [&str; 15] = [
@@ -291,9 +291,9 @@ fn queues_are_limited_by_the_offer_and_by_the_disk() {
 #[test]
 fn what_the_frontend_says_of_itself_reaches_the_kernel() {
     for (protocol, expected) in [
-        (None, Protocol::X86_64),
-        (Some("x86_64-abi"), Protocol::X86_64),
-        (Some("x86_32-abi"), Protocol::X86_32),
+        (None, Abi::Native),
+        (Some("x86_64-abi"), Abi::Native),
+        (Some("x86_32-abi"), Abi::X86_32),
     ] {
         for (keeps, persistent) in [(None, false), (Some("0"), false), (Some("1"), true)] {
             let mut bed = Bed::offering(EVERYTHING);
@@ -305,7 +305,7 @@ fn what_the_frontend_says_of_itself_reaches_the_kernel() {
             }
             initialise(&mut bed, VBD, 1, 0);
             let layout = &bed.kernel.connections[&id(VBD)].layout;
-            assert_eq!((layout.protocol, layout.persistent), (expected, persistent));
+            assert_eq!((layout.abi, layout.persistent), (expected, persistent));
         }
     }
 }
