@@ -15,8 +15,9 @@ use crate::discard::DiscardLimits;
 use crate::events::Warning;
 use crate::host_memory::HostMemory;
 use crate::lifecycle::LOST_MAX;
+use crate::link::Step;
 use crate::queues::Pair;
-use crate::recovery::Recovery;
+use crate::recovery::{Recovery, Stage};
 use crate::registers::{Capabilities, ControllerRegisters, check_doorbells};
 use crate::series::Series;
 use crate::{Error, Identity, Namespace, NamespaceError, QueuePair};
@@ -79,10 +80,66 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
         let capabilities = registers.usable_capabilities()?;
         check_doorbells(&registers.0, 0, capabilities.doorbell_stride())?;
         registers.disable(&clock, capabilities.timeout())?;
+        let mut controller = Self::new(registers, capabilities, clock, memory, options)?;
+        match controller.bring_up(options) {
+            Ok(()) => Ok(controller),
+            Err(error) => {
+                // The first error is the one that tells what happened.
+                let _ = controller.disable_and_free(Vec::<QueuePair<R>>::new());
+                Err(error)
+            }
+        }
+    }
+
+    /// A controller that could not be started for the given `reason`, and may be later: the queues of
+    /// all cores can be made, and it counts as lost until [`Controller::probe_again`] brings it up.
+    /// It is not touched before.
+    ///
+    /// # Errors
+    /// Why it never can be: what it is, or that there is no memory.
+    pub fn absent(
+        registers: R,
+        clock: C,
+        memory: M,
+        options: DiskOptions,
+        reason: Error,
+    ) -> Result<Self, Error> {
+        if let Error::EntrySize { .. } | Error::RegistersTooSmall { .. } | Error::Memory = reason {
+            return Err(reason);
+        }
+        let registers = ControllerRegisters(registers);
+        let capabilities = match registers.usable_capabilities() {
+            Err(Error::Gone) => Capabilities::UNKNOWN,
+            capabilities => capabilities?,
+        };
+        let mut controller = Self::new(registers, capabilities, clock, memory, options)?;
+        controller.depth = 1 << controller.most_depth.ilog2();
+        let queues = options.queues.max(1);
+        controller.pairs.resize_with(queues.into(), || None);
+        controller.recovery.order = controller.recovery.order.then(Step::Lose);
+        controller.recovery.stage = Stage::Lost;
+        controller.recovery.unreported = Some(reason);
+        controller.starting = false;
+        Ok(controller)
+    }
+
+    /// Whether it has never been up.
+    pub(crate) fn is_absent(&self) -> bool {
+        self.is_lost() && self.recovery.before == Identity::default()
+    }
+
+    #[inline(never)]
+    fn new(
+        registers: ControllerRegisters<R>,
+        capabilities: Capabilities,
+        clock: C,
+        memory: M,
+        options: DiskOptions,
+    ) -> Result<Self, Error> {
         let admin = AdminQueue::new(memory.alloc(admin::PAGES).ok_or(Error::Memory)?);
         let most_depth = options.depth.clamp(2, 4096);
         let depth = capabilities.queue_entries(most_depth);
-        let mut controller = Self {
+        Ok(Self {
             registers,
             clock,
             memory,
@@ -108,15 +165,7 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
             starting: true,
             series: Series::default(),
             event: None,
-        };
-        match controller.bring_up(options) {
-            Ok(()) => Ok(controller),
-            Err(error) => {
-                // The first error is the one that tells what happened.
-                let _ = controller.disable_and_free(Vec::<QueuePair<R>>::new());
-                Err(error)
-            }
-        }
+        })
     }
 
     fn bring_up(&mut self, options: DiskOptions) -> Result<(), Error> {

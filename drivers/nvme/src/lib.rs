@@ -22,7 +22,7 @@
 //! | `recovery`, `link` | aborts and resets, and what the cores have to do with them |
 //! | `events`, `health` | what the controller tells unasked; the SMART log |
 //! | `change` | namespaces that are replaced, formatted, gone or new |
-//! | `revival` | a controller that was lost, and comes back |
+//! | `revival` | a controller that was lost, or did not start, and comes up later |
 //! | `host_memory` | memory that the controller asks us for |
 //! | `prp` | cutting a command into what one NVMe command can describe |
 //! | `boundary` | where a command had better end; sizes of blocks |
@@ -115,6 +115,7 @@
 //! | a sanitize in progress | its status is tried again, not known otherwise | `recovery`: as for statuses |
 //! | a controller that resets do not help | handled: the subsystem is reset (NSSR) where CAP says that it can be and CMIC that nothing else is behind it; with a write cache it is lost by that, and brought up once more | `revival`: `the_subsystem_is_reset_in_the_end_if_no_other_uses_it` |
 //! | a controller that is lost and comes back | handled, by [`Controller::probe_again`] | `revival`: `a_disk_that_was_lost_works_again_on_the_queues_that_the_cores_have` |
+//! | a controller that does not start, and does later | handled, by [`Controller::absent`]: it counts as lost until then; the cores' queues are made before, so that one that grants fewer stays lost | `revival`: `one_that_does_not_start_is_served_once_it_does` |
 //! | another disk in its place | handled: all namespaces are others | `revival`: `another_disk_in_the_place_of_a_lost_one_is_not_reached_by_those_who_had_that` |
 //! | other limits after a reset | handled: the queues are given the new ones; what is in flight and beyond them fails, and nothing else | `revival`: `a_reset_to_smaller_limits_fails_what_is_beyond_them_and_nothing_else` |
 //! | shorter queues after a reset | handled: it is lost, and brought up once more with such queues | `revival`: `one_that_comes_back_with_shorter_queues_is_given_no_more_than_they_hold` |

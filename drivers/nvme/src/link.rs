@@ -69,6 +69,8 @@ pub(crate) struct Terms {
     pub(crate) discards: Option<DiscardLimits>,
     /// CRDT1 to CRDT3, in units of 100 ms.
     pub(crate) delays: [u16; 3],
+    /// Bytes from one doorbell to the next.
+    pub(crate) stride: u32,
 }
 
 /// [`Terms`] on their way to a queue.
@@ -77,6 +79,7 @@ struct SharedTerms {
     /// The most bytes in one command.
     limit: AtomicU32,
     depth: AtomicU32,
+    stride: AtomicU32,
     /// CRDT1 to CRDT3, 16 bits each.
     delays: AtomicU64,
     /// Ranges in a discard, 0 if there are no discards; blocks in a range; blocks in all ranges.
@@ -195,6 +198,7 @@ impl Link {
         // The order that follows releases all of it.
         terms.limit.store(of.limit, Ordering::Relaxed);
         terms.depth.store(of.depth.into(), Ordering::Relaxed);
+        terms.stride.store(of.stride, Ordering::Relaxed);
         let delays = first | second << 16 | third << 32;
         terms.delays.store(delays, Ordering::Relaxed);
         terms.ranges.store(ranges, Ordering::Relaxed);
@@ -216,6 +220,7 @@ impl Link {
             depth: load(&terms.depth) as u16,
             discards,
             delays,
+            stride: load(&terms.stride),
         }
     }
 

@@ -16,7 +16,7 @@ use crate::Status;
 use crate::boundary::Boundaries;
 use crate::command::{Answer, answer};
 use crate::discard::DiscardLimits;
-use crate::link::{Link, Order};
+use crate::link::{Link, Order, Step};
 use crate::prp::{UNALIGNED, one_page};
 use crate::registers::{completion_doorbell, submission_doorbell};
 use crate::slots::{Finished, Slots};
@@ -139,6 +139,12 @@ impl<R: Registers> QueuePair<R> {
             gone: false,
         };
         queue.see_boundaries();
+        if queue.order.step() == Step::Lose {
+            // Its controller has not come up yet.
+            queue.stop();
+            queue.gone = true;
+            queue.link.followed(queue.order);
+        }
         queue
     }
 

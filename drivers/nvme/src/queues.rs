@@ -14,6 +14,10 @@ use crate::{Controller, Error, QueuePair};
 /// Create queue: physically contiguous; nothing else set, so that interrupts are off (5.3).
 const CONTIGUOUS: u64 = 1;
 
+/// The most bytes in a command of a controller that comes up only after its queues were made: there is
+/// no room for longer lists, of which there may never be use.
+const LIMIT_OF_ABSENT: u32 = 128 << 10;
+
 /// What control keeps of a queue pair that a core has.
 #[derive(Debug)]
 pub(crate) struct Pair {
@@ -48,13 +52,16 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
     /// [`Error::NoQueue`] if all granted ones are in use, [`Error::Memory`], or what the
     /// controller said.
     pub fn create_queue<Q: Registers>(&mut self, registers: Q) -> Result<QueuePair<Q>, Error> {
-        if !self.is_running() {
+        if !self.is_running() && !self.is_absent() {
             return Err(Error::NotRunning);
         }
         let granted = self.queues();
         let place = self.pairs.iter().position(Option::is_none);
         let place = place.ok_or(Error::NoQueue { granted })?;
-        let limit = self.identity.max_transfer;
+        let limit = match self.is_absent() {
+            true => LIMIT_OF_ABSENT,
+            false => self.identity.max_transfer,
+        };
         let list = limit / PAGE_SIZE as u32 * size_of::<u64>() as u32;
         let shape = Shape {
             id: place as u16 + 1,
@@ -75,7 +82,14 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
             link: Arc::default(),
             abandoned: false,
         };
-        match self.create(&pair) {
+        let created = match self.is_absent() {
+            true => {
+                pair.link.give(self.recovery.order);
+                Ok(())
+            }
+            false => self.create(&pair),
+        };
+        match created {
             Ok(()) => {
                 let link = Arc::clone(&pair.link);
                 self.pairs[place] = Some(pair);

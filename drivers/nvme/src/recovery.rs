@@ -151,6 +151,8 @@ pub(crate) struct Recovery {
     pub(crate) blind: bool,
     /// Why the controller is given up once it is disabled.
     giving_up: Option<Error>,
+    /// Why it could not be started, as long as that has not been reported.
+    pub(crate) unreported: Option<Error>,
 }
 
 impl Recovery {
@@ -169,6 +171,7 @@ impl Recovery {
             replaced: false,
             blind: false,
             giving_up: None,
+            unreported: None,
         }
     }
 }
@@ -312,7 +315,14 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
                 self.health()?;
                 return self.go_on(now, attention);
             }
-            Stage::Lost => {}
+            Stage::Lost => {
+                let lost = |reason| Lost {
+                    reason,
+                    disabled: false,
+                    again: true,
+                };
+                attention.lost = self.recovery.unreported.take().map(lost);
+            }
         }
         Ok(())
     }

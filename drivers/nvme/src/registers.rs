@@ -32,6 +32,9 @@ const READY_MAX: Duration = Duration::from_secs(300);
 const READY_WITH_MEDIA: u64 = 1 << 59;
 
 impl Capabilities {
+    /// Those of a controller that does not answer yet.
+    pub(crate) const UNKNOWN: Self = Self { cap: 0, crto: 0 };
+
     /// Most entries in an I/O queue: MQES, which is 0's based.
     pub(crate) fn max_queue_entries(self) -> u32 {
         (self.cap as u32 & 0xffff) + 1

@@ -12,8 +12,8 @@ use spindle_hw::{Clock, DmaAlloc, Registers};
 
 use crate::link::Terms;
 use crate::recovery::{Back, Recovery, Stage, Subsystem};
-use crate::registers::Capabilities;
-use crate::{Change, Controller, Error, Removal};
+use crate::registers::{Capabilities, check_doorbells};
+use crate::{Change, Controller, Error, Identity, Removal};
 
 impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
     /// Begins to bring a controller up once more that was given up; what becomes of it is found by
@@ -31,8 +31,10 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
             return Err(Error::Pending);
         }
         let capabilities = self.registers.usable_capabilities()?;
-        self.renew_capabilities(capabilities)?;
+        let stride = capabilities.doorbell_stride();
+        check_doorbells(&self.registers.0, self.queues(), stride)?;
         // Nothing is in flight on the queues.
+        self.capabilities = capabilities;
         self.depth = capabilities.queue_entries(self.most_depth);
         let lost = core::mem::replace(&mut self.recovery, Recovery::new());
         self.recovery.order = lost.order;
@@ -62,6 +64,7 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
             depth: self.depth,
             discards: self.discards,
             delays: self.identity.retry_delays,
+            stride: self.capabilities.doorbell_stride() as u32,
         };
         for pair in self.pairs.iter().flatten().filter(|pair| !pair.abandoned) {
             pair.link.tell_terms(terms);
@@ -81,7 +84,10 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
     /// Takes what the controller says of itself for what holds from now on. If it is another one,
     /// nothing of what was known is there.
     pub(crate) fn take_anew(&mut self, changes: &mut Vec<Change>) -> Result<(), Error> {
-        if !self.identity.is_of(&self.recovery.before) {
+        if self.recovery.before == Identity::default() {
+            // It was never up, so that nothing of it is known.
+            self.recovery.before = self.identity.clone();
+        } else if !self.identity.is_of(&self.recovery.before) {
             self.recovery.replaced = true;
             // When this is done once more, it is a known one.
             self.recovery.before = self.identity.clone();

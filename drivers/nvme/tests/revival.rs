@@ -4,10 +4,10 @@
 mod common;
 
 use common::bed::{Bed, SECOND};
-use common::{Rig, command, discard};
+use common::{OPTIONS, Rig, command, discard};
 use spindle_block::{DiskQueue, IoError, Op, SubmitError, Tag};
-use spindle_hw::Clock;
-use spindle_nvme::{Back, Change, Error, Removal, Status};
+use spindle_hw::{Clock, DmaAlloc};
+use spindle_nvme::{Back, Change, Controller, Error, Removal, Status};
 use spindle_testkit::nvme::{Config, Fault, HostMemoryConfig, NamespaceConfig};
 
 fn two_namespaces() -> Rig {
@@ -321,6 +321,96 @@ fn one_that_comes_back_with_smaller_limits_is_kept_within_them() {
         bed.answers.clear();
     }
     rig.obeyed();
+}
+
+#[test]
+fn one_that_does_not_start_is_served_once_it_does() {
+    for (fault, doorbell_shift) in [
+        // It does not answer at all.
+        (None, 0),
+        (None, 2),
+        (Some(Fault::NeverReady), 1),
+        (Some(Fault::FatalWhenEnabled), 0),
+        (Some(Fault::FailIdentify(1, 0x4006)), 0),
+        (Some(Fault::SwallowIdentify(1)), 0),
+    ] {
+        let rig = Rig::new(Config {
+            timeout: 1,
+            doorbell_shift,
+            ..Config::default()
+        });
+        match fault {
+            Some(fault) => rig.disk.arm(fault),
+            None => rig.disk.vanish(),
+        }
+        let reason = rig.start().unwrap_err();
+        let outstanding = rig.bus.outstanding();
+        let absent = |reason| {
+            let disk = rig.disk.clone();
+            Controller::absent(disk, &rig.clock, &*rig.bus, OPTIONS, reason)
+        };
+        let mut bed = Bed::with(&rig, absent(reason).unwrap(), 2);
+        assert_eq!(bed.controller.volumes(0, 0), []);
+        bed.pass(SECOND);
+        let lost = bed.lost.take().expect("it is reported");
+        assert_eq!((lost.reason, lost.again), (reason, true));
+        bed.fail_all();
+        let segments = bed.segments();
+        let read = command(Op::Read, 1, 9, 0, &segments[..1]);
+        let gone = Err(SubmitError::Gone);
+        assert_eq!(bed.queues[0].submit(&read, Tag(1)), gone);
+        // Still not; if it answers at all.
+        if fault == Some(Fault::NeverReady) {
+            assert_eq!(bed.controller.probe_again(), Ok(()));
+            while bed.pass(SECOND).soon {}
+            assert!(bed.lost.take().is_some_and(|lost| lost.again));
+            assert_eq!(bed.queues[0].submit(&read, Tag(1)), gone);
+        } else if fault.is_none() {
+            assert_eq!(bed.controller.probe_again(), Err(Error::Gone));
+        }
+        rig.disk.repair();
+        if fault.is_none() {
+            rig.disk.come_back();
+        }
+        assert_eq!(bed.controller.probe_again(), Ok(()), "{fault:?}");
+        bed.settle();
+        assert_eq!((bed.back, bed.lost), (Some(Back::Same), None), "{fault:?}");
+        assert_eq!(bed.changes, [Change::Added(1)]);
+        assert_eq!(bed.controller.volumes(0, 0)[0].name, "nvme0n1");
+        works(&mut bed);
+        assert_eq!(fill(&mut bed), 15);
+        // From now on it is a known one.
+        lose(&mut bed, true);
+        bed.fail_all();
+        rig.disk.arm(Fault::OtherSerial);
+        rig.disk.come_back();
+        bed.back = None;
+        assert_eq!(bed.controller.probe_again(), Ok(()));
+        bed.settle();
+        assert_eq!(bed.back, Some(Back::Other));
+        let Bed {
+            controller,
+            queues,
+            memory,
+            ..
+        } = bed;
+        controller.shutdown(queues).unwrap();
+        rig.bus.free(memory);
+        assert_eq!(rig.bus.outstanding(), outstanding, "{fault:?}");
+        rig.obeyed();
+    }
+}
+
+#[test]
+fn one_that_never_can_be_used_is_not_waited_for() {
+    let rig = Rig::new(Config {
+        nvm_commands: false,
+        ..Config::default()
+    });
+    let reason = rig.start().unwrap_err();
+    let absent = Controller::absent(rig.disk.clone(), &rig.clock, &*rig.bus, OPTIONS, reason);
+    assert_eq!(absent.err(), Some(Error::CommandSet));
+    assert_eq!(rig.bus.outstanding(), 0);
 }
 
 /// As many commands as the queue takes, and how many were answered.

@@ -516,6 +516,41 @@ fn a_lost_controller_is_probed_less_and_less_often_and_not_while_a_core_is_late(
     world.assert_nothing_left();
 }
 
+#[test]
+fn a_controller_that_is_slow_to_come_up_is_served_without_a_restart() {
+    for (cores, asked) in [(0, false), (2, false), (2, true)] {
+        let (mut world, model) = with_namespaces_that(cores, FakeNvme::vanish);
+        let other = guest(&mut world, 6, "ram0", cores);
+        undisturbed(&mut world, other, 3000);
+        let why = "nvme0 is out of use: controller does not answer";
+        assert_refused(&mut world, 7, "nvme0n1", why);
+        // By then the next look is half a minute away.
+        undisturbed(&mut world, other, 32_000);
+        model.come_back();
+        let before = world.now();
+        if asked {
+            assert_eq!(rescan(&mut world), "1\nnvme0 works\nram0 works");
+            assert!(world.now() - before < SECOND);
+        } else {
+            world.until("offer", |w| w.published("targets/nvme0n1").is_some());
+        }
+        undisturbed(&mut world, other, 1000);
+        assert_eq!(world.holder("nvme0n1"), "-");
+        assert_eq!(world.published("targets/nvme1n1"), None);
+        let first = guest(&mut world, 7, "nvme0n1", cores);
+        for ring in 0..cores.max(1) {
+            world.write(first, ring, 0, 3);
+            world.verify(first, ring, 0, 3);
+        }
+        assert_refused(&mut world, 8, "nvme0n7", "no such target");
+        for guest in [first, other] {
+            world.detach(guest);
+        }
+        world.assert_nothing_left();
+        assert_eq!(model.violations(), Vec::<String>::new());
+    }
+}
+
 /// dom0 writes the node that asks for a look; gives the answer.
 fn rescan(world: &mut World) -> String {
     let before = world.published("rescanned").map(str::to_string);

@@ -4,7 +4,8 @@ use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::{String, ToString};
 
-use log::{info, warn};
+use log::{error, info, warn};
+use spindle_block::BusMaster as _;
 use spindle_hw::Mmio;
 use spindle_nvme::{Controller, NvmeDisk, QueuePair, register_bytes};
 use spindle_pci::{Class, Function, MemoryBar};
@@ -13,7 +14,8 @@ use xen_pvh_boot::PAGE;
 use super::pci::{self, PciMaster};
 use super::placed;
 use super::probe::{AnyController, Probe};
-use crate::mm;
+use crate::mm::{self, Dma};
+use crate::xen::time::CoreClock;
 
 /// A controller that asks for memory to work with gets no more than this part of what is free.
 const LENT: u64 = 16;
@@ -71,11 +73,20 @@ pub(super) fn start(
     number: usize,
     at: &str,
     registers: Mmio,
-    bus: Option<PciMaster>,
+    mut bus: Option<PciMaster>,
 ) -> Result<AnyController, String> {
     let (dma, clock) = (probe.dma, probe.clock);
-    let mut controller = Controller::start(registers.share(), clock, dma, probe.options)
-        .map_err(|error| error.to_string())?;
+    let mut controller = match Controller::start(registers.share(), clock, dma, probe.options) {
+        Ok(controller) => controller,
+        Err(reason) => {
+            bus.disable();
+            let share = registers.share();
+            let controller = Controller::absent(share, clock, dma, probe.options, reason)
+                .map_err(|error| error.to_string())?;
+            error!("{at}: NVMe controller not usable: {reason}; it is tried again");
+            return Ok(disk(number, controller, registers, bus));
+        }
+    };
     let id = controller.identity();
     info!(
         "{at}: NVMe {}.{} controller {}, serial {}, firmware {}, up to {} KiB per command",
@@ -94,11 +105,15 @@ pub(super) fn start(
             return Err(reason.to_string());
         }
     }
-    Ok(Box::new(NvmeDisk::new(
-        number,
-        controller,
-        registers,
-        Mmio::share,
-        bus,
-    )))
+    Ok(disk(number, controller, registers, bus))
+}
+
+fn disk(
+    number: usize,
+    controller: Controller<Mmio, &'static CoreClock, Dma>,
+    registers: Mmio,
+    bus: Option<PciMaster>,
+) -> AnyController {
+    let share = Mmio::share;
+    Box::new(NvmeDisk::new(number, controller, registers, share, bus))
 }

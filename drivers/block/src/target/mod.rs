@@ -180,6 +180,12 @@ impl<H: Copy + PartialEq + Display> Targets<H> {
         });
     }
 
+    /// Forgets what [`Targets::note_failed`] noted of `name`, which works now.
+    pub fn forget_failed(&mut self, name: &str) {
+        self.failed
+            .retain(|failed| failed.name != name || failed.closed.is_some());
+    }
+
     /// Notes whether disk number `disk` is lost. A name that several disks have which are the same goes
     /// to one that is not.
     pub fn set_lost(&mut self, disk: usize, lost: bool) {

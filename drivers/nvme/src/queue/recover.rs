@@ -9,6 +9,7 @@ use crate::Status;
 use crate::boundary::Boundaries;
 use crate::command::{Packed, io};
 use crate::link::{Cause, Link, Order, Step, Terms};
+use crate::registers::{completion_doorbell, submission_doorbell};
 use crate::slots::{Blame, Finished, Retry, Which};
 
 /// Nanoseconds in an epoch, the unit of a command's age: 2 to this power, about a millisecond.
@@ -167,7 +168,7 @@ impl<R: Registers> QueuePair<R> {
         None
     }
 
-    fn stop(&mut self) {
+    pub(super) fn stop(&mut self) {
         if self.parked {
             return;
         }
@@ -188,8 +189,11 @@ impl<R: Registers> QueuePair<R> {
     fn begin_anew(&mut self) {
         // Whether or not it was ever called to fail all that was in flight.
         self.slots.abandon(|_| {});
-        let depth = self.slots.begin_anew(self.link.terms().depth);
+        let Terms { depth, stride, .. } = self.link.terms();
+        let depth = self.slots.begin_anew(depth);
         self.mask = usize::from(depth) - 1;
+        self.tail_doorbell = submission_doorbell(self.id, stride as usize);
+        self.head_doorbell = completion_doorbell(self.id, stride as usize);
         self.take_terms();
         (self.gone, self.parked, self.stopped) = (false, false, false);
         self.told_late = false;

@@ -29,7 +29,11 @@ pub(crate) struct Bed<'a> {
 
 impl<'a> Bed<'a> {
     pub(crate) fn new(rig: &'a Rig, queues: usize) -> Self {
-        let mut controller = rig.start().unwrap();
+        Self::with(rig, rig.start().unwrap(), queues)
+    }
+
+    /// The same with a controller that exists.
+    pub(crate) fn with(rig: &'a Rig, mut controller: Running<'a>, queues: usize) -> Self {
         let queue = |_| controller.create_queue(rig.disk.clone()).unwrap();
         let queues = (0..queues).map(queue).collect();
         let mut bed = Self {

@@ -191,6 +191,8 @@ impl Shared {
         let changed = control.cc ^ value;
         control.cc = value;
         if changed & ENABLE != 0 {
+            // One that has failed before it was ready has nothing else to forget.
+            control.fatal &= control.ready;
             control.delay = self.config.delay;
             let blind = self.config.quirks.find(|quirk| match quirk {
                 Quirk::BlindAfterChange(reads) => Some(reads),

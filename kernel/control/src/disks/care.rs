@@ -199,6 +199,9 @@ impl<Q> Disks<Q> {
                 );
             }
         }
+        // By this one is refused who asks for a part of it that has never been there.
+        self.targets.forget_failed(name);
+        self.targets.note_failed(name.into(), reason.clone());
         let disk = &mut self.disks[number];
         disk.lost = Some(reason);
         self.targets.set_lost(number, true);
@@ -215,6 +218,7 @@ impl<Q> Disks<Q> {
         disk.retry.back();
         let name = String::from(disk.controller.name());
         self.targets.set_lost(number, false);
+        self.targets.forget_failed(&name);
         match back {
             ControllerBack::Same => info!("disk {name} is back, and works again"),
             ControllerBack::Other => {

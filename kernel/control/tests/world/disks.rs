@@ -307,7 +307,10 @@ impl Table {
     /// Starts an NVMe controller, whose namespaces become `nvme<number>n<id>`.
     pub(crate) fn add_nvme(&mut self, model: &FakeNvme, number: usize, options: DiskOptions) {
         let clock = self.machine.cpu(0);
-        let controller = Controller::start(model.clone(), clock, self.bus(), options).unwrap();
+        let controller = Controller::start(model.clone(), clock, self.bus(), options);
+        let controller = controller.unwrap_or_else(|error| {
+            Controller::absent(model.clone(), clock, self.bus(), options, error).unwrap()
+        });
         let model = model.clone();
         let remote: Rc<RefCell<Remote>> = Rc::default();
         let bus = Master {
