@@ -124,7 +124,7 @@
 //! | namespaces that come and go | handled | `revival`: `a_namespace_comes_and_goes_and_another_does_not_notice` |
 //! | a namespace that is formatted with other blocks, or replaced | handled: closed for its users, offered anew | `revival`: `a_namespace_with_other_blocks_gets_nothing_of_what_was_meant_for_the_old_ones` |
 //! | changes that no event reports | handled: found after a reset, and by [`Controller::rescan`] | `revival`: `a_controller_that_says_nothing_of_changes_is_looked_at_on_request` |
-//! | asymmetric namespace access (ANA) | not known: statuses of inaccessible paths are tried again as others are, until they pass or the tries are used up | `recovery`: as for statuses |
+//! | asymmetric namespace access (ANA) | its log is not read; inaccessible paths and those in transition are tried again as other statuses are, one that is lost for good fails at once | `status`: `a_path_that_may_come_back_is_tried_again_and_one_that_is_lost_is_not` |
 //! | one namespace behind two controllers (CMIC, NMIC) | handled by serial number or subsystem, and identifiers | `target::tests`: `a_namespace_behind_two_controllers_is_one_disk`, `a_shared_namespace_is_known_by_its_subsystem` |
 //! | host memory buffer | handled | `host_memory`: `a_controller_gets_what_it_asks_for_and_gives_it_back_before_it_is_shut_down` |
 //!

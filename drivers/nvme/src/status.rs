@@ -53,6 +53,9 @@ impl Status {
     /// Media: access to the range is denied, for lack of rights.
     pub const ACCESS_DENIED: Self = Self(0x286);
 
+    /// Path: the namespace is lost for good on this path (ANA).
+    pub const PERSISTENT_LOSS: Self = Self(0x301);
+
     /// The bit that says that trying again will not help.
     pub const DO_NOT_RETRY: u16 = 1 << 14;
     const CODE_MASK: u16 = 0x7ff;
@@ -80,6 +83,7 @@ impl Status {
             | Self::CAPACITY
             // What follows may have blocks of another size, for which the memory is not.
             | Self::FORMAT_IN_PROGRESS
+            | Self::PERSISTENT_LOSS
             | Self::ACCESS_DENIED => false,
             Self(code) if code >> 8 == Self::TYPE_COMMAND => false,
             _ => self.0 & Self::DO_NOT_RETRY == 0,
@@ -148,6 +152,16 @@ mod tests {
                 assert_eq!(status.result(), Status(raw ^ 0x4000).result());
             }
         }
+    }
+
+    #[test]
+    fn a_path_that_may_come_back_is_tried_again_and_one_that_is_lost_is_not() {
+        // Internal error, inaccessible, in transition, and the host's own.
+        for code in [0x300, 0x302, 0x303, 0x360, 0x370] {
+            assert!(Status(code).may_pass(), "{code:#x}");
+            assert!(!Status(code | Status::DO_NOT_RETRY).may_pass());
+        }
+        assert!(!Status::PERSISTENT_LOSS.may_pass());
     }
 
     #[test]
