@@ -14,6 +14,7 @@
 //! | ring state | [`session`] | a request from ring slot to response |
 //! | device | [`gate`] | barriers across the rings of a device |
 //! | | [`claims`] | who may write a block of which others write another part |
+//! | | [`losses`] | what a disk may have lost with its cache, and who is yet to learn of it |
 //! | sharing | `scheduler`, `depth`, [`pool`] | who may send how much to the disk, and hold how many buffers |
 //! | core | [`ring_core`] | turns over many rings: poll, take, resolve, submit, answer |
 //! | telling | [`moderation`] | whether a frontend is notified at once |
@@ -57,6 +58,7 @@
 //!     indirect_segments: 0,
 //!     gate: Gate::members(1).remove(0),
 //!     claims: None,
+//!     losses: Default::default(),
 //! };
 //! let session = Session::new(front.ring(), attachment).expect("memory for the ring");
 //! core.attach(session).expect("a place");
@@ -86,6 +88,7 @@ mod depth;
 mod fifo;
 pub mod gate;
 mod guests;
+pub mod losses;
 pub mod mailbox;
 pub mod moderation;
 pub mod pacer;
@@ -107,6 +110,7 @@ pub mod worker;
 pub use claims::Claims;
 pub use counted::Counted;
 pub use gate::{Gate, Member};
+pub use losses::Losses;
 pub use ring::BackRing;
 pub use ring_core::{Config, Detached, RingCore, RingId, Work};
 pub use room::{NoRoom, guest_share};

@@ -295,11 +295,11 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
     }
 
     /// Gives a disk up: all that is in flight on it fails, and so does all that comes for it until it is
-    /// back. With a write cache, the first flush after that fails too.
+    /// back. With a write cache, the first flush of each device after that fails too.
     pub fn fail_disk(&mut self, disk: usize) {
         for session in self.rings[..self.used].iter_mut().flatten() {
             if session.volume().disk == disk {
-                session.forget_cache();
+                session.note_loss();
             }
         }
         let (rings, shared, now_ns) = (&mut self.rings, &mut self.shared, self.now_ns);

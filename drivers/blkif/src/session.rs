@@ -32,6 +32,7 @@ use crate::cache::GrantCache;
 use crate::claims::Claims;
 use crate::fifo::Fifo;
 use crate::gate::Member;
+use crate::losses::{Known, Losses};
 use crate::moderation::Moderator;
 use crate::pacer::Wait;
 use crate::pool::{BufferPool, Holder};
@@ -77,6 +78,8 @@ pub struct Attachment {
     /// If its volume is shown with sectors of 512 bytes though the disk has blocks of a page: where
     /// all who write to the volume claim blocks.
     pub claims: Option<Arc<Claims>>,
+    /// What its disk may have lost: one record for all rings that the device ever has.
+    pub losses: Arc<Losses>,
 }
 
 /// Why pages and an attachment do not make a session.
@@ -115,6 +118,7 @@ struct Room {
     line: Fifo,
     finished: Fifo,
     progress: Box<[Progress]>,
+    known: Box<[Known]>,
     flushes: Aside,
     discards: Aside,
     unaligned: Option<Unaligned>,
@@ -130,6 +134,7 @@ impl Room {
             line: Fifo::new(requests)?,
             finished: Fifo::new(requests)?,
             progress: filled(Progress::default(), requests)?,
+            known: filled(Known::default(), requests)?,
             flushes: Aside::new(requests)?,
             discards: Aside::new(requests)?,
             unaligned: unaligned.transpose()?,
@@ -139,7 +144,8 @@ impl Room {
     /// Bytes of all that.
     const fn footprint(requests: usize, indirect: bool, unaligned: bool) -> usize {
         let numbers = 5 * size_of::<u16>();
-        let each = size_of::<Slot>() + size_of::<Progress>() + numbers;
+        let beside = size_of::<Progress>() + size_of::<Known>();
+        let each = size_of::<Slot>() + beside + numbers;
         let unaligned = if unaligned {
             Unaligned::footprint(requests)
         } else {
@@ -187,8 +193,10 @@ pub struct Session {
     ledger: Ledger,
     /// Requests were left in the ring for want of credit.
     throttled: bool,
-    /// The disk may have lost what its cache held, and no flush has failed for that yet.
-    forgotten: bool,
+    /// What the disk may have lost of what its cache held.
+    losses: Arc<Losses>,
+    /// What of that the guest knew when a flush or barrier was taken, by its slot.
+    known: Box<[Known]>,
     /// Something was answered in the last visit.
     answered: bool,
     wait: Wait,
@@ -288,7 +296,8 @@ impl Session {
             account: Account::default(),
             ledger: Ledger::new(),
             throttled: false,
-            forgotten: false,
+            losses: attachment.losses,
+            known: room.known,
             answered: false,
             wait: Wait::default(),
             finished: room.finished,
@@ -369,8 +378,8 @@ impl Session {
 
     /// The disk is lost. If it comes back, what was answered and was still in its cache may be gone: the
     /// next flush that goes well must fail, or the frontend would take that for stored.
-    pub(crate) fn forget_cache(&mut self) {
-        self.forgotten = self.volume.write_cache;
+    pub(crate) fn note_loss(&self) {
+        self.losses.note();
     }
 
     /// The volume has another size from the next request on. A part of a disk without any sectors is

@@ -9,9 +9,7 @@
 
 use alloc::vec::Vec;
 
-use spindle_block::Unit;
-
-use crate::abi::RspStatus;
+use spindle_block::{IoResult, Unit};
 
 /// What there is one of at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,7 +34,7 @@ pub(crate) struct Notice {
     /// So many of them, the oldest, are answered.
     pub(crate) answered: u16,
     /// How.
-    pub(crate) status: RspStatus,
+    pub(crate) result: IoResult,
     /// The next one has the turn.
     pub(crate) called: bool,
 }
@@ -55,7 +53,7 @@ struct Entry {
     covered: u16,
     /// Requests that waited and are to be answered, and how.
     answered: u16,
-    status: RspStatus,
+    result: IoResult,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,7 +114,7 @@ impl Turns {
 
     /// It is over: those that it covers are, too, and the ring that has been waiting for longest
     /// has the turn.
-    pub(crate) fn end(&mut self, lane: Lane, status: RspStatus) {
+    pub(crate) fn end(&mut self, lane: Lane, result: IoResult) {
         let taken = |entry: &Entry| entry.lane == lane && entry.turn != Turn::None;
         let Some(at) = self.entries.iter().position(taken) else {
             return;
@@ -126,7 +124,7 @@ impl Turns {
             if covered > 0 {
                 entry.waiting -= covered;
                 entry.answered += covered;
-                entry.status = status;
+                entry.result = result;
             }
         }
         // It waits behind the others if it has more.
@@ -150,7 +148,7 @@ impl Turns {
         }
         let notice = Notice {
             answered: core::mem::take(&mut entry.answered),
-            status: entry.status,
+            result: entry.result,
             called,
         };
         if entry.is_over() {
@@ -200,7 +198,7 @@ impl Turns {
                 waiting: 0,
                 covered: 0,
                 answered: 0,
-                status: RspStatus::OKAY,
+                result: Ok(()),
             });
             self.entries.len() - 1
         });
@@ -210,6 +208,8 @@ impl Turns {
 
 #[cfg(test)]
 mod tests {
+    use spindle_block::IoError;
+
     use super::*;
 
     const FLUSH: Lane = Lane {
@@ -222,11 +222,12 @@ mod tests {
         ..FLUSH
     };
     const UNIT: Unit = Unit(1);
+    const FAILED: IoResult = Err(IoError::Aborted);
 
     fn notice(answered: u16, called: bool) -> Option<Notice> {
         Some(Notice {
             answered,
-            status: RspStatus::OKAY,
+            result: Ok(()),
             called,
         })
     }
@@ -259,7 +260,7 @@ mod tests {
         }
         // A discard answers no other.
         for ring in [2, 1, 0, 2] {
-            turns.end(DISCARD, RspStatus::OKAY);
+            turns.end(DISCARD, Ok(()));
             assert!(turns.is_due() && !turns.take(3, DISCARD, UNIT));
             for other in (0..3).filter(|&other| other != ring) {
                 let got = turns.collect(other, Kind::Discard);
@@ -269,7 +270,7 @@ mod tests {
             assert!(!turns.is_due());
             turns.start(DISCARD);
         }
-        turns.end(DISCARD, RspStatus::OKAY);
+        turns.end(DISCARD, Ok(()));
         assert!(turns.entries.is_empty());
     }
 
@@ -282,17 +283,17 @@ mod tests {
         turns.start(FLUSH);
         turns.wait(1, FLUSH, UNIT);
         turns.wait(0, FLUSH, UNIT);
-        turns.end(FLUSH, RspStatus::ERROR);
+        turns.end(FLUSH, FAILED);
         let first = turns.collect(1, Kind::Flush).unwrap();
-        assert_eq!((first.answered, first.status), (1, RspStatus::ERROR));
+        assert_eq!((first.answered, first.result), (1, FAILED));
         assert!(first.called, "it has another");
         assert_eq!(turns.collect(2, Kind::Flush), notice(0, false));
         turns.start(FLUSH);
-        turns.end(FLUSH, RspStatus::OKAY);
+        turns.end(FLUSH, Ok(()));
         assert_eq!(turns.collect(0, Kind::Flush), notice(1, false));
         assert_eq!(turns.collect(2, Kind::Flush), notice(0, true));
         turns.start(FLUSH);
-        turns.end(FLUSH, RspStatus::OKAY);
+        turns.end(FLUSH, Ok(()));
         assert!(turns.entries.is_empty());
     }
 

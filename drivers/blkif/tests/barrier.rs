@@ -216,6 +216,7 @@ impl Device {
                 indirect_segments: 0,
                 gate,
                 claims: None,
+                losses: Default::default(),
             };
             let session = Session::new(front.ring(), attachment).unwrap();
             let id = device.cores[ring % 2].attach(session).unwrap();

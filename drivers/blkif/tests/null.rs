@@ -52,6 +52,7 @@ fn serves_zeroes(persistent: bool) {
             indirect_segments: 0,
             gate: Gate::members(1).remove(0),
             claims: None,
+            losses: Default::default(),
         };
         let session = Box::new(Session::new(front.ring(), attachment).unwrap());
         let token = domain.into();

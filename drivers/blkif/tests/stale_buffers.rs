@@ -74,6 +74,7 @@ fn what_a_disk_did_not_read_is_not_another_guests_data() {
                 indirect_segments: 0,
                 gate: Gate::members(1).remove(0),
                 claims: None,
+                losses: Default::default(),
             };
             core.attach(Session::new(front.ring(), attachment).unwrap())
                 .unwrap();

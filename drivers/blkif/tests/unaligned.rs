@@ -309,6 +309,7 @@ impl Many {
                     indirect_segments: how.indirect.min(sizes.config.segments as u16),
                     gate,
                     claims: Some(Arc::clone(&claims)),
+                    losses: Default::default(),
                 };
                 let session = Session::new(front.ring(), attachment).unwrap();
                 let core = number % 2;

@@ -152,6 +152,7 @@ fn attach(
         indirect_segments: if indirect { SEGMENTS as u16 } else { 0 },
         gate: Gate::members(1).remove(0),
         claims: None,
+        losses: Default::default(),
     };
     let session = Session::new(front.ring(), attachment).expect("the ring's size is right");
     let id = core.attach(session).expect("there is room");

@@ -184,6 +184,7 @@ impl<'g> Host<'g> {
             indirect_segments: self.segments * u16::from(frames.is_multiple_of(2)),
             gate: Gate::members(1).remove(0),
             claims: None,
+            losses: Default::default(),
         };
         let session = Session::new(front.ring(), attachment).expect("the ring's size is right");
         self.core.attach(session).expect("there is room")

@@ -267,6 +267,7 @@ impl<'a> World<'a> {
             indirect_segments: LARGEST as u16,
             gate: Gate::members(1).remove(0),
             claims: None,
+            losses: Default::default(),
         };
         let session = Session::new(front.ring(), attachment).expect("a session");
         self.core.attach(session).expect("a place");

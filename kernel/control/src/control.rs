@@ -258,6 +258,9 @@ impl<H: Hypervisor, W: CoreWorker> Control<H, W> {
         if care.wake {
             self.cores.wake_all();
         }
+        for &disk in care.lost.iter().chain(&care.loose) {
+            self.devices.note_loss(disk, &self.disks.targets);
+        }
         for disk in care.lost {
             self.cores.order_all(|| Order::FailDisk(disk));
         }

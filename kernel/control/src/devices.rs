@@ -7,7 +7,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use log::{error, info};
-use spindle_blkif::Claims;
+use spindle_blkif::{Claims, Losses};
 use spindle_block::{Access, Discard, SECTOR_SIZE, TargetError, Targets, Volume, VolumeId};
 use spindle_xen::Errno;
 use spindle_xen::xenbus::{Backend, DeviceId, DiskFacts, DiskRequest, Generation, Refusal};
@@ -40,6 +40,8 @@ pub(crate) enum OpenDisk {
         discard: bool,
         /// See [`Served::claims`].
         claims: Option<Arc<Claims>>,
+        /// See [`Served::losses`].
+        losses: Arc<Losses>,
     },
     /// Its volume is no longer what it was, for this reason.
     Removed(Refusal),
@@ -61,6 +63,7 @@ impl OpenDisk {
                 read_only,
                 discard,
                 claims,
+                losses,
             } => {
                 let volume = targets.volume(*volume);
                 let read_only = volume.read_only || *read_only;
@@ -71,6 +74,7 @@ impl OpenDisk {
                         ..volume.clone()
                     },
                     claims: claims.clone(),
+                    losses: losses.clone(),
                 })
             }
             Self::Removed(why) => Err(why.clone()),
@@ -137,8 +141,9 @@ impl<H: Hypervisor> Devices<H> {
             read_only: request.access == Access::Read,
             discard: request.discard,
             claims: claims.inspect_err(|_| targets.release(id))?,
+            losses: Arc::default(),
         };
-        let Served { volume, claims } = disk.served(targets)?;
+        let Served { volume, claims, .. } = disk.served(targets)?;
         let facts = DiskFacts {
             sectors: volume.sectors,
             sector_size: match claims {
@@ -205,6 +210,18 @@ impl<H: Hypervisor> Devices<H> {
                 ring.resize(sectors, cores);
             }
             backend.resized(device.id, sectors);
+        }
+    }
+
+    /// What is in a disk's write cache may be lost: notes that for all who have a part of it, also
+    /// those without a ring now, or with one that is on its way to a core.
+    pub(crate) fn note_loss(&self, disk: usize, targets: &Targets<DeviceId>) {
+        for device in &self.list {
+            if let OpenDisk::There { volume, losses, .. } = &device.disk
+                && targets.volume(*volume).disk == disk
+            {
+                losses.note();
+            }
         }
     }
 

@@ -8,7 +8,9 @@ use alloc::vec::Vec;
 use core::sync::atomic::Ordering::Acquire;
 
 use log::error;
-use spindle_blkif::{Attachment, Claims, Detached, Member, Session, Unusable, Window, guest_share};
+use spindle_blkif::{
+    Attachment, Claims, Detached, Losses, Member, Session, Unusable, Window, guest_share,
+};
 use spindle_block::Volume;
 use spindle_config::DataPath;
 use spindle_hw::{PAGE_SIZE, SharedPages};
@@ -50,6 +52,8 @@ pub(crate) struct Served {
     pub(crate) volume: Volume,
     /// If it is shown with smaller sectors than it has blocks: where its writes claim these.
     pub(crate) claims: Option<Arc<Claims>>,
+    /// What its disk may have lost, for all connections of the device.
+    pub(crate) losses: Arc<Losses>,
 }
 
 /// Bytes of heap that rings take.
@@ -152,6 +156,7 @@ impl<H: Hypervisor> RingMapper<H> {
             indirect_segments,
             gate,
             claims: disk.claims,
+            losses: disk.losses,
         };
         match Session::new(pages, attachment) {
             Ok(session) => Ok((session, mapped)),

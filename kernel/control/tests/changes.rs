@@ -417,6 +417,44 @@ fn a_lost_controller_is_back_for_those_who_have_it() {
     }
 }
 
+/// Also if its rings were connected while the disk was away.
+#[test]
+fn what_a_lost_controller_had_in_its_cache_fails_one_flush_of_each_device() {
+    for cores in [0, 2] {
+        for reconnected in [false, true] {
+            let (mut world, model) = with_namespaces_of(cores, true, |_| ());
+            let first = guest(&mut world, 5, "nvme0n1", cores);
+            let other = guest(&mut world, 6, "nvme0n2", cores);
+            world.write(first, 0, 0, 1);
+            if reconnected {
+                world.set_state(first, 6);
+                world.pass(500);
+            }
+            lose(&mut world, &model);
+            if reconnected {
+                world.set_state(first, 1);
+                world.connect(first, cores.max(1), 1);
+            }
+            model.come_back();
+            world.pass(10_000);
+            for guest in [first, other] {
+                assert_one_flush_fails(&mut world, guest, cores.max(1));
+                world.detach(guest);
+            }
+        }
+    }
+}
+
+/// That the first flush of a guest with so many rings fails, and no other one.
+fn assert_one_flush_fails(world: &mut World, guest: usize, rings: usize) {
+    let mut expected = RspStatus::ERROR;
+    for ring in (0..rings).chain(0..rings) {
+        let id = world.guests[guest].flush(ring);
+        assert_eq!(world.answer(guest, ring, id), expected);
+        expected = RspStatus::OKAY;
+    }
+}
+
 #[test]
 fn another_disk_in_the_place_of_a_lost_one_gets_other_names() {
     for cores in [0, 2] {
@@ -655,12 +693,7 @@ fn power_that_was_away_too_shortly_to_be_noticed_is_noticed_by_the_guests() {
         model.come_back();
         world.until("return", |w| w.remotes[0].borrow().masters == Some(true));
         world.pass(1000);
-        for ring in 0..cores.max(1) {
-            for expected in [RspStatus::ERROR, RspStatus::OKAY] {
-                let id = world.guests[first].flush(ring);
-                assert_eq!(world.answer(first, ring, id), expected);
-            }
-        }
+        assert_one_flush_fails(&mut world, first, cores.max(1));
         world.write(first, 0, 0, 2);
         world.verify(first, 0, 0, 2);
         world.detach(first);

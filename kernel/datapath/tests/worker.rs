@@ -37,6 +37,7 @@ fn a_write_for_a_disk_without_a_queue_is_copied_refused_and_told_of() {
         indirect_segments: 0,
         gate: Gate::members(1).remove(0),
         claims: None,
+        losses: Default::default(),
     };
     let session = Session::new(front.ring(), attachment).unwrap();
     let stats = Arc::<CoreStats>::default();

@@ -5,7 +5,6 @@ use spindle_block::{IoError, IoResult, Op};
 
 use super::Session;
 use super::slot::State;
-use crate::abi::RspStatus;
 use crate::fifo::Fifo;
 use crate::pool::BufferPool;
 use crate::room::NoRoom;
@@ -26,15 +25,6 @@ impl Aside {
             turn: None,
             waiting: Fifo::new(requests)?,
         })
-    }
-}
-
-/// What a frontend hears of a request without data that ended so.
-pub(super) fn status_of(result: IoResult) -> RspStatus {
-    match result {
-        Ok(()) => RspStatus::OKAY,
-        Err(IoError::Unsupported) => RspStatus::EOPNOTSUPP,
-        Err(_) => RspStatus::ERROR,
     }
 }
 
@@ -98,7 +88,7 @@ impl Session {
         if let Some(kind) = self.kind(index)
             && self.aside(kind).turn.take_if(|own| *own == index).is_some()
         {
-            turns.end(self.lane(kind), status_of(result));
+            turns.end(self.lane(kind), result);
         }
     }
 
@@ -112,7 +102,12 @@ impl Session {
             for _ in 0..notice.answered {
                 if let Some(index) = self.aside(kind).waiting.pop() {
                     self.asides -= 1;
-                    self.end_covered(index, notice.status, pool);
+                    // What covered it went to what may be in the place of its volume.
+                    let result = match self.is_empty() {
+                        true => notice.result.and(Err(IoError::Aborted)),
+                        false => notice.result,
+                    };
+                    self.end_aside(index, result, pool);
                 }
             }
             if notice.called
@@ -126,19 +121,15 @@ impl Session {
         }
     }
 
-    /// A flush that waited was answered with another.
-    fn end_covered(&mut self, index: u16, status: RspStatus, pool: &mut BufferPool) {
-        // What covered it went to what may be in the place of its volume.
-        let status = match status {
-            RspStatus::OKAY if self.is_empty() => RspStatus::ERROR,
-            _ => status,
+    /// Answers a request without data, for which the disk was asked so, itself or with another. A
+    /// flush of a guest that has yet to learn of a loss fails, however it was carried out.
+    #[cold]
+    pub(super) fn end_aside(&mut self, index: u16, result: IoResult, pool: &mut BufferPool) {
+        let flushed = result.is_ok() && self.kind(index) == Some(Kind::Flush);
+        let result = match flushed && self.losses.report(self.known[usize::from(index)]) {
+            true => Err(IoError::Aborted),
+            false => result,
         };
-        let result = match status {
-            RspStatus::OKAY => Ok(()),
-            _ => Err(IoError::Aborted),
-        };
-        if !self.next_step(index, result, pool) {
-            self.finish(index, status, pool);
-        }
+        self.end(index, result, pool);
     }
 }

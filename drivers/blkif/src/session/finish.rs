@@ -46,13 +46,6 @@ impl Session {
         };
         match slot.state {
             State::InFlight | State::Ready => {
-                let forgotten = slot.op == Op::Flush && result.is_ok() && self.forgotten;
-                let result = if forgotten {
-                    self.forgotten = false;
-                    Err(IoError::Aborted)
-                } else {
-                    result
-                };
                 if !self.take_part(index, result) {
                     return;
                 }
@@ -84,9 +77,23 @@ impl Session {
             _ => return,
         }
         let result = self.progress[usize::from(index)].outcome();
-        if !self.slots[usize::from(index)].has_data() {
+        self.conclude(index, result, shared);
+    }
+
+    /// Nothing of a request is with the disk any longer, nor will be of what it has memory for.
+    #[inline]
+    pub(super) fn conclude(&mut self, index: u16, result: IoResult, shared: &mut Shared) {
+        if self.slots[usize::from(index)].has_data() {
+            self.end(index, result, &mut shared.pool);
+        } else {
             self.end_turn(index, result, &mut shared.turns);
+            self.end_aside(index, result, &mut shared.pool);
         }
+    }
+
+    /// Takes a request on to what comes next for it, or answers it.
+    #[inline]
+    pub(super) fn end(&mut self, index: u16, result: IoResult, pool: &mut BufferPool) {
         let whole = result.is_err() || !self.has_more(index);
         if self.barrier.is_some() && whole && self.next_step(index, result, pool) {
             return;

@@ -283,6 +283,7 @@ impl Session {
             }
         }
         self.keep(index, &request);
+        self.known[usize::from(index)] = self.losses.known();
         if barrier {
             self.hold_barrier(index);
             return Taken::Nothing;

@@ -7,7 +7,7 @@ use spindle_hw::PAGE_SIZE;
 
 use super::slot::{Path, State};
 use super::{Session, tag};
-use crate::abi::{RspStatus, SECTORS_PER_PAGE};
+use crate::abi::SECTORS_PER_PAGE;
 use crate::pool::BufferPool;
 use crate::ring_core::Shared;
 use crate::scheduler::{DISCARD_COST, FLUSH_COST};
@@ -214,14 +214,7 @@ impl Session {
         }
         // If a part of it has failed before, that is why.
         why = progress.outcome().err().unwrap_or(why);
-        self.end_turn(index, Err(why), &mut shared.turns);
-        let pool = &mut shared.pool;
-        if why != IoError::Unsupported {
-            return self.finish(index, RspStatus::ERROR, pool);
-        }
-        if !self.next_step(index, Err(why), pool) {
-            self.finish(index, RspStatus::EOPNOTSUPP, pool);
-        }
+        self.conclude(index, Err(why), shared);
     }
 
     pub(super) fn leave_line(&mut self) {

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 
 use spindle_blkif::abi::{Abi, RspStatus};
 use spindle_blkif::{
-    Attachment, Claims, Config, Detached, Gate, RingCore, RingId, Session, Window,
+    Attachment, Claims, Config, Detached, Gate, Losses, RingCore, RingId, Session, Window,
 };
 use spindle_block::{
     Budget, Command, DiskQueue, IoError, IoResult, Op, Part, RamDisk, RamQueue, SubmitError, Tag,
@@ -43,6 +43,8 @@ pub struct TestDisk {
     pub write_through: bool,
     /// Completions are kept back.
     pub hold: bool,
+    /// It is back as soon as it is given up.
+    pub back: bool,
     /// Every command is refused.
     pub refuse: Option<SubmitError>,
     /// Commands whose memory is above this address are refused as scattered.
@@ -84,6 +86,7 @@ impl TestDisk {
             discarded: Vec::new(),
             write_through: true,
             hold: false,
+            back: false,
             refuse: None,
             scattered_above: u64::MAX,
             most_pieces: usize::MAX,
@@ -216,6 +219,12 @@ impl DiskQueue for TestDisk {
     }
 
     fn fail_all(&mut self, mut done: impl FnMut(Tag, IoResult)) {
+        if self.back {
+            while self.in_flight() > 0 {
+                self.inner.poll(|tag, _| done(tag, Err(IoError::Aborted)));
+            }
+            return;
+        }
         self.refuse = Some(SubmitError::Gone);
         self.inner
             .fail_all(|tag, _| done(tag, Err(IoError::Aborted)));
@@ -290,6 +299,8 @@ pub struct Rig {
     pub volume: Volume,
     /// Of the rings attached from now on.
     pub claims: Option<Arc<Claims>>,
+    /// The same, if they are of one device.
+    pub losses: Option<Arc<Losses>>,
     pub core: RingCore<TestDisk, &'static FakeGrants<'static>, &'static FakeEvents>,
     buffers: usize,
     windows: u64,
@@ -326,6 +337,7 @@ impl Rig {
             events,
             volume: disk.volume("ram0", 0),
             claims: None,
+            losses: None,
             core: RingCore::new(sizes.config, queues, grants, events, buffers).unwrap(),
             buffers: sizes.buffers,
             windows: 0,
@@ -365,6 +377,7 @@ impl Rig {
             indirect_segments: how.indirect,
             gate: Gate::members(1).remove(0),
             claims: self.claims.clone(),
+            losses: self.losses.clone().unwrap_or_default(),
         };
         (attachment, front)
     }

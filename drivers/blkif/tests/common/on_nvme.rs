@@ -78,6 +78,7 @@ impl OnNvme {
             indirect_segments: segments,
             gate: Gate::members(1).remove(0),
             claims: None,
+            losses: Default::default(),
         };
         let session = Session::new(front.ring(), attachment).unwrap();
         self.core.attach(session).unwrap();

@@ -141,6 +141,7 @@ impl Lane {
             indirect_segments: 0,
             gate: Gate::members(1).remove(0),
             claims: None,
+            losses: Default::default(),
         };
         let session = Session::new(ring.alias(), attachment).expect("a session");
         let buffers = SharedPages::host(256, 1 << 32);
