@@ -45,7 +45,7 @@ impl Address {
     /// What to write to port 0xCF8 to select the doubleword at `offset` (PCI Local Bus 3.0,
     /// 3.2.2.3.2).
     pub(crate) const fn select(self, offset: u8) -> u32 {
-        1 << 31 | (self.bus as u32) << 16 | (self.devfn as u32) << 8 | (offset & 0xfc) as u32
+        u32::from_be_bytes([1 << 7, self.bus, self.devfn, offset & 0xfc])
     }
 }
 

@@ -156,10 +156,10 @@ impl<P: Ports> Bus<P> {
                 }
             }
         }
-        self.set_command(
-            at,
-            command::MEMORY | command::BUS_MASTER | command::INTX_DISABLE,
-        );
+
+        // Until here nothing was decoded, whatever the registers held, and an error leaves it so. The
+        // interrupt pin stays off: completions are polled for, and no handler is there for it.
+        self.master(at);
         Ok(bars)
     }
 
@@ -195,7 +195,7 @@ impl<P: Ports> Bus<P> {
         Ok(())
     }
 
-    /// Lets a function master the bus that [`Bus::restore`] has let decode memory.
+    /// Lets a function whose BARs are in place ([`Bus::restore`]) decode memory and master the bus.
     pub fn master(&self, at: Address) {
         self.set_command(
             at,

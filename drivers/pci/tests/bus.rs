@@ -208,6 +208,12 @@ fn assigned_addresses_are_kept_when_asked_and_missing_ones_reported() {
     let bus = Bus::new(Shared(&fake));
     let bars = bus.enable(at(0, 5, 0), Placement::Keep).unwrap();
     assert_eq!((bars[0].address, bars[0].size), (0xfebf_8000, 0x4000));
+    // One above 4 GiB has its upper half in the second register.
+    fake.insert((0, 7, 0), nvme().memory64(0, 0x38_7654_8000, 0x4000));
+    let above = bus.enable(at(0, 7, 0), Placement::Keep).unwrap();
+    assert_eq!((above[0].address, above[0].size), (0x38_7654_8000, 0x4000));
+    let whole = 0x38_7654_8000..0x38_7654_c000;
+    assert_eq!(fake.decoded(at(0, 7, 0)), slice::from_ref(&whole));
     assert_eq!(
         bus.enable(at(0, 6, 0), Placement::Keep),
         Err(PciError::Unassigned {
