@@ -267,9 +267,12 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
                 self.recovery.blind = false;
                 self.recovery.stage = Stage::Disabling(now);
             }
-            Stage::Clearing(_) => {
+            Stage::Clearing(since) => {
+                let capabilities = match self.registers.usable_capabilities() {
+                    Err(Error::Gone) => return self.look_blindly(true, late(since, patience)),
+                    capabilities => capabilities?,
+                };
                 self.release_queues();
-                let capabilities = self.registers.usable_capabilities()?;
                 self.renew_capabilities(capabilities)?;
                 if capabilities.max_queue_entries() < u32::from(self.depth) {
                     // What is in flight has no place then. It fails, and the controller is brought up
@@ -349,8 +352,10 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
     #[inline(never)]
     fn stumble(&mut self, reason: Error, now: u64, attention: &mut Attention) {
         if reason == Error::Gone {
-            // It may be unplugged, or only its registers may be.
-            return self.lose(reason, false, attention);
+            // It may be unplugged, or only its registers may be. One that had been disabled before
+            // reaches no memory.
+            let disabled = matches!(self.recovery.stage, Stage::Clearing(_));
+            return self.lose(reason, disabled, attention);
         }
         if let Stage::Disabling(_) = self.recovery.stage {
             if !self.may_reset_subsystem() {

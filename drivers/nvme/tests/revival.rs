@@ -875,3 +875,22 @@ fn power_that_is_back_before_anything_was_noticed_is_noticed() {
         rig.obeyed();
     }
 }
+
+#[test]
+fn one_that_does_not_answer_after_it_was_disabled_is_waited_for() {
+    let rig = Rig::new(Config::default());
+    let mut bed = Bed::new(&rig, 1);
+    rig.disk.hang();
+    bed.submit(0, Op::Write, 1);
+    rig.disk.die();
+    while rig.disk.resets() == 0 {
+        bed.controller.attend();
+        bed.queues[0].tick(1_000_000_000);
+    }
+    rig.disk.vanish();
+    bed.queues[0].tick(1_000_000_000);
+    assert_eq!(bed.controller.attend().lost, None);
+    rig.disk.come_back();
+    bed.settle();
+    assert_eq!(bed.answers, [(1, Ok(()))]);
+}

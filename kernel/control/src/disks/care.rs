@@ -214,7 +214,7 @@ impl<Q> Disks<Q> {
     /// that a guest may ask for becomes that of another disk.
     fn come_back(&mut self, number: usize, back: ControllerBack, care: &mut Care) {
         let disk = &mut self.disks[number];
-        (disk.lost, disk.probing) = (None, false);
+        (disk.lost, disk.probing, disk.asked) = (None, false, false);
         disk.retry.back();
         let name = String::from(disk.controller.name());
         self.targets.set_lost(number, false);

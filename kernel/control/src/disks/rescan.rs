@@ -27,7 +27,7 @@ impl<Q> Disks<Q> {
         info!("asked to look at the disks again");
         for disk in &mut self.disks {
             disk.retry.ask(now);
-            disk.asked = true;
+            disk.asked = disk.lost.is_some();
             disk.controller.rescan();
         }
         // Who asks while an answer is due gets that one, and keeps none of those who asked before waiting.
