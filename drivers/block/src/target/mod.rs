@@ -381,7 +381,11 @@ impl<H: Copy + PartialEq + Display> Targets<H> {
             // The same blocks, whichever way.
             [(index, first), ref others @ ..]
                 if others.iter().all(|(_, other)| {
-                    let place = |e: &TargetEntry| (e.medium, e.volume.start, e.volume.sectors);
+                    // The size of a whole disk is not known through a controller that is lost.
+                    let place = |e: &TargetEntry| {
+                        let part = (e.volume.start, e.volume.sectors);
+                        (e.medium, (!e.is_disk()).then_some(part))
+                    };
                     place(other) == place(first)
                 }) =>
             {

@@ -333,6 +333,16 @@ fn twins() -> Targets<&'static str> {
 }
 
 #[test]
+fn a_name_of_twins_is_that_of_the_one_that_works_whatever_size_it_has() {
+    let mut targets = twins();
+    targets.set_lost(0, true);
+    let (unit, sectors) = targets.disks().map(|d| (d.unit, d.sectors)).next().unwrap();
+    assert!(targets.resize(1, unit, sectors * 2).is_some());
+    let named = targets.named("nvme-S1-n1").unwrap();
+    assert_eq!(targets.volume(named).name, "nvme1n1");
+}
+
+#[test]
 fn a_namespace_behind_two_controllers_is_one_disk() {
     let mut targets = twins();
     targets.claim("nvme0n1", Access::Write, "1/51712").unwrap();
