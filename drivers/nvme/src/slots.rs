@@ -44,11 +44,12 @@ impl Slot {
         self.remaining > 0 || self.cid & ALONE != 0
     }
 
-    /// Gives what is awaited a new identifier, to be submitted again.
+    /// Gives what is awaited a new identifier, to be submitted again. What is tried alone still is: its
+    /// place is kept apart when it ends.
     fn renew(&mut self, mask: u16) {
         let cid = next_use(self.cid, mask);
         self.entry = self.entry.with_cid(cid);
-        self.cid = u32::from(cid) | self.cid & (AWAITED | ALONE);
+        self.cid = u32::from(cid) | self.cid & (AWAITED | ALONE | TRIED);
     }
 
     /// Whether the controller has it.
@@ -904,6 +905,33 @@ mod tests {
             Finished::Command(OK, Tag(2))
         );
         assert_eq!((slots.progress(), slots.suspects()), ((1, 1), false));
+    }
+
+    #[test]
+    fn what_is_tried_alone_and_once_more_gives_its_place_back_once() {
+        let mut slots = Slots::new(8);
+        take(&mut slots, 1, 1).unwrap();
+        for _ in 0..SUSPECT {
+            slots.suspend();
+            slots.lay(Blame::All, 10);
+            slots.resume();
+        }
+        slots.suspend();
+        slots.hold(99, |_| false, 0);
+        let tried = slots.release_held(99, Which::Suspects).unwrap();
+        let Retry::Now(again) = slots.retry(tried.cid(), 99, false, 0) else {
+            panic!("it may be tried again");
+        };
+        let cid = again.cid();
+        let ended = slots.finish_alone(Answer { cid, status: 0 });
+        let ended = ended.map_or_else(|| slots.finish(cid, OK), |tag| Finished::Command(OK, tag));
+        assert_eq!(ended, Finished::Command(OK, Tag(1)));
+        slots.resume();
+        let mut places: Vec<u16> = (0..7)
+            .map(|tag| take(&mut slots, 1, tag).unwrap()[0] & 7)
+            .collect();
+        places.sort_unstable();
+        assert_eq!(places, [0, 1, 2, 3, 4, 5, 6]);
     }
 
     #[test]
