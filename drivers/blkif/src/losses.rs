@@ -2,8 +2,9 @@
 //!
 //! When a disk is lost and comes back, writes that it answered and had not made durable may be gone.
 //! The guest learns of that by a flush that fails. All rings of a device count in one record,
-//! which outlives the rings, so that it fails exactly once for a device: also if the ring is another
-//! one by then, or connected while the disk was away.
+//! which outlives the rings, so that it fails once for a device: also if the ring is another one by
+//! then, or connected while the disk was away. If a flush fails while the cores still hear of the loss,
+//! another one may fail.
 //!
 //! Both counts only ever grow. What counts for a flush is what was known when it was taken, so that
 //! one that was on its way already when another failed fails as well: whoever sent it may hear of

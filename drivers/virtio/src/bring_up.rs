@@ -9,6 +9,7 @@ use alloc::sync::Arc;
 use core::sync::atomic::Ordering;
 use core::time::Duration;
 
+use spindle_block::IoError;
 use spindle_hw::{Clock, DmaAlloc, NarrowRegisters};
 use virtio_drivers::transport::{DeviceStatus, Transport};
 
@@ -77,6 +78,13 @@ impl<R: NarrowRegisters, C: Clock, M: DmaAlloc> Disk<R, C, M> {
         Ok(())
     }
 
+    /// Whether the device is still as a driver has left it. One that was plugged in or reset since has
+    /// not been acknowledged by any (2.1).
+    pub(crate) fn is_acknowledged(&self) -> bool {
+        let status = self.transport.get_status();
+        status.bits() != 0xff && status.contains(DeviceStatus::ACKNOWLEDGE)
+    }
+
     /// Begins to bring it up, whatever state it is in; [`Self::advance`] goes on.
     ///
     /// # Errors
@@ -123,7 +131,8 @@ impl<R: NarrowRegisters, C: Clock, M: DmaAlloc> Disk<R, C, M> {
             }
             Stage::Asking { since, slot } => {
                 self.health()?;
-                if let Some(serial) = self.take_serial(slot) {
+                if let Some(serial) = self.take_serial(slot)? {
+                    self.named |= !serial.is_empty();
                     self.serial = serial;
                     self.stage = Stage::Up;
                 } else if is_late(since, ID_LIMIT) {
@@ -218,18 +227,23 @@ impl<R: NarrowRegisters, C: Clock, M: DmaAlloc> Disk<R, C, M> {
         slot
     }
 
-    /// The answer, if it has come; empty if there is no serial number.
-    fn take_serial(&self, slot: u16) -> Option<String> {
-        let handover = &self.places.first()?.handover;
-        let mut engine = handover.take()?;
+    /// The answer, if it has come; empty if there is no serial number. A disk that has given one must
+    /// give it once more, or it would be taken for another one.
+    fn take_serial(&self, slot: u16) -> Result<Option<String>, Error> {
+        let handover = self.places.first().map(|place| &place.handover);
+        let taken = handover.and_then(|handover| Some((handover, handover.take()?)));
+        let Some((handover, mut engine)) = taken else {
+            return Ok(None);
+        };
         let mut asked = Ok(());
         engine.poll(|_, result| asked = result);
-        let answer = (engine.in_flight() == 0).then(|| {
-            // A device that does not know the request has no serial number.
-            asked.map_or(String::new(), |()| volume::serial(&engine.id(slot)))
+        let answer = (engine.in_flight() == 0).then(|| match asked {
+            Ok(()) => Ok(volume::serial(&engine.id(slot))),
+            Err(error) if self.named && error != IoError::Unsupported => Err(Error::Serial(error)),
+            Err(_) => Ok(String::new()),
         });
         handover.keep(engine);
-        answer
+        answer.transpose()
     }
 }
 

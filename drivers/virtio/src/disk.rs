@@ -36,6 +36,8 @@ pub struct Disk<R, C, M> {
     pub(crate) features: Features,
     pub(crate) geometry: Geometry,
     pub(crate) serial: String,
+    /// Whether it has given one, now or an earlier time.
+    pub(crate) named: bool,
     /// By the numbers of the virtqueues.
     pub(crate) places: Vec<Place>,
     pub(crate) reports: Arc<Reports>,
@@ -70,6 +72,7 @@ impl<R: NarrowRegisters, C: Clock, M: DmaAlloc> Disk<R, C, M> {
             features: Features::empty(),
             geometry: Geometry::default(),
             serial: String::new(),
+            named: false,
             places: Vec::new(),
             reports: Arc::default(),
             stage: Stage::Off,

@@ -2,6 +2,8 @@
 
 use core::time::Duration;
 
+use spindle_block::IoError;
+
 /// Why a device could not be used, or not any longer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
@@ -74,6 +76,9 @@ pub enum Error {
         /// How long was waited.
         limit: Duration,
     },
+    /// A device that has a serial number failed to give it.
+    #[error("serial number cannot be read: {0}")]
+    Serial(IoError),
     /// The cache could not be written out.
     #[error("the cache could not be written out")]
     Flush,

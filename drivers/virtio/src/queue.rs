@@ -60,10 +60,14 @@ impl<R: NarrowRegisters> BlockQueue<R> {
         self.engine.as_ref().map_or(0, Engine::spurious)
     }
 
-    /// The device is lost, or was when this core last looked.
+    /// The device is lost, or was when this core last looked. A queue that is taken gets the time at
+    /// once: what is submitted before the next tick would seem to be as old as the domain.
     #[cold]
-    fn look_for_another(&mut self) {
+    fn look_for_another(&mut self, now_ns: u64) {
         self.engine = self.handover.pick_up();
+        if let Some(engine) = &mut self.engine {
+            engine.tick(now_ns);
+        }
     }
 }
 
@@ -124,7 +128,7 @@ impl<R: NarrowRegisters> DiskQueue for BlockQueue<R> {
     fn tick(&mut self, now_ns: u64) {
         match &mut self.engine {
             Some(engine) => engine.tick(now_ns),
-            None => self.look_for_another(),
+            None => self.look_for_another(now_ns),
         }
     }
 

@@ -79,6 +79,7 @@ where
         }
         // The device that answers next may be another one.
         self.bus.restore().inspect_err(|_| self.away = true)?;
+        self.away |= !self.device.is_acknowledged();
         self.device.begin().map_err(|error| {
             self.bus.disable();
             error.to_string()

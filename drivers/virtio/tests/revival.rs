@@ -521,3 +521,64 @@ fn a_device_that_did_not_start_is_refused_and_comes_later() {
     bed.works();
     bed.end();
 }
+
+#[test]
+fn what_is_submitted_as_soon_as_the_queue_is_back_is_not_late() {
+    let rig = Rig::new(Config::default());
+    let mut bed = Bed::new(&rig);
+    // The domain has been up for ten minutes.
+    bed.time.advance(600_000_000_000);
+    let tick = |bed: &mut Bed| {
+        let now = bed.time.now_ns();
+        bed.queues.iter_mut().for_each(|queue| queue.tick(now));
+    };
+    tick(&mut bed);
+    rig.device.die();
+    bed.lose();
+    assert_eq!(bed.probe(), back(ControllerBack::Same, vec![]));
+    rig.device.hold();
+    let memory = rig.memory(1);
+    let page = scattered(&memory);
+    // One visit: tick, then submit, then commit.
+    tick(&mut bed);
+    bed.queues[0]
+        .submit(&command(Op::Read, 0, &page), Tag(1))
+        .unwrap();
+    bed.queues[0].commit();
+    // The next one, 10 us later.
+    bed.time.advance(10_000);
+    tick(&mut bed);
+    assert_eq!(bed.attend().lost, None);
+}
+
+#[test]
+fn another_disk_without_a_serial_number_between_two_looks_is_another_one() {
+    let plain = || Config {
+        serial: None,
+        ..Config::default()
+    };
+    let rig = Rig::new(plain());
+    let mut bed = Bed::new(&rig);
+    rig.device.die();
+    bed.lose();
+    // Within the second (later: the minute) before the next look.
+    rig.device.vanish();
+    rig.device.come_back_as(plain());
+    assert_ne!(bed.probe(), back(ControllerBack::Same, vec![]));
+}
+
+#[test]
+fn a_disk_that_fails_to_give_its_serial_number_is_tried_again() {
+    let rig = Rig::new(Config::default());
+    let mut bed = Bed::new(&rig);
+    rig.device.die();
+    bed.lose();
+    rig.device.arm(Fault::Fail(8, 1));
+    let failed = bed.probe();
+    assert_eq!((failed.back, failed.changes), (None, vec![]));
+    assert!(failed.lost.is_some_and(|lost| lost.again));
+    rig.device.repair(Fault::Fail(8, 1));
+    assert_eq!(bed.probe(), back(ControllerBack::Same, vec![]));
+    bed.tick();
+    bed.works();
+}
