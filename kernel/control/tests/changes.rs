@@ -727,7 +727,7 @@ fn with_virtio(cores: usize, change: impl FnOnce(&FakeVirtio)) -> (World, FakeVi
     (world, model.unwrap())
 }
 
-/// Waits until the loss of the disk is noticed, and every core has been told.
+/// Waits until the loss of the disk is noticed, and every core has heard of it.
 fn until_lost(world: &mut World) {
     world.until("loss", |w| w.remotes[0].borrow().masters == Some(false));
     world.pass(100);
