@@ -7,7 +7,7 @@
 use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
-use core::fmt::{self, Debug};
+use core::fmt;
 
 use crate::{Unit, Volume};
 
@@ -15,7 +15,7 @@ use crate::{Unit, Volume};
 ///
 /// Everything here may wait for the controller, within limits, and may allocate; none of it is on
 /// the data path. Reasons are texts without the controller's name, for the log and for guests.
-pub trait BlockController<Q>: Debug {
+pub trait BlockController<Q> {
     /// The name that users know the controller by: `nvme0`, `vda`, `ram0`.
     fn name(&self) -> &str;
 
@@ -166,7 +166,7 @@ pub struct LostController {
 }
 
 /// The way to keep a controller from memory that does not depend on its cooperation.
-pub trait BusMaster: Debug {
+pub trait BusMaster {
     /// Takes the controller's access to memory away; false if that cannot be done.
     fn disable(&mut self) -> bool;
 

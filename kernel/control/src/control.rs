@@ -32,7 +32,6 @@ const STOP_NS: u64 = LOOK_WITHOUT_RINGS_NS + 2_000_000_000;
 const SMART_NS: u64 = 60_000_000_000;
 
 /// The control core's state.
-#[derive(Debug)]
 pub struct Control<H, W: CoreWorker> {
     hypervisor: H,
     store: Store,

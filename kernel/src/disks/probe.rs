@@ -22,7 +22,6 @@ use crate::xen::time::CoreClock;
 pub(super) type AnyController = Box<dyn BlockController<Queue>>;
 
 /// What the disk types find their disks with, and what they have found.
-#[derive(Debug)]
 pub(super) struct Probe<'a> {
     pub(super) config: &'a Config,
     /// The domain's memory map.

@@ -22,7 +22,6 @@ const MAX_LIST: usize = 1792;
 
 /// All disks, by the number that [`spindle_block::Volume::disk`] gives. `Q` holds a queue of any disk
 /// type, or by default none.
-#[derive(Debug)]
 pub struct Disks<Q> {
     disks: Vec<Disk<Q>>,
     /// The queues for the first core, after partition tables were read through them.
@@ -35,7 +34,6 @@ pub struct Disks<Q> {
 }
 
 /// A controller, and what is under way with it.
-#[derive(Debug)]
 struct Disk<Q> {
     controller: Box<dyn BlockController<Q>>,
     /// Why it is lost, if it is.

@@ -185,7 +185,6 @@ pub(crate) struct Remote {
 pub(crate) type Remotes = Vec<Rc<RefCell<Remote>>>;
 
 /// A controller, and what tests do to it.
-#[derive(Debug)]
 struct Watched {
     inner: Box<dyn BlockController<Queue>>,
     remote: Rc<RefCell<Remote>>,
