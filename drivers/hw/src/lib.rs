@@ -25,7 +25,7 @@ mod port;
 mod tests;
 
 pub use bus::{BusMemory, DmaAlloc, IdentityMap};
-pub use clock::Clock;
+pub use clock::{Clock, Span};
 pub use mmio::{Mmio, NarrowRegisters, Registers};
 pub use pages::SharedPages;
 pub use port::Ports;

@@ -6,10 +6,14 @@ use core::cell::Cell;
 use core::ops::Range;
 use core::ptr::NonNull;
 use core::sync::atomic::Ordering::Relaxed;
+use core::time::Duration;
 use std::boxed::Box;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::string::ToString;
 
-use crate::{BusMemory, Clock, DmaAlloc, IdentityMap, Mmio, PAGE_SIZE, Registers, SharedPages};
+use crate::{
+    BusMemory, Clock, DmaAlloc, IdentityMap, Mmio, PAGE_SIZE, Registers, SharedPages, Span,
+};
 
 const PAGE: u64 = PAGE_SIZE as u64;
 
@@ -224,4 +228,13 @@ fn registers_are_shared_and_a_wide_one_has_its_low_half_first() {
     let none = unsafe { Mmio::new(NonNull::dangling(), 0) };
     assert!(none.is_empty());
     assert_eq!(none.read32(0), u32::MAX);
+}
+
+#[test]
+fn durations_are_written_in_seconds_or_milliseconds() {
+    let shown = |millis| Span(Duration::from_millis(millis)).to_string();
+    assert_eq!(
+        [0, 500, 1000, 12_500, 30_000, 1050, 1001].map(shown),
+        ["0ms", "500ms", "1s", "12.5s", "30s", "1.05s", "1.001s"]
+    );
 }

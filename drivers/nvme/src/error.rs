@@ -2,6 +2,8 @@
 
 use core::time::Duration;
 
+use spindle_hw::Span;
+
 use crate::Status;
 
 /// Why a controller could not be used, or not any longer.
@@ -23,7 +25,7 @@ pub enum Error {
     #[error("controller is being reset or was given up")]
     NotRunning,
     /// A command got no answer, and aborting it did not help.
-    #[error("a command of queue {queue} got no answer within {waited:?}")]
+    #[error("a command of queue {queue} got no answer within {}", Span(*.waited))]
     Hung {
         /// The queue's identifier.
         queue: u16,
@@ -34,13 +36,13 @@ pub enum Error {
     #[error("the controller's {0} changed")]
     Changed(&'static str),
     /// CSTS.RDY did not follow CC.EN within CAP.TO.
-    #[error("controller did not become ready within {0:?}")]
+    #[error("controller did not become ready within {}", Span(*.0))]
     NotReady(Duration),
     /// CSTS.RDY did not go away within CAP.TO.
-    #[error("controller did not become idle within {0:?}")]
+    #[error("controller did not become idle within {}", Span(*.0))]
     NotDisabled(Duration),
     /// CSTS.SHST did not report the end of the shutdown.
-    #[error("controller did not shut down within {0:?}")]
+    #[error("controller did not shut down within {}", Span(*.0))]
     NoShutdown(Duration),
     /// Only larger memory pages than ours.
     #[error("controller needs memory pages of at least {} KiB", 1u64 << (.shift - 10))]
@@ -68,7 +70,7 @@ pub enum Error {
         have: usize,
     },
     /// An admin command was not answered.
-    #[error("admin command {opcode:#04x} got no answer within {limit:?}")]
+    #[error("admin command {opcode:#04x} got no answer within {}", Span(*.limit))]
     Timeout {
         /// What was asked.
         opcode: u8,

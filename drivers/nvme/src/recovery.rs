@@ -15,7 +15,7 @@
 use alloc::vec::Vec;
 use core::time::Duration;
 
-use spindle_hw::{Clock, DmaAlloc, Registers};
+use spindle_hw::{Clock, DmaAlloc, Registers, Span};
 
 use crate::admin::{self, Posted};
 use crate::change::Rescan;
@@ -636,9 +636,9 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
     fn abort(&mut self, abort: Abort) -> Result<(), Error> {
         let Abort { queue, cid, .. } = abort;
         log::warn!(
-            "nvme {}: no answer to command {cid:#x} of queue {queue} within {:?}; aborting it",
+            "nvme {}: no answer to command {cid:#x} of queue {queue} within {}; aborting it",
             self.identity.serial,
-            self.timeout
+            Span(self.timeout)
         );
         let entry = Entry {
             opcode: opcode::ABORT,

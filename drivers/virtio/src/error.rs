@@ -3,6 +3,7 @@
 use core::time::Duration;
 
 use spindle_block::IoError;
+use spindle_hw::Span;
 
 /// Why a device could not be used, or not any longer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -28,10 +29,10 @@ pub enum Error {
         needed: usize,
     },
     /// A command was not answered in time.
-    #[error("a command got no answer within {0:?}")]
+    #[error("a command got no answer within {}", Span(*.0))]
     Late(Duration),
     /// Device status did not become 0 after a reset.
-    #[error("device did not reset within {0:?}")]
+    #[error("device did not reset within {}", Span(*.0))]
     NoReset(Duration),
     /// VIRTIO_F_VERSION_1 is not offered.
     #[error("device knows the legacy interface only")]
@@ -69,7 +70,7 @@ pub enum Error {
     #[error("virtqueue {0} has an impossible notification address")]
     Doorbell(u16),
     /// A request of bring-up or shutdown was not answered.
-    #[error("request {kind} got no answer within {limit:?}")]
+    #[error("request {kind} got no answer within {}", Span(*.limit))]
     Timeout {
         /// Type of the request (5.2.6).
         kind: u32,

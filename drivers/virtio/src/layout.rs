@@ -1,6 +1,8 @@
 //! Where a modern virtio device's registers are: vendor-specific PCI capabilities, each naming a
 //! part of a BAR (4.1.4).
 
+use core::fmt;
+
 use spindle_hw::Ports;
 use spindle_pci::{Address, Bus, Capability, CapabilityId, Function, MemoryBar};
 
@@ -22,7 +24,7 @@ pub enum LayoutError {
     #[error("no modern virtio device: it has no {0} registers")]
     Missing(&'static str),
     /// A capability points outside its BAR, or is misaligned or too short.
-    #[error("its {what} registers are said to be at {at:?}, which cannot be")]
+    #[error("its {what} registers are said to be at {at}, which cannot be")]
     Implausible {
         /// Which registers.
         what: &'static str,
@@ -43,6 +45,13 @@ pub struct Region {
     pub offset: u32,
     /// Length in bytes.
     pub len: u32,
+}
+
+impl fmt::Display for Region {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { bar, offset, len } = self;
+        write!(f, "offset {offset:#x} of BAR {bar}, {len:#x} bytes")
+    }
 }
 
 /// Where the registers are.
