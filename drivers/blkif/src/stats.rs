@@ -167,8 +167,11 @@ impl CoreSnapshot {
     /// The share of time in visits that found work, in thousandths; 0 before any time has passed.
     #[must_use]
     pub fn busy_permille(&self) -> u64 {
-        let (busy, idle) = (u128::from(self.busy_ns), u128::from(self.idle_ns));
-        (busy * 1000).checked_div(busy + idle).unwrap_or(0) as u64
+        let all = self.busy_ns.saturating_add(self.idle_ns);
+        // 64 bits hold a thousand times what has ten bits to spare.
+        let excess = 10u32.saturating_sub(all.leading_zeros());
+        let (busy, all) = (self.busy_ns >> excess, all >> excess);
+        (busy * 1000).checked_div(all).unwrap_or(0)
     }
 }
 
@@ -259,6 +262,12 @@ mod tests {
     #[test]
     fn a_core_reports_its_busy_share() {
         assert_eq!(CoreSnapshot::default().busy_permille(), 0);
+        let long = CoreSnapshot {
+            busy_ns: 3 << 60,
+            idle_ns: 1 << 60,
+            ..CoreSnapshot::default()
+        };
+        assert_eq!(long.busy_permille(), 750);
         let stats = CoreStats::default();
         stats.busy_ns.add(1);
         stats.idle_ns.add(2);

@@ -29,7 +29,8 @@ const _: () = assert!(core::mem::offset_of!(HealthPage, units_read) == 32);
 const _: () = assert!(core::mem::offset_of!(HealthPage, power_on_hours) == 128);
 const _: () = assert!(core::mem::offset_of!(HealthPage, media_errors) == 160);
 
-/// How a disk is, by its own account. Printed as words for people and tools.
+/// How a disk is, by its own account. Printed as words for people and tools. Counters stop at
+/// 2^64 - 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HealthLog {
     /// Critical Warning: a bit for each thing that is wrong, 0 if all is well.
@@ -41,15 +42,15 @@ pub struct HealthLog {
     /// Endurance used up, in percent, which may be more than 100.
     pub used: u8,
     /// Thousands of 512-byte units read.
-    pub units_read: u128,
+    pub units_read: u64,
     /// Thousands of 512-byte units written.
-    pub units_written: u128,
+    pub units_written: u64,
     /// Hours under power.
-    pub power_on_hours: u128,
+    pub power_on_hours: u64,
     /// Times that power went without a shutdown.
-    pub unsafe_shutdowns: u128,
+    pub unsafe_shutdowns: u64,
     /// Times that data could not be brought back.
-    pub media_errors: u128,
+    pub media_errors: u64,
 }
 
 /// Critical warnings by bit.
@@ -69,11 +70,11 @@ impl HealthLog {
             temperature: page.temperature.get(),
             spare: page.spare,
             used: page.used,
-            units_read: page.units_read.get(),
-            units_written: page.units_written.get(),
-            power_on_hours: page.power_on_hours.get(),
-            unsafe_shutdowns: page.unsafe_shutdowns.get(),
-            media_errors: page.media_errors.get(),
+            units_read: count(page.units_read),
+            units_written: count(page.units_written),
+            power_on_hours: count(page.power_on_hours),
+            unsafe_shutdowns: count(page.unsafe_shutdowns),
+            media_errors: count(page.media_errors),
         }
     }
 }
@@ -114,8 +115,13 @@ fn warning(bit: usize) -> &'static str {
 }
 
 /// A unit is 1000 × 512 bytes.
-fn megabytes(units: u128) -> u128 {
-    units.saturating_mul(512) / 1000
+fn megabytes(units: u64) -> u64 {
+    units.saturating_mul(64) / 125
+}
+
+/// A counter, as far as 64 bits go: to print more takes library code that nothing else needs.
+fn count(counter: U128) -> u64 {
+    u64::try_from(counter.get()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
@@ -135,7 +141,7 @@ mod tests {
         let line = HealthLog::new(&page).to_string();
         let expected = "warnings=none celsius=40 spare%=100 used%=3 read_mb=1024 written_mb=0 \
                         hours=0 unsafe_shutdowns=0 media_errors=";
-        assert_eq!(line, expected.to_string() + &u128::MAX.to_string());
+        assert_eq!(line, expected.to_string() + &u64::MAX.to_string());
         page.critical = 0b1000_1001;
         page.temperature.set(0);
         let line = HealthLog::new(&page).to_string();
