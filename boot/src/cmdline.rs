@@ -51,7 +51,7 @@ impl<'a> Iterator for Words<'a> {
                 value: Some(value),
             });
         }
-        let (word, rest) = rest.split_at(end);
+        let (word, rest) = rest.split_at_checked(end).unwrap_or((rest, ""));
         self.rest = rest;
         Some(split(word))
     }

@@ -14,7 +14,7 @@ use crate::request::ID_LEN;
 pub(crate) fn serial(id: &[u8; ID_LEN]) -> String {
     let id = id.iter().take_while(|&&byte| byte != 0);
     let id: String = id.copied().map(char::from).collect();
-    let fit = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    let fit = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     let shown = id.trim().chars().map(|c| if fit(c) { c } else { '_' });
     shown.collect()
 }

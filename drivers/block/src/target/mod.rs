@@ -435,20 +435,16 @@ fn spelling(target: &str) -> String {
 
 /// A name that is written as udev and the list of targets write it, `my\x20data` for `my data`.
 fn unescape(name: &str) -> String {
-    let mut parts = name.split("\\x");
-    let mut bytes = Vec::from(parts.next().unwrap_or_default());
-    for part in parts {
-        let code = part.split_at_checked(2);
-        match code.and_then(|(hex, rest)| Some((u8::from_str_radix(hex, 16).ok()?, rest))) {
-            Some((byte, rest)) => {
-                bytes.push(byte);
-                bytes.extend_from_slice(rest.as_bytes());
-            }
-            None => {
-                bytes.extend_from_slice(b"\\x");
-                bytes.extend_from_slice(part.as_bytes());
-            }
-        }
+    let escaped = |text: &[u8]| {
+        let hex = str::from_utf8(text.strip_prefix(b"\\x")?.get(..2)?).ok()?;
+        u8::from_str_radix(hex, 16).ok()
+    };
+    let mut bytes = Vec::new();
+    let mut rest = name.as_bytes();
+    while let Some(&first) = rest.first() {
+        let code = escaped(rest);
+        bytes.push(code.unwrap_or(first));
+        rest = &rest[if code.is_some() { 4 } else { 1 }..];
     }
     String::from_utf8(bytes).unwrap_or_else(|_| name.to_string())
 }

@@ -61,7 +61,9 @@ fn by_id<'a>(disk: &'a Volume, (start, length): (&str, usize)) -> Option<&'a str
 /// What the description says before the firmware, of which each controller may have its own: the
 /// model, and the serial number once more.
 fn model(disk: &Volume) -> &str {
+    const FIRMWARE: &[u8] = b", firmware ";
     let text = &disk.description;
-    text.split_once(", firmware ")
-        .map_or(text, |(model, _)| model)
+    let mut windows = text.as_bytes().windows(FIRMWARE.len());
+    let model = windows.position(|window| window == FIRMWARE);
+    model.and_then(|end| text.get(..end)).unwrap_or(text)
 }
