@@ -3,7 +3,6 @@
 //! Keys are those of `public/io/blkif.h`. A frontend that offers one queue puts them into its own
 //! directory, one with more into `queue-N/`.
 
-use alloc::collections::BTreeSet;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -138,8 +137,7 @@ impl Plan {
 
     /// From the replies to reading [`Plan::keys`].
     pub(super) fn layout(&self, replies: &[Reply]) -> Result<RingLayout, Refusal> {
-        let mut refs_seen = BTreeSet::new();
-        let mut ports_seen = BTreeSet::new();
+        let (mut refs_seen, mut ports_seen) = (Vec::new(), Vec::new());
         let mut queues = Vec::new();
         let keys = self.keys();
         let per_queue = keys.len() / self.queues as usize;
@@ -149,7 +147,7 @@ impl Plan {
                 break;
             };
             let port = number(port)?;
-            if port == 0 || !ports_seen.insert(port) {
+            if port == 0 || !is_new(&mut ports_seen, port) {
                 let text = format!("frontend's event-channel {port} cannot be used");
                 return Err(Refusal::new(Errno::EINVAL, text));
             }
@@ -163,7 +161,7 @@ impl Plan {
                 refs => refs,
             };
             let refs: Vec<u32> = refs.iter().map(number).collect::<Result<_, _>>()?;
-            if let Some(twice) = refs.iter().find(|gref| !refs_seen.insert(**gref)) {
+            if let Some(twice) = refs.iter().find(|gref| !is_new(&mut refs_seen, **gref)) {
                 let text = format!("frontend's ring-ref {twice} is there twice");
                 return Err(Refusal::new(Errno::EINVAL, text));
             }
@@ -183,6 +181,15 @@ impl Plan {
             large_sectors: self.large_sectors,
         })
     }
+}
+
+/// Puts `number` among those seen, which are sorted; false if it is there already.
+fn is_new(seen: &mut Vec<u32>, number: u32) -> bool {
+    let place = seen.binary_search(&number);
+    if let Err(at) = place {
+        seen.insert(at, number);
+    }
+    place.is_err()
 }
 
 fn optional(reply: &Reply) -> Option<&[u8]> {
