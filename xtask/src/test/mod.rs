@@ -3,6 +3,8 @@
 mod play;
 mod report;
 
+use std::time::Instant;
+
 use anyhow::{Result, bail};
 use clap::ValueEnum;
 use xshell::{Shell, cmd};
@@ -13,6 +15,9 @@ use crate::history::History;
 use crate::rig::{self, Backend, Setup, Suite, Variant};
 use crate::scenario::{self, Scenario};
 use crate::{freshness, fuzz, kernel, root, tools, ui};
+
+/// So many scenarios of the last suite run also if there is no time left.
+const AT_LEAST: usize = 4;
 
 /// Which suites to test on.
 #[derive(Clone, Copy, ValueEnum)]
@@ -46,9 +51,9 @@ pub(crate) struct Args {
     /// Who serves the disk; `dom0` is Linux' own backend, to check the rig itself.
     #[arg(long, value_enum, default_value = "spindle", hide = true)]
     backend: Backend,
-    /// Of the scenarios beyond the core, only every second; which ones changes with the commit.
+    /// Until when scenarios begin on the last suite, in an order that changes with the commit.
     #[arg(skip)]
-    sample: bool,
+    until: Option<Instant>,
 }
 
 impl Args {
@@ -60,8 +65,9 @@ impl Args {
         self.filter.iter().any(|part| name.contains(part))
     }
 
-    /// What `--suite both` means, without the host's tests, and as much of it as CI has time for.
-    pub(crate) fn ci() -> Self {
+    /// What `--suite both` means, without the host's tests: the core on bookworm, and on trixie as
+    /// many scenarios as begin before `until`, others at each commit.
+    pub(crate) fn ci(until: Instant) -> Self {
         Self {
             suite: Suites::Both,
             filter: Vec::new(),
@@ -69,7 +75,7 @@ impl Args {
             host_only: false,
             rig_only: true,
             backend: Backend::Spindle,
-            sample: true,
+            until: Some(until),
         }
     }
 }
@@ -83,10 +89,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         return Ok(());
     }
     let mut chosen = choose(args)?;
-    if args.sample {
-        let (part, rest) = halve(&chosen, fuzz::commit(&Shell::new()?)?);
-        ui::step("test", &format!("left out this time: {}", names(&rest)));
-        chosen = part;
+    if args.until.is_some() {
+        chosen = in_turn(chosen, fuzz::commit(&Shell::new()?)?);
     }
     let _lock = rig::lock()?;
     let image = match args.backend {
@@ -103,16 +107,24 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     for &suite in suites {
         let images = rig::prepare(suite)?;
         let mut rig = Rig::new(Setup::new(suite, &images, image.as_deref(), args.backend));
-        let part = chosen.iter().copied().filter(|scenario| {
-            scenario.is_core() || !args.filter.is_empty() || suite == suites[suites.len() - 1]
-        });
+        let is_last = suite == suites[suites.len() - 1];
+        let part = chosen
+            .iter()
+            .copied()
+            .filter(|scenario| scenario.is_core() || !args.filter.is_empty() || is_last);
         let (part, other): (Vec<_>, Vec<_>) =
             part.partition(|scenario| scenario.variant().boots(suite));
         if !other.is_empty() {
             let (name, other) = (suite.name(), names(&other));
             ui::step("test", &format!("not for {name}'s Xen: {other}"));
         }
-        for scenario in part {
+        for (number, &scenario) in part.iter().enumerate() {
+            let is_late = args.until.is_some_and(|until| Instant::now() > until);
+            if is_last && is_late && number >= AT_LEAST {
+                let left_out = names(&part[number..]);
+                ui::step("test", &format!("no time this time for: {left_out}"));
+                break;
+            }
             if let Some(times) = args.repeat {
                 report.repeated(suite, &scenario.name, &rig.repeat(scenario, times));
                 continue;
@@ -151,19 +163,18 @@ fn choose(args: &Args) -> Result<Vec<&'static Scenario>> {
         .collect())
 }
 
-/// The core and every second one of the others on the usual machine; and the rest: an even number
-/// leaves others out than an odd one. Those on other machines, which are booted for them, are part
-/// of the rest each time.
-fn halve(
-    chosen: &[&'static Scenario],
-    number: u64,
-) -> (Vec<&'static Scenario>, Vec<&'static Scenario>) {
-    let mut even = !number.is_multiple_of(2);
-    chosen.iter().copied().partition(|scenario| {
-        let usual = scenario.variant() == Variant::Usual;
-        even ^= usual && !scenario.is_core();
-        scenario.is_core() || usual && even
-    })
+/// The scenarios on the usual machine from the one that `number` draws on, and around; those on other
+/// machines, which are booted for them, come last.
+fn in_turn(chosen: Vec<&'static Scenario>, number: u64) -> Vec<&'static Scenario> {
+    let (mut usual, other): (Vec<_>, Vec<_>) = chosen
+        .into_iter()
+        .partition(|scenario| scenario.variant() == Variant::Usual);
+    if !usual.is_empty() {
+        let first = number % usual.len() as u64;
+        usual.rotate_left(first as usize);
+    }
+    usual.extend(other);
+    usual
 }
 
 fn names(scenarios: &[&Scenario]) -> String {
@@ -187,12 +198,14 @@ pub(crate) fn host() -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     fn filtered(filter: &[&str]) -> Result<Vec<&'static str>> {
         let args = Args {
             filter: filter.iter().map(ToString::to_string).collect(),
-            ..Args::ci()
+            ..Args::ci(Instant::now())
         };
         Ok(choose(&args)?
             .iter()
@@ -201,26 +214,28 @@ mod tests {
     }
 
     #[test]
-    fn two_samples_make_the_whole_and_each_has_the_core() -> Result<()> {
-        let all = choose(&Args::ci())?;
-        let (even, not_even) = halve(&all, 4);
-        let (odd, not_odd) = halve(&all, 7);
-        let names = |of: &[&'static Scenario], core| -> Vec<_> {
-            let usual = |scenario: &&&Scenario| scenario.variant() == Variant::Usual;
-            let part = of.iter().filter(usual);
-            let part = part.filter(|scenario| scenario.is_core() == core);
-            part.map(|scenario| scenario.name.as_str()).collect()
+    fn each_scenario_is_the_first_at_some_commit_and_none_is_lost() -> Result<()> {
+        let names = |of: &[&'static Scenario]| -> Vec<_> {
+            of.iter().map(|scenario| scenario.name.as_str()).collect()
         };
-        for (part, rest) in [(&even, &not_odd), (&odd, &not_even)] {
-            assert_eq!(names(part, true), names(&all, true));
-            assert_eq!(names(part, false), names(rest, false));
-            assert_eq!(
-                part.len(),
-                names(part, true).len() + names(part, false).len()
-            );
+        let all = choose(&Args::ci(Instant::now()))?;
+        let usual = |scenario: &&Scenario| scenario.variant() == Variant::Usual;
+        let count = all
+            .iter()
+            .copied()
+            .filter(|scenario| usual(scenario))
+            .count();
+        let mut firsts = BTreeSet::new();
+        for commit in 0..count {
+            let turned = in_turn(all.clone(), commit as u64);
+            assert!(turned[..count].iter().all(usual));
+            firsts.insert(turned[0].name.as_str());
+            let sorted = |of| BTreeSet::from_iter(names(of));
+            assert_eq!(sorted(&turned), sorted(&all));
+            assert_eq!(turned.len(), all.len());
         }
-        assert_eq!(even.len() + not_even.len(), all.len());
-        assert!(even.len().abs_diff(odd.len()) <= 1);
+        assert_eq!(firsts.len(), count);
+        assert!(in_turn(Vec::new(), 3).is_empty());
         Ok(())
     }
 
