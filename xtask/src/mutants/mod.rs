@@ -3,14 +3,16 @@
 //! `xtask/mutants.txt` ([`listed`]).
 //!
 //! The mutants are made in a copy of the sources ([`copy`]), never in the work tree, of all the code
-//! or of what a change touches ([`change`]). [`outcome`] reads what was found and judges it. What it
-//! says of a crate all of whose mutants were tried is kept, and shown by a page of the results ([`page`]).
+//! or of what a change touches ([`change`]), or a sample ([`sample`]). [`outcome`] reads what was found
+//! and judges it. What it says of a crate all of whose mutants were tried, or of a sample of them, is
+//! kept, and shown by a page of the results ([`page`]).
 
 mod change;
 mod copy;
 mod listed;
 mod outcome;
 mod page;
+mod sample;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -22,7 +24,8 @@ use xshell::{Shell, cmd};
 
 use self::change::Change;
 use self::listed::Listed;
-use self::outcome::{Earlier, Outcome, Report};
+use self::outcome::{Earlier, Extent, Outcome, Report};
+use self::sample::{Part, Sample};
 use crate::{freshness, fuzz, root, tools, ui};
 
 /// A crate whose tests are tried.
@@ -77,14 +80,19 @@ pub(crate) struct Args {
     package: Vec<String>,
     /// Only what the last runs of the whole crate, and those with this option after it, have left or
     /// what survived them: after a change of the tests, or if there was too little time.
-    #[arg(long, conflicts_with_all = ["changed", "shard"])]
+    #[arg(long, conflicts_with_all = ["changed", "shard", "sample"])]
     again: bool,
     /// Make no mutants: make the page of the record again.
-    #[arg(long, conflicts_with_all = ["changed", "package", "again", "shard", "minutes"])]
+    #[arg(long, conflicts_with_all = ["changed", "package", "again", "shard", "sample", "minutes"])]
     page_only: bool,
-    /// Only this part of each crate's mutants, from 0/5 to 4/5 for example.
-    #[arg(long, value_name = "K/N")]
-    shard: Option<String>,
+    /// Only a sample of about so many of each crate's mutants: every so manieth one, beginning with
+    /// one that the commit decides. The page shows it as a sample; no rate makes the command fail.
+    #[arg(long, value_name = "NUMBER", conflicts_with_all = ["changed", "shard"])]
+    sample: Option<usize>,
+    /// Only this sample of each crate's mutants: of N the one with the number K, from 0 on, and every
+    /// Nth after it.
+    #[arg(long, value_name = "K/N", conflicts_with = "changed")]
+    shard: Option<Part>,
     /// End after so many minutes, and print how many mutants were left.
     #[arg(long, value_name = "MINUTES")]
     minutes: Option<u64>,
@@ -92,11 +100,11 @@ pub(crate) struct Args {
 
 /// Which mutants of the chosen crates are made.
 #[derive(Default)]
-struct Scope<'a> {
+struct Scope {
     /// Only those in it.
     change: Option<Change>,
     /// Only this part of each crate's.
-    shard: Option<&'a str>,
+    sample: Option<Sample>,
     /// Only those that earlier runs have not settled.
     again: bool,
     /// As many as there is time for.
@@ -117,9 +125,17 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let chosen = choose(&args.package)?;
     let base = args.changed.as_deref();
     let change = base.map(|base| Change::since(&sh, Some(base).filter(|base| !base.is_empty())));
+    let sample = match (args.shard, args.sample) {
+        (Some(part), _) => Some(Sample::Given(part)),
+        (None, Some(size)) => Some(Sample::Drawn {
+            size,
+            by: fuzz::commit(&sh)?,
+        }),
+        (None, None) => None,
+    };
     let scope = Scope {
         change: change.transpose()?,
-        shard: args.shard.as_deref(),
+        sample,
         again: args.again,
         time: args
             .minutes
@@ -154,7 +170,7 @@ pub(crate) fn in_ci(time: Duration) -> Result<Option<String>> {
 }
 
 /// Makes mutants of these crates and prints what their tests noticed.
-fn try_all(sh: &Shell, mut chosen: Vec<&Tested>, scope: &Scope<'_>) -> Result<Report> {
+fn try_all(sh: &Shell, mut chosen: Vec<&Tested>, scope: &Scope) -> Result<Report> {
     let mut report = Report::default();
     let listed = Listed::read(&root().join("xtask/mutants.txt"))?;
     if let Some(change) = &scope.change {
@@ -185,14 +201,31 @@ fn try_all(sh: &Shell, mut chosen: Vec<&Tested>, scope: &Scope<'_>) -> Result<Re
         ui::step("mutants", tested.name);
         // Before the run: the work tree may change under it, the copy does not.
         let version = freshness::version_of(&[tested.folder]);
-        let outcome = try_one(sh, &tree, tested, scope, left)?;
-        let whole = scope.change.is_none() && scope.shard.is_none();
-        if whole && outcome.is_complete() {
-            let marks = outcome.marks(tested.name, tested.folder, &listed);
-            let versioned = marks.into_iter().map(|mark| mark.with("spindle", &version));
-            page::update(versioned.collect())?;
+        let all = match scope.sample {
+            Some(_) => list(sh, &tree, tested)?.len(),
+            None => 0,
+        };
+        let part = scope.sample.map(|sample| sample.of(all));
+        let outcome = try_one(sh, &tree, tested, scope, part, left)?;
+        let extent = match part {
+            Some(_) => Extent::Sample,
+            None if scope.change.is_some() => Extent::Change,
+            None => Extent::Whole,
+        };
+        let marks = outcome.marks(tested.name, tested.folder, &listed);
+        let versioned = marks.into_iter().map(|mark| mark.with("spindle", &version));
+        match part {
+            // One that had too little time is a smaller one: the order was mixed.
+            Some(part) if outcome.tried() > 0 => {
+                let marks = versioned.map(|mark| mark.with("part", part).with("all", all));
+                page::update(marks.collect())?;
+            }
+            None if extent == Extent::Whole && outcome.is_complete() => {
+                page::update(versioned.collect())?;
+            }
+            _ => {}
         }
-        report.add(tested.name, tested.folder, &outcome, &listed, whole);
+        report.add(tested.name, tested.folder, &outcome, &listed, extent);
     }
     println!("{report}");
     Ok(report)
@@ -203,12 +236,13 @@ fn try_one(
     sh: &Shell,
     tree: &copy::Tree,
     tested: &Tested,
-    scope: &Scope<'_>,
+    scope: &Scope,
+    part: Option<Part>,
     time: Option<Duration>,
 ) -> Result<Outcome> {
     // A part has a folder of its own, so that a run of all can still be gone on with.
-    let part = scope.change.is_some() || scope.shard.is_some();
-    let found = kept(if part { "found-in-part" } else { "found" }).join(tested.name);
+    let is_part = scope.change.is_some() || part.is_some();
+    let found = kept(if is_part { "found-in-part" } else { "found" }).join(tested.name);
     if found.exists() && !scope.again {
         fs::remove_dir_all(&found)?;
     }
@@ -229,8 +263,12 @@ fn try_one(
         fs::write(&diff, &change.diff)?;
         flags.push(format!("--in-diff={}", diff.display()));
     }
-    if let Some(shard) = scope.shard {
-        flags.push(format!("--shard={shard}"));
+    if let Some(part) = part {
+        // From all over the crate, not from one file.
+        flags.extend([
+            format!("--shard={part}"),
+            "--sharding=round-robin".to_string(),
+        ]);
     }
     // On a busy machine no mutant is to be taken for one that hangs.
     let hangs = HANGS.as_secs();

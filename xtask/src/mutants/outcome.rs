@@ -98,6 +98,11 @@ impl Outcome {
             .collect()
     }
 
+    /// How many were tried.
+    pub(super) fn tried(&self) -> usize {
+        self.viable() + self.unviable
+    }
+
     /// Whether all were tried.
     pub(super) fn is_complete(&self) -> bool {
         self.left == 0
@@ -107,6 +112,16 @@ impl Outcome {
     fn is_too_little(&self, unlisted: usize) -> bool {
         self.killed() * 100 < (self.killed() + unlisted) * TARGET_PERCENT
     }
+}
+
+/// Which of a crate's mutants were to be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Extent {
+    Whole,
+    /// Those in a change.
+    Change,
+    /// Those of a sample: too few for a judgement.
+    Sample,
 }
 
 /// How many of a hundred, with one digit after the point, never rounded up.
@@ -185,14 +200,14 @@ impl Default for Report {
 }
 
 impl Report {
-    /// Adds a crate, of which all mutants were made if it is `whole`.
+    /// Adds a crate, of which so many mutants were to be made.
     pub(super) fn add(
         &mut self,
         name: &'static str,
         folder: &str,
         outcome: &Outcome,
         listed: &Listed,
-        whole: bool,
+        extent: Extent,
     ) {
         let (unlisted, stale) = listed.compare(folder, &outcome.survived);
         let (viable, killed) = (outcome.viable(), outcome.killed());
@@ -210,12 +225,12 @@ impl Report {
         if outcome.left > 0 {
             self.left.push(name);
         }
-        if outcome.is_too_little(unlisted.len()) {
+        if extent != Extent::Sample && outcome.is_too_little(unlisted.len()) {
             self.below.push(name);
         }
         self.unlisted
             .extend(unlisted.iter().map(ToString::to_string));
-        if whole && outcome.left == 0 {
+        if extent == Extent::Whole && outcome.left == 0 {
             self.stale.extend(stale.iter().map(ToString::to_string));
         }
     }
@@ -301,9 +316,23 @@ mod tests {
             (outcome(0, 0, 0), &[], true),
         ] {
             let mut report = Report::default();
-            report.add("ctl", "ctl", &outcome, &list(names)?, true);
+            report.add("ctl", "ctl", &outcome, &list(names)?, Extent::Whole);
             assert_eq!(report.judge().is_ok(), passes, "{report}");
         }
+        Ok(())
+    }
+
+    #[test]
+    fn a_sample_is_not_judged_and_says_nothing_of_the_list() -> Result<()> {
+        let mut report = Report::default();
+        let list = list(&[8, 9])?;
+        report.add("ctl", "ctl", &outcome(1, 0, 2), &list, Extent::Sample);
+        assert!(report.judge().is_ok());
+        let text = report.to_string();
+        assert!(text.contains("survived: ctl/src/a.rs:1:1: replace f1 with ()"));
+        assert!(!text.contains("any more"), "{text}");
+        report.add("ctl", "ctl", &outcome(1, 0, 2), &list, Extent::Change);
+        assert!(report.judge().is_err());
         Ok(())
     }
 
@@ -314,7 +343,7 @@ mod tests {
             left: 4,
             ..outcome(36, 1, 2)
         };
-        report.add("ctl", "ctl", &outcome, &list(&[1, 7])?, true);
+        report.add("ctl", "ctl", &outcome, &list(&[1, 7])?, Extent::Whole);
         let row = report.table.row(0).context("a row")?;
         let row: Vec<String> = row.cell_iter().map(Cell::content).collect();
         assert_eq!(row, ["ctl", "39", "37", "94.8", "1", "2", "1", "97.3", "4"]);
@@ -328,7 +357,8 @@ mod tests {
     #[test]
     fn what_is_listed_and_noticed_is_named() -> Result<()> {
         let mut report = Report::default();
-        report.add("ctl", "ctl", &outcome(9, 0, 0), &list(&[3])?, true);
+        let list = list(&[3])?;
+        report.add("ctl", "ctl", &outcome(9, 0, 0), &list, Extent::Whole);
         assert!(
             report
                 .to_string()

@@ -1,5 +1,5 @@
-//! `results/mutants.md`: of each crate all of whose mutants were tried, how many its tests noticed,
-//! as the last such run found it.
+//! `results/mutants.md`: of each crate how many of its mutants its tests noticed: of all of them, and
+//! of samples, as the last run of each kind found it.
 
 use std::fmt::{self, Write};
 use std::fs;
@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 
 use super::CRATES;
 use super::outcome::percent;
+use super::sample::at_least;
 use crate::freshness::Age;
 use crate::rig::Mark;
 use crate::root;
@@ -24,7 +25,14 @@ const HEAD: &str = "# Mutants\n\n\
     - *listed*: how many of these `xtask/mutants.txt` accepts, with the reason;\n\
     - *killed*: of a hundred viable ones, and without the listed ones, of which at least 95 must be.\n\n";
 
+const SAMPLES: &str = "\n## Samples\n\n\
+    **Not all mutants of these crates were tried**, but every Nth one (`--sample`, `--shard`), as \
+    the crate was at the commit that is named: a survivor may have got a test since. The rate of \
+    the sample is an estimate. *At least* is what the rate of all mutants (those of them that \
+    compile) exceeds with 95 % confidence. A timeout on a busy machine counts as killed.\n\n";
+
 /// Puts these marks in the place of what the record has of the same crates, and writes it and the page.
+/// A sample takes the place of a sample only.
 ///
 /// # Errors
 /// A file cannot be read or written.
@@ -39,7 +47,9 @@ fn update_in(folder: &Path, marks: Vec<Mark>) -> Result<()> {
         Err(_) => Vec::new(),
     };
     record.retain(|old| {
-        let same = |new: &Mark| new.get("crate") == old.get("crate");
+        let same = |new: &Mark| {
+            new.get("crate") == old.get("crate") && (is_sample(old) || !is_sample(new))
+        };
         !marks.iter().any(same)
     });
     record.extend(marks);
@@ -72,38 +82,123 @@ fn note(age: Age) -> &'static str {
     }
 }
 
+fn is_sample(mark: &Mark) -> bool {
+    !mark.get("part").is_empty()
+}
+
 fn write(record: &[Mark], age: impl Fn(&str, &str) -> Age) -> Result<String, fmt::Error> {
+    let (samples, whole): (Vec<&Mark>, Vec<&Mark>) =
+        record.iter().partition(|mark| is_sample(mark));
     let mut page = HEAD.to_string();
     page.push_str(
         "| crate | mutants | unviable | caught | timeout | survived | listed | killed, % | \
          without listed, % | Spindle |\n\
          | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n",
     );
-    for mark in record.iter().filter(|mark| mark.name == "crate") {
+    for mark in figures(&whole) {
+        let row = Row::of(mark);
+        let least = percent(row.killed, row.viable.saturating_sub(row.listed));
+        writeln!(
+            page,
+            "{}",
+            row.write(&row.tried().to_string(), &least, &age)
+        )?;
+    }
+    name_survivors(&mut page, &whole)?;
+    if samples.is_empty() {
+        return Ok(page);
+    }
+    page.push_str(SAMPLES);
+    page.push_str(
+        "| crate | mutants | unviable | caught | timeout | survived | listed | killed, % | \
+         at least, % | Spindle |\n\
+         | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n",
+    );
+    for mark in figures(&samples) {
+        let row = Row::of(mark);
+        let of = format!(
+            "a sample: {} of {} (part {})",
+            row.tried(),
+            mark.get("all"),
+            mark.get("part")
+        );
+        let part = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+        let least = format!("{:.1}", at_least(part(row.killed), part(row.viable)));
+        writeln!(page, "{}", row.write(&of, &least, &age))?;
+    }
+    name_survivors(&mut page, &samples)?;
+    Ok(page)
+}
+
+/// The figures of one crate.
+struct Row<'a> {
+    name: &'a str,
+    version: &'a str,
+    caught: usize,
+    timeouts: usize,
+    unviable: usize,
+    survived: usize,
+    listed: usize,
+    killed: usize,
+    viable: usize,
+}
+
+impl<'a> Row<'a> {
+    fn of(mark: &'a Mark) -> Self {
         let number = |key: &str| mark.get(key).parse().unwrap_or(0_usize);
         let [caught, timeouts, unviable, survived, listed] =
             ["caught", "timeouts", "unviable", "survived", "listed"].map(number);
-        let killed = caught + timeouts;
-        let viable = killed + survived;
-        let (name, version) = (mark.get("crate"), mark.get("spindle"));
-        writeln!(
-            page,
-            "| {name} | {} | {unviable} | {caught} | {timeouts} | {survived} | {listed} | {} | {} \
-             | {version}{} |",
-            viable + unviable,
-            percent(killed, viable),
-            percent(killed, viable.saturating_sub(listed)),
-            note(age(name, version)),
-        )?;
+        Self {
+            name: mark.get("crate"),
+            version: mark.get("spindle"),
+            caught,
+            timeouts,
+            unviable,
+            survived,
+            listed,
+            killed: caught + timeouts,
+            viable: caught + timeouts + survived,
+        }
     }
+
+    fn tried(&self) -> usize {
+        self.viable + self.unviable
+    }
+
+    fn write(&self, mutants: &str, last: &str, age: &impl Fn(&str, &str) -> Age) -> String {
+        let Self {
+            name,
+            version,
+            caught,
+            timeouts,
+            unviable,
+            survived,
+            listed,
+            ..
+        } = self;
+        format!(
+            "| {name} | {mutants} | {unviable} | {caught} | {timeouts} | {survived} | {listed} | \
+             {} | {last} | {version}{} |",
+            percent(self.killed, self.viable),
+            note(age(name, version)),
+        )
+    }
+}
+
+fn figures<'a>(record: &[&'a Mark]) -> impl Iterator<Item = &'a Mark> {
+    let is_figures = |mark: &&Mark| mark.name == "crate";
+    record.iter().copied().filter(is_figures)
+}
+
+fn name_survivors(page: &mut String, record: &[&Mark]) -> fmt::Result {
     let mut survivors = record.iter().filter(|mark| mark.name == "survivor");
     if let Some(first) = survivors.next() {
-        page.push_str("\n## Survivors that are not listed\n\n");
+        page.push_str("\n### Survivors that are not listed\n\n");
         for mark in [first].into_iter().chain(survivors) {
             writeln!(page, "- `{}`", mark.get("mutant"))?;
         }
     }
-    Ok(page)
+    Ok(())
 }
 
 #[cfg(test)]
@@ -128,6 +223,47 @@ mod tests {
             "| hw | 43 | 3 | 36 | 2 | 2 | 1 | 95.0 | 97.4 | aaa (the crate has changed since) |\n";
         assert!(page.contains(row), "{page}");
         assert!(page.ends_with("not listed\n\n- `drivers/hw/src/a.rs: replace f`\n"));
+    }
+
+    #[test]
+    fn a_sample_says_that_it_is_one() {
+        let sample = "crate all=900 crate=xen caught=24 listed=0 part=3/36 spindle=bbb survived=1 \
+                      timeouts=0 unviable=1";
+        let survivor = "survivor crate=xen mutant=\"drivers/xen/src/a.rs: replace f\" part=3/36";
+        let page = write(&marks(&[HW, sample, survivor]), |_, _| Age::Current).expect("written");
+        let (whole, samples) = page.split_once("## Samples").expect("a part of its own");
+        assert!(
+            whole.contains("| hw | 43 |") && !whole.contains("xen"),
+            "{page}"
+        );
+        let row =
+            "| xen | a sample: 26 of 900 (part 3/36) | 1 | 24 | 0 | 1 | 0 | 96.0 | 83.9 | bbb |\n";
+        assert!(samples.contains(row), "{page}");
+        assert!(samples.ends_with("not listed\n\n- `drivers/xen/src/a.rs: replace f`\n"));
+        let without = write(&marks(&[HW]), |_, _| Age::Current).expect("written");
+        assert!(!without.contains("ample"), "{without}");
+    }
+
+    #[test]
+    fn a_sample_takes_the_place_of_samples_and_a_run_of_all_that_of_both() -> Result<()> {
+        let folder = kept("test-of-samples");
+        let _ = fs::remove_dir_all(&folder);
+        fs::create_dir_all(&folder)?;
+        let record = |lines: &[&str]| -> Result<String> {
+            update_in(&folder, marks(lines))?;
+            Ok(fs::read_to_string(folder.join("mutants.txt"))?)
+        };
+        record(&["crate caught=1 crate=hw"])?;
+        record(&["crate caught=2 crate=hw part=0/2"])?;
+        let both = record(&["crate caught=3 crate=hw part=1/2"])?;
+        assert_eq!(
+            both,
+            "crate caught=1 crate=hw\ncrate caught=3 crate=hw part=1/2\n"
+        );
+        let whole = record(&["crate caught=4 crate=hw"])?;
+        assert_eq!(whole, "crate caught=4 crate=hw\n");
+        fs::remove_dir_all(&folder)?;
+        Ok(())
     }
 
     #[test]
