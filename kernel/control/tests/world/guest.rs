@@ -127,6 +127,13 @@ impl Guest {
         id
     }
 
+    /// As [`Guest::write`], as a barrier.
+    pub(crate) fn write_barrier(&mut self, ring: usize, sector: u64, seed: u64) -> u64 {
+        let page = self.ring(ring).front.page(false);
+        fill(&page.memory, seed);
+        self.submit(ring, Operation::WRITE_BARRIER, sector, &page)
+    }
+
     /// Asks for a page to be written, with a pattern by `seed`; gives the request's number.
     pub(crate) fn write(&mut self, ring: usize, sector: u64, seed: u64) -> u64 {
         let page = self.ring(ring).front.page(false);
