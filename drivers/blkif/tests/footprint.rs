@@ -1,4 +1,5 @@
-//! What README.md says of the memory that a ring takes, which administrators reckon with.
+//! What README.md and the configurations for xl say of the memory that a ring takes, which
+//! administrators reckon with.
 
 use spindle_blkif::Session;
 use spindle_blkif::abi::Abi;
@@ -28,4 +29,11 @@ fn a_ring_takes_as_many_kib_as_is_documented() {
         panic!("\"A ring takes N KiB of memory with one page, M KiB with 16\"");
     };
     assert_eq!((one, sixteen, pages), (kib(1), kib(16), 16));
+    let short = format!("A ring takes {one} to {sixteen} KiB out of a quarter of it");
+    for config in [
+        include_str!("../../../xl-configs/spindle-hvm.cfg"),
+        include_str!("../../../xl-configs/spindle-pvh-nvme.cfg"),
+    ] {
+        assert!(config.contains(&short), "{short}");
+    }
 }
