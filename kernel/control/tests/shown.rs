@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use spindle_block::DiskOptions;
 use spindle_config::{Config, DataPath};
 use spindle_testkit::nvme::{Config as NvmeConfig, FakeNvme, NamespaceConfig};
+use spindle_testkit::virtio::{Config as VirtioConfig, FakeVirtio};
 
 use crate::world::{Setup, World};
 
@@ -172,6 +173,30 @@ fn what_a_disk_cannot_do_is_not_offered() {
     ] {
         let (mut world, _) = with_nvme(Setup::default(), config);
         assert_eq!(offered(&mut world, "nvme0n1", mode), expected, "{what}");
+    }
+}
+
+/// A part of a block cannot be erased.
+#[test]
+fn secure_discards_are_for_whole_blocks() {
+    let mut world = World::new(Setup::default(), |machine, disks| {
+        let config = VirtioConfig {
+            block_size: 4096,
+            ..VirtioConfig::default()
+        };
+        let virtio = FakeVirtio::new(machine.bus.clone(), config);
+        let options = DiskOptions {
+            queues: 2,
+            ..DiskOptions::default()
+        };
+        disks.add_virtio(&virtio, 0, options);
+    });
+    let at = |key| KEYS.iter().position(|k| *k == key).unwrap();
+    for (target, sector_size, secure) in [("vda", 4096, 1), ("512e:vda", 512, 0)] {
+        let values = offered(&mut world, target, "w");
+        assert_eq!(values[at("sector-size")], sector_size);
+        assert_eq!(values[at("feature-discard")], 1);
+        assert_eq!(values[at("discard-secure")], secure, "{target}");
     }
 }
 
