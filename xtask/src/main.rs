@@ -57,14 +57,15 @@ enum Task {
     Run(run::Args),
     /// Run every test: the host's first, then the scenarios under nested Xen.
     Test(test::Args),
-    /// What CI does: formatting, lints, documentation, licences, mutants, models, then `test` on
-    /// both suites, with half of the scenarios beyond the core.
+    /// What CI does: formatting, lints, documentation, licences, advisories, mutants, models, fuzz
+    /// targets, Miri, then `test` on both suites, with half of the scenarios beyond the core.
     Ci(ci::Args),
     /// Compare Spindle with Linux' xen-blkback, and measure its hot path on the host.
     Bench(bench::Args),
     /// Make the table of frontends, disks and data paths that work together (20 minutes).
     Interop(interop::Args),
-    /// Feed hostile input to everything that others have a say in (needs a nightly compiler).
+    /// Feed hostile input to everything that others have a say in (`run` needs a nightly
+    /// compiler).
     #[command(subcommand)]
     Fuzz(fuzz::Action),
     /// Run the host's tests under Miri, which finds undefined behaviour (needs a nightly

@@ -85,8 +85,8 @@ pub(crate) struct Args {
     /// Make no mutants: make the page of the record again.
     #[arg(long, conflicts_with_all = ["changed", "package", "again", "shard", "sample", "minutes"])]
     page_only: bool,
-    /// Only a sample of about so many of each crate's mutants: every so manieth one, beginning with
-    /// one that the commit decides. The page shows it as a sample; no rate makes the command fail.
+    /// Only a sample of about so many of each crate's mutants: every Nth one, where the commit decides
+    /// which is the first. The page shows it as a sample; no rate makes the command fail.
     #[arg(long, value_name = "NUMBER", conflicts_with_all = ["changed", "shard"])]
     sample: Option<usize>,
     /// Only this sample of each crate's mutants: of N the one with the number K, from 0 on, and every

@@ -51,9 +51,9 @@ use crate::root;
 /// Which Debian the rig is made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Suite {
-    /// Debian 12: Xen 4.17, Linux 6.1, QEMU 7.2.
+    /// Debian 12: Xen 4.17, Linux 6.1, and in dom0 QEMU 7.2.
     Bookworm,
-    /// Debian 13: Xen 4.20, Linux 6.12, QEMU 10.0.
+    /// Debian 13: Xen 4.20, Linux 6.12, and in dom0 QEMU 10.0.
     Trixie,
 }
 

@@ -22,9 +22,9 @@ const AT_LEAST: usize = 4;
 /// Which suites to test on.
 #[derive(Clone, Copy, ValueEnum)]
 pub(crate) enum Suites {
-    /// Debian 12: Xen 4.17, Linux 6.1, QEMU 7.2.
+    /// Debian 12: Xen 4.17, Linux 6.1, and in dom0 QEMU 7.2.
     Bookworm,
-    /// Debian 13: Xen 4.20, Linux 6.12, QEMU 10.0.
+    /// Debian 13: Xen 4.20, Linux 6.12, and in dom0 QEMU 10.0.
     Trixie,
     /// Trixie in full, after the core of the scenarios on bookworm.
     Both,
