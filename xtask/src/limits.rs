@@ -17,7 +17,7 @@ const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 const SECOND: u64 = 1_000_000_000;
 
-const PINS: [Pin; 25] = [
+const PINS: [Pin; 27] = [
     (
         "devices that a Spindle serves",
         "64",
@@ -130,6 +130,20 @@ const PINS: [Pin; 25] = [
         "1,024",
         "drivers/block/src/partition",
         "MAX_ENTRIES",
+        1,
+    ),
+    (
+        "partitions in all",
+        "512",
+        "kernel/src/disks/partitions.rs",
+        "MOST",
+        1,
+    ),
+    (
+        "resets that one command",
+        "3",
+        "drivers/nvme/src",
+        "BLAME_LIMIT",
         1,
     ),
     (
