@@ -13,7 +13,7 @@ use spindle_blkif::pool::share;
 use spindle_blkif::stats::CoreStats;
 use spindle_blkif::worker::Link;
 use spindle_blkif::{Config as CoreConfig, Counted};
-use spindle_config::{Config, PollUs};
+use spindle_config::Config;
 use spindle_control::{CONTROLS_SHARE, Cores, Disks, Hypervisor, Runs, run_core};
 use spindle_datapath::{Core as RingCore, Grants, Queue, RingWorker};
 use spindle_hw::{DmaAlloc, PAGE_SIZE};
@@ -42,10 +42,7 @@ pub(crate) fn start(
     let pages = share(usize::try_from(free).unwrap_or(usize::MAX), wanted);
     let segments = pages.min(MAX_INDIRECT_SEGMENTS);
     let mut cores = Cores::new(hypervisor, segments as u16);
-    let poll = match config.poll {
-        PollUs::For(us) => PollTime::For(u64::from(us) * 1000),
-        PollUs::Always => PollTime::Always,
-    };
+    let poll = config.poll.ns().map_or(PollTime::Always, PollTime::For);
     let sizes = CoreConfig {
         rings: MAX_RINGS,
         segments,
@@ -100,8 +97,7 @@ pub(crate) fn start(
 
 /// How many ring cores there are to be.
 pub(crate) fn wanted(config: &Config) -> usize {
-    let most = vcpus::count().saturating_sub(1).max(1);
-    usize::try_from(config.queues).map_or(most, |queues| queues.min(most))
+    config.ring_cores(vcpus::count())
 }
 
 /// Starts `worker` on `vcpu`; gives the port that wakes it.

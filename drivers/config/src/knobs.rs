@@ -2,6 +2,7 @@
 
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use core::time::Duration;
 
 use log::LevelFilter;
 
@@ -52,6 +53,17 @@ pub enum PollUs {
     For(u32),
     /// Without an end.
     Always,
+}
+
+impl PollUs {
+    /// The time in nanoseconds; `None` without an end.
+    #[must_use]
+    pub const fn ns(self) -> Option<u64> {
+        match self {
+            Self::For(us) => Some(us as u64 * 1000),
+            Self::Always => None,
+        }
+    }
 }
 
 /// `path=`: how guests' data is reached.
@@ -126,6 +138,22 @@ impl Default for Config {
             null_disks: Vec::new(),
             placed_controllers: Vec::new(),
         }
+    }
+}
+
+impl Config {
+    /// How many ring cores a domain of so many vCPUs has: all but the first, and no more than
+    /// [`Config::queues`]. The only vCPU is one, too.
+    #[must_use]
+    pub fn ring_cores(&self, vcpus: usize) -> usize {
+        let most = vcpus.saturating_sub(1).max(1);
+        usize::try_from(self.queues).map_or(most, |queues| queues.min(most))
+    }
+
+    /// [`Config::io_timeout`].
+    #[must_use]
+    pub fn command_timeout(&self) -> Duration {
+        Duration::from_secs(self.io_timeout.into())
     }
 }
 

@@ -1,6 +1,8 @@
 //! The table of options in README.md, row by row: defaults, every value that is said to be one, and
 //! what each does as far as that is decided here.
 
+use std::time::Duration;
+
 use spindle_config::{Config, DataPath, PollUs};
 
 fn set(words: &str) -> Config {
@@ -82,6 +84,43 @@ fn each_path_offers_and_maps_what_is_documented() {
         assert_eq!(config.path.maps(false), maps_others, "{value}");
     }
     assert_eq!(refused("path=Auto path= path=grant path"), 4);
+}
+
+/// `queues=`: the most ring cores; by default all vCPUs but one.
+#[test]
+fn there_are_as_many_ring_cores_as_vcpus_and_queues_allow() {
+    for (words, cores) in [
+        ("", [1, 1, 2, 3, 31]),
+        ("queues=1", [1, 1, 1, 1, 1]),
+        ("queues=2", [1, 1, 2, 2, 2]),
+        ("queues=31", [1, 1, 2, 3, 31]),
+        ("queues=4294967295", [1, 1, 2, 3, 31]),
+    ] {
+        let config = set(words);
+        assert_eq!(
+            [1, 2, 3, 4, 32].map(|v| config.ring_cores(v)),
+            cores,
+            "{words}"
+        );
+    }
+}
+
+/// `poll_us=` is in microseconds, `io_timeout=` in seconds.
+#[test]
+fn times_have_the_units_that_are_documented() {
+    for (words, ns) in [
+        ("", Some(100_000)),
+        ("poll_us=0", Some(0)),
+        ("poll_us=1", Some(1000)),
+        ("poll_us=4294967295", Some(4_294_967_295_000)),
+        ("poll_us=always", None),
+    ] {
+        assert_eq!(set(words).poll.ns(), ns, "{words}");
+    }
+    for (words, seconds) in [("", 30), ("io_timeout=1", 1), ("io_timeout=3600", 3600)] {
+        let time = set(words).command_timeout();
+        assert_eq!(time, Duration::from_secs(seconds), "{words}");
+    }
 }
 
 #[test]

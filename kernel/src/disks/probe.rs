@@ -4,7 +4,6 @@ use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
-use core::time::Duration;
 
 use log::error;
 use spindle_block::{BlockController, DiskOptions};
@@ -54,7 +53,7 @@ impl<'a> Probe<'a> {
             clock,
             options: DiskOptions {
                 queues: u16::try_from(cores).unwrap_or(u16::MAX),
-                timeout: Duration::from_secs(config.io_timeout.into()),
+                timeout: config.command_timeout(),
                 ..DiskOptions::default()
             },
             pci: Pci::scan(map, memory),
