@@ -231,6 +231,37 @@ fn options_change_what_is_offered() {
     }
 }
 
+/// By README.md: 1,792 bytes, 14 to 25 disks; what is beyond is served and has a node of its own.
+#[test]
+fn the_list_of_disks_ends_with_a_whole_line_and_further_disks_are_served() {
+    let config = NvmeConfig {
+        namespaces: (1..=60)
+            .map(|id| NamespaceConfig::new(id, 2048, 9))
+            .collect(),
+        ..NvmeConfig::default()
+    };
+    let (mut world, _) = with_nvme(Setup::default(), config);
+    world.until("the end of what is published", |w| {
+        w.published("ready").is_some()
+    });
+    let list = world.published("disks").unwrap().to_string();
+    assert!(list.len() <= 1792, "{}", list.len());
+    let lines: Vec<_> = list.lines().collect();
+    assert!((14..=25).contains(&lines.len()), "{}", lines.len());
+    let longest = lines.iter().map(|line| line.len()).max().unwrap();
+    assert!(list.len() + longest + 1 > 1792, "one more would fit");
+    for (number, line) in (1..).zip(&lines) {
+        let start = format!("nvme0n{number} 2048 512 w ");
+        assert!(line.starts_with(&start), "{line}");
+        let end = format!("namespace {number}");
+        assert!(line.ends_with(&end), "{line}");
+    }
+    let guest = world.attach(5, 51712, "nvme0n60", "w");
+    world.connect(guest, 1, 1);
+    world.write(guest, 0, 0, 1);
+    assert_eq!(world.holder("nvme0n60"), "5/51712:w");
+}
+
 /// The value of `key=` in a line of counters.
 fn counter(text: &str, key: &str) -> u64 {
     let mut words = text.split(' ').filter_map(|word| word.split_once('='));
