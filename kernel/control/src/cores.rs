@@ -104,6 +104,13 @@ impl<Q> Core<Q> {
                         unit: same,
                     },
                 ) if (*disk, *unit) == (*other, *same) => return true,
+                // What takes the disk's memory away does for what only ends its commands.
+                (Order::FailDisk(disk) | Order::CutOff(disk), Order::FailDisk(other))
+                | (Order::CutOff(disk), Order::CutOff(other))
+                    if disk == other =>
+                {
+                    return true;
+                }
                 _ => {}
             }
         }
@@ -304,5 +311,60 @@ impl<H: Hypervisor, W: CoreWorker> Cores<H, W> {
     pub(crate) fn are_waited_for(&self) -> bool {
         let waited_for = |core: &Core<W::Queue>| core.waiting > 0 || !core.orders.is_empty();
         self.cores.iter().any(waited_for)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use spindle_block::Unit;
+
+    use super::*;
+
+    fn core() -> Core<()> {
+        Core {
+            link: Arc::default(),
+            wake: None,
+            orders: VecDeque::new(),
+            disks: Vec::new(),
+            rings: 0,
+            waiting: 0,
+            given: 0,
+            stats: Arc::default(),
+        }
+    }
+
+    /// What waits for a core that takes nothing, in letters.
+    fn waiting(core: &Core<()>) -> Vec<(char, usize)> {
+        let letter = |order: &Order| match order {
+            Order::FailDisk(disk) => ('f', *disk),
+            Order::CutOff(disk) => ('c', *disk),
+            Order::Remove { disk, .. } => ('r', *disk),
+            _ => ('?', 0),
+        };
+        core.orders.iter().map(letter).collect()
+    }
+
+    #[test]
+    fn orders_for_a_core_that_takes_none_do_not_pile_up() {
+        let mut core = core();
+        let mut order = |order: Order| {
+            if !core.merge(&order) {
+                core.orders.push_back(order);
+            }
+            waiting(&core)
+        };
+        for _ in 0..3 {
+            order(Order::FailDisk(1));
+            order(Order::FailDisk(2));
+            let (disk, unit) = (1, Unit(1));
+            order(Order::Remove { disk, unit });
+        }
+        let once = [('f', 1), ('f', 2), ('r', 1)];
+        assert_eq!(order(Order::FailDisk(2)), once);
+        // A disk that may still write is another matter, and more than the first.
+        let more = [&once[..], &[('c', 1)]].concat();
+        assert_eq!(order(Order::CutOff(1)), more);
+        assert_eq!(order(Order::CutOff(1)), more);
+        assert_eq!(order(Order::FailDisk(1)), more);
     }
 }

@@ -533,7 +533,8 @@ fn a_lost_controller_is_probed_less_and_less_often_and_not_while_a_core_is_late(
     // After 1, 3, 7, 15, 31, 63 and 123 seconds.
     assert_eq!(count, 7);
     model.come_back();
-    world.pass(61_000);
+    // A minute and more after it is back, what was before does not count.
+    world.pass(125_000);
     assert_eq!(probed(&world), count + 1);
     let guest = guest(&mut world, 5, "nvme0n1", 2);
     world.write(guest, 0, 0, 1);
@@ -556,6 +557,27 @@ fn a_lost_controller_is_probed_less_and_less_often_and_not_while_a_core_is_late(
 
 #[test]
 fn a_controller_that_is_slow_to_come_up_is_served_without_a_restart() {
+#[test]
+fn a_controller_that_is_lost_again_and_again_is_brought_up_less_and_less_often() {
+    let (mut world, model) = with_namespaces(2);
+    let guest = guest(&mut world, 5, "nvme0n1", 2);
+    let other = self::guest(&mut world, 6, "ram0", 2);
+    for seconds in [1, 2, 4, 8, 16, 32, 60, 60] {
+        lose(&mut world, &model);
+        model.come_back();
+        let before = world.now();
+        world.until("return", |w| w.remotes[0].borrow().masters == Some(true));
+        let took = world.now() - before;
+        let about = seconds * SECOND;
+        assert!(
+            took + SECOND / 2 > about && took < about + 3 * SECOND / 2,
+            "{took} ns, not {seconds} s"
+        );
+        undisturbed(&mut world, other, 500);
+        world.write(guest, 0, 0, seconds);
+    }
+}
+
     for (cores, asked) in [(0, false), (2, false), (2, true)] {
         let (mut world, model) = with_namespaces_that(cores, FakeNvme::vanish);
         let other = guest(&mut world, 6, "ram0", cores);

@@ -136,7 +136,7 @@ impl<Q> Disks<Q> {
         care.wake |= events.wake;
         care.soon |= events.soon;
         if let Some(back) = events.back {
-            self.come_back(number, back, care);
+            self.come_back(number, back, now, care);
             care.listed = true;
         }
         let disk = &mut self.disks[number];
@@ -212,10 +212,10 @@ impl<Q> Disks<Q> {
 
     /// A controller works again. Another one than before gets a number of its own, so that no name
     /// that a guest may ask for becomes that of another disk.
-    fn come_back(&mut self, number: usize, back: ControllerBack, care: &mut Care) {
+    fn come_back(&mut self, number: usize, back: ControllerBack, now: u64, care: &mut Care) {
         let disk = &mut self.disks[number];
         (disk.lost, disk.probing, disk.asked) = (None, false, false);
-        disk.retry.back();
+        disk.retry.back(now);
         let name = String::from(disk.controller.name());
         self.targets.set_lost(number, false);
         self.targets.forget_failed(&name);
