@@ -17,6 +17,7 @@
 //! | | [`losses`] | what a disk may have lost with its cache, and who is yet to learn of it |
 //! | sharing | `scheduler`, `depth`, [`pool`] | who may send how much to the disk, and hold how many buffers |
 //! | core | [`ring_core`] | turns over many rings: poll, take, resolve, submit, answer |
+//! | | `block_read` | blocks that control wants to see |
 //! | telling | [`moderation`] | whether a frontend is notified at once |
 //! | around it | [`worker`], [`mailbox`], [`pacer`] | orders from control, and rest |
 //!
@@ -81,6 +82,7 @@ extern crate alloc;
 
 pub mod abi;
 pub mod batch;
+mod block_read;
 pub mod cache;
 pub mod claims;
 mod counted;
@@ -107,6 +109,7 @@ mod turnstile;
 pub mod window;
 pub mod worker;
 
+pub use block_read::BlockRead;
 pub use claims::Claims;
 pub use counted::Counted;
 pub use gate::{Gate, Member};

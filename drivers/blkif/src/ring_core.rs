@@ -18,6 +18,7 @@ use spindle_xen::grant::GrantOps;
 
 use crate::abi::MAX_SEGMENTS;
 use crate::batch::{CopyBatch, MapBatch, UnmapBatch};
+use crate::block_read::{BlockRead, Reading};
 use crate::guests::Guests;
 use crate::pacer::Wait;
 use crate::pool::{BadPoolSize, BufferPool};
@@ -32,7 +33,7 @@ use crate::window::Window;
 /// Sizes that are fixed when a core starts.
 #[derive(Clone, Copy, Debug)]
 pub struct Config {
-    /// Rings that can be attached at once, at most 65,536.
+    /// Rings that can be attached at once, at most 65,535.
     pub rings: usize,
     /// Requests taken from one ring in one visit; at least 1.
     pub budget: u32,
@@ -140,6 +141,8 @@ pub struct RingCore<Q, G, N> {
     first: usize,
     /// When the last visit began.
     now_ns: u64,
+    /// What control has asked for.
+    reading: Reading,
 }
 
 /// What the rings of a core share, besides its disks.
@@ -175,7 +178,7 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
         notify: N,
         buffers: SharedPages,
     ) -> Result<Self, BadPoolSize> {
-        let places = config.rings.min(1 << 16);
+        let places = config.rings.min((1 << 16) - 1);
         let segments = config.segments.max(MAX_SEGMENTS);
         let disk = |queue: Q| Disk {
             scheduler: Scheduler::new(queue.depth(), places),
@@ -204,6 +207,7 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
             budget: config.budget.max(1),
             first: 0,
             now_ns: 0,
+            reading: Reading::default(),
         })
     }
 
@@ -251,6 +255,29 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
                 session.remove();
             }
         }
+        self.reading.remove(disk, unit);
+    }
+
+    /// Begins to read blocks for control.
+    ///
+    /// # Errors
+    /// With the read, if there is one already.
+    pub fn begin_read(&mut self, read: Box<BlockRead>) -> Result<(), Box<BlockRead>> {
+        self.reading.begin(read)
+    }
+
+    /// Whether blocks are being read for control.
+    #[must_use]
+    pub fn is_reading(&self) -> bool {
+        self.reading.is_some()
+    }
+
+    /// Carries the read on that [`RingCore::begin_read`] began, and gives it back once it has ended. To
+    /// be called at each poll iteration until then.
+    pub fn attend_read(&mut self) -> Option<Box<BlockRead>> {
+        let disks = &mut self.disks;
+        self.reading
+            .attend(|disk| disks.get_mut(disk).map(|disk| &mut disk.queue))
     }
 
     /// Stops taking requests from a ring; those taken are still carried out and answered.
@@ -303,11 +330,14 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
             }
         }
         let (rings, shared, now_ns) = (&mut self.rings, &mut self.shared, self.now_ns);
+        let reading = &mut self.reading;
         if let Some(disk) = self.disks.get_mut(disk) {
             disk.queue.fail_all(|tag, result| {
                 let (ring, index) = split(tag);
                 if let Some(Some(session)) = rings.get_mut(ring) {
                     session.complete(index, result, now_ns, shared);
+                } else {
+                    reading.complete(tag, result);
                 }
             });
         }
@@ -337,6 +367,7 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
                 session.cut_off(&self.grants, &mut self.shared.pool);
             }
         }
+        self.reading.cut_off(disk);
         self.fail_disk(disk);
     }
 

@@ -8,10 +8,11 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use spindle_block::{DiskQueue, Unit};
+use spindle_block::{DiskQueue, SubmitError, Unit};
 use spindle_xen::event::{Deadline, Notify, Port};
 use spindle_xen::grant::GrantOps;
 
+use crate::block_read::BlockRead;
 use crate::mailbox::Mailbox;
 use crate::pacer::{self, Pacer, PollTime};
 use crate::ring::Halt;
@@ -52,6 +53,8 @@ pub enum Order {
     FailDisk(usize),
     /// The same for a disk that may still write to memory. No answer.
     CutOff(usize),
+    /// Read blocks of a disk for control; answered by [`Report::Read`]. A core has one at a time.
+    Read(Box<BlockRead>),
     /// Give up the disk queues and end; answered by [`Report::Stopped`].
     Stop,
 }
@@ -89,6 +92,8 @@ pub enum Report<Q> {
         /// Why.
         halt: Halt,
     },
+    /// What [`Order::Read`] asked for, with its outcome.
+    Read(Box<BlockRead>),
     /// The core has ended.
     Stopped(Vec<Q>),
 }
@@ -193,6 +198,8 @@ pub struct Worker<Q, G, N> {
     report: Option<Report<Q>>,
     /// Rings to be given back once they are drained.
     draining: Vec<RingId>,
+    /// Something that was ordered is not done yet: a ring is being drained, or blocks are being read.
+    owing: bool,
     reported: bool,
     stats: Arc<CoreStats>,
     /// When the last turn was, and whether it found work.
@@ -220,6 +227,7 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> Worker<Q, G, N> {
             link,
             pacer: Pacer::new(poll),
             report: None,
+            owing: false,
             reported: false,
             stats,
             last: None,
@@ -236,13 +244,12 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> Worker<Q, G, N> {
         };
         let overslept = self.pacer.wake(now_ns);
         let work = core.visit(now_ns);
-        let in_flight = core.in_flight();
         let busy = work.taken > 0 || work.completed > 0 || work.more;
         if busy {
             core.note_waits(now_ns, overslept);
         }
         let working = !busy && core.is_working();
-        if self.link.orders.is_full() || work.fault || !self.draining.is_empty() {
+        if self.link.orders.is_full() || work.fault || self.owing {
             self.attend();
         }
         self.send();
@@ -270,6 +277,8 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> Worker<Q, G, N> {
         if working {
             return Next::Turn;
         }
+        // What has been submitted for control since the poll iteration counts, too.
+        let in_flight = self.core.as_ref().map_or(0, RingCore::in_flight);
         let waits = self.core.iter().flat_map(RingCore::waits);
         match self.pacer.idle(now_ns, in_flight, waits) {
             pacer::Rest::Poll => Next::Turn,
@@ -413,6 +422,11 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> Worker<Q, G, N> {
             self.report = Some(Report::Halted { ring, halt });
             return;
         }
+        if let Some(read) = core.attend_read() {
+            self.report = Some(Report::Read(read));
+            return;
+        }
+        self.owing = core.is_reading() || !self.draining.is_empty();
         let Some(order) = self.link.orders.take() else {
             return;
         };
@@ -432,11 +446,22 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> Worker<Q, G, N> {
                 if !self.draining.contains(&ring) {
                     self.draining.push(ring);
                 }
+                self.owing = true;
             }
             Order::Resize { ring, sectors } => core.resize(ring, sectors),
             Order::Remove { disk, unit } => core.remove(disk, unit),
             Order::FailDisk(disk) => core.fail_disk(disk),
             Order::CutOff(disk) => core.cut_off(disk),
+            Order::Read(read) => match core.begin_read(read) {
+                Ok(()) => {
+                    self.owing = true;
+                    self.report = core.attend_read().map(Report::Read);
+                }
+                Err(mut read) => {
+                    read.outcome = Err(SubmitError::Full.into());
+                    self.report = Some(Report::Read(read));
+                }
+            },
             Order::Stop => {
                 let queues = self.core.take().map(RingCore::into_queues);
                 self.report = Some(Report::Stopped(queues.unwrap_or_default()));

@@ -29,7 +29,7 @@ pub use controller::{
 };
 pub use null::{NullController, NullQueue};
 pub use options::DiskOptions;
-pub use partition::{Table, partitions};
+pub use partition::{Table, TableReader, TableStep, partitions};
 pub use queue::{Budget, DiskQueue, IoError, IoResult, Part, SubmitError};
 pub use ram::{RamDisk, RamQueue};
 pub use ram_controller::RamController;

@@ -26,6 +26,9 @@ pub enum ReadError {
     /// The disk answered with an error.
     #[error(transparent)]
     Failed(#[from] IoError),
+    /// Not read yet: see [`crate::TableReader`].
+    #[error("not read yet")]
+    Pending,
     /// The disk did not answer. The command is still with it: the queue must not be used any
     /// more.
     #[error("no answer in time")]
@@ -155,11 +158,7 @@ impl<Q, C, M: DmaAlloc> Drop for BlockReader<'_, Q, C, M> {
 }
 
 /// Reads blocks into a buffer of their own.
-pub(crate) fn read(
-    from: &mut impl Blocks,
-    first: u64,
-    blocks: usize,
-) -> Result<Vec<u8>, ReadError> {
+pub(crate) fn read(from: &mut dyn Blocks, first: u64, blocks: usize) -> Result<Vec<u8>, ReadError> {
     let mut out = alloc::vec![0; blocks << from.block_shift()];
     from.read(first, &mut out)?;
     Ok(out)

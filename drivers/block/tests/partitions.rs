@@ -2,7 +2,7 @@
 
 use spindle_block::{
     BlockReader, Blocks, Command, Discard, DiskQueue, IoError, IoResult, Op, RamDisk, ReadError,
-    SubmitError, Table, Tag, Unit, Volume, partitions,
+    SubmitError, Table, TableReader, TableStep, Tag, Unit, Volume, partitions,
 };
 use spindle_hw::DmaAlloc;
 use spindle_testkit::gpt::Gpt;
@@ -383,4 +383,65 @@ fn a_disk_that_does_not_answer_keeps_the_page_and_is_not_asked_again() {
     bus.set_limit(1);
     let none = BlockReader::new(&mut queue, &volume, &clock, &bus, 1);
     assert_eq!(none.unwrap_err(), ReadError::NoMemory);
+}
+
+/// The table of `disk` as it is read in steps from `blocks`, and how many there were.
+fn in_steps(disk: &Volume, blocks: &mut impl Blocks) -> (Result<Table, ReadError>, usize) {
+    let mut reader = TableReader::new(disk.clone());
+    for steps in 0..100 {
+        match reader.step() {
+            TableStep::Read { first, bytes } => {
+                assert!(bytes <= 4096 && bytes.is_multiple_of(1 << blocks.block_shift()));
+                let mut out = vec![0; bytes];
+                reader.add(blocks.read(first, &mut out).map(|()| out));
+            }
+            TableStep::Done(table) => return (table, steps),
+        }
+    }
+    panic!("it does not end");
+}
+
+#[test]
+fn a_table_that_is_read_in_steps_is_the_same() {
+    let mut damaged = good();
+    damaged.primary.revision = Default::default();
+    let mut moved = good();
+    moved.primary.alternate_lba = LbaLe::from_u64(2);
+    let four_k = Gpt::new(12, BLOCKS).with(2, 40, 59, "a").sealed();
+    for gpt in [good(), damaged, moved.sealed(), four_k] {
+        let disk = disk("nvme0n1", gpt.block_shift, gpt.blocks);
+        let whole = table(&gpt);
+        let image = image(gpt.image(), gpt.block_shift);
+        let (read, steps) = in_steps(&disk, &mut image.clone());
+        let read = read.unwrap();
+        assert_eq!(
+            (&read.partitions, &read.notes),
+            (&whole.partitions, &whole.notes)
+        );
+        assert!(steps > 3 && steps < 20, "{steps}");
+        // Each way to fail is what it would be at once.
+        for bad in [0, 1, 2, 5, gpt.blocks - 1] {
+            let mut worn = Worn(image.clone(), vec![bad]);
+            let at_once = partitions(&disk, &mut worn);
+            let (read, _) = in_steps(&disk, &mut worn);
+            assert_eq!(format!("{read:?}"), format!("{at_once:?}"), "{bad}");
+        }
+    }
+    let (none, steps) = in_steps(&disk("vda", 9, BLOCKS), &mut image(vec![0; 102_400], 9));
+    assert_eq!((none.unwrap().partitions.len(), steps), (0, 1));
+}
+
+#[test]
+fn a_table_that_is_read_in_steps_takes_little_memory() {
+    const ENTRIES: u32 = 1024;
+    let mut gpt = Gpt::new(9, 2048);
+    for header in [&mut gpt.primary, &mut gpt.backup] {
+        header.number_of_partition_entries = U32Le::from_u32(ENTRIES);
+        header.first_usable_lba = LbaLe::from_u64(258);
+    }
+    gpt.entries.resize(ENTRIES as usize, Default::default());
+    let disk = disk("nvme0n1", 9, gpt.blocks);
+    let (read, steps) = in_steps(&disk, &mut image(gpt.sealed().image(), 9));
+    assert_eq!(read.unwrap_err(), ReadError::NoMemory);
+    assert!(steps < 20, "{steps}");
 }

@@ -456,6 +456,13 @@ impl FakeNvme {
         self.0.stores.iter().for_each(Store::power_cut);
     }
 
+    /// Puts `bytes` on the medium of a namespace that has that size, from the first block on.
+    pub fn fill(&self, namespace: u32, bytes: &[u8]) {
+        if let Some(store) = self.0.store(namespace) {
+            store.fill(bytes);
+        }
+    }
+
     /// What a host finds in the namespace after the last power cut.
     #[must_use]
     pub fn contents(&self, namespace: u32) -> Vec<u8> {

@@ -267,6 +267,14 @@ impl FakeVirtio {
         disk.cached = disk.stable.clone();
     }
 
+    /// Puts `bytes` on the disk, from the first sector on.
+    pub fn fill(&self, bytes: &[u8]) {
+        let disk = &mut *self.0.disk.lock().unwrap();
+        for place in [&mut disk.cached, &mut disk.stable] {
+            place[..bytes.len()].copy_from_slice(bytes);
+        }
+    }
+
     /// What is on the disk, cache included.
     #[must_use]
     pub fn contents(&self) -> Vec<u8> {

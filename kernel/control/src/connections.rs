@@ -304,7 +304,7 @@ impl<H: Hypervisor> Devices<H> {
                     backend.failed(id, generation, Refusal::new(Errno::EINVAL, text));
                 }
             }
-            Report::Stopped(_) => {}
+            Report::Stopped(_) | Report::Read(_) => {}
         }
     }
 

@@ -5,7 +5,9 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use log::{error, info, warn};
+use spindle_blkif::BlockRead;
 use spindle_blkif::worker::{LOOK_WITHOUT_RINGS_NS, Order, Report};
+use spindle_block::SubmitError;
 use spindle_config::Config;
 use spindle_xen::event::Port;
 use spindle_xen::store::Ring as StoreRing;
@@ -116,6 +118,11 @@ impl<H: Hypervisor, W: CoreWorker> Control<H, W> {
             return Some(kind);
         }
         while let Some((core, report)) = self.cores.report() {
+            if let Report::Read(read) = report {
+                self.disks.has_read(*read);
+                self.rounds.look_soon();
+                continue;
+            }
             let (backend, cores) = (&mut self.backend, &mut self.cores);
             self.devices.reported(core, report, backend, cores);
             self.rounds.pump_soon();
@@ -238,7 +245,17 @@ impl<H: Hypervisor, W: CoreWorker> Control<H, W> {
     fn attend_disks(&mut self, now: u64) {
         let cores = &self.cores;
         let behind = |disk: usize, given: &_| cores.behind(disk, given);
-        let care = self.disks.attend(now, behind);
+        let mut care = self.disks.attend(now, behind);
+        if let Some((read, tries)) = self.disks.next_read(now, &mut care.listed) {
+            match self.cores.reader(read.disk, tries) {
+                Some(core) => self.cores.order(core, Order::Read(read)),
+                None => self.disks.has_read(BlockRead {
+                    outcome: Err(SubmitError::Gone.into()),
+                    ..*read
+                }),
+            }
+        }
+        care.soon |= self.disks.is_reading(now);
         let pace = match (care.soon, care.late) {
             (true, _) => Pace::Soon,
             (_, true) => Pace::Late,

@@ -205,6 +205,20 @@ impl<H: Hypervisor, W: CoreWorker> Cores<H, W> {
         Some(CoreId(index))
     }
 
+    /// The core that is to read blocks of `disk` for control, if it has been tried `tries` times: one
+    /// with a queue there, that has carried out its orders if there is such a one.
+    pub(crate) fn reader(&self, disk: usize, tries: usize) -> Option<CoreId> {
+        let cores = self.cores.iter().enumerate();
+        let serving: Vec<_> = cores.filter(|(_, core)| core.serves(disk)).collect();
+        let is_free = |(_, core): &&(_, &Core<_>)| core.link.done() >= core.given;
+        let free: Vec<_> = serving.iter().filter(is_free).collect();
+        let (index, _) = match free.len() {
+            0 => serving.first()?,
+            count => free[tries % count],
+        };
+        Some(CoreId(*index))
+    }
+
     /// Segments of the largest request that can be offered.
     pub(crate) fn segments(&self) -> u16 {
         self.segments
@@ -229,7 +243,11 @@ impl<H: Hypervisor, W: CoreWorker> Cores<H, W> {
         {
             let answered = !matches!(
                 order,
-                Order::FailDisk(_) | Order::CutOff(_) | Order::Resize { .. } | Order::Remove { .. }
+                Order::FailDisk(_)
+                    | Order::CutOff(_)
+                    | Order::Resize { .. }
+                    | Order::Remove { .. }
+                    | Order::Read(_)
             );
             core.given += 1;
             core.waiting += usize::from(answered);
@@ -287,7 +305,7 @@ impl<H: Hypervisor, W: CoreWorker> Cores<H, W> {
         self.deliver();
         for (index, core) in self.cores.iter_mut().enumerate() {
             if let Some(report) = core.link.reports.take() {
-                if !matches!(report, Report::Halted { .. }) {
+                if !matches!(report, Report::Halted { .. } | Report::Read(_)) {
                     core.waiting = core.waiting.saturating_sub(1);
                 }
                 // It may have another one that waits for the mailbox.

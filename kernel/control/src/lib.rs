@@ -36,7 +36,7 @@ mod worker;
 
 pub use control::{Control, Store};
 pub use cores::{Cores, Runs};
-pub use disks::Disks;
+pub use disks::{Disks, PageSource};
 pub use hypervisor::{CONTROLS_SHARE, Hypervisor};
 pub use rounds::{LOOK_NS, Rounds, Sleep};
 pub use worker::{CoreWorker, run_core};

@@ -87,6 +87,11 @@ impl Rounds {
         now_ns >= self.look_at
     }
 
+    /// The disks are to be looked at at once.
+    pub fn look_soon(&mut self) {
+        self.look_at = 0;
+    }
+
     /// The disks were looked at.
     pub fn disks_seen(&mut self, pace: Pace, now_ns: u64) {
         let wait = match pace {

@@ -6,9 +6,11 @@ mod world;
 use spindle_blkif::abi::RspStatus;
 use spindle_block::DiskOptions;
 use spindle_nvme::Status;
+use spindle_testkit::gpt::Gpt;
 use spindle_testkit::nvme::{Config as NvmeConfig, FakeNvme, Fault as NvmeFault, NamespaceConfig};
 use spindle_testkit::virtio::{Config as VirtioConfig, FakeVirtio, Fault as VirtioFault};
 
+use crate::world::guest::pattern;
 use crate::world::{BACKEND, SECOND, Setup, World};
 
 /// A domain with a controller of two namespaces, and room for a third, and a RAM disk.
@@ -556,8 +558,6 @@ fn a_lost_controller_is_probed_less_and_less_often_and_not_while_a_core_is_late(
 }
 
 #[test]
-fn a_controller_that_is_slow_to_come_up_is_served_without_a_restart() {
-#[test]
 fn a_controller_that_is_lost_again_and_again_is_brought_up_less_and_less_often() {
     let (mut world, model) = with_namespaces(2);
     let guest = guest(&mut world, 5, "nvme0n1", 2);
@@ -578,6 +578,8 @@ fn a_controller_that_is_lost_again_and_again_is_brought_up_less_and_less_often()
     }
 }
 
+#[test]
+fn a_controller_that_is_slow_to_come_up_is_served_without_a_restart() {
     for (cores, asked) in [(0, false), (2, false), (2, true)] {
         let (mut world, model) = with_namespaces_that(cores, FakeNvme::vanish);
         let other = guest(&mut world, 6, "ram0", cores);
@@ -911,5 +913,137 @@ ram0 works"
         world.detach(other);
         world.assert_nothing_left();
         assert_eq!(model.violations(), Vec::<String>::new());
+    }
+}
+
+/// A disk of so many blocks of 512 bytes, with a partition of 448 of them from block 64 on.
+fn partitioned(blocks: u64) -> Vec<u8> {
+    let table = Gpt::new(9, blocks).with(1, 64, 511, "data");
+    table.sealed().image()
+}
+
+#[test]
+fn partitions_of_a_namespace_that_comes_later_become_targets() {
+    for cores in [0, 2] {
+        let (mut world, model) = with_namespaces(cores);
+        let other = guest(&mut world, 6, "nvme0n2", cores);
+        model.resize(3, 1024);
+        model.fill(3, &partitioned(1024));
+        undisturbed(&mut world, other, 2000);
+        let list = world.published("targets/nvme0n3").unwrap();
+        assert!(list.contains("nvme0n3p1 448 512 w -"), "{list}");
+        let part = guest(&mut world, 7, "PARTLABEL=data", cores);
+        world.write(part, 0, 8, 3);
+        world.verify(part, 0, 8, 3);
+        assert_eq!(model.contents(3)[72 * 512..80 * 512], pattern(3));
+        // It goes with its namespace, and comes again only if it is there again.
+        model.resize(3, 0);
+        undisturbed(&mut world, other, 2000);
+        assert_closed(&mut world, part, "the controller has it no longer");
+        assert_refused(
+            &mut world,
+            8,
+            "nvme0n3p1",
+            "the controller has it no longer",
+        );
+        model.resize(3, 1024);
+        undisturbed(&mut world, other, 2000);
+        let list = world.published("targets/nvme0n3").unwrap();
+        assert!(!list.contains("nvme0n3p1"), "{list}");
+        for guest in [part, other] {
+            world.detach(guest);
+        }
+        world.assert_nothing_left();
+        assert_eq!((model.resets(), model.violations()), (0, Vec::new()));
+    }
+}
+
+#[test]
+fn a_table_that_a_guest_has_written_is_read_again_on_request_and_not_under_a_guest() {
+    for cores in [0, 2] {
+        let (mut world, model) = with_namespaces(cores);
+        let whole = guest(&mut world, 5, "nvme0n1", cores);
+        model.fill(1, &partitioned(2048));
+        rescan(&mut world);
+        assert_refused(&mut world, 7, "nvme0n1p1", "no such target");
+        world.detach(whole);
+        assert_refused(&mut world, 7, "nvme0n1p1", "no such target");
+        rescan(&mut world);
+        let part = guest(&mut world, 7, "nvme0n1p1", cores);
+        // Somebody has taken it off the table meanwhile.
+        model.fill(1, &[0; 512]);
+        rescan(&mut world);
+        undisturbed(&mut world, part, 1000);
+        assert_eq!(model.contents(1)[..512], [0; 512]);
+        world.detach(part);
+        rescan(&mut world);
+        assert_refused(&mut world, 7, "nvme0n1p1", "no such target");
+        // One that had the whole disk makes what was read before untrustworthy.
+        model.fill(1, &partitioned(2048));
+        rescan(&mut world);
+        let whole = guest(&mut world, 5, "nvme0n1", cores);
+        world.detach(whole);
+        assert_refused(&mut world, 8, "nvme0n1p1", "may not be where it was");
+        rescan(&mut world);
+        let part = guest(&mut world, 7, "nvme0n1p1", cores);
+        undisturbed(&mut world, part, 100);
+        world.detach(part);
+        world.assert_nothing_left();
+    }
+}
+
+#[test]
+fn partitions_of_a_virtio_disk_that_comes_late_become_targets() {
+    for cores in [0, 2] {
+        let (mut world, model) =
+            with_virtio(cores, |model| model.arm(VirtioFault::RefusesFeatures));
+        model.fill(&partitioned(2048));
+        assert_refused(&mut world, 5, "vda1", "device refuses features");
+        model.repair(VirtioFault::RefusesFeatures);
+        rescan(&mut world);
+        let part = guest(&mut world, 5, "vda1", cores);
+        world.write(part, 0, 8, 3);
+        assert_eq!(model.contents()[72 * 512..80 * 512], pattern(3));
+        world.detach(part);
+        world.assert_nothing_left();
+    }
+}
+
+#[test]
+fn a_table_is_read_though_a_core_hangs_and_though_the_disk_is_lost_meanwhile() {
+    for hung in [Some(0), Some(1), None] {
+        for loose in [false, true] {
+            let (mut world, model) = with_namespaces(2);
+            world.remotes[0].borrow_mut().loose = loose;
+            let ram = guest(&mut world, 6, "ram0", 1);
+            if let Some(core) = hung {
+                // It has something to do, by which it is known.
+                world.machine.hang(core, true);
+                model.resize(2, 0);
+                world.pass(2000);
+            } else {
+                model.arm(NvmeFault::SwallowIo(2));
+            }
+            model.resize(3, 1024);
+            model.fill(3, &partitioned(1024));
+            world.pass(2000);
+            if hung.is_none() {
+                assert!(world.published("targets/nvme0n3").is_some());
+                model.vanish();
+                undisturbed(&mut world, ram, 2000);
+                model.come_back();
+                undisturbed(&mut world, ram, 5000);
+            }
+            world.until("partition", |w| {
+                let list = w.published("targets/nvme0n3");
+                list.is_some_and(|list| list.contains("nvme0n3p1"))
+            });
+            if let Some(core) = hung {
+                world.machine.hang(core, false);
+            }
+            world.detach(ram);
+            world.assert_nothing_left();
+            assert_eq!(model.violations(), Vec::<String>::new());
+        }
     }
 }

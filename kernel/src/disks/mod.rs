@@ -7,10 +7,13 @@ mod placed;
 mod probe;
 mod virtio;
 
+use alloc::boxed::Box;
+
 use spindle_block::Volume;
 use spindle_config::Config;
 use spindle_control::Disks;
 use spindle_datapath::Queue;
+use spindle_hw::DmaAlloc as _;
 use xen_pvh_boot::MapEntry;
 
 use self::probe::Probe;
@@ -31,13 +34,15 @@ pub(crate) fn probe(
         failed,
         ..
     } = Probe::all(config, map, memory, clock, cores);
-    let mut room = partitions::MOST;
+    let dma = memory.dma;
     let partitions = config
         .partitions
         .then_some(|volume: &Volume, queue: &mut Queue| {
-            let found = partitions::read(volume, queue, clock, memory.dma, room);
-            room -= found.len();
-            found
+            partitions::read(volume, queue, clock, dma)
         });
-    Disks::new(controllers, failed, partitions)
+    let mut disks = Disks::new(controllers, failed, partitions);
+    if config.partitions {
+        disks.read_tables(Box::new(move || dma.alloc(1)));
+    }
+    disks
 }

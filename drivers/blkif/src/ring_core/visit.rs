@@ -5,6 +5,7 @@ use spindle_xen::event::Notify;
 use spindle_xen::grant::GrantOps;
 
 use super::{Disk, RingCore, Shared, Work, split};
+use crate::block_read::Reading;
 use crate::session::{Means, Session};
 
 impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
@@ -15,13 +16,16 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
         let mut work = Work::default();
         for disk in &mut self.disks {
             let (rings, shared) = (&mut self.rings, &mut self.shared);
+            let reading = &mut self.reading;
             let completed = disk.queue.poll(|tag, result| {
                 if let Err(error) = result {
-                    return fail(rings, tag, error, now_ns, shared);
+                    return fail(rings, reading, tag, error, now_ns, shared);
                 }
                 let (ring, index) = split(tag);
                 if let Some(Some(session)) = rings.get_mut(ring) {
                     session.succeed(index, now_ns, shared);
+                } else {
+                    reading.complete(tag, Ok(()));
                 }
             });
             work.completed += completed as u32;
@@ -291,6 +295,7 @@ impl<Q> Disk<Q> {
 #[cold]
 pub(super) fn fail(
     rings: &mut [Option<Session>],
+    reading: &mut Reading,
     tag: Tag,
     error: IoError,
     now_ns: u64,
@@ -299,5 +304,7 @@ pub(super) fn fail(
     let (ring, index) = split(tag);
     if let Some(Some(session)) = rings.get_mut(ring) {
         session.complete(index, Err(error), now_ns, shared);
+    } else {
+        reading.complete(tag, Err(error));
     }
 }

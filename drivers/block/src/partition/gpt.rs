@@ -42,7 +42,7 @@ type Checked = Result<Result<Table, &'static str>, ReadError>;
 
 /// Reads both tables, and gives the partitions of the primary one, or else of the backup.
 pub(super) fn read_table(
-    blocks: &mut impl Blocks,
+    blocks: &mut dyn Blocks,
     notes: &mut Vec<String>,
 ) -> Result<Vec<Entry>, ReadError> {
     let primary = look(blocks, 1)?;
@@ -82,7 +82,7 @@ pub(super) fn read_table(
 
 /// As [`check`]; a table on blocks that the disk fails to read is a damaged one, for which there
 /// is the other.
-fn look(blocks: &mut impl Blocks, at: u64) -> Checked {
+fn look(blocks: &mut dyn Blocks, at: u64) -> Checked {
     match check(blocks, at) {
         Err(ReadError::Failed(_)) => Ok(Err("the disk cannot read it")),
         checked => checked,
@@ -90,7 +90,7 @@ fn look(blocks: &mut impl Blocks, at: u64) -> Checked {
 }
 
 /// Reads and checks one header and its entries.
-fn check(blocks: &mut impl Blocks, at: u64) -> Checked {
+fn check(blocks: &mut dyn Blocks, at: u64) -> Checked {
     let count = blocks.count();
     if at == 0 || at >= count {
         return Ok(Err("it would lie outside of the disk"));

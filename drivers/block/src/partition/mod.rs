@@ -5,6 +5,7 @@
 //! that very disk.
 
 mod gpt;
+mod steps;
 
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -15,6 +16,7 @@ use gpt_disk_types::MasterBootRecord;
 use crate::read::read;
 use crate::{Blocks, Discard, ReadError, SECTOR_SIZE, Volume};
 use gpt::Entry;
+pub use steps::{TableReader, TableStep};
 
 /// Partition type of the record that keeps old tools off a GPT (UEFI 2.10, 5.2.3).
 const PROTECTIVE: u8 = 0xee;
@@ -55,7 +57,7 @@ fn truncate<T>(partitions: &mut Vec<T>, most: usize, notes: &mut Vec<String>) {
 /// # Errors
 /// If the disk does not answer, or cannot read its first block. Of the two tables of a GPT one will
 /// do.
-pub fn partitions(disk: &Volume, blocks: &mut impl Blocks) -> Result<Table, ReadError> {
+pub fn partitions(disk: &Volume, blocks: &mut dyn Blocks) -> Result<Table, ReadError> {
     let mut table = Table::default();
     // Two headers and two blocks of entries are the least.
     if blocks.count() < 6 {

@@ -9,7 +9,7 @@ use core::fmt::Display;
 use core::mem;
 
 use super::{FailedTarget, TargetEntry, TargetKind, Targets, VolumeId};
-use crate::{Unit, Volume};
+use crate::{Access, Unit, Volume};
 
 /// How many names of what was closed are remembered, the newest: there are as many as disks care to
 /// come up with.
@@ -59,12 +59,75 @@ impl<H: Copy + PartialEq + Display> Targets<H> {
     /// Takes in a disk that has come, without partitions. Nothing is said any longer of a disk that had
     /// one of its names before, by that or any other name of what it follows.
     pub fn add(&mut self, disk: Volume) {
-        let is_its = |name: &String| *name == disk.name || disk.aliases.contains(name);
-        let follows = |failed: &FailedTarget| failed.closed.as_ref() == Some(&disk.name);
+        let medium = self.medium(&disk);
+        self.put(TargetEntry::new(disk, TargetKind::Disk, medium));
+    }
+
+    /// The partition table of the disk that is `unit` of disk number `disk` is about to be read; false if
+    /// that is of no use: a guest has one of its partitions, or may be writing the table. All that
+    /// [`Targets::claim`] gives out from now on counts for what [`Targets::divide`] takes in.
+    pub fn begin_table(&mut self, disk: usize, unit: Unit) -> bool {
+        let Some(at) = self.whole(disk, unit) else {
+            return false;
+        };
+        let medium = self.entries[at].medium;
+        let mut claims = self.claims.iter().map(|claim| {
+            let entry = &self.entries[claim.volume];
+            (entry, claim.access)
+        });
+        let in_use = claims.any(|(entry, access)| {
+            let writes = entry.is_disk() && access != Access::Read;
+            entry.medium == medium && writes || entry.kind == TargetKind::PartitionOf(at)
+        });
+        self.entries[at].stale &= in_use;
+        !in_use
+    }
+
+    /// Takes in the partitions of the disk that is `unit` of disk number `disk`, in place of those that
+    /// it had; false if it has gone or if a guest has one of those. If the disk was given out whole for
+    /// writing since [`Targets::begin_table`], they are refused.
+    pub fn divide(&mut self, disk: usize, unit: Unit, partitions: Vec<Volume>) -> bool {
+        let Some(at) = self.whole(disk, unit) else {
+            return false;
+        };
+        let (medium, stale) = (self.entries[at].medium, self.entries[at].stale);
+        let part = TargetKind::PartitionOf(at);
+        let mut claims = self.claims.iter();
+        if claims.any(|claim| self.entries[claim.volume].kind == part) {
+            return false;
+        }
+        for entry in self.entries.iter_mut().filter(|entry| entry.kind == part) {
+            // Its place is free for another one.
+            entry.kind = TargetKind::Closed;
+            (entry.volume.name, entry.volume.aliases) = Default::default();
+        }
+        for partition in partitions {
+            let entry = TargetEntry::new(partition, part, medium);
+            self.put(TargetEntry { stale, ..entry });
+        }
+        true
+    }
+
+    /// How many partitions there are.
+    #[must_use]
+    pub fn partition_count(&self) -> usize {
+        let is_part = |entry: &&TargetEntry| matches!(entry.kind, TargetKind::PartitionOf(_));
+        self.entries.iter().filter(is_part).count()
+    }
+
+    /// The place of a whole disk.
+    fn whole(&self, disk: usize, unit: Unit) -> Option<usize> {
+        let mut entries = self.entries.iter();
+        entries.position(|entry| entry.is_disk() && entry.is_on(disk, unit))
+    }
+
+    /// Puts a volume into the table.
+    fn put(&mut self, entry: TargetEntry) {
+        let Volume { name, aliases, .. } = &entry.volume;
+        let is_its = |other: &String| other == name || aliases.contains(other);
+        let follows = |failed: &FailedTarget| failed.closed.as_ref() == Some(name);
         self.failed
             .retain(|failed| !is_its(&failed.name) && !follows(failed));
-        let medium = self.medium(&disk);
-        let entry = TargetEntry::new(disk, TargetKind::Disk, medium);
         let claimed = |index: usize| self.claims.iter().any(|claim| claim.volume == index);
         let mut entries = self.entries.iter().enumerate();
         // One that has gone and that no guest has any longer leaves its place.
@@ -91,7 +154,7 @@ mod tests {
     use alloc::vec;
 
     use super::*;
-    use crate::{Access, TargetError};
+    use crate::TargetError;
 
     fn volume(name: &str, disk: usize, unit: u32, start: u64) -> Volume {
         Volume {
@@ -237,5 +300,68 @@ mod tests {
         assert!(!targets.knows("vda"));
         targets.add(volume("vda", 0, 1, 0));
         assert!(targets.knows("vda"));
+    }
+
+    fn part(number: u64, start: u64) -> Volume {
+        let mut part = volume(&format!("nvme0n2p{number}"), 0, 2, start);
+        part.aliases.clear();
+        part
+    }
+
+    #[test]
+    fn a_disk_is_divided_anew_unless_a_guest_has_a_partition_or_may_write_the_table() {
+        let mut targets = targets();
+        assert!(targets.begin_table(0, Unit(2)));
+        assert!(targets.divide(0, Unit(2), vec![part(1, 8), part(2, 16)]));
+        assert_eq!(targets.partition_count(), 3);
+        let claimed = targets.claim("nvme0n2p2", Access::Write, "1/1").unwrap();
+        assert!(!targets.begin_table(0, Unit(2)));
+        assert!(!targets.divide(0, Unit(2), vec![part(3, 8)]));
+        assert_eq!(targets.volume(claimed).name, "nvme0n2p2");
+        targets.release("1/1");
+        targets.claim("nvme0n2", Access::Read, "1/1").unwrap();
+        assert!(targets.begin_table(0, Unit(2)), "it may be read meanwhile");
+        assert!(targets.divide(0, Unit(2), vec![part(3, 8)]));
+        assert_eq!(targets.partition_count(), 2);
+        assert!(targets.named("nvme0n2p2").is_err());
+        targets.claim("nvme0n2p3", Access::Read, "2/1").unwrap();
+        // The other disk's are what they were.
+        targets.claim("nvme0n1p1", Access::Write, "3/1").unwrap();
+        assert!(!targets.begin_table(0, Unit(7)) && !targets.divide(0, Unit(7), Vec::new()));
+        targets.release("1/1");
+        targets.release("2/1");
+        targets.claim("nvme0n2", Access::Write, "1/1").unwrap();
+        assert!(!targets.begin_table(0, Unit(2)));
+    }
+
+    #[test]
+    fn a_table_that_may_have_been_written_while_it_was_read_divides_into_nothing_of_use() {
+        let stale = |targets: &mut Targets<&'static str>| {
+            let claimed = targets.claim("nvme0n2p1", Access::Read, "2/1");
+            matches!(claimed, Err(TargetError::Stale { .. }))
+        };
+        let mut targets = targets();
+        assert!(targets.begin_table(0, Unit(2)));
+        targets.claim("nvme0n2", Access::Write, "1/1").unwrap();
+        targets.release("1/1");
+        assert!(targets.divide(0, Unit(2), vec![part(1, 8)]));
+        assert!(stale(&mut targets));
+        assert!(targets.begin_table(0, Unit(2)));
+        assert!(targets.divide(0, Unit(2), vec![part(1, 8)]));
+        assert!(!stale(&mut targets));
+    }
+
+    #[test]
+    fn partitions_that_come_and_go_leave_nothing_behind() {
+        let mut targets = targets();
+        for _ in 0..100 {
+            assert!(targets.begin_table(0, Unit(2)));
+            assert!(targets.divide(0, Unit(2), vec![part(1, 8), part(2, 16)]));
+            targets.close(0, Unit(2), "gone");
+            targets.add(volume("nvme0n2", 0, 2, 0));
+            assert!(targets.divide(0, Unit(2), vec![part(1, 8), part(2, 16)]));
+            assert!(targets.failed.is_empty());
+        }
+        assert!(targets.entries.len() <= 8, "{}", targets.entries.len());
     }
 }

@@ -64,8 +64,8 @@ pub enum TargetError {
     ReadOnly(String),
     /// The table that it is an entry of could be written since that was read.
     #[error(
-        "target \"{name}\" may not be where it was: \"{disk}\" was given out whole for writing; \
-         restart Spindle to read its partition table again"
+        "target \"{name}\" may not be where it was: \"{disk}\" was given out whole for writing; have \
+         the disks looked at again (spindlectl rescan) once no guest has any of it"
     )]
     Stale {
         /// The partition.

@@ -42,7 +42,8 @@ struct TargetEntry {
     /// What its blocks are on: a number that no other disk has had, or that of another disk that
     /// reaches the same namespace through a controller of its own.
     medium: u64,
-    /// Whether its partition table may have been written since it was read.
+    /// Whether its partition table, or that of the disk that it is a part of, may have been written
+    /// since it was read.
     stale: bool,
 }
 
@@ -320,7 +321,7 @@ impl<H: Copy + PartialEq + Display> Targets<H> {
             sectors,
         });
         for entry in &mut self.entries {
-            entry.stale |= written && !entry.is_disk() && entry.medium == medium;
+            entry.stale |= written && entry.medium == medium;
         }
         Ok(VolumeId(index))
     }

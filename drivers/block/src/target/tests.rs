@@ -211,7 +211,7 @@ fn partitions_of_a_disk_that_was_given_out_whole_for_writing_are_refused() {
     targets.claim("nvme0n1", Access::Write, "1/51712").unwrap();
     targets.release("1/51712");
     let error = targets.claim("nvme0n1p1", Access::Read, "2/51712");
-    assert!(error.unwrap_err().to_string().contains("restart Spindle"));
+    assert!(error.unwrap_err().to_string().contains("spindlectl rescan"));
     targets.claim("nvme0n1", Access::Write, "2/51712").unwrap();
 }
 

@@ -165,6 +165,12 @@ impl Store {
         }
     }
 
+    /// Puts `bytes` on the medium, from the first block on.
+    pub(super) fn fill(&self, bytes: &[u8]) {
+        let mut blocks = self.blocks.lock().unwrap();
+        blocks.data[..bytes.len()].copy_from_slice(bytes);
+    }
+
     pub(super) fn contents(&self) -> Vec<u8> {
         self.blocks.lock().unwrap().data.clone()
     }

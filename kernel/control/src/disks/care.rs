@@ -165,6 +165,7 @@ impl<Q> Disks<Q> {
                         volumes,
                         reason,
                     });
+                    self.drop_tables(number, unit);
                     self.disks[number].ordering = true;
                     (care.listed, care.soon) = (true, true);
                 }
@@ -255,11 +256,9 @@ impl<Q> Disks<Q> {
         };
         let (name, mib, block) = (&volume.name, volume.sectors >> 11, 1 << volume.block_shift);
         let what = &volume.description;
-        info!(
-            "disk {name} is new: {mib} MiB, blocks of {block} bytes: {what}; its partitions, if it \
-             has any, are served after a restart"
-        );
-        self.targets.add(volume);
+        info!("disk {name} is new: {mib} MiB, blocks of {block} bytes: {what}");
+        self.targets.add(volume.clone());
+        self.look_for_partitions(volume);
     }
 
     /// Asks the disks how they are; the answers come with [`Disks::attend`].

@@ -2,6 +2,7 @@
 
 mod care;
 mod rescan;
+mod tables;
 
 use alloc::boxed::Box;
 use alloc::format;
@@ -9,12 +10,14 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use log::{error, info, warn};
-use spindle_block::{BlockController, Retry, Targets, Volume};
+use spindle_block::{BlockController, Retry, Table, Targets, Volume};
 use spindle_xen::xenbus::DeviceId;
 
 use crate::cores::Given;
 pub(crate) use care::Removed;
 use rescan::Rescan;
+pub use tables::PageSource;
+use tables::Tables;
 
 /// Bytes of the list of disks: xenstored's default quota for a node is 2048, names and
 /// permissions included.
@@ -29,6 +32,7 @@ pub struct Disks<Q> {
     /// What guests can be given, and who has it.
     pub(crate) targets: Targets<DeviceId>,
     rescan: Rescan,
+    tables: Tables,
     /// From here on no number has been given to a controller that took the place of another.
     numbers: usize,
 }
@@ -77,14 +81,21 @@ impl<Q> Disk<Q> {
     }
 }
 
+impl<Q> Disks<Q> {
+    /// Why a disk is lost, if it is.
+    pub(crate) fn lost(&self, disk: usize) -> Option<&str> {
+        self.disks.get(disk)?.lost.as_deref()
+    }
+}
+
 impl<Q: Default> Disks<Q> {
     /// Takes `controllers` over, and reports their volumes in the log. `failed` names the disks that
     /// do not work, each with the reason by which it is refused. `partitions`, if there is any, reads
-    /// the partitions of a whole disk through an idle queue.
+    /// the partition table of a whole disk through an idle queue.
     pub fn new(
         controllers: Vec<Box<dyn BlockController<Q>>>,
         mut failed: Vec<(String, String)>,
-        partitions: Option<impl FnMut(&Volume, &mut Q) -> Vec<Volume>>,
+        partitions: Option<impl FnMut(&Volume, &mut Q) -> Table>,
     ) -> Self {
         let mut volumes = Vec::new();
         for (disk, controller) in controllers.iter().enumerate() {
@@ -108,15 +119,19 @@ impl<Q: Default> Disks<Q> {
             ready: None,
             targets: Targets::default(),
             rescan: Rescan::default(),
+            tables: Tables::default(),
             numbers: 0,
         };
         let mut reader = partitions.map(|read| (read, disks.queues()));
+        let mut count = 0;
         let family = |volume: Volume| {
-            let found = reader.as_mut().and_then(|(read, queues)| {
+            let table = reader.as_mut().and_then(|(read, queues)| {
                 let queue = queues.get_mut(volume.disk)?;
                 Some(read(&volume, queue))
             });
-            (volume, found.unwrap_or_default())
+            let found = tables::take(&volume, table.unwrap_or_default(), count);
+            count += found.len();
+            (volume, found)
         };
         disks.targets = Targets::new(volumes.into_iter().map(family));
         for disk in disks.targets.disks() {
@@ -146,11 +161,6 @@ impl<Q: Default> Disks<Q> {
             })
         };
         self.disks.iter_mut().map(queue).collect()
-    }
-
-    /// Why a disk is lost, if it is.
-    pub(crate) fn lost(&self, disk: usize) -> Option<&str> {
-        self.disks.get(disk)?.lost.as_deref()
     }
 
     /// One line per disk, for people and tools in dom0: name, sectors of 512 bytes, block size,

@@ -30,6 +30,7 @@ impl<Q> Disks<Q> {
             disk.asked = disk.lost.is_some();
             disk.controller.rescan();
         }
+        self.look_for_all_partitions();
         // Who asks while an answer is due gets that one, and keeps none of those who asked before waiting.
         let until = &mut self.rescan.until;
         until.get_or_insert(now.saturating_add(PATIENCE_NS));

@@ -6,10 +6,11 @@ use std::rc::Rc;
 
 use spindle_block::{
     BlockController, Budget, BusMaster, Command, DiskEvents, DiskOptions, DiskQueue, IoResult,
-    LostController, Part, RamController, RamQueue, SubmitError, Tag, Volume,
+    LostController, Part, RamController, RamQueue, SubmitError, Table as PartitionTable, Tag,
+    Volume,
 };
 use spindle_control::Disks;
-use spindle_hw::{NarrowRegisters, Registers};
+use spindle_hw::{DmaAlloc, NarrowRegisters, Registers};
 use spindle_nvme::{Controller, NvmeDisk, QueuePair};
 use spindle_pci::{Bus, Placement, Window};
 use spindle_testkit::mem::FakeBus;
@@ -374,9 +375,15 @@ impl Table {
                     sectors: blocks * disk.sectors_per_block(),
                     ..disk.clone()
                 };
-                vec![partition]
+                PartitionTable {
+                    partitions: vec![partition],
+                    notes: Vec::new(),
+                }
             }
         });
-        (Disks::new(controllers, Vec::new(), partitions), remotes)
+        let mut disks = Disks::new(controllers, Vec::new(), partitions);
+        let bus = self.machine.bus;
+        disks.read_tables(Box::new(|| bus.alloc(1)));
+        (disks, remotes)
     }
 }

@@ -1,0 +1,126 @@
+//! A read of a few blocks that control asks of a ring core, beside what the rings ask for: of the
+//! partition table of a disk that has come while guests are served.
+//!
+//! A core has one at a time. It waits for a free place in the disk's queue like any ring, and its
+//! memory is given back only when the disk does not write to it any longer.
+
+use alloc::boxed::Box;
+
+use spindle_block::{Command, DiskQueue, IoResult, Op, ReadError, Segment, SubmitError, Tag, Unit};
+use spindle_hw::SharedPages;
+
+/// The tag of the command. No ring has the place that it names.
+pub(crate) const TAG: Tag = Tag(u32::MAX);
+
+/// What is to be read, and the outcome.
+#[derive(Debug)]
+pub struct BlockRead {
+    /// Control's name for it.
+    pub token: u64,
+    /// The disk.
+    pub disk: usize,
+    /// Which part of it.
+    pub unit: Unit,
+    /// log2 of the disk's block size in bytes.
+    pub block_shift: u8,
+    /// First block on the unit.
+    pub block: u64,
+    /// Bytes: whole blocks, at most a page.
+    pub bytes: u32,
+    /// Where to; `None` if a disk that cannot be kept from memory may still write there.
+    pub page: Option<SharedPages>,
+    /// The outcome; [`ReadError::Pending`] before there is one.
+    pub outcome: Result<(), ReadError>,
+}
+
+/// The read that a core has.
+#[derive(Debug, Default)]
+pub(crate) struct Reading {
+    read: Option<Box<BlockRead>>,
+    /// The disk has it.
+    submitted: bool,
+}
+
+impl Reading {
+    /// Takes on a read.
+    ///
+    /// # Errors
+    /// With the read, if there is one already.
+    pub(crate) fn begin(&mut self, read: Box<BlockRead>) -> Result<(), Box<BlockRead>> {
+        if self.read.is_some() {
+            return Err(read);
+        }
+        (self.read, self.submitted) = (Some(read), false);
+        Ok(())
+    }
+
+    /// Whether there is one.
+    pub(crate) fn is_some(&self) -> bool {
+        self.read.is_some()
+    }
+
+    /// Submits it if that is still to be done, to the queue of its disk by `queue`; gives it back once
+    /// it has ended.
+    pub(crate) fn attend<'a, Q: DiskQueue + 'a>(
+        &mut self,
+        queue: impl FnOnce(usize) -> Option<&'a mut Q>,
+    ) -> Option<Box<BlockRead>> {
+        let read = self.read.as_mut()?;
+        if read.outcome == Err(ReadError::Pending) && !self.submitted {
+            match submit(read, queue(read.disk)) {
+                Ok(()) => self.submitted = true,
+                Err(SubmitError::Full) => {}
+                Err(error) => read.outcome = Err(error.into()),
+            }
+        }
+        match read.outcome {
+            Err(ReadError::Pending) => None,
+            _ => self.read.take(),
+        }
+    }
+
+    /// The command with [`TAG`] has ended.
+    #[cold]
+    pub(crate) fn complete(&mut self, tag: Tag, result: IoResult) {
+        if let Some(read) = self.read.as_mut().filter(|_| tag == TAG && self.submitted) {
+            read.outcome = result.map_err(ReadError::Failed);
+        }
+    }
+
+    /// Nothing more is submitted to `unit` of `disk`.
+    pub(crate) fn remove(&mut self, disk: usize, unit: Unit) {
+        let submitted = self.submitted;
+        let waiting = self.read.as_mut().filter(|_| !submitted);
+        if let Some(read) = waiting.filter(|read| (read.disk, read.unit) == (disk, unit)) {
+            read.outcome = Err(SubmitError::Gone.into());
+        }
+    }
+
+    /// `disk` may write to its memory at any time from now on: the page is given up.
+    pub(crate) fn cut_off(&mut self, disk: usize) {
+        let submitted = self.submitted;
+        if let Some(read) = self.read.as_mut().filter(|r| submitted && r.disk == disk) {
+            read.page = None;
+        }
+    }
+}
+
+fn submit<Q: DiskQueue>(read: &BlockRead, queue: Option<&mut Q>) -> Result<(), SubmitError> {
+    let queue = queue.ok_or(SubmitError::Gone)?;
+    let page = read.page.as_ref().ok_or(SubmitError::Gone)?;
+    let segments = [Segment {
+        bus: page.bus(),
+        len: read.bytes,
+    }];
+    let command = Command {
+        op: Op::Read,
+        unit: read.unit,
+        block_shift: read.block_shift,
+        block: read.block,
+        blocks: 0,
+        segments: &segments,
+    };
+    queue.submit(&command, TAG)?;
+    queue.commit();
+    Ok(())
+}

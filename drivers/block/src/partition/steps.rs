@@ -1,0 +1,117 @@
+//! Reads a partition table without waiting for the disk, for disks that come while guests are served.
+//!
+//! The table is looked at from its beginning at each step, with what has been read so far, until
+//! blocks are missing. The caller has these read in its own time and adds them.
+
+use alloc::vec::Vec;
+
+use spindle_hw::PAGE_SIZE;
+
+use crate::{Blocks, ReadError, Table, Volume, partitions};
+
+/// The most bytes of a table and its backup that are kept while they are read: they share the heap with
+/// all else that control does for guests. As all tools make them, the two take less than 40 KiB.
+const MOST_BYTES: usize = 64 << 10;
+
+/// What is next.
+#[derive(Debug)]
+pub enum TableStep {
+    /// These blocks are to be read, and given to [`TableReader::add`].
+    Read {
+        /// The first one, counted from the start of the volume.
+        first: u64,
+        /// How many bytes from there on: whole blocks, at most a page.
+        bytes: usize,
+    },
+    /// That is the table, or why there is none.
+    Done(Result<Table, ReadError>),
+}
+
+/// A partition table that is being read.
+#[derive(Debug)]
+pub struct TableReader {
+    disk: Volume,
+    blocks: KnownBlocks,
+}
+
+/// What has been read of a disk.
+#[derive(Debug)]
+struct KnownBlocks {
+    block_shift: u8,
+    count: u64,
+    pieces: Vec<(u64, Result<Vec<u8>, ReadError>)>,
+    /// First block and bytes of what is missing.
+    missing: Option<(u64, usize)>,
+}
+
+impl TableReader {
+    /// A reader for the table of `disk`.
+    #[must_use]
+    pub fn new(disk: Volume) -> Self {
+        let blocks = KnownBlocks {
+            block_shift: disk.block_shift,
+            count: disk.sectors / disk.sectors_per_block(),
+            pieces: Vec::new(),
+            missing: None,
+        };
+        Self { disk, blocks }
+    }
+
+    /// The disk.
+    #[must_use]
+    pub fn disk(&self) -> &Volume {
+        &self.disk
+    }
+
+    /// What is to be done next; the same until [`TableReader::add`].
+    pub fn step(&mut self) -> TableStep {
+        self.blocks.missing = None;
+        let read = partitions(&self.disk, &mut self.blocks);
+        match self.blocks.missing {
+            Some((first, bytes)) => TableStep::Read { first, bytes },
+            None => TableStep::Done(read),
+        }
+    }
+
+    /// Adds what the last [`TableStep::Read`] asked for, or why it could not be read.
+    pub fn add(&mut self, read: Result<Vec<u8>, ReadError>) {
+        if let Some((first, _)) = self.blocks.missing.take() {
+            self.blocks.pieces.push((first, read));
+        }
+    }
+}
+
+impl Blocks for KnownBlocks {
+    fn block_shift(&self) -> u8 {
+        self.block_shift
+    }
+
+    fn count(&self) -> u64 {
+        self.count
+    }
+
+    fn read(&mut self, first: u64, out: &mut [u8]) -> Result<(), ReadError> {
+        let mut first = first;
+        for piece in out.chunks_mut(PAGE_SIZE) {
+            let fits = |read: &Result<Vec<u8>, _>| {
+                let bytes = read.as_ref().map(Vec::len);
+                bytes.is_ok_and(|bytes| bytes >= piece.len()) || bytes.is_err()
+            };
+            let mut known = self.pieces.iter();
+            match known.find(|(at, read)| *at == first && fits(read)) {
+                Some((_, Ok(bytes))) => piece.copy_from_slice(&bytes[..piece.len()]),
+                Some((_, Err(error))) => return Err(*error),
+                None => {
+                    let kept = self.pieces.iter().flat_map(|(_, read)| read);
+                    if kept.map(Vec::len).sum::<usize>() + piece.len() > MOST_BYTES {
+                        return Err(ReadError::NoMemory);
+                    }
+                    self.missing = Some((first, piece.len()));
+                    return Err(ReadError::Pending);
+                }
+            }
+            first += (piece.len() >> self.block_shift) as u64;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,216 @@
+//! Partition tables: those of the disks that are there at the start, read before any guest is served,
+//! and those of disks that come later, or that an administrator has looked at again.
+//!
+//! The latter are read by ring cores, one page at a time, while all else goes on. A disk is
+//! offered before that, so that nothing depends on its table; its partitions follow.
+
+use alloc::boxed::Box;
+use alloc::collections::VecDeque;
+use alloc::vec::Vec;
+
+use log::{error, info, warn};
+use spindle_blkif::BlockRead;
+use spindle_block::{ReadError, Table, TableReader, TableStep, Unit, Volume};
+use spindle_hw::SharedPages;
+
+use super::Disks;
+
+/// Partitions of all disks together, at most: each takes about a KiB.
+const MOST: usize = 512;
+/// How often a core is asked for blocks that it does not read.
+const MOST_TRIES: usize = 32;
+/// For how long a core is looked for at short intervals that has been asked for blocks.
+const PROMPT_NS: u64 = 1_000_000_000;
+/// When the log has it that it has not answered.
+const WARN_NS: u64 = 90_000_000_000;
+
+/// Where pages come from that disks reach.
+pub type PageSource = Box<dyn FnMut() -> Option<SharedPages>>;
+
+/// The tables that are to be read.
+#[derive(Default)]
+pub(super) struct Tables {
+    /// `None` if no partitions are served.
+    pages: Option<PageSource>,
+    /// The page that is read to, as long as no core has it.
+    page: Option<SharedPages>,
+    /// Those whose turn has not come, after the one that is being read.
+    readers: VecDeque<Reader>,
+    /// A core has been asked for blocks.
+    asked: Option<Asked>,
+    /// The token of the last reader.
+    token: u64,
+}
+
+/// A table that is to be read.
+struct Reader {
+    token: u64,
+    reader: TableReader,
+    begun: bool,
+    /// How often a core did not take it.
+    tries: usize,
+}
+
+/// Blocks that a core has been asked for.
+#[derive(Clone, Copy)]
+struct Asked {
+    since: u64,
+    /// The log has it that the core is late.
+    warned: bool,
+}
+
+/// Takes as many partitions as there is room for, beside `have` others, and reports them in the log.
+pub(super) fn take(disk: &Volume, mut table: Table, have: usize) -> Vec<Volume> {
+    table.limit(MOST.saturating_sub(have));
+    let name = &disk.name;
+    for note in &table.notes {
+        warn!("disk {name}: {note}");
+    }
+    for partition in &table.partitions {
+        let (name, mib) = (&partition.name, partition.sectors >> 11);
+        info!("partition {name}: {mib} MiB from block {}", partition.start);
+    }
+    table.partitions
+}
+
+impl<Q> Disks<Q> {
+    /// Has the tables of disks be read that come from now on, to a page of `pages`.
+    pub fn read_tables(&mut self, pages: PageSource) {
+        self.tables.pages = Some(pages);
+    }
+
+    /// A disk has come: its table is to be read.
+    pub(super) fn look_for_partitions(&mut self, disk: Volume) {
+        self.drop_tables(disk.disk, disk.unit);
+        let tables = &mut self.tables;
+        if tables.pages.is_some() {
+            tables.token += 1;
+            tables.readers.push_back(Reader {
+                token: tables.token,
+                reader: TableReader::new(disk),
+                begun: false,
+                tries: 0,
+            });
+        }
+    }
+
+    /// All tables are to be read again that no guest depends on or may be writing.
+    pub(super) fn look_for_all_partitions(&mut self) {
+        let disks: Vec<Volume> = self.targets.disks().cloned().collect();
+        for disk in disks {
+            self.look_for_partitions(disk);
+        }
+    }
+
+    /// A disk has gone.
+    pub(super) fn drop_tables(&mut self, disk: usize, unit: Unit) {
+        let is_its = |it: &Reader| (it.reader.disk().disk, it.reader.disk().unit) == (disk, unit);
+        self.tables.readers.retain(|reader| !is_its(reader));
+    }
+
+    /// Goes on with the tables: what a core is to read next, if anything, and how many cores have not
+    /// taken it. `divided` is set if there are other partitions than before.
+    pub(crate) fn next_read(
+        &mut self,
+        now: u64,
+        divided: &mut bool,
+    ) -> Option<(Box<BlockRead>, usize)> {
+        while self.tables.asked.is_none() {
+            let works = |it: &Reader| self.lost(it.reader.disk().disk).is_none();
+            let at = self.tables.readers.iter().position(works)?;
+            let mut reader = self.tables.readers.remove(at)?;
+            let (disk, unit) = (reader.reader.disk().disk, reader.reader.disk().unit);
+            if !reader.begun && !self.targets.begin_table(disk, unit) {
+                continue;
+            }
+            reader.begun = true;
+            match reader.reader.step() {
+                TableStep::Read { first, bytes } => {
+                    let tables = &mut self.tables;
+                    let (page, pages) = (tables.page.take(), tables.pages.as_mut());
+                    let Some(page) = page.or_else(|| pages?()) else {
+                        self.finish(&reader.reader, Err(ReadError::NoMemory));
+                        continue;
+                    };
+                    let volume = reader.reader.disk();
+                    let read = BlockRead {
+                        token: reader.token,
+                        disk,
+                        unit,
+                        block_shift: volume.block_shift,
+                        block: volume.start + first,
+                        bytes: bytes as u32,
+                        page: Some(page),
+                        outcome: Err(ReadError::Pending),
+                    };
+                    let tries = reader.tries;
+                    tables.readers.push_front(reader);
+                    let (since, warned) = (now, false);
+                    tables.asked = Some(Asked { since, warned });
+                    return Some((Box::new(read), tries));
+                }
+                TableStep::Done(read) => *divided |= self.finish(&reader.reader, read),
+            }
+        }
+        None
+    }
+
+    /// A core has read what it was asked for, or could not.
+    pub(crate) fn has_read(&mut self, read: BlockRead) {
+        let lost = self.lost(read.disk).is_some();
+        let tables = &mut self.tables;
+        tables.asked = None;
+        let mut readers = tables.readers.iter_mut();
+        let reader = readers.find(|it| it.token == read.token);
+        // Whatever became of it on a disk that is lost, it is asked for again when that is back. A core
+        // may not have its queue yet on one that is back.
+        let again = |it: &mut Reader| {
+            let refused = matches!(read.outcome, Err(ReadError::NotTaken(_)));
+            it.tries += usize::from(refused && !lost);
+            lost || refused && it.tries < MOST_TRIES
+        };
+        if let Some(reader) = reader
+            && !again(reader)
+        {
+            let bytes = |page: &SharedPages| {
+                let mut bytes = alloc::vec![0; read.bytes as usize];
+                page.read_bytes(0, &mut bytes);
+                bytes
+            };
+            let page = read.page.as_ref().ok_or(ReadError::TimedOut);
+            reader.reader.add(read.outcome.and(page.map(bytes)));
+        }
+        tables.page = read.page;
+    }
+
+    /// Whether a core is waited for that reads blocks, and has been for a short time only.
+    pub(crate) fn is_reading(&mut self, now: u64) -> bool {
+        let Some(asked) = &mut self.tables.asked else {
+            return false;
+        };
+        let waited = now.saturating_sub(asked.since);
+        if waited >= WARN_NS && !core::mem::replace(&mut asked.warned, true) {
+            warn!("a ring core has not read a partition table for 90 s: those of new disks wait");
+        }
+        waited < PROMPT_NS
+    }
+
+    /// A table has been read, or cannot be. True if there are other partitions than before.
+    fn finish(&mut self, reader: &TableReader, read: Result<Table, ReadError>) -> bool {
+        let disk = reader.disk();
+        match read {
+            Ok(table) => {
+                let before = self.targets.partition_count();
+                let partitions = take(disk, table, before);
+                let found = !partitions.is_empty();
+                self.targets.divide(disk.disk, disk.unit, partitions)
+                    && (found || before != self.targets.partition_count())
+            }
+            Err(error) => {
+                let name = &disk.name;
+                error!("disk {name}: its partition table cannot be read: {error}");
+                false
+            }
+        }
+    }
+}
