@@ -248,9 +248,10 @@ fn refusal_of(error: &TargetError) -> Refusal {
         TargetError::Unknown { .. } => Errno::ENOENT,
         TargetError::Empty(_) | TargetError::Failed { .. } => Errno::ENODEV,
         TargetError::Ambiguous { .. } | TargetError::Beyond(_) => Errno::EINVAL,
-        TargetError::InUse { .. } | TargetError::Mixed { .. } | TargetError::Stale { .. } => {
-            Errno::EBUSY
-        }
+        TargetError::InUse { .. }
+        | TargetError::Mixed { .. }
+        | TargetError::Stale { .. }
+        | TargetError::MayChange { .. } => Errno::EBUSY,
         TargetError::ReadOnly(_) => Errno::EROFS,
     };
     Refusal::new(errno, error.to_string())

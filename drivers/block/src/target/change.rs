@@ -143,7 +143,9 @@ impl<H: Copy + PartialEq + Display> Targets<H> {
     #[must_use]
     pub fn knows(&self, name: &str) -> bool {
         let names = self.entries.iter().map(|entry| &entry.volume.name);
-        let mut all = names.chain(self.failed.iter().map(|failed| &failed.name));
+        let failed = self.failed.iter().map(|failed| &failed.name);
+        let lost = self.lost.iter().map(|lost| &lost.name);
+        let mut all = names.chain(failed).chain(lost);
         all.any(|other| super::belongs(other, name))
     }
 }

@@ -59,6 +59,19 @@ pub enum TargetError {
         /// What that one has.
         held: String,
     },
+    /// Another controller that has the same namespace is lost, and has not been kept from carrying out
+    /// what it was given.
+    #[error(
+        "target \"{name}\" may change under its guest: {lost} has the same namespace, is lost, and may \
+         still carry out what it was given; this target can be had once {lost} is back, or after a \
+         restart of Spindle"
+    )]
+    MayChange {
+        /// The volume.
+        name: String,
+        /// The controller that is lost.
+        lost: String,
+    },
     /// Asked for writing, but the disk refuses writes.
     #[error("target \"{0}\" is read-only; attach it with access=ro")]
     ReadOnly(String),

@@ -87,8 +87,18 @@ pub struct Targets<H> {
     claims: Vec<TargetClaim<H>>,
     /// Disks, or controllers with all their disks, that cannot be served: name and reason.
     failed: Vec<FailedTarget>,
-    /// Disk numbers of controllers that are lost.
-    lost: Vec<usize>,
+    /// Controllers that are lost.
+    lost: Vec<LostDisk>,
+}
+
+/// A controller that is lost.
+#[derive(Debug)]
+struct LostDisk {
+    disk: usize,
+    name: String,
+    reason: String,
+    /// It may still carry out what it was given.
+    may_write: bool,
 }
 
 /// What cannot be served, and why.
@@ -181,19 +191,51 @@ impl<H: Copy + PartialEq + Display> Targets<H> {
         });
     }
 
-    /// Forgets what [`Targets::note_failed`] noted of `name`, which works now.
-    pub fn forget_failed(&mut self, name: &str) {
+    /// Notes that the controller with number `disk`, which goes by `name`, is lost, for a reason that
+    /// who asks for a part of it is given. A name that several disks have which are the same goes to one
+    /// that is not lost; but none of them is given out as long as this one `may_write`, that is, carry
+    /// out late what it was given.
+    pub fn set_lost(&mut self, disk: usize, name: String, reason: String, may_write: bool) {
+        self.set_found(disk, &name);
+        self.lost.push(LostDisk {
+            disk,
+            name,
+            reason,
+            may_write,
+        });
+    }
+
+    /// The controller with number `disk`, which goes by `name`, works: nothing that was noted of it by
+    /// [`Targets::set_lost`] or [`Targets::note_failed`] counts any longer.
+    pub fn set_found(&mut self, disk: usize, name: &str) {
+        self.lost.retain(|lost| lost.disk != disk);
         self.failed
             .retain(|failed| failed.name != name || failed.closed.is_some());
     }
 
-    /// Notes whether disk number `disk` is lost. A name that several disks have which are the same goes
-    /// to one that is not.
-    pub fn set_lost(&mut self, disk: usize, lost: bool) {
-        self.lost.retain(|other| *other != disk);
-        if lost {
-            self.lost.push(disk);
-        }
+    /// Why the controller with number `disk` is lost, if it is.
+    #[must_use]
+    pub fn lost(&self, disk: usize) -> Option<&str> {
+        let mut lost = self.lost.iter();
+        let lost = lost.find(|lost| lost.disk == disk)?;
+        Some(&lost.reason)
+    }
+
+    /// Whether the controller with number `disk` is lost and may carry out late what it was given.
+    #[must_use]
+    pub fn may_write(&self, disk: usize) -> bool {
+        let mut lost = self.lost.iter();
+        lost.any(|lost| lost.disk == disk && lost.may_write)
+    }
+
+    /// A controller that may write to `medium` though it is lost.
+    fn writer_of(&self, medium: u64) -> Option<&LostDisk> {
+        let has = |disk: usize| {
+            let mut entries = self.entries.iter();
+            entries.any(|entry| entry.medium == medium && entry.volume.disk == disk)
+        };
+        let mut lost = self.lost.iter();
+        lost.find(|lost| lost.may_write && has(lost.disk))
     }
 
     /// Whole disks.
@@ -282,6 +324,12 @@ impl<H: Copy + PartialEq + Display> Targets<H> {
                 return Err(TargetError::Stale { name: name(), disk });
             }
         }
+        if let Some(lost) = self.writer_of(*medium) {
+            return Err(TargetError::MayChange {
+                name: name(),
+                lost: lost.name.clone(),
+            });
+        }
         let conflict = |claim: &&TargetClaim<H>| {
             let exclusive = access == Access::Write || claim.access != Access::Read;
             self.overlap(claim.volume, index)
@@ -343,12 +391,14 @@ impl<H: Copy + PartialEq + Display> Targets<H> {
 
     /// Why there is no such volume.
     fn unknown(&self, target: &str, wanted: &str) -> TargetError {
-        let mut failed = self.failed.iter();
-        if let Some(failed) = failed.find(|failed| belongs(wanted, &failed.name)) {
+        let failed = self.failed.iter().map(|it| (&it.name, &it.reason));
+        let lost = self.lost.iter().map(|it| (&it.name, &it.reason));
+        let mut out_of_use = failed.chain(lost);
+        if let Some((name, reason)) = out_of_use.find(|(name, _)| belongs(wanted, name)) {
             return TargetError::Failed {
                 wanted: target.to_string(),
-                name: failed.name.clone(),
-                reason: failed.reason.clone(),
+                name: name.clone(),
+                reason: reason.clone(),
             };
         }
         TargetError::Unknown {
@@ -390,7 +440,7 @@ impl<H: Copy + PartialEq + Display> Targets<H> {
                     place(other) == place(first)
                 }) =>
             {
-                let works = |entry: &TargetEntry| !self.lost.contains(&entry.volume.disk);
+                let works = |entry: &TargetEntry| self.lost(entry.volume.disk).is_none();
                 let working = found.iter().find(|(_, entry)| works(entry));
                 Ok(working.map_or(index, |(index, _)| *index))
             }

@@ -332,10 +332,70 @@ fn twins() -> Targets<&'static str> {
     ])
 }
 
+/// Controller number `disk` is lost and writes nothing, or works.
+fn set_lost(targets: &mut Targets<&'static str>, disk: usize, lost: bool) {
+    let name = format!("nvme{disk}");
+    match lost {
+        true => targets.set_lost(disk, name, "it is gone".to_string(), false),
+        false => targets.set_found(disk, &name),
+    }
+}
+
+#[test]
+fn a_twin_of_a_lost_controller_that_may_still_write_is_given_to_none() {
+    let mut targets = twins();
+    targets.set_lost(0, "nvme0".to_string(), "it hangs".to_string(), true);
+    for target in ["nvme-S1-n1", "nvme1n1", "nvme1n1p1"] {
+        for access in [Access::Read, Access::Write, Access::SharedWrite] {
+            let error = targets.claim(target, access, "1/51712").unwrap_err();
+            let text = error.to_string();
+            assert!(matches!(error, TargetError::MayChange { lost, .. } if lost == "nvme0"));
+            assert!(
+                text.contains("may still carry out what it was given"),
+                "{text}"
+            );
+        }
+    }
+    // Another disk is none of its business.
+    targets.claim("nvme2n1", Access::Write, "2/51712").unwrap();
+    // It has been stopped since, or is back.
+    targets.set_lost(0, "nvme0".to_string(), "it hangs".to_string(), false);
+    let named = targets.claim("nvme-S1-n1", Access::Write, "1/51712");
+    assert_eq!(targets.volume(named.unwrap()).name, "nvme1n1");
+    targets.release("1/51712");
+    targets.set_lost(0, "nvme0".to_string(), "it hangs".to_string(), true);
+    assert!(targets.may_write(0) && !targets.may_write(1));
+    targets.set_found(0, "nvme0");
+    targets.claim("nvme1n1", Access::Write, "1/51712").unwrap();
+}
+
+#[test]
+fn what_is_said_of_a_lost_controller_is_the_last_reason_as_long_as_it_is_lost() {
+    let mut targets = targets();
+    let refusal = |targets: &mut Targets<&'static str>, target: &str| {
+        let claimed = targets.claim(target, Access::Write, "1/51712");
+        claimed.unwrap_err().to_string()
+    };
+    targets.note_failed("nvme3".to_string(), "it did not start".to_string());
+    targets.note_failed("nvme4".to_string(), "nor did this".to_string());
+    assert!(refusal(&mut targets, "nvme3n1").ends_with("it did not start"));
+    for reason in ["it does not answer", "it is on fire"] {
+        targets.set_lost(7, "nvme3".to_string(), reason.to_string(), false);
+        assert_eq!(targets.lost(7), Some(reason));
+        assert!(refusal(&mut targets, "nvme3n1").ends_with(reason));
+        assert!(targets.knows("nvme3"));
+    }
+    targets.set_found(7, "nvme3");
+    assert_eq!(targets.lost(7), None);
+    assert!(refusal(&mut targets, "nvme3n1").starts_with("no such target"));
+    assert!(!targets.knows("nvme3"));
+    assert!(refusal(&mut targets, "nvme4n1").ends_with("nor did this"));
+}
+
 #[test]
 fn a_name_of_twins_is_that_of_the_one_that_works_whatever_size_it_has() {
     let mut targets = twins();
-    targets.set_lost(0, true);
+    set_lost(&mut targets, 0, true);
     let (unit, sectors) = targets.disks().map(|d| (d.unit, d.sectors)).next().unwrap();
     assert!(targets.resize(1, unit, sectors * 2).is_some());
     let named = targets.named("nvme-S1-n1").unwrap();
@@ -376,7 +436,7 @@ fn a_namespace_behind_two_controllers_is_one_disk() {
         (0, true, "nvme0n1"),
         (1, false, "nvme1n1"),
     ] {
-        targets.set_lost(disk, lost);
+        set_lost(&mut targets, disk, lost);
         let named = targets.named("nvme-S1-n1").unwrap();
         assert_eq!(targets.volume(named).name, name, "{disk} {lost}");
     }

@@ -200,9 +200,9 @@ impl<Q> Disks<Q> {
                 );
             }
         }
-        // By this one is refused who asks for a part of it that has never been there.
-        self.targets.forget_failed(name);
-        self.targets.note_failed(name.into(), reason.clone());
+        // One that was stopped since, or that came to nothing once more, is given nothing new.
+        let stopped = lost.disabled || lost.again && !self.targets.may_write(number);
+        self.targets.set_lost(number, name.into(), reason, !stopped);
         let disk = &mut self.disks[number];
         disk.lost = Some(reason);
         self.targets.set_lost(number, true);
@@ -215,11 +215,10 @@ impl<Q> Disks<Q> {
     /// that a guest may ask for becomes that of another disk.
     fn come_back(&mut self, number: usize, back: ControllerBack, now: u64, care: &mut Care) {
         let disk = &mut self.disks[number];
-        (disk.lost, disk.probing, disk.asked) = (None, false, false);
+        (disk.probing, disk.asked) = (false, false);
         disk.retry.back(now);
         let name = String::from(disk.controller.name());
-        self.targets.set_lost(number, false);
-        self.targets.forget_failed(&name);
+        self.targets.set_found(number, &name);
         match back {
             ControllerBack::Same => info!("disk {name} is back, and works again"),
             ControllerBack::Other => {

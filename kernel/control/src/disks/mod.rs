@@ -40,8 +40,6 @@ pub struct Disks<Q> {
 /// A controller, and what is under way with it.
 struct Disk<Q> {
     controller: Box<dyn BlockController<Q>>,
-    /// Why it is lost, if it is.
-    lost: Option<String>,
     /// It is being brought up once more.
     probing: bool,
     /// When it is probed again, once it is lost.
@@ -70,7 +68,6 @@ impl<Q> Disk<Q> {
     fn new(controller: Box<dyn BlockController<Q>>) -> Self {
         Self {
             controller,
-            lost: None,
             probing: false,
             retry: Retry::default(),
             loose: 0,
@@ -84,7 +81,7 @@ impl<Q> Disk<Q> {
 impl<Q> Disks<Q> {
     /// Why a disk is lost, if it is.
     pub(crate) fn lost(&self, disk: usize) -> Option<&str> {
-        self.disks.get(disk)?.lost.as_deref()
+        self.targets.lost(disk)
     }
 }
 

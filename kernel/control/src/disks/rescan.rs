@@ -25,9 +25,9 @@ impl<Q> Disks<Q> {
     /// have. The answer comes by [`Disks::rescanned`].
     pub(crate) fn rescan(&mut self, now: u64) {
         info!("asked to look at the disks again");
-        for disk in &mut self.disks {
+        for (number, disk) in self.disks.iter_mut().enumerate() {
             disk.retry.ask(now);
-            disk.asked = disk.lost.is_some();
+            disk.asked = self.targets.lost(number).is_some();
             disk.controller.rescan();
         }
         self.look_for_all_partitions();
@@ -41,9 +41,9 @@ impl<Q> Disks<Q> {
     pub(crate) fn rescanned(&mut self, busy: bool, now: u64) -> Option<String> {
         self.rescan.until.take_if(|until| !busy || now >= *until)?;
         self.rescan.answered += 1;
-        let lines = self.disks.iter().map(|disk| {
+        let lines = self.disks.iter().enumerate().map(|(number, disk)| {
             let name = disk.controller.name();
-            match &disk.lost {
+            match self.targets.lost(number) {
                 Some(_) if disk.probing => format!("{name} is still being brought up"),
                 Some(reason) => format!("{name} is lost: {reason}"),
                 None => format!("{name} works"),
