@@ -371,6 +371,16 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
         self.fail_disk(disk);
     }
 
+    /// A disk that was lost is back: from now on its rings share what its queue holds now.
+    pub fn renew(&mut self, disk: usize) {
+        if let Some(Disk {
+            queue, scheduler, ..
+        }) = self.disks.get_mut(disk)
+        {
+            scheduler.renew(queue.depth());
+        }
+    }
+
     /// Ends the core, giving its disk queues back.
     pub fn into_queues(self) -> Vec<Q> {
         self.disks.into_iter().map(|disk| disk.queue).collect()

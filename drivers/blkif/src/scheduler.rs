@@ -96,6 +96,11 @@ impl Scheduler {
         }
     }
 
+    /// The queue has so many places now, and nothing is known of the disk's pace any longer.
+    pub(crate) fn renew(&mut self, depth: usize) {
+        (self.depth, self.limits) = (Depth::new(depth), depth >= FEW);
+    }
+
     /// The guest at this place has a ring on the core.
     pub(crate) fn enter(&mut self, guest: u16) {
         let least = self.guests.len().min(usize::from(guest) + 1);

@@ -53,6 +53,8 @@ pub enum Order {
     FailDisk(usize),
     /// The same for a disk that may still write to memory. No answer.
     CutOff(usize),
+    /// A disk is back: its queue may hold more or fewer commands than before. No answer.
+    Renew(usize),
     /// Read blocks of a disk for control; answered by [`Report::Read`]. A core has one at a time.
     Read(Box<BlockRead>),
     /// Give up the disk queues and end; answered by [`Report::Stopped`].
@@ -452,6 +454,7 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> Worker<Q, G, N> {
             Order::Remove { disk, unit } => core.remove(disk, unit),
             Order::FailDisk(disk) => core.fail_disk(disk),
             Order::CutOff(disk) => core.cut_off(disk),
+            Order::Renew(disk) => core.renew(disk),
             Order::Read(read) => match core.begin_read(read) {
                 Ok(()) => {
                     self.owing = true;

@@ -274,7 +274,10 @@ impl<H: Hypervisor, W: CoreWorker> Control<H, W> {
         if care.wake {
             self.cores.wake_all();
         }
-        for &disk in care.lost.iter().chain(&care.loose) {
+        for disk in care.back {
+            self.cores.order_all(|| Order::Renew(disk));
+        }
+        for &disk in care.lost.iter().chain(&care.loose).chain(&care.heard) {
             self.devices.note_loss(disk, &self.disks.targets);
         }
         for disk in care.lost {

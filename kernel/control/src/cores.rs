@@ -104,6 +104,7 @@ impl<Q> Core<Q> {
                         unit: same,
                     },
                 ) if (*disk, *unit) == (*other, *same) => return true,
+                (Order::Renew(disk), Order::Renew(other)) if disk == other => return true,
                 // What takes the disk's memory away does for what only ends its commands.
                 (Order::FailDisk(disk) | Order::CutOff(disk), Order::FailDisk(other))
                 | (Order::CutOff(disk), Order::CutOff(other))
@@ -248,6 +249,7 @@ impl<H: Hypervisor, W: CoreWorker> Cores<H, W> {
                     | Order::Resize { .. }
                     | Order::Remove { .. }
                     | Order::Read(_)
+                    | Order::Renew(_)
             );
             core.given += 1;
             core.waiting += usize::from(answered);

@@ -324,14 +324,14 @@ fn partitions_of_a_namespace_that_is_removed_are_closed_with_it_and_no_others() 
     }
 }
 
-#[test]
-fn a_name_of_a_namespace_behind_two_controllers_means_the_one_that_works() {
+/// A domain with two controllers that have the same namespace.
+fn with_twins() -> (World, Vec<FakeNvme>) {
     let mut models = Vec::new();
     let setup = Setup {
         cores: 2,
         ..Setup::default()
     };
-    let mut world = World::new(setup, |machine, disks| {
+    let world = World::new(setup, |machine, disks| {
         for number in 0..2 {
             let model = FakeNvme::new(machine.bus.clone(), NvmeConfig::default());
             let options = DiskOptions {
@@ -343,6 +343,12 @@ fn a_name_of_a_namespace_behind_two_controllers_means_the_one_that_works() {
             models.push(model);
         }
     });
+    (world, models)
+}
+
+#[test]
+fn a_name_of_a_namespace_behind_two_controllers_means_the_one_that_works() {
+    let (mut world, models) = with_twins();
     lose(&mut world, &models[0]);
     let name = "nvme-SPINDLE-0001-n1";
     let other = guest(&mut world, 5, name, 2);
@@ -350,8 +356,7 @@ fn a_name_of_a_namespace_behind_two_controllers_means_the_one_that_works() {
     assert_eq!(world.holder("nvme1n1"), "5/51712:w");
     world.detach(other);
     models[0].come_back();
-    world.until("return", |w| w.remotes[0].borrow().masters == Some(true));
-    world.pass(1000);
+    until_back(&mut world);
     let first = guest(&mut world, 6, name, 2);
     assert_eq!(world.holder("nvme0n1"), "6/51712:w");
     world.detach(first);
@@ -376,8 +381,68 @@ fn a_new_namespace_is_attached_without_a_restart() {
 /// Has the controller go away, and waits until that is noticed.
 fn lose(world: &mut World, model: &FakeNvme) {
     model.vanish();
+    until_lost(world);
+}
+
+/// A guest has `target` and loses it for a while, and another one with `ram0` does not notice. `lose` does
+/// that in some way by the round's number, and tells whether the disk stays away until `come_back`.
+/// With a write cache, one flush of the device fails after it.
+fn assert_back(
+    world: &mut World,
+    (target, write_cache): (&str, bool),
+    (cores, rounds): (usize, u64),
+    lose: impl Fn(u64) -> bool,
+    come_back: impl Fn(),
+) {
+    let first = guest(world, 5, target, cores);
+    let other = guest(world, 6, "ram0", cores);
+    for round in 0..rounds {
+        world.write(first, 0, 0, round);
+        let id = world.guests[first].flush(0);
+        assert_eq!(world.answer(first, 0, id), RspStatus::OKAY);
+        // What was not flushed may be lost with the power.
+        world.write(first, 0, 16, round);
+        let stays_away = lose(round);
+        until_lost(world);
+        if stays_away {
+            undisturbed(world, other, 1000);
+            for ring in 0..cores.max(1) {
+                let id = world.guests[first].write(ring, 8, 2);
+                assert_eq!(world.answer(first, ring, id), RspStatus::ERROR);
+            }
+            assert_refused(world, 7, target, &format!("{target} is lost: "));
+            come_back();
+        }
+        undisturbed(world, other, 1000);
+        until_back(world);
+        for ring in 0..cores.max(1) {
+            world.verify(first, ring, 0, round);
+        }
+        if write_cache {
+            assert_one_flush_fails(world, first, cores.max(1));
+        }
+        for ring in 0..cores.max(1) {
+            world.write(first, ring, 8, 7);
+            world.verify(first, ring, 8, 7);
+        }
+        assert_eq!((world.state(first), world.error(first)), (4, None));
+        undisturbed(world, other, 1000);
+    }
+    assert_eq!(world.holder(target), "5/51712:w");
+    world.detach(first);
+    world.detach(other);
+}
+
+/// Waits until the loss of the first disk is noticed, and every core has heard of it.
+fn until_lost(world: &mut World) {
     world.until("loss", |w| w.remotes[0].borrow().masters == Some(false));
     world.pass(100);
+}
+
+/// Waits until the first disk is back, and works.
+fn until_back(world: &mut World) {
+    world.until("return", |w| w.remotes[0].borrow().masters == Some(true));
+    world.pass(1000);
 }
 
 #[test]
@@ -386,34 +451,15 @@ fn a_lost_controller_is_back_for_those_who_have_it() {
         for loose in [false, true] {
             let (mut world, model) = with_namespaces(cores);
             world.remotes[0].borrow_mut().loose = loose;
-            let first = guest(&mut world, 5, "nvme0n1", cores);
-            let other = guest(&mut world, 6, "ram0", cores);
-            for round in 0..3 {
-                world.write(first, 0, 0, round);
-                lose(&mut world, &model);
-                undisturbed(&mut world, other, 1000);
-                for ring in 0..cores.max(1) {
-                    let id = world.guests[first].write(ring, 8, 2);
-                    assert_eq!(world.answer(first, ring, id), RspStatus::ERROR);
-                }
-                assert_eq!(world.state(first), 4);
-                assert_refused(&mut world, 7, "nvme0n2", "nvme0n2 is lost: ");
-                model.come_back();
-                undisturbed(&mut world, other, 10_000);
-                for ring in 0..cores.max(1) {
-                    world.verify(first, ring, 0, round);
-                    world.write(first, ring, 8, 7);
-                    world.verify(first, ring, 8, 7);
-                }
-                assert_eq!(world.error(first), None);
-                let masters = world.remotes[0].borrow().masters;
-                assert_eq!(masters, Some(true));
-                let next = guest(&mut world, 7, "nvme0n2", 1);
-                world.write(next, 0, 0, 1);
-                world.detach(next);
-            }
-            world.detach(first);
-            world.detach(other);
+            let lose = |_| {
+                model.vanish();
+                true
+            };
+            let disk = ("nvme0n1", false);
+            assert_back(&mut world, disk, (cores, 3), lose, || model.come_back());
+            let next = guest(&mut world, 7, "nvme0n2", 1);
+            world.write(next, 0, 0, 1);
+            world.detach(next);
             assert_eq!(model.violations(), Vec::<String>::new());
         }
     }
@@ -484,8 +530,7 @@ fn another_disk_in_the_place_of_a_lost_one_gets_other_names() {
         // It keeps these names when it is lost and back once more.
         lose(&mut world, &model);
         model.come_back();
-        world.until("return", |w| w.remotes[0].borrow().masters == Some(true));
-        world.pass(1000);
+        until_back(&mut world);
         world.verify(next, 0, 16, 4);
         for guest in [first, next] {
             world.detach(guest);
@@ -719,8 +764,7 @@ fn power_that_was_away_too_shortly_to_be_noticed_is_noticed_by_the_guests() {
         world.write(first, 0, 0, 1);
         model.vanish();
         model.come_back();
-        world.until("return", |w| w.remotes[0].borrow().masters == Some(true));
-        world.pass(1000);
+        until_back(&mut world);
         assert_one_flush_fails(&mut world, first, cores.max(1));
         world.write(first, 0, 0, 2);
         world.verify(first, 0, 0, 2);
@@ -751,64 +795,26 @@ fn with_virtio(cores: usize, change: impl FnOnce(&FakeVirtio)) -> (World, FakeVi
     (world, model.unwrap())
 }
 
-/// Waits until the loss of the disk is noticed, and every core has heard of it.
-fn until_lost(world: &mut World) {
-    world.until("loss", |w| w.remotes[0].borrow().masters == Some(false));
-    world.pass(100);
-}
-
 #[test]
 fn a_lost_virtio_disk_is_back_for_those_who_have_it() {
     for cores in [0, 2] {
         for loose in [false, true] {
             let (mut world, model) = with_virtio(cores, |_| ());
             world.remotes[0].borrow_mut().loose = loose;
-            let first = guest(&mut world, 5, "vda", cores);
-            let other = guest(&mut world, 6, "ram0", cores);
-            // One that cannot be kept from memory comes back by itself three times.
-            for round in 0..if loose { 3 } else { 4 } {
-                world.write(first, 0, 0, round);
-                let id = world.guests[first].flush(0);
-                assert_eq!(world.answer(first, 0, id), RspStatus::OKAY);
-                // What was not flushed is lost with the power.
-                world.write(first, 0, 16, round);
+            let lose = |round| {
                 let unplug = round % 2 == 0;
                 match unplug {
                     true => model.vanish(),
                     false => model.die(),
                 }
-                until_lost(&mut world);
-                if unplug {
-                    undisturbed(&mut world, other, 1000);
-                    for ring in 0..cores.max(1) {
-                        let id = world.guests[first].write(ring, 8, 2);
-                        assert_eq!(world.answer(first, ring, id), RspStatus::ERROR);
-                    }
-                    assert_refused(&mut world, 7, "vda", "vda is lost: ");
-                    model.come_back();
-                }
-                undisturbed(&mut world, other, 10_000);
-                assert_eq!(world.remotes[0].borrow().masters, Some(true));
-                for ring in 0..cores.max(1) {
-                    world.verify(first, ring, 0, round);
-                    // One flush of the device fails.
-                    let status = match ring {
-                        0 => RspStatus::ERROR,
-                        _ => RspStatus::OKAY,
-                    };
-                    for expected in [status, RspStatus::OKAY] {
-                        let id = world.guests[first].flush(ring);
-                        assert_eq!(world.answer(first, ring, id), expected);
-                    }
-                    world.write(first, ring, 8, 7);
-                    world.verify(first, ring, 8, 7);
-                }
-                assert_eq!(world.state(first), 4);
-                assert_eq!(world.error(first), None);
-            }
-            assert_eq!(world.holder("vda"), "5/51712:w");
-            world.detach(first);
-            world.detach(other);
+                unplug
+            };
+            // One that cannot be kept from memory comes back by itself three times.
+            let rounds = if loose { 3 } else { 4 };
+            let disk = ("vda", true);
+            assert_back(&mut world, disk, (cores, rounds), lose, || {
+                model.come_back()
+            });
             if !loose {
                 world.assert_nothing_left();
             }
@@ -864,8 +870,7 @@ fn another_virtio_disk_in_the_place_of_a_lost_one_gets_another_name() {
         // It keeps that name when it is lost and back once more.
         model.die();
         until_lost(&mut world);
-        world.until("return", |w| w.remotes[0].borrow().masters == Some(true));
-        world.pass(1000);
+        until_back(&mut world);
         world.verify(next, 0, 16, 4);
         for guest in [first, next] {
             world.detach(guest);
@@ -1045,5 +1050,104 @@ fn a_table_is_read_though_a_core_hangs_and_though_the_disk_is_lost_meanwhile() {
             world.assert_nothing_left();
             assert_eq!(model.violations(), Vec::<String>::new());
         }
+    }
+}
+
+#[test]
+fn what_a_core_answers_before_it_knows_of_a_loss_counts_for_the_rings_to_come() {
+    let (mut world, model) = with_namespaces_of(1, true, |_| ());
+    let first = guest(&mut world, 5, "nvme0n1", 1);
+    world.write(first, 0, 0, 1);
+    // Carried out by the disk, and not seen by the core.
+    let before = model.commands();
+    let flush = world.guests[first].flush(0);
+    let write = world.guests[first].write(0, 8, 2);
+    let submitted = world.run_until(SECOND, |_| model.commands() == before + 2);
+    assert!(submitted.is_some());
+    world.machine.hang(0, true);
+    world.set_state(first, 6);
+    world.pass(500);
+    lose(&mut world, &model);
+    world.machine.hang(0, false);
+    world.until("Closed", |w| w.state(first) == 6);
+    let mut answers = world.guests[first].take_answers(0);
+    answers.sort_by_key(|answer| answer.id);
+    let answers: Vec<_> = answers.iter().map(|it| (it.id, it.status)).collect();
+    let expected = [(flush, RspStatus::ERROR), (write, RspStatus::OKAY)];
+    assert_eq!(
+        answers, expected,
+        "it has heard of a loss before that write"
+    );
+    world.set_state(first, 1);
+    world.connect(first, 1, 1);
+    model.come_back();
+    until_back(&mut world);
+    assert_one_flush_fails(&mut world, first, 1);
+}
+
+#[test]
+fn a_twin_of_a_controller_that_may_still_write_is_refused_until_that_is_back() {
+    let (mut world, models) = with_twins();
+    let name = "nvme-SPINDLE-0001-n1";
+    world.remotes[0].borrow_mut().loose = true;
+    lose(&mut world, &models[0]);
+    for target in [name, "nvme1n1"] {
+        assert_refused(
+            &mut world,
+            5,
+            target,
+            "nvme0 has the same namespace, is lost",
+        );
+    }
+    models[0].come_back();
+    until_back(&mut world);
+    let guest = guest(&mut world, 6, "nvme1n1", 2);
+    undisturbed(&mut world, guest, 100);
+}
+
+/// A disk without a serial number is known by nothing but its size: after a time in which it may have
+/// been exchanged it is another one.
+#[test]
+fn a_disk_without_a_serial_number_that_was_plugged_in_again_between_two_looks_is_another_one() {
+    let plain = || VirtioConfig {
+        serial: None,
+        ..VirtioConfig::default()
+    };
+    for cores in [0, 2] {
+        let setup = Setup {
+            cores,
+            ..Setup::default()
+        };
+        let mut model = None;
+        let mut world = World::new(setup, |machine, disks| {
+            let device = FakeVirtio::new(machine.bus.clone(), plain());
+            let options = DiskOptions {
+                queues: cores.max(1) as u16,
+                depth: 16,
+                ..DiskOptions::default()
+            };
+            disks.add_virtio(&device, 0, options);
+            model = Some(device);
+        });
+        let model = model.unwrap();
+        let first = guest(&mut world, 5, "vda", cores);
+        world.write(first, 0, 0, 1);
+        model.die();
+        until_lost(&mut world);
+        model.vanish();
+        model.come_back_as(plain());
+        until_back(&mut world);
+        assert_closed(&mut world, first, "another disk is in its place");
+        assert_eq!(
+            model.contents()[..4096],
+            [0; 4096],
+            "nothing was written to it"
+        );
+        let next = guest(&mut world, 6, "vdb", cores);
+        world.write(next, 0, 0, 2);
+        for guest in [first, next] {
+            world.detach(guest);
+        }
+        world.assert_nothing_left();
     }
 }

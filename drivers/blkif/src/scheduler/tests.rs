@@ -188,3 +188,17 @@ fn a_round_begins_when_a_ring_with_room_has_used_its_own_up_or_the_disk_runs_dry
     rings.left_over(1);
     assert!(!rings.scheduler.next_round(), "it may send");
 }
+
+#[test]
+fn a_disk_that_is_back_with_another_queue_is_shared_by_what_that_holds() {
+    let mut rings = Rings::of(&[(0, 1), (1, 1)]);
+    assert!(rings.scheduler.is_contended());
+    for (depth, window) in [(20, Some(15)), (4, None), (1024, Some(WINDOW))] {
+        rings.scheduler.renew(depth);
+        rings.end_visit(0);
+        assert_eq!(rings.scheduler.is_contended(), window.is_some(), "{depth}");
+        if let Some(window) = window {
+            assert_eq!(rings.scheduler.depth.pages(), window, "{depth}");
+        }
+    }
+}

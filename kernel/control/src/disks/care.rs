@@ -56,6 +56,10 @@ pub(crate) struct Care {
     pub(crate) lost: Vec<usize>,
     /// The same, of disks that may still write to memory.
     pub(crate) loose: Vec<usize>,
+    /// Disks that are lost, as all cores with a queue there know by now.
+    pub(crate) heard: Vec<usize>,
+    /// Disks that are back, perhaps with queues of another depth.
+    pub(crate) back: Vec<usize>,
     /// Volumes of another size, and that in sectors of 512 bytes.
     pub(crate) resized: Vec<(VolumeId, u64)>,
     /// Parts of disks that are no longer what they were.
@@ -96,6 +100,11 @@ impl<Q> Disks<Q> {
                     None => {
                         disk.given = None;
                         disk.controller.closed();
+                        if self.targets.lost(number).is_some() {
+                            // A core may have answered something since the loss was noted, for a ring
+                            // that it gave back before it knew.
+                            care.heard.push(number);
+                        }
                     }
                     Some(core) => late = ordered.is_late(disk.controller.name(), core, now),
                 }
@@ -204,8 +213,6 @@ impl<Q> Disks<Q> {
         let stopped = lost.disabled || lost.again && !self.targets.may_write(number);
         self.targets.set_lost(number, name.into(), reason, !stopped);
         let disk = &mut self.disks[number];
-        disk.lost = Some(reason);
-        self.targets.set_lost(number, true);
         (disk.probing, disk.ordering) = (false, true);
         disk.retry.lost(now);
         care.soon = true;
@@ -217,6 +224,7 @@ impl<Q> Disks<Q> {
         let disk = &mut self.disks[number];
         (disk.probing, disk.asked) = (false, false);
         disk.retry.back(now);
+        care.back.push(number);
         let name = String::from(disk.controller.name());
         self.targets.set_found(number, &name);
         match back {
