@@ -100,8 +100,10 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
     /// Removes a namespace that is known.
     pub(crate) fn remove(&mut self, id: u32, reason: Removal, changes: &mut Vec<Change>) {
         self.namespaces.retain(|namespace| namespace.id != id);
-        for pair in self.pairs.iter().flatten() {
-            pair.link.tell_gone(id);
+        if let Some(place) = self.table.place(id) {
+            for pair in self.pairs.iter().flatten() {
+                pair.link.tell_gone(place);
+            }
         }
         self.leaving.push(Leaving { id, closed: false });
         changes.push(Change::Removed { id, reason });
@@ -123,8 +125,11 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
     pub fn closed(&mut self) {
         for leaving in self.leaving.iter_mut().filter(|leaving| !leaving.closed) {
             leaving.closed = true;
+            let Some(place) = self.table.place(leaving.id) else {
+                continue;
+            };
             for pair in self.pairs.iter().flatten().filter(|pair| pair.is_held()) {
-                pair.link.tell_closed(leaving.id);
+                pair.link.tell_closed(place);
             }
         }
     }
@@ -133,16 +138,17 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
     /// long as that is not so.
     pub(crate) fn let_leave(&mut self) -> bool {
         let pairs = || self.pairs.iter().flatten().filter(|pair| pair.is_held());
-        let left = |it: &Leaving| it.closed && !pairs().any(|pair| pair.link.is_closing(it.id));
+        let is_closing = |id| {
+            let place = self.table.place(id);
+            place.is_some_and(|place| pairs().any(|pair| pair.link.is_closing(place)))
+        };
+        let left = |it: &Leaving| it.closed && !is_closing(it.id);
         let (left, still): (Vec<_>, Vec<_>) = self.leaving.iter().copied().partition(left);
         if left.is_empty() {
             return !still.is_empty();
         }
-        // A queue may have taken one for another, whose number differs by a multiple of 128.
-        for pair in pairs() {
-            still
-                .iter()
-                .for_each(|leaving| pair.link.tell_gone(leaving.id));
+        for leaving in &left {
+            self.table.remove(leaving.id);
         }
         self.leaving = still;
         let left = left.iter().map(|leaving| leaving.id);

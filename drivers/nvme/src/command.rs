@@ -90,7 +90,7 @@ impl Packed {
         (self.0[0] >> 32) as u32
     }
 
-    #[cfg(test)]
+    /// Its identifier.
     pub(crate) const fn cid(&self) -> u16 {
         (self.0[0] >> 16) as u16
     }

@@ -8,7 +8,6 @@ use spindle_block::{DiskOptions, Volume};
 use spindle_hw::{Clock, DmaAlloc, Registers};
 
 use crate::admin::{self, AdminQueue, Posted};
-use crate::boundary::Boundaries;
 use crate::change::{Leaving, Rescan};
 use crate::command::{Entry, admin as opcode};
 use crate::discard::DiscardLimits;
@@ -16,6 +15,7 @@ use crate::events::Warning;
 use crate::host_memory::HostMemory;
 use crate::lifecycle::LOST_MAX;
 use crate::link::Step;
+use crate::namespace_table::NamespaceTable;
 use crate::queues::Pair;
 use crate::recovery::{Recovery, Stage};
 use crate::registers::{Capabilities, ControllerRegisters, check_doorbells};
@@ -40,7 +40,8 @@ pub struct Controller<R, C, M> {
     /// What it takes in one discard, if it knows them and could say.
     pub(crate) discards: Option<DiscardLimits>,
     pub(crate) namespaces: Vec<Namespace>,
-    pub(crate) boundaries: Arc<Boundaries>,
+    /// What the queues know of the namespaces.
+    pub(crate) table: Arc<NamespaceTable>,
     pub(crate) refused: Vec<(u32, NamespaceError)>,
     /// Those that were removed, as long as something of them may be under way.
     pub(crate) leaving: Vec<Leaving>,
@@ -148,7 +149,7 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
             identity: Identity::default(),
             discards: None,
             namespaces: Vec::new(),
-            boundaries: Arc::default(),
+            table: Arc::default(),
             refused: Vec::new(),
             leaving: Vec::new(),
             depth,

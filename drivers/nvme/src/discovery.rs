@@ -120,7 +120,7 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
                 Err(error) => return Err(error),
             }
         }
-        self.boundaries
+        self.table
             .set(id, namespace.block_shift, namespace.boundary());
         Ok(Ok(Some(namespace)))
     }

@@ -12,6 +12,7 @@ use crate::command::{Entry, admin as opcode};
 use crate::discovery::MAX_NAMESPACES;
 use crate::health::{HealthLog, HealthPage};
 use crate::identify::{NamespaceList, blank};
+use crate::namespace_table::PLACES;
 use crate::{Attention, Change, Controller, Error, NamespaceError, Removal, Status};
 
 /// Asynchronous Event Configuration (5.21.1.11).
@@ -182,7 +183,10 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
     /// is another one, if it is.
     #[inline(never)]
     pub(crate) fn refresh(&mut self, ids: &[u32], changes: &mut Vec<Change>) -> Result<(), Error> {
-        let mut room = MAX_NAMESPACES.saturating_sub(self.namespaces.len());
+        let known = self.namespaces.len();
+        // Those that were removed keep their places as long as something of them is in flight.
+        let places = PLACES.saturating_sub(known + self.leaving.len());
+        let mut room = MAX_NAMESPACES.saturating_sub(known).min(places);
         for &id in ids {
             if self.is_leaving(id) {
                 continue;

@@ -25,7 +25,7 @@
 //! | `revival` | a controller that was lost, or did not start, and comes up later |
 //! | `host_memory` | memory that the controller asks us for |
 //! | `prp` | cutting a command into what one NVMe command can describe |
-//! | `boundary` | where a command had better end; sizes of blocks |
+//! | `namespace_table` | what queues know of each namespace: size of blocks, boundaries |
 //! | `discard` | the same for a discard |
 //! | `slots` | which command identifiers are in flight, and for whom |
 //! | `queue` | the data path |
@@ -136,7 +136,6 @@ extern crate alloc;
 
 mod admin;
 mod block_controller;
-mod boundary;
 mod change;
 mod command;
 mod controller;
@@ -151,6 +150,7 @@ mod identity;
 mod lifecycle;
 mod link;
 mod namespace;
+mod namespace_table;
 mod prp;
 mod queue;
 mod queues;

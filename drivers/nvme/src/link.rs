@@ -4,6 +4,7 @@
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use crate::discard::DiscardLimits;
+use crate::namespace_table::{PLACES, Place};
 
 /// What a queue is to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,6 +89,30 @@ struct SharedTerms {
     total_blocks: AtomicU64,
 }
 
+const WORDS: usize = PLACES / 64;
+
+/// A set of places.
+#[derive(Debug, Default)]
+struct PlaceSet([AtomicU64; WORDS]);
+
+impl PlaceSet {
+    const fn word(place: Place) -> usize {
+        place.0 as usize / 64
+    }
+
+    const fn bit(place: Place) -> u64 {
+        1 << (place.0 % 64)
+    }
+
+    fn insert(&self, place: Place, order: Ordering) {
+        self.0[Self::word(place)].fetch_or(Self::bit(place), order);
+    }
+
+    fn has(&self, place: Place, order: Ordering) -> bool {
+        self.0[Self::word(place)].load(order) & Self::bit(place) != 0
+    }
+}
+
 /// The words between control and one queue, on cache lines that no other queue uses.
 #[derive(Debug, Default)]
 #[repr(align(64))]
@@ -106,10 +131,10 @@ pub(crate) struct Link {
     suspects: AtomicBool,
     /// Completions that named no command in flight, so far.
     spurious: AtomicU64,
-    /// Namespaces that are gone: a bit for each number, modulo 128.
-    gone: [AtomicU64; 2],
+    /// Namespaces that are gone, by their places.
+    gone: PlaceSet,
     /// Those of them whose users submit nothing more, until the queue has seen it.
-    closed: [AtomicU64; 2],
+    closed: PlaceSet,
     terms: SharedTerms,
 }
 
@@ -230,43 +255,41 @@ impl Link {
         (late & LATE != 0).then_some(late as u16)
     }
 
-    /// Control: namespace `id` is gone. What comes in its place may have other blocks, so that nothing
-    /// that was made for it may be submitted again.
-    pub(crate) fn tell_gone(&self, id: u32) {
-        self.gone[(id / 64 % 2) as usize].fetch_or(1 << (id % 64), Ordering::Relaxed);
+    /// Control: the namespace at `place` is gone. What has its number after it may have other blocks,
+    /// so that nothing that was made for it may be submitted again.
+    pub(crate) fn tell_gone(&self, place: Place) {
+        self.gone.insert(place, Ordering::Relaxed);
     }
 
-    /// Control: nothing more is submitted for namespace `id`, which is gone, until it is offered anew.
-    pub(crate) fn tell_closed(&self, id: u32) {
-        self.closed[(id / 64 % 2) as usize].fetch_or(1 << (id % 64), Ordering::Release);
+    /// Control: nothing more is submitted for the namespace at `place`, which is gone, until it is
+    /// offered anew.
+    pub(crate) fn tell_closed(&self, place: Place) {
+        self.closed.insert(place, Ordering::Release);
     }
 
     /// Control: whether the queue has still to see that.
-    pub(crate) fn is_closing(&self, id: u32) -> bool {
-        self.closed[(id / 64 % 2) as usize].load(Ordering::Acquire) >> (id % 64) & 1 != 0
+    pub(crate) fn is_closing(&self, place: Place) -> bool {
+        self.closed.has(place, Ordering::Acquire)
     }
 
     /// Queue: calls `mark` with what identifies the namespaces whose users submit nothing more, if there
     /// are any. Once it has marked all that is in flight for these, they are not gone any longer.
-    pub(crate) fn see_closed(&self, mark: impl FnOnce(&dyn Fn(u32) -> bool)) {
-        let closed = self
-            .closed
-            .each_ref()
-            .map(|bits| bits.load(Ordering::Acquire));
-        if closed == [0; 2] {
+    pub(crate) fn see_closed(&self, mark: impl FnOnce(&dyn Fn(Place) -> bool)) {
+        let load = |word: &AtomicU64| word.load(Ordering::Acquire);
+        let closed = self.closed.0.each_ref().map(load);
+        if closed == [0; WORDS] {
             return;
         }
-        mark(&|id| closed[(id / 64 % 2) as usize] >> (id % 64) & 1 != 0);
-        for ((gone, word), bits) in self.gone.iter().zip(&self.closed).zip(closed) {
+        mark(&|place| closed[PlaceSet::word(place)] & PlaceSet::bit(place) != 0);
+        for ((gone, word), bits) in self.gone.0.iter().zip(&self.closed.0).zip(closed) {
             gone.fetch_and(!bits, Ordering::Relaxed);
             word.fetch_and(!bits, Ordering::Release);
         }
     }
 
-    /// Queue: whether namespace `id` is gone, or one that differs from it by a multiple of 128; too
-    /// much is only not submitted again, and fails.
-    pub(crate) fn is_gone(&self, id: u32) -> bool {
-        self.gone[(id / 64 % 2) as usize].load(Ordering::Relaxed) >> (id % 64) & 1 != 0
+    /// Queue: whether the namespace at `place` is gone.
+    pub(crate) fn is_gone(&self, place: Place) -> bool {
+        self.gone.has(place, Ordering::Relaxed)
     }
 
     /// Queue: the order in force.

@@ -6,8 +6,8 @@ use alloc::vec::Vec;
 
 use spindle_block::{Discard, Unit, Volume};
 
-use crate::boundary::LEAST_BYTES;
 use crate::identify::IdentifyNamespace;
+use crate::namespace_table::LEAST_BYTES;
 use crate::{Identity, Status};
 
 /// Why a namespace is not offered.

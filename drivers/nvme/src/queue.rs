@@ -13,10 +13,10 @@ use spindle_hw::{Registers, SharedPages};
 
 use self::transfer::{Kind, Transfer};
 use crate::Status;
-use crate::boundary::Boundaries;
 use crate::command::{Answer, answer};
 use crate::discard::DiscardLimits;
 use crate::link::{Link, Order, Step};
+use crate::namespace_table::NamespaceTable;
 use crate::prp::{UNALIGNED, one_page};
 use crate::registers::{completion_doorbell, submission_doorbell};
 use crate::slots::{Finished, Slots};
@@ -42,7 +42,7 @@ pub struct QueuePair<R> {
     head_doorbell: usize,
     /// The most bytes one NVMe command moves.
     limit: u32,
-    boundaries: Arc<Boundaries>,
+    namespaces: Arc<NamespaceTable>,
     /// Bits of a bus address that a command of one page must not have, or it may take more than
     /// that: all of them as long as some namespace has boundaries. One word for both questions,
     /// so that the second costs nothing.
@@ -105,7 +105,7 @@ impl<R: Registers> QueuePair<R> {
         shape: Shape,
         limit: Duration,
         link: Arc<Link>,
-        boundaries: Arc<Boundaries>,
+        namespaces: Arc<NamespaceTable>,
     ) -> Self {
         let age_limit = limit.as_nanos() >> recover::EPOCH_SHIFT;
         let mut queue = Self {
@@ -120,7 +120,7 @@ impl<R: Registers> QueuePair<R> {
             head: 0,
             head_doorbell: completion_doorbell(shape.id, shape.doorbell_stride),
             limit: shape.limit,
-            boundaries,
+            namespaces,
             special: UNALIGNED,
             list_shift: shape.list_shift,
             discards: shape.discards.map(|it| it.within(1 << shape.list_shift)),
@@ -150,7 +150,7 @@ impl<R: Registers> QueuePair<R> {
 
     /// Looks whether any namespace has boundaries now.
     fn see_boundaries(&mut self) {
-        self.special = match self.boundaries.any() {
+        self.special = match self.namespaces.any_boundaries() {
             true => u64::MAX,
             false => UNALIGNED,
         };

@@ -93,10 +93,10 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
             Ok(()) => {
                 let link = Arc::clone(&pair.link);
                 self.pairs[place] = Some(pair);
-                let boundaries = Arc::clone(&self.boundaries);
+                let namespaces = Arc::clone(&self.table);
                 let limit = self.timeout;
                 Ok(QueuePair::new(
-                    registers, memory, shape, limit, link, boundaries,
+                    registers, memory, shape, limit, link, namespaces,
                 ))
             }
             Err((error, reachable)) => {

@@ -134,6 +134,14 @@ pub(crate) enum Retry {
     No,
 }
 
+/// A part that is not submitted again.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Doomed {
+    pub(crate) entry: Packed,
+    /// The controller may have failed over it too often, or its namespace is gone.
+    pub(crate) blamed: bool,
+}
+
 /// The slots of one queue.
 #[derive(Debug)]
 pub(crate) struct Slots {
@@ -497,13 +505,16 @@ impl Slots {
         slot.map_or(0, |slot| slot.entry.namespace())
     }
 
-    /// The identifier of a part that is doomed, to be finished now.
-    pub(crate) fn take_doomed(&mut self) -> Option<u16> {
+    /// A part that is doomed, to be finished now.
+    pub(crate) fn take_doomed(&mut self) -> Option<Doomed> {
         let doomed = |slot: &&mut Slot| slot.cid & DOOMED != 0;
         let slot = self.slots.iter_mut().find(doomed)?;
         slot.cid &= !(HELD | DOOMED);
         self.held -= 1;
-        Some(slot.cid as u16)
+        Some(Doomed {
+            entry: slot.entry,
+            blamed: slot.blame() >= BLAME_LIMIT,
+        })
     }
 
     /// Counts a command that has failed since a part of it was doomed.
@@ -895,10 +906,11 @@ mod tests {
         assert_eq!(replay(&mut slots).len(), 1, "the new one");
         assert_eq!(slots.finish(new, OK), Finished::Nothing);
         let doomed = slots.take_doomed().unwrap();
-        let failed = slots.finish(doomed, Status::ABORT_REQUESTED);
+        let failed = slots.finish(doomed.entry.cid(), Status::ABORT_REQUESTED);
         assert_eq!(failed, Finished::Command(Status::ABORT_REQUESTED, Tag(1)));
         slots.note_failed();
-        assert_eq!((slots.take_doomed(), slots.progress()), (None, (0, 1)));
+        assert!(slots.take_doomed().is_none());
+        assert_eq!(slots.progress(), (0, 1));
         let second = slots.release_held(99, Which::All).unwrap();
         assert_eq!(
             slots.finish(second.cid(), OK),

@@ -432,60 +432,6 @@ fn fill(bed: &mut Bed<'_>) -> usize {
 }
 
 #[test]
-fn a_reset_to_smaller_limits_fails_what_is_beyond_them_and_nothing_else() {
-    // The second time what is in flight is suspected, and tried first.
-    for deaths in 1..=2 {
-        let rig = Rig::new(Config::default());
-        let mut bed = Bed::new(&rig, 2);
-        let segments = bed.segments();
-        rig.disk.hang();
-        let large = command(Op::Write, 1, 9, 0, &segments);
-        bed.queues[0].submit(&large, Tag(1)).unwrap();
-        bed.queues[0].submit(&discard(1, 9, 64, 8), Tag(2)).unwrap();
-        bed.queues[0].commit();
-        bed.submit(0, Op::Write, 30);
-        let two = command(Op::Read, 1, 9, 512, &segments[..2]);
-        bed.queues[1].submit(&two, Tag(31)).unwrap();
-        bed.queues[1].commit();
-        for death in 1..=deaths {
-            if death == deaths {
-                rig.disk.arm(Fault::Smaller);
-            }
-            rig.disk.die();
-            while rig.disk.resets() < death {
-                bed.pass(1_000_000);
-            }
-            if death < deaths {
-                rig.disk.hang();
-                for _ in 0..100 {
-                    bed.pass(1_000_000);
-                }
-            }
-        }
-        bed.settle();
-        for _ in 0..20 {
-            bed.pass(SECOND / 10);
-        }
-        bed.answers.sort_unstable_by_key(|(tag, _)| *tag);
-        let aborted = Err(IoError::Aborted);
-        let expected = [(1, aborted), (2, aborted), (30, Ok(())), (31, Ok(()))];
-        assert_eq!(bed.answers, expected, "{deaths}");
-        assert_eq!((bed.lost, rig.disk.resets()), (None, deaths));
-        // What is new is made within them.
-        let before = rig.disk.commands();
-        bed.answers.clear();
-        bed.queues[0].submit(&large, Tag(3)).unwrap();
-        let discarded = bed.queues[1].submit(&discard(1, 9, 0, 64), Tag(4));
-        assert_eq!(discarded, Err(SubmitError::Unsupported));
-        bed.queues[0].commit();
-        bed.turn();
-        assert_eq!(bed.answers, [(3, Ok(()))]);
-        assert_eq!(rig.disk.commands() - before, 2);
-        rig.obeyed();
-    }
-}
-
-#[test]
 fn one_that_comes_back_with_shorter_queues_is_given_no_more_than_they_hold() {
     let rig = Rig::new(Config::default());
     let mut bed = Bed::new(&rig, 1);

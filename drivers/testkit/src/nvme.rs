@@ -19,7 +19,7 @@ mod ring;
 mod store;
 mod timed;
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use crate::mem::FakeBus;
@@ -201,6 +201,8 @@ pub enum Fault {
     OtherSerial,
     /// From its next start on it moves two pages at most in a command, and knows no discards.
     Smaller,
+    /// From its next start on it takes one range of so many blocks in a discard.
+    SmallerDiscards(u32),
     /// From its next reset on no queue may have more than 4 entries.
     Shorter,
     /// From its next reset on it has one I/O queue pair less.
@@ -263,6 +265,8 @@ struct Shared {
     crashed: AtomicBool,
     /// The limits of [`Fault::Smaller`] are in force.
     smaller: AtomicBool,
+    /// The limit of [`Fault::SmallerDiscards`], 0 if it is not in force.
+    discard_blocks: AtomicU32,
     /// Those of [`Fault::Shorter`] are.
     shorter: AtomicBool,
     /// Those of [`Fault::Fewer`] are.
@@ -299,6 +303,7 @@ impl FakeNvme {
             admin_held: AtomicBool::new(false),
             crashed: AtomicBool::new(false),
             smaller: AtomicBool::new(false),
+            discard_blocks: AtomicU32::new(0),
             shorter: AtomicBool::new(false),
             fewer: AtomicBool::new(false),
             resets: AtomicU64::new(0),
@@ -513,7 +518,15 @@ impl Shared {
     /// Limits of discards now.
     fn discards(&self) -> Option<DiscardConfig> {
         let smaller = self.smaller.load(Ordering::Acquire);
-        self.config.discards.filter(|_| !smaller)
+        let limits = self.config.discards.filter(|_| !smaller)?;
+        Some(match self.discard_blocks.load(Ordering::Acquire) {
+            0 => limits,
+            range_blocks => DiscardConfig {
+                ranges: 1,
+                range_blocks,
+                ..limits
+            },
+        })
     }
 
     /// The most entries in a queue now.
@@ -528,6 +541,19 @@ impl Shared {
     fn granted(&self) -> u16 {
         let fewer = u16::from(self.fewer.load(Ordering::Acquire));
         self.config.queues.saturating_sub(fewer).max(1)
+    }
+
+    /// It starts: what it allows in a command may be something else from now on.
+    fn renew_limits(&self) {
+        self.smaller
+            .store(self.has(Fault::Smaller), Ordering::Release);
+        let faults = self.faults.lock().unwrap();
+        let blocks = faults.iter().find_map(|fault| match fault {
+            Fault::SmallerDiscards(blocks) => Some(*blocks),
+            _ => None,
+        });
+        self.discard_blocks
+            .store(blocks.unwrap_or(0), Ordering::Release);
     }
 
     /// It was reset: what it allows in queues may be something else from now on.

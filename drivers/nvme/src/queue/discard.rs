@@ -29,7 +29,8 @@ impl<R: Registers> QueuePair<R> {
     }
 
     /// Takes a discard from `from` blocks on, as far as places and budget go. It has at most
-    /// [`MAX_COMMANDS`] commands in all.
+    /// [`MAX_COMMANDS`] commands in all; one more if the limits have shrunk since its first part, so that
+    /// it is beyond their reach already.
     #[inline(never)]
     pub(super) fn discard_part(
         &mut self,
@@ -40,7 +41,8 @@ impl<R: Registers> QueuePair<R> {
     ) -> Result<Part, SubmitError> {
         let limits = self.discards.ok_or(SubmitError::Unsupported)?;
         let each = limits.command_blocks();
-        let total = command.blocks.min(each.saturating_mul(MAX_COMMANDS));
+        let reach = each.saturating_mul(MAX_COMMANDS);
+        let total = command.blocks.min(reach.max(from.saturating_add(each)));
         let all = total.saturating_sub(from).div_ceil(each);
         if all == 0 {
             return Err(SubmitError::Scattered);

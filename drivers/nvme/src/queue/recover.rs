@@ -6,11 +6,11 @@ use spindle_hw::{PAGE_SIZE, Registers};
 
 use super::QueuePair;
 use crate::Status;
-use crate::boundary::Boundaries;
 use crate::command::{Packed, io};
 use crate::link::{Cause, Link, Order, Step, Terms};
+use crate::namespace_table::NamespaceTable;
 use crate::registers::{completion_doorbell, submission_doorbell};
-use crate::slots::{Blame, Finished, Retry, Which};
+use crate::slots::{Blame, Doomed, Finished, Retry, Which};
 
 /// Nanoseconds in an epoch, the unit of a command's age: 2 to this power, about a millisecond.
 pub(super) const EPOCH_SHIFT: u32 = 20;
@@ -38,17 +38,24 @@ struct Outgrown {
 impl Outgrown {
     /// Whether what was submitted as `entry` must not be submitted once more: the controller might take
     /// memory for it that is not the command's, or a namespace that is not the one it was for.
-    fn has(self, entry: &Packed, link: &Link, boundaries: &Boundaries) -> bool {
+    fn has(self, entry: &Packed, link: &Link, namespaces: &NamespaceTable) -> bool {
         let namespace = entry.namespace();
         let too_large = match entry.opcode() {
             io::READ | io::WRITE => self
                 .limit
-                .is_some_and(|limit| entry.blocks() << boundaries.shift(namespace) > limit.into()),
+                .is_some_and(|limit| entry.blocks() << namespaces.shift(namespace) > limit.into()),
             io::DATASET_MANAGEMENT => self.discards,
             _ => false,
         };
-        too_large || link.is_gone(namespace)
+        too_large || is_gone(link, namespaces, namespace)
     }
+}
+
+/// Whether nothing may be submitted again for namespace `id`, since it is gone. One that is not known
+/// any longer is.
+fn is_gone(link: &Link, namespaces: &NamespaceTable, id: u32) -> bool {
+    let place = namespaces.place(id);
+    place.is_none_or(|place| link.is_gone(place))
 }
 
 impl<R: Registers> QueuePair<R> {
@@ -65,7 +72,11 @@ impl<R: Registers> QueuePair<R> {
     fn look(&mut self) {
         self.looked = self.epoch;
         self.see_boundaries();
-        self.link.see_closed(|closed| self.slots.forsake(closed));
+        let namespaces = &*self.namespaces;
+        self.link.see_closed(|closed| {
+            let is_closed = |id| namespaces.place(id).is_some_and(closed);
+            self.slots.forsake(is_closed);
+        });
         if self.parked {
             // The controller has none of it.
             return;
@@ -83,7 +94,9 @@ impl<R: Registers> QueuePair<R> {
     fn submit_held(&mut self) {
         if !self.stopped {
             // The next poll answers it.
-            self.stopped = self.slots.doom_held(|id| self.link.is_gone(id));
+            let (link, namespaces) = (&self.link, &*self.namespaces);
+            let gone = |id| is_gone(link, namespaces, id);
+            self.stopped = self.slots.doom_held(gone);
             self.stopped |= self.slots.has_doomed();
         }
         if !self.stopped {
@@ -132,13 +145,13 @@ impl<R: Registers> QueuePair<R> {
         self.link.followed(order);
     }
 
-    /// Answers what ends without the controller. `done` is called in one place only, always with the
-    /// same error: whether the compiler puts it in line for every command depends on that.
+    /// Answers what ends without the controller. `done` is called in one place only: whether the
+    /// compiler puts it in line for every command depends on that.
     #[cold]
     pub(super) fn poll_stopped(&mut self, mut done: impl FnMut(Tag, IoResult)) -> usize {
         let before = self.slots.commands();
-        while let Some(tag) = self.next_ended() {
-            done(tag, Err(IoError::Aborted));
+        while let Some((tag, result)) = self.next_ended() {
+            done(tag, result);
         }
         before - self.slots.commands()
     }
@@ -146,26 +159,39 @@ impl<R: Registers> QueuePair<R> {
     /// The next command in flight on a queue that was given up, once that may be answered; or that
     /// is not submitted again after a reset.
     #[inline(never)]
-    fn next_ended(&mut self) -> Option<Tag> {
+    fn next_ended(&mut self) -> Option<(Tag, IoResult)> {
         if self.gone {
             return match self.link.is_released() {
-                true => self.slots.abandon_one(),
+                true => Some((self.slots.abandon_one()?, Err(IoError::Aborted))),
                 false => None,
             };
         }
         // While the queue is parked nothing may end.
         while !self.parked
-            && let Some(cid) = self.slots.take_doomed()
+            && let Some(doomed) = self.slots.take_doomed()
         {
-            let finished = self.slots.finish(cid, Status::ABORT_REQUESTED);
-            if let Finished::Command(_, tag) = finished {
+            let status = self.status_of_doomed(&doomed);
+            let finished = self.slots.finish(doomed.entry.cid(), status);
+            if let Finished::Command(status, tag) = finished {
                 self.slots.note_failed();
-                return Some(tag);
+                return Some((tag, status.result()));
             }
         }
         self.stopped = self.parked;
         self.submit_held();
         None
+    }
+
+    /// How a part ends that is not submitted again. A discard that the controller took before its limits
+    /// shrunk has freed what it has, which is all that a discard promises.
+    fn status_of_doomed(&self, doomed: &Doomed) -> Status {
+        let gone = is_gone(&self.link, &self.namespaces, doomed.entry.namespace());
+        let discards = doomed.entry.opcode() == io::DATASET_MANAGEMENT;
+        match self.discards {
+            _ if !discards || doomed.blamed || gone => Status::ABORT_REQUESTED,
+            Some(_) => Status::SUCCESS,
+            None => Status::INVALID_OPCODE,
+        }
     }
 
     pub(super) fn stop(&mut self) {
@@ -232,8 +258,8 @@ impl<R: Registers> QueuePair<R> {
             return;
         }
         let outgrown = self.take_terms();
-        let (link, boundaries) = (&self.link, &*self.boundaries);
-        let unfit = |entry: &Packed| outgrown.has(entry, link, boundaries);
+        let (link, namespaces) = (&self.link, &*self.namespaces);
+        let unfit = |entry: &Packed| outgrown.has(entry, link, namespaces);
         self.slots.hold(self.epoch, unfit, 0);
         (self.parked, self.trying) = (false, true);
         // The next poll answers what is not submitted again.
@@ -250,15 +276,16 @@ impl<R: Registers> QueuePair<R> {
 
     /// Submits everything in flight once more, in the order of the first time. Reads, writes,
     /// flushes and discards can be done twice; no answer for them has been given. What is beyond
-    /// the limits that the controller came back with fails, and nothing else. What it may have failed over again and again comes one by one, and fails in the end.
+    /// the limits that the controller came back with fails, but for discards, and nothing else. What it
+    /// may have failed over again and again comes one by one, and fails in the end.
     fn replay(&mut self) {
         if self.gone || !self.parked {
             return;
         }
         let outgrown = self.take_terms();
         let submission = &self.memory.submission;
-        let (link, boundaries) = (&self.link, &*self.boundaries);
-        let unfit = |entry: &Packed| outgrown.has(entry, link, boundaries);
+        let (link, namespaces) = (&self.link, &*self.namespaces);
+        let unfit = |entry: &Packed| outgrown.has(entry, link, namespaces);
         self.tail = self.slots.replay(self.epoch, unfit, |index, entry| {
             entry.store(submission, index);
         });
@@ -274,7 +301,8 @@ impl<R: Registers> QueuePair<R> {
     /// that, or for a reason that may pass, as far as that was not too often. True if so.
     #[cold]
     pub(super) fn retry(&mut self, cid: u16, status: Status) -> bool {
-        if !status.may_pass() || self.link.is_gone(self.slots.namespace(cid)) {
+        let namespace = self.slots.namespace(cid);
+        if !status.may_pass() || is_gone(&self.link, &self.namespaces, namespace) {
             return false;
         }
         let aborted = status.code() == Status::ABORT_REQUESTED;

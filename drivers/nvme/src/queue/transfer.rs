@@ -152,7 +152,7 @@ impl<R: Registers> QueuePair<R> {
         if self.special == UNALIGNED {
             return runs;
         }
-        let blocks = self.boundaries.blocks(transfer.unit.0);
+        let blocks = self.namespaces.boundary(transfer.unit.0);
         runs.within(blocks, transfer.block.wrapping_add(from))
     }
 

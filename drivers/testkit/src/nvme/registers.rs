@@ -128,8 +128,7 @@ impl Shared {
                 if !completion.is_clear() {
                     self.violation("the admin completion queue is not clear");
                 }
-                self.smaller
-                    .store(self.has(Fault::Smaller), Ordering::Release);
+                self.renew_limits();
                 control.admin = Some(Ring::new(submission, completion));
                 control.ready = true;
             }
