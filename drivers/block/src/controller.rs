@@ -100,6 +100,9 @@ pub struct DiskEvents {
     pub lost: Option<LostController>,
     /// The controller was lost, and works again.
     pub back: Option<ControllerBack>,
+    /// What was answered and is not yet durable may be gone, though the controller goes on with what is
+    /// in flight. It answers nothing before the next [`BlockController::attend`].
+    pub cache_lost: bool,
 }
 
 /// What has come back.

@@ -118,6 +118,7 @@ where
                 None => self.spurious.to_string(),
             }),
             lost,
+            cache_lost: attention.cache_lost,
             back: attention.back.map(|back| match back {
                 Back::Same => ControllerBack::Same,
                 Back::Other => ControllerBack::Other,

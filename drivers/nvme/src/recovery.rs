@@ -60,6 +60,10 @@ pub struct Attention {
     pub quiet: bool,
     /// The controller was lost, and works again.
     pub back: Option<Back>,
+    /// What was in its write cache may be gone: it has lost its power, or was reset as if it had. No
+    /// command is answered now, and none before the next [`Controller::attend`]. What was in flight is
+    /// submitted again.
+    pub cache_lost: bool,
 }
 
 /// What has come back.
@@ -149,6 +153,8 @@ pub(crate) struct Recovery {
     pub(crate) replaced: bool,
     /// The status has read as all ones since the last change of CC.EN.
     pub(crate) blind: bool,
+    /// Its write cache may have been lost, which has not been reported.
+    cache_lost: bool,
     /// Why the controller is given up once it is disabled.
     giving_up: Option<Error>,
     /// Why it could not be started, as long as that has not been reported.
@@ -170,6 +176,7 @@ impl Recovery {
             reviving: false,
             replaced: false,
             blind: false,
+            cache_lost: false,
             giving_up: None,
             unreported: None,
         }
@@ -294,6 +301,8 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
                         self.lose(reason, true, attention);
                     } else {
                         attention.quiet = self.let_end();
+                        // Every queue has stopped, so that none answers a flush before this is known.
+                        attention.cache_lost = core::mem::take(&mut self.recovery.cache_lost);
                         self.order(Step::Clear, attention);
                         self.recovery.stage = Stage::Clearing(now);
                     }
@@ -380,9 +389,8 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
         self.rescan = Rescan::No;
         let serial = &self.identity.serial;
         let reviving = self.recovery.reviving;
-        // What was in its cache may be gone, which those who wrote it must notice.
-        let forgot = reason == Error::Restarted && self.identity.write_cache;
-        let hopeless = matches!(reason, Error::Changed(_)) || forgot || reviving;
+        self.recovery.cache_lost |= reason == Error::Restarted && self.identity.write_cache;
+        let hopeless = matches!(reason, Error::Changed(_)) || reviving;
         let spent = self.recovery.spent;
         if !hopeless && spent > BUDGET && self.may_reset_subsystem() {
             log::error!("nvme {serial}: {reason}; resets do not help");
@@ -432,11 +440,8 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
         log::error!("nvme {}: its subsystem is reset", self.identity.serial);
         self.registers.reset_subsystem();
         self.recovery.subsystem = Subsystem::Tried;
-        if self.recovery.before.write_cache && self.recovery.giving_up.is_none() {
-            // As after a loss of power: what its cache held may be gone, which those who wrote it must
-            // notice. It can be brought up once more.
-            self.recovery.giving_up = Some(Error::Restarted);
-        }
+        // As after a loss of power.
+        self.recovery.cache_lost |= self.recovery.before.write_cache;
     }
 
     /// The status of a controller in change reads as all ones, if it is `blind`: that gives it more
@@ -538,6 +543,8 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
         self.looking.clear();
         self.rescan = Rescan::No;
         self.recovery.stage = Stage::Lost;
+        // Whoever hears that it is lost takes its cache to be lost as well.
+        self.recovery.cache_lost = false;
         let again = core::mem::take(&mut self.recovery.reviving);
         attention.lost = Some(Lost {
             reason,

@@ -658,31 +658,42 @@ fn the_subsystem_is_reset_in_the_end_if_no_other_uses_it() {
 
 #[test]
 fn a_subsystem_reset_is_a_loss_of_power_for_a_write_cache() {
-    let rig = Rig::new(Config {
-        timeout: 1,
-        write_cache: true,
-        subsystem_reset: true,
-        ..Config::default()
-    });
-    let mut bed = Bed::new(&rig, 1);
-    bed.submit(0, Op::Write, 1);
-    bed.turn();
-    bed.answers.clear();
-    bed.submit(0, Op::Flush, 2);
-    rig.disk.arm(Fault::NeverIdle);
-    rig.disk.die();
+    for write_cache in [false, true] {
+        let rig = Rig::new(Config {
+            timeout: 1,
+            write_cache,
+            subsystem_reset: true,
+            ..Config::default()
+        });
+        let mut bed = Bed::new(&rig, 1);
+        bed.submit(0, Op::Write, 1);
+        bed.turn();
+        bed.answers.clear();
+        rig.disk.hang();
+        bed.submit(0, Op::Flush, 2);
+        rig.disk.arm(Fault::NeverIdle);
+        rig.disk.die();
+        loses_its_cache(&mut bed, write_cache);
+        assert_eq!(rig.disk.subsystem_resets(), 1);
+        assert_eq!(bed.answers, [(2, Ok(()))]);
+        works(&mut bed);
+        rig.obeyed();
+    }
+}
+
+/// Passes until the controller works again: before the first answer it is reported that its cache may
+/// be lost, if it has one.
+fn loses_its_cache(bed: &mut Bed<'_>, write_cache: bool) {
     bed.pass(SECOND);
+    while bed.answers.is_empty() {
+        let reported = bed.cache_losses;
+        assert!(bed.now < 100 * SECOND, "no end of it");
+        bed.pass(1_000_000);
+        assert!(!write_cache || bed.answers.is_empty() || reported == 1);
+    }
     bed.settle();
-    assert_eq!(rig.disk.subsystem_resets(), 1);
-    let lost = bed.lost.take().expect("it is lost");
-    assert_eq!((lost.reason, lost.disabled), (Error::Restarted, true));
-    bed.answers.clear();
-    bed.fail_all();
-    assert_eq!(bed.controller.probe_again(), Ok(()));
-    bed.settle();
-    assert_eq!((bed.back, bed.lost), (Some(Back::Same), None));
-    works(&mut bed);
-    rig.obeyed();
+    assert_eq!((bed.lost, bed.back), (None, None));
+    assert_eq!(bed.cache_losses, usize::from(write_cache));
 }
 
 #[test]
@@ -805,21 +816,42 @@ fn power_that_is_back_before_anything_was_noticed_is_noticed() {
         bed.submit(0, Op::Write, 1);
         bed.turn();
         bed.answers.clear();
+        rig.disk.hang();
+        bed.submit(0, Op::Flush, 2);
+        bed.submit(1, Op::Write, 3);
         rig.disk.vanish();
         rig.disk.come_back();
-        bed.settle();
-        // With a cache it may have lost what was written, which must not go unnoticed.
-        let reason = bed.lost.take().map(|lost| lost.reason);
-        assert_eq!(reason, write_cache.then_some(Error::Restarted));
-        if write_cache {
-            bed.fail_all();
-            assert_eq!(bed.controller.probe_again(), Ok(()));
-            bed.settle();
-            assert_eq!(bed.back, Some(Back::Same));
-        }
+        let since = bed.now;
+        loses_its_cache(&mut bed, write_cache);
+        bed.answers.sort_unstable_by_key(|(tag, _)| *tag);
+        assert_eq!(bed.answers, [(2, Ok(())), (3, Ok(()))]);
+        assert!(
+            bed.now - since < SECOND + SECOND / 10,
+            "once it was looked at"
+        );
         works(&mut bed);
         rig.obeyed();
     }
+}
+
+#[test]
+fn one_that_resets_itself_again_and_again_is_given_up() {
+    let rig = Rig::new(Config::default());
+    let mut bed = Bed::new(&rig, 1);
+    rig.disk.arm(Fault::Deaf);
+    bed.submit(0, Op::Write, 1);
+    let mut resets = 0;
+    while bed.lost.is_none() {
+        rig.disk.vanish();
+        rig.disk.come_back();
+        bed.pass(SECOND);
+        bed.settle();
+        resets += 1;
+        assert!(resets < 10, "no end of it");
+    }
+    let lost = bed.lost.take().unwrap();
+    assert_eq!((lost.reason, lost.disabled), (Error::Restarted, true));
+    rig.obeyed();
 }
 
 #[test]

@@ -277,7 +277,8 @@ impl<H: Hypervisor, W: CoreWorker> Control<H, W> {
         for disk in care.back {
             self.cores.order_all(|| Order::Renew(disk));
         }
-        for &disk in care.lost.iter().chain(&care.loose).chain(&care.heard) {
+        let lossy = care.lost.iter().chain(&care.loose).chain(&care.heard);
+        for &disk in lossy.chain(&care.forgot) {
             self.devices.note_loss(disk, &self.disks.targets);
         }
         for disk in care.lost {

@@ -21,6 +21,8 @@ pub(crate) struct Bed<'a> {
     pub(crate) answers: Vec<(u32, IoResult)>,
     pub(crate) lost: Option<Lost>,
     pub(crate) back: Option<Back>,
+    /// How often the write cache may have been lost.
+    pub(crate) cache_losses: usize,
     /// All that has changed so far.
     pub(crate) changes: Vec<Change>,
     /// Control closes namespaces that are removed for those who use them.
@@ -45,6 +47,7 @@ impl<'a> Bed<'a> {
             answers: Vec::new(),
             lost: None,
             back: None,
+            cache_losses: 0,
             changes: Vec::new(),
             closes: true,
         };
@@ -107,6 +110,7 @@ impl<'a> Bed<'a> {
         self.lost = self.lost.or(attention.lost);
         self.back = self.back.or(attention.back);
         self.changes.extend(&attention.changes);
+        self.cache_losses += usize::from(attention.cache_lost);
         attention
     }
 

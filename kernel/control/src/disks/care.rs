@@ -60,6 +60,8 @@ pub(crate) struct Care {
     pub(crate) heard: Vec<usize>,
     /// Disks that are back, perhaps with queues of another depth.
     pub(crate) back: Vec<usize>,
+    /// Disks that go on, and may have lost what was in their write caches.
+    pub(crate) forgot: Vec<usize>,
     /// Volumes of another size, and that in sectors of 512 bytes.
     pub(crate) resized: Vec<(VolumeId, u64)>,
     /// Parts of disks that are no longer what they were.
@@ -183,6 +185,12 @@ impl<Q> Disks<Q> {
                     care.listed = true;
                 }
             }
+        }
+        if events.cache_lost {
+            warn!(
+                "disk {name}: what was written and not flushed may be lost: a flush fails for that"
+            );
+            care.forgot.push(number);
         }
         if let Some(lost) = events.lost {
             self.lose(number, &name, lost, now, care);
