@@ -27,7 +27,8 @@ const HEAD: &str = "# Mutants\n\n\
 
 const SAMPLES: &str = "\n## Samples\n\n\
     **Not all mutants of these crates were tried**, but every Nth one (`--sample`, `--shard`), as \
-    the crate was at the commit that is named: a survivor may have got a test since. The rate of \
+    the crate was at the commit that is named: a survivor may have got a test, or a \
+    line in the list, since. The rate of \
     the sample is an estimate. *At least* is what the rate of all mutants (those of them that \
     compile) exceeds with 95 % confidence. A timeout on a busy machine counts as killed.\n\n";
 
