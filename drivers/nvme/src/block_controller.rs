@@ -98,6 +98,7 @@ where
                 unit: Unit(id),
                 reason: reason.to_string(),
             },
+            Change::WriteCache(on) => UnitChange::WriteCache(on),
             Change::Added(id) => UnitChange::Added(Unit(id)),
         };
         let (health, before) = (

@@ -669,12 +669,10 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
         if self.recovery.reviving {
             self.take_anew(changes)?;
         } else {
-            let before = &self.recovery.before;
-            // Those who use it have no flush for what they wrote, if it has a cache only now.
-            let caches = self.identity.write_cache && !before.write_cache;
-            if !self.identity.is_of(before) || caches {
+            if !self.identity.is_of(&self.recovery.before) {
                 return Err(Error::Changed("identity"));
             }
+            self.see_cache(changes);
             self.discards = self.discard_limits()?;
         }
         self.ask_for_delays()?;

@@ -1164,3 +1164,115 @@ fn a_disk_without_a_serial_number_that_was_plugged_in_again_between_two_looks_is
         world.assert_nothing_left();
     }
 }
+
+#[test]
+fn a_write_cache_that_comes_or_goes_at_a_reset_costs_no_guest_its_disk() {
+    for cores in [0, 2] {
+        for lost in [false, true] {
+            let (mut world, model) = with_namespaces_of(cores, false, |_| ());
+            let first = guest(&mut world, 5, "nvme0n1", cores);
+            for (round, on) in [true, false, true].into_iter().enumerate() {
+                model.set_write_cache(on);
+                // What was submitted before the reset is stored in the cache that is there after it.
+                model.hang();
+                let early = world.guests[first].write(0, 32, 9);
+                world.pass(1);
+                match lost {
+                    true => model.vanish(),
+                    false => model.die(),
+                }
+                if lost {
+                    until_lost(&mut world);
+                    model.come_back();
+                    until_back(&mut world);
+                } else {
+                    world.pass(3000);
+                }
+                let expected = if lost {
+                    RspStatus::ERROR
+                } else {
+                    RspStatus::OKAY
+                };
+                assert_eq!(world.answer(first, 0, early), expected);
+                let flush = |world: &mut World, ring: usize| {
+                    let id = world.guests[first].flush(ring);
+                    world.answer(first, ring, id)
+                };
+                if lost && on {
+                    // A loss is a loss, though there may have been nothing in the cache.
+                    flush(&mut world, 0);
+                }
+                let seed = round as u64;
+                for ring in 0..cores.max(1) {
+                    let sector = 64 + 8 * ring as u64;
+                    world.write(first, ring, sector, seed);
+                    assert_eq!(flush(&mut world, ring), RspStatus::OKAY);
+                    model.power_cut();
+                    world.verify(first, ring, sector, seed);
+                }
+                if !lost {
+                    world.verify(first, 0, 32, 9);
+                }
+                assert_eq!((world.state(first), world.error(first)), (4, None));
+                // A guest that comes now knows it from the start.
+                let next = guest(&mut world, 7, "nvme0n2", 1);
+                let path = world.guests[next].vbd.back("feature-barrier");
+                assert_eq!(world.store.text(&path), Some(if on { "1" } else { "0" }));
+                world.detach(next);
+            }
+            world.detach(first);
+            world.assert_nothing_left();
+            assert_eq!(model.violations(), Vec::<String>::new());
+        }
+    }
+}
+
+#[test]
+fn a_core_that_does_not_know_of_a_write_cache_holds_the_controller_back() {
+    let (mut world, model) = with_namespaces_of(2, false, |_| ());
+    let first = guest(&mut world, 5, "nvme0n1", 2);
+    model.set_write_cache(true);
+    lose(&mut world, &model);
+    world.machine.hang(1, true);
+    model.come_back();
+    world.pass(8000);
+    let id = world.guests[first].write(0, 0, 1);
+    assert_eq!(world.answer(first, 0, id), RspStatus::ERROR);
+    world.machine.hang(1, false);
+    until_back(&mut world);
+    world.pass(2000);
+    world.write(first, 1, 0, 1);
+    world.verify(first, 0, 0, 1);
+}
+
+#[test]
+fn a_virtio_disk_whose_write_cache_comes_or_goes_is_the_same_disk() {
+    for cores in [0, 2] {
+        let (mut world, model) = with_virtio(cores, |_| ());
+        let first = guest(&mut world, 5, "vda", cores);
+        let with = VirtioConfig::default();
+        let without = VirtioConfig {
+            features: with.features & !spindle_testkit::virtio::feature::FLUSH,
+            ..VirtioConfig::default()
+        };
+        for config in [without, with] {
+            model.vanish();
+            until_lost(&mut world);
+            model.come_back_as(config);
+            until_back(&mut world);
+            for ring in 0..cores.max(1) {
+                world.write(first, ring, 8, 7);
+                for _ in 0..2 {
+                    let id = world.guests[first].flush(ring);
+                    world.answer(first, ring, id);
+                }
+                model.power_cut();
+                world.verify(first, ring, 8, 7);
+            }
+            assert_eq!((world.state(first), world.error(first)), (4, None));
+        }
+        world.detach(first);
+        world.assert_nothing_left();
+        assert_eq!(model.violations(), Vec::<String>::new());
+    }
+}

@@ -51,7 +51,11 @@ impl Shared {
         for (at, bytes) in self.host_memory_wanted() {
             put(at, &bytes);
         }
-        put(525, &[u8::from(self.config.write_cache)]);
+        let caches = match self.stores.first() {
+            Some(store) => store.caches(),
+            None => self.config.write_cache,
+        };
+        put(525, &[u8::from(caches)]);
         put(528, &self.config.atomic_blocks.to_le_bytes());
         page
     }
