@@ -5,6 +5,7 @@ mod world;
 
 use proptest::prelude::*;
 use spindle_hw::Registers;
+use spindle_testkit::gpt::Gpt;
 use spindle_testkit::grants::{Call, Fault};
 use spindle_testkit::xenstored::Vbd;
 use spindle_xen::grant::Status;
@@ -14,7 +15,14 @@ use crate::world::{BACKEND, DISKS, Models, World};
 
 /// The devices that come and go.
 const DEVICES: [(u16, u32); 4] = [(5, 51712), (5, 51728), (6, 51712), (7, 51712)];
-const TARGETS: [&str; 5] = ["nvme0n1", "nvme0n2", "vda", "ram0", "no such disk"];
+const TARGETS: [&str; 6] = [
+    "nvme0n1",
+    "nvme0n1p1",
+    "nvme0n2",
+    "vda",
+    "ram0",
+    "no such disk",
+];
 
 /// What happens next. Devices, targets and so on are numbers, taken modulo how many there are.
 #[derive(Clone, Copy, Debug)]
@@ -60,6 +68,9 @@ enum Event {
     ReformatNvme {
         block_shift: u8,
     },
+    CacheNvme {
+        on: bool,
+    },
     LoseNvme,
     ReturnNvme,
     LoseVirtio {
@@ -67,6 +78,7 @@ enum Event {
     },
     ReturnVirtio,
     LoseRam,
+    Rescan,
     Hang {
         core: usize,
         hung: bool,
@@ -112,6 +124,8 @@ fn event() -> impl Strategy<Value = Event> {
         1 => Just(Event::RunVirtio),
         1 => Just(Event::FailNvme),
         1 => (9..13u8).prop_map(|block_shift| Event::ReformatNvme { block_shift }),
+        1 => any::<bool>().prop_map(|on| Event::CacheNvme { on }),
+        2 => Just(Event::Rescan),
         1 => Just(Event::ReturnNvme),
         1 => Just(Event::ReturnVirtio),
         1 => prop_oneof![
@@ -130,6 +144,9 @@ fn event() -> impl Strategy<Value = Event> {
 
 fn domain(cores: usize) -> (World, Models) {
     let (mut world, models) = World::with_all_disks(cores);
+    // It is read when that is asked for.
+    let table = Gpt::new(9, 2048).with(1, 64, 1023, "data");
+    models.nvme.fill(1, &table.sealed().image());
     for (frontend, device) in DEVICES {
         let vbd = Vbd {
             backend: BACKEND,
@@ -201,6 +218,11 @@ fn happen(world: &mut World, models: &Models, cores: usize, event: Event) {
         Event::RunVirtio => drop(models.virtio.run()),
         Event::FailNvme => models.nvme.die(),
         Event::ReformatNvme { block_shift } => models.nvme.reformat(1, block_shift),
+        Event::CacheNvme { on } => models.nvme.set_write_cache(on),
+        Event::Rescan => {
+            let path = format!("/local/domain/{BACKEND}/data/spindle/rescan");
+            world.poke(|store| store.write(&path, "1"));
+        }
         Event::LoseNvme => models.nvme.vanish(),
         // Registers of one that went away read as all ones.
         Event::ReturnNvme if models.nvme.read32(0) == u32::MAX => models.nvme.come_back(),
