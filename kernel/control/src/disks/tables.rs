@@ -5,7 +5,6 @@
 //! offered before that, so that nothing depends on its table; its partitions follow.
 
 use alloc::boxed::Box;
-use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
 use log::{error, info, warn};
@@ -34,8 +33,8 @@ pub(super) struct Tables {
     pages: Option<PageSource>,
     /// The page that is read to, as long as no core has it.
     page: Option<SharedPages>,
-    /// Those whose turn has not come, after the one that is being read.
-    readers: VecDeque<Reader>,
+    /// Those that are to be read, the one that is being read first.
+    readers: Vec<Reader>,
     /// A core has been asked for blocks.
     asked: Option<Asked>,
     /// The token of the last reader.
@@ -85,7 +84,7 @@ impl<Q> Disks<Q> {
         let tables = &mut self.tables;
         if tables.pages.is_some() {
             tables.token += 1;
-            tables.readers.push_back(Reader {
+            tables.readers.push(Reader {
                 token: tables.token,
                 reader: TableReader::new(disk),
                 begun: false,
@@ -118,7 +117,7 @@ impl<Q> Disks<Q> {
         while self.tables.asked.is_none() {
             let works = |it: &Reader| self.lost(it.reader.disk().disk).is_none();
             let at = self.tables.readers.iter().position(works)?;
-            let mut reader = self.tables.readers.remove(at)?;
+            let mut reader = self.tables.readers.remove(at);
             let (disk, unit) = (reader.reader.disk().disk, reader.reader.disk().unit);
             if !reader.begun && !self.targets.begin_table(disk, unit) {
                 continue;
@@ -144,7 +143,7 @@ impl<Q> Disks<Q> {
                         outcome: Err(ReadError::Pending),
                     };
                     let tries = reader.tries;
-                    tables.readers.push_front(reader);
+                    tables.readers.insert(0, reader);
                     let (since, warned) = (now, false);
                     tables.asked = Some(Asked { since, warned });
                     return Some((Box::new(read), tries));
