@@ -71,6 +71,6 @@ refused nvme0n3p2 rw "in use by $asking/51712 (as \"nvme0n3\")"
 gives xvdb
 gives xvda
 gets /dev/nvme0n3 rw xvda
-refused nvme0n3p1 ro 'restart Spindle'
+refused nvme0n3p1 ro 'spindlectl rescan'
 guest_end asking
 spindle_down
