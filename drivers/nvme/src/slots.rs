@@ -44,12 +44,11 @@ impl Slot {
         self.remaining > 0 || self.cid & ALONE != 0
     }
 
-    /// Gives what is awaited a new identifier, to be submitted again. What is tried alone still is: its
-    /// place is kept apart when it ends.
+    /// Gives what is awaited a new identifier, to be submitted again.
     fn renew(&mut self, mask: u16) {
         let cid = next_use(self.cid, mask);
         self.entry = self.entry.with_cid(cid);
-        self.cid = u32::from(cid) | self.cid & (AWAITED | ALONE | TRIED);
+        self.cid = u32::from(cid) | self.cid & (AWAITED | ALONE);
     }
 
     /// Whether the controller has it.
@@ -79,8 +78,6 @@ const ALONE: u32 = 1 << 17;
 const HELD: u32 = 1 << 18;
 /// Above an identifier that is held: it is not submitted again, but fails at the next poll.
 const DOOMED: u32 = 1 << 19;
-/// Above an identifier that is awaited: it is tried alone, and may end while nothing can begin.
-const TRIED: u32 = 1 << 20;
 
 /// In a turn: tried again once more.
 const RETRY: u32 = 1;
@@ -146,16 +143,14 @@ pub(crate) struct Doomed {
 #[derive(Debug)]
 pub(crate) struct Slots {
     slots: Box<[Slot]>,
-    /// A stack of free slot numbers, of which the lowest `available` places count.
+    /// A stack of free slot numbers, of which the lowest `available` places count. As long as nothing
+    /// can begin it is empty, and `suspended` is that stack: nothing is found here then, at no cost.
     free: Box<[u16]>,
+    suspended: Box<[u16]>,
     available: usize,
-    /// `available` as it will be after a stop.
-    parked: usize,
     commands: usize,
     turn: u32,
     mask: u16,
-    /// Nothing can begin.
-    suspended: bool,
     /// What is held.
     held: usize,
     /// Commands that ended without an answer, wrapping.
@@ -182,11 +177,10 @@ impl Slots {
             slots: (0..depth).map(slot).collect(),
             free: (0..depth - 1).rev().collect(),
             available: usize::from(depth) - 1,
-            parked: 0,
             commands: 0,
             turn: 0,
             mask: depth - 1,
-            suspended: false,
+            suspended: Box::default(),
             held: 0,
             failed: 0,
         }
@@ -269,14 +263,14 @@ impl Slots {
         slot.cid = answer.cid.into();
         let tag = slot.tag;
         self.commands -= 1;
-        self.release(index);
+        self.give_back(index);
         Some(tag)
     }
 
     /// Notes that the NVMe command `cid` ended with `status`.
     pub(crate) fn finish(&mut self, cid: u16, status: Status) -> Finished {
         let index = cid & self.mask;
-        let awaited = |slot: &&mut Slot| slot.cid & !(ALONE | TRIED) == u32::from(cid) | AWAITED;
+        let awaited = |slot: &&mut Slot| slot.cid & !ALONE == u32::from(cid) | AWAITED;
         let slot = self.slots.get_mut(usize::from(index)).filter(awaited);
         let Some(slot) = slot else {
             return Finished::Nothing;
@@ -317,19 +311,23 @@ impl Slots {
         finished
     }
 
-    /// As [`Self::release`], also while nothing can begin.
+    /// The slot `index` is free again, from now on or from [`Self::resume`] on. Nothing else makes one
+    /// free.
+    #[inline(always)]
     fn give_back(&mut self, index: u16) {
-        if !self.suspended {
-            self.release(index);
-        } else if let Some(place) = self.free.get_mut(self.parked) {
-            *place = index;
-            self.parked += 1;
+        match self.free.get_mut(self.available) {
+            Some(place) => {
+                *place = index;
+                self.available += 1;
+            }
+            None => self.give_back_suspended(index),
         }
     }
 
-    #[inline]
-    fn release(&mut self, index: u16) {
-        if let Some(place) = self.free.get_mut(self.available) {
+    #[cold]
+    #[inline(never)]
+    fn give_back_suspended(&mut self, index: u16) {
+        if let Some(place) = self.suspended.get_mut(self.available) {
             *place = index;
             self.available += 1;
         }
@@ -343,13 +341,12 @@ impl Slots {
                 slot.remaining = 0;
                 done(slot.tag);
             }
-            slot.cid &= !(AWAITED | ALONE | HELD | DOOMED | TRIED);
+            slot.cid &= !(AWAITED | ALONE | HELD | DOOMED);
             slot.status = Status::SUCCESS;
         }
         self.held = 0;
         self.commands = 0;
         self.available = 0;
-        self.parked = 0;
     }
 
     /// The same for one command; `None` when all is done.
@@ -358,7 +355,7 @@ impl Slots {
             self.abandon(|_| {});
             return None;
         };
-        (slot.remaining, slot.cid) = (0, slot.cid & !(AWAITED | ALONE | HELD | DOOMED | TRIED));
+        (slot.remaining, slot.cid) = (0, slot.cid & !(AWAITED | ALONE | HELD | DOOMED));
         self.commands -= 1;
         Some(slot.tag)
     }
@@ -366,25 +363,27 @@ impl Slots {
     /// All as new, after [`Self::abandon`], for a queue of `depth` entries or as many as there are
     /// slots; identifiers go on where they were. Gives the entries.
     pub(crate) fn begin_anew(&mut self, depth: u16) -> u16 {
+        self.resume();
         let most = depth.max(2).min(self.mask.saturating_add(1)) - 1;
         for (place, index) in self.free.iter_mut().zip((0..most).rev()) {
             *place = index;
         }
-        (self.available, self.parked, self.suspended) = (most.into(), 0, false);
+        self.available = most.into();
         most + 1
     }
 
     /// Lets nothing begin until [`Self::resume`].
     pub(crate) fn suspend(&mut self) {
-        self.parked += core::mem::take(&mut self.available);
-        self.suspended = true;
+        if self.suspended.is_empty() {
+            self.suspended = core::mem::take(&mut self.free);
+        }
     }
 
-    /// Ends what [`Self::suspend`] began. In between nothing may have finished but what was tried
-    /// alone, or was doomed.
+    /// Ends what [`Self::suspend`] began. What has finished in between is free from now on.
     pub(crate) fn resume(&mut self) {
-        self.available += core::mem::take(&mut self.parked);
-        self.suspended = false;
+        if self.free.is_empty() {
+            self.free = core::mem::take(&mut self.suspended);
+        }
     }
 
     /// Between the two: lays the reset to what it may be for, and tells whether anything is
@@ -420,7 +419,7 @@ impl Slots {
     ) -> usize {
         self.hold(epoch, unfit, SUSPECT);
         // Places of the stack above those that count are as many as slots in use, or more.
-        let Some(order) = self.free.get_mut(self.parked..) else {
+        let Some(order) = self.suspended.get_mut(self.available..) else {
             return 0;
         };
         let slots = &mut self.slots;
@@ -459,7 +458,7 @@ impl Slots {
             if slot.cid & AWAITED == 0 {
                 continue;
             }
-            slot.cid &= !(HELD | DOOMED | TRIED);
+            slot.cid &= !(HELD | DOOMED);
             let doomed = slot.blame() >= BLAME_LIMIT || unfit(&slot.entry);
             if doomed || slot.blame() >= blame {
                 slot.cid |= HELD;
@@ -528,7 +527,7 @@ impl Slots {
         let Some(slot) = self.slots.get_mut(usize::from(cid & self.mask)) else {
             return Retry::No;
         };
-        if slot.cid & !(ALONE | TRIED) != u32::from(cid) | AWAITED {
+        if slot.cid & !ALONE != u32::from(cid) | AWAITED {
             return Retry::No;
         }
         if aborted {
@@ -586,9 +585,6 @@ impl Slots {
         self.held -= 1;
         let slot = self.slots.get_mut(index)?;
         slot.renew(self.mask);
-        if slot.blame() >= SUSPECT {
-            slot.cid |= TRIED;
-        }
         let (entry, leader) = (slot.entry, usize::from(slot.leader));
         self.touch(leader, epoch);
         Some(entry)
@@ -935,9 +931,9 @@ mod tests {
             panic!("it may be tried again");
         };
         let cid = again.cid();
-        let ended = slots.finish_alone(Answer { cid, status: 0 });
-        let ended = ended.map_or_else(|| slots.finish(cid, OK), |tag| Finished::Command(OK, tag));
-        assert_eq!(ended, Finished::Command(OK, Tag(1)));
+        assert_eq!(slots.finish_alone(Answer { cid, status: 0 }), Some(Tag(1)));
+        assert_eq!(slots.reserve(0), None, "nothing begins meanwhile");
+        assert_eq!(slots.finish_alone(Answer { cid, status: 0 }), None);
         slots.resume();
         let mut places: Vec<u16> = (0..7)
             .map(|tag| take(&mut slots, 1, tag).unwrap()[0] & 7)
