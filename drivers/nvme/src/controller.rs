@@ -98,7 +98,7 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
 
     /// A controller that could not be started for the given `reason`, and may be later: the queues of
     /// all cores can be made, and it counts as lost until [`Controller::probe_again`] brings it up.
-    /// It is not touched before.
+    /// Its registers are neither read nor written before: they may not even be decoded.
     ///
     /// # Errors
     /// Why it never can be: what it is, or that there is no memory.
@@ -109,14 +109,15 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
         options: DiskOptions,
         reason: Error,
     ) -> Result<Self, Error> {
-        if let Error::EntrySize { .. } | Error::RegistersTooSmall { .. } | Error::Memory = reason {
+        if let Error::CommandSet
+        | Error::PageSize { .. }
+        | Error::EntrySize { .. }
+        | Error::RegistersTooSmall { .. }
+        | Error::Memory = reason
+        {
             return Err(reason);
         }
-        let registers = ControllerRegisters(registers);
-        let capabilities = match registers.usable_capabilities() {
-            Err(Error::Gone) => Capabilities::UNKNOWN,
-            capabilities => capabilities?,
-        };
+        let (registers, capabilities) = (ControllerRegisters(registers), Capabilities::UNKNOWN);
         let mut controller = Self::new(registers, capabilities, clock, memory, options)?;
         controller.depth = 1 << controller.most_depth.ilog2();
         let queues = options.queues.max(1);

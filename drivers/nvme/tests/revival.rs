@@ -349,11 +349,13 @@ fn one_that_does_not_start_is_served_once_it_does() {
             let disk = rig.disk.clone();
             Controller::absent(disk, &rig.clock, &*rig.bus, OPTIONS, reason)
         };
+        let accesses = rig.disk.register_accesses();
         let mut bed = Bed::with(&rig, absent(reason).unwrap(), 2);
         assert_eq!(bed.controller.volumes(0, 0), []);
         bed.pass(SECOND);
         let lost = bed.lost.take().expect("it is reported");
         assert_eq!((lost.reason, lost.again), (reason, true));
+        assert_eq!(rig.disk.register_accesses(), accesses, "not touched");
         bed.fail_all();
         let segments = bed.segments();
         let read = command(Op::Read, 1, 9, 0, &segments[..1]);
@@ -403,14 +405,28 @@ fn one_that_does_not_start_is_served_once_it_does() {
 
 #[test]
 fn one_that_never_can_be_used_is_not_waited_for() {
-    let rig = Rig::new(Config {
-        nvm_commands: false,
-        ..Config::default()
-    });
-    let reason = rig.start().unwrap_err();
-    let absent = Controller::absent(rig.disk.clone(), &rig.clock, &*rig.bus, OPTIONS, reason);
-    assert_eq!(absent.err(), Some(Error::CommandSet));
-    assert_eq!(rig.bus.outstanding(), 0);
+    let default = Config::default;
+    for config in [
+        Config {
+            nvm_commands: false,
+            ..default()
+        },
+        Config {
+            page_shift_min: 1,
+            ..default()
+        },
+        Config {
+            entry_sizes: 0x77,
+            ..default()
+        },
+    ] {
+        let rig = Rig::new(config);
+        let reason = rig.start().unwrap_err();
+        let outstanding = rig.bus.outstanding();
+        let absent = Controller::absent(rig.disk.clone(), &rig.clock, &*rig.bus, OPTIONS, reason);
+        assert_eq!(absent.err(), Some(reason));
+        assert_eq!(rig.bus.outstanding(), outstanding);
+    }
 }
 
 /// As many commands as the queue takes, and how many were answered.

@@ -274,6 +274,8 @@ struct Shared {
     resets: AtomicU64,
     subsystem_resets: AtomicU64,
     vanished: AtomicBool,
+    /// Reads of registers, and writes to those before the doorbells, so far.
+    register_accesses: AtomicU64,
     doorbells: AtomicU64,
     commands: AtomicU64,
     violations: Mutex<Vec<String>>,
@@ -309,6 +311,7 @@ impl FakeNvme {
             resets: AtomicU64::new(0),
             subsystem_resets: AtomicU64::new(0),
             vanished: AtomicBool::new(false),
+            register_accesses: AtomicU64::new(0),
             doorbells: AtomicU64::new(0),
             commands: AtomicU64::new(0),
             violations: Mutex::default(),
@@ -480,6 +483,12 @@ impl FakeNvme {
         self.0
             .store(namespace)
             .map_or_else(Vec::new, Store::contents)
+    }
+
+    /// Reads of registers, and writes to those before the doorbells, so far.
+    #[must_use]
+    pub fn register_accesses(&self) -> u64 {
+        self.0.register_accesses.load(Ordering::Relaxed)
     }
 
     /// Writes to the submission doorbells of I/O queues so far.

@@ -266,6 +266,7 @@ impl Registers for FakeNvme {
 
     fn read32(&self, offset: usize) -> u32 {
         let shared = &*self.0;
+        shared.register_accesses.fetch_add(1, Ordering::Relaxed);
         if shared.vanished.load(Ordering::Acquire) {
             return u32::MAX;
         }
@@ -291,6 +292,7 @@ impl Registers for FakeNvme {
         if offset >= DOORBELLS {
             return shared.doorbell(offset, value);
         }
+        shared.register_accesses.fetch_add(1, Ordering::Relaxed);
         let mut control = shared.control.lock().unwrap();
         let low = |old: u64| old & !0xffff_ffff | u64::from(value);
         let high = |old: u64| old & 0xffff_ffff | u64::from(value) << 32;
