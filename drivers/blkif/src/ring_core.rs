@@ -141,8 +141,6 @@ pub struct RingCore<Q, G, N> {
     first: usize,
     /// When the last visit began.
     now_ns: u64,
-    /// What control has asked for.
-    reading: Reading,
 }
 
 /// What the rings of a core share, besides its disks.
@@ -150,6 +148,8 @@ pub struct RingCore<Q, G, N> {
 pub(crate) struct Shared {
     pub(crate) pool: BufferPool,
     pub(crate) turns: Turns,
+    /// What control has asked for.
+    pub(crate) reading: Reading,
 }
 
 #[derive(Debug)]
@@ -199,6 +199,7 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
             shared: Shared {
                 pool: BufferPool::new(buffers, places, segments)?,
                 turns: Turns::new(places),
+                reading: Reading::default(),
             },
             segments,
             maps: MapBatch::new(config.map_batch.max(segments)),
@@ -207,7 +208,6 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
             budget: config.budget.max(1),
             first: 0,
             now_ns: 0,
-            reading: Reading::default(),
         })
     }
 
@@ -265,7 +265,7 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
                 session.remove();
             }
         }
-        self.reading.remove(disk, unit);
+        self.shared.reading.remove(disk, unit);
     }
 
     /// Begins to read blocks for control.
@@ -273,20 +273,21 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
     /// # Errors
     /// With the read, if there is one already.
     pub fn begin_read(&mut self, read: Box<BlockRead>) -> Result<(), Box<BlockRead>> {
-        self.reading.begin(read)
+        self.shared.reading.begin(read)
     }
 
     /// Whether blocks are being read for control.
     #[must_use]
     pub fn is_reading(&self) -> bool {
-        self.reading.is_some()
+        self.shared.reading.is_some()
     }
 
     /// Carries the read on that [`RingCore::begin_read`] began, and gives it back once it has ended. To
     /// be called at each poll iteration until then.
     pub fn attend_read(&mut self) -> Option<Box<BlockRead>> {
         let disks = &mut self.disks;
-        self.reading
+        self.shared
+            .reading
             .attend(|disk| disks.get_mut(disk).map(|disk| &mut disk.queue))
     }
 
@@ -340,14 +341,13 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
             }
         }
         let (rings, shared, now_ns) = (&mut self.rings, &mut self.shared, self.now_ns);
-        let reading = &mut self.reading;
         if let Some(disk) = self.disks.get_mut(disk) {
             disk.queue.fail_all(|tag, result| {
                 let (ring, index) = split(tag);
                 if let Some(Some(session)) = rings.get_mut(ring) {
                     session.complete(index, result, now_ns, shared);
                 } else {
-                    reading.complete(tag, result);
+                    shared.reading.complete(tag, result);
                 }
             });
         }
@@ -377,7 +377,7 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
                 session.cut_off(&self.grants, &mut self.shared.pool);
             }
         }
-        self.reading.cut_off(disk);
+        self.shared.reading.cut_off(disk);
         self.fail_disk(disk);
     }
 

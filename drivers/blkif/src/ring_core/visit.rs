@@ -5,7 +5,6 @@ use spindle_xen::event::Notify;
 use spindle_xen::grant::GrantOps;
 
 use super::{Disk, RingCore, Shared, Work, split};
-use crate::block_read::Reading;
 use crate::session::{Means, Session};
 
 impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
@@ -16,16 +15,15 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
         let mut work = Work::default();
         for disk in &mut self.disks {
             let (rings, shared) = (&mut self.rings, &mut self.shared);
-            let reading = &mut self.reading;
             let completed = disk.queue.poll(|tag, result| {
                 if let Err(error) = result {
-                    return fail(rings, reading, tag, error, now_ns, shared);
+                    return fail(rings, tag, error, now_ns, shared);
                 }
                 let (ring, index) = split(tag);
                 if let Some(Some(session)) = rings.get_mut(ring) {
                     session.succeed(index, now_ns, shared);
                 } else {
-                    reading.complete(tag, Ok(()));
+                    shared.reading.complete(tag, Ok(()));
                 }
             });
             work.completed += completed as u32;
@@ -295,7 +293,6 @@ impl<Q> Disk<Q> {
 #[cold]
 pub(super) fn fail(
     rings: &mut [Option<Session>],
-    reading: &mut Reading,
     tag: Tag,
     error: IoError,
     now_ns: u64,
@@ -305,6 +302,6 @@ pub(super) fn fail(
     if let Some(Some(session)) = rings.get_mut(ring) {
         session.complete(index, Err(error), now_ns, shared);
     } else {
-        reading.complete(tag, Err(error));
+        shared.reading.complete(tag, Err(error));
     }
 }
