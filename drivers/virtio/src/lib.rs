@@ -28,6 +28,7 @@
 //! | `ring` | a split virtqueue |
 //! | `runs` | cutting a command's memory into what one request can describe |
 //! | `slots` | which requests are in flight, and for whom |
+//! | `sync` | words that cores share, or a model checker's |
 //! | `engine`, `queue` | the data path; with its doorbell |
 #![no_std]
 #![forbid(unsafe_code)]
@@ -48,6 +49,7 @@ mod revival;
 mod ring;
 mod runs;
 mod slots;
+mod sync;
 mod transport;
 mod volume;
 
