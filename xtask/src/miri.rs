@@ -176,13 +176,22 @@ pub(crate) fn loom() -> Result<()> {
     ui::step("loom", "models of the rings and mailboxes");
     let _cfg = sh.push_env("RUSTFLAGS", "--cfg loom");
     // Its own folder, or every other build would start over after the change of flags.
-    cmd!(
-        sh,
-        "cargo test --quiet --release -p spindle-blkif --test loom --target-dir target/loom"
-    )
-    .quiet()
-    .run()
-    .context("a model failed; set LOOM_LOG=trace and LOOM_LOCATION=1 to see the interleaving")
+    let models: [&[&str]; 2] = [
+        &["spindle-blkif", "--test", "loom"],
+        &["spindle-virtio", "--lib", "models"],
+    ];
+    for models in models {
+        cmd!(
+            sh,
+            "cargo test --quiet --release --target-dir target/loom -p {models...}"
+        )
+        .quiet()
+        .run()
+        .context(
+            "a model failed; set LOOM_LOG=trace and LOOM_LOCATION=1 to see the interleaving",
+        )?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
