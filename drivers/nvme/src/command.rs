@@ -75,6 +75,12 @@ impl Packed {
         self
     }
 
+    /// A discard of which only the first range counts.
+    pub(crate) const fn with_one_range(mut self) -> Self {
+        self.0[3] &= !0xff;
+        self
+    }
+
     /// What it asks for.
     pub(crate) const fn opcode(&self) -> u8 {
         self.0[0] as u8
@@ -90,7 +96,7 @@ impl Packed {
         (self.0[0] >> 32) as u32
     }
 
-    /// Its identifier.
+    #[cfg(test)]
     pub(crate) const fn cid(&self) -> u16 {
         (self.0[0] >> 16) as u16
     }

@@ -131,14 +131,6 @@ pub(crate) enum Retry {
     No,
 }
 
-/// A part that is not submitted again.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Doomed {
-    pub(crate) entry: Packed,
-    /// The controller may have failed over it too often, or its namespace is gone.
-    pub(crate) blamed: bool,
-}
-
 /// The slots of one queue.
 #[derive(Debug)]
 pub(crate) struct Slots {
@@ -504,16 +496,22 @@ impl Slots {
         slot.map_or(0, |slot| slot.entry.namespace())
     }
 
-    /// A part that is doomed, to be finished now.
-    pub(crate) fn take_doomed(&mut self) -> Option<Doomed> {
+    /// Calls `change` with the slot of each part that is awaited, and what is submitted for it if it is
+    /// submitted again.
+    pub(crate) fn change_awaited(&mut self, mut change: impl FnMut(usize, &mut Packed)) {
+        let slots = self.slots.iter_mut().enumerate();
+        for (index, slot) in slots.filter(|(_, slot)| slot.cid & AWAITED != 0) {
+            change(index, &mut slot.entry);
+        }
+    }
+
+    /// The identifier of a part that is doomed, to be finished now.
+    pub(crate) fn take_doomed(&mut self) -> Option<u16> {
         let doomed = |slot: &&mut Slot| slot.cid & DOOMED != 0;
         let slot = self.slots.iter_mut().find(doomed)?;
         slot.cid &= !(HELD | DOOMED);
         self.held -= 1;
-        Some(Doomed {
-            entry: slot.entry,
-            blamed: slot.blame() >= BLAME_LIMIT,
-        })
+        Some(slot.cid as u16)
     }
 
     /// Counts a command that has failed since a part of it was doomed.
@@ -902,7 +900,7 @@ mod tests {
         assert_eq!(replay(&mut slots).len(), 1, "the new one");
         assert_eq!(slots.finish(new, OK), Finished::Nothing);
         let doomed = slots.take_doomed().unwrap();
-        let failed = slots.finish(doomed.entry.cid(), Status::ABORT_REQUESTED);
+        let failed = slots.finish(doomed, Status::ABORT_REQUESTED);
         assert_eq!(failed, Finished::Command(Status::ABORT_REQUESTED, Tag(1)));
         slots.note_failed();
         assert!(slots.take_doomed().is_none());

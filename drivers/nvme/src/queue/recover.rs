@@ -1,6 +1,8 @@
 //! What a queue does besides its commands: it watches their age, tries again what may pass, and
 //! takes part when the controller is reset.
 
+use core::sync::atomic::Ordering;
+
 use spindle_block::{IoError, IoResult, Tag};
 use spindle_hw::{PAGE_SIZE, Registers};
 
@@ -10,7 +12,7 @@ use crate::command::{Packed, io};
 use crate::link::{Cause, Link, Order, Step, Terms};
 use crate::namespace_table::NamespaceTable;
 use crate::registers::{completion_doorbell, submission_doorbell};
-use crate::slots::{Blame, Doomed, Finished, Retry, Which};
+use crate::slots::{Blame, Finished, Retry, Which};
 
 /// Nanoseconds in an epoch, the unit of a command's age: 2 to this power, about a millisecond.
 pub(super) const EPOCH_SHIFT: u32 = 20;
@@ -31,8 +33,6 @@ const DELAY_UNIT: u32 = 96;
 struct Outgrown {
     /// The most bytes in a command, if those in flight may have more.
     limit: Option<u32>,
-    /// Discards may be more than it takes now.
-    discards: bool,
 }
 
 impl Outgrown {
@@ -44,7 +44,6 @@ impl Outgrown {
             io::READ | io::WRITE => self
                 .limit
                 .is_some_and(|limit| entry.blocks() << namespaces.shift(namespace) > limit.into()),
-            io::DATASET_MANAGEMENT => self.discards,
             _ => false,
         };
         too_large || is_gone(link, namespaces, namespace)
@@ -145,13 +144,13 @@ impl<R: Registers> QueuePair<R> {
         self.link.followed(order);
     }
 
-    /// Answers what ends without the controller. `done` is called in one place only: whether the
-    /// compiler puts it in line for every command depends on that.
+    /// Answers what ends without the controller. `done` is called in one place only, always with the
+    /// same error: whether the compiler puts it in line for every command depends on that.
     #[cold]
     pub(super) fn poll_stopped(&mut self, mut done: impl FnMut(Tag, IoResult)) -> usize {
         let before = self.slots.commands();
-        while let Some((tag, result)) = self.next_ended() {
-            done(tag, result);
+        while let Some(tag) = self.next_ended() {
+            done(tag, Err(IoError::Aborted));
         }
         before - self.slots.commands()
     }
@@ -159,22 +158,21 @@ impl<R: Registers> QueuePair<R> {
     /// The next command in flight on a queue that was given up, once that may be answered; or that
     /// is not submitted again after a reset.
     #[inline(never)]
-    fn next_ended(&mut self) -> Option<(Tag, IoResult)> {
+    fn next_ended(&mut self) -> Option<Tag> {
         if self.gone {
             return match self.link.is_released() {
-                true => Some((self.slots.abandon_one()?, Err(IoError::Aborted))),
+                true => self.slots.abandon_one(),
                 false => None,
             };
         }
         // While the queue is parked nothing may end.
         while !self.parked
-            && let Some(doomed) = self.slots.take_doomed()
+            && let Some(cid) = self.slots.take_doomed()
         {
-            let status = self.status_of_doomed(&doomed);
-            let finished = self.slots.finish(doomed.entry.cid(), status);
-            if let Finished::Command(status, tag) = finished {
+            let finished = self.slots.finish(cid, Status::ABORT_REQUESTED);
+            if let Finished::Command(_, tag) = finished {
                 self.slots.note_failed();
-                return Some((tag, status.result()));
+                return Some(tag);
             }
         }
         self.stopped = self.parked;
@@ -182,16 +180,22 @@ impl<R: Registers> QueuePair<R> {
         None
     }
 
-    /// How a part ends that is not submitted again. A discard that the controller took before its limits
-    /// shrunk has freed what it has, which is all that a discard promises.
-    fn status_of_doomed(&self, doomed: &Doomed) -> Status {
-        let gone = is_gone(&self.link, &self.namespaces, doomed.entry.namespace());
-        let discards = doomed.entry.opcode() == io::DATASET_MANAGEMENT;
-        match self.discards {
-            _ if !discards || doomed.blamed || gone => Status::ABORT_REQUESTED,
-            Some(_) => Status::SUCCESS,
-            None => Status::INVALID_OPCODE,
-        }
+    /// Leaves of the discards in flight what the controller takes in any case: what else they were for
+    /// is left out, which a discard allows. One that knows none any longer refuses them itself.
+    fn shrink_discards(&mut self) {
+        let Some(limits) = self.discards else {
+            return;
+        };
+        let (lists, shift) = (&self.memory.lists, self.list_shift);
+        self.slots.change_awaited(|slot, entry| {
+            if entry.opcode() == io::DATASET_MANAGEMENT {
+                *entry = entry.with_one_range();
+                let [range] = lists.u64s_at::<1>(slot << shift);
+                let blocks = range.load(Ordering::Relaxed) >> 32;
+                let blocks = limits.ranges(blocks).next().unwrap_or(1);
+                range.store(u64::from(blocks) << 32, Ordering::Relaxed);
+            }
+        });
     }
 
     pub(super) fn stop(&mut self) {
@@ -244,9 +248,11 @@ impl<R: Registers> QueuePair<R> {
         let fit = old.is_none_or(|old| discards.is_some_and(|new| old.are_within(new)));
         let outgrown = Outgrown {
             limit: (limit < self.limit).then_some(limit),
-            discards: !fit,
         };
         (self.limit, self.discards, self.delays) = (limit, discards, delays);
+        if !fit {
+            self.shrink_discards();
+        }
         outgrown
     }
 
