@@ -1,8 +1,6 @@
 //! Guests, toolstack, disks and cores do whatever they can in any order. Control goes on through all
 //! of it, and when the last device is removed nothing is left.
 
-mod world;
-
 use proptest::prelude::*;
 use spindle_hw::Registers;
 use spindle_testkit::gpt::Gpt;
@@ -10,8 +8,8 @@ use spindle_testkit::grants::{Call, Fault};
 use spindle_testkit::xenstored::Vbd;
 use spindle_xen::grant::Status;
 
-use crate::world::guest::Guest;
-use crate::world::{BACKEND, DISKS, Models, World};
+use spindle_simulate::world::guest::Guest;
+use spindle_simulate::world::{BACKEND, DISKS, Models, World};
 
 /// The devices that come and go.
 const DEVICES: [(u16, u32); 4] = [(5, 51712), (5, 51728), (6, 51712), (7, 51712)];

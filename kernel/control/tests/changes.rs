@@ -1,8 +1,6 @@
 //! Disks that change under guests: namespaces that are removed, formatted, replaced or new, and
 //! controllers that are lost and come back, while the guests of others go on.
 
-mod world;
-
 use spindle_blkif::abi::RspStatus;
 use spindle_block::DiskOptions;
 use spindle_nvme::Status;
@@ -10,8 +8,8 @@ use spindle_testkit::gpt::Gpt;
 use spindle_testkit::nvme::{Config as NvmeConfig, FakeNvme, Fault as NvmeFault, NamespaceConfig};
 use spindle_testkit::virtio::{Config as VirtioConfig, FakeVirtio, Fault as VirtioFault};
 
-use crate::world::guest::pattern;
-use crate::world::{BACKEND, SECOND, Setup, World};
+use spindle_simulate::world::guest::pattern;
+use spindle_simulate::world::{BACKEND, SECOND, Setup, World};
 
 /// A domain with a controller of two namespaces, and room for a third, and a RAM disk.
 fn with_namespaces(cores: usize) -> (World, FakeNvme) {

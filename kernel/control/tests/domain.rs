@@ -1,10 +1,8 @@
 //! The whole domain: xenstored, guests, an NVMe controller and a virtio device, from the attaches
 //! over verified data to the detaches, after which nothing is left.
 
-mod world;
-
-use crate::world::guest::PAGE_SECTORS;
-use crate::world::{DISKS, World};
+use spindle_simulate::world::guest::PAGE_SECTORS;
+use spindle_simulate::world::{DISKS, World};
 
 /// Which disk each guest has, with how many rings of how many pages.
 const GUESTS: [(u16, u32, &str, usize, usize); 4] = [

@@ -1,8 +1,6 @@
 //! Every way in which a device's life can go: attaches that fail half-way, disks that are lost or
 //! change their size in every state, cores that hang.
 
-mod world;
-
 use spindle_blkif::Session;
 use spindle_blkif::abi::{Abi, RspStatus};
 use spindle_block::DiskOptions;
@@ -13,9 +11,9 @@ use spindle_testkit::virtio::{Config as VirtioConfig, FakeVirtio};
 use spindle_xen::Errno;
 use spindle_xen::grant::Status;
 
-use crate::world::disks::Table;
-use crate::world::machine::Machine;
-use crate::world::{MS, SECOND, Setup, World};
+use spindle_simulate::world::disks::Table;
+use spindle_simulate::world::machine::Machine;
+use spindle_simulate::world::{MS, SECOND, Setup, World};
 
 /// Frames of a ring's cache.
 const CACHE: usize = 32 * 33;

@@ -1,16 +1,14 @@
 //! A disk's life, from the attach to the detach, in which any one notification is lost, or any two:
 //! everything goes on within the time from one look to the next.
 
-mod world;
-
 use std::sync::LazyLock;
 
 use proptest::prelude::*;
 use spindle_blkif::worker::{LOOK_NS as RINGS_NS, LOOK_WITHOUT_RINGS_NS};
 use spindle_control::LOOK_NS;
 
-use crate::world::wires::{Fault, TICK_NS, Wire};
-use crate::world::{Setup, World};
+use spindle_simulate::world::wires::{Fault, TICK_NS, Wire};
+use spindle_simulate::world::{Setup, World};
 
 /// Where the worker is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,15 +4,13 @@
 // UNSAFETY: a global allocator that refuses.
 #![expect(unsafe_code)]
 
-mod world;
-
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::ptr;
 
 use spindle_blkif::Claims;
 
-use crate::world::{Setup, World};
+use spindle_simulate::world::{Setup, World};
 
 thread_local! {
     /// The allocation that is refused, counted from now on; 0 = none.

@@ -2,16 +2,14 @@
 //! changes it; the counters of devices and cores. And that a barrier orders the rings of a device on
 //! all cores, which is what is offered by it.
 
-mod world;
-
 use std::collections::BTreeSet;
 
 use spindle_block::DiskOptions;
 use spindle_config::{Config, DataPath};
+use spindle_simulate::world::guest::{contents, pattern};
+use spindle_simulate::world::{DISKS, Setup, World};
 use spindle_testkit::nvme::{Config as NvmeConfig, FakeNvme, NamespaceConfig};
 use spindle_testkit::virtio::{Config as VirtioConfig, FakeVirtio};
-
-use crate::world::{Setup, World};
 
 /// The keys by which a frontend knows what its disk is like.
 const KEYS: [&str; 14] = [
@@ -279,7 +277,7 @@ fn counters_of_each_device_and_each_core_are_shown_every_5_s() {
     let names = list
         .lines()
         .map(|line| line.split([' ', ':']).next().unwrap());
-    assert_eq!(names.collect::<Vec<_>>(), world::DISKS);
+    assert_eq!(names.collect::<Vec<_>>(), DISKS);
     for (frontend, target) in [(5, "nvme0n1"), (6, "vda")] {
         let guest = world.attach(frontend, 51712, target, "w");
         world.connect(guest, 2, 1);
@@ -369,5 +367,5 @@ fn a_barrier_orders_the_rings_of_a_device_on_all_cores() {
         nvme.run();
         !w.guests[guest].take_answers(0).is_empty()
     });
-    assert!(world::guest::contents(&page) == world::guest::pattern(2));
+    assert!(contents(&page) == pattern(2));
 }

@@ -19,15 +19,16 @@ use super::disks::Queue;
 use super::wires::{Asleep, Wire, Wires};
 
 /// How long a turn takes.
-pub(crate) const TURN_NS: u64 = 10_000;
+pub const TURN_NS: u64 = 10_000;
 /// Control's port to xenstored.
-pub(crate) const STORE: Port = Port(1);
+pub const STORE: Port = Port(1);
 /// Ports from here on wake ring cores.
 const WAKE: u32 = 2;
 /// Ports from here on are bound to frontends.
 const RINGS: u32 = 100;
 
-pub(crate) type RingWorker = Worker<Queue, &'static FakeGrants<'static>, Cpu>;
+/// The worker of a ring core.
+pub type RingWorker = Worker<Queue, &'static FakeGrants<'static>, Cpu>;
 
 /// A ring core with a vCPU of its own.
 struct RingCpu {
@@ -51,15 +52,20 @@ struct RingMemory {
 /// What is done, and after how many others.
 type Hook = (usize, Box<dyn FnOnce()>);
 
-pub(crate) struct Machine {
-    pub(crate) now: Cell<u64>,
-    pub(crate) bus: &'static Arc<FakeBus>,
-    pub(crate) grants: FakeGrants<'static>,
-    pub(crate) wires: Wires,
+/// The machine.
+pub struct Machine {
+    /// The time, in nanoseconds.
+    pub now: Cell<u64>,
+    /// Memory as devices see it.
+    pub bus: &'static Arc<FakeBus>,
+    /// The grant tables of all guests.
+    pub grants: FakeGrants<'static>,
+    /// Notifications on their way.
+    pub wires: Wires,
     /// Bytes of heap that are said to be free.
-    pub(crate) heap: Cell<usize>,
+    pub heap: Cell<usize>,
     /// Guest frames that can be had.
-    pub(crate) frames_left: Cell<usize>,
+    pub frames_left: Cell<usize>,
     /// What is done after so many runs of frames were handed out.
     after_frames: RefCell<Option<Hook>>,
     /// Runs of frames in use, by address.
@@ -79,8 +85,9 @@ pub(crate) struct Machine {
 
 /// A vCPU.
 #[derive(Clone, Copy)]
-pub(crate) struct Cpu {
-    pub(crate) machine: &'static Machine,
+pub struct Cpu {
+    /// The machine it is one of.
+    pub machine: &'static Machine,
     number: usize,
 }
 
@@ -104,7 +111,9 @@ static FREE: Mutex<BTreeMap<usize, Vec<SharedPages>>> = Mutex::new(BTreeMap::new
 static NEXT_FRAME: AtomicU64 = AtomicU64::new(1 << 40);
 
 impl Machine {
-    pub(crate) fn new(wires: Wires) -> &'static Self {
+    /// A machine without disks and ring cores, 100 s after its start.
+    #[must_use]
+    pub fn new(wires: Wires) -> &'static Self {
         let bus: &Arc<FakeBus> = Box::leak(Box::default());
         Box::leak(Box::new(Self {
             now: Cell::new(100_000_000_000),
@@ -126,7 +135,7 @@ impl Machine {
     }
 
     /// The vCPU with this number, 0 being control's.
-    pub(crate) fn cpu(&'static self, number: usize) -> Cpu {
+    pub fn cpu(&'static self, number: usize) -> Cpu {
         Cpu {
             machine: self,
             number,
@@ -134,7 +143,7 @@ impl Machine {
     }
 
     /// Starts a ring core; gives the port that wakes it.
-    pub(crate) fn start(&self, worker: RingWorker) -> Port {
+    pub fn start(&self, worker: RingWorker) -> Port {
         let mut cores = self.cores.borrow_mut();
         cores.push(RingCpu {
             worker,
@@ -146,22 +155,22 @@ impl Machine {
     }
 
     /// Hangs a ring core, or lets it go on.
-    pub(crate) fn hang(&self, core: usize, hung: bool) {
+    pub fn hang(&self, core: usize, hung: bool) {
         self.cores.borrow_mut()[core].hung = hung;
     }
 
     /// Whether a ring core has ended.
-    pub(crate) fn has_stopped(&self, core: usize) -> bool {
+    pub fn has_stopped(&self, core: usize) -> bool {
         self.cores.borrow()[core].stopped
     }
 
     /// Iterations of a ring core.
-    pub(crate) fn turns(&self, core: usize) -> usize {
+    pub fn turns(&self, core: usize) -> usize {
         self.cores.borrow().get(core).map_or(0, |core| core.turns)
     }
 
     /// Whether a vCPU is awake. It must run then: its sleep is over.
-    pub(crate) fn wakes(&self, cpu: usize) -> bool {
+    pub fn wakes(&self, cpu: usize) -> bool {
         let mut sleeps = self.sleeps.borrow_mut();
         let count = sleeps.len().max(cpu + 1);
         sleeps.resize(count, None);
@@ -173,7 +182,7 @@ impl Machine {
     }
 
     /// When the next sleep ends by itself.
-    pub(crate) fn next_end(&self) -> Option<u64> {
+    pub fn next_end(&self) -> Option<u64> {
         let sleeps = self.sleeps.borrow();
         let cores = self.cores.borrow();
         let runs = |cpu: usize| {
@@ -186,7 +195,7 @@ impl Machine {
     }
 
     /// An iteration of each ring core that is awake; true if there was any.
-    pub(crate) fn run_cores(&'static self) -> bool {
+    pub fn run_cores(&'static self) -> bool {
         let mut ran = false;
         for (number, core) in self.cores.borrow_mut().iter_mut().enumerate() {
             if !core.stopped && !core.hung && self.wakes(number + 1) {
@@ -200,28 +209,28 @@ impl Machine {
     }
 
     /// Lets a moment pass.
-    pub(crate) fn pass(&self) {
+    pub fn pass(&self) {
         self.now.set(self.now.get() + TURN_NS);
         self.wires.pass(self.now.get());
     }
 
     /// A frontend makes an event channel for this domain.
-    pub(crate) fn make_channel(&self, domain: DomId, port: u32) {
+    pub fn make_channel(&self, domain: DomId, port: u32) {
         self.channels.borrow_mut().push((domain, port));
     }
 
     /// Refuses to bind an event channel: the next, or one after `ahead` others.
-    pub(crate) fn refuse_bind(&self, ahead: usize) {
+    pub fn refuse_bind(&self, ahead: usize) {
         self.refused_bind.set(Some(ahead));
     }
 
     /// Does something when the next run of frames has been handed out, or one after `ahead` others.
-    pub(crate) fn after_frames(&self, ahead: usize, what: Box<dyn FnOnce()>) {
+    pub fn after_frames(&self, ahead: usize, what: Box<dyn FnOnce()>) {
         *self.after_frames.borrow_mut() = Some((ahead, what));
     }
 
     /// A frontend notifies this domain.
-    pub(crate) fn notify_from(&self, domain: DomId, port: u32) {
+    pub fn notify_from(&self, domain: DomId, port: u32) {
         let bound = self.bound.borrow();
         let local = bound.iter().find(|(_, end)| **end == (domain, port));
         if let Some((local, _)) = local {
@@ -230,12 +239,12 @@ impl Machine {
     }
 
     /// The frontend's end of a local port, if it is bound.
-    pub(crate) fn far_end(&self, local: Port) -> Option<(DomId, u32)> {
+    pub fn far_end(&self, local: Port) -> Option<(DomId, u32)> {
         self.bound.borrow().get(&local.0).copied()
     }
 
     /// Grants a ring, page by page.
-    pub(crate) fn grant_ring(&self, domain: DomId, own: &SharedPages) -> Vec<u32> {
+    pub fn grant_ring(&self, domain: DomId, own: &SharedPages) -> Vec<u32> {
         let page = || SharedPages::host(1, 0);
         let refs: Vec<u32> = (0..own.len() / PAGE_SIZE)
             .map(|_| self.grants.grant(domain, &page(), false).0)
@@ -251,7 +260,7 @@ impl Machine {
     }
 
     /// Where a ring is now: mapped, or in the frontend's own memory.
-    pub(crate) fn ring(&self, domain: DomId, first: u32) -> SharedPages {
+    pub fn ring(&self, domain: DomId, first: u32) -> SharedPages {
         let rings = self.rings.borrow();
         let same = |ring: &&RingMemory| ring.domain == domain && ring.refs[0] == first;
         let ring = rings.iter().find(same).expect("it was granted");
@@ -259,7 +268,7 @@ impl Machine {
     }
 
     /// Mappings, bound ports and runs of frames that are left.
-    pub(crate) fn left(&self) -> [usize; 3] {
+    pub fn left(&self) -> [usize; 3] {
         let (ports, frames) = (self.bound.borrow().len(), self.frames.borrow().len());
         [self.grants.outstanding(), ports, frames]
     }

@@ -9,7 +9,7 @@ use spindle_xen::DomId;
 use super::machine::Machine;
 
 /// Sectors in a page.
-pub(crate) const PAGE_SECTORS: u64 = 8;
+pub const PAGE_SECTORS: u64 = 8;
 
 struct GuestRing {
     front: Blkfront<'static>,
@@ -20,15 +20,17 @@ struct GuestRing {
 }
 
 /// One disk of a guest.
-pub(crate) struct Guest {
-    pub(crate) vbd: Vbd,
+pub struct Guest {
+    /// The device.
+    pub vbd: Vbd,
     machine: &'static Machine,
     rings: Vec<GuestRing>,
     next_port: u32,
 }
 
 impl Guest {
-    pub(crate) fn new(machine: &'static Machine, vbd: Vbd) -> Self {
+    /// A guest that has published nothing yet.
+    pub fn new(machine: &'static Machine, vbd: Vbd) -> Self {
         Self {
             vbd,
             machine,
@@ -37,12 +39,13 @@ impl Guest {
         }
     }
 
-    pub(crate) fn domain(&self) -> DomId {
+    /// Its domain.
+    pub fn domain(&self) -> DomId {
         DomId(self.vbd.frontend)
     }
 
     /// Makes so many rings of so many pages, and publishes them without their state.
-    pub(crate) fn publish(&mut self, store: &mut Xenstored, rings: usize, pages: usize) {
+    pub fn publish(&mut self, store: &mut Xenstored, rings: usize, pages: usize) {
         let (domain, machine) = (self.domain(), self.machine);
         self.rings.clear();
         for queue in 0..rings {
@@ -83,17 +86,17 @@ impl Guest {
     }
 
     /// The reference of a ring's page.
-    pub(crate) fn ring_ref(&self, ring: usize, page: usize) -> u32 {
+    pub fn ring_ref(&self, ring: usize, page: usize) -> u32 {
         self.rings[ring].refs[page]
     }
 
     /// Whether a request fits into a ring.
-    pub(crate) fn has_room(&self, ring: usize) -> bool {
+    pub fn has_room(&self, ring: usize) -> bool {
         self.rings[ring].front.free() > 0
     }
 
     /// The rings it has published.
-    pub(crate) fn ring_count(&self) -> usize {
+    pub fn ring_count(&self) -> usize {
         self.rings.len()
     }
 
@@ -117,7 +120,7 @@ impl Guest {
     }
 
     /// Asks for what was written to be stored; gives the request's number.
-    pub(crate) fn flush(&mut self, ring: usize) -> u64 {
+    pub fn flush(&mut self, ring: usize) -> u64 {
         let (domain, machine) = (self.domain(), self.machine);
         let ring = self.ring(ring);
         let id = ring.front.push(Operation::FLUSH, 0, &[]);
@@ -128,28 +131,28 @@ impl Guest {
     }
 
     /// As [`Guest::write`], as a barrier.
-    pub(crate) fn write_barrier(&mut self, ring: usize, sector: u64, seed: u64) -> u64 {
+    pub fn write_barrier(&mut self, ring: usize, sector: u64, seed: u64) -> u64 {
         let page = self.ring(ring).front.page(false);
         fill(&page.memory, seed);
         self.submit(ring, Operation::WRITE_BARRIER, sector, &page)
     }
 
     /// Asks for a page to be written, with a pattern by `seed`; gives the request's number.
-    pub(crate) fn write(&mut self, ring: usize, sector: u64, seed: u64) -> u64 {
+    pub fn write(&mut self, ring: usize, sector: u64, seed: u64) -> u64 {
         let page = self.ring(ring).front.page(false);
         fill(&page.memory, seed);
         self.submit(ring, Operation::WRITE, sector, &page)
     }
 
     /// Asks for a page; gives the request's number, and where it will be.
-    pub(crate) fn read(&mut self, ring: usize, sector: u64) -> (u64, SharedPages) {
+    pub fn read(&mut self, ring: usize, sector: u64) -> (u64, SharedPages) {
         let page = self.ring(ring).front.page(false);
         let id = self.submit(ring, Operation::READ, sector, &page);
         (id, page.memory)
     }
 
     /// Breaks the protocol: publishes more requests than the ring holds.
-    pub(crate) fn overrun(&mut self, ring: usize) {
+    pub fn overrun(&mut self, ring: usize) {
         let (domain, machine) = (self.domain(), self.machine);
         let ring = self.ring(ring);
         ring.front.set_req_prod(1000);
@@ -157,7 +160,7 @@ impl Guest {
     }
 
     /// It was notified on one of its ports.
-    pub(crate) fn notified(&mut self, port: u32) {
+    pub fn notified(&mut self, port: u32) {
         for index in 0..self.rings.len() {
             if self.rings[index].port == port {
                 self.collect(index);
@@ -178,36 +181,37 @@ impl Guest {
     }
 
     /// The responses since this was last asked.
-    pub(crate) fn take_answers(&mut self, ring: usize) -> Vec<Answer> {
+    pub fn take_answers(&mut self, ring: usize) -> Vec<Answer> {
         std::mem::take(&mut self.rings[ring].answers)
     }
 
     /// Responses on all rings.
-    pub(crate) fn answer_count(&self) -> usize {
+    pub fn answer_count(&self) -> usize {
         self.rings.iter().map(|ring| ring.answers.len()).sum()
     }
 
     /// Requests without a response.
-    pub(crate) fn outstanding(&self) -> usize {
+    pub fn outstanding(&self) -> usize {
         self.rings.iter().map(|ring| ring.front.outstanding()).sum()
     }
 }
 
 /// What a page that was written with `seed` holds.
-pub(crate) fn pattern(seed: u64) -> Vec<u8> {
+pub fn pattern(seed: u64) -> Vec<u8> {
     let page = SharedPages::host(1, 0);
     fill(&page, seed);
     contents(&page)
 }
 
-pub(crate) fn contents(page: &SharedPages) -> Vec<u8> {
+/// The bytes of a page.
+pub fn contents(page: &SharedPages) -> Vec<u8> {
     let mut bytes = vec![0; PAGE_SIZE];
     page.read_bytes(0, &mut bytes);
     bytes
 }
 
 /// Whether all went well.
-pub(crate) fn all_okay(answers: &[Answer]) -> bool {
+pub fn all_okay(answers: &[Answer]) -> bool {
     answers
         .iter()
         .all(|answer| answer.status == RspStatus::OKAY)

@@ -23,10 +23,14 @@ use super::machine::Machine;
 
 /// One core's queue on a disk.
 #[derive(Debug, Default)]
-pub(crate) enum Queue {
+pub enum Queue {
+    /// A queue pair of an NVMe controller.
     Nvme(QueuePair<FakeNvme>),
+    /// A virtqueue of a virtio device.
     Virtio(BlockQueue<FakeVirtio>),
+    /// That of a RAM disk.
     Ram(RamQueue<&'static FakeBus>),
+    /// The core has none on that disk.
     #[default]
     None,
 }
@@ -164,26 +168,27 @@ impl BusMaster for Master {
 
 /// What tests do to a disk, and what they see of it.
 #[derive(Debug, Default)]
-pub(crate) struct Remote {
+pub struct Remote {
     /// The disk is lost as soon as it is attended to; whether it reaches no memory by then.
-    pub(crate) lose: Option<bool>,
+    pub lose: Option<bool>,
     /// Whether it masters the bus, once that was changed.
-    pub(crate) masters: Option<bool>,
+    pub masters: Option<bool>,
     /// Its bus mastering cannot be taken away.
-    pub(crate) loose: bool,
+    pub loose: bool,
     /// How often the cores were said to have closed what was removed.
-    pub(crate) closed: usize,
+    pub closed: usize,
     /// How often it was probed again.
-    pub(crate) probed: usize,
+    pub probed: usize,
     /// It has no more queues than that.
-    pub(crate) queues: Option<usize>,
+    pub queues: Option<usize>,
     /// Its volumes have blocks of a page.
-    pub(crate) large_blocks: bool,
+    pub large_blocks: bool,
     /// The outcome of its shutdown, and how many queues came back.
-    pub(crate) shutdown: Option<(Result<(), String>, usize)>,
+    pub shutdown: Option<(Result<(), String>, usize)>,
 }
 
-pub(crate) type Remotes = Vec<Rc<RefCell<Remote>>>;
+/// The disks, by their number.
+pub type Remotes = Vec<Rc<RefCell<Remote>>>;
 
 /// A controller, and what tests do to it.
 struct Watched {
@@ -272,15 +277,16 @@ impl BlockController<Queue> for Watched {
 }
 
 /// The disks that a domain is to have.
-pub(crate) struct Table {
+pub struct Table {
     controllers: Vec<Watched>,
     /// Whether each disk has a partition, of so many blocks from block 8 on.
-    pub(crate) partitions: Option<u64>,
+    pub partitions: Option<u64>,
     machine: &'static Machine,
 }
 
 impl Table {
-    pub(crate) fn new(machine: &'static Machine) -> Self {
+    /// No disks yet.
+    pub fn new(machine: &'static Machine) -> Self {
         Self {
             controllers: Vec::new(),
             partitions: None,
@@ -305,7 +311,7 @@ impl Table {
     }
 
     /// Starts an NVMe controller, whose namespaces become `nvme<number>n<id>`.
-    pub(crate) fn add_nvme(&mut self, model: &FakeNvme, number: usize, options: DiskOptions) {
+    pub fn add_nvme(&mut self, model: &FakeNvme, number: usize, options: DiskOptions) {
         let clock = self.machine.cpu(0);
         let controller = Controller::start(model.clone(), clock, self.bus(), options);
         let controller = controller.unwrap_or_else(|error| {
@@ -323,7 +329,7 @@ impl Table {
 
     /// Starts a virtio device, which becomes `vda` or one of the following letters; one that fails at
     /// that is tried again.
-    pub(crate) fn add_virtio(&mut self, model: &FakeVirtio, number: usize, options: DiskOptions) {
+    pub fn add_virtio(&mut self, model: &FakeVirtio, number: usize, options: DiskOptions) {
         let pci = FakePci::new();
         pci.insert((0, 5, 0), model.function());
         let bus = Bus::new(pci);
@@ -350,18 +356,19 @@ impl Table {
     }
 
     /// Makes a RAM disk.
-    pub(crate) fn add_ram(&mut self, name: &str, bytes: u64) {
+    pub fn add_ram(&mut self, name: &str, bytes: u64) {
         let bus = self.bus();
         let disk = RamController::new(name.into(), bytes, &bus, bus).unwrap();
         self.add(disk, Rc::default());
     }
 
     /// Changes what the disk with this number is like.
-    pub(crate) fn change(&mut self, disk: usize, change: impl FnOnce(&mut Remote)) {
+    pub fn change(&mut self, disk: usize, change: impl FnOnce(&mut Remote)) {
         change(&mut self.controllers[disk].remote.borrow_mut());
     }
 
-    pub(crate) fn finish(self) -> (Disks<Queue>, Remotes) {
+    /// The disks as control gets them, and as tests do.
+    pub fn finish(self) -> (Disks<Queue>, Remotes) {
         let remotes = self.controllers.iter().map(|c| Rc::clone(&c.remote));
         let remotes = remotes.collect();
         let boxed = |controller| Box::new(controller) as Box<dyn BlockController<Queue>>;

@@ -6,11 +6,11 @@ use std::collections::BTreeSet;
 use spindle_xen::event::{Deadline, Port};
 
 /// By when another domain that missed a notification runs anyhow, for its own timers.
-pub(crate) const TICK_NS: u64 = 1_000_000_000;
+pub const TICK_NS: u64 = 1_000_000_000;
 
 /// Who is notified, and of what.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Wire {
+pub enum Wire {
     /// Control, by xenstored.
     ToControl,
     /// Xenstored, by control.
@@ -25,7 +25,7 @@ pub(crate) enum Wire {
 
 /// What becomes of a notification. Another domain gets it at its next tick, whichever it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Fault {
+pub enum Fault {
     /// It leaves no trace.
     Vanishes,
     /// It is marked pending, but the core that sleeps does not run before its own timer has ended the
@@ -34,11 +34,11 @@ pub(crate) enum Fault {
 }
 
 /// What a core sleeps on, and until when.
-pub(crate) type Asleep = (Vec<Wire>, Deadline);
+pub type Asleep = (Vec<Wire>, Deadline);
 
 /// All notifications.
 #[derive(Debug)]
-pub(crate) struct Wires(RefCell<State>);
+pub struct Wires(RefCell<State>);
 
 #[derive(Debug)]
 struct State {
@@ -52,7 +52,8 @@ struct State {
 }
 
 impl Wires {
-    pub(crate) fn new(faults: &[(usize, Fault)]) -> Self {
+    /// No notifications yet, of which some will be lost, by number.
+    pub fn new(faults: &[(usize, Fault)]) -> Self {
         Self(RefCell::new(State {
             now: 0,
             faults: faults.to_vec(),
@@ -64,11 +65,12 @@ impl Wires {
     }
 
     /// Every notification sent, lost ones included.
-    pub(crate) fn sent(&self) -> Vec<Wire> {
+    pub fn sent(&self) -> Vec<Wire> {
         self.0.borrow().sent.clone()
     }
 
-    pub(crate) fn send(&self, wire: Wire) {
+    /// Sends a notification, unless it is one that is lost.
+    pub fn send(&self, wire: Wire) {
         let state = &mut *self.0.borrow_mut();
         let number = state.sent.len();
         state.sent.push(wire);
@@ -88,12 +90,12 @@ impl Wires {
     }
 
     /// Forgets what is pending; true if something was.
-    pub(crate) fn take(&self, wire: Wire) -> bool {
+    pub fn take(&self, wire: Wire) -> bool {
         self.0.borrow_mut().pending.remove(&wire)
     }
 
     /// Time has gone on.
-    pub(crate) fn pass(&self, now: u64) {
+    pub fn pass(&self, now: u64) {
         let state = &mut *self.0.borrow_mut();
         state.now = now;
         let pending = &mut state.pending;
@@ -107,12 +109,12 @@ impl Wires {
     }
 
     /// When a notification comes that was late.
-    pub(crate) fn next_tick(&self) -> Option<u64> {
+    pub fn next_tick(&self) -> Option<u64> {
         self.0.borrow().late.iter().map(|&(at, _)| at).min()
     }
 
     /// Whether a core runs that sleeps on `wires` until a time, or does not sleep at all.
-    pub(crate) fn ends(&self, sleep: Option<&Asleep>, now: u64) -> bool {
+    pub fn ends(&self, sleep: Option<&Asleep>, now: u64) -> bool {
         let Some((wires, until)) = sleep else {
             return true;
         };
@@ -129,7 +131,7 @@ impl Wires {
     }
 
     /// Takes the next one to a frontend that is pending.
-    pub(crate) fn take_to_front(&self) -> Option<Port> {
+    pub fn take_to_front(&self) -> Option<Port> {
         let state = &mut *self.0.borrow_mut();
         let next = state.pending.iter().find_map(|wire| match wire {
             Wire::ToFront(port) => Some(*port),

@@ -1,11 +1,10 @@
 //! A whole domain in virtual time: the real control, ring cores and drivers, with models of
 //! xenstored, the toolstack, guests and disks around them.
-#![allow(dead_code, reason = "each test file uses a part of it")]
 
-pub(crate) mod disks;
-pub(crate) mod guest;
-pub(crate) mod machine;
-pub(crate) mod wires;
+pub mod disks;
+pub mod guest;
+pub mod machine;
+pub mod wires;
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -30,20 +29,23 @@ use guest::{Guest, contents, pattern};
 use machine::{Cpu, Machine, RingWorker, STORE};
 use wires::{Fault, Wire, Wires};
 
-pub(crate) const MS: u64 = 1_000_000;
-pub(crate) const SECOND: u64 = 1000 * MS;
+/// A millisecond in nanoseconds.
+pub const MS: u64 = 1_000_000;
+/// A second in nanoseconds.
+pub const SECOND: u64 = 1000 * MS;
 /// The domain.
-pub(crate) const BACKEND: u16 = 3;
+pub const BACKEND: u16 = 3;
 
 /// What the domain is like.
-pub(crate) struct Setup {
+pub struct Setup {
     /// Ring cores with a vCPU of their own; with none there is one vCPU for all.
-    pub(crate) cores: usize,
+    pub cores: usize,
     /// Rings that one core takes.
-    pub(crate) rings: usize,
-    pub(crate) config: Config,
+    pub rings: usize,
+    /// Its options.
+    pub config: Config,
     /// Notifications that are lost, by number.
-    pub(crate) faults: Vec<(usize, Fault)>,
+    pub faults: Vec<(usize, Fault)>,
 }
 
 impl Default for Setup {
@@ -58,32 +60,40 @@ impl Default for Setup {
 }
 
 /// The models of the disks of [`World::with_all_disks`].
-pub(crate) struct Models {
-    pub(crate) nvme: FakeNvme,
-    pub(crate) virtio: FakeVirtio,
+pub struct Models {
+    /// `nvme0`, with two namespaces.
+    pub nvme: FakeNvme,
+    /// `vda`.
+    pub virtio: FakeVirtio,
 }
 
 /// The names of these disks.
-pub(crate) const DISKS: [&str; 4] = ["nvme0n1", "nvme0n2", "vda", "ram0"];
+pub const DISKS: [&str; 4] = ["nvme0n1", "nvme0n2", "vda", "ram0"];
 
 type DomainControl = Control<Cpu, RingWorker>;
 
-pub(crate) struct World {
-    pub(crate) machine: &'static Machine,
-    pub(crate) store: Xenstored,
-    pub(crate) guests: Vec<Guest>,
-    pub(crate) remotes: Remotes,
+/// A domain, and everything around it.
+pub struct World {
+    /// What control and the ring cores run on.
+    pub machine: &'static Machine,
+    /// Xenstored.
+    pub store: Xenstored,
+    /// The guests, each with one disk.
+    pub guests: Vec<Guest>,
+    /// The disks, by their number.
+    pub remotes: Remotes,
     control: Option<DomainControl>,
-    pub(crate) control_turns: usize,
+    /// Iterations of control.
+    pub control_turns: usize,
     /// The end of it, once it has come.
-    pub(crate) ended: Option<ShutdownKind>,
+    pub ended: Option<ShutdownKind>,
     /// The tree was changed by others, which xenstored has yet to pass on.
     poked: bool,
 }
 
 impl World {
     /// A domain with the disks that `disks` makes.
-    pub(crate) fn new(setup: Setup, disks: impl FnOnce(&'static Machine, &mut Table)) -> Self {
+    pub fn new(setup: Setup, disks: impl FnOnce(&'static Machine, &mut Table)) -> Self {
         let machine = Machine::new(Wires::new(&setup.faults));
         let mut table = Table::new(machine);
         disks(machine, &mut table);
@@ -131,7 +141,7 @@ impl World {
 
     /// A domain with a disk of each type: an NVMe controller with two namespaces, a virtio device and
     /// a RAM disk, of which each core has a queue.
-    pub(crate) fn with_all_disks(cores: usize) -> (Self, Models) {
+    pub fn with_all_disks(cores: usize) -> (Self, Models) {
         let mut models = None;
         let setup = Setup {
             cores,
@@ -160,7 +170,8 @@ impl World {
         (world, models.unwrap())
     }
 
-    pub(crate) fn now(&self) -> u64 {
+    /// The time, in nanoseconds.
+    pub fn now(&self) -> u64 {
         self.machine.now.get()
     }
 
@@ -206,11 +217,7 @@ impl World {
     }
 
     /// Runs until `done`; gives how long that took, or `None` if it is not done within `limit_ns`.
-    pub(crate) fn run_until(
-        &mut self,
-        limit_ns: u64,
-        done: impl Fn(&mut Self) -> bool,
-    ) -> Option<u64> {
+    pub fn run_until(&mut self, limit_ns: u64, done: impl Fn(&mut Self) -> bool) -> Option<u64> {
         let (start, limit) = (self.now(), self.now() + limit_ns);
         while !done(self) {
             if self.now() >= limit {
@@ -222,12 +229,13 @@ impl World {
     }
 
     /// Runs until `done`; gives how long that took.
-    pub(crate) fn until(&mut self, what: &str, done: impl Fn(&mut Self) -> bool) -> u64 {
+    pub fn until(&mut self, what: &str, done: impl Fn(&mut Self) -> bool) -> u64 {
         let took = self.run_until(60 * SECOND, done);
         took.unwrap_or_else(|| panic!("no {what} within a minute"))
     }
 
-    pub(crate) fn pass(&mut self, ms: u64) {
+    /// Runs for so many milliseconds.
+    pub fn pass(&mut self, ms: u64) {
         let limit = self.now() + ms * MS;
         while self.now() < limit {
             self.step(limit);
@@ -235,13 +243,13 @@ impl World {
     }
 
     /// Changes the tree as the toolstack or a guest does.
-    pub(crate) fn poke<T>(&mut self, change: impl FnOnce(&mut Xenstored) -> T) -> T {
+    pub fn poke<T>(&mut self, change: impl FnOnce(&mut Xenstored) -> T) -> T {
         self.poked = true;
         change(&mut self.store)
     }
 
     /// A guest is given a disk; gives the guest's number here.
-    pub(crate) fn attach(&mut self, frontend: u16, device: u32, target: &str, mode: &str) -> usize {
+    pub fn attach(&mut self, frontend: u16, device: u32, target: &str, mode: &str) -> usize {
         let vbd = Vbd {
             backend: BACKEND,
             frontend,
@@ -252,24 +260,26 @@ impl World {
         self.guests.len() - 1
     }
 
-    pub(crate) fn state(&self, guest: usize) -> u32 {
+    /// The state of a guest's backend, 0 if there is none.
+    pub fn state(&self, guest: usize) -> u32 {
         self.guests[guest].vbd.back_state(&self.store)
     }
 
-    pub(crate) fn set_state(&mut self, guest: usize, state: u32) {
+    /// Changes the state of a guest's frontend.
+    pub fn set_state(&mut self, guest: usize, state: u32) {
         let vbd = self.guests[guest].vbd;
         self.poke(|store| vbd.set_front_state(store, state));
     }
 
     /// Publishes rings and their state.
-    pub(crate) fn publish(&mut self, guest: usize, rings: usize, pages: usize) {
+    pub fn publish(&mut self, guest: usize, rings: usize, pages: usize) {
         self.poked = true;
         self.guests[guest].publish(&mut self.store, rings, pages);
         self.set_state(guest, 3);
     }
 
     /// From the attach to Connected.
-    pub(crate) fn connect(&mut self, guest: usize, rings: usize, pages: usize) {
+    pub fn connect(&mut self, guest: usize, rings: usize, pages: usize) {
         self.until("InitWait", |w| w.state(guest) == 2);
         self.publish(guest, rings, pages);
         self.until("Connected", |w| w.state(guest) == 4);
@@ -277,20 +287,20 @@ impl World {
     }
 
     /// Writes a page and expects that to go well.
-    pub(crate) fn write(&mut self, guest: usize, ring: usize, sector: u64, seed: u64) {
+    pub fn write(&mut self, guest: usize, ring: usize, sector: u64, seed: u64) {
         let id = self.guests[guest].write(ring, sector, seed);
         assert_eq!(self.answer(guest, ring, id), RspStatus::OKAY);
     }
 
     /// Reads a page and expects it to hold what was written with `seed`.
-    pub(crate) fn verify(&mut self, guest: usize, ring: usize, sector: u64, seed: u64) {
+    pub fn verify(&mut self, guest: usize, ring: usize, sector: u64, seed: u64) {
         let (id, page) = self.guests[guest].read(ring, sector);
         assert_eq!(self.answer(guest, ring, id), RspStatus::OKAY);
         assert!(contents(&page) == pattern(seed), "sector {sector}");
     }
 
     /// The response to the only request that is under way.
-    pub(crate) fn answer(&mut self, guest: usize, ring: usize, id: u64) -> RspStatus {
+    pub fn answer(&mut self, guest: usize, ring: usize, id: u64) -> RspStatus {
         self.until("response", |w| w.guests[guest].answer_count() > 0);
         let answers = self.guests[guest].take_answers(ring);
         assert_eq!(answers.len(), 1);
@@ -299,7 +309,7 @@ impl World {
     }
 
     /// `xl block-detach`, with a frontend that gives the disk up when asked.
-    pub(crate) fn detach(&mut self, guest: usize) {
+    pub fn detach(&mut self, guest: usize) {
         let vbd = self.guests[guest].vbd;
         self.poke(|store| vbd.detach(store));
         self.until("Closing", |w| w.state(guest) != 4);
@@ -308,14 +318,14 @@ impl World {
     }
 
     /// `xl destroy`, or whatever else removes a disk without asking its frontend.
-    pub(crate) fn destroy(&mut self, guest: usize) {
+    pub fn destroy(&mut self, guest: usize) {
         let vbd = self.guests[guest].vbd;
         self.poke(|store| vbd.destroy(store));
         self.until("removal", |w| w.store.read(&vbd.back_dir()).is_none());
     }
 
     /// The text of a device's error node.
-    pub(crate) fn error(&self, guest: usize) -> Option<&str> {
+    pub fn error(&self, guest: usize) -> Option<&str> {
         let Vbd {
             frontend, device, ..
         } = self.guests[guest].vbd;
@@ -325,19 +335,19 @@ impl World {
     }
 
     /// What the domain has published at `data/spindle/...`.
-    pub(crate) fn published(&self, leaf: &str) -> Option<&str> {
+    pub fn published(&self, leaf: &str) -> Option<&str> {
         self.store
             .text(&format!("/local/domain/{BACKEND}/data/spindle/{leaf}"))
     }
 
     /// Who has the disk `name`, as it is published.
-    pub(crate) fn holder(&self, name: &str) -> String {
+    pub fn holder(&self, name: &str) -> String {
         let text = self.published(&format!("targets/{name}")).unwrap();
         text.split(' ').nth(4).unwrap().to_string()
     }
 
     /// Asserts that nothing is left of any device: no grant mapped, no port bound, no frame in use.
-    pub(crate) fn assert_nothing_left(&mut self) {
+    pub fn assert_nothing_left(&mut self) {
         // Watches are removed after the directory.
         self.pass(100);
         assert_eq!(self.machine.left(), [0, 0, 0], "mappings, ports, frames");
@@ -346,7 +356,7 @@ impl World {
     }
 
     /// The outcomes of the disks' shutdowns, and how many queues each got back.
-    pub(crate) fn shutdowns(&self) -> Vec<(Result<(), String>, usize)> {
+    pub fn shutdowns(&self) -> Vec<(Result<(), String>, usize)> {
         let outcome = |remote: &RefCell<Remote>| remote.borrow().shutdown.clone();
         self.remotes
             .iter()
@@ -355,7 +365,7 @@ impl World {
     }
 
     /// The toolstack asks for the domain's end; gives how long that took.
-    pub(crate) fn shut_down(&mut self) -> u64 {
+    pub fn shut_down(&mut self) -> u64 {
         let path = format!("/local/domain/{BACKEND}/control/shutdown");
         self.poke(|store| store.write(&path, "poweroff"));
         self.until("end", |w| w.ended.is_some())
