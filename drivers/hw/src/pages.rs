@@ -71,6 +71,16 @@ impl SharedPages {
         }
     }
 
+    /// The same pages, which pretend to have another bus address.
+    #[cfg(any(test, feature = "host"))]
+    #[must_use]
+    pub fn alias_at(&self, bus: u64) -> Self {
+        Self {
+            bus,
+            ..self.alias()
+        }
+    }
+
     /// Size in bytes.
     #[must_use]
     pub const fn len(&self) -> usize {

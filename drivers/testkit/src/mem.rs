@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -70,23 +71,39 @@ impl FakeBus {
         (offset.checked_add(len)? <= run.len()).then(|| with(run, offset))
     }
 
-    /// Reads `out.len()` bytes at `bus`; false if that is not memory.
+    /// Reads `out.len()` bytes at `bus`; false if not all of that is memory.
     #[must_use]
     pub fn read(&self, bus: u64, out: &mut [u8]) -> bool {
-        self.at(bus, out.len(), |pages, offset| {
-            pages.read_bytes(offset, out)
+        pieces(bus, out.len()).all(|(bus, piece)| {
+            let out = &mut out[piece];
+            let len = out.len();
+            let read = |pages: &SharedPages, offset| pages.read_bytes(offset, out);
+            self.at(bus, len, read).is_some()
         })
-        .is_some()
     }
 
-    /// Writes `data` at `bus`; false if that is not memory.
+    /// Writes `data` at `bus`; false if not all of that is memory.
     #[must_use]
     pub fn write(&self, bus: u64, data: &[u8]) -> bool {
-        self.at(bus, data.len(), |pages, offset| {
-            pages.write_bytes(offset, data)
+        pieces(bus, data.len()).all(|(bus, piece)| {
+            let data = &data[piece];
+            let write = |pages: &SharedPages, offset| pages.write_bytes(offset, data);
+            self.at(bus, data.len(), write).is_some()
         })
-        .is_some()
     }
+}
+
+/// The pages that `len` bytes at `bus` lie in: where each begins, and which of the bytes it has.
+/// Neighbours on the bus need not be so in memory, as grants that are mapped side by side.
+fn pieces(bus: u64, len: usize) -> impl Iterator<Item = (u64, Range<usize>)> {
+    let mut from = 0;
+    std::iter::from_fn(move || {
+        let at = bus.wrapping_add(from as u64);
+        let to = len.min(from + PAGE_SIZE - (at % PAGE_SIZE as u64) as usize);
+        let piece = from..to;
+        from = to;
+        (!piece.is_empty()).then_some((at, piece))
+    })
 }
 
 impl DmaAlloc for FakeBus {

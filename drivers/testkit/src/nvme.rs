@@ -278,6 +278,7 @@ struct Shared {
     register_accesses: AtomicU64,
     doorbells: AtomicU64,
     commands: AtomicU64,
+    strays: AtomicU64,
     violations: Mutex<Vec<String>>,
     /// If they are kept.
     accesses: Mutex<Option<Vec<Access>>>,
@@ -314,6 +315,7 @@ impl FakeNvme {
             register_accesses: AtomicU64::new(0),
             doorbells: AtomicU64::new(0),
             commands: AtomicU64::new(0),
+            strays: AtomicU64::new(0),
             violations: Mutex::default(),
             accesses: Mutex::default(),
         }))
@@ -447,6 +449,31 @@ impl FakeNvme {
             .zip(queues)
             .map(|(id, queue)| self.0.run_io(id, &mut queue.lock().unwrap(), most))
             .sum()
+    }
+
+    /// Carries out at most `most` commands of I/O queue `queue`, and returns how many that were.
+    pub fn run_queue(&self, queue: u16, most: usize) -> usize {
+        let found = self.0.queues.get(usize::from(queue) - 1);
+        found.map_or(0, |found| {
+            self.0.run_io(queue, &mut found.lock().unwrap(), most)
+        })
+    }
+
+    /// Commands in I/O queue `queue` that have not been taken.
+    #[must_use]
+    pub fn waiting(&self, queue: u16) -> u32 {
+        let found = self.0.queues.get(usize::from(queue) - 1);
+        found.map_or(0, |found| {
+            let queue = found.lock().unwrap();
+            queue.ring.as_ref().map_or(0, ring::Ring::waiting)
+        })
+    }
+
+    /// Commands whose data was to go to, or come from, an address without memory: a page that was
+    /// unmapped, say.
+    #[must_use]
+    pub fn strays(&self) -> u64 {
+        self.0.strays.load(Ordering::Relaxed)
     }
 
     /// Hands over the blocks of all commands carried out since the last call, swallowed ones not

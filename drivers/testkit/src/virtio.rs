@@ -238,9 +238,28 @@ impl FakeVirtio {
         self.0.control.lock().unwrap().held = true;
     }
 
+    /// Ends [`FakeVirtio::hold`]: a notification makes it run at once again.
+    pub fn release(&self) {
+        self.0.control.lock().unwrap().held = false;
+    }
+
     /// Carries out what is in the queues, and returns how many requests that were.
     pub fn run(&self) -> usize {
-        (0..self.0.queues.len()).map(|n| self.0.run(n)).sum()
+        let queues = 0..self.0.queues.len();
+        queues.map(|n| self.0.run(n, usize::MAX)).sum()
+    }
+
+    /// Carries out at most `most` requests of queue `queue`, and returns how many that were.
+    pub fn run_queue(&self, queue: u16, most: usize) -> usize {
+        self.0.run(queue.into(), most)
+    }
+
+    /// Whether there are requests in queue `queue` that the device would take.
+    #[must_use]
+    pub fn is_waiting(&self, queue: u16) -> bool {
+        let live = self.0.control.lock().unwrap().live();
+        let queue = self.0.queues[usize::from(queue)].lock().unwrap();
+        live && queue.is_waiting(&self.0.bus)
     }
 
     /// Puts an entry that nobody asked for into the used ring of queue `queue`.

@@ -206,7 +206,10 @@ impl Shared {
                 self.violation(format!("bad PRP offset in {entry:x?}"));
                 Status::PRP_OFFSET
             }
-            BadPrp::NoMemory => Status::DATA_TRANSFER,
+            BadPrp::NoMemory => {
+                self.strays.fetch_add(1, Ordering::Relaxed);
+                Status::DATA_TRANSFER
+            }
         }
     }
 

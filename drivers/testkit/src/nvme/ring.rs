@@ -123,6 +123,11 @@ impl Ring {
         (self.completion_head + self.completions - self.completion_tail - 1) % self.completions
     }
 
+    /// Commands that have not been taken.
+    pub(super) fn waiting(&self) -> u32 {
+        (self.tail + self.submissions - self.head) % self.submissions
+    }
+
     /// The next command.
     pub(super) fn fetch(&mut self) -> Option<Entry> {
         if self.head == self.tail {

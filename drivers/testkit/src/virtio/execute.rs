@@ -16,8 +16,8 @@ struct Request {
 }
 
 impl Shared {
-    /// Carries out what is in a queue, and returns how many requests that were.
-    pub(super) fn run(&self, number: usize) -> usize {
+    /// Carries out what is in a queue, at most `most` requests of it, and returns how many that were.
+    pub(super) fn run(&self, number: usize, most: usize) -> usize {
         let features = {
             let control = self.control.lock().unwrap();
             if !control.live() {
@@ -27,7 +27,9 @@ impl Shared {
         };
         let (mut done, mut kinds) = (Vec::new(), Vec::new());
         let mut queue = self.queues[number].lock().unwrap();
-        while let Some(head) = queue.take(&self.bus) {
+        while kinds.len() < most
+            && let Some(head) = queue.take(&self.bus)
+        {
             let indirect = features & feature::INDIRECT_DESC != 0;
             let pieces = queue.pieces(&self.bus, head, indirect);
             let request = pieces.and_then(|pieces| self.parse(&pieces, features));

@@ -196,7 +196,7 @@ impl Shared {
                 let held = control.held;
                 drop(control);
                 if !held {
-                    self.run(queue.into());
+                    self.run(queue.into(), usize::MAX);
                 }
             }
             _ => {

@@ -61,9 +61,14 @@ impl Queue {
         None
     }
 
+    /// Whether there is a request to take.
+    pub(super) fn is_waiting(&self, bus: &FakeBus) -> bool {
+        self.enabled && read16(bus, self.driver + 2) != self.taken
+    }
+
     /// The next request's first descriptor.
     pub(super) fn take(&mut self, bus: &FakeBus) -> Option<u16> {
-        if !self.enabled || read16(bus, self.driver + 2) == self.taken {
+        if !self.is_waiting(bus) {
             return None;
         }
         let entry = u64::from(self.taken % self.size);
