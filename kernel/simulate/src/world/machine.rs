@@ -3,7 +3,6 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
 use spindle_blkif::worker::Worker;
@@ -68,6 +67,9 @@ pub struct Machine {
     pub frames_left: Cell<usize>,
     /// What is done after so many runs of frames were handed out.
     after_frames: RefCell<Option<Hook>>,
+    /// Where the next run of frames is: each machine has its own, so that a run is the same in whatever
+    /// company.
+    next_frame: Cell<u64>,
     /// Runs of frames in use, by address.
     frames: RefCell<BTreeMap<u64, SharedPages>>,
     /// Event channels that frontends have made for this domain.
@@ -108,7 +110,6 @@ fn incoming(local: Port) -> Wire {
 
 /// Runs of frames to use again: those of all machines, since pages of the host are never freed.
 static FREE: Mutex<BTreeMap<usize, Vec<SharedPages>>> = Mutex::new(BTreeMap::new());
-static NEXT_FRAME: AtomicU64 = AtomicU64::new(1 << 40);
 
 impl Machine {
     /// A machine without disks and ring cores, 100 s after its start.
@@ -123,6 +124,7 @@ impl Machine {
             heap: Cell::new(64 << 20),
             frames_left: Cell::new(1 << 18),
             after_frames: RefCell::default(),
+            next_frame: Cell::new(1 << 40),
             frames: RefCell::default(),
             channels: RefCell::default(),
             bound: RefCell::default(),
@@ -196,16 +198,29 @@ impl Machine {
 
     /// An iteration of each ring core that is awake; true if there was any.
     pub fn run_cores(&'static self) -> bool {
-        let mut ran = false;
-        for (number, core) in self.cores.borrow_mut().iter_mut().enumerate() {
-            if !core.stopped && !core.hung && self.wakes(number + 1) {
-                core.turns += 1;
-                let wake = Port(WAKE + number as u32);
-                core.stopped = !run_core(&mut core.worker, self.cpu(number + 1), wake);
-                ran = true;
-            }
+        let count = self.cores.borrow().len();
+        // Each of them, also once one has run.
+        (0..count).filter(|core| self.run_core(*core)).count() > 0
+    }
+
+    /// An iteration of a ring core, if it is awake; true if it was.
+    pub fn run_core(&'static self, number: usize) -> bool {
+        let mut cores = self.cores.borrow_mut();
+        let core = &mut cores[number];
+        let runs = !core.stopped && !core.hung && self.wakes(number + 1);
+        if runs {
+            core.turns += 1;
+            let wake = Port(WAKE + number as u32);
+            core.stopped = !run_core(&mut core.worker, self.cpu(number + 1), wake);
         }
-        ran
+        runs
+    }
+
+    /// Whether a ring core would take an iteration now.
+    pub fn core_runs(&self, number: usize) -> bool {
+        let cores = self.cores.borrow();
+        let core = &cores[number];
+        !core.stopped && !core.hung && self.wakes(number + 1)
     }
 
     /// Lets a moment pass.
@@ -369,11 +384,12 @@ impl Hypervisor for Cpu {
         let left = self.machine.frames_left.get().checked_sub(pages)?;
         self.machine.frames_left.set(left);
         let free = FREE.lock().unwrap().get_mut(&pages).and_then(Vec::pop);
-        let run = free.unwrap_or_else(|| {
-            // A hole after each run, so that an overrun is found.
-            let bytes = ((pages + 1) * PAGE_SIZE) as u64;
-            SharedPages::host(pages, NEXT_FRAME.fetch_add(bytes, Relaxed))
-        });
+        let run: SharedPages = free.unwrap_or_else(|| SharedPages::host(pages, 0));
+        // A hole after each run, so that an overrun is found.
+        let bytes = ((pages + 1) * PAGE_SIZE) as u64;
+        let at = self.machine.next_frame.get();
+        self.machine.next_frame.set(at + bytes);
+        let run = run.alias_at(at);
         let mut frames = self.machine.frames.borrow_mut();
         frames.insert(run.bus(), run.alias());
         let mut after = self.machine.after_frames.borrow_mut();

@@ -88,7 +88,7 @@ pub struct World {
     /// The end of it, once it has come.
     pub ended: Option<ShutdownKind>,
     /// The tree was changed by others, which xenstored has yet to pass on.
-    poked: bool,
+    pub(crate) poked: bool,
 }
 
 impl World {
@@ -175,23 +175,37 @@ impl World {
         self.machine.now.get()
     }
 
+    /// Whether control would take an iteration now.
+    pub(crate) fn control_runs(&self) -> bool {
+        self.control.is_some() && self.machine.wakes(0)
+    }
+
+    /// An iteration of control, and the end of it when it has ended.
+    pub(crate) fn turn_control(&mut self) {
+        self.control_turns += 1;
+        if let Some(kind) = self.control.as_mut().and_then(Control::turn) {
+            self.control.take().into_iter().for_each(Control::stop);
+            self.ended = Some(kind);
+        }
+    }
+
+    /// Whether xenstored was notified, or has changes of others to pass on, since this was last asked.
+    pub(crate) fn store_is_called(&mut self) -> bool {
+        self.machine.wires.take(Wire::ToStore) | core::mem::take(&mut self.poked)
+    }
+
     /// Lets everything run for a moment, or time go on to when something will, no further than
     /// `limit`.
     fn step(&mut self, limit: u64) {
         let machine = self.machine;
         machine.wires.pass(self.now());
-        let mut ran = false;
-        if self.control.is_some() && machine.wakes(0) {
-            self.control_turns += 1;
-            ran = true;
-            if let Some(kind) = self.control.as_mut().and_then(Control::turn) {
-                self.control.take().into_iter().for_each(Control::stop);
-                self.ended = Some(kind);
-            }
+        let mut ran = self.control_runs();
+        if ran {
+            self.turn_control();
         }
         ran |= machine.run_cores();
         self.store.set_now(self.now());
-        if machine.wires.take(Wire::ToStore) || core::mem::take(&mut self.poked) {
+        if self.store_is_called() {
             while self.store.step() {
                 machine.wires.send(Wire::ToControl);
             }

@@ -74,12 +74,13 @@ impl Wires {
         let state = &mut *self.0.borrow_mut();
         let number = state.sent.len();
         state.sent.push(wire);
-        let fault = state.faults.iter().find(|(at, _)| *at == number);
+        let fault = state.faults.iter().position(|(at, _)| *at == number);
+        let fault = fault.map(|place| state.faults.swap_remove(place).1);
         let elsewhere = matches!(wire, Wire::ToStore | Wire::ToFront(_));
         match fault {
             Some(_) if elsewhere => state.late.push((state.now + TICK_NS, wire)),
-            Some((_, Fault::Vanishes)) => {}
-            Some((_, Fault::FindsItDeaf)) => {
+            Some(Fault::Vanishes) => {}
+            Some(Fault::FindsItDeaf) => {
                 state.deaf.insert(wire);
                 state.pending.insert(wire);
             }
@@ -87,6 +88,12 @@ impl Wires {
                 state.pending.insert(wire);
             }
         }
+    }
+
+    /// Loses the next notification.
+    pub fn lose_next(&self, fault: Fault) {
+        let state = &mut *self.0.borrow_mut();
+        state.faults.push((state.sent.len(), fault));
     }
 
     /// Forgets what is pending; true if something was.
@@ -128,6 +135,15 @@ impl Wires {
             }
         }
         runs
+    }
+
+    /// Whether one to a frontend is pending.
+    pub fn has_for_front(&self) -> bool {
+        let state = self.0.borrow();
+        state
+            .pending
+            .iter()
+            .any(|wire| matches!(wire, Wire::ToFront(_)))
     }
 
     /// Takes the next one to a frontend that is pending.

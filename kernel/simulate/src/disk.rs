@@ -1,0 +1,220 @@
+//! A disk's own time: when it carries out what was submitted, what goes wrong with it, and when it goes
+//! away and comes back.
+
+use std::ops::Range;
+
+use spindle_testkit::nvme::{FakeNvme, Fault};
+use spindle_testkit::virtio::{FakeVirtio, Fault as VirtioFault};
+
+use crate::chance::Chance;
+use crate::faults::Kind;
+
+/// NVMe opcodes: flush, write, read.
+const OPCODES: [u8; 3] = [0, 1, 2];
+/// Types of virtio requests: in, out, flush, discard.
+const REQUESTS: [u32; 4] = [0, 1, 4, 11];
+/// Statuses after which a command is to be sent again: an internal error, an interrupted command, a
+/// namespace that is not ready.
+const TRANSIENT: [u16; 3] = [0x06, 0x21, 0x82];
+/// Write fault, and an unrecovered read error.
+const MEDIA: [u16; 2] = [0x280, 0x281];
+/// A command identifier that no queue of this depth has.
+const NO_COMMAND: u16 = 0xfff0;
+
+#[derive(Clone, Debug)]
+pub(crate) enum Model {
+    Nvme(FakeNvme),
+    Virtio(FakeVirtio),
+}
+
+#[derive(Debug)]
+pub(crate) struct Disk {
+    model: Model,
+    /// When each queue is worked on next.
+    due: Vec<u64>,
+    /// Nothing is carried out until then.
+    slow_until: u64,
+    /// When it is put in again, and when it was pulled out.
+    away: Option<(u64, u64)>,
+    /// Its volumes, by number.
+    pub(crate) volumes: Range<usize>,
+    chance: Chance,
+}
+
+impl Disk {
+    pub(crate) fn new(model: Model, queues: usize, volumes: Range<usize>, chance: Chance) -> Self {
+        Self {
+            model,
+            due: vec![u64::MAX; queues],
+            slow_until: 0,
+            away: None,
+            volumes,
+            chance,
+        }
+    }
+
+    fn is_waiting(&self, queue: usize) -> bool {
+        match &self.model {
+            Model::Nvme(model) => model.waiting(queue as u16 + 1) > 0,
+            Model::Virtio(model) => model.is_waiting(queue as u16),
+        }
+    }
+
+    /// Plans the work on what has been submitted.
+    pub(crate) fn plan(&mut self, now: u64) {
+        for queue in 0..self.due.len() {
+            if self.due[queue] == u64::MAX && self.is_waiting(queue) {
+                let took = match self.chance.one_in(40) {
+                    true => self.chance.scale(1_000_000..300_000_000),
+                    false => self.chance.scale(2_000..2_000_000),
+                };
+                self.due[queue] = (now + took).max(self.slow_until);
+            }
+        }
+    }
+
+    /// When it does something next.
+    pub(crate) fn next(&self) -> u64 {
+        let back = self.away.map_or(u64::MAX, |(until, _)| until);
+        self.due.iter().copied().min().unwrap_or(u64::MAX).min(back)
+    }
+
+    /// Carries out a part of what is due on a queue.
+    pub(crate) fn work(&mut self, now: u64) {
+        let Some(queue) = self.due.iter().position(|due| *due <= now) else {
+            return;
+        };
+        self.due[queue] = u64::MAX;
+        let most = self.chance.scale(1..16) as usize;
+        let done = match &self.model {
+            Model::Nvme(model) => model.run_queue(queue as u16 + 1, most),
+            Model::Virtio(model) => model.run_queue(queue as u16, most),
+        };
+        if done == 0 {
+            // It hangs or is away: look seldom.
+            self.due[queue] = now + 50_000_000;
+        }
+    }
+
+    /// Puts it in again if it is time; gives when it was pulled out.
+    pub(crate) fn come_back(&mut self, now: u64) -> Option<u64> {
+        let (_, since) = self.away.filter(|(until, _)| *until <= now)?;
+        self.away = None;
+        match &self.model {
+            Model::Nvme(model) => model.come_back(),
+            Model::Virtio(model) => {
+                model.come_back();
+                model.hold();
+            }
+        }
+        Some(since)
+    }
+
+    /// Has it go wrong; false if it cannot in that way, or not now.
+    pub(crate) fn fail(&mut self, kind: Kind, now: u64) -> bool {
+        if self.away.is_some() {
+            return false;
+        }
+        let chance = &mut self.chance;
+        match (kind, &self.model) {
+            (Kind::MediaError, Model::Nvme(model)) => {
+                let write = chance.index(2);
+                model.arm(Fault::FailIo(OPCODES[2 - write], MEDIA[1 - write]));
+            }
+            (Kind::MediaError, Model::Virtio(model)) => {
+                model.arm(VirtioFault::Fail(chance.pick(&REQUESTS), 1));
+            }
+            (Kind::Transient, Model::Nvme(model)) => {
+                let status = chance.pick(&TRANSIENT);
+                model.arm(Fault::FailIo(chance.pick(&OPCODES), status));
+            }
+            (Kind::LostCompletion, Model::Nvme(model)) => {
+                model.arm(Fault::LoseIo(chance.pick(&OPCODES)));
+            }
+            (Kind::Stuck, Model::Nvme(model)) => model.arm(Fault::SwallowIo(chance.pick(&OPCODES))),
+            (Kind::Stuck, Model::Virtio(model)) => {
+                model.arm(VirtioFault::Swallow(chance.pick(&REQUESTS)));
+            }
+            (Kind::Late, _) => {
+                self.slow_until = now + chance.scale(100_000_000..40_000_000_000);
+                let until = self.slow_until;
+                let later = |due: &mut u64| *due = (*due).max(until);
+                self.due
+                    .iter_mut()
+                    .filter(|d| **d != u64::MAX)
+                    .for_each(later);
+            }
+            (Kind::Spurious, Model::Nvme(model)) => {
+                let queue = chance.index(self.due.len()) as u16;
+                if model.waiting(queue + 1) > 0 {
+                    return false;
+                }
+                model.post(queue + 1, NO_COMMAND, 0);
+            }
+            (Kind::Spurious, Model::Virtio(model)) => {
+                model.post(chance.index(self.due.len()) as u16, NO_COMMAND.into(), 1);
+            }
+            (Kind::Fatal, Model::Nvme(model)) => model.die(),
+            (Kind::Fatal, Model::Virtio(model)) => model.die(),
+            (Kind::Hung, Model::Nvme(model)) => model.hang(),
+            (Kind::Removed, model) => {
+                match model {
+                    Model::Nvme(model) => model.vanish(),
+                    Model::Virtio(model) => model.vanish(),
+                }
+                let until = now + chance.scale(50_000_000..200_000_000_000);
+                self.away = Some((until, now));
+            }
+            _ => return false,
+        }
+        true
+    }
+
+    /// Nothing goes wrong with it from now on.
+    pub(crate) fn repair(&mut self, now: u64) {
+        self.slow_until = 0;
+        self.due.iter_mut().for_each(|due| *due = (*due).min(now));
+        if let Some((until, _)) = &mut self.away {
+            *until = now;
+        }
+        match &self.model {
+            Model::Nvme(model) => model.repair(),
+            Model::Virtio(model) => {
+                for kind in REQUESTS {
+                    model.repair(VirtioFault::Fail(kind, 1));
+                    model.repair(VirtioFault::Swallow(kind));
+                }
+            }
+        }
+    }
+
+    /// From now on it works at once, as it must where control waits for it: at the shutdown.
+    pub(crate) fn release(&self) {
+        if let Model::Virtio(model) = &self.model {
+            model.release();
+        }
+    }
+
+    /// What the driver has done that it must not.
+    pub(crate) fn judge(&self) -> Result<(), String> {
+        match &self.model {
+            Model::Nvme(model) => {
+                if model.strays() > 0 {
+                    return Err("an NVMe command meets memory that is not there".into());
+                }
+                none(&model.violations(), |_| true)
+            }
+            // A device that has just failed is notified until that is noticed.
+            Model::Virtio(model) => none(&model.violations(), |violation| {
+                !violation.starts_with("notified queue")
+            }),
+        }
+    }
+}
+
+fn none(violations: &[String], counts: impl Fn(&str) -> bool) -> Result<(), String> {
+    match violations.iter().find(|violation| counts(violation)) {
+        Some(violation) => Err(format!("a driver breaks the rules: {violation}")),
+        None => Ok(()),
+    }
+}

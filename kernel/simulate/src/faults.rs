@@ -1,0 +1,144 @@
+//! What goes wrong in a run, how often, and how often it has.
+
+use crate::chance::Chance;
+
+macro_rules! kinds {
+    ($($name:ident $text:literal,)*) => {
+        /// Something that goes wrong, or that someone does in the middle of everything else.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum Kind {
+            $(#[doc = $text] $name,)*
+        }
+
+        impl Kind {
+            /// All kinds.
+            pub const ALL: &[Self] = &[$(Self::$name,)*];
+
+            /// What it is, in a few words.
+            #[must_use]
+            pub const fn text(self) -> &'static str {
+                match self {
+                    $(Self::$name => $text,)*
+                }
+            }
+        }
+    };
+}
+
+kinds! {
+    MediaError "a block that cannot be read or written",
+    Transient "an NVMe status after which the command is to be sent again",
+    Late "a disk that answers nothing for seconds",
+    LostCompletion "an NVMe command that is carried out and never answered",
+    Stuck "a command that is never carried out",
+    Spurious "a completion of no command",
+    Fatal "a controller that reports its own failure",
+    Hung "an NVMe controller that answers nothing until it is reset",
+    Removed "a disk that is pulled out, and put in again later",
+    MapOperation "a grant that is not mapped",
+    MapHypercall "a hypercall to map grants that fails",
+    CopyOperation "a grant copy that fails",
+    CopyHypercall "a hypercall to copy that fails",
+    BindRefused "an event channel that cannot be bound",
+    FramesShort "no guest frames left to map at",
+    HeapShort "no memory left",
+    EventLost "a notification that is lost",
+    EventUnheard "a notification that does not end the sleep of a core",
+    CoreStalls "a ring core that is not run for a while",
+    StoreSlow "a slow xenstored",
+    StoreConflict "a transaction that must be repeated",
+    GuestKilled "a guest that is destroyed in the middle of its requests",
+    Detached "a disk that is detached from its guest",
+    Reloaded "a frontend that closes and connects again",
+    RingBroken "a frontend that publishes more requests than its ring holds",
+}
+
+impl Kind {
+    /// The kind of this name.
+    #[must_use]
+    pub fn find(name: &str) -> Option<Self> {
+        let named = |kind: &&Self| format!("{kind:?}") == name;
+        Self::ALL.iter().find(named).copied()
+    }
+}
+
+/// How often each kind happens.
+#[derive(Clone, Debug)]
+pub(crate) struct Rates {
+    /// Mean time between two, in ns, by kind; `None` if it does not happen.
+    mean: Vec<Option<u64>>,
+    due: Vec<u64>,
+    /// How many more come at once, by kind.
+    burst: Vec<u64>,
+    count: Vec<u64>,
+    chance: Chance,
+}
+
+const SECOND: u64 = 1_000_000_000;
+
+impl Rates {
+    /// Each of `kinds` half of the time, at any rate.
+    pub(crate) fn draw(mut chance: Chance, kinds: &[Kind], now: u64) -> Self {
+        let mut mean = vec![None; Kind::ALL.len()];
+        for kind in Kind::ALL {
+            // Drawn for all, so that a run with fewer kinds has the same rates of those.
+            let rate = chance.scale(4..1024) * SECOND;
+            if chance.one_in(2) && kinds.contains(kind) {
+                mean[*kind as usize] = Some(rate);
+            }
+        }
+        let mut rates = Self {
+            due: vec![u64::MAX; mean.len()],
+            burst: vec![0; mean.len()],
+            count: vec![0; mean.len()],
+            mean,
+            chance,
+        };
+        Kind::ALL.iter().for_each(|kind| rates.plan(*kind, now));
+        rates
+    }
+
+    fn plan(&mut self, kind: Kind, now: u64) {
+        let Some(mean) = self.mean[kind as usize] else {
+            return;
+        };
+        let burst = &mut self.burst[kind as usize];
+        let wait = if *burst > 0 {
+            *burst -= 1;
+            self.chance.within(0..SECOND / 10)
+        } else {
+            if self.chance.one_in(5) {
+                *burst = self.chance.scale(1..16);
+            }
+            self.chance.within(0..mean * 2)
+        };
+        self.due[kind as usize] = now + wait;
+    }
+
+    /// When something goes wrong next.
+    pub(crate) fn next(&self) -> u64 {
+        self.due.iter().copied().min().unwrap_or(u64::MAX)
+    }
+
+    /// Takes what is due.
+    pub(crate) fn take(&mut self, now: u64) -> Option<Kind> {
+        let kind = *Kind::ALL.iter().find(|k| self.due[**k as usize] <= now)?;
+        self.plan(kind, now);
+        Some(kind)
+    }
+
+    /// It has happened.
+    pub(crate) fn note(&mut self, kind: Kind) {
+        self.count[kind as usize] += 1;
+    }
+
+    /// Nothing goes wrong from now on.
+    pub(crate) fn end(&mut self) {
+        self.due.fill(u64::MAX);
+    }
+
+    /// How often each has happened.
+    pub(crate) fn counts(&self) -> Vec<u64> {
+        self.count.clone()
+    }
+}

@@ -1,0 +1,779 @@
+//! A run: a domain's life from its first attach to its shutdown, in which the scheduler chooses at
+//! every step who goes on.
+
+use spindle_block::DiskOptions;
+use spindle_hw::SharedPages;
+use spindle_testkit::grants::{Call, Fault as GrantFault};
+use spindle_testkit::nvme::{Config as NvmeConfig, FakeNvme, NamespaceConfig};
+use spindle_testkit::virtio::{Config as VirtioConfig, FakeVirtio};
+use spindle_testkit::xenstored::Vbd;
+use spindle_xen::grant::Status;
+use spindle_xen::{DomId, Errno};
+
+use crate::chance::Chance;
+use crate::disk::{Disk, Model};
+use crate::faults::{Kind, Rates};
+use crate::front::{Around, Front, Phase, Tally, Then};
+use crate::plan::Plan;
+use crate::trace;
+use crate::volume::Volume;
+use crate::world::wires::Fault as WireFault;
+use crate::world::{BACKEND, DISKS, SECOND, Setup, World};
+
+/// Sectors of each of [`DISKS`].
+const SECTORS: [usize; 4] = [2048, 4096, 2048, 2048];
+/// How long the domain may take for what depends on no disk.
+const PATIENCE_NS: u64 = 150 * SECOND;
+
+/// What was found in a run, and how it ended.
+#[derive(Clone, Debug, Default)]
+pub struct Outcome {
+    /// Virtual time, in ns.
+    pub virtual_ns: u64,
+    /// How requests ended.
+    pub tally: Tally,
+    /// Steps of the scheduler.
+    pub steps: u64,
+    /// How often what went wrong, by [`Kind`].
+    pub faults: Vec<u64>,
+    /// What all of the run makes.
+    pub hash: u64,
+}
+
+/// Who can go on.
+#[derive(Clone, Copy, Debug)]
+enum Actor {
+    Control,
+    Core(usize),
+    Store,
+    /// A notification gets to a frontend.
+    Event,
+    Front(usize),
+    Disk(usize),
+    Fault,
+    /// What is short or slow is so no longer.
+    Relief,
+}
+
+/// What is short or slow, until when.
+#[derive(Clone, Copy, Debug)]
+enum Strain {
+    Core(usize),
+    Frames(usize),
+    Heap,
+    Store,
+}
+
+pub(crate) struct Life {
+    world: World,
+    cores: usize,
+    fronts: Vec<Front>,
+    disks: Vec<Disk>,
+    volumes: Vec<Volume>,
+    rates: Rates,
+    strains: Vec<(u64, Strain)>,
+    spare: Vec<SharedPages>,
+    store_runs: bool,
+    chance: Chance,
+    tally: Tally,
+    /// How long a request may take.
+    bound_ns: u64,
+    /// Requests may fail by now.
+    may_fail: bool,
+    /// Attaches and connects may fail by now.
+    may_give_up: bool,
+    /// No new requests, and devices go.
+    ending: bool,
+    /// No new devices but those that are attached one by one.
+    attaches: bool,
+    steps: u64,
+    started: u64,
+    judged_at: u64,
+}
+
+impl Life {
+    pub(crate) fn new(plan: &Plan, spare: Vec<SharedPages>) -> Self {
+        let mut chance = Chance::new(plan.seed);
+        let setup = Setup {
+            cores: plan.cores,
+            ..Setup::default()
+        };
+        let mut models = Vec::new();
+        let out_of_order = chance.one_in(2);
+        let queues = plan.cores.max(1);
+        let options = DiskOptions {
+            queues: queues as u16,
+            depth: chance.pick(&[4, 16, 64]),
+            timeout: std::time::Duration::from_secs(plan.timeout_s),
+        };
+        let world = World::new(setup, |machine, table| {
+            let nvme = NvmeConfig {
+                namespaces: vec![
+                    NamespaceConfig::new(1, SECTORS[0] as u64, 9),
+                    NamespaceConfig::new(2, SECTORS[1] as u64 / 8, 12),
+                ],
+                queues: queues as u16,
+                manual: true,
+                out_of_order,
+                ..NvmeConfig::default()
+            };
+            let nvme = FakeNvme::new(machine.bus.clone(), nvme);
+            table.add_nvme(&nvme, 0, options);
+            let virtio = VirtioConfig {
+                queues: queues as u16,
+                sectors: SECTORS[2] as u64,
+                out_of_order,
+                ..VirtioConfig::default()
+            };
+            let virtio = FakeVirtio::new(machine.bus.clone(), virtio);
+            table.add_virtio(&virtio, 0, options);
+            virtio.hold();
+            table.add_ram("ram0", SECTORS[3] as u64 * 512);
+            models = vec![(Model::Nvme(nvme), 0..2), (Model::Virtio(virtio), 2..3)];
+        });
+        let now = world.now();
+        let disks = models.into_iter();
+        let disks = disks.map(|(model, range)| Disk::new(model, queues, range, chance.split()));
+        let disks = disks.collect();
+        let fronts = (0..plan.guests).map(|number| {
+            let vbd = Vbd {
+                backend: BACKEND,
+                // The first two are of one guest.
+                frontend: 5 + number.saturating_sub(1) as u16,
+                device: 51712 + 16 * number as u32,
+            };
+            Front::new(number, vbd, chance.split(), now)
+        });
+        let fronts = fronts.collect();
+        let volumes = (1..).zip(SECTORS);
+        let volumes = volumes.map(|(tag, sectors)| Volume::new(tag, sectors));
+        let volumes = volumes.collect();
+        let rates = Rates::draw(chance.split(), &plan.kinds, now);
+        Self {
+            world,
+            cores: plan.cores,
+            fronts,
+            disks,
+            volumes,
+            rates,
+            strains: Vec::new(),
+            spare,
+            store_runs: true,
+            chance,
+            tally: Tally::default(),
+            bound_ns: plan.timeout_s * 8 * SECOND + PATIENCE_NS,
+            may_fail: false,
+            may_give_up: false,
+            ending: false,
+            attaches: true,
+            steps: 0,
+            started: now,
+            judged_at: now,
+        }
+    }
+
+    fn now(&self) -> u64 {
+        self.world.now()
+    }
+
+    /// What has been counted so far.
+    pub(crate) fn outcome(&self) -> Outcome {
+        Outcome {
+            virtual_ns: self.now() - self.started,
+            tally: self.tally,
+            steps: self.steps,
+            faults: self.rates.counts(),
+            hash: trace::hash(),
+        }
+    }
+
+    /// Gives the memory back, for another run.
+    pub(crate) fn into_spare(self) -> Vec<SharedPages> {
+        self.spare
+    }
+
+    /// The whole life.
+    pub(crate) fn live(&mut self, ns: u64) -> Result<(), String> {
+        let until = self.now() + ns;
+        self.run(until, |_| false)?;
+        self.settle()?;
+        self.verify()?;
+        self.shut_down()
+    }
+
+    /// Runs until `done`, or a time; true if it is done.
+    fn run(&mut self, until: u64, done: impl Fn(&Self) -> bool) -> Result<bool, String> {
+        let mut actors = Vec::new();
+        loop {
+            if done(self) {
+                return Ok(true);
+            }
+            let now = self.now();
+            if now >= until {
+                return Ok(false);
+            }
+            trace::set_now(now);
+            self.world.machine.wires.pass(now);
+            self.find(&mut actors);
+            if actors.is_empty() {
+                let next = self.next().min(until).max(now + 1);
+                self.world.machine.now.set(next);
+                continue;
+            }
+            let chosen = self.chance.index(actors.len());
+            let actor = actors[chosen];
+            self.steps += 1;
+            trace::step(chosen as u64 | (actors.len() as u64) << 8);
+            self.act(actor)?;
+            let took = self.chance.within(200..4_000);
+            let machine = self.world.machine;
+            machine.now.set(machine.now.get() + took);
+            if self.now() >= self.judged_at {
+                self.judged_at = self.now() + SECOND;
+                self.judge()?;
+            }
+        }
+    }
+
+    /// Who can go on now.
+    fn find(&mut self, actors: &mut Vec<Actor>) {
+        actors.clear();
+        let now = self.now();
+        if self.world.control_runs() {
+            actors.push(Actor::Control);
+        }
+        for core in 0..self.cores {
+            if self.world.machine.core_runs(core) {
+                actors.push(Actor::Core(core));
+            }
+        }
+        self.world.store.set_now(now);
+        self.store_runs |= self.world.store_is_called();
+        self.store_runs |= self.world.store.next_due().is_some_and(|due| due <= now);
+        if self.store_runs {
+            actors.push(Actor::Store);
+        }
+        if self.world.machine.wires.has_for_front() {
+            actors.push(Actor::Event);
+        }
+        for (number, front) in self.fronts.iter().enumerate() {
+            if front.next <= now {
+                actors.push(Actor::Front(number));
+            }
+        }
+        for (number, disk) in self.disks.iter().enumerate() {
+            if disk.next() <= now {
+                actors.push(Actor::Disk(number));
+            }
+        }
+        if self.rates.next() <= now {
+            actors.push(Actor::Fault);
+        }
+        if self.strains.iter().any(|(until, _)| *until <= now) {
+            actors.push(Actor::Relief);
+        }
+    }
+
+    /// When someone can go on.
+    fn next(&self) -> u64 {
+        let machine = self.world.machine;
+        let ends = [
+            machine.next_end(),
+            machine.wires.next_tick(),
+            self.world.store.next_due(),
+        ];
+        let fronts = self.fronts.iter().map(|front| front.next);
+        let disks = self.disks.iter().map(Disk::next);
+        let strains = self.strains.iter().map(|(until, _)| *until);
+        let all = ends.into_iter().flatten().chain(fronts);
+        let all = all.chain(disks).chain(strains).chain([self.rates.next()]);
+        all.min().unwrap_or(u64::MAX)
+    }
+
+    fn act(&mut self, actor: Actor) -> Result<(), String> {
+        let now = self.now();
+        match actor {
+            Actor::Control => {
+                self.world.turn_control();
+                self.disks.iter_mut().for_each(|disk| disk.plan(now));
+            }
+            Actor::Core(core) => {
+                self.world.machine.run_core(core);
+                self.disks.iter_mut().for_each(|disk| disk.plan(now));
+            }
+            Actor::Store => self.step_store(now),
+            Actor::Event => return self.pass_event(now),
+            Actor::Front(number) => return self.step_front(number, now),
+            Actor::Disk(number) => self.step_disk(number, now),
+            Actor::Fault => {
+                if let Some(kind) = self.rates.take(now)
+                    && self.go_wrong(kind, now)
+                {
+                    trace::text(format!("fault: {}", kind.text()));
+                    self.rates.note(kind);
+                    self.may_fail |= kind.may_fail();
+                    self.may_give_up = true;
+                }
+            }
+            Actor::Relief => self.relieve(now),
+        }
+        Ok(())
+    }
+
+    fn step_store(&mut self, now: u64) {
+        self.store_runs = self.world.store.step();
+        if self.store_runs {
+            self.world
+                .machine
+                .wires
+                .send(crate::world::wires::Wire::ToControl);
+        }
+        for front in &mut self.fronts {
+            let state = front.back_state(&self.world.store);
+            if state != std::mem::replace(&mut front.seen, state) {
+                let soon = now + front.chance.scale(10_000..100_000_000);
+                front.next = front.next.min(soon);
+            }
+        }
+    }
+
+    /// Calls `with` on a frontend and all that its steps need.
+    fn with<T>(&mut self, number: usize, with: impl FnOnce(&mut Front, &mut Around<'_>) -> T) -> T {
+        let front = &mut self.fronts[number];
+        let volume = front.volume;
+        let mut around = Around {
+            machine: self.world.machine,
+            now: self.world.machine.now.get(),
+            store: &mut self.world.store,
+            poked: &mut self.world.poked,
+            volume: volume.map(|volume| &mut self.volumes[volume]),
+            spare: &mut self.spare,
+            tally: &mut self.tally,
+            may_fail: self.may_fail,
+        };
+        with(front, &mut around)
+    }
+
+    fn pass_event(&mut self, _now: u64) -> Result<(), String> {
+        let machine = self.world.machine;
+        let Some((domain, port)) = machine
+            .wires
+            .take_to_front()
+            .and_then(|local| machine.far_end(local))
+        else {
+            return Ok(());
+        };
+        for number in 0..self.fronts.len() {
+            let front = &self.fronts[number];
+            if DomId(front.vbd.frontend) == domain && front.phase != Phase::Dead {
+                self.with(number, |front, around| front.notified(port, around))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn step_disk(&mut self, number: usize, now: u64) {
+        let disk = &mut self.disks[number];
+        if let Some(since) = disk.come_back(now) {
+            trace::event("disk {} is back", [number as u64, 0, 0]);
+            for at in disk.volumes.clone() {
+                let owed = |front: &Front| {
+                    front.volume == Some(at)
+                        && front.since < since
+                        && !front.traits.read_only
+                        && matches!(front.phase, Phase::Running | Phase::Closing(_))
+                };
+                let owed = self.fronts.iter().any(owed);
+                self.volumes[at].lose_cache(owed, now);
+            }
+            disk.plan(now);
+            return;
+        }
+        disk.work(now);
+        disk.plan(now);
+    }
+
+    /// A step of a frontend, or of the toolstack for it.
+    fn step_front(&mut self, number: usize, now: u64) -> Result<(), String> {
+        let state = self.fronts[number].back_state(&self.world.store);
+        let front = &mut self.fronts[number];
+        let overdue = now >= front.patience;
+        front.next = now + front.chance.within(SECOND / 4..SECOND);
+        match front.phase {
+            Phase::Absent if !self.attaches => front.next = u64::MAX,
+            Phase::Absent => {
+                let free = |volume: &usize| self.fronts.iter().all(|f| f.volume != Some(*volume));
+                let free: Vec<usize> = (0..DISKS.len()).filter(free).collect();
+                if !free.is_empty() {
+                    let volume = self.chance.pick(&free);
+                    self.attach(number, volume);
+                }
+            }
+            Phase::Waiting if state == 2 => {
+                self.with(number, Front::publish);
+                self.fronts[number].patience = now + PATIENCE_NS;
+            }
+            Phase::Published if state == 4 => {
+                self.with(number, Front::connect);
+            }
+            Phase::Waiting if state == 0 => self.leave(number),
+            Phase::Waiting | Phase::Published if overdue || state == 5 || state == 6 => {
+                if state != 6 && overdue && !self.may_give_up {
+                    return Err(format!("front {number} is not connected in time"));
+                }
+                // One that was just closed is still Closed when it begins again.
+                if overdue || front.phase == Phase::Published {
+                    self.kill(number, now);
+                }
+            }
+            Phase::Waiting | Phase::Published => {}
+            Phase::Running if front.broken => {
+                if now >= front.patience {
+                    self.kill(number, now);
+                }
+            }
+            Phase::Running if state != 4 => {
+                front.enter(Phase::Closing(Then::Leave), now, self.bound_ns);
+                let vbd = front.vbd;
+                self.world.poke(|store| vbd.detach(store));
+            }
+            Phase::Running if self.ending => {
+                let until = front.next;
+                front.enter(Phase::Closing(Then::Leave), now, self.bound_ns);
+                front.next = until;
+                let vbd = front.vbd;
+                self.world.poke(|store| vbd.detach(store));
+            }
+            Phase::Running => self.with(number, Front::work),
+            Phase::Closing(then) => {
+                if front.outstanding() == 0 || state == 6 || state == 0 {
+                    let vbd = front.vbd;
+                    front.enter(Phase::Closed(then), now, self.bound_ns);
+                    self.world.poke(|store| vbd.set_front_state(store, 6));
+                } else if overdue {
+                    return Err(format!("front {number}: requests are never answered"));
+                }
+            }
+            Phase::Closed(Then::Return) if state == 6 => {
+                self.with(number, Front::take_back);
+                let front = &mut self.fronts[number];
+                front.enter(Phase::Waiting, now, PATIENCE_NS);
+                let vbd = front.vbd;
+                self.world.poke(|store| vbd.set_front_state(store, 1));
+            }
+            Phase::Closed(_) | Phase::Dead if state == 0 => self.leave(number),
+            Phase::Closed(_) if overdue => {
+                return Err(format!(
+                    "front {number}: the backend does not close, state {state}"
+                ));
+            }
+            Phase::Dead if overdue => {
+                return Err(format!(
+                    "front {number}: the device is not removed, state {state}"
+                ));
+            }
+            Phase::Closed(_) | Phase::Dead => {}
+        }
+        Ok(())
+    }
+
+    fn attach(&mut self, number: usize, volume: usize) {
+        let now = self.now();
+        let front = &mut self.fronts[number];
+        front.traits = crate::front::Traits::draw(&mut front.chance);
+        front.volume = Some(volume);
+        front.since = now;
+        front.enter(Phase::Waiting, now, PATIENCE_NS);
+        let (vbd, mode) = (front.vbd, if front.traits.read_only { "r" } else { "w" });
+        self.world
+            .poke(|store| vbd.attach(store, DISKS[volume], mode));
+    }
+
+    /// The guest is destroyed, or the toolstack takes the device away by force.
+    fn kill(&mut self, number: usize, now: u64) {
+        let front = &mut self.fronts[number];
+        front.enter(Phase::Dead, now, self.bound_ns);
+        let vbd = front.vbd;
+        self.world.poke(|store| vbd.destroy(store));
+    }
+
+    /// The backend's directory is gone.
+    fn leave(&mut self, number: usize) {
+        let now = self.now();
+        self.with(number, Front::take_back);
+        let front = &mut self.fronts[number];
+        front.volume = None;
+        front.enter(Phase::Absent, now, u64::MAX);
+        front.next = now + front.chance.scale(1_000_000..30_000_000_000);
+        let path = front.vbd.front_dir();
+        self.world.poke(|store| store.remove(&path));
+    }
+
+    /// Has something go wrong; false if there is nothing that could.
+    fn go_wrong(&mut self, kind: Kind, now: u64) -> bool {
+        let machine = self.world.machine;
+        let chance = &mut self.chance;
+        let ahead = chance.scale(1..64) - 1;
+        let until = now + chance.scale(100_000_000..60_000_000_000);
+        let errno = chance.pick(&[Errno::EINVAL, Errno::EFAULT]);
+        let status = chance.pick(&[Status::BAD_GNTREF, Status::EAGAIN, Status::GENERAL_ERROR]);
+        match kind {
+            Kind::MapOperation => {
+                machine
+                    .grants
+                    .inject(Call::Map, ahead, GrantFault::Operation(status));
+            }
+            Kind::MapHypercall => {
+                machine
+                    .grants
+                    .inject(Call::Map, ahead, GrantFault::Hypercall(errno));
+            }
+            Kind::CopyOperation => {
+                machine
+                    .grants
+                    .inject(Call::Copy, ahead, GrantFault::Operation(status));
+            }
+            Kind::CopyHypercall => {
+                machine
+                    .grants
+                    .inject(Call::Copy, ahead, GrantFault::Hypercall(errno));
+            }
+            Kind::BindRefused => machine.refuse_bind(chance.index(3)),
+            Kind::FramesShort => {
+                let left = machine.frames_left.replace(0);
+                self.strains.push((until, Strain::Frames(left)));
+            }
+            Kind::HeapShort => {
+                machine.heap.set(1 << 20);
+                self.strains.push((until, Strain::Heap));
+            }
+            Kind::EventLost => machine.wires.lose_next(WireFault::Vanishes),
+            Kind::EventUnheard => machine.wires.lose_next(WireFault::FindsItDeaf),
+            Kind::CoreStalls => {
+                if self.cores == 0 {
+                    return false;
+                }
+                let core = chance.index(self.cores);
+                machine.hang(core, true);
+                let until = now + chance.scale(1_000_000..2_000_000_000);
+                self.strains.push((until, Strain::Core(core)));
+            }
+            Kind::StoreSlow => {
+                let latency = chance.scale(100_000..200_000_000);
+                let cost = chance.scale(1_000..10_000_000);
+                self.world.store.set_pace(latency, cost);
+                self.strains.push((until, Strain::Store));
+            }
+            Kind::StoreConflict => self.world.store.force_conflicts(1 + chance.index(4)),
+            Kind::GuestKilled | Kind::Detached | Kind::Reloaded | Kind::RingBroken => {
+                return self.meddle(kind, now);
+            }
+            _ => {
+                let disk = chance.index(self.disks.len());
+                return self.disks[disk].fail(kind, now);
+            }
+        }
+        true
+    }
+
+    /// Something happens to a guest that is connected.
+    fn meddle(&mut self, kind: Kind, now: u64) -> bool {
+        let running = |number: &usize| self.fronts[*number].phase == Phase::Running;
+        let running: Vec<usize> = (0..self.fronts.len()).filter(running).collect();
+        if running.is_empty() {
+            return false;
+        }
+        let number = self.chance.pick(&running);
+        let front = &mut self.fronts[number];
+        let vbd = front.vbd;
+        match kind {
+            Kind::Detached => self.world.poke(|store| vbd.detach(store)),
+            Kind::Reloaded if !front.broken => {
+                front.enter(Phase::Closing(Then::Return), now, self.bound_ns);
+                self.world.poke(|store| vbd.set_front_state(store, 5));
+            }
+            Kind::RingBroken if !front.broken => {
+                front.patience = now + front.chance.scale(SECOND..20 * SECOND);
+                self.with(number, Front::break_ring);
+            }
+            Kind::GuestKilled => {
+                for other in 0..self.fronts.len() {
+                    let front = &self.fronts[other];
+                    let alive = !matches!(front.phase, Phase::Absent | Phase::Dead);
+                    if front.vbd.frontend == vbd.frontend && alive {
+                        self.kill(other, now);
+                    }
+                }
+            }
+            _ => return false,
+        }
+        true
+    }
+
+    fn relieve(&mut self, now: u64) {
+        let (over, on): (Vec<_>, Vec<_>) =
+            self.strains.iter().partition(|(until, _)| *until <= now);
+        self.strains = on;
+        let machine = self.world.machine;
+        for (_, strain) in over {
+            match strain {
+                Strain::Core(core) => machine.hang(core, false),
+                Strain::Frames(count) => {
+                    machine.frames_left.set(machine.frames_left.get() + count);
+                }
+                Strain::Heap => machine.heap.set(64 << 20),
+                Strain::Store => self.world.store.set_pace(0, 0),
+            }
+        }
+    }
+
+    /// What must hold at any time.
+    fn judge(&mut self) -> Result<(), String> {
+        self.disks.iter().try_for_each(Disk::judge)?;
+        let now = self.now();
+        for front in &self.fronts {
+            if let Some(oldest) = front.oldest()
+                && !front.broken
+                && front.phase != Phase::Dead
+                && now - oldest > self.bound_ns
+            {
+                let (number, age) = (front.number, (now - oldest) / SECOND);
+                return Err(format!("front {number}: a request is {age} s old"));
+            }
+        }
+        if self.world.ended.is_some() {
+            return Err("the domain has ended".into());
+        }
+        Ok(())
+    }
+
+    /// Everything works again, and all devices go.
+    fn settle(&mut self) -> Result<(), String> {
+        trace::event("the end begins", [0; 3]);
+        let now = self.now();
+        self.rates.end();
+        self.relieve(u64::MAX);
+        self.disks.iter_mut().for_each(|disk| disk.repair(now));
+        self.world.store.force_conflicts(0);
+        (self.ending, self.attaches) = (true, false);
+        for front in &mut self.fronts {
+            front.next = front.next.min(now + SECOND);
+        }
+        let gone = |life: &Self| life.fronts.iter().all(|f| f.phase == Phase::Absent);
+        let limit = now + 4 * self.bound_ns;
+        if !self.run(limit, gone)? {
+            return Err("devices are left at the end".into());
+        }
+        self.nothing_left()
+    }
+
+    fn nothing_left(&mut self) -> Result<(), String> {
+        let until = self.now() + 3 * SECOND;
+        self.run(until, |_| false)?;
+        let [mappings, ports, frames] = self.world.machine.left();
+        let watches = self.world.store.watch_count() - 3;
+        let transactions = self.world.store.open_transactions();
+        if mappings + ports + frames + watches + transactions > 0 {
+            return Err(format!(
+                "left at rest: {mappings} mappings, {ports} ports, {frames} runs of frames, \
+                 {watches} watches, {transactions} transactions"
+            ));
+        }
+        for disk in DISKS {
+            let listed = self.world.published(&format!("targets/{disk}")).is_some();
+            if listed && self.world.holder(disk) != "-" {
+                return Err(format!("{disk} still has a holder"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads everything that is on the disks.
+    fn verify(&mut self) -> Result<(), String> {
+        for (volume, disk) in DISKS.into_iter().enumerate() {
+            let mut tries = 0;
+            loop {
+                let number = 0;
+                self.ending = false;
+                self.attach(number, volume);
+                self.fronts[number].traits.think_ns = u64::MAX / 4;
+                // Refused, it is absent again.
+                let settled = |life: &Self| {
+                    let phase = life.fronts[0].phase;
+                    matches!(phase, Phase::Running | Phase::Dead | Phase::Absent)
+                };
+                let limit = self.now() + 2 * PATIENCE_NS;
+                self.run(limit, settled)?;
+                let mut read = self.fronts[number].phase == Phase::Running;
+                if read {
+                    self.fronts[number].next = u64::MAX;
+                    read = self.read_all(number)?;
+                    self.fronts[number].next = 0;
+                }
+                self.ending = true;
+                let gone = |life: &Self| life.fronts[0].phase == Phase::Absent;
+                let limit = self.now() + 3 * self.bound_ns;
+                if !self.run(limit, gone)? {
+                    return Err("the last device is not removed".into());
+                }
+                if read {
+                    break;
+                }
+                tries += 1;
+                if tries > 20 {
+                    return Err(format!("{disk} cannot be read at the end"));
+                }
+                let until = self.now() + 10 * SECOND;
+                self.run(until, |_| false)?;
+            }
+        }
+        self.nothing_left()
+    }
+
+    /// Reads a volume; false if that fails.
+    fn read_all(&mut self, number: usize) -> Result<bool, String> {
+        let mut from = 0;
+        let len = self.fronts[number]
+            .volume
+            .map_or(0, |v| self.volumes[v].len());
+        while from < len {
+            let failed = self.tally.failed;
+            from = self.with(number, |front, around| front.read_on(around, from));
+            let answered = move |life: &Self| life.fronts[number].outstanding() == 0;
+            let limit = self.now() + self.bound_ns;
+            if !self.run(limit, answered)? {
+                return Err("a read at the end is never answered".into());
+            }
+            if self.tally.failed != failed {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn shut_down(&mut self) -> Result<(), String> {
+        let path = format!("/local/domain/{BACKEND}/control/shutdown");
+        self.world.poke(|store| store.write(&path, "poweroff"));
+        let limit = self.now() + 60 * SECOND;
+        self.judged_at = u64::MAX;
+        self.disks.iter().for_each(Disk::release);
+        if !self.run(limit, |life| life.world.ended.is_some())? {
+            return Err("the domain does not shut down".into());
+        }
+        for (result, queues) in self.world.shutdowns() {
+            if result != Ok(()) || queues != self.cores.max(1) {
+                return Err(format!(
+                    "a disk's shutdown: {result:?}, {queues} queues back"
+                ));
+            }
+        }
+        self.disks.iter().try_for_each(Disk::judge)
+    }
+}
+
+impl Kind {
+    /// Whether requests may fail for it.
+    fn may_fail(self) -> bool {
+        self <= Self::HeapShort && self != Self::BindRefused
+    }
+}

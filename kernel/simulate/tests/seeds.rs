@@ -1,0 +1,41 @@
+//! A few whole lives from fixed seeds, and that the same plan gives the same run.
+
+use spindle_simulate::plan::{Plan, Scenario};
+use spindle_simulate::run::Runner;
+
+/// A short plan with a few guests.
+fn plan(seed: u64, scenario: &str) -> Plan {
+    let scenario = Scenario::find(scenario).expect("a scenario of this name");
+    let mut plan = Plan::draw(seed, &scenario);
+    plan.seconds = 20;
+    plan.guests = plan.guests.min(4);
+    plan
+}
+
+#[test]
+fn domains_live_through_whatever_happens() {
+    let mut runner = Runner::default();
+    for scenario in ["all", "guests", "disks", "calm"] {
+        for seed in 0..2 {
+            let plan = plan(seed, scenario);
+            if let Err(failure) = runner.run(&plan) {
+                let timeline = failure.timeline.join("\n");
+                panic!("{}\n{timeline}\n{}", failure.reason, failure.plan);
+            }
+        }
+    }
+}
+
+#[test]
+fn the_same_plan_gives_the_same_run_in_whatever_company() {
+    let mut runner = Runner::default();
+    let plan = plan(7, "all");
+    let mut other = plan.clone();
+    other.seed = 8;
+    let [first, different, second] =
+        [&plan, &other, &plan].map(|plan| runner.run(plan).expect("nothing is wrong"));
+    assert!(first.tally.answered > 0 && first.faults.iter().sum::<u64>() > 0);
+    assert_eq!(first.hash, second.hash);
+    assert_eq!(first.steps, second.steps);
+    assert_ne!(first.hash, different.hash);
+}
