@@ -5,10 +5,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use xshell::{Shell, cmd};
 
-use crate::{deny, fuzz, kernel, miri, mutants, root, shell, test, ui};
+use crate::{deny, fuzz, kernel, miri, mutants, root, shell, simulate, test, ui};
 
 /// For each fuzz target.
 const FUZZ_SECONDS: u64 = 30;
+/// For simulated domains, half of it from seeds that stay and half from those of the commit.
+const SIMULATE_SECONDS: u64 = 60;
 /// For the mutants of what a change touches.
 const MUTANTS_TIME: Duration = Duration::from_secs(240);
 /// For a share of the tests under Miri.
@@ -64,6 +66,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     unchecked.extend(mutants::in_ci(MUTANTS_TIME)?);
     miri::loom()?;
     fuzz::in_ci(FUZZ_SECONDS)?;
+    simulate::in_ci(SIMULATE_SECONDS)?;
     unchecked.extend(miri::in_ci(MIRI_TIME)?);
     if args.host_only {
         kernel::build()?;

@@ -1,7 +1,7 @@
 //! `cargo xtask`: builds Spindle, boots it under nested Xen and tests it there.
 //!
 //! One file or folder per task (`kernel`, `run`, `test`, `bench`, `interop`, `fuzz`, `miri`, `mutants`,
-//! `ci`, `shell`, `size`); `rig` holds the machine they share, `scenario` what is done with it; `freshness`
+//! `simulate`, `ci`, `shell`, `size`); `rig` holds the machine they share, `scenario` what is done with it; `freshness`
 //! compares results with the sources of now.
 
 #![forbid(unsafe_code)]
@@ -23,6 +23,7 @@ mod rig;
 mod run;
 mod scenario;
 mod shell;
+mod simulate;
 mod size;
 mod spread;
 mod tally;
@@ -78,6 +79,10 @@ enum Task {
     /// Change the code in one place at a time and see whether the tests notice (hours; with
     /// --changed only in what a change touches).
     Mutants(mutants::Args),
+    /// Run simulated domains in virtual time, in which everything that can go wrong does (see
+    /// `cargo xtask simulate --help` for its options).
+    #[command(disable_help_flag = true)]
+    Simulate(simulate::Args),
     /// Print the size of the image and of each crate (lines, `unsafe` blocks).
     Size,
 }
@@ -102,6 +107,7 @@ fn main() -> ExitCode {
         Task::Loom => miri::loom(),
         Task::Shellcheck => shell::run(),
         Task::Mutants(args) => mutants::run(&args),
+        Task::Simulate(args) => simulate::run(&args),
         Task::Size => size::run(),
     };
     match result {
