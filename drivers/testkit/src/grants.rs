@@ -168,6 +168,11 @@ impl<'b> FakeGrants<'b> {
         state.faults.push_back((call, done + ahead + 1, fault));
     }
 
+    /// Takes back all faults that have not happened yet.
+    pub fn repair(&self) {
+        self.state.lock().unwrap().faults.clear();
+    }
+
     /// Makes the next operation of a kind end with `GNTST_eagain`, `times` times running.
     pub fn inject_eagain(&self, call: Call, times: u64) {
         for ahead in 0..times {

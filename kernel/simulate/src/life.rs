@@ -655,6 +655,7 @@ impl Life {
         self.relieve(u64::MAX);
         self.disks.iter_mut().for_each(|disk| disk.repair(now));
         self.world.store.force_conflicts(0);
+        self.world.machine.grants.repair();
         (self.ending, self.attaches) = (true, false);
         for front in &mut self.fronts {
             front.next = front.next.min(now + SECOND);
