@@ -135,7 +135,7 @@ const PINS: [Pin; 27] = [
     (
         "partitions in all",
         "512",
-        "kernel/src/disks/partitions.rs",
+        "kernel/control/src/disks/tables.rs",
         "MOST",
         1,
     ),
