@@ -246,16 +246,6 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
         }
     }
 
-    /// A disk has a write cache from the next requests on, or none: flushes go to it, or are answered
-    /// here.
-    pub fn set_write_cache(&mut self, disk: usize, on: bool) {
-        for session in self.rings[..self.used].iter_mut().flatten() {
-            if session.volume().disk == disk {
-                session.set_write_cache(on);
-            }
-        }
-    }
-
     /// Submits nothing more to `unit` of a disk, whatever ring it is for: what comes, or waits to be
     /// submitted, fails.
     pub fn remove(&mut self, disk: usize, unit: Unit) {

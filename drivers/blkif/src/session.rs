@@ -394,11 +394,6 @@ impl Session {
         }
     }
 
-    /// The volume has a write cache from the next request on, or none.
-    pub(crate) fn set_write_cache(&mut self, on: bool) {
-        self.volume.write_cache = on;
-    }
-
     /// The volume is gone for good. What waits, and what comes, must not reach what may be in its
     /// place: it fails, and nothing is submitted any longer.
     pub(crate) fn remove(&mut self) {

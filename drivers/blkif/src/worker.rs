@@ -48,14 +48,6 @@ pub enum Order {
         /// Which part of it.
         unit: Unit,
     },
-    /// A disk has a write cache now and had none before, or the other way round. No answer, but see
-    /// [`Link::done`].
-    WriteCache {
-        /// The disk.
-        disk: usize,
-        /// Whether it has one.
-        on: bool,
-    },
     /// A disk is lost: fail all that is in flight on it and all that comes. No answer, but see
     /// [`Link::done`].
     FailDisk(usize),
@@ -460,7 +452,6 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> Worker<Q, G, N> {
             }
             Order::Resize { ring, sectors } => core.resize(ring, sectors),
             Order::Remove { disk, unit } => core.remove(disk, unit),
-            Order::WriteCache { disk, on } => core.set_write_cache(disk, on),
             Order::FailDisk(disk) => core.fail_disk(disk),
             Order::CutOff(disk) => core.cut_off(disk),
             Order::Renew(disk) => core.renew(disk),

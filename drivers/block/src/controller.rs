@@ -40,8 +40,7 @@ pub trait BlockController<Q> {
     }
 
     /// Says that nothing more is submitted, by any queue, to the units of which
-    /// [`UnitChange::Removed`] has been reported so far, and that all know what
-    /// [`UnitChange::WriteCache`] has reported. To be called when every core has carried out
+    /// [`UnitChange::Removed`] has been reported so far. To be called when every core has carried out
     /// what was ordered then; not before may others get what is under these numbers now.
     fn closed(&mut self) {}
 
@@ -152,9 +151,6 @@ pub enum UnitChange {
         /// Why.
         reason: String,
     },
-    /// All units have a write cache from now on, or none: nothing is carried out before
-    /// [`BlockController::closed`] says that all who use one know.
-    WriteCache(bool),
     /// There is one more, perhaps under the number of one that was removed;
     /// [`BlockController::volumes`] has it.
     Added(Unit),

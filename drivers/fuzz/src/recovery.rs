@@ -196,7 +196,7 @@ pub fn run(data: &[u8]) {
                     shifts[id as usize] = found;
                 }
                 Change::Removed { id, .. } => shifts[id as usize] = None,
-                Change::Resized { .. } | Change::WriteCache(_) => {}
+                Change::Resized { .. } => {}
             }
         }
         if attention.lost.is_some() {

@@ -98,7 +98,6 @@ where
                 unit: Unit(id),
                 reason: reason.to_string(),
             },
-            Change::WriteCache(on) => UnitChange::WriteCache(on),
             Change::Added(id) => UnitChange::Added(Unit(id)),
         };
         let (health, before) = (

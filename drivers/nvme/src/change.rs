@@ -31,9 +31,6 @@ pub enum Change {
         /// Why.
         reason: Removal,
     },
-    /// The controller has a write cache now and had none before, or the other way round: before it goes
-    /// on, those who use any of its namespaces must know, and [`Controller::closed`] says that they do.
-    WriteCache(bool),
     /// There is one more that can be served, perhaps under the number of one that was removed.
     Added(u32),
 }
@@ -117,17 +114,15 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
         self.leaving.iter().any(|leaving| leaving.id == id)
     }
 
-    /// Whether there are namespaces that were removed and may still be submitted to, or those who use the
-    /// controller do not know yet whether it has a write cache.
+    /// Whether there are namespaces that were removed and may still be submitted to.
     pub(crate) fn awaits_closing(&self) -> bool {
-        self.cache_changed || self.leaving.iter().any(|leaving| !leaving.closed)
+        self.leaving.iter().any(|leaving| !leaving.closed)
     }
 
     /// Says that those who used the namespaces that [`Change::Removed`] has reported so far submit
     /// nothing more to them. Not before may others get what is under these numbers now; a controller
     /// that was reset, or has come back, works again only then.
     pub fn closed(&mut self) {
-        self.cache_changed = false;
         for leaving in self.leaving.iter_mut().filter(|leaving| !leaving.closed) {
             leaving.closed = true;
             let Some(place) = self.table.place(leaving.id) else {

@@ -45,10 +45,6 @@ pub struct Controller<R, C, M> {
     pub(crate) refused: Vec<(u32, NamespaceError)>,
     /// Those that were removed, as long as something of them may be under way.
     pub(crate) leaving: Vec<Leaving>,
-    /// Whether it has a write cache, as far as those who use it know.
-    pub(crate) known_cache: Option<bool>,
-    /// That is another answer than before, of which not all know.
-    pub(crate) cache_changed: bool,
     /// Entries in a queue: a power of two.
     pub(crate) depth: u16,
     /// The most that there may be, if the controller agrees.
@@ -157,8 +153,6 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
             table: Arc::default(),
             refused: Vec::new(),
             leaving: Vec::new(),
-            known_cache: None,
-            cache_changed: false,
             depth,
             most_depth,
             timeout: options.timeout,
@@ -193,7 +187,6 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
 
     fn find_out(&mut self, options: DiskOptions) -> Result<(), Error> {
         let namespaces = self.identify_controller()?;
-        self.known_cache = Some(self.identity.write_cache);
         self.discards = self.discard_limits()?;
         self.ask_for_delays()?;
         self.find_namespaces(namespaces)?;

@@ -121,8 +121,7 @@
 //! | other limits after a reset | handled: the queues are given the new ones; what is in flight and beyond them fails, and nothing else | `revival`: `a_reset_to_smaller_limits_fails_what_is_beyond_them_and_nothing_else` |
 //! | shorter queues after a reset | handled: it is lost, and brought up once more with such queues | `revival`: `one_that_comes_back_with_shorter_queues_is_given_no_more_than_they_hold` |
 //! | fewer queues after a reset | handled, if the cores need no more of them; it stays lost otherwise | `revival`: `one_that_grants_fewer_queues_than_before_works_on_if_the_cores_need_no_more` |
-//! | other limits when it comes back after it was lost | handled | `revival`: `one_that_comes_back_with_smaller_limits_is_kept_within_them` |
-//! | a write cache that comes or goes at a reset | handled: before the controller goes on, all who use it know whether their flushes are to reach it | `changes` of `kernel/control`: `a_write_cache_that_comes_or_goes_at_a_reset_costs_no_guest_its_disk` |
+//! | other limits when it comes back after it was lost | handled, but for a write cache where there was none, with which it stays lost | `revival`: `one_that_comes_back_with_smaller_limits_is_kept_within_them` |
 //! | namespaces that come and go | handled | `revival`: `a_namespace_comes_and_goes_and_another_does_not_notice` |
 //! | a namespace that is formatted with other blocks, or replaced | handled: closed for its users, offered anew | `revival`: `a_namespace_with_other_blocks_gets_nothing_of_what_was_meant_for_the_old_ones` |
 //! | changes that no event reports | handled: found after a reset, and by [`Controller::rescan`] | `revival`: `a_controller_that_says_nothing_of_changes_is_looked_at_on_request` |

@@ -669,10 +669,12 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
         if self.recovery.reviving {
             self.take_anew(changes)?;
         } else {
-            if !self.identity.is_of(&self.recovery.before) {
+            let before = &self.recovery.before;
+            // Those who use it have no flush for what they wrote, if it has a cache only now.
+            let caches = self.identity.write_cache && !before.write_cache;
+            if !self.identity.is_of(before) || caches {
                 return Err(Error::Changed("identity"));
             }
-            self.see_cache(changes);
             self.discards = self.discard_limits()?;
         }
         self.ask_for_delays()?;

@@ -97,25 +97,13 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
             }
             self.refused.clear();
             self.unsure.clear();
-            self.known_cache = None;
         }
-        self.see_cache(changes);
+        if self.identity.write_cache && !self.recovery.before.write_cache {
+            // Those who use it have no flush for what they wrote.
+            return Err(Error::Changed("write cache"));
+        }
         self.discards = self.discard_limits()?;
         Ok(())
-    }
-
-    /// Reports whether it has a write cache, if those who use it know it otherwise. Their flushes go to
-    /// the controller only if it has one.
-    pub(crate) fn see_cache(&mut self, changes: &mut Vec<Change>) {
-        let on = self.identity.write_cache;
-        if self
-            .known_cache
-            .replace(on)
-            .is_some_and(|known| known != on)
-        {
-            self.cache_changed = true;
-            changes.push(Change::WriteCache(on));
-        }
     }
 
     /// The queues begin anew with the order that follows. Gives what is to be reported; what is there

@@ -409,12 +409,6 @@ impl FakeNvme {
         self.raise(0x04_0002);
     }
 
-    /// Gives the controller a write cache, or takes it away. To be followed by a reset.
-    pub fn set_write_cache(&self, on: bool) {
-        let stores = self.0.stores.iter();
-        stores.for_each(|store| store.set_write_cache(on));
-    }
-
     /// Puts another namespace in the place of number `id`, with this NGUID, and reports it.
     pub fn replace(&self, id: u32, nguid: [u8; 16]) {
         if let Some(store) = self.0.store(id) {

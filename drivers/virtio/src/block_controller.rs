@@ -122,7 +122,7 @@ where
             (None, Phase::Reviving) => self.revive(&mut events),
             (None, Phase::Closing { closed }) => self.device.health().map(|()| {
                 if closed {
-                    self.go_on(&mut events);
+                    self.arrive(&mut events);
                 }
             }),
         };

@@ -24,10 +24,9 @@ pub(crate) enum Phase {
     Lost,
     /// It is being brought up.
     Reviving,
-    /// It is up with a write cache that it did not have before, or without one, of which all who have it
-    /// must know; or another one in its place is up, and those who had the first one are kept from it.
+    /// Another one in its place is up, and those who had the first one are being kept from it.
     Closing {
-        /// They know, or submit nothing more.
+        /// They submit nothing more.
         closed: bool,
     },
 }
@@ -39,7 +38,7 @@ pub(crate) struct Identity {
     sectors: u64,
     block_shift: u8,
     read_only: bool,
-    /// Those who use it know whether their flushes are to reach it.
+    /// Those who use it without one do not flush.
     write_cache: bool,
 }
 
@@ -58,12 +57,11 @@ impl Identity {
     /// it was never `away`: any other disk may have that size.
     fn is_same(&self, now: &Self, away: bool) -> bool {
         let known = !self.serial.is_empty() || !away && self.sectors == now.sectors;
-        let alike = Self {
+        let sized_alike = Self {
             sectors: self.sectors,
-            write_cache: self.write_cache,
             ..now.clone()
         };
-        known && *self == alike
+        known && *self == sized_alike
     }
 }
 
@@ -110,13 +108,7 @@ where
                     let sectors = now.sectors;
                     events.changes.push(UnitChange::Resized { unit, sectors });
                 }
-                if before.write_cache == now.write_cache {
-                    return self.come_back(ControllerBack::Same, events);
-                }
-                events.changes.push(UnitChange::WriteCache(now.write_cache));
-                self.phase = Phase::Closing { closed: false };
-                // By this it is known if it is lost before it is back.
-                self.known = Some(now);
+                self.come_back(ControllerBack::Same, events);
             }
             Some(_) => {
                 self.replaced = true;
@@ -125,14 +117,6 @@ where
                 events.changes.push(UnitChange::Removed { unit, reason });
             }
             // What was there was removed before, or there was none.
-            None => self.arrive(events),
-        }
-    }
-
-    /// Those who had the disk are as far as [`Phase::Closing`] waits for.
-    pub(crate) fn go_on(&mut self, events: &mut DiskEvents) {
-        match self.known.take() {
-            Some(_) => self.come_back(ControllerBack::Same, events),
             None => self.arrive(events),
         }
     }

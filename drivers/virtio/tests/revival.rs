@@ -293,7 +293,11 @@ fn another_disk_is_reached_only_when_nothing_is_submitted_for_the_first_one() {
             block_size: 4096,
             ..Config::default()
         },
-        // Those who use it write in vain.
+        // Those who use it do not flush, or do so in vain; or write, in vain.
+        Config {
+            features: features & !feature::FLUSH,
+            ..Config::default()
+        },
         Config {
             features: features | feature::RO,
             ..Config::default()
@@ -577,47 +581,4 @@ fn a_disk_that_fails_to_give_its_serial_number_is_tried_again() {
     assert_eq!(bed.probe(), back(ControllerBack::Same, vec![]));
     bed.tick();
     bed.works();
-}
-
-#[test]
-fn a_disk_goes_on_with_another_write_cache_only_when_all_know() {
-    let features = Config::default().features;
-    let with = |features| Config {
-        features,
-        ..Config::default()
-    };
-    let rig = Rig::new(Config::default());
-    let mut bed = Bed::new(&rig);
-    for (features, on) in [(features & !feature::FLUSH, false), (features, true)] {
-        // What is lost before all know is no other disk when it is back.
-        for again in [false, true] {
-            rig.device.vanish();
-            bed.lose();
-            rig.device.come_back_as(with(features));
-            let probed = bed.probe();
-            let changes = match again {
-                false => vec![UnitChange::WriteCache(on)],
-                true => Vec::new(),
-            };
-            assert_eq!(probed.changes, changes);
-            if again {
-                assert_eq!(probed.back, Some(ControllerBack::Same));
-                continue;
-            }
-            assert_eq!(probed.back, None);
-            bed.tick();
-            assert_eq!(bed.attend(), DiskEvents::default());
-            bed.is_refused();
-        }
-        assert_eq!(bed.disk.volumes(0)[0].write_cache, on);
-        bed.tick();
-        bed.works();
-    }
-    // Nor is it before.
-    rig.device.vanish();
-    bed.lose();
-    rig.device.come_back_as(with(features & !feature::FLUSH));
-    assert_eq!(bed.probe().back, None);
-    bed.disk.closed();
-    assert_eq!(bed.attend(), back(ControllerBack::Same, Vec::new()));
 }

@@ -292,10 +292,6 @@ impl<H: Hypervisor, W: CoreWorker> Control<H, W> {
             let (backend, cores) = (&mut self.backend, &mut self.cores);
             self.devices.resize(volume, sectors, backend, cores);
         }
-        for (disk, on) in care.caches {
-            // As below.
-            self.cores.order_all(|| Order::WriteCache { disk, on });
-        }
         for removed in &care.removed {
             let (disk, unit) = (removed.disk, removed.unit);
             // Rings that are on their way to a core are there by then.

@@ -248,7 +248,6 @@ impl<H: Hypervisor, W: CoreWorker> Cores<H, W> {
                     | Order::CutOff(_)
                     | Order::Resize { .. }
                     | Order::Remove { .. }
-                    | Order::WriteCache { .. }
                     | Order::Read(_)
                     | Order::Renew(_)
             );

@@ -66,9 +66,6 @@ enum Event {
     ReformatNvme {
         block_shift: u8,
     },
-    CacheNvme {
-        on: bool,
-    },
     LoseNvme,
     ReturnNvme,
     LoseVirtio {
@@ -122,7 +119,6 @@ fn event() -> impl Strategy<Value = Event> {
         1 => Just(Event::RunVirtio),
         1 => Just(Event::FailNvme),
         1 => (9..13u8).prop_map(|block_shift| Event::ReformatNvme { block_shift }),
-        1 => any::<bool>().prop_map(|on| Event::CacheNvme { on }),
         2 => Just(Event::Rescan),
         1 => Just(Event::ReturnNvme),
         1 => Just(Event::ReturnVirtio),
@@ -216,7 +212,6 @@ fn happen(world: &mut World, models: &Models, cores: usize, event: Event) {
         Event::RunVirtio => drop(models.virtio.run()),
         Event::FailNvme => models.nvme.die(),
         Event::ReformatNvme { block_shift } => models.nvme.reformat(1, block_shift),
-        Event::CacheNvme { on } => models.nvme.set_write_cache(on),
         Event::Rescan => {
             let path = format!("/local/domain/{BACKEND}/data/spindle/rescan");
             world.poke(|store| store.write(&path, "1"));

@@ -56,14 +56,6 @@ impl<H: Copy + PartialEq + Display> Targets<H> {
         });
     }
 
-    /// All of disk number `disk` has a write cache from now on, or none.
-    pub fn set_write_cache(&mut self, disk: usize, on: bool) {
-        let entries = self.entries.iter_mut();
-        for entry in entries.filter(|entry| entry.volume.disk == disk) {
-            entry.volume.write_cache = on;
-        }
-    }
-
     /// Takes in a disk that has come, without partitions. Nothing is said any longer of a disk that had
     /// one of its names before, by that or any other name of what it follows.
     pub fn add(&mut self, disk: Volume) {

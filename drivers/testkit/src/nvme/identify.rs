@@ -51,11 +51,7 @@ impl Shared {
         for (at, bytes) in self.host_memory_wanted() {
             put(at, &bytes);
         }
-        let caches = match self.stores.first() {
-            Some(store) => store.caches(),
-            None => self.config.write_cache,
-        };
-        put(525, &[u8::from(caches)]);
+        put(525, &[u8::from(self.config.write_cache)]);
         put(528, &self.config.atomic_blocks.to_le_bytes());
         page
     }

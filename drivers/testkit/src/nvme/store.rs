@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use super::NamespaceConfig;
 
@@ -10,7 +10,7 @@ use super::NamespaceConfig;
 pub(super) struct Store {
     pub(super) id: u32,
     pub(super) config: NamespaceConfig,
-    write_cache: AtomicBool,
+    write_cache: bool,
     size: AtomicU64,
     format_progress: AtomicU8,
     shift: AtomicU8,
@@ -39,7 +39,7 @@ impl Store {
         Self {
             id: config.id,
             config: config.clone(),
-            write_cache: write_cache.into(),
+            write_cache,
             size: AtomicU64::new(config.blocks),
             format_progress: AtomicU8::new(config.format_progress),
             shift: AtomicU8::new(config.block_shift),
@@ -55,17 +55,6 @@ impl Store {
     /// Blocks there are now.
     pub(super) fn size(&self) -> u64 {
         self.size.load(Ordering::Acquire)
-    }
-
-    /// Whether it has a write cache now.
-    pub(super) fn caches(&self) -> bool {
-        self.write_cache.load(Ordering::Acquire)
-    }
-
-    /// Gives it a write cache, or takes it away with what is in it stored.
-    pub(super) fn set_write_cache(&self, on: bool) {
-        self.write_cache.store(on, Ordering::Release);
-        self.flush();
     }
 
     /// FPI now.
@@ -140,7 +129,7 @@ impl Store {
     pub(super) fn write<T>(&self, at: u64, len: usize, with: impl FnOnce(&mut [u8]) -> T) -> T {
         let mut blocks = self.blocks.lock().unwrap();
         let Blocks { data, stale } = &mut *blocks;
-        if self.caches() {
+        if self.write_cache {
             let shift = self.shift();
             for block in at >> shift..=(at + len as u64 - 1) >> shift {
                 let start = (block << shift) as usize;

@@ -64,8 +64,6 @@ pub(crate) struct Care {
     pub(crate) forgot: Vec<usize>,
     /// Volumes of another size, and that in sectors of 512 bytes.
     pub(crate) resized: Vec<(VolumeId, u64)>,
-    /// Disks that have a write cache from now on, or none.
-    pub(crate) caches: Vec<(usize, bool)>,
     /// Parts of disks that are no longer what they were.
     pub(crate) removed: Vec<Removed>,
     /// There are other disks than before.
@@ -181,13 +179,6 @@ impl<Q> Disks<Q> {
                     self.drop_tables(number, unit);
                     self.disks[number].ordering = true;
                     (care.listed, care.soon) = (true, true);
-                }
-                UnitChange::WriteCache(on) => {
-                    let how = if on { "a" } else { "no" };
-                    warn!("disk {name}: it has {how} write cache from now on");
-                    self.targets.set_write_cache(number, on);
-                    care.caches.push((number, on));
-                    (self.disks[number].ordering, care.soon) = (true, true);
                 }
                 UnitChange::Added(unit) => {
                     self.take_in(number, unit);
