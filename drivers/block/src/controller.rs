@@ -164,6 +164,10 @@ pub struct LostController {
     /// Whether it reaches no memory any longer. Each core may then call
     /// [`crate::DiskQueue::fail_all`]; otherwise the memory must be taken from it first.
     pub disabled: bool,
+    /// Whether it carries out nothing more of what it was given, so that what it has in common with
+    /// another controller can be used by that one. One that only reaches no memory may have fetched
+    /// data before.
+    pub stopped: bool,
     /// It was lost before, and has not come back.
     pub again: bool,
 }

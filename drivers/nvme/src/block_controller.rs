@@ -12,7 +12,7 @@ use spindle_block::{
 };
 use spindle_hw::{Clock, DmaAlloc, Registers};
 
-use crate::{Back, Change, Controller, HealthLog, QueuePair};
+use crate::{Back, Change, Controller, Error, HealthLog, QueuePair};
 
 /// A controller with a number, a handle to its registers for each queue, and the way to keep it
 /// from memory.
@@ -81,10 +81,15 @@ where
 
     fn attend(&mut self) -> DiskEvents {
         let attention = self.controller.attend();
-        let lost = attention.lost.map(|lost| LostController {
-            reason: lost.reason.to_string(),
-            disabled: self.bus.disable() || lost.disabled,
-            again: lost.again,
+        let lost = attention.lost.map(|lost| {
+            let is_off = self.bus.disable();
+            LostController {
+                reason: lost.reason.to_string(),
+                disabled: is_off || lost.disabled,
+                // One that was unplugged has lost its power with its port.
+                stopped: lost.disabled || is_off && lost.reason == Error::Gone,
+                again: lost.again,
+            }
         });
         if attention.quiet {
             self.bus.enable();

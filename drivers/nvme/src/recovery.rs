@@ -279,6 +279,11 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
                     Err(Error::Gone) => return self.look_blindly(true, late(since, patience)),
                     capabilities => capabilities?,
                 };
+                let blind = core::mem::take(&mut self.recovery.blind);
+                if blind && self.may_forget() {
+                    // It may have been without power, which is reported when it is disabled.
+                    return Err(Error::Restarted);
+                }
                 self.release_queues();
                 self.renew_capabilities(capabilities)?;
                 if capabilities.max_queue_entries() < u32::from(self.depth) {
@@ -292,7 +297,6 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
                 self.registers
                     .set_admin_queues(submission, completion, admin::ENTRIES.into());
                 self.registers.begin_enable();
-                self.recovery.blind = false;
                 self.recovery.stage = Stage::Enabling(now);
             }
             Stage::Disabling(since) => match self.registers.status_in_change() {
@@ -301,6 +305,9 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
                         self.lose(reason, true, attention);
                     } else {
                         attention.quiet = self.let_end();
+                        // One whose registers were away may have been without power.
+                        let blind = core::mem::take(&mut self.recovery.blind);
+                        self.recovery.cache_lost |= blind && self.may_forget();
                         // Every queue has stopped, so that none answers a flush before this is known.
                         attention.cache_lost = core::mem::take(&mut self.recovery.cache_lost);
                         self.order(Step::Clear, attention);
@@ -389,7 +396,13 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
         self.rescan = Rescan::No;
         let serial = &self.identity.serial;
         let reviving = self.recovery.reviving;
-        self.recovery.cache_lost |= reason == Error::Restarted && self.identity.write_cache;
+        // One that does not become ready may have forgotten that it was enabled.
+        let is_new = match reason {
+            Error::Restarted => true,
+            Error::NotReady(_) => matches!(self.recovery.stage, Stage::Enabling(_)),
+            _ => false,
+        };
+        self.recovery.cache_lost |= is_new && self.may_forget();
         let hopeless = matches!(reason, Error::Changed(_)) || reviving;
         let spent = self.recovery.spent;
         if !hopeless && spent > BUDGET && self.may_reset_subsystem() {
@@ -425,6 +438,12 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
             self.recovery.blind = false;
             self.recovery.stage = Stage::Disabling(now);
         }
+    }
+
+    /// Whether what was answered is lost with the power. All that a controller had before it was lost
+    /// is reported as lost by then.
+    fn may_forget(&self) -> bool {
+        self.identity.write_cache && !self.recovery.reviving
     }
 
     /// Whether the last resort is left, and disturbs no other user of the subsystem.

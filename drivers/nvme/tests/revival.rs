@@ -888,3 +888,30 @@ fn one_that_does_not_answer_after_it_was_disabled_is_waited_for() {
     bed.settle();
     assert_eq!(bed.answers, [(1, Ok(()))]);
 }
+
+#[test]
+fn power_that_is_away_during_a_reset_is_noticed() {
+    // While it is disabled, and while it is enabled.
+    for fault in [Fault::NeverIdle, Fault::NeverReady] {
+        let rig = Rig::new(Config {
+            timeout: 4,
+            write_cache: true,
+            ..Config::default()
+        });
+        let mut bed = Bed::new(&rig, 1);
+        bed.submit(0, Op::Write, 1);
+        bed.turn();
+        rig.disk.hang();
+        rig.disk.arm(fault);
+        rig.disk.die();
+        bed.pass(SECOND);
+        bed.pass(5_000_000);
+        rig.disk.vanish();
+        bed.pass(1_000_000);
+        rig.disk.come_back();
+        rig.disk.repair();
+        bed.settle();
+        assert!(bed.lost.is_none());
+        assert_eq!(bed.cache_losses, 1);
+    }
+}

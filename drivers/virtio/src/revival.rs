@@ -153,6 +153,8 @@ where
         events.lost = Some(LostController {
             reason: reason.to_string(),
             disabled: self.bus.disable(),
+            // No device has a disk in common with another one.
+            stopped: true,
             again,
         });
     }

@@ -271,15 +271,15 @@ impl<H: Hypervisor, W: CoreWorker> Control<H, W> {
         for (path, line) in care.health {
             self.backend.publish(path, line);
         }
-        if care.wake {
-            self.cores.wake_all();
-        }
         for disk in care.back {
             self.cores.order_all(|| Order::Renew(disk));
         }
         let lossy = care.lost.iter().chain(&care.loose).chain(&care.heard);
         for &disk in lossy.chain(&care.forgot) {
             self.devices.note_loss(disk, &self.disks.targets);
+        }
+        if care.wake {
+            self.cores.wake_all();
         }
         for disk in care.lost {
             self.cores.order_all(|| Order::FailDisk(disk));

@@ -1162,3 +1162,19 @@ fn a_disk_without_a_serial_number_that_was_plugged_in_again_between_two_looks_is
         world.assert_nothing_left();
     }
 }
+
+#[test]
+fn a_twin_of_one_that_did_not_stop_is_refused() {
+    let (mut world, models) = with_twins();
+    let first = guest(&mut world, 5, "nvme0n1", 2);
+    models[0].hang();
+    world.guests[first].write(0, 0, 1);
+    world.pass(10);
+    models[0].arm(NvmeFault::NeverIdle);
+    models[0].die();
+    until_lost(&mut world);
+    world.pass(100);
+    world.detach(first);
+    let reason = "nvme0 has the same namespace, is lost";
+    assert_refused(&mut world, 6, "nvme1n1", reason);
+}

@@ -115,6 +115,14 @@ impl<H: Copy + PartialEq + Display> Targets<H> {
         self.entries.iter().filter(is_part).count()
     }
 
+    /// How many of them are on this disk.
+    #[must_use]
+    pub fn partition_count_of(&self, disk: usize, unit: Unit) -> usize {
+        let is_part = |entry: &&TargetEntry| matches!(entry.kind, TargetKind::PartitionOf(_));
+        let parts = self.entries.iter().filter(is_part);
+        parts.filter(|entry| entry.is_on(disk, unit)).count()
+    }
+
     /// The place of a whole disk.
     fn whole(&self, disk: usize, unit: Unit) -> Option<usize> {
         let mut entries = self.entries.iter();

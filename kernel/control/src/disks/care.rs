@@ -106,6 +106,9 @@ impl<Q> Disks<Q> {
                             // A core may have answered something since the loss was noted, for a ring
                             // that it gave back before it knew.
                             care.heard.push(number);
+                            // It goes on in the next round, when that loss is noted.
+                            care.soon = true;
+                            continue;
                         }
                     }
                     Some(core) => late = ordered.is_late(disk.controller.name(), core, now),
@@ -218,7 +221,7 @@ impl<Q> Disks<Q> {
             }
         }
         // One that was stopped since, or that came to nothing once more, is given nothing new.
-        let stopped = lost.disabled || lost.again && !self.targets.may_write(number);
+        let stopped = lost.stopped || lost.again && !self.targets.may_write(number);
         self.targets.set_lost(number, name.into(), reason, !stopped);
         let disk = &mut self.disks[number];
         (disk.probing, disk.ordering) = (false, true);

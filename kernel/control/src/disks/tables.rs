@@ -200,7 +200,8 @@ impl<Q> Disks<Q> {
         match read {
             Ok(table) => {
                 let before = self.targets.partition_count();
-                let partitions = take(disk, table, before);
+                let others = before - self.targets.partition_count_of(disk.disk, disk.unit);
+                let partitions = take(disk, table, others);
                 let found = !partitions.is_empty();
                 self.targets.divide(disk.disk, disk.unit, partitions)
                     && (found || before != self.targets.partition_count())

@@ -231,6 +231,7 @@ impl BlockController<Queue> for Watched {
             events.lost = Some(LostController {
                 reason,
                 disabled,
+                stopped: disabled,
                 again: false,
             });
         }
