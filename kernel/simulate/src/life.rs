@@ -1,6 +1,8 @@
 //! A run: a domain's life from its first attach to its shutdown, in which the scheduler chooses at
 //! every step who goes on.
 
+use std::time::Instant;
+
 use spindle_block::DiskOptions;
 use spindle_hw::SharedPages;
 use spindle_testkit::grants::{Call, Fault as GrantFault};
@@ -25,9 +27,15 @@ const SECTORS: [usize; 4] = [2048, 4096, 2048, 2048];
 /// How long the domain may take for what depends on no disk.
 const PATIENCE_NS: u64 = 150 * SECOND;
 
+/// Steps between two looks at the real clock.
+const LOOK: u64 = 1 << 10;
+
 /// What was found in a run, and how it ended.
 #[derive(Clone, Debug, Default)]
 pub struct Outcome {
+    /// It went on to its end. One that was stopped by the real clock did not, and what is judged at
+    /// the end was not.
+    pub whole: bool,
     /// Virtual time, in ns.
     pub virtual_ns: u64,
     /// How requests ended.
@@ -38,6 +46,27 @@ pub struct Outcome {
     pub faults: Vec<u64>,
     /// What all of the run makes.
     pub hash: u64,
+}
+
+/// Why a run ends before its end.
+#[derive(Debug)]
+pub(crate) enum Stop {
+    /// Something is wrong.
+    Wrong(String),
+    /// There is no real time left.
+    NoTime,
+}
+
+impl From<String> for Stop {
+    fn from(reason: String) -> Self {
+        Self::Wrong(reason)
+    }
+}
+
+impl From<&str> for Stop {
+    fn from(reason: &str) -> Self {
+        Self::Wrong(reason.into())
+    }
 }
 
 /// Who can go on.
@@ -87,12 +116,15 @@ pub(crate) struct Life {
     /// No new devices but those that are attached one by one.
     attaches: bool,
     steps: u64,
+    /// Rounds of the scheduler until it looks at the real clock again.
+    look: u64,
+    deadline: Option<Instant>,
     started: u64,
     judged_at: u64,
 }
 
 impl Life {
-    pub(crate) fn new(plan: &Plan, spare: Vec<SharedPages>) -> Self {
+    pub(crate) fn new(plan: &Plan, spare: Vec<SharedPages>, deadline: Option<Instant>) -> Self {
         let mut chance = Chance::new(plan.seed);
         let setup = Setup {
             cores: plan.cores,
@@ -167,6 +199,8 @@ impl Life {
             ending: false,
             attaches: true,
             steps: 0,
+            look: LOOK,
+            deadline,
             started: now,
             judged_at: now,
         }
@@ -179,6 +213,7 @@ impl Life {
     /// What has been counted so far.
     pub(crate) fn outcome(&self) -> Outcome {
         Outcome {
+            whole: false,
             virtual_ns: self.now() - self.started,
             tally: self.tally,
             steps: self.steps,
@@ -193,7 +228,7 @@ impl Life {
     }
 
     /// The whole life.
-    pub(crate) fn live(&mut self, ns: u64) -> Result<(), String> {
+    pub(crate) fn live(&mut self, ns: u64) -> Result<(), Stop> {
         let until = self.now() + ns;
         self.run(until, |_| false)?;
         self.settle()?;
@@ -202,7 +237,7 @@ impl Life {
     }
 
     /// Runs until `done`, or a time; true if it is done.
-    fn run(&mut self, until: u64, done: impl Fn(&Self) -> bool) -> Result<bool, String> {
+    fn run(&mut self, until: u64, done: impl Fn(&Self) -> bool) -> Result<bool, Stop> {
         let mut actors = Vec::new();
         loop {
             if done(self) {
@@ -211,6 +246,13 @@ impl Life {
             let now = self.now();
             if now >= until {
                 return Ok(false);
+            }
+            self.look -= 1;
+            if self.look == 0 {
+                self.look = LOOK;
+                if self.deadline.is_some_and(|at| Instant::now() >= at) {
+                    return Err(Stop::NoTime);
+                }
             }
             trace::set_now(now);
             self.world.machine.wires.pass(now);
@@ -648,7 +690,7 @@ impl Life {
     }
 
     /// Everything works again, and all devices go.
-    fn settle(&mut self) -> Result<(), String> {
+    fn settle(&mut self) -> Result<(), Stop> {
         trace::event("the end begins", [0; 3]);
         let now = self.now();
         self.rates.end();
@@ -668,29 +710,30 @@ impl Life {
         self.nothing_left()
     }
 
-    fn nothing_left(&mut self) -> Result<(), String> {
+    fn nothing_left(&mut self) -> Result<(), Stop> {
         let until = self.now() + 3 * SECOND;
         self.run(until, |_| false)?;
         let [mappings, ports, frames] = self.world.machine.left();
         let watches = self.world.store.watch_count() - 3;
         let transactions = self.world.store.open_transactions();
         if mappings + ports + frames + watches + transactions > 0 {
-            return Err(format!(
+            let left = format!(
                 "left at rest: {mappings} mappings, {ports} ports, {frames} runs of frames, \
                  {watches} watches, {transactions} transactions"
-            ));
+            );
+            return Err(left.into());
         }
         for disk in DISKS {
             let listed = self.world.published(&format!("targets/{disk}")).is_some();
             if listed && self.world.holder(disk) != "-" {
-                return Err(format!("{disk} still has a holder"));
+                return Err(format!("{disk} still has a holder").into());
             }
         }
         Ok(())
     }
 
     /// Reads everything that is on the disks.
-    fn verify(&mut self) -> Result<(), String> {
+    fn verify(&mut self) -> Result<(), Stop> {
         for (volume, disk) in DISKS.into_iter().enumerate() {
             let mut tries = 0;
             loop {
@@ -722,7 +765,7 @@ impl Life {
                 }
                 tries += 1;
                 if tries > 20 {
-                    return Err(format!("{disk} cannot be read at the end"));
+                    return Err(format!("{disk} cannot be read at the end").into());
                 }
                 let until = self.now() + 10 * SECOND;
                 self.run(until, |_| false)?;
@@ -732,7 +775,7 @@ impl Life {
     }
 
     /// Reads a volume; false if that fails.
-    fn read_all(&mut self, number: usize) -> Result<bool, String> {
+    fn read_all(&mut self, number: usize) -> Result<bool, Stop> {
         let mut from = 0;
         let len = self.fronts[number]
             .volume
@@ -752,7 +795,7 @@ impl Life {
         Ok(true)
     }
 
-    fn shut_down(&mut self) -> Result<(), String> {
+    fn shut_down(&mut self) -> Result<(), Stop> {
         let path = format!("/local/domain/{BACKEND}/control/shutdown");
         self.world.poke(|store| store.write(&path, "poweroff"));
         let limit = self.now() + 60 * SECOND;
@@ -763,12 +806,10 @@ impl Life {
         }
         for (result, queues) in self.world.shutdowns() {
             if result != Ok(()) || queues != self.cores.max(1) {
-                return Err(format!(
-                    "a disk's shutdown: {result:?}, {queues} queues back"
-                ));
+                return Err(format!("a disk's shutdown: {result:?}, {queues} queues back").into());
             }
         }
-        self.disks.iter().try_for_each(Disk::judge)
+        Ok(self.disks.iter().try_for_each(Disk::judge)?)
     }
 }
 

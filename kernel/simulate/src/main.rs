@@ -27,7 +27,8 @@ struct Cli {
     /// Virtual hours, in all runs together.
     #[arg(long, default_value_t = 100.0)]
     hours: f64,
-    /// Begin no further run after so many real seconds.
+    /// Stop after so many real seconds, in the middle of a run if need be. A failure that was found
+    /// until then is made smaller for as long as a minute more.
     #[arg(long)]
     limit: Option<u64>,
     /// What goes wrong: all, calm, guests or disks.
@@ -53,10 +54,15 @@ struct Cli {
     faults: Option<String>,
 }
 
+/// How long a failure is made smaller, if there is a limit of time.
+const SHRINK: Duration = Duration::from_secs(60);
+
 /// All runs so far.
 #[derive(Default)]
 struct Sum {
     runs: u64,
+    /// Those of them that the time limit has stopped.
+    stopped: u64,
     virtual_ns: u64,
     steps: u64,
     tally: Tally,
@@ -66,6 +72,7 @@ struct Sum {
 impl Sum {
     fn add(&mut self, outcome: &Outcome) {
         self.runs += 1;
+        self.stopped += u64::from(!outcome.whole);
         self.virtual_ns += outcome.virtual_ns;
         self.steps += outcome.steps;
         self.tally.add(&outcome.tally);
@@ -145,6 +152,8 @@ fn simulate(cli: &Cli) -> Result<bool, String> {
     let clock = clock().map_or(0, |since| since.as_secs() << 16);
     let first = cli.seed.or(cli.from).unwrap_or(clock);
     let (mut runner, mut sum, start) = (Runner::default(), Sum::default(), Instant::now());
+    let deadline = cli.limit.map(|limit| start + Duration::from_secs(limit));
+    runner.stop_at(deadline);
     let live = stderr().is_terminal();
     for seed in first.. {
         let mut plan = Plan::draw(seed, &scenario);
@@ -152,12 +161,20 @@ fn simulate(cli: &Cli) -> Result<bool, String> {
         match runner.run(&plan) {
             Ok(outcome) => sum.add(&outcome),
             Err(mut failure) => {
+                let found = start.elapsed();
+                failure.outcome.whole = true;
                 sum.add(&failure.outcome);
+                runner.stop_at(cli.limit.map(|_| Instant::now() + SHRINK));
                 if !cli.no_shrink && cli.seed.is_none() {
                     println!("FAILED: {}\n{plan}\nmaking it smaller", failure.reason);
                     failure = runner.shrink(failure, 60);
                 }
                 report(&failure);
+                println!(
+                    "found after {:.1} s, in run {}",
+                    found.as_secs_f64(),
+                    sum.runs
+                );
                 sum.print(start.elapsed());
                 return Ok(false);
             }
@@ -165,9 +182,7 @@ fn simulate(cli: &Cli) -> Result<bool, String> {
         if live {
             let _ = write!(stderr(), "\r{}\x1b[K", sum.line(start.elapsed()));
         }
-        let late = cli
-            .limit
-            .is_some_and(|limit| start.elapsed().as_secs() >= limit);
+        let late = deadline.is_some_and(|at| Instant::now() >= at);
         if cli.seed.is_some() || late || sum.hours() >= cli.hours {
             break;
         }
@@ -176,6 +191,9 @@ fn simulate(cli: &Cli) -> Result<bool, String> {
         eprintln!();
     }
     println!("seeds from {first} on, scenario {}", scenario.name);
+    if sum.stopped > 0 {
+        println!("no time for the end of the last run, which is judged only so far");
+    }
     sum.print(start.elapsed());
     Ok(true)
 }

@@ -3,10 +3,11 @@
 use std::cell::Cell;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Once;
+use std::time::Instant;
 
 use spindle_hw::SharedPages;
 
-use crate::life::{Life, Outcome};
+use crate::life::{Life, Outcome, Stop};
 use crate::plan::Plan;
 use crate::trace;
 
@@ -28,9 +29,16 @@ pub struct Failure {
 #[derive(Debug, Default)]
 pub struct Runner {
     spare: Vec<SharedPages>,
+    deadline: Option<Instant>,
 }
 
 impl Runner {
+    /// Stops runs at a moment of the real clock. One that is stopped has not failed, and is not
+    /// [`whole`](Outcome::whole).
+    pub fn stop_at(&mut self, deadline: Option<Instant>) {
+        self.deadline = deadline;
+    }
+
     /// Runs a plan.
     ///
     /// # Errors
@@ -39,18 +47,20 @@ impl Runner {
         trace::begin();
         trace::take_log();
         watch_panics();
-        let mut life = Life::new(plan, std::mem::take(&mut self.spare));
+        let mut life = Life::new(plan, std::mem::take(&mut self.spare), self.deadline);
         RUNNING.set(true);
         let lived =
             panic::catch_unwind(AssertUnwindSafe(|| life.live(plan.seconds * 1_000_000_000)));
         RUNNING.set(false);
-        let outcome = life.outcome();
+        let mut outcome = life.outcome();
         let reason = match lived {
             Ok(Ok(())) => {
                 self.spare = life.into_spare();
+                outcome.whole = true;
                 return Ok(outcome);
             }
-            Ok(Err(reason)) => reason,
+            Ok(Err(Stop::NoTime)) => return Ok(outcome),
+            Ok(Err(Stop::Wrong(reason))) => reason,
             Err(panicked) => {
                 let text = panicked.downcast_ref::<String>().cloned();
                 let text = text.or_else(|| panicked.downcast_ref::<&str>().map(|t| (*t).into()));
@@ -68,7 +78,7 @@ impl Runner {
     }
 
     /// Makes a failure smaller: fewer kinds of faults, less time, fewer guests and cores, as long as
-    /// the run still fails, with `tries` runs at most.
+    /// the run still fails, with `tries` runs at most. What [`Self::stop_at`] stops did not fail.
     pub fn shrink(&mut self, failure: Box<Failure>, tries: usize) -> Box<Failure> {
         let (mut best, mut left) = (failure, tries);
         'smaller: loop {

@@ -1,5 +1,7 @@
 //! A few whole lives from fixed seeds, and that the same plan gives the same run.
 
+use std::time::{Duration, Instant};
+
 use spindle_simulate::plan::{Plan, Scenario};
 use spindle_simulate::run::Runner;
 
@@ -38,4 +40,20 @@ fn the_same_plan_gives_the_same_run_in_whatever_company() {
     assert_eq!(first.hash, second.hash);
     assert_eq!(first.steps, second.steps);
     assert_ne!(first.hash, different.hash);
+}
+
+#[test]
+fn a_run_that_has_no_time_left_neither_passes_nor_fails() {
+    let mut runner = Runner::default();
+    let mut plan = plan(7, "all");
+    // More virtual time than the longest test could take.
+    plan.seconds = 1_000_000;
+    let start = Instant::now();
+    runner.stop_at(Some(start + Duration::from_millis(200)));
+    let stopped = runner.run(&plan).expect("nothing is wrong");
+    assert!(!stopped.whole && stopped.steps > 0);
+    assert!(start.elapsed() < Duration::from_secs(20));
+    runner.stop_at(None);
+    plan.seconds = 5;
+    assert!(runner.run(&plan).expect("nothing is wrong").whole);
 }
