@@ -10,7 +10,7 @@ use crate::{deny, fuzz, kernel, miri, mutants, root, shell, simulate, test, ui};
 /// For each fuzz target.
 const FUZZ_SECONDS: u64 = 30;
 /// For simulated domains, half of it from seeds that stay and half from those of the commit.
-const SIMULATE_SECONDS: u64 = 60;
+const SIMULATE_SECONDS: u64 = 240;
 /// For the mutants of what a change touches.
 const MUTANTS_TIME: Duration = Duration::from_secs(240);
 /// For a share of the tests under Miri.
