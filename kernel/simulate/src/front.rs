@@ -259,6 +259,8 @@ impl Front {
             text.and_then(|text| text.parse().ok()).unwrap_or(0)
         };
         let queues = number(around.store, "multi-queue-max-queues").max(1) as usize;
+        // What it grants is taken back after each request otherwise.
+        self.traits.persistent &= number(around.store, "feature-persistent") == 1;
         let rings = self.traits.rings.min(queues);
         let order = self
             .traits

@@ -4,6 +4,7 @@
 use std::time::Instant;
 
 use spindle_block::DiskOptions;
+use spindle_config::DataPath;
 use spindle_hw::SharedPages;
 use spindle_testkit::grants::{Call, Fault as GrantFault};
 use spindle_testkit::nvme::{Config as NvmeConfig, FakeNvme, NamespaceConfig};
@@ -24,11 +25,27 @@ use crate::world::{BACKEND, DISKS, SECOND, Setup, World};
 
 /// Sectors of each of [`DISKS`].
 const SECTORS: [usize; 4] = [2048, 4096, 2048, 2048];
+/// How data gets to a guest; most domains are as the default has it.
+const PATHS: [DataPath; 5] = [
+    DataPath::Auto,
+    DataPath::Auto,
+    DataPath::Persistent,
+    DataPath::Copy,
+    DataPath::Map,
+];
 /// How long the domain may take for what depends on no disk.
 const PATIENCE_NS: u64 = 150 * SECOND;
 
+/// How long a request may take as long as nothing has gone wrong. It is longer than any disk needs, and
+/// shorter than it takes until what was not notified is found by chance.
+const PROMPT_NS: u64 = 5 * SECOND;
+/// Requests after which the end begins: many runs find more than a long one does.
+const REQUESTS: u64 = 20_000;
 /// Steps between two looks at the real clock.
 const LOOK: u64 = 1 << 10;
+
+/// Steps of cores that only poll before they get slower.
+const POLLS: u64 = 8;
 
 /// What was found in a run, and how it ended.
 #[derive(Clone, Debug, Default)]
@@ -119,6 +136,10 @@ pub(crate) struct Life {
     /// Rounds of the scheduler until it looks at the real clock again.
     look: u64,
     deadline: Option<Instant>,
+    /// When something went wrong with a disk last.
+    disk_failed_at: u64,
+    /// Steps since anything else than a core could go on.
+    polls: u64,
     started: u64,
     judged_at: u64,
 }
@@ -126,10 +147,11 @@ pub(crate) struct Life {
 impl Life {
     pub(crate) fn new(plan: &Plan, spare: Vec<SharedPages>, deadline: Option<Instant>) -> Self {
         let mut chance = Chance::new(plan.seed);
-        let setup = Setup {
+        let mut setup = Setup {
             cores: plan.cores,
             ..Setup::default()
         };
+        setup.config.path = chance.pick(&PATHS);
         let mut models = Vec::new();
         let out_of_order = chance.one_in(2);
         let queues = plan.cores.max(1);
@@ -201,6 +223,8 @@ impl Life {
             steps: 0,
             look: LOOK,
             deadline,
+            disk_failed_at: 0,
+            polls: 0,
             started: now,
             judged_at: now,
         }
@@ -230,7 +254,7 @@ impl Life {
     /// The whole life.
     pub(crate) fn live(&mut self, ns: u64) -> Result<(), Stop> {
         let until = self.now() + ns;
-        self.run(until, |_| false)?;
+        self.run(until, |life| life.tally.answered >= REQUESTS)?;
         self.settle()?;
         self.verify()?;
         self.shut_down()
@@ -268,6 +292,9 @@ impl Life {
             trace::step(chosen as u64 | (actors.len() as u64) << 8);
             self.act(actor)?;
             let took = self.chance.within(200..4_000);
+            let polls = actors.iter().all(|actor| matches!(actor, Actor::Core(_)));
+            self.polls = if polls { self.polls + 1 } else { 0 };
+            let took = self.stretch(took);
             let machine = self.world.machine;
             machine.now.set(machine.now.get() + took);
             if self.now() >= self.judged_at {
@@ -275,6 +302,17 @@ impl Life {
                 self.judge()?;
             }
         }
+    }
+
+    /// How long a step takes. Cores that do nothing but poll a disk that is late get slower and slower,
+    /// until something else is due: a run would spend most of its real time on that otherwise.
+    fn stretch(&self, took: u64) -> u64 {
+        let slower = (self.polls / POLLS).min(13);
+        if slower == 0 {
+            return took;
+        }
+        let left = self.next().saturating_sub(self.now());
+        (took << slower).min(left.max(took))
     }
 
     /// Who can go on now.
@@ -355,6 +393,9 @@ impl Life {
                     self.rates.note(kind);
                     self.may_fail |= kind.may_fail();
                     self.may_give_up = true;
+                    if kind <= Kind::Removed {
+                        self.disk_failed_at = now;
+                    }
                 }
             }
             Actor::Relief => self.relieve(now),
@@ -440,6 +481,8 @@ impl Life {
         let state = self.fronts[number].back_state(&self.world.store);
         let front = &mut self.fronts[number];
         let overdue = now >= front.patience;
+        // A command may be lost again each time that it is repeated.
+        let late = overdue && now - self.disk_failed_at > self.bound_ns;
         front.next = now + front.chance.within(SECOND / 4..SECOND);
         match front.phase {
             Phase::Absent if !self.attaches => front.next = u64::MAX,
@@ -492,7 +535,7 @@ impl Life {
                     let vbd = front.vbd;
                     front.enter(Phase::Closed(then), now, self.bound_ns);
                     self.world.poke(|store| vbd.set_front_state(store, 6));
-                } else if overdue {
+                } else if late {
                     return Err(format!("front {number}: requests are never answered"));
                 }
             }
@@ -504,12 +547,12 @@ impl Life {
                 self.world.poke(|store| vbd.set_front_state(store, 1));
             }
             Phase::Closed(_) | Phase::Dead if state == 0 => self.leave(number),
-            Phase::Closed(_) if overdue => {
+            Phase::Closed(_) if late => {
                 return Err(format!(
                     "front {number}: the backend does not close, state {state}"
                 ));
             }
-            Phase::Dead if overdue => {
+            Phase::Dead if late => {
                 return Err(format!(
                     "front {number}: the device is not removed, state {state}"
                 ));
@@ -673,11 +716,15 @@ impl Life {
     fn judge(&mut self) -> Result<(), String> {
         self.disks.iter().try_for_each(Disk::judge)?;
         let now = self.now();
+        let bound = match self.may_give_up {
+            true => self.bound_ns,
+            false => PROMPT_NS,
+        };
         for front in &self.fronts {
             if let Some(oldest) = front.oldest()
                 && !front.broken
                 && front.phase != Phase::Dead
-                && now - oldest > self.bound_ns
+                && now - oldest.max(self.disk_failed_at) > bound
             {
                 let (number, age) = (front.number, (now - oldest) / SECOND);
                 return Err(format!("front {number}: a request is {age} s old"));

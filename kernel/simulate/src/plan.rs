@@ -74,14 +74,23 @@ impl Plan {
             .iter()
             .copied()
             .filter(|kind| (scenario.has)(*kind));
-        Self {
+        let mut plan = Self {
             seed,
             cores: chance.index(9),
             guests: 1 + chance.index(8),
             seconds: chance.scale(20..600),
             timeout_s: chance.pick(&[2, 10, 30]),
             kinds: kinds.collect(),
+        };
+        if chance.one_in(3) {
+            // A fault excuses much: what it could be blamed for is only seen without it.
+            let few = chance.index(4);
+            while plan.kinds.len() > few {
+                let one = chance.index(plan.kinds.len());
+                plan.kinds.remove(one);
+            }
         }
+        plan
     }
 
     /// Smaller plans, the smallest first.
