@@ -86,7 +86,8 @@ where
             LostController {
                 reason: lost.reason.to_string(),
                 disabled: is_off || lost.disabled,
-                // One that was unplugged has lost its power with its port.
+                // One that is gone has lost its power as a rule. A disk with another port may yet
+                // write what it had fetched, which takes moments, not the time of a failover.
                 stopped: lost.disabled || is_off && lost.reason == Error::Gone,
                 again: lost.again,
             }

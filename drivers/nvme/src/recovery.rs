@@ -279,9 +279,8 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
                     Err(Error::Gone) => return self.look_blindly(true, late(since, patience)),
                     capabilities => capabilities?,
                 };
-                let blind = core::mem::take(&mut self.recovery.blind);
-                if blind && self.may_forget() {
-                    // It may have been without power, which is reported when it is disabled.
+                if self.was_without_power() {
+                    // That is reported where it is disabled.
                     return Err(Error::Restarted);
                 }
                 self.release_queues();
@@ -297,6 +296,7 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
                 self.registers
                     .set_admin_queues(submission, completion, admin::ENTRIES.into());
                 self.registers.begin_enable();
+                self.recovery.blind = false;
                 self.recovery.stage = Stage::Enabling(now);
             }
             Stage::Disabling(since) => match self.registers.status_in_change() {
@@ -305,9 +305,14 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
                         self.lose(reason, true, attention);
                     } else {
                         attention.quiet = self.let_end();
-                        // One whose registers were away may have been without power.
-                        let blind = core::mem::take(&mut self.recovery.blind);
-                        self.recovery.cache_lost |= blind && self.may_forget();
+                        self.recovery.cache_lost |= self.was_without_power();
+                        let (submission, completion) = self.admin.addresses();
+                        self.registers.set_admin_queues(
+                            submission,
+                            completion,
+                            admin::ENTRIES.into(),
+                        );
+                        self.recovery.blind = false;
                         // Every queue has stopped, so that none answers a flush before this is known.
                         attention.cache_lost = core::mem::take(&mut self.recovery.cache_lost);
                         self.order(Step::Clear, attention);
@@ -396,13 +401,7 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
         self.rescan = Rescan::No;
         let serial = &self.identity.serial;
         let reviving = self.recovery.reviving;
-        // One that does not become ready may have forgotten that it was enabled.
-        let is_new = match reason {
-            Error::Restarted => true,
-            Error::NotReady(_) => matches!(self.recovery.stage, Stage::Enabling(_)),
-            _ => false,
-        };
-        self.recovery.cache_lost |= is_new && self.may_forget();
+        self.recovery.cache_lost |= reason == Error::Restarted && self.may_forget();
         let hopeless = matches!(reason, Error::Changed(_)) || reviving;
         let spent = self.recovery.spent;
         if !hopeless && spent > BUDGET && self.may_reset_subsystem() {
@@ -438,6 +437,11 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
             self.recovery.blind = false;
             self.recovery.stage = Stage::Disabling(now);
         }
+    }
+
+    /// Whether a disabled controller has lost its power, and with it what was answered.
+    fn was_without_power(&self) -> bool {
+        self.may_forget() && !self.registers.keeps_admin_queues(admin::ENTRIES.into())
     }
 
     /// Whether what was answered is lost with the power. All that a controller had before it was lost

@@ -182,6 +182,12 @@ impl<R: Registers> ControllerRegisters<R> {
         self.0.write64(ASQ, submission);
         self.0.write64(ACQ, completion);
     }
+
+    /// Whether the controller has kept what [`Self::set_admin_queues`] said of `entries`, as it does
+    /// over each change of CC.EN. Without power and by a reset of the subsystem it forgets it.
+    pub(crate) fn keeps_admin_queues(&self, entries: u32) -> bool {
+        self.0.read32(AQA) == (entries - 1) << 16 | (entries - 1)
+    }
 }
 
 /// Offset of the submission queue tail doorbell of queue `id` (3.1.24).

@@ -328,11 +328,13 @@ impl Slots {
     /// Gives up everything in flight, and all that may come: no slot is free from now on. Calls
     /// `done` with the tag of each command.
     pub(crate) fn abandon(&mut self, mut done: impl FnMut(Tag)) {
-        for slot in &mut self.slots {
+        for (index, slot) in self.slots.iter_mut().enumerate() {
             if slot.leads() {
                 slot.remaining = 0;
                 done(slot.tag);
             }
+            // What follows another one would go by its age later, too.
+            slot.leader = index as u16;
             slot.cid &= !(AWAITED | ALONE | HELD | DOOMED);
             slot.status = Status::SUCCESS;
         }
@@ -685,6 +687,30 @@ mod tests {
         }
         slots.begin(parts, Tag(tag), tag);
         Some(cids)
+    }
+
+    #[test]
+    fn what_begins_after_all_was_given_up_has_an_age_of_its_own() {
+        let mut slots = Slots::new(4);
+        take(&mut slots, 3, 1).unwrap();
+        slots.abandon(|_| {});
+        slots.begin_anew(4);
+        let begin = |slots: &mut Slots, epoch| {
+            let entry = slots.begin_one(Tag(9), epoch, Entry::default()).unwrap();
+            let packed = |cid| {
+                Entry {
+                    cid,
+                    ..Entry::default()
+                }
+                .packed()
+            };
+            (0..u16::MAX).find(|&cid| packed(cid) == entry).unwrap()
+        };
+        let cid = begin(&mut slots, 100);
+        begin(&mut slots, 100);
+        assert_eq!(slots.finish_alone(Answer { cid, status: 0 }), Some(Tag(9)));
+        begin(&mut slots, 50_000);
+        assert_eq!(slots.oldest(50_001).map(|(age, _)| age), Some(49_901));
     }
 
     #[test]

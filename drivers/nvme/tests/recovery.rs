@@ -627,6 +627,7 @@ fn a_status_of_all_ones_after_a_change_is_waited_through() {
     // Some have half a second for the change by CAP.TO and two seconds of silence.
     let rig = Rig::new(Config {
         timeout: 1,
+        write_cache: true,
         quirks: Quirks::from([Quirk::BlindAfterChange(2000)]),
         ..Config::default()
     });
@@ -637,6 +638,7 @@ fn a_status_of_all_ones_after_a_change_is_waited_through() {
     bed.pass(SECOND);
     bed.settle();
     assert_eq!((&bed.answers[..], bed.lost), (&[(1, Ok(()))][..], None));
+    assert_eq!(bed.cache_losses, 0);
     // Another one finds it running, as after firmware that used it.
     std::mem::forget(bed);
     let mut bed = Bed::new(&rig, 1);
