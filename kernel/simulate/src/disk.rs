@@ -18,6 +18,8 @@ const REQUESTS: [u32; 4] = [0, 1, 4, 11];
 const TRANSIENT: [u16; 3] = [0x06, 0x21, 0x82];
 /// Write fault, and an unrecovered read error.
 const MEDIA: [u16; 2] = [0x280, 0x281];
+/// How long it takes until a disk that can do nothing looks for work again.
+const REST_NS: u64 = 50_000_000;
 /// A command identifier that no queue of this depth has.
 const NO_COMMAND: u16 = 0xfff0;
 
@@ -92,8 +94,14 @@ impl Disk {
         };
         if done == 0 {
             // It hangs or is away: look seldom.
-            self.due[queue] = now + 50_000_000;
+            self.due[queue] = now + REST_NS;
         }
+    }
+
+    /// It can do nothing now: looks again later.
+    pub(crate) fn rest(&mut self, now: u64) {
+        let due = self.due.iter_mut().filter(|due| **due <= now);
+        due.for_each(|due| *due = now + REST_NS);
     }
 
     /// Puts it in again if it is time; gives when it was pulled out.

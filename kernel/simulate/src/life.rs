@@ -472,7 +472,12 @@ impl Life {
             disk.plan(now);
             return;
         }
-        disk.work(now);
+        // One that does not master the bus reaches no memory, whatever it has been given.
+        if self.world.remotes[number].borrow().masters == Some(false) {
+            disk.rest(now);
+        } else {
+            disk.work(now);
+        }
         disk.plan(now);
     }
 
