@@ -986,7 +986,7 @@ fn a_table_that_a_guest_has_written_is_read_again_on_request_and_not_under_a_gue
         assert_refused(&mut world, 7, "nvme0n1p1", "no such target");
         rescan(&mut world);
         let part = guest(&mut world, 7, "nvme0n1p1", cores);
-        // Somebody has taken it off the table meanwhile.
+        // It has left the table of targets meanwhile.
         model.fill(1, &[0; 512]);
         rescan(&mut world);
         undisturbed(&mut world, part, 1000);

@@ -2,7 +2,7 @@
 //! of every read.
 //!
 //! Each write has a number, which stands in every sector that it fills, with the volume and the
-//! sector's own place: a sector that comes from elsewhere is told from one that is old.
+//! sector's own place: one that comes from elsewhere differs from one that is old.
 
 use std::collections::BTreeSet;
 
