@@ -114,7 +114,7 @@
 //! | a format in progress of a namespace that is served | handled: it is removed until that ends | `events`: `a_namespace_that_is_being_formatted_is_removed_and_offered_anew` |
 //! | a sanitize in progress | its status is tried again, not known otherwise | `recovery`: as for statuses |
 //! | a controller that resets do not help | handled: the subsystem is reset (NSSR) where CAP says that it can be and CMIC that nothing else is behind it; what its write cache held may be lost by that, which is reported | `revival`: `the_subsystem_is_reset_in_the_end_if_no_other_uses_it` |
-//! | a controller that resets itself | handled: as one that failed; what its write cache held may be lost by that, which is reported | `revival`: `power_that_is_back_before_anything_was_noticed_is_noticed` |
+//! | a controller that resets itself | handled: as one that failed; with a write cache it is lost by that, and brought up once more | `revival`: `power_that_is_back_before_anything_was_noticed_is_noticed` |
 //! | a controller that is lost and comes back | handled, by [`Controller::probe_again`] | `revival`: `a_disk_that_was_lost_works_again_on_the_queues_that_the_cores_have` |
 //! | a controller that does not start, and does later | handled, by [`Controller::absent`]: it counts as lost until then; the cores' queues are made before, so that one that grants fewer stays lost | `revival`: `one_that_does_not_start_is_served_once_it_does` |
 //! | another disk in its place | handled: all namespaces are others | `revival`: `another_disk_in_the_place_of_a_lost_one_is_not_reached_by_those_who_had_that` |

@@ -280,8 +280,14 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
                     capabilities => capabilities?,
                 };
                 if self.was_without_power() {
+                    self.count_reset();
+                    if self.recovery.spent > BUDGET {
+                        return Err(Error::Restarted);
+                    }
                     // That is reported where it is disabled.
-                    return Err(Error::Restarted);
+                    self.registers.begin_disable();
+                    self.recovery.stage = Stage::Disabling(now);
+                    return Ok(());
                 }
                 self.release_queues();
                 self.renew_capabilities(capabilities)?;
@@ -401,8 +407,10 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
         self.rescan = Rescan::No;
         let serial = &self.identity.serial;
         let reviving = self.recovery.reviving;
-        self.recovery.cache_lost |= reason == Error::Restarted && self.may_forget();
-        let hopeless = matches!(reason, Error::Changed(_)) || reviving;
+        // What was in its cache may be gone. Or dom0 takes the controller away, and has reset it: one
+        // that is enabled once more at once is left at work when the domain ends.
+        let forgot = reason == Error::Restarted && self.may_forget();
+        let hopeless = matches!(reason, Error::Changed(_)) || forgot || reviving;
         let spent = self.recovery.spent;
         if !hopeless && spent > BUDGET && self.may_reset_subsystem() {
             log::error!("nvme {serial}: {reason}; resets do not help");
