@@ -12,6 +12,7 @@ const CRATES: &[&str] = &[
     "boot",
     "kernel",
     "drivers/hw",
+    "drivers/kept",
     "drivers/xen",
     "drivers/blkif",
     "drivers/block",
