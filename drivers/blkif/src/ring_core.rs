@@ -71,7 +71,8 @@ pub struct Work {
     pub completed: u32,
     /// Whether requests are still between ring and response.
     pub busy: bool,
-    /// Whether the next visit has something to send to a disk, whatever happens until then.
+    /// Whether the next visit may have something to do, whatever happens until then: something was
+    /// answered, or can be sent to a disk.
     pub more: bool,
     /// Whether a ring was halted that [`RingCore::next_fault`] has not told of.
     pub fault: bool,
@@ -160,6 +161,8 @@ struct Disk<Q> {
     /// Some ring found the queue full at its last turn. Nobody submits out of turn then, or those
     /// that wait in line would get less than those with nobody in line.
     full: bool,
+    /// Some ring was not to submit at its last turn, since others waited in front of it.
+    kept_back: bool,
     /// Rings of which the full queue took nothing at their last turn.
     waiting: Turnstile,
     /// How the rings share it.
@@ -185,6 +188,7 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
             queue,
             dirty: false,
             full: false,
+            kept_back: false,
             waiting: Turnstile::new(places),
         };
         let mut rings = vec![];

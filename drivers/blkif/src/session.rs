@@ -587,6 +587,12 @@ impl Session {
         notify
     }
 
+    /// Whether the last [`Session::publish`] had anything to publish.
+    #[inline]
+    pub(crate) fn has_answered(&self) -> bool {
+        self.answered
+    }
+
     /// Asks for a notification of the next request; true if there is something to do already.
     pub(crate) fn arm(&mut self) -> bool {
         if self.gate.keeps_awake() {

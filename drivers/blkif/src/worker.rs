@@ -251,8 +251,9 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> Worker<Q, G, N> {
             core.note_waits(now_ns, overslept);
         }
         let working = !busy && core.is_working();
+        let mut ordered = false;
         if self.link.orders.is_full() || work.fault || self.owing {
-            self.attend();
+            ordered = self.attend();
         }
         self.send();
         if self.core.is_none() {
@@ -276,7 +277,8 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> Worker<Q, G, N> {
             self.trim_at = self.trim_at.min(now_ns.saturating_add(TRIM_NS));
             return Next::Turn;
         }
-        if working {
+        // An order may have ended requests, whose answers go out in the next turn.
+        if working || ordered {
             return Next::Turn;
         }
         // What has been submitted for control since the poll iteration counts, too.
@@ -405,11 +407,14 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> Worker<Q, G, N> {
         core::mem::take(&mut self.reported)
     }
 
-    /// Deals with the next order and whatever there is to report, one report at a time.
-    fn attend(&mut self) {
-        let Some(core) = &mut self.core else { return };
+    /// Deals with the next order and whatever there is to report, one report at a time. True if an
+    /// order was carried out.
+    fn attend(&mut self) -> bool {
+        let Some(core) = &mut self.core else {
+            return false;
+        };
         if self.report.is_some() {
-            return;
+            return false;
         }
         let drained = |ring: &RingId| core.is_drained(*ring);
         if let Some(at) = self.draining.iter().position(drained) {
@@ -418,19 +423,19 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> Worker<Q, G, N> {
                 let remains = Box::new(remains);
                 self.report = Some(Report::Detached { ring, remains });
             }
-            return;
+            return false;
         }
         if let Some((ring, halt)) = core.next_fault() {
             self.report = Some(Report::Halted { ring, halt });
-            return;
+            return false;
         }
         if let Some(read) = core.attend_read() {
             self.report = Some(Report::Read(read));
-            return;
+            return false;
         }
         self.owing = core.is_reading() || !self.draining.is_empty();
         let Some(order) = self.link.orders.take() else {
-            return;
+            return false;
         };
         match order {
             Order::Attach { token, session } => {
@@ -473,6 +478,7 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> Worker<Q, G, N> {
         // Only this core writes it. Release: see [`Link::done`].
         let done = self.link.done.load(Ordering::Relaxed) + 1;
         self.link.done.store(done, Ordering::Release);
+        true
     }
 
     fn send(&mut self) {

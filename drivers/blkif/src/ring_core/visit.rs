@@ -87,6 +87,8 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
             if session.publish() {
                 self.notify.notify(session.port());
             }
+            // Whatever waits behind what was answered, or for its memory, can go on now.
+            work.more |= session.has_answered();
             work.busy |= session.active() > 0 || session.is_called();
             work.fault |= session.has_fault();
             if shared && let Some(disk) = self.disks.get_mut(session.volume().disk) {
@@ -186,7 +188,7 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
     }
 
     /// Copies what is to be copied, and submits what is ready then. True if a ring whose place has
-    /// passed was given a turn meanwhile.
+    /// passed could go on meanwhile.
     #[inline(never)]
     fn serve_waiting(&mut self) -> bool {
         let rings = &mut self.rings;
@@ -197,12 +199,14 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
             }
         });
         for disk in &mut self.disks {
-            disk.full = false;
+            (disk.full, disk.kept_back) = (false, false);
         }
         for turn in 0..self.used {
             self.submit(self.place(turn));
         }
-        self.shared.turns.is_due()
+        // Those that others were in front of when their place came, but are no longer.
+        let mut disks = self.disks.iter();
+        self.shared.turns.is_due() || disks.any(|disk| disk.kept_back && !disk.full)
     }
 
     /// Answers a ring's copied reads and submits what it has ready.
@@ -229,6 +233,7 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
             return;
         }
         if !disk.waiting.admits(ring) {
+            disk.kept_back = true;
             return;
         }
         let (any, full) = session.submit(ring, &mut disk.queue, &mut self.shared);
