@@ -1,8 +1,9 @@
 //! A read of a few blocks that control asks of a ring core, beside what the rings ask for: of the
 //! partition table of a disk that has come while guests are served.
 //!
-//! A core has one at a time. It waits for a free place in the disk's queue like any ring, and its
-//! memory is given back only when the disk does not write to it any longer.
+//! A core has one at a time. It gets the first place in the disk's queue that is free, before the
+//! rings, which may take all there are again and again. Its memory is given back only when the disk does
+//! not write to it any longer.
 
 use alloc::boxed::Box;
 
@@ -59,24 +60,26 @@ impl Reading {
         self.read.is_some()
     }
 
-    /// Submits it if that is still to be done, to the queue of its disk by `queue`; gives it back once
-    /// it has ended.
-    pub(crate) fn attend<'a, Q: DiskQueue + 'a>(
+    /// Submits it if that is still to be done, to the queue of its disk by `queue`.
+    #[cold]
+    pub(crate) fn submit<'a, Q: DiskQueue + 'a>(
         &mut self,
         queue: impl FnOnce(usize) -> Option<&'a mut Q>,
-    ) -> Option<Box<BlockRead>> {
-        let read = self.read.as_mut()?;
-        if read.outcome == Err(ReadError::Pending) && !self.submitted {
+    ) {
+        let waiting = self.read.as_mut().filter(|_| !self.submitted);
+        if let Some(read) = waiting.filter(|read| read.outcome == Err(ReadError::Pending)) {
             match submit(read, queue(read.disk)) {
                 Ok(()) => self.submitted = true,
                 Err(SubmitError::Full) => {}
                 Err(error) => read.outcome = Err(error.into()),
             }
         }
-        match read.outcome {
-            Err(ReadError::Pending) => None,
-            _ => self.read.take(),
-        }
+    }
+
+    /// Gives it back once it has ended.
+    pub(crate) fn take_ended(&mut self) -> Option<Box<BlockRead>> {
+        let is_over = |read: &mut Box<BlockRead>| read.outcome != Err(ReadError::Pending);
+        self.read.take_if(is_over)
     }
 
     /// The command with [`TAG`] has ended.

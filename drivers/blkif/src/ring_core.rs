@@ -279,10 +279,14 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
     /// Carries the read on that [`RingCore::begin_read`] began, and gives it back once it has ended. To
     /// be called at each poll iteration until then.
     pub fn attend_read(&mut self) -> Option<Box<BlockRead>> {
+        self.submit_read();
+        self.shared.reading.take_ended()
+    }
+
+    fn submit_read(&mut self) {
         let disks = &mut self.disks;
-        self.shared
-            .reading
-            .attend(|disk| disks.get_mut(disk).map(|disk| &mut disk.queue))
+        let reading = &mut self.shared.reading;
+        reading.submit(|disk| disks.get_mut(disk).map(|disk| &mut disk.queue));
     }
 
     /// Stops taking requests from a ring; those taken are still carried out and answered.

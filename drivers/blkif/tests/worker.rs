@@ -10,10 +10,12 @@ use spindle_blkif::pacer::PollTime;
 use spindle_blkif::ring_core::RingError;
 use spindle_blkif::stats::CoreStats;
 use spindle_blkif::worker::{LOOK_NS, LOOK_WITHOUT_RINGS_NS, Link, Next, Order, Report, Worker};
-use spindle_blkif::{Config, RingId};
-use spindle_block::Unit;
+use spindle_blkif::{BlockRead, Config, RingId};
+use spindle_block::{ReadError, Unit};
+use spindle_hw::DmaAlloc;
 use spindle_testkit::blkfront::Blkfront;
 use spindle_testkit::grants::{FakeEvents, FakeGrants};
+use spindle_testkit::mem::FakeBus;
 use spindle_xen::event::Port;
 
 type Bench = Worker<TestDisk, &'static FakeGrants<'static>, &'static FakeEvents>;
@@ -23,6 +25,7 @@ struct Desk {
     link: Arc<Link<TestDisk>>,
     stats: Arc<CoreStats>,
     grants: &'static FakeGrants<'static>,
+    bus: &'static FakeBus,
     now: u64,
 }
 
@@ -35,10 +38,15 @@ impl Desk {
             rings,
             ..Config::default()
         };
-        let mut rig = Rig::sized(&Sizes {
+        let sizes = Sizes {
             config,
             ..Sizes::default()
-        });
+        };
+        Self::sized(&sizes, fronts)
+    }
+
+    fn sized(sizes: &Sizes, fronts: u16) -> (Self, Vec<(Order, Blkfront<'static>)>) {
+        let mut rig = Rig::sized(sizes);
         let attach = |dom| {
             let (session, front) = rig.session(dom, PERSISTENT);
             (
@@ -60,6 +68,7 @@ impl Desk {
                 link,
                 stats,
                 grants: rig.grants,
+                bus: rig.bus,
                 now: 0,
             },
             fronts,
@@ -460,6 +469,47 @@ fn a_report_waits_for_the_mailbox_and_none_is_lost() {
         desk.link.reports.take(),
         Some(Report::Attached { token: 2, .. })
     ));
+}
+
+#[test]
+fn a_table_is_read_beside_a_guest_that_keeps_the_queue_full() {
+    let sizes = Sizes {
+        depth: 4,
+        ..Sizes::default()
+    };
+    let (mut desk, mut fronts) = Desk::sized(&sizes, 1);
+    let (order, mut front) = fronts.pop().unwrap();
+    desk.attach(order);
+    let page = front.page(false);
+    let ask = |front: &mut Blkfront<'_>, count| {
+        for _ in 0..count {
+            front.push(Operation::READ, 0, &[page.segment(0, 7)]);
+        }
+        front.publish();
+    };
+    ask(&mut front, 32);
+    desk.turn();
+    let read = BlockRead {
+        token: 7,
+        disk: 0,
+        unit: Unit::NONE,
+        block_shift: 9,
+        block: 0,
+        bytes: 4096,
+        page: Some(desk.bus.alloc(1).unwrap()),
+        outcome: Err(ReadError::Pending),
+    };
+    desk.link.orders.put(Order::Read(Box::new(read))).unwrap();
+    for _ in 0..4 {
+        desk.turn();
+        let answered = front.answers().len();
+        assert!(answered >= 3, "the guest keeps all places but one");
+        ask(&mut front, answered);
+    }
+    let Some(Report::Read(read)) = desk.link.reports.take() else {
+        panic!("it waits behind the guest");
+    };
+    assert_eq!((read.token, read.outcome), (7, Ok(())));
 }
 
 #[test]

@@ -30,6 +30,10 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
             // After the poll: what has been answered meanwhile is not late.
             disk.queue.tick(now_ns);
         }
+        if self.shared.reading.is_some() {
+            // As long as there are places: some command may have left one.
+            self.submit_read();
+        }
         if self.first >= self.used {
             self.first = 0;
         }
