@@ -45,6 +45,8 @@ pub(crate) struct Target {
     pub(crate) block: u64,
     /// Whether it can be written.
     pub(crate) writable: bool,
+    /// Whether its controller is lost: whoever asks for it is refused.
+    pub(crate) lost: bool,
     /// The disks that guests have of it.
     pub(crate) holders: Vec<Holder>,
     /// What is known about it: a disk's model and serial number, a partition's other names.
@@ -171,14 +173,17 @@ impl Spindle {
 
 impl Target {
     /// Reads a line of `data/spindle/disks` or `data/spindle/targets/<disk>`: name, sectors, bytes
-    /// in a block, `r` or `w`, and what each of the nodes has besides.
+    /// in a block, `r`, `w`, or `-` for one that is lost, and what each of the nodes has besides.
     fn parse(line: &str) -> Option<Self> {
         let mut words = line.splitn(5, ' ');
+        let (name, sectors, block) = (words.next()?, words.next()?, words.next()?);
+        let mode = words.next()?;
         Some(Self {
-            name: words.next()?.into(),
-            sectors: words.next()?.parse().ok()?,
-            block: words.next()?.parse().ok()?,
-            writable: words.next()? == "w",
+            name: name.into(),
+            sectors: sectors.parse().ok()?,
+            block: block.parse().ok()?,
+            writable: mode == "w",
+            lost: mode == "-",
             holders: Vec::new(),
             about: words.next().unwrap_or_default().into(),
         })

@@ -30,7 +30,11 @@ pub(crate) fn list(spindles: &[Spindle]) -> Table {
         for target in &spindle.targets {
             let users = target.holders.iter().map(|holder| user(spindle, holder));
             let users: Vec<String> = users.collect();
-            let mode = if target.writable { "rw" } else { "ro" };
+            let mode = match target.writable {
+                _ if target.lost => "lost",
+                true => "rw",
+                false => "ro",
+            };
             table.add_row(who.clone().into_iter().chain([
                 text(&target.name),
                 (target.sectors >> 11).to_string(),
@@ -348,6 +352,19 @@ mod tests {
         let [disks, cores] = top(&now, &now, 1.0);
         assert_eq!(rows(&disks)[0][4..8], ["0", "0", "0.0", "0.0"]);
         assert_eq!(rows(&cores)[0][2], "-");
+    }
+
+    #[test]
+    fn a_disk_that_is_lost_is_listed_as_that() {
+        let mut host = Fake::serving();
+        let node = "/local/domain/3/data/spindle/targets/nvme0n1";
+        host.store(
+            node,
+            "nvme0n1 2048 4096 - 5/51712:w\nnvme0n1p1 1024 4096 - -",
+        );
+        let table = list(&Spindle::all(&mut host).expect("xenstore"));
+        let modes: Vec<_> = rows(&table).into_iter().map(|row| row[6].clone()).collect();
+        assert_eq!(modes, ["lost", "lost"]);
     }
 
     #[test]

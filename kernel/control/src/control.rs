@@ -262,10 +262,10 @@ impl<H: Hypervisor, W: CoreWorker> Control<H, W> {
             _ => Pace::Idle,
         };
         self.rounds.disks_seen(pace, now);
-        if !care.health.is_empty() || !care.renamed.is_empty() {
+        if !care.health.is_empty() || !care.withdrawn.is_empty() {
             self.rounds.pump_soon();
         }
-        for path in care.renamed {
+        for path in care.withdrawn {
             self.backend.unpublish(path);
         }
         for (path, line) in care.health {

@@ -382,6 +382,96 @@ fn lose(world: &mut World, model: &FakeNvme) {
     until_lost(world);
 }
 
+#[test]
+fn what_is_lost_is_listed_as_that_until_it_is_back() {
+    let (mut world, model) = with_namespaces(2);
+    let first = guest(&mut world, 5, "nvme0n1", 2);
+    world.until("health", |w| w.published("disk/nvme0").is_some());
+    let modes = |world: &World| {
+        let disks = world.published("disks").unwrap();
+        let lines = ["targets/nvme0n1", "targets/nvme0n2", "targets/ram0"];
+        let lines = lines.map(|node| world.published(node).unwrap());
+        let mode = |line: &str| line.split(' ').nth(3).unwrap().to_string();
+        let modes: Vec<_> = lines.iter().map(|line| mode(line)).collect();
+        assert_eq!(disks.lines().map(mode).collect::<Vec<_>>(), modes);
+        modes
+    };
+    assert_eq!(modes(&world), ["w", "w", "w"]);
+    for _ in 0..2 {
+        lose(&mut world, &model);
+        assert_eq!(modes(&world), ["-", "-", "w"]);
+        assert_eq!(world.published("disk/nvme0"), None);
+        assert_eq!(world.holder("nvme0n1"), "5/51712:w");
+        model.come_back();
+        until_back(&mut world);
+        assert_eq!(modes(&world), ["w", "w", "w"]);
+    }
+    world.detach(first);
+}
+
+#[test]
+fn a_frontend_that_closes_is_answered_whatever_has_become_of_its_disk() {
+    fn start_over(world: &mut World, guest: usize) {
+        for state in [6, 1] {
+            world.set_state(guest, state);
+            world.pass(500);
+        }
+        world.publish(guest, 1, 1);
+        world.pass(500);
+    }
+    type Blow = fn(&mut World, &FakeNvme, usize);
+    let blows: [(&str, Blow); 7] = [
+        ("nothing", |_, _, _| ()),
+        ("lost", |world, model, _| lose(world, model)),
+        ("lost, not noticed", |world, model, guest| {
+            world.guests[guest].write(0, 0, 1);
+            model.vanish();
+        }),
+        ("connected again while it is lost", |world, model, guest| {
+            lose(world, model);
+            start_over(world, guest);
+        }),
+        ("refused", |world, model, guest| {
+            model.resize(1, 0);
+            world.pass(2500);
+            start_over(world, guest);
+        }),
+        ("removed", |world, model, _| {
+            model.resize(1, 0);
+            world.pass(2500);
+        }),
+        ("rings halted", |world, _, guest| {
+            world.guests[guest].overrun(0);
+            world.pass(2500);
+        }),
+    ];
+    for cores in [0, 2] {
+        for asked_first in [false, true] {
+            for (name, blow) in blows {
+                let (mut world, model) = with_namespaces(cores);
+                let front = guest(&mut world, 5, "nvme0n1", cores);
+                blow(&mut world, &model, front);
+                let vbd = world.guests[front].vbd;
+                if asked_first {
+                    world.poke(|store| vbd.detach(store));
+                }
+                world.set_state(front, 5);
+                world.until(&format!("Closing ({name})"), |w| w.state(front) >= 5);
+                world.set_state(front, 6);
+                let closed =
+                    |w: &mut World| w.store.read(&vbd.back_dir()).is_none() || w.state(front) == 6;
+                world.until(&format!("Closed ({name})"), closed);
+                if !asked_first {
+                    world.poke(|store| vbd.detach(store));
+                }
+                let gone = |w: &mut World| w.store.read(&vbd.back_dir()).is_none();
+                world.until(&format!("removal ({name})"), gone);
+                world.assert_nothing_left();
+            }
+        }
+    }
+}
+
 /// A guest has `target` and loses it for a while, and another one with `ram0` does not notice. `lose` does
 /// that in some way by the round's number, and tells whether the disk stays away until `come_back`.
 /// With a write cache, one flush of the device fails after it.

@@ -13,13 +13,23 @@ const MAX_BYTES: usize = 1792;
 
 impl<H: Copy + PartialEq + Display> Targets<H> {
     /// For each whole disk, its number, its name, and a line for it and for each of its partitions: name,
-    /// sectors of 512 bytes, block size, `r` or `w`, who has it (`-`, or `5/51712:w` and so on
-    /// with commas between), then its aliases. Bytes that would break a line or a word are written
+    /// sectors of 512 bytes, block size, its [`Targets::mode`], who has it (`-`, or `5/51712:w` and so
+    /// on with commas between), then its aliases. Bytes that would break a line or a word are written
     /// `\xNN`. What is too long for a xenstore node loses aliases first, then partitions.
     pub fn lists(&self) -> impl Iterator<Item = (VolumeId, &str, String)> {
         let disks = self.entries.iter().enumerate();
         let disks = disks.filter(|(_, entry)| entry.is_disk());
         disks.map(|(index, entry)| (VolumeId(index), &*entry.volume.name, self.list(index)))
+    }
+
+    /// What can be done with a volume: `r` or `w`, or `-` as long as its controller is lost.
+    #[must_use]
+    pub fn mode(&self, volume: &Volume) -> char {
+        match volume.read_only {
+            _ if self.lost(volume.disk).is_some() => '-',
+            true => 'r',
+            false => 'w',
+        }
     }
 
     fn list(&self, disk: usize) -> String {
@@ -45,7 +55,7 @@ impl<H: Copy + PartialEq + Display> Targets<H> {
     fn line(&self, index: usize, aliases: bool) -> String {
         let volume = &self.entries[index].volume;
         let Volume { name, sectors, .. } = volume;
-        let mode = if volume.read_only { 'r' } else { 'w' };
+        let mode = self.mode(volume);
         let claims = self.claims.iter().filter(|claim| claim.volume == index);
         let holders: Vec<String> = claims
             .map(|claim| {

@@ -70,8 +70,8 @@ pub(crate) struct Care {
     pub(crate) listed: bool,
     /// How disks are, by their own account: paths in xenstore, and what is to stand there.
     pub(crate) health: Vec<(String, String)>,
-    /// Paths in xenstore of names that no disk has any longer.
-    pub(crate) renamed: Vec<String>,
+    /// Paths in xenstore of accounts that do not hold any longer.
+    pub(crate) withdrawn: Vec<String>,
 }
 
 /// A part of a disk that is no longer what it was.
@@ -223,10 +223,11 @@ impl<Q> Disks<Q> {
         // One that was stopped since, or that came to nothing once more, is given nothing new.
         let stopped = lost.stopped || lost.again && !self.targets.may_write(number);
         self.targets.set_lost(number, name.into(), reason, !stopped);
+        care.withdrawn.push(health_path(name));
         let disk = &mut self.disks[number];
         (disk.probing, disk.ordering) = (false, true);
         disk.retry.lost(now);
-        care.soon = true;
+        (care.soon, care.listed) = (true, true);
     }
 
     /// A controller works again. Another one than before gets a number of its own, so that no name
@@ -244,7 +245,7 @@ impl<Q> Disks<Q> {
                 let number_of_new = self.next_number(number);
                 let disk = &mut self.disks[number];
                 disk.controller.rename(number_of_new);
-                care.renamed.push(health_path(&name));
+                care.withdrawn.push(health_path(&name));
                 let new = disk.controller.name();
                 warn!("another disk is in the place of {name}: it is {new}");
             }

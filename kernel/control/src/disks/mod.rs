@@ -161,10 +161,10 @@ impl<Q: Default> Disks<Q> {
     }
 
     /// One line per disk, for people and tools in dom0: name, sectors of 512 bytes, block size,
-    /// `r` or `w`, description. As many disks as a xenstore node holds.
+    /// `r`, `w` or `-` ([`Targets::mode`]), description. As many disks as a xenstore node holds.
     pub(crate) fn list(&self) -> String {
         let line = |volume: &Volume| {
-            let mode = if volume.read_only { 'r' } else { 'w' };
+            let mode = self.targets.mode(volume);
             let (name, sectors, what) = (&volume.name, volume.sectors, &volume.description);
             format!("{name} {sectors} {} {mode} {what}", 1 << volume.block_shift)
         };
