@@ -41,20 +41,22 @@ host() {
 ship() {
 	(
 		flock 8
-		stat -c '%n %s' /var/log/xen/*.log $TRACE | while read -r file size; do
+		stat -c '%n %s %i' /var/log/xen/*.log $TRACE | while read -r file size inode; do
 			[ "$file" != $TRACE ] || {
 				bound_trace "$size"
 				continue
 			}
-			sent=/run/sent-${file##*/} from=0
-			[ ! -e "$sent" ] || read -r from < "$sent"
+			sent=/run/sent-${file##*/} from=0 of=$inode
+			[ ! -e "$sent" ] || read -r from of < "$sent"
+			# xl begins a log of its own for each domain, also for a second one of the same name.
+			[ "$of" = "$inode" ] || from=0
 			[ "$size" -gt "$from" ] || continue
 			(
 				flock 9
 				printf '\n@log %s %d\n' "${file##*/}" $((size - from)) >&3
 				tail -c +$((from + 1)) "$file" | head -c $((size - from)) >&3
 			) 9> /run/lock/line
-			echo "$size" > "$sent"
+			echo "$size $inode" > "$sent"
 		done
 	) 8> /run/lock/ship
 }
@@ -112,11 +114,12 @@ spindle_home() { echo $HOME_DIR/$(xl domid ${1:-spindle}); }
 serves() { [ "$(read_store $(spindle_home ${1:-spindle})/data/spindle/ready)" = 1 ]; }
 
 # spindle_create NAME CONFIG KEY=VALUE...: create a Spindle domain, with the options in
-# SPINDLE_KNOBS if there are any, wait until it is ready, and say how long that took
+# SPINDLE_KNOBS if there are any, wait until it is ready, and say how long that took. xl does not start it
+# again should it have a triple fault.
 spindle_create() {
 	local who=$1 config=$2 began created ready home watcher line
 	shift 2
-	with_config $config "name=\"$who\"" "$@" > /run/$who.cfg
+	with_config $config "name=\"$who\"" 'on_reboot="destroy"' "$@" > /run/$who.cfg
 	new_log $who
 	began=$(now)
 	try_xl 120 create -p /run/$who.cfg || fail "xl create $who"
@@ -348,28 +351,45 @@ guest_tell() {
 	echo "${2:-go}" > "$(read_store $HOME_DIR/$(xl domid $1)/console/tty)" || fail "the console of guest $1"
 }
 
+# is_guest NAME: the domain of this name is a guest: what ends it may be the emulator (ends.rs of xtask)
+is_guest() { grep -qsx "$1" /var/log/xen/guests.log || echo "$1" >> /var/log/xen/guests.log; }
+
 # guest_config NAME JOB KEY=VALUE...: write its configuration and its initramfs. Its Linux is that of
-# this suite, or the one that KERNEL names (old, new).
+# this suite, or the one that KERNEL names (old, new). A reboot is its end: xl would start a guest again
+# that took a triple fault, and the scenario fail later, for another reason.
 guest_config() {
 	local who=$1 job=$2 layers memory=256
 	shift 2
 	layers="/images/guest.cpio${KERNEL:+ /images/modules-$KERNEL.cpio}"
 	case $job in fio-*) layers="$layers /images/fio.cpio" memory=640 ;; esac
 	cat $layers /spindle/jobs/$job.cpio > /run/$who.ramdisk
-	with_config guest.cfg "name=\"$who\"" "kernel=\"/images/vmlinuz${KERNEL:+-$KERNEL}\"" "ramdisk=\"/run/$who.ramdisk\"" \
+	is_guest $who
+	with_config guest.cfg "name=\"$who\"" 'on_reboot="destroy"' "kernel=\"/images/vmlinuz${KERNEL:+-$KERNEL}\"" "ramdisk=\"/run/$who.ramdisk\"" \
 		"memory=$memory" "cmdline=\"$LINUX\"" "$@" > /run/$who.cfg
 }
 
+# emulator_ended NAME: a guest that is gone was ended by the emulator, and is to be started again; the
+# host knows from what Xen said
+emulator_ended() {
+	alive $1 && return 1
+	ship
+	host restart guest=$1
+	[ "$answer" = emulator ]
+}
+
 # guest_start NAME JOB KEY=VALUE...: create a guest and wait until its Linux is up.
-# A guest whose own kernel dies before that is started a second time: emulation does it now and then.
+# A guest that the emulator ends before that has done nothing yet: it is started again without more ado.
+# One that dies in another way is started a second time.
 guest_start() {
-	local try
+	local try=1
 	guest_config "$@"
 	new_log $1
-	for try in 1 2; do
+	while :; do
 		try_xl 120 create /run/$1.cfg || fail "xl create $1: $(refusal)"
 		guest_wait $1 up 120 && return 0
+		emulator_ended $1 && continue
 		[ $try = 1 ] || break
+		try=2
 		second_try "guest $1 does not come up: $(end_of $1)"
 		cat $(guest_log $1)
 		xl destroy $1

@@ -1,5 +1,6 @@
-//! How often scenarios needed a second try: a file of the last runs of each, which every task that
-//! runs scenarios keeps up, and the limit beyond which such a task fails.
+//! How often scenarios needed a second try, and how often since the emulator had ended a guest: a file
+//! of the last runs of each, which every task that runs scenarios keeps up, and the limits beyond which
+//! such a task fails.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use xshell::{Shell, cmd};
 
-use crate::rig::{Mark, Suite};
+use crate::rig::{Mark, Suite, is_emulator};
 use crate::root;
 
 /// So many runs of a scenario on a suite are kept and counted.
@@ -15,6 +16,10 @@ const WINDOW: usize = 50;
 
 /// Of a hundred runs, the most that may need a second try.
 const LIMIT_PERCENT: usize = 1;
+
+/// The same for those that needed it only since the emulator had ended a guest. It does so by chance; a
+/// scenario that needs it each other time has another cause.
+const ENDED_PERCENT: usize = 50;
 
 /// The record of the last runs.
 pub(crate) struct History {
@@ -28,6 +33,8 @@ pub(crate) struct History {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Rate {
     second: usize,
+    /// Those that needed another one since the emulator had ended a guest.
+    ended: usize,
     runs: usize,
 }
 
@@ -79,6 +86,7 @@ impl History {
         passed: bool,
         retries: &[String],
     ) -> Result<Rate> {
+        let ended = retries.iter().filter(|why| is_emulator(why)).count();
         let why = retries.join("; ").replace(['"', '\r', '\n'], "'");
         self.runs.push(
             Mark::new("run")
@@ -86,7 +94,8 @@ impl History {
                 .with("scenario", scenario)
                 .with("commit", &self.commit)
                 .with("result", if passed { "passed" } else { "failed" })
-                .with("tries", retries.len())
+                .with("tries", retries.len() - ended)
+                .with("ended", ended)
                 .with("why", why),
         );
         let same = |run: &Mark| (run.get("suite"), run.get("scenario")) == (suite.name(), scenario);
@@ -103,9 +112,13 @@ impl History {
         fs::write(&new, text)
             .and_then(|()| fs::rename(&new, &self.path))
             .with_context(|| format!("write {}", self.path.display()))?;
-        let tried_again = |run: &&Mark| same(run) && tries(run).is_some_and(|tries| tries > 0);
+        let have = |key: &str| {
+            let has = |run: &&Mark| same(run) && run.number(key).is_some_and(|times| times > 0.0);
+            self.runs.iter().filter(has).count()
+        };
         Ok(Rate {
-            second: self.runs.iter().filter(tried_again).count(),
+            second: have("tries"),
+            ended: have("ended"),
             runs: number.min(WINDOW),
         })
     }
@@ -117,26 +130,47 @@ fn tries(run: &Mark) -> Option<usize> {
 }
 
 impl Rate {
-    /// A second try in so many of so many runs.
+    /// A second try in so many of so many runs, and as many since the emulator had ended a guest.
     #[cfg(test)]
-    pub(crate) fn new(second: usize, runs: usize) -> Self {
-        Self { second, runs }
+    pub(crate) fn new(second: usize, ended: usize, runs: usize) -> Self {
+        Self {
+            second,
+            ended,
+            runs,
+        }
     }
 
-    /// Whether there were too many. Of few runs a rate says little: there, one is let pass.
-    pub(crate) fn is_too_high(self) -> bool {
-        let Self { second, runs } = self;
-        second * 100 > runs * LIMIT_PERCENT && (second > 1 || runs == WINDOW)
-    }
-
-    /// What is wrong with one that is too high.
-    pub(crate) fn complaint(self, suite: Suite, scenario: &str) -> String {
-        let Self { second, runs } = self;
-        let suite = suite.name();
-        format!(
-            "{scenario} on {suite}: {second} of the last {runs} runs needed a second try; \
-             the limit is {LIMIT_PERCENT} % of {WINDOW}, or one in fewer runs"
-        )
+    /// What is wrong after a run that has tried something again for these reasons, if such runs are too
+    /// many. Of few runs a rate says little: there, one is let pass, and two that the emulator is to
+    /// blame for.
+    pub(crate) fn complaint(
+        self,
+        suite: Suite,
+        scenario: &str,
+        retries: &[String],
+    ) -> Option<String> {
+        let Self {
+            second,
+            ended,
+            runs,
+        } = self;
+        let by_emulator = retries.iter().any(|why| is_emulator(why));
+        let by_other = retries.iter().any(|why| !is_emulator(why));
+        let full = runs == WINDOW;
+        let what = if by_other && second * 100 > runs * LIMIT_PERCENT && (second > 1 || full) {
+            format!(
+                "{second} of the last {runs} runs needed a second try; \
+                 the limit is {LIMIT_PERCENT} % of {WINDOW}, or one in fewer runs"
+            )
+        } else if by_emulator && ended * 100 > runs * ENDED_PERCENT && (ended > 2 || full) {
+            format!(
+                "the emulator ended guests in {ended} of the last {runs} runs; the limit is \
+                 {ENDED_PERCENT} %, or two in few runs"
+            )
+        } else {
+            return None;
+        };
+        Some(format!("{scenario} on {}: {what}", suite.name()))
     }
 }
 
@@ -144,16 +178,28 @@ impl Rate {
 mod tests {
     use super::*;
 
+    const WHY: &str = "guest \"a\"\r\ndied";
+    const ENDED: &str = "emulator: triple fault of guest a (d7v0); no end";
+
     /// Adds runs with so many second tries to a new history, reopened each time; gives the rate
     /// after each, and the file.
     fn rates(name: &str, runs: impl IntoIterator<Item = usize>) -> (Vec<Rate>, String) {
+        rates_for(name, WHY, runs)
+    }
+
+    /// The same with second tries for this reason.
+    fn rates_for(
+        name: &str,
+        why: &str,
+        runs: impl IntoIterator<Item = usize>,
+    ) -> (Vec<Rate>, String) {
         let name = format!("spindle-history-{name}-{}", std::process::id());
         let path = std::env::temp_dir().join(name);
         let _ = fs::remove_file(&path);
         let mut rates = Vec::new();
         for tries in runs {
             let mut history = History::at(&path, "c0ffee").expect("a history");
-            let why = vec!["guest \"a\"\r\ndied".to_string(); tries];
+            let why = vec![why.to_string(); tries];
             // What other scenarios and other suites need does not count.
             for (suite, scenario) in [
                 (Suite::Trixie, "other"),
@@ -171,12 +217,19 @@ mod tests {
         (rates, text)
     }
 
+    /// Whether a run that has tried something again for this reason fails at this rate.
+    fn fails(rate: Rate, why: &str) -> bool {
+        let complaint = rate.complaint(Suite::Trixie, "hotplug", &[why.to_string()]);
+        complaint.is_some()
+    }
+
     #[test]
     fn one_second_try_in_a_short_history_passes_and_two_do_not() {
         let (rates, text) = rates("short", [0, 1, 0, 1]);
-        let expected = [(0, 1), (1, 2), (1, 3), (2, 4)].map(|(second, runs)| Rate { second, runs });
+        let expected =
+            [(0, 1), (1, 2), (1, 3), (2, 4)].map(|(second, runs)| Rate::new(second, 0, runs));
         assert_eq!(rates, expected);
-        let red: Vec<bool> = rates.iter().map(|rate| rate.is_too_high()).collect();
+        let red: Vec<bool> = rates.iter().map(|rate| fails(*rate, WHY)).collect();
         assert_eq!(red, [false, false, false, true]);
         let last = text.lines().last().and_then(Mark::parse).expect("a run");
         assert_eq!(last.get("scenario"), "hotplug");
@@ -187,23 +240,35 @@ mod tests {
     #[test]
     fn a_run_counts_once_however_often_it_tried_again() {
         let (rates, text) = rates("twice", [2, 0]);
-        assert_eq!(rates[1], Rate::new(1, 2));
+        assert_eq!(rates[1], Rate::new(1, 0, 2));
         let first = text.lines().find_map(Mark::parse).expect("a run");
         assert_eq!(first.get("tries"), "2");
+    }
+
+    #[test]
+    fn what_the_emulator_ended_is_counted_apart_and_has_a_limit_of_its_own() {
+        let (rates, text) = rates_for("ended", ENDED, [1, 2, 0, 0, 0, 0, 1, 1, 1]);
+        assert_eq!(rates[1], Rate::new(0, 2, 2));
+        let failing: Vec<bool> = rates.iter().map(|rate| fails(*rate, ENDED)).collect();
+        assert_eq!(failing, [vec![false; 8], vec![true]].concat());
+        // What fails then is only what the emulator has ended once more, not what another try mended.
+        assert!(!fails(rates[8], WHY));
+        let last = text.lines().last().and_then(Mark::parse).expect("a run");
+        assert_eq!((last.get("tries"), last.get("ended")), ("0", "1"));
     }
 
     #[test]
     fn only_the_last_fifty_runs_count() {
         let runs = [1].into_iter().chain(vec![0; 49]).chain([0, 0, 1]);
         let (rates, text) = rates("window", runs);
-        assert_eq!(rates[48], Rate::new(1, 49));
-        assert!(!rates[48].is_too_high());
+        assert_eq!(rates[48], Rate::new(1, 0, 49));
+        assert!(!fails(rates[48], WHY));
         // One in fifty is two percent.
-        assert_eq!(rates[49], Rate::new(1, 50));
-        assert!(rates[49].is_too_high());
-        assert_eq!(rates[50], Rate::new(0, 50));
-        assert!(!rates[51].is_too_high());
-        assert!(rates[52].is_too_high());
+        assert_eq!(rates[49], Rate::new(1, 0, 50));
+        assert!(fails(rates[49], WHY));
+        assert_eq!(rates[50], Rate::new(0, 0, 50));
+        assert!(!fails(rates[51], WHY));
+        assert!(fails(rates[52], WHY));
         assert_eq!(text.lines().count(), 3 * WINDOW);
     }
 

@@ -99,7 +99,7 @@ fn run_on(suite: Suite, paths: &str) -> Result<(Vec<Mark>, Option<String>)> {
         }
         marks.push(mark.clone());
     });
-    let logs = machine.logs.clone();
+    let (logs, ends) = (machine.logs.clone(), machine.ends.clone());
     let retries = machine.retries.take();
     let failure = match outcome {
         Ok(outcome) => {
@@ -108,9 +108,9 @@ fn run_on(suite: Suite, paths: &str) -> Result<(Vec<Mark>, Option<String>)> {
         }
         Err(error) => Some(format!("{error:#}")),
     };
+    let failure = failure.map(|why| ends.explain(&why).unwrap_or(why));
     let rate = history.add(suite, &scenario.name, failure.is_none(), &retries)?;
-    let too_often = !retries.is_empty() && rate.is_too_high();
-    let failure = failure.or_else(|| too_often.then(|| rate.complaint(suite, &scenario.name)));
+    let failure = failure.or_else(|| rate.complaint(suite, &scenario.name, &retries));
     let failure = failure.map(|why| format!("{}: {why}; logs: {}", suite.name(), logs.display()));
     Ok((part(suite, &marks), failure))
 }

@@ -1,12 +1,13 @@
 //! `run`: the whole road once, and a report about it, or many times, to count how often it fails.
 
 use std::fs;
+use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::{Result, bail};
 
 use crate::history::History;
-use crate::rig::{self, Backend, Machine, Setup, Suite};
+use crate::rig::{self, Backend, End, MOST_TRIES, Machine, Setup, Suite, is_emulator};
 use crate::scenario::{self, FileTree};
 use crate::tally::{Tally, shorten};
 use crate::{kernel, ui};
@@ -40,40 +41,82 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if let Some(times) = args.repeat {
         return repeat(&setup, times);
     }
-    let mut machine = Machine::boot_or_retry(&setup)?;
-    let logs = machine.logs.clone();
-    let retries = machine.retries.clone();
     ui::step(
         "run",
         "a guest writes files, a second one checks them (2 to 3 minutes)",
     );
-    let played = scenario::file_tree(&mut machine, scenario::find("file-tree")?);
-    let retries = retries.take();
-    let failure = match &played {
-        Ok(report) => report.failure.clone(),
-        Err(error) => Some(format!("{error:#}")),
+    let (mut retries, mut ends, mut tries) = (Vec::new(), Vec::new(), 1);
+    let road = loop {
+        let mut road = play(&setup)?;
+        retries.append(&mut road.retries);
+        ends.append(&mut road.ends);
+        let ended = |why: &mut String| is_emulator(why) && tries < MOST_TRIES;
+        let Some(why) = road.failure.take_if(ended) else {
+            break road;
+        };
+        tries += 1;
+        ui::step("run", &format!("try {tries}: {why}"));
+        retries.push(why);
     };
-    let mut rate = None;
+    let mut complaint = None;
     if args.backend == Backend::Spindle {
-        rate = Some(History::open()?.add(args.suite, NAME, failure.is_none(), &retries)?);
+        let passed = road.failure.is_none();
+        let rate = History::open()?.add(args.suite, NAME, passed, &retries)?;
+        complaint = rate.complaint(args.suite, NAME, &retries);
     }
-    if let Ok(report) = &played {
-        machine.power_off()?;
-        print(args.suite, report, &retries, image.as_ref());
+    if let Some(report) = &road.report {
+        print(
+            args.suite,
+            report,
+            &road.failure,
+            &retries,
+            &ends,
+            image.as_ref(),
+        );
     }
-    if let Some(why) = failure {
-        bail!("{why}\nlogs: {}", logs.display());
+    if let Some(why) = road.failure.or(complaint) {
+        bail!("{why}\nlogs: {}", road.logs.display());
     }
-    match rate {
-        Some(rate) if !retries.is_empty() && rate.is_too_high() => {
-            bail!(
-                "{}\nlogs: {}",
-                rate.complaint(args.suite, NAME),
-                logs.display()
-            )
+    Ok(())
+}
+
+/// The whole road, once.
+struct Road {
+    /// What was seen, if the machine lived to its end.
+    report: Option<FileTree>,
+    /// Why it failed, if it did.
+    failure: Option<String>,
+    /// Why anything was tried again.
+    retries: Vec<String>,
+    /// The guests that the emulator ended.
+    ends: Vec<End>,
+    logs: PathBuf,
+}
+
+/// The whole road on a new machine.
+fn play(setup: &Setup) -> Result<Road> {
+    let mut machine = Machine::boot_or_retry(setup)?;
+    let (logs, seen, ends) = (
+        machine.logs.clone(),
+        machine.retries.clone(),
+        machine.ends.clone(),
+    );
+    let played = scenario::file_tree(&mut machine, scenario::find("file-tree")?);
+    let (report, failure) = match played {
+        Ok(report) => {
+            machine.power_off()?;
+            let failure = report.failure.clone();
+            (Some(report), failure)
         }
-        _ => Ok(()),
-    }
+        Err(error) => (None, Some(format!("{error:#}"))),
+    };
+    Ok(Road {
+        report,
+        failure: failure.map(|why| ends.explain(&why).unwrap_or(why)),
+        retries: seen.take(),
+        ends: ends.list(),
+        logs,
+    })
 }
 
 /// The whole road so many times, each on a machine of its own, with no second try of anything.
@@ -111,13 +154,22 @@ fn repeat(setup: &Setup, times: u32) -> Result<()> {
 fn once(setup: &Setup) -> Result<Option<String>> {
     let mut machine = Machine::boot(setup)?;
     machine.may_retry = false;
+    let ends = machine.ends.clone();
     let report = scenario::file_tree(&mut machine, scenario::find("file-tree")?)?;
     machine.power_off()?;
-    Ok(report.failure)
+    let explain = |why: String| ends.explain(&why).unwrap_or(why);
+    Ok(report.failure.map(explain))
 }
 
 /// The report; what did not happen is left out.
-fn print(suite: Suite, report: &FileTree, retries: &[String], image: Option<&kernel::Image>) {
+fn print(
+    suite: Suite,
+    report: &FileTree,
+    failure: &Option<String>,
+    retries: &[String],
+    ends: &[End],
+    image: Option<&kernel::Image>,
+) {
     let mut table = ui::report();
     let mut row = |what: &str, value: String| {
         table.add_row([what.to_string(), value]);
@@ -169,14 +221,11 @@ fn print(suite: Suite, report: &FileTree, retries: &[String], image: Option<&ker
     for why in retries {
         row("second try", shorten(why));
     }
-    row(
-        "result",
-        report
-            .failure
-            .as_deref()
-            .map_or("PASS", |_| "FAIL")
-            .to_string(),
-    );
+    for end in ends.iter().filter(|end| end.early) {
+        row("guest started again", end.to_string());
+    }
+    let result = if failure.is_none() { "PASS" } else { "FAIL" };
+    row("result", result.to_string());
     println!("{table}");
 }
 

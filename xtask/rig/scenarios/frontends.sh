@@ -83,6 +83,7 @@ lap dom0
 boot() {
 	local who=$1 try status
 	shift
+	is_guest $who
 	with_config guest.cfg "name=\"$who\"" memory=512 "disk=['$(disk xvda)']" 'on_reboot="destroy"' "$@" |
 		grep -vE '^(ramdisk|cmdline)' > /run/$who.cfg
 	new_log $who

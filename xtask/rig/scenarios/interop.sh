@@ -58,7 +58,8 @@ linux_cells() {
 grub_cells() {
 	local type abi entry vdev label result file sum
 	for type in pvh pv; do
-		with_config guest.cfg "name=\"grub-$type\"" "type=\"$type\"" "kernel=\"/spindle/grub-$type.bin\"" \
+		is_guest grub-$type
+		with_config guest.cfg "name=\"grub-$type\"" 'on_reboot="destroy"' "type=\"$type\"" "kernel=\"/spindle/grub-$type.bin\"" \
 			memory=128 'on_poweroff="preserve"' "disk=[$readable]" | grep -vE '^(ramdisk|cmdline)' > /run/grub.cfg
 		new_log grub-$type
 		try_xl 120 create /run/grub.cfg || fail "xl create grub-$type: $(refusal)"

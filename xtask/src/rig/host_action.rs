@@ -1,5 +1,6 @@
 //! What a scenario can ask of the host while it runs, by the mark `host`: to act on the machine
-//! through QEMU's monitor, or to look at a disk's image. The answer goes down the line to dom0.
+//! through QEMU's monitor, or to look at a disk's image. The answer goes down the line to dom0. (Who
+//! ended a guest is known to `ends`, and asked for in `talk`.)
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;

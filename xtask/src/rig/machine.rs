@@ -14,6 +14,7 @@ use anyhow::{Context, Result, bail};
 
 use super::channel::{self, Mark};
 use super::console::Console;
+use super::ends::Ends;
 use super::lossy::Lossy;
 use super::monitor::Monitor;
 use super::qemu::{self, Qemu};
@@ -89,6 +90,8 @@ pub(crate) struct Machine {
     pub(super) heard: Option<Instant>,
     /// What was tried again since the machine's start.
     pub(crate) retries: Retries,
+    /// The guests that the emulator has ended.
+    pub(crate) ends: Ends,
     /// Whether dom0 may try something again; if not, the scenario fails there.
     pub(crate) may_retry: bool,
     /// Where this boot's logs are.
@@ -159,6 +162,7 @@ impl Machine {
             marks,
             heard: None,
             retries: Retries::default(),
+            ends: Ends::new(&logs),
             may_retry: true,
             logs,
             nvme: drives::image(&dir, "nvme"),

@@ -6,6 +6,7 @@
 //! conversation with dom0 over `channel`, `outcome` how a scenario ends, `host_action` what it
 //! asks of the host. `lossy` serves disks that lose what was not flushed. `monitor` is the line to
 //! QEMU, `console` the one to Xen, `evidence` what is written down over them when something fails.
+//! `ends` knows the guests that the emulator has ended, from what `triple_fault` finds in logs.
 //! `disk` looks at a disk from outside.
 
 mod channel;
@@ -15,6 +16,7 @@ mod debian;
 pub(crate) mod disk;
 mod drives;
 mod emulator;
+mod ends;
 mod evidence;
 mod grub;
 mod guests;
@@ -31,6 +33,7 @@ mod qemu;
 mod stamp;
 mod talk;
 mod tree;
+mod triple_fault;
 mod variant;
 
 use std::fs::{self, File, TryLockError};
@@ -40,6 +43,7 @@ use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 
 pub(crate) use channel::Mark;
+pub(crate) use ends::{End, MOST_TRIES, is_emulator};
 pub(crate) use images::{Images, prepare};
 pub(crate) use machine::{Machine, Retries, Setup};
 pub(crate) use outcome::Outcome;

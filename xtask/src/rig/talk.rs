@@ -49,9 +49,6 @@ impl Machine {
             if mark.name == "note" {
                 ui::step("dom0", mark.get("text"));
             }
-            if mark.name == "host" {
-                self.grant(&mark)?;
-            }
             look(self, &mark);
             marks.push(mark);
         }
@@ -104,8 +101,8 @@ impl Machine {
         }
     }
 
-    /// Waits for whatever dom0 reports next. What the processors do is written down when that is a
-    /// failure, a second try, or nothing at all.
+    /// Waits for whatever dom0 reports next, and does what it asks of the host meanwhile. What the
+    /// processors do is written down when that is a failure, a second try, or nothing at all.
     ///
     /// # Errors
     /// Nothing came until `deadline`, or dom0 does not even say that it is alive, or QEMU ended.
@@ -121,6 +118,10 @@ impl Machine {
                     self.heard = self.heard.and(Some(Instant::now()));
                     match mark.name.as_str() {
                         "alive" => continue,
+                        "host" => {
+                            self.grant(&mark)?;
+                            continue;
+                        }
                         "retry" => self.retries.add(mark.get("why")),
                         "fail" => {}
                         _ => return Ok(mark),
@@ -164,6 +165,12 @@ impl Machine {
 
     /// Does what dom0 asks of the host, and answers.
     fn grant(&mut self, mark: &Mark) -> Result<()> {
+        let guest = mark.get("guest");
+        match mark.get("action") {
+            "ended" => return self.send(granted(self.ends.has(guest))),
+            "restart" => return self.send(granted(self.restart(guest))),
+            _ => {}
+        }
         let dir = self.nvme.parent().context("images have a folder")?;
         let (word, text) = match host_action::perform(mark, &self.monitor, dir, &self.logs) {
             Ok(answer) => ("granted", answer),
@@ -173,10 +180,29 @@ impl Machine {
         self.send(&format!("{word} {text}"))
     }
 
+    /// Whether it was the emulator that ended a guest, which dom0 then starts again: it has done
+    /// nothing yet. Such an end is shown and counted, but is no second try.
+    fn restart(&self, guest: &str) -> bool {
+        let end = self.ends.restart(guest);
+        if let Some(end) = &end {
+            let text = format!("before it came up: {end}; it is started again");
+            ui::step("rig", &text);
+        }
+        end.is_some()
+    }
+
     pub(super) fn send(&mut self, line: &str) -> Result<()> {
         writeln!(self.commands, "{line}")
             .and_then(|()| self.commands.flush())
             .context("send dom0 a command")
+    }
+}
+
+/// Who ended a guest, for dom0.
+fn granted(by_emulator: bool) -> &'static str {
+    match by_emulator {
+        true => "granted emulator",
+        false => "granted other",
     }
 }
 

@@ -3,7 +3,7 @@
 mod play;
 mod report;
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use clap::ValueEnum;
@@ -18,6 +18,10 @@ use crate::{freshness, fuzz, kernel, root, tools, ui};
 
 /// So many scenarios of the last suite run also if there is no time left.
 const AT_LEAST: usize = 4;
+
+/// After the last scenario has begun, for third and fourth tries of those whose guests the emulator
+/// ends.
+const MORE_TRIES: Duration = Duration::from_secs(5 * 60);
 
 /// Which suites to test on.
 #[derive(Clone, Copy, ValueEnum)]
@@ -126,17 +130,18 @@ pub(crate) fn run(args: &Args) -> Result<()> {
                 break;
             }
             if let Some(times) = args.repeat {
-                report.repeated(suite, &scenario.name, &rig.repeat(scenario, times));
+                let (tally, ends) = rig.repeat(scenario, times);
+                report.repeated(suite, &scenario.name, &tally, &ends);
                 continue;
             }
-            let (verdict, retries) = rig.run(scenario);
-            let passed = verdict.failure.is_none();
+            let run = rig.run(scenario, args.until.map(|until| until + MORE_TRIES));
+            let passed = run.verdict.failure.is_none();
             // The history is Spindle's, not that of Linux' backend.
             let rate = match args.backend {
                 Backend::Dom0 => None,
-                _ => Some(history.add(suite, &scenario.name, passed, &retries)?),
+                _ => Some(history.add(suite, &scenario.name, passed, &run.retries)?),
             };
-            report.ran(suite, &scenario.name, verdict, &retries, rate);
+            report.ran(suite, &scenario.name, run, rate);
         }
         rig.switch_off();
     }

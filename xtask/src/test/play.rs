@@ -1,12 +1,22 @@
 //! Scenarios are run one after the other on one machine, which is replaced after a failure and by
-//! other variants of it: once, or a second time should they fail, or many times over.
+//! other variants of it: once, or again should they fail, or many times over.
 
 use std::time::{Duration, Instant};
 
-use crate::rig::{Machine, Retries, Setup};
+use crate::rig::{End, MOST_TRIES, Machine, Setup, is_emulator};
 use crate::scenario::{Scenario, Verdict};
 use crate::tally::Tally;
 use crate::ui;
+
+/// What came of a scenario, with all its tries.
+pub(super) struct Run {
+    /// How the last one ended.
+    pub(super) verdict: Verdict,
+    /// Why anything was tried again.
+    pub(super) retries: Vec<String>,
+    /// The guests that the emulator ended.
+    pub(super) ends: Vec<End>,
+}
 
 /// What scenarios run on.
 pub(super) struct Rig<'a> {
@@ -23,31 +33,35 @@ impl<'a> Rig<'a> {
         }
     }
 
-    /// Runs a scenario, and once more on a fresh machine if it fails: the emulated one now and then
-    /// dies or crawls for reasons of its own. Gives also why anything was tried again.
-    pub(super) fn run(&mut self, scenario: &Scenario) -> (Verdict, Vec<String>) {
-        at_most_twice(&scenario.name, || self.attempt(scenario, true))
+    /// Runs a scenario, and again on a fresh machine if it fails: the emulated one now and then dies
+    /// or crawls for reasons of its own, and more often ends a guest. From the third on, tries begin
+    /// before `until`.
+    pub(super) fn run(&mut self, scenario: &Scenario, until: Option<Instant>) -> Run {
+        let has_time = || until.is_none_or(|until| Instant::now() < until);
+        until_it_passes(&scenario.name, has_time, || self.attempt(scenario, true))
     }
 
-    /// Runs a scenario so many times, with no second try of anything.
-    pub(super) fn repeat(&mut self, scenario: &Scenario, times: u32) -> Tally {
-        let mut tally = Tally::default();
+    /// Runs a scenario so many times, with no second try of anything. Gives also the guests that the
+    /// emulator ended.
+    pub(super) fn repeat(&mut self, scenario: &Scenario, times: u32) -> (Tally, Vec<End>) {
+        let (mut tally, mut ends) = (Tally::default(), Vec::new());
         for run in 1..=times {
             ui::step("test", &format!("{}: {run} of {times}", scenario.name));
-            let (verdict, _) = self.attempt(scenario, false);
-            tally.add(verdict.took, verdict.failure.as_deref());
+            let run = self.attempt(scenario, false);
+            tally.add(run.verdict.took, run.verdict.failure.as_deref());
+            ends.extend(run.ends);
         }
-        tally
+        (tally, ends)
     }
 
     /// Runs a scenario on the machine there is, or on a new one.
-    fn attempt(&mut self, scenario: &Scenario, may_retry: bool) -> (Verdict, Vec<String>) {
+    fn attempt(&mut self, scenario: &Scenario, may_retry: bool) -> Run {
         if self.setup.variant != scenario.variant() {
             self.switch_off();
             self.setup.variant = scenario.variant();
         }
         let mut logs = self.setup.suite.dir().join("logs/last");
-        let mut retries = Retries::default();
+        let mut seen = None;
         let mut began = Instant::now();
         let booted = match self.machine.take() {
             Some(machine) => Ok(machine),
@@ -56,17 +70,24 @@ impl<'a> Rig<'a> {
         let played = booted.and_then(|mut machine| {
             machine.may_retry = may_retry;
             logs.clone_from(&machine.logs);
-            retries = machine.retries.clone();
+            machine.ends.begin();
+            seen = Some((machine.retries.clone(), machine.ends.clone()));
             began = Instant::now();
             scenario.run(machine)
         });
-        let verdict = match played {
+        let mut verdict = match played {
             Ok((verdict, left)) => {
                 self.machine = left;
                 verdict
             }
             Err(error) => failed(format!("{error:#}"), began.elapsed()),
         };
+        let (mut retries, mut ended) = (Vec::new(), Vec::new());
+        if let Some((tried, ends)) = seen {
+            retries = tried.take();
+            ended = ends.list();
+            verdict.failure = verdict.failure.map(|why| ends.explain(&why).unwrap_or(why));
+        }
         let name = &scenario.name;
         if let Some(why) = &verdict.failure {
             ui::step("test", &format!("{name} FAIL: {why}"));
@@ -81,7 +102,11 @@ impl<'a> Rig<'a> {
         if scenario.is_last() {
             self.switch_off();
         }
-        (verdict, retries.take())
+        Run {
+            verdict,
+            retries,
+            ends: ended,
+        }
     }
 
     /// Ends the machine, if there is one.
@@ -94,20 +119,34 @@ impl<'a> Rig<'a> {
     }
 }
 
-/// Makes a second attempt if the first fails, which is then one of the things that were tried again.
-fn at_most_twice(
+/// Makes another attempt as long as they fail: one, or more if it is the emulator that has ended a
+/// guest and there is time. The reasons of those before the last are among what was tried again.
+fn until_it_passes(
     name: &str,
-    mut attempt: impl FnMut() -> (Verdict, Vec<String>),
-) -> (Verdict, Vec<String>) {
-    let (mut first, mut retries) = attempt();
-    let Some(why) = first.failure.take() else {
-        return (first, retries);
-    };
-    ui::step("test", &format!("{name}: second try"));
-    let (second, more) = attempt();
-    retries.push(why);
-    retries.extend(more);
-    (second, retries)
+    has_time: impl Fn() -> bool,
+    mut attempt: impl FnMut() -> Run,
+) -> Run {
+    let (mut retries, mut ends) = (Vec::new(), Vec::new());
+    let (mut tries, mut others) = (0, 0);
+    loop {
+        let mut run = attempt();
+        tries += 1;
+        retries.append(&mut run.retries);
+        ends.append(&mut run.ends);
+        let why = run.verdict.failure.take_if(|why| {
+            others += usize::from(!is_emulator(why));
+            tries < MOST_TRIES && others < 2 && (tries < 2 || has_time())
+        });
+        let Some(why) = why else {
+            return Run {
+                retries,
+                ends,
+                ..run
+            };
+        };
+        ui::step("test", &format!("{name}: try {}", tries + 1));
+        retries.push(why);
+    }
 }
 
 fn failed(why: String, took: Duration) -> Verdict {
@@ -122,26 +161,65 @@ fn failed(why: String, took: Duration) -> Verdict {
 mod tests {
     use super::*;
 
+    const ENDED: &str = "emulator: triple fault of guest wide (d7v1); no end";
+
     /// What comes of attempts that end like this, each with something that dom0 tried again: why it
     /// failed, if it did, what was tried again, and how many attempts were left.
     fn run(ends: &[Option<&str>]) -> (Option<String>, Vec<String>, usize) {
+        run_until(ends, true)
+    }
+
+    /// The same with or without time for more than two.
+    fn run_until(ends: &[Option<&str>], has_time: bool) -> (Option<String>, Vec<String>, usize) {
         let mut ends = ends.iter().enumerate();
-        let (verdict, retries) = at_most_twice("hotplug", || {
-            let (number, end) = ends.next().expect("another attempt");
-            let mut verdict = failed(end.unwrap_or_default().to_string(), Duration::ZERO);
-            verdict.failure = verdict.failure.filter(|why| !why.is_empty());
-            (verdict, vec![format!("guest {}", number + 1)])
-        });
-        (verdict.failure, retries, ends.len())
+        let run = until_it_passes(
+            "hotplug",
+            || has_time,
+            || {
+                let (number, end) = ends.next().expect("another attempt");
+                let mut verdict = failed(end.unwrap_or_default().to_string(), Duration::ZERO);
+                verdict.failure = verdict.failure.filter(|why| !why.is_empty());
+                Run {
+                    verdict,
+                    retries: vec![format!("guest {}", number + 1)],
+                    ends: Vec::new(),
+                }
+            },
+        );
+        (run.verdict.failure, run.retries, ends.len())
+    }
+
+    fn tried(words: &[&str]) -> Vec<String> {
+        words.iter().map(ToString::to_string).collect()
     }
 
     #[test]
     fn a_scenario_that_fails_is_tried_twice_at_most_and_says_so() {
-        let tried = |words: &[&str]| words.iter().map(ToString::to_string).collect::<Vec<_>>();
         assert_eq!(run(&[None, None]), (None, tried(&["guest 1"]), 1));
         let both = tried(&["guest 1", "no disk", "guest 2"]);
         assert_eq!(run(&[Some("no disk"), None, None]), (None, both.clone(), 1));
         let dead = Some("dead".to_string());
         assert_eq!(run(&[Some("no disk"), Some("dead"), None]), (dead, both, 1));
+    }
+
+    #[test]
+    fn one_whose_guests_the_emulator_ends_is_tried_four_times_at_most() {
+        let ended = Some(ENDED);
+        let (failure, retries, left) = run(&[ended, ended, ended, None]);
+        assert_eq!((failure, left), (None, 0));
+        assert_eq!(retries.iter().filter(|why| is_emulator(why)).count(), 3);
+        let (failure, _, left) = run(&[ended, ended, ended, ended, None]);
+        assert_eq!((failure.as_deref(), left), (ended, 1));
+        let (failure, _, left) = run_until(&[ended, ended, None], false);
+        assert_eq!((failure.as_deref(), left), (ended, 1));
+        // What else fails is still tried once more only.
+        let (failure, retries, left) = run(&[ended, Some("no disk"), ended, Some("dead"), None]);
+        assert_eq!((failure.as_deref(), left), (Some("dead"), 1));
+        let expected = [
+            "guest 1", ENDED, "guest 2", "no disk", "guest 3", ENDED, "guest 4",
+        ];
+        assert_eq!(retries, tried(&expected));
+        let (failure, _, left) = run(&[Some("no disk"), ended, Some("dead"), None]);
+        assert_eq!((failure.as_deref(), left), (Some("dead"), 1));
     }
 }

@@ -1,13 +1,14 @@
-//! What came of the scenarios: a table of them, a line that sums up, and whether all is well.
+//! What came of the scenarios: a table of them, one of the guests that the emulator ended, a line that
+//! sums up, and whether all is well.
 
 use std::fmt;
 
 use anyhow::{Result, bail};
 use comfy_table::Table;
 
+use super::play::Run;
 use crate::history::Rate;
-use crate::rig::Suite;
-use crate::scenario::Verdict;
+use crate::rig::{End, Suite};
 use crate::tally::{Tally, shorten};
 use crate::ui;
 
@@ -23,6 +24,9 @@ pub(super) struct Report {
     second: usize,
     /// What needed that too often.
     too_often: Vec<String>,
+    /// The guests that the emulator ended.
+    ends: Table,
+    ended: usize,
 }
 
 impl Report {
@@ -38,20 +42,18 @@ impl Report {
             failed: 0,
             second: 0,
             too_often: Vec::new(),
+            ends: ui::table(["suite", "scenario", "guest", "when", "state"]),
+            ended: 0,
         }
     }
 
-    /// Adds a scenario that was run; `retries` is why something was tried again, and `rate` how
-    /// often that was so in its last runs.
-    pub(super) fn ran(
-        &mut self,
-        suite: Suite,
-        name: &str,
-        verdict: Verdict,
-        retries: &[String],
-        rate: Option<Rate>,
-    ) {
-        let result = match (&verdict.failure, retries) {
+    /// Adds a scenario that was run; `rate` is how often something was tried again in its last runs.
+    pub(super) fn ran(&mut self, suite: Suite, name: &str, run: Run, rate: Option<Rate>) {
+        self.ended(suite, name, &run.ends);
+        let Run {
+            verdict, retries, ..
+        } = run;
+        let result = match (&verdict.failure, &retries[..]) {
             (Some(_), _) => "FAIL",
             (None, []) => "PASS",
             (None, _) => SECOND,
@@ -67,16 +69,23 @@ impl Report {
             .add_row([suite.name(), name, result, &seconds, &notes.join("\n")]);
         // A scenario that passed at once does not fail for what an earlier run needed: a repair
         // would show only fifty runs later.
-        if let Some(rate) = rate
-            && !retries.is_empty()
-            && rate.is_too_high()
-        {
-            self.too_often.push(rate.complaint(suite, name));
+        let complaint = rate.and_then(|rate| rate.complaint(suite, name, &retries));
+        self.too_often.extend(complaint);
+    }
+
+    /// Adds guests that the emulator ended in a scenario.
+    fn ended(&mut self, suite: Suite, name: &str, ends: &[End]) {
+        self.ended += ends.len();
+        for end in ends {
+            let when = if end.early { "starting" } else { "at work" };
+            self.ends
+                .add_row([suite.name(), name, &end.guest, when, &end.state]);
         }
     }
 
     /// Adds a scenario that was run many times.
-    pub(super) fn repeated(&mut self, suite: Suite, name: &str, tally: &Tally) {
+    pub(super) fn repeated(&mut self, suite: Suite, name: &str, tally: &Tally, ends: &[End]) {
+        self.ended(suite, name, ends);
         self.runs += tally.runs();
         self.failed += tally.failed();
         self.table.add_row([
@@ -112,10 +121,15 @@ impl fmt::Display for Report {
             runs,
             failed,
             second,
+            ends,
+            ended,
             ..
         } = self;
         let passed = runs - failed;
         writeln!(f, "{table}")?;
+        if *ended > 0 {
+            writeln!(f, "guests ended by the emulator: {ended}\n{ends}")?;
+        }
         write!(
             f,
             "{runs} runs: {passed} passed, {second} of them at a second try; {failed} failed"
@@ -130,12 +144,17 @@ mod tests {
     use comfy_table::Cell;
 
     use super::*;
+    use crate::scenario::Verdict;
 
-    fn verdict(failure: Option<&str>) -> Verdict {
-        Verdict {
-            failure: failure.map(String::from),
-            note: "ready after 1 s".to_string(),
-            took: Duration::from_secs(7),
+    fn ran(failure: Option<&str>, retries: &[String]) -> Run {
+        Run {
+            verdict: Verdict {
+                failure: failure.map(String::from),
+                note: "ready after 1 s".to_string(),
+                took: Duration::from_secs(7),
+            },
+            retries: retries.to_vec(),
+            ends: Vec::new(),
         }
     }
 
@@ -148,9 +167,9 @@ mod tests {
     fn a_second_try_is_shown_with_its_reason_and_counted() {
         let why = ["no disk".to_string()];
         let mut report = Report::new(false);
-        let rate = Some(Rate::new(1, 7));
-        report.ran(Suite::Trixie, "hotplug", verdict(None), &why, rate);
-        report.ran(Suite::Trixie, "resize", verdict(None), &[], None);
+        let rate = Some(Rate::new(1, 0, 7));
+        report.ran(Suite::Trixie, "hotplug", ran(None, &why), rate);
+        report.ran(Suite::Trixie, "resize", ran(None, &[]), None);
         let notes = "first: no disk\nready after 1 s";
         assert_eq!(row(&report, 0), ["trixie", "hotplug", SECOND, "7", notes]);
         assert_eq!(row(&report, 1)[2], "PASS");
@@ -164,10 +183,10 @@ mod tests {
     fn what_needs_a_second_try_too_often_fails_when_it_does_again() {
         let why = ["no disk".to_string()];
         let mut report = Report::new(false);
-        let often = Some(Rate::new(2, 7));
-        report.ran(Suite::Trixie, "hotplug", verdict(None), &[], often);
+        let often = Some(Rate::new(2, 0, 7));
+        report.ran(Suite::Trixie, "hotplug", ran(None, &[]), often);
         report.judge().expect("it passed at once now");
-        report.ran(Suite::Trixie, "hotplug", verdict(None), &why, often);
+        report.ran(Suite::Trixie, "hotplug", ran(None, &why), often);
         let error = report.judge().expect_err("too often").to_string();
         assert!(
             error.contains("2 of the last 7 runs needed a second try"),
@@ -179,7 +198,7 @@ mod tests {
     fn a_failure_shows_both_tries() {
         let why = ["no disk".to_string()];
         let mut report = Report::new(false);
-        report.ran(Suite::Trixie, "hotplug", verdict(Some("dead")), &why, None);
+        report.ran(Suite::Trixie, "hotplug", ran(Some("dead"), &why), None);
         assert_eq!(row(&report, 0)[2], "FAIL");
         assert_eq!(row(&report, 0)[4], "first: no disk\ndead");
         let error = report.judge().expect_err("it failed");
@@ -193,7 +212,7 @@ mod tests {
             tally.add(Duration::from_secs(5), failure);
         }
         let mut report = Report::new(true);
-        report.repeated(Suite::Bookworm, "hotplug", &tally);
+        report.repeated(Suite::Bookworm, "hotplug", &tally, &[]);
         let expected = ["bookworm", "hotplug", "3", "2", "5", "2x no end after 3 s"];
         assert_eq!(row(&report, 0), expected);
         let error = report.judge().expect_err("two failed");
@@ -201,10 +220,37 @@ mod tests {
     }
 
     #[test]
+    fn guests_that_the_emulator_ended_are_listed_and_counted() {
+        let mut report = Report::new(false);
+        report.ran(Suite::Trixie, "resize", ran(None, &[]), None);
+        assert!(!report.to_string().contains("emulator"));
+        let mut run = ran(None, &[]);
+        run.ends = [("wide", true), ("narrow", false)]
+            .map(|(guest, early)| End::sample(guest, early))
+            .to_vec();
+        report.ran(Suite::Trixie, "multi-queue", run, None);
+        let row = report.ends.row(1).expect("a row");
+        let cells: Vec<_> = row.cell_iter().map(Cell::content).collect();
+        let expected = [
+            "trixie",
+            "multi-queue",
+            "narrow",
+            "at work",
+            "d7v1, RIP 0x0",
+        ];
+        assert_eq!(cells, expected);
+        let text = report.to_string();
+        assert!(text.contains("guests ended by the emulator: 2\n"), "{text}");
+        // One that was started again is no second try.
+        let end = "2 runs: 2 passed, 0 of them at a second try; 0 failed";
+        assert_eq!(text.lines().last(), Some(end));
+    }
+
+    #[test]
     fn the_table_fits_a_terminal() {
         let mut report = Report::new(false);
         let why = ["xl create: ".to_string() + &"a_long_word".repeat(40)];
-        report.ran(Suite::Bookworm, "never-connects", verdict(None), &why, None);
+        report.ran(Suite::Bookworm, "never-connects", ran(None, &why), None);
         let text = report.to_string();
         let widest = text.lines().map(|line| line.chars().count()).max();
         assert!(widest <= Some(80), "{text}");

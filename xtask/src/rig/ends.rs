@@ -1,0 +1,337 @@
+//! Guests that the emulator has ended: Xen says that one of their processors took a triple fault,
+//! which QEMU brings about now and then (`xtask/README.md`). Read from Xen's log and from those of
+//! the `xl` that waits for each domain's end, and told apart from what Spindle might have done.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use super::console;
+use super::triple_fault::{Domain, crashed, faulted, state, waited_for};
+
+/// How often something is tried in all, as long as it is the emulator that makes it fail.
+pub(crate) const MOST_TRIES: usize = 4;
+
+/// How the reason of such a failure begins.
+const BEGIN: &str = "emulator: triple fault of guest ";
+
+/// The log in which dom0 writes the names of all domains that are guests, one a line.
+const GUESTS: &str = "guests.log";
+
+/// How a guest reports that something is wrong: that is not the emulator's fault, whatever else is.
+const REPORTED: &str = "%% fail";
+
+/// How often guests of one scenario are started again before they have come up.
+const MOST_EARLY: usize = 4;
+
+/// A guest that the emulator has ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct End {
+    domain: Domain,
+    /// The guest's name.
+    pub(crate) guest: String,
+    /// Which vCPU, and in which state: numbers in C's notation.
+    pub(crate) state: String,
+    /// Whether it had not come up yet, so that it was started again.
+    pub(crate) early: bool,
+}
+
+#[cfg(test)]
+impl End {
+    /// One for tests of others.
+    pub(crate) fn sample(guest: &str, early: bool) -> Self {
+        Self {
+            domain: Domain(7),
+            guest: guest.to_string(),
+            state: "d7v1, RIP 0x0".to_string(),
+            early,
+        }
+    }
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{BEGIN}{} ({})", self.guest, self.state)
+    }
+}
+
+/// The ends of guests on a machine since a scenario's beginning; a copy sees what comes later.
+#[derive(Clone)]
+pub(crate) struct Ends {
+    logs: PathBuf,
+    /// Where Xen's log was when the scenario began.
+    from: Rc<Cell<usize>>,
+    /// Those that were started again.
+    early: Rc<RefCell<Vec<Domain>>>,
+}
+
+/// What a boot's logs say of ends of domains.
+struct Found {
+    guests: Vec<End>,
+    /// A domain that is no guest had a triple fault, too, or crashed.
+    others: bool,
+}
+
+impl Ends {
+    /// Those on a machine whose logs are in this folder.
+    pub(super) fn new(logs: &Path) -> Self {
+        Self {
+            logs: logs.to_path_buf(),
+            from: Rc::default(),
+            early: Rc::default(),
+        }
+    }
+
+    /// Forgets those until now.
+    pub(crate) fn begin(&self) {
+        let log = fs::metadata(self.logs.join(console::LOG));
+        self.from.set(log.map_or(0, |log| log.len() as usize));
+        self.early.borrow_mut().clear();
+    }
+
+    /// Those since the scenario's beginning.
+    pub(crate) fn list(&self) -> Vec<End> {
+        self.found().guests
+    }
+
+    /// Whether the emulator has ended a guest of this name.
+    pub(super) fn has(&self, guest: &str) -> bool {
+        self.list().iter().any(|end| end.guest == guest)
+    }
+
+    /// Whether the emulator has ended the newest guest of this name, which has not come up yet, and
+    /// it is to be started again.
+    pub(super) fn restart(&self, guest: &str) -> Option<End> {
+        let found = self.found();
+        let end = found.guests.into_iter().rfind(|end| end.guest == guest)?;
+        let mut early = self.early.borrow_mut();
+        if end.early || found.others || early.len() >= MOST_EARLY {
+            return None;
+        }
+        early.push(end.domain);
+        Some(end)
+    }
+
+    /// The reason of a failure with what Xen said of the guest that the emulator ended, if that is
+    /// why: a guest that had come up was ended, none has reported anything wrong, and Spindle's own
+    /// domain neither had a triple fault nor crashed.
+    pub(crate) fn explain(&self, why: &str) -> Option<String> {
+        let found = self.found();
+        if found.others || why.contains(REPORTED) {
+            return None;
+        }
+        let end = found.guests.iter().find(|end| !end.early)?;
+        Some(format!("{end}; {why}"))
+    }
+
+    fn found(&self) -> Found {
+        let read = |path: &Path| {
+            let text = fs::read(path).unwrap_or_default();
+            String::from_utf8_lossy(&text).into_owned()
+        };
+        let log = fs::read(self.logs.join(console::LOG)).unwrap_or_default();
+        let log = log.get(self.from.get()..).unwrap_or_default();
+        let mut xl = String::new();
+        for entry in fs::read_dir(&self.logs).into_iter().flatten().flatten() {
+            if entry.file_name().to_string_lossy().starts_with("xl-") {
+                xl += &read(&entry.path());
+            }
+        }
+        let guests = read(&self.logs.join(GUESTS));
+        find(
+            &String::from_utf8_lossy(log),
+            &xl,
+            &guests,
+            &self.early.borrow(),
+        )
+    }
+}
+
+/// Whether a reason is that the emulator ended a guest.
+pub(crate) fn is_emulator(why: &str) -> bool {
+    why.starts_with(BEGIN)
+}
+
+/// What `log`, Xen's, says of domains whose names the logs of `xl` have, and of which `guests` are
+/// guests. One whose name is not known is none.
+fn find(log: &str, xl: &str, guests: &str, early: &[Domain]) -> Found {
+    let names: BTreeMap<Domain, &str> = xl.lines().filter_map(waited_for).collect();
+    let is_guest = |name: &str| guests.lines().any(|guest| guest.trim() == name);
+    let name = |domain: Domain| names.get(&domain).copied().filter(|name| is_guest(name));
+    let is_other = |domain: Domain| name(domain).is_none();
+    let mut found = Found {
+        guests: Vec::new(),
+        others: xl.lines().filter_map(crashed).any(is_other),
+    };
+    let lines: Vec<&str> = log.lines().collect();
+    for (number, line) in lines.iter().enumerate() {
+        let Some((domain, vcpu)) = faulted(line) else {
+            continue;
+        };
+        let Some(guest) = name(domain) else {
+            found.others = true;
+            continue;
+        };
+        // Two vCPUs of a guest are one end.
+        if found.guests.iter().any(|end: &End| end.domain == domain) {
+            continue;
+        }
+        let state = state(vcpu, &lines[number + 1..]);
+        found.guests.push(End {
+            domain,
+            guest: guest.to_string(),
+            state: format!("{vcpu}{state}"),
+            early: early.contains(&domain),
+        });
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::triple_fault::samples::{STATE, fault};
+    use super::*;
+
+    const XL: &str = "Waiting for domain spindle (domid 1) to die [pid 180]\n\
+                      Waiting for domain writer (domid 7) to die [pid 301]\n\
+                      Domain 7 has shut down, reason code 1 0x1\n\
+                      Action for shutdown reason code 1 is destroy\n\
+                      Waiting for domain writer (domid 8) to die [pid 412]\n";
+    const GUESTS_LOG: &str = "writer\nchecker\n";
+
+    /// A machine with these logs; they are removed with it.
+    struct Logs(PathBuf);
+
+    impl Logs {
+        fn new(name: &str, xen: &str, xl: &str) -> Self {
+            let name = format!("spindle-ends-{name}-{}", std::process::id());
+            let dir = std::env::temp_dir().join(name);
+            fs::create_dir_all(&dir).expect("a folder");
+            let logs = [
+                (console::LOG, xen),
+                ("xl-all.log", xl),
+                (GUESTS, GUESTS_LOG),
+            ];
+            for (name, text) in logs {
+                fs::write(dir.join(name), text).expect("written");
+            }
+            Self(dir)
+        }
+
+        fn ends(&self) -> Ends {
+            Ends::new(&self.0)
+        }
+
+        /// Xen prints more.
+        fn append(&self, text: &str) {
+            let path = self.0.join(console::LOG);
+            let log = fs::read_to_string(&path).expect("a log");
+            fs::write(path, log + text).expect("written");
+        }
+    }
+
+    impl Drop for Logs {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    #[test]
+    fn a_guests_triple_fault_is_why_the_scenario_failed_with_what_xen_says_of_it() {
+        let logs = Logs::new("guest", &fault(7, 1), XL);
+        let why = logs.ends().explain("no end after 30 s").expect("explained");
+        let expected =
+            format!("emulator: triple fault of guest writer (d7v1, {STATE}); no end after 30 s");
+        assert_eq!(why, expected);
+        assert!(is_emulator(&why));
+        assert!(logs.ends().has("writer") && !logs.ends().has("checker"));
+    }
+
+    #[test]
+    fn a_failure_without_a_triple_fault_is_not_explained() {
+        let logs = Logs::new("none", "(XEN) d7v0 something else\r\n", XL);
+        assert_eq!(logs.ends().explain("no disk"), None);
+        assert!(!is_emulator("no disk") && !is_emulator("guest emulator: triple fault"));
+    }
+
+    #[test]
+    fn spindles_own_end_is_never_the_emulators() {
+        // A triple fault of Spindle's, of a domain that no log names, and of both.
+        for xen in [fault(1, 0), fault(9, 0), fault(7, 1) + &fault(1, 0)] {
+            let logs = Logs::new("spindle", &xen, XL);
+            assert_eq!(logs.ends().explain("no disk"), None, "{xen}");
+            assert_eq!(logs.ends().restart("writer"), None, "{xen}");
+        }
+        // Spindle has panicked, and a guest then had a triple fault.
+        let xl = XL.to_string() + "Domain 1 has shut down, reason code 3 0x3\n";
+        let logs = Logs::new("panic", &fault(7, 1), &xl);
+        assert_eq!(logs.ends().explain("no disk"), None);
+    }
+
+    #[test]
+    fn what_a_guest_has_reported_to_be_wrong_is_not_the_emulators() {
+        let logs = Logs::new("reported", &fault(7, 1), XL);
+        let why = "guest checker: %% fail fio: verify";
+        assert_eq!(logs.ends().explain(why), None);
+    }
+
+    #[test]
+    fn what_was_before_the_scenario_does_not_count() {
+        let logs = Logs::new("before", &fault(7, 1), XL);
+        let ends = logs.ends();
+        ends.begin();
+        assert_eq!(ends.explain("no disk"), None);
+        logs.append(&fault(8, 0));
+        assert!(
+            ends.explain("no disk")
+                .is_some_and(|why| why.contains("(d8v0,"))
+        );
+    }
+
+    #[test]
+    fn a_guest_that_was_started_again_is_listed_but_explains_nothing() {
+        let logs = Logs::new("early", &fault(7, 1), XL);
+        let ends = logs.ends();
+        let end = ends.restart("writer").expect("it is started again");
+        assert_eq!((end.guest.as_str(), end.early), ("writer", false));
+        // Its end was taken; there is no other.
+        assert_eq!(ends.restart("writer"), None);
+        assert_eq!(ends.explain("no disk"), None);
+        logs.append(&fault(8, 0));
+        assert!(ends.explain("no disk").is_some());
+        let early: Vec<bool> = ends.list().iter().map(|end| end.early).collect();
+        assert_eq!(early, [true, false]);
+    }
+
+    #[test]
+    fn guests_are_started_again_four_times_at_most() {
+        let (mut xen, mut xl) = (String::new(), String::from(XL));
+        for domain in 20..26 {
+            xl += &format!("Waiting for domain writer (domid {domain}) to die [pid 1]\n");
+            xen += &fault(domain, 0);
+            let logs = Logs::new("often", &xen, &xl);
+            let ends = logs.ends();
+            ends.early.borrow_mut().extend((20..domain).map(Domain));
+            assert_eq!(ends.restart("writer").is_some(), domain < 24, "{domain}");
+        }
+    }
+
+    #[test]
+    fn two_vcpus_of_a_guest_are_one_end_and_cut_off_states_do_no_harm() {
+        let both = fault(7, 1) + &fault(7, 0);
+        let first = both.find('\n').expect("a line") + 1;
+        for cut in [0, 20, first, 130, 260, both.len()] {
+            let logs = Logs::new("cut", &both[..cut], XL);
+            let number = logs.ends().list().len();
+            assert_eq!(number, usize::from(cut >= first), "{cut}");
+        }
+        // The state that follows is another vCPU's.
+        let logs = Logs::new("mixed", &(both[..first].to_string() + &fault(8, 0)), XL);
+        let ends = logs.ends().list();
+        assert_eq!(ends.len(), 2);
+        assert_eq!(ends[1].state, format!("d8v0, {STATE}"));
+    }
+}
