@@ -9,34 +9,41 @@ use anyhow::{Context, Result, bail};
 use xshell::{Shell, cmd};
 
 use super::kept;
-use crate::{kernel, root};
+use crate::root;
 
 /// The copy. There is one, for one run at a time.
 pub(super) struct Tree {
     pub(super) sources: PathBuf,
-    /// Where cargo puts what it builds of it: where it has what the tests depend on already. To
-    /// cargo the crates of the copy are others than those of the work tree.
+    /// Where cargo puts what it builds of it. Not where it puts other things: whoever builds those would
+    /// wait for each other.
     pub(super) build: PathBuf,
     _lock: File,
 }
 
-/// Brings the copy up to date, also with what is not committed, and undoes what an interrupted run
-/// left in it.
-///
-/// # Errors
-/// A file cannot be read or written, or another run uses the copy.
-pub(super) fn refresh(sh: &Shell) -> Result<Tree> {
-    let tree = Tree {
-        sources: kept("tree"),
-        build: kernel::build_dir(),
-        _lock: lock(&kept("lock"))?,
-    };
-    let names = cmd!(sh, "git ls-files -z --cached --others --exclude-standard")
-        .quiet()
-        .read()?;
-    let names: BTreeSet<&str> = names.split('\0').filter(|name| !name.is_empty()).collect();
-    mirror(&root(), &tree.sources, &names)?;
-    Ok(tree)
+impl Tree {
+    /// The copy, for this run alone.
+    ///
+    /// # Errors
+    /// Another run uses it.
+    pub(super) fn hold() -> Result<Self> {
+        Ok(Self {
+            sources: kept("tree"),
+            build: kept("build"),
+            _lock: lock(&kept("lock"))?,
+        })
+    }
+
+    /// Brings it up to date, also with what is not committed, and undoes what was changed in it.
+    ///
+    /// # Errors
+    /// A file cannot be read or written.
+    pub(super) fn refresh(&self, sh: &Shell) -> Result<()> {
+        let names = cmd!(sh, "git ls-files -z --cached --others --exclude-standard")
+            .quiet()
+            .read()?;
+        let names: BTreeSet<&str> = names.split('\0').filter(|name| !name.is_empty()).collect();
+        mirror(&root(), &self.sources, &names)
+    }
 }
 
 /// Holds the file until it is dropped.

@@ -2,12 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::fs;
-use std::io::ErrorKind;
-use std::path::Path;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use comfy_table::Table;
+use schemata::Verdict;
 
 use super::listed::{Listed, without_place};
 use crate::rig::Mark;
@@ -25,54 +23,52 @@ pub(super) struct Outcome {
     timeouts: usize,
     /// It does not compile.
     unviable: usize,
+    /// It is in a constant, or the choice between it and the original does not compile.
+    unfit: usize,
     /// All tests passed: their names, with line and column.
     survived: Vec<String>,
+    /// Of these, those that no test comes to.
+    unreached: BTreeSet<String>,
     /// There was no time for them.
     left: usize,
 }
 
 impl Outcome {
-    /// Reads what cargo-mutants has written, up to where it was interrupted.
-    ///
-    /// # Errors
-    /// It cannot be read.
-    pub(super) fn read(found: &Path) -> Result<Self> {
-        let all = found.join("mutants.json");
-        // A change that no mutant is in leaves nothing.
-        if !all.exists() {
-            return Ok(Self::default());
+    /// Of a crate of which so many mutants are to be tried.
+    pub(super) fn of(left: usize) -> Self {
+        Self {
+            left,
+            ..Self::default()
         }
-        let text = fs::read_to_string(&all).with_context(|| format!("read {}", all.display()))?;
-        let all: Vec<serde_json::Value> = serde_json::from_str(&text)?;
-        let lines = |name: &str| -> Result<Vec<String>> {
-            let path = found.join(name);
-            let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
-            Ok(text.lines().map(String::from).collect())
-        };
-        let (caught, timeouts) = (lines("caught.txt")?.len(), lines("timeout.txt")?.len());
-        let (survived, unviable) = (lines("missed.txt")?, lines("unviable.txt")?.len());
-        let tried = caught + timeouts + unviable + survived.len();
-        Ok(Self {
-            caught,
-            timeouts,
-            unviable,
-            survived,
-            left: all.len().saturating_sub(tried),
-        })
     }
 
-    /// The same with what an earlier run has settled ([`Earlier`]).
-    pub(super) fn with(mut self, earlier: &Earlier) -> Self {
-        self.caught += earlier.caught.len();
-        self.unviable += earlier.unviable.len();
-        self
+    /// So many do not compile, or cannot be switched on.
+    pub(super) fn leave_out(&mut self, unviable: usize, unfit: usize) {
+        self.unviable += unviable;
+        self.unfit += unfit;
+        self.left -= unviable + unfit;
+    }
+
+    /// One was tried.
+    pub(super) fn add(&mut self, mutant: &str, verdict: Verdict) {
+        self.left -= 1;
+        match verdict {
+            Verdict::Caught => self.caught += 1,
+            Verdict::Timeout => self.timeouts += 1,
+            Verdict::Survived => self.survived.push(mutant.to_string()),
+            Verdict::Unreached => {
+                self.survived.push(mutant.to_string());
+                self.unreached.insert(mutant.to_string());
+            }
+        }
     }
 
     fn killed(&self) -> usize {
         self.caught + self.timeouts
     }
 
-    fn viable(&self) -> usize {
+    /// Those that were switched on.
+    pub(super) fn viable(&self) -> usize {
         self.killed() + self.survived.len()
     }
 
@@ -85,6 +81,7 @@ impl Outcome {
             .with("caught", self.caught)
             .with("timeouts", self.timeouts)
             .with("unviable", self.unviable)
+            .with("unfit", self.unfit)
             .with("survived", self.survived.len())
             .with("listed", self.survived.len() - unlisted.len());
         let survivor = |mutant: &&str| {
@@ -96,11 +93,6 @@ impl Outcome {
             .into_iter()
             .chain(unlisted.iter().map(survivor))
             .collect()
-    }
-
-    /// How many were tried.
-    pub(super) fn tried(&self) -> usize {
-        self.viable() + self.unviable
     }
 
     /// Whether all were tried.
@@ -130,42 +122,6 @@ pub(super) fn percent(part: usize, whole: usize) -> String {
     permille.map_or_else(|| "-".to_string(), |p| format!("{}.{}", p / 10, p % 10))
 }
 
-/// The mutants that were caught or unviable in earlier runs, of which this one is the rest.
-#[derive(Default)]
-pub(super) struct Earlier {
-    caught: BTreeSet<String>,
-    unviable: BTreeSet<String>,
-}
-
-impl Earlier {
-    /// Adds what the last run in this folder has found to what is kept beside it of those before,
-    /// and keeps that. What is no mutant any more, by `is_mutant`, counts no more.
-    ///
-    /// # Errors
-    /// A file cannot be read or written.
-    pub(super) fn take(folder: &Path, is_mutant: impl Fn(&str) -> bool) -> Result<Self> {
-        let gather = |name: &str| -> Result<BTreeSet<String>> {
-            let kept = folder.join(name);
-            let mut all = BTreeSet::new();
-            for path in [&kept, &folder.join("mutants.out").join(name)] {
-                let text = match fs::read_to_string(path) {
-                    Err(error) if error.kind() == ErrorKind::NotFound => continue,
-                    text => text.with_context(|| path.display().to_string())?,
-                };
-                let known = text.lines().filter(|line| is_mutant(line));
-                all.extend(known.map(String::from));
-            }
-            let text: String = all.iter().map(|line| format!("{line}\n")).collect();
-            fs::write(&kept, text).with_context(|| kept.display().to_string())?;
-            Ok(all)
-        };
-        Ok(Self {
-            caught: gather("caught.txt")?,
-            unviable: gather("unviable.txt")?,
-        })
-    }
-}
-
 /// The report, as it grows.
 pub(super) struct Report {
     table: Table,
@@ -186,6 +142,7 @@ impl Default for Report {
                 "killed",
                 "%",
                 "timeouts",
+                "no switch",
                 "survived",
                 "listed",
                 "% but listed",
@@ -217,6 +174,7 @@ impl Report {
             killed.to_string(),
             percent(killed, viable),
             outcome.timeouts.to_string(),
+            outcome.unfit.to_string(),
             outcome.survived.len().to_string(),
             (outcome.survived.len() - unlisted.len()).to_string(),
             percent(killed, killed + unlisted.len()),
@@ -228,8 +186,16 @@ impl Report {
         if extent != Extent::Sample && outcome.is_too_little(unlisted.len()) {
             self.below.push(name);
         }
-        self.unlisted
-            .extend(unlisted.iter().map(ToString::to_string));
+        let line = |mutant: &&str| {
+            let unreached = outcome.unreached.contains(*mutant);
+            let note = if unreached {
+                " (no test comes to it)"
+            } else {
+                ""
+            };
+            format!("{mutant}{note}")
+        };
+        self.unlisted.extend(unlisted.iter().map(line));
         if extent == Extent::Whole && outcome.left == 0 {
             self.stale.extend(stale.iter().map(ToString::to_string));
         }
@@ -276,6 +242,9 @@ impl fmt::Display for Report {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
+    use anyhow::Context;
     use comfy_table::Cell;
 
     use super::*;
@@ -285,11 +254,10 @@ mod tests {
         Outcome {
             caught,
             timeouts,
-            unviable: 0,
             survived: (0..survived)
                 .map(|line| format!("ctl/src/a.rs:{line}:1: replace f{line} with ()"))
                 .collect(),
-            left: 0,
+            ..Outcome::default()
         }
     }
 
@@ -346,7 +314,10 @@ mod tests {
         report.add("ctl", "ctl", &outcome, &list(&[1, 7])?, Extent::Whole);
         let row = report.table.row(0).context("a row")?;
         let row: Vec<String> = row.cell_iter().map(Cell::content).collect();
-        assert_eq!(row, ["ctl", "39", "37", "94.8", "1", "2", "1", "97.3", "4"]);
+        assert_eq!(
+            row,
+            ["ctl", "39", "37", "94.8", "1", "0", "2", "1", "97.3", "4"]
+        );
         let text = report.to_string();
         assert!(text.contains("survived: ctl/src/a.rs:0:1: replace f0 with ()"));
         // It cannot be said of a part.
@@ -368,47 +339,24 @@ mod tests {
     }
 
     #[test]
-    fn an_interrupted_run_is_read_as_far_as_it_came() -> Result<()> {
-        let folder = kept("test-of-read");
-        let _ = fs::remove_dir_all(&folder);
-        fs::create_dir_all(&folder)?;
-        assert_eq!(Outcome::read(&folder)?.viable(), 0);
-        fs::write(folder.join("mutants.json"), "[{}, {}, {}, {}, {}]")?;
-        fs::write(folder.join("caught.txt"), "a: f\nb: g\n")?;
-        fs::write(folder.join("missed.txt"), "c: h\n")?;
-        fs::write(folder.join("unviable.txt"), "d: i\n")?;
-        fs::write(folder.join("timeout.txt"), "")?;
-        let outcome = Outcome::read(&folder)?;
+    fn what_becomes_of_a_mutant_is_counted_in_one_place() {
+        let mut outcome = Outcome::of(9);
+        outcome.leave_out(1, 2);
+        outcome.add("a: f", Verdict::Caught);
+        outcome.add("b: g", Verdict::Timeout);
+        outcome.add("c: h", Verdict::Survived);
+        outcome.add("d: i", Verdict::Unreached);
         assert_eq!(
-            (outcome.viable(), outcome.killed(), outcome.left),
-            (3, 2, 1)
+            (
+                outcome.viable(),
+                outcome.killed(),
+                outcome.unfit,
+                outcome.left
+            ),
+            (4, 2, 2, 2)
         );
-        assert_eq!(outcome.survived, ["c: h"]);
-        fs::remove_dir_all(&folder)?;
-        Ok(())
-    }
-
-    #[test]
-    fn what_earlier_runs_have_settled_counts_once_and_while_it_is_a_mutant() -> Result<()> {
-        let folder = kept("test-of-earlier");
-        let _ = fs::remove_dir_all(&folder);
-        let run = |caught: &str, unviable: &str| -> Result<()> {
-            fs::create_dir_all(folder.join("mutants.out"))?;
-            fs::write(folder.join("mutants.out/caught.txt"), caught)?;
-            Ok(fs::write(
-                folder.join("mutants.out/unviable.txt"),
-                unviable,
-            )?)
-        };
-        run("a: f\nb: g\n", "c: h\n")?;
-        Earlier::take(&folder, |_| true)?;
-        run("d: i\nb: g\n", "")?;
-        let earlier = Earlier::take(&folder, |mutant| mutant != "a: f")?;
-        let now = outcome(1, 2, 3).with(&earlier);
-        assert_eq!((now.caught, now.timeouts, now.unviable), (3, 2, 1));
-        assert_eq!((now.killed(), now.viable()), (5, 8));
-        fs::remove_dir_all(&folder)?;
-        Ok(())
+        assert_eq!(outcome.survived, ["c: h", "d: i"]);
+        assert!(outcome.unreached.contains("d: i"));
     }
 
     #[test]
@@ -420,7 +368,7 @@ mod tests {
         assert_eq!(
             lines,
             [
-                "crate caught=36 crate=ctl listed=1 survived=2 timeouts=1 unviable=5",
+                "crate caught=36 crate=ctl listed=1 survived=2 timeouts=1 unfit=0 unviable=5",
                 "survivor crate=ctl mutant=\"ctl/src/a.rs: replace f0 with ()\"",
             ]
         );

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-use super::CRATES;
+use super::crates::CRATES;
 use super::outcome::percent;
 use super::sample::at_least;
 use crate::freshness::Age;
@@ -16,12 +16,16 @@ use crate::root;
 
 const HEAD: &str = "# Mutants\n\n\
     Written by `cargo xtask mutants` from `mutants.txt`; do not edit by hand.\n\n\
-    cargo-mutants changes each crate in one place at a time, and the tests of that crate run. What \
-    they notice is killed. A row is a run of all of a crate's mutants; with `--again`, those that \
-    had survived were tried once more with newer tests, at the commit that is named.\n\n\
+    Each crate is changed in one place at a time, as cargo-mutants would, and the tests of that crate \
+    run (of blkif, those of control too). What they notice is killed. All changes are built at once, and \
+    a switch turns one on; tests that do not come to its place are not run. A row is a run of all of a \
+    crate's mutants.\n\n\
     - *unviable*: it does not compile;\n\
-    - *caught*, *timeout*: a test fails, or does not end within a minute;\n\
-    - *survived*: all tests pass;\n\
+    - *no switch*: it was not tried, since it is in a constant or the choice between it and the \
+    original does not compile;\n\
+    - *caught*: a test fails; *timeout*: one takes eight times the processor's time that it takes \
+    otherwise, and five seconds more;\n\
+    - *survived*: all tests pass, or none comes to it;\n\
     - *listed*: how many of these `xtask/mutants.txt` accepts, with the reason;\n\
     - *killed*: of a hundred viable ones, and without the listed ones, of which at least 95 must be.\n\n";
 
@@ -30,7 +34,7 @@ const SAMPLES: &str = "\n## Samples\n\n\
     the crate was at the commit that is named: a survivor may have got a test, or a \
     line in the list, since. The rate of \
     the sample is an estimate. *At least* is what the rate of all mutants (those of them that \
-    compile) exceeds with 95 % confidence. A timeout on a busy machine counts as killed.\n\n";
+    can be tried) exceeds with 95 % confidence.\n\n";
 
 /// Puts these marks in the place of what the record has of the same crates, and writes it and the page.
 /// A sample takes the place of a sample only.
@@ -92,9 +96,9 @@ fn write(record: &[Mark], age: impl Fn(&str, &str) -> Age) -> Result<String, fmt
         record.iter().partition(|mark| is_sample(mark));
     let mut page = HEAD.to_string();
     page.push_str(
-        "| crate | mutants | unviable | caught | timeout | survived | listed | killed, % | \
+        "| crate | mutants | unviable | no switch | caught | timeout | survived | listed | killed, % | \
          without listed, % | Spindle |\n\
-         | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n",
+         | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n",
     );
     for mark in figures(&whole) {
         let row = Row::of(mark);
@@ -111,9 +115,9 @@ fn write(record: &[Mark], age: impl Fn(&str, &str) -> Age) -> Result<String, fmt
     }
     page.push_str(SAMPLES);
     page.push_str(
-        "| crate | mutants | unviable | caught | timeout | survived | listed | killed, % | \
+        "| crate | mutants | unviable | no switch | caught | timeout | survived | listed | killed, % | \
          at least, % | Spindle |\n\
-         | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n",
+         | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n",
     );
     for mark in figures(&samples) {
         let row = Row::of(mark);
@@ -138,6 +142,7 @@ struct Row<'a> {
     caught: usize,
     timeouts: usize,
     unviable: usize,
+    unfit: usize,
     survived: usize,
     listed: usize,
     killed: usize,
@@ -147,14 +152,16 @@ struct Row<'a> {
 impl<'a> Row<'a> {
     fn of(mark: &'a Mark) -> Self {
         let number = |key: &str| mark.get(key).parse().unwrap_or(0_usize);
-        let [caught, timeouts, unviable, survived, listed] =
-            ["caught", "timeouts", "unviable", "survived", "listed"].map(number);
+        let [caught, timeouts, unviable, unfit] =
+            ["caught", "timeouts", "unviable", "unfit"].map(number);
+        let [survived, listed] = ["survived", "listed"].map(number);
         Self {
             name: mark.get("crate"),
             version: mark.get("spindle"),
             caught,
             timeouts,
             unviable,
+            unfit,
             survived,
             listed,
             killed: caught + timeouts,
@@ -163,7 +170,7 @@ impl<'a> Row<'a> {
     }
 
     fn tried(&self) -> usize {
-        self.viable + self.unviable
+        self.viable + self.unviable + self.unfit
     }
 
     fn write(&self, mutants: &str, last: &str, age: &impl Fn(&str, &str) -> Age) -> String {
@@ -173,12 +180,13 @@ impl<'a> Row<'a> {
             caught,
             timeouts,
             unviable,
+            unfit,
             survived,
             listed,
             ..
         } = self;
         format!(
-            "| {name} | {mutants} | {unviable} | {caught} | {timeouts} | {survived} | {listed} | \
+            "| {name} | {mutants} | {unviable} | {unfit} | {caught} | {timeouts} | {survived} | {listed} | \
              {} | {last} | {version}{} |",
             percent(self.killed, self.viable),
             note(age(name, version)),
@@ -213,15 +221,14 @@ mod tests {
     }
 
     const HW: &str =
-        "crate crate=hw caught=36 timeouts=2 unviable=3 survived=2 listed=1 spindle=aaa";
+        "crate crate=hw caught=36 timeouts=2 unviable=3 unfit=4 survived=2 listed=1 spindle=aaa";
 
     #[test]
     fn a_row_has_both_rates_and_the_version() {
         let survivor = "survivor crate=hw mutant=\"drivers/hw/src/a.rs: replace f\"";
         let age = |_: &str, _: &str| Age::Stale;
         let page = write(&marks(&[HW, survivor]), age).expect("written");
-        let row =
-            "| hw | 43 | 3 | 36 | 2 | 2 | 1 | 95.0 | 97.4 | aaa (the crate has changed since) |\n";
+        let row = "| hw | 47 | 3 | 4 | 36 | 2 | 2 | 1 | 95.0 | 97.4 | aaa (the crate has changed since) |\n";
         assert!(page.contains(row), "{page}");
         assert!(page.ends_with("not listed\n\n- `drivers/hw/src/a.rs: replace f`\n"));
     }
@@ -234,11 +241,10 @@ mod tests {
         let page = write(&marks(&[HW, sample, survivor]), |_, _| Age::Current).expect("written");
         let (whole, samples) = page.split_once("## Samples").expect("a part of its own");
         assert!(
-            whole.contains("| hw | 43 |") && !whole.contains("xen"),
+            whole.contains("| hw | 47 |") && !whole.contains("xen"),
             "{page}"
         );
-        let row =
-            "| xen | a sample: 26 of 900 (part 3/36) | 1 | 24 | 0 | 1 | 0 | 96.0 | 83.9 | bbb |\n";
+        let row = "| xen | a sample: 26 of 900 (part 3/36) | 1 | 0 | 24 | 0 | 1 | 0 | 96.0 | 83.9 | bbb |\n";
         assert!(samples.contains(row), "{page}");
         assert!(samples.ends_with("not listed\n\n- `drivers/xen/src/a.rs: replace f`\n"));
         let without = write(&marks(&[HW]), |_, _| Age::Current).expect("written");

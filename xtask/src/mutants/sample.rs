@@ -12,6 +12,14 @@ pub(crate) struct Part {
     of: u64,
 }
 
+impl Part {
+    /// Those of this part.
+    pub(super) fn take<T>(self, all: Vec<T>) -> Vec<T> {
+        let is_in = |(at, _): &(u64, T)| at % self.of == self.number;
+        (0..).zip(all).filter(is_in).map(|(_, one)| one).collect()
+    }
+}
+
 impl FromStr for Part {
     type Err = Error;
 
@@ -86,6 +94,15 @@ mod tests {
         for wrong in ["5/5", "0/0", "1", "a/2", "-1/2", ""] {
             assert_eq!(part(wrong), None, "{wrong}");
         }
+    }
+
+    #[test]
+    fn the_parts_are_all_and_none_twice() -> Result<()> {
+        let part = |text: &str| Ok::<_, Error>(text.parse::<Part>()?.take(vec![10, 11, 12, 13]));
+        assert_eq!(part("0/3")?, [10, 13]);
+        assert_eq!(part("1/3")?, [11]);
+        assert_eq!(part("2/3")?, [12]);
+        Ok(())
     }
 
     #[test]
