@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
+use crate::parallel::each;
+
 /// A program of tests.
 #[derive(Clone, Debug)]
 pub struct Binary {
@@ -85,8 +87,8 @@ impl Binary {
     }
 }
 
-/// Runs each test alone, without any mutant, and notes what it reaches, until `until`. What there is no
-/// time for is left out: `None` then.
+/// Runs each test alone, without any mutant, and notes what it reaches, until `until`: `None` if there
+/// was no time for all.
 ///
 /// # Errors
 /// A test fails, or a program does not run.
@@ -96,41 +98,40 @@ pub fn trace(
     scratch: &Path,
     until: Option<Instant>,
 ) -> Result<Option<Vec<Test>>> {
-    let mut tests = Vec::new();
-    let path = scratch.join("trace");
+    let mut all = Vec::new();
     for (number, binary) in binaries.iter().enumerate() {
         let ignored = binary.list(&["--ignored"], environment)?;
-        for name in binary.list(&[], environment)? {
-            if ignored.contains(&name) {
-                continue;
-            }
-            if until.is_some_and(|until| Instant::now() >= until) {
-                return Ok(None);
-            }
-            let _ = fs::remove_file(&path);
-            let start = Instant::now();
-            let output = binary
-                .command(environment)
-                .args(["--exact", "--test-threads=1", &name])
-                .env("MUTANT_TRACE", &path)
-                .output()?;
-            let takes = start.elapsed();
-            ensure!(
-                output.status.success(),
-                "{name} fails without any mutant:\n{}",
-                both(&output)
-            );
-            let text = fs::read_to_string(&path).unwrap_or_default();
-            let reaches = text.lines().map(str::parse).collect::<Result<_, _>>()?;
-            tests.push(Test {
-                binary: number,
-                name,
-                takes,
-                reaches,
-            });
-        }
+        let names = binary.list(&[], environment)?.into_iter();
+        all.extend(
+            names
+                .filter(|name| !ignored.contains(name))
+                .map(|name| (number, name)),
+        );
     }
-    Ok(Some(tests))
+    let tests = each(&all, until, |worker, (number, name)| {
+        let path = scratch.join(format!("trace-{worker}"));
+        let _ = fs::remove_file(&path);
+        let start = Instant::now();
+        let output = binaries[*number]
+            .command(environment)
+            .args(["--exact", "--test-threads=1", name])
+            .env("MUTANT_TRACE", &path)
+            .output()?;
+        let takes = start.elapsed();
+        ensure!(
+            output.status.success(),
+            "{name} fails without any mutant:\n{}",
+            both(&output)
+        );
+        let text = fs::read_to_string(&path).unwrap_or_default();
+        Ok(Test {
+            binary: *number,
+            name: name.clone(),
+            takes,
+            reaches: text.lines().map(str::parse).collect::<Result<_, _>>()?,
+        })
+    })?;
+    Ok((tests.len() == all.len()).then_some(tests))
 }
 
 fn both(output: &Output) -> String {

@@ -18,6 +18,7 @@
 mod binary;
 mod build;
 mod mutant;
+mod parallel;
 mod refused;
 mod render;
 mod sites;
@@ -26,4 +27,5 @@ mod trial;
 pub use binary::{Binary, Test, trace};
 pub use build::{Build, Workspace, build};
 pub use mutant::{Genre, Mutant, Place};
+pub use parallel::each;
 pub use trial::{Verdict, attempt};

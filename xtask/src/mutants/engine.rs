@@ -1,11 +1,8 @@
-//! Tries the mutants of one crate: lists them, has `schemata` build the crate with them, and tries as
-//! many at once as the machine has cores.
+//! Tries the mutants of one crate: lists them, has `schemata` build the crate with them, and tries them.
 
 use std::fs::{self, File};
 use std::io::Write;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
@@ -96,31 +93,15 @@ pub(super) fn attempt(
     let log = kept("found").join(format!("{}.txt", tested.name));
     fs::create_dir_all(kept("found"))?;
     let log = File::create(&log).with_context(|| log.display().to_string())?;
-    let (next, found) = (AtomicUsize::new(0), Mutex::new((outcome, log)));
-    let work = |number: usize| -> Result<()> {
-        let scratch = scratch.join(number.to_string());
+    let found = Mutex::new((outcome, log));
+    schemata::each(&mutants, until, |worker, mutant| {
+        let scratch = scratch.join(worker.to_string());
         fs::create_dir_all(&scratch)?;
-        while until.is_none_or(|until| Instant::now() < until)
-            && let Some(mutant) = mutants.get(next.fetch_add(1, Ordering::Relaxed))
-        {
-            let verdict =
-                schemata::attempt(mutant.id, &built.binaries, &tests, &environment, &scratch)?;
-            let mut found = found.lock().expect("no worker panics");
-            found.0.add(&mutant.name, verdict);
-            writeln!(found.1, "{} {}", word(verdict), mutant.name)?;
-        }
-        Ok(())
-    };
-    let cores = thread::available_parallelism().map_or(1, usize::from);
-    thread::scope(|scope| -> Result<()> {
-        let work = &work;
-        let workers: Vec<_> = (0..cores)
-            .map(|number| scope.spawn(move || work(number)))
-            .collect();
-        for worker in workers {
-            worker.join().expect("no worker panics")?;
-        }
-        Ok(())
+        let verdict =
+            schemata::attempt(mutant.id, &built.binaries, &tests, &environment, &scratch)?;
+        let mut found = found.lock().expect("no worker panics");
+        found.0.add(&mutant.name, verdict);
+        Ok(writeln!(found.1, "{} {}", word(verdict), mutant.name)?)
     })?;
     Ok(found.into_inner().expect("no worker panics").0)
 }
