@@ -29,7 +29,7 @@ pub(super) fn state(vcpu: &str, lines: &[&str]) -> String {
         let Some(first) = words.iter().position(named) else {
             continue;
         };
-        if words[first] == "RFLAGS:" && !line.contains(vcpu) {
+        if words[first] == "RFLAGS:" && !line.contains(&format!("({vcpu})")) {
             break;
         }
         for pair in words[first..].chunks(2) {
@@ -82,12 +82,12 @@ pub(super) mod samples {
         format!(
             "(XEN) d{domain}v{vcpu} Triple fault - invoking HVM shutdown action 1\r\n\
              (XEN) *** Dumping Dom{domain} vcpu#{vcpu} state: ***\r\n\
-             (XEN) ----[ Xen-4.17.5  x86_64  debug=n  Not tainted ]----\r\n\
+             (XEN) ----[ Xen-4.17.7  x86_64  debug=n  Not tainted ]----\r\n\
              (XEN) CPU:    2\r\n\
              (XEN) RIP:    0010:[<ffffffff8106a2b6>]\r\n\
              (XEN) RFLAGS: 0000000000010086   CONTEXT: hvm guest (d{domain}v{vcpu})\r\n\
              (XEN) rax: 0000000000000000   rbx: 0000000000000001   rcx: 000000000000080b\r\n\
-             (XEN) cr0: 0000000080050033   cr4: 00000000000006f0\r\n\
+             (XEN) r15: 0000000000000000   cr0: 0000000080050033   cr4: 00000000000006f0\r\n\
              (XEN) cr3: 000000001e5c2000   cr2: 00007f0000001000\r\n\
              (XEN) fsb: 0000000000000000   gsb: ffff888027c00000   gss: 0000000000000000\r\n"
         )
