@@ -172,6 +172,15 @@ pub struct LostController {
     pub again: bool,
 }
 
+/// Why the registers of a controller cannot be reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unreachable {
+    /// The reason, for people.
+    pub reason: String,
+    /// Whether nothing answers where it was, or another device: it was pulled out.
+    pub absent: bool,
+}
+
 /// The way to keep a controller from memory that does not depend on its cooperation.
 pub trait BusMaster {
     /// Takes the controller's access to memory away; false if that cannot be done.
@@ -181,7 +190,7 @@ pub trait BusMaster {
     ///
     /// # Errors
     /// The reason, for example that there is no such controller any longer.
-    fn restore(&mut self) -> Result<(), String>;
+    fn restore(&mut self) -> Result<(), Unreachable>;
 
     /// Gives it access to memory again, after [`BusMaster::restore`]: it must have stopped whatever
     /// it did before.
@@ -194,7 +203,7 @@ impl<T: BusMaster> BusMaster for Option<T> {
         self.as_mut().is_some_and(T::disable)
     }
 
-    fn restore(&mut self) -> Result<(), String> {
+    fn restore(&mut self) -> Result<(), Unreachable> {
         self.as_mut().map_or(Ok(()), T::restore)
     }
 

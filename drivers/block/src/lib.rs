@@ -25,7 +25,7 @@ mod volume;
 pub use command::{Command, Op, Segment, Tag};
 pub use controller::{
     BlockController, BusMaster, ControllerBack, DiskEvents, LostController, SpuriousCompletions,
-    UnitChange,
+    UnitChange, Unreachable,
 };
 pub use null::{NullController, NullQueue};
 pub use options::DiskOptions;

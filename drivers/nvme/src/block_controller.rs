@@ -8,7 +8,7 @@ use core::fmt::Debug;
 
 use spindle_block::{
     BlockController, BusMaster, ControllerBack, DiskEvents, LostController, SpuriousCompletions,
-    Unit, UnitChange, Volume,
+    Unit, UnitChange, Unreachable, Volume,
 };
 use spindle_hw::{Clock, DmaAlloc, Registers};
 
@@ -24,6 +24,10 @@ pub struct NvmeDisk<R, C, M, B> {
     registers: R,
     share: fn(&R) -> R,
     bus: B,
+    /// It was lost, and may still carry out what it was given.
+    may_write: bool,
+    /// It was found to be pulled out since then, in these words, which is to be reported.
+    pulled_out: Option<String>,
     /// The health log that came last.
     health: Option<HealthLog>,
     spurious: SpuriousCompletions,
@@ -46,6 +50,8 @@ impl<R, C, M, B> NvmeDisk<R, C, M, B> {
             registers,
             share,
             bus,
+            may_write: false,
+            pulled_out: None,
             health: None,
             spurious: SpuriousCompletions::default(),
         }
@@ -83,14 +89,22 @@ where
         let attention = self.controller.attend();
         let lost = attention.lost.map(|lost| {
             let is_off = self.bus.disable();
+            // One that is gone has lost its power as a rule. A disk with another port may yet
+            // write what it had fetched, which takes moments, not the time of a failover.
+            let stopped = lost.disabled || is_off && lost.reason == Error::Gone;
+            self.may_write = !stopped && (!lost.again || self.may_write);
             LostController {
                 reason: lost.reason.to_string(),
                 disabled: is_off || lost.disabled,
-                // One that is gone has lost its power as a rule. A disk with another port may yet
-                // write what it had fetched, which takes moments, not the time of a failover.
-                stopped: lost.disabled || is_off && lost.reason == Error::Gone,
+                stopped,
                 again: lost.again,
             }
+        });
+        let pulled_out = self.pulled_out.take().map(|reason| LostController {
+            reason,
+            disabled: true,
+            stopped: true,
+            again: true,
         });
         if attention.quiet {
             self.bus.enable();
@@ -123,7 +137,7 @@ where
                 Some(health) => format!("{health} {}", self.spurious),
                 None => self.spurious.to_string(),
             }),
-            lost,
+            lost: lost.or(pulled_out),
             cache_lost: attention.cache_lost,
             back: attention.back.map(|back| match back {
                 Back::Same => ControllerBack::Same,
@@ -144,10 +158,21 @@ where
         if !self.controller.is_lost() {
             return Err("it is not lost".into());
         }
-        self.bus.restore()?;
-        self.controller.probe_again().map_err(|error| {
-            self.bus.disable();
-            error.to_string()
+        let probed = self.bus.restore().and_then(|()| {
+            self.controller.probe_again().map_err(|error| {
+                self.bus.disable();
+                Unreachable {
+                    reason: error.to_string(),
+                    absent: error == Error::Gone,
+                }
+            })
+        });
+        probed.map_err(|Unreachable { reason, absent }| {
+            // What it had not finished went with its power. Once it is said, its twins are free.
+            if absent && core::mem::take(&mut self.may_write) {
+                self.pulled_out = Some(reason.clone());
+            }
+            reason
         })
     }
 

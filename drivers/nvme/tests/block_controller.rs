@@ -6,7 +6,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 
 use common::{OPTIONS, Queue, Rig, command};
-use spindle_block::{BlockController, BusMaster, DiskEvents, Op, Unit, UnitChange};
+use spindle_block::{BlockController, BusMaster, DiskEvents, Op, Unit, UnitChange, Unreachable};
 use spindle_nvme::NvmeDisk;
 use spindle_testkit::nvme::{Config, FakeNvme, NamespaceConfig};
 use spindle_testkit::queue::{complete, drain, pages};
@@ -21,7 +21,7 @@ impl BusMaster for Master {
         true
     }
 
-    fn restore(&mut self) -> Result<(), String> {
+    fn restore(&mut self) -> Result<(), Unreachable> {
         Ok(())
     }
 

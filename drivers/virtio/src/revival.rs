@@ -8,7 +8,9 @@
 use alloc::string::{String, ToString};
 use core::fmt::Debug;
 
-use spindle_block::{BusMaster, ControllerBack, DiskEvents, LostController, Unit, UnitChange};
+use spindle_block::{
+    BusMaster, ControllerBack, DiskEvents, LostController, Unit, UnitChange, Unreachable,
+};
 use spindle_hw::{Clock, DmaAlloc, NarrowRegisters};
 
 use crate::bring_up::Progress;
@@ -78,7 +80,10 @@ where
             return Err("it is not lost".into());
         }
         // The device that answers next may be another one.
-        self.bus.restore().inspect_err(|_| self.away = true)?;
+        if let Err(Unreachable { reason, .. }) = self.bus.restore() {
+            self.away = true;
+            return Err(reason);
+        }
         self.away |= !self.device.is_acknowledged();
         self.device.begin().map_err(|error| {
             self.bus.disable();

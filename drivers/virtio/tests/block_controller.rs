@@ -6,7 +6,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 
 use common::{OPTIONS, Queue, Rig, scattered};
-use spindle_block::{BlockController, BusMaster, DiskEvents, Op, Unit, UnitChange};
+use spindle_block::{BlockController, BusMaster, DiskEvents, Op, Unit, UnitChange, Unreachable};
 use spindle_testkit::queue::{command, complete, drain};
 use spindle_testkit::virtio::{Config, FakeVirtio};
 use spindle_virtio::VirtioDisk;
@@ -21,8 +21,11 @@ impl BusMaster for Master {
         self.1
     }
 
-    fn restore(&mut self) -> Result<(), String> {
-        Err("not asked for".into())
+    fn restore(&mut self) -> Result<(), Unreachable> {
+        Err(Unreachable {
+            reason: "not asked for".into(),
+            absent: false,
+        })
     }
 
     fn enable(&mut self) {}

@@ -9,7 +9,7 @@ use std::time::Duration;
 use common::{OPTIONS, Queue, Rig, contents, fill, scattered};
 use spindle_block::{
     BlockController, BusMaster, ControllerBack, DiskEvents, DiskQueue, IoError, Op, SubmitError,
-    Tag, Unit, UnitChange,
+    Tag, Unit, UnitChange, Unreachable,
 };
 use spindle_hw::{Clock, DmaAlloc, NarrowRegisters};
 use spindle_testkit::mem::{FakeBus, FakeClock};
@@ -48,9 +48,12 @@ impl BusMaster for Master {
         self.can
     }
 
-    fn restore(&mut self) -> Result<(), String> {
+    fn restore(&mut self) -> Result<(), Unreachable> {
         match self.device.is_away() {
-            true => Err("no such device".into()),
+            true => Err(Unreachable {
+                reason: "no such device".into(),
+                absent: true,
+            }),
             false => Ok(()),
         }
     }

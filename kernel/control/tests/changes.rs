@@ -1254,4 +1254,25 @@ fn a_twin_of_one_that_did_not_stop_is_refused() {
     world.detach(first);
     let reason = "nvme0 has the same namespace, is lost";
     assert_refused(&mut world, 6, "nvme1n1", reason);
+    // Nor is its table read, which may still be written.
+    models[1].fill(1, &partitioned(models[1].contents(1).len() as u64 / 512));
+    let has_partition = |world: &World| {
+        let list = world.published("targets/nvme1n1").unwrap();
+        list.contains("nvme1n1p1")
+    };
+    assert!(rescan(&mut world).contains("nvme0 is lost: "));
+    assert!(!has_partition(&world));
+    // It is pulled out: what it had not finished went with its power.
+    models[0].vanish();
+    rescan(&mut world);
+    world.pass(2000);
+    assert!(has_partition(&world));
+    let next = guest(&mut world, 6, "nvme1n1", 2);
+    world.write(next, 0, 0, 2);
+    world.detach(next);
+    models[0].come_back();
+    until_back(&mut world);
+    let next = guest(&mut world, 6, "nvme0n1", 2);
+    world.write(next, 0, 0, 2);
+    world.detach(next);
 }

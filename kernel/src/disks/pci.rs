@@ -6,7 +6,7 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use log::error;
-use spindle_block::BusMaster;
+use spindle_block::{BusMaster, Unreachable};
 use spindle_hw::{Mmio, X86Ports};
 use spindle_pci::{Address, Bus, Function, MemoryBar, PciError, Placement, Window};
 
@@ -106,9 +106,12 @@ impl BusMaster for PciMaster {
         true
     }
 
-    fn restore(&mut self) -> Result<(), String> {
+    fn restore(&mut self) -> Result<(), Unreachable> {
         let restored = self.bus.restore(self.address, self.is_one, &self.bars);
-        restored.map_err(|error| error.to_string())
+        restored.map_err(|error| Unreachable {
+            reason: error.to_string(),
+            absent: matches!(error, PciError::Absent(_)),
+        })
     }
 
     fn enable(&mut self) {

@@ -4,7 +4,7 @@ use alloc::boxed::Box;
 use alloc::string::{String, ToString};
 
 use log::{error, info};
-use spindle_block::BusMaster;
+use spindle_block::{BusMaster, Unreachable};
 use spindle_hw::Mmio;
 use spindle_pci::Function;
 use spindle_virtio::{Disk, Layout, PciTransport, VirtioDisk, is_block_device};
@@ -68,7 +68,7 @@ impl BusMaster for Master {
         self.function.disable()
     }
 
-    fn restore(&mut self) -> Result<(), String> {
+    fn restore(&mut self) -> Result<(), Unreachable> {
         self.function.restore()?;
         let PciMaster {
             bus, address, bars, ..
@@ -77,7 +77,10 @@ impl BusMaster for Master {
             Ok(layout) if layout == self.layout => return Ok(()),
             _ => self.function.disable(),
         };
-        Err("its registers are not where they were".into())
+        Err(Unreachable {
+            reason: "its registers are not where they were".into(),
+            absent: false,
+        })
     }
 
     fn enable(&mut self) {

@@ -238,6 +238,14 @@ impl<H: Copy + PartialEq + Display> Targets<H> {
         lost.find(|lost| lost.may_write && has(lost.disk))
     }
 
+    /// Whether a lost controller may still write to `unit` of the disk with number `disk`, by another way.
+    #[must_use]
+    pub fn awaits_writer(&self, disk: usize, unit: Unit) -> bool {
+        let mut disks = self.entries.iter().filter(|entry| entry.is_disk());
+        let entry = disks.find(|entry| entry.is_on(disk, unit));
+        entry.is_some_and(|entry| self.writer_of(entry.medium).is_some())
+    }
+
     /// Whole disks.
     pub fn disks(&self) -> impl Iterator<Item = &Volume> {
         let disks = self.entries.iter().filter(|entry| entry.is_disk());

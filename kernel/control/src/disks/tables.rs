@@ -115,8 +115,12 @@ impl<Q> Disks<Q> {
         divided: &mut bool,
     ) -> Option<(Box<BlockRead>, usize)> {
         while self.tables.asked.is_none() {
-            let works = |it: &Reader| self.lost(it.reader.disk().disk).is_none();
-            let at = self.tables.readers.iter().position(works)?;
+            // What a lost twin may still write could be the table.
+            let settled = |it: &Reader| {
+                let Volume { disk, unit, .. } = *it.reader.disk();
+                self.lost(disk).is_none() && !self.targets.awaits_writer(disk, unit)
+            };
+            let at = self.tables.readers.iter().position(settled)?;
             let mut reader = self.tables.readers.remove(at);
             let (disk, unit) = (reader.reader.disk().disk, reader.reader.disk().unit);
             if !reader.begun && !self.targets.begin_table(disk, unit) {

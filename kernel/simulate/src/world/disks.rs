@@ -7,7 +7,7 @@ use std::rc::Rc;
 use spindle_block::{
     BlockController, Budget, BusMaster, Command, DiskEvents, DiskOptions, DiskQueue, IoResult,
     LostController, Part, RamController, RamQueue, SubmitError, Table as PartitionTable, Tag,
-    Volume,
+    Unreachable, Volume,
 };
 use spindle_control::Disks;
 use spindle_hw::{DmaAlloc, NarrowRegisters, Registers};
@@ -154,7 +154,7 @@ impl BusMaster for Master {
         !remote.loose
     }
 
-    fn restore(&mut self) -> Result<(), String> {
+    fn restore(&mut self) -> Result<(), Unreachable> {
         self.remote.borrow_mut().masters = Some(false);
         Ok(())
     }
