@@ -32,6 +32,17 @@ pub enum Error {
         /// How long was waited, the abort included.
         waited: Duration,
     },
+    /// It has come up with fewer I/O queues than cores have, whose queues were made before.
+    #[error(
+        "controller grants {granted} queues, and cores have {needed}; after a restart of this domain \
+         only {granted} of them use it"
+    )]
+    FewerQueues {
+        /// How many it grants.
+        granted: u16,
+        /// How many there must be.
+        needed: u16,
+    },
     /// What was settled with the controller before a reset does not hold after it.
     #[error("the controller's {0} changed")]
     Changed(&'static str),

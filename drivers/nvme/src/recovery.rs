@@ -410,7 +410,8 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
         // What was in its cache may be gone. Or dom0 takes the controller away, and has reset it: one
         // that is enabled once more at once is left at work when the domain ends.
         let forgot = reason == Error::Restarted && self.may_forget();
-        let hopeless = matches!(reason, Error::Changed(_)) || forgot || reviving;
+        let changed = matches!(reason, Error::Changed(_) | Error::FewerQueues { .. });
+        let hopeless = changed || forgot || reviving;
         let spent = self.recovery.spent;
         if !hopeless && spent > BUDGET && self.may_reset_subsystem() {
             log::error!("nvme {serial}: {reason}; resets do not help");
@@ -711,9 +712,10 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
         self.ask_for_delays()?;
         // Each core keeps the one that it has; there may have been more.
         let held = |pair: &Option<Pair>| pair.as_ref().is_some_and(Pair::is_held);
-        let needed = self.pairs.iter().rposition(held).map_or(0, |last| last + 1);
-        if usize::from(self.ask_for_queues(self.pairs.len() as u16)?) < needed {
-            return Err(Error::Changed("number of queues"));
+        let needed = self.pairs.iter().rposition(held).map_or(0, |last| last + 1) as u16;
+        let granted = self.ask_for_queues(self.pairs.len() as u16)?;
+        if granted < needed {
+            return Err(Error::FewerQueues { granted, needed });
         }
         self.refresh_all(changes)?;
         match self.lend_again() {

@@ -503,7 +503,10 @@ fn one_that_grants_fewer_queues_than_before_works_on_if_the_cores_need_no_more()
         bed.pass(SECOND);
         bed.settle();
         let lost = bed.lost.take().map(|lost| lost.reason);
-        let few = Error::Changed("number of queues");
+        let few = Error::FewerQueues {
+            granted: 1,
+            needed: 2,
+        };
         assert_eq!(lost, (!works_on).then_some(few));
         if works_on {
             works(&mut bed);

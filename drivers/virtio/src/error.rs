@@ -21,7 +21,10 @@ pub enum Error {
     #[error("a core still has a queue of the device")]
     Held,
     /// The device has come back with fewer virtqueues than cores have.
-    #[error("device has {have} queues now, and {needed} are in use")]
+    #[error(
+        "device has {have} queues, and cores have {needed}; after a restart of this domain only \
+         {have} of them use it"
+    )]
     FewerQueues {
         /// How many it has.
         have: usize,

@@ -482,7 +482,10 @@ fn one_with_fewer_queues_than_cores_have_is_not_taken() {
     };
     rig.device.come_back_as(queues(1));
     let reason = bed.probe().lost.unwrap().reason;
-    assert_eq!(reason, "device has 1 queues now, and 2 are in use");
+    assert_eq!(
+        reason,
+        "device has 1 queues, and cores have 2; after a restart of this domain only 1 of them use it"
+    );
     rig.device.come_back_as(queues(3));
     assert_eq!(bed.probe(), back(ControllerBack::Same, vec![]));
     bed.tick();

@@ -846,6 +846,34 @@ fn a_controller_that_cannot_be_kept_from_memory_is_not_brought_up_again_and_agai
 }
 
 #[test]
+fn one_that_comes_late_with_fewer_queues_than_cores_is_refused_with_what_helps() {
+    let setup = Setup {
+        cores: 2,
+        ..Setup::default()
+    };
+    let mut model = None;
+    let mut world = World::new(setup, |machine, disks| {
+        let config = NvmeConfig {
+            queues: 1,
+            ..NvmeConfig::default()
+        };
+        let controller = FakeNvme::new(machine.bus.clone(), config);
+        controller.vanish();
+        let options = DiskOptions {
+            queues: 2,
+            ..DiskOptions::default()
+        };
+        disks.add_nvme(&controller, 0, options);
+        model = Some(controller);
+    });
+    world.pass(100);
+    model.unwrap().come_back();
+    rescan(&mut world);
+    let why = "grants 1 queues, and cores have 2; after a restart of this domain only 1 of them";
+    assert_refused(&mut world, 7, "nvme0n1", why);
+}
+
+#[test]
 fn what_no_event_tells_of_is_found_on_request() {
     let (mut world, model) = with_namespaces_that(2, |model| {
         // Asynchronous Event Request.
