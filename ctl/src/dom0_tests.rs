@@ -137,6 +137,9 @@ fn a_file_is_replaced_in_one_step_and_only_root_can_read_it() {
     );
     assert!(host.exists(&path).expect("looked") && host.link(&path).expect("no link").is_none());
     assert!(!host.is_taken("/dev/no-such-disk").expect("not there"));
+    // A path through a file: only of a disk is it said whether it is taken.
+    assert!(host.is_taken(&format!("{path}/disk")).is_err());
+    assert!(host.exists(&format!("{path}/disk")).is_err());
     fs::remove_dir_all(folder).expect("removed");
 }
 
@@ -190,4 +193,12 @@ fn what_a_killed_spindlectl_has_started_keeps_the_lock() {
     lock(&mut host, &path, Duration::ZERO, "destroy", |_| {}).expect_err("it still runs");
     lock(&mut host, &path, Duration::from_secs(10), "destroy", |_| {}).expect("it has ended");
     fs::remove_file(&path).expect("removed");
+}
+
+#[test]
+fn time_passes_while_it_sleeps() {
+    let mut host = Dom0::new();
+    let before = host.now();
+    host.sleep(Duration::from_millis(30));
+    assert!(host.now() - before >= Duration::from_millis(30));
 }

@@ -106,6 +106,9 @@ mod tests {
         assert!(look(&mut host).is_ok());
         host.mapped_frames = (0xfebff, 1);
         assert!(look(&mut host).is_err(), "the last page of a BAR");
+        host.mapped_frames = (0xfec00, 4);
+        assert!(look(&mut host).is_ok(), "the page after it");
+        host.mapped_frames = (0xfebff, 1);
         // In any of the BARs.
         let bars = "0x0 0x0 0x0\n0x0 0x0 0x0\n0xfebff000 0xfebfffff 0x140204\n";
         host.put(&bdf.sysfs("resource"), bars);

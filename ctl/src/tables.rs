@@ -368,6 +368,22 @@ mod tests {
     }
 
     #[test]
+    fn times_have_the_unit_that_fits() {
+        for (seconds, text) in [
+            (0.000_032, "32 µs"),
+            (0.000_999, "999 µs"),
+            (0.001, "1 ms"),
+            (0.25, "250 ms"),
+            (1.0, "1.0 s"),
+            (2.26, "2.3 s"),
+            (f64::INFINITY, "> 8 s"),
+        ] {
+            assert_eq!(time(Some(seconds)), text);
+        }
+        assert_eq!(time(None), "-");
+    }
+
+    #[test]
     fn nothing_that_a_domain_writes_reaches_the_terminal_as_a_command() {
         let mut host = Fake::serving();
         host.store(

@@ -67,3 +67,18 @@ fn there<T>(looked: io::Result<T>) -> io::Result<Option<T>> {
         Err(error) => Err(error),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// By errno(3): ENOENT and ESRCH, as of a process that ends, and EACCES.
+    #[test]
+    fn what_has_gone_is_not_there_and_what_is_hidden_is_not_known() {
+        let looked = |error| there::<()>(Err(io::Error::from_raw_os_error(error)));
+        assert!(matches!(looked(2), Ok(None)));
+        assert!(matches!(looked(3), Ok(None)));
+        assert!(looked(13).is_err());
+        assert!(matches!(there(Ok(7)), Ok(Some(7))));
+    }
+}

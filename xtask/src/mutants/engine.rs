@@ -124,6 +124,8 @@ fn environment(sh: &Shell, seed: u64) -> Vec<(String, String)> {
     [
         // No debugger looks at a mutant.
         ("CARGO_PROFILE_DEV_DEBUG", "0"),
+        // What is built once runs a thousand times. Assertions stay.
+        ("CARGO_PROFILE_DEV_OPT_LEVEL", "1"),
         ("RUST_BACKTRACE", "0"),
         ("PROPTEST_RNG_SEED", &seed),
         // A failed case need not be a short one, nor be kept.
