@@ -33,6 +33,8 @@ mod fake;
 mod host;
 mod lock;
 mod lost;
+#[cfg(test)]
+mod machine_tests;
 mod mapped;
 mod metrics;
 #[cfg(test)]
@@ -307,6 +309,14 @@ mod tests {
         fn flush(&mut self) -> io::Result<()> {
             Ok(())
         }
+    }
+
+    #[test]
+    fn the_preload_library_is_looked_for_beside_the_program_and_where_it_is_installed() {
+        let program = env::current_exe().expect("this one");
+        let beside = program.with_file_name("libspindle_shim.so");
+        let installed = "/usr/lib/spindle/libspindle_shim.so".to_string();
+        assert_eq!(shims(), [beside.display().to_string(), installed]);
     }
 
     #[test]

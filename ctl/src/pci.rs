@@ -186,7 +186,7 @@ pub(crate) fn memory(resource: &str) -> Vec<Frames> {
         };
         let set = flags & MEMORY != 0 && flags & UNSET == 0 && start != 0 && end > start;
         let (first, last) = (start / PAGE, end / PAGE);
-        set.then_some(Frames {
+        set.then(|| Frames {
             first,
             pages: (last - first).saturating_add(1),
         })
@@ -238,6 +238,49 @@ mod tests {
         assert_eq!((device.kind, device.is_assignable()), (Kind::Nvme, false));
         let frames = device.registers(&mut host).expect("registers");
         assert_eq!((frames.first, frames.pages), (0xfebf8, 4));
+    }
+
+    /// Flags are those of Linux' ioport.h: 0x100 I/O ports, 0x200 memory, 0x2000_0000 without an address.
+    #[test]
+    fn memory_is_every_page_that_a_bar_touches_and_no_port() {
+        let frames = |line: &str| memory(line).first().map(|f| (f.first, f.pages));
+        assert_eq!(frames("0xfebf0000 0xfebf3fff 0x140204"), Some((0xfebf0, 4)));
+        assert_eq!(frames("0xfebf8100 0xfebf81ff 0x200"), Some((0xfebf8, 1)));
+        assert_eq!(frames("0xfebf8f00 0xfebf90ff 0x200"), Some((0xfebf8, 2)));
+        for none in [
+            "0xc000 0xc0ff 0x40101",
+            "0x10000 0x1ffff 0x101",
+            "0xfebf0000 0xfebf3fff 0x20000200",
+            "0x0 0x3fff 0x200",
+            "0xfebf0000 0xfebf0000 0x200",
+            "0xfebf0000 0xfebeffff 0x200",
+            "0xfebf0000 0xfebf3fff",
+        ] {
+            assert_eq!(frames(none), None, "{none}");
+        }
+        let six = "0x0 0x0 0x0\n".repeat(6) + "0xfebf0000 0xfebf3fff 0x200\n";
+        assert!(memory(&six).is_empty(), "the ROM is behind the BARs");
+    }
+
+    #[test]
+    fn a_virtio_disk_is_known_by_vendor_and_either_class() {
+        let bdf: Bdf = BDF.parse().expect("an address");
+        for (class, vendor, is_disk) in [
+            ("0x010000\n", "0x1af4\n", true),
+            ("0x018000\n", "0x1af4\n", true),
+            ("0x010000\n", "0x1000\n", false),
+            ("0x020000\n", "0x1af4\n", false),
+        ] {
+            let mut host = Fake::with_nvme("pciback");
+            host.put(&bdf.sysfs("class"), class);
+            host.put(&bdf.sysfs("vendor"), vendor);
+            let device = Device::inspect(&mut host, bdf).map(|device| device.kind);
+            assert_eq!(
+                device.ok(),
+                is_disk.then_some(Kind::Virtio),
+                "{class}{vendor}"
+            );
+        }
     }
 
     #[test]

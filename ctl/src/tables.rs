@@ -316,6 +316,16 @@ mod tests {
         };
         assert_eq!(holder(51712, "r"), "web xvda (ro) (connecting)");
         assert_eq!(holder(51728, "w!"), "5/51728 (shared)");
+        // XenbusState (xen/include/public/io/xenbus.h).
+        for (state, text) in [
+            (3, " (connecting)"),
+            (4, ""),
+            (5, " (closing)"),
+            (6, " (closed)"),
+        ] {
+            spindles[0].disks[0].state = state;
+            assert_eq!(unsettled(&spindles[0].disks[0]), text);
+        }
     }
 
     #[test]
@@ -348,6 +358,11 @@ mod tests {
         ];
         assert_eq!(rows(&disks), [expected]);
         assert_eq!(rows(&cores), [["spindle", "1", "50.0 %", "2"]]);
+        // A disk whose core has published nothing: by dom0's clock.
+        let mut stopped = before.clone();
+        stopped[0].disks.clone_from(&now[0].disks);
+        let [disks, _] = top(&before, &stopped, 2.0);
+        assert_eq!(rows(&disks)[0][4], "500");
         // Nothing was published in between: nothing has happened.
         let [disks, cores] = top(&now, &now, 1.0);
         assert_eq!(rows(&disks)[0][4..8], ["0", "0", "0.0", "0.0"]);

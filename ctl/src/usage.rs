@@ -403,5 +403,6 @@ mod tests {
         assert!(!is_part("/dev/nvme0n11", "/dev/nvme0n1") && !is_part("/dev/vdab", "/dev/vda"));
         assert_eq!(without_path("nvme0c3n1"), "nvme0n1");
         assert_eq!(without_path("nvme12n1"), "nvme12n1");
+        assert_eq!(without_path("nbc0"), "nbc0");
     }
 }
