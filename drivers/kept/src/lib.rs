@@ -5,7 +5,8 @@
 //! that is written into *kept memory*: pages that no start of the kernel clears. This crate has
 //! the formats of what is written there.
 //!
-//! - `journal`: for each ring, which of its requests have no response yet.
+//! - [`journal`]: for each ring, which of its requests have no response yet; [`AtWork`]: which ring a
+//!   core is serving.
 //! - `records`: what control knows of its devices, ports, mappings and disks.
 //! - `death`: why and where the last life ended.
 //!
@@ -14,3 +15,10 @@
 //! is checked.
 #![no_std]
 #![forbid(unsafe_code)]
+
+pub mod journal;
+
+mod at_work;
+
+pub use at_work::AtWork;
+pub use journal::{Journal, JournalPages};

@@ -1,0 +1,212 @@
+//! Journals of real size: what is found in them, and what is refused.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering::Relaxed;
+
+use proptest::prelude::*;
+use spindle_hw::SharedPages;
+use spindle_kept::Journal;
+use spindle_kept::journal::{BadJournal, Head, SEGMENTS, Unanswered};
+
+const SLOTS: u32 = 32;
+
+/// Offsets, in bytes.
+const VERSION: usize = 8;
+const REQUESTS: usize = 12;
+const CONSUMED: usize = 16;
+const PUBLISHED: usize = 20;
+const ORDER: usize = 64;
+const ENTRIES: usize = 128;
+
+fn begin(pages: &SharedPages, slots: u32, start: u32) -> Journal {
+    Journal::begin(pages.alias(), slots, start).expect("room")
+}
+
+fn recover(pages: &SharedPages, slots: u32) -> Result<(Journal, Unanswered, Vec<u16>), BadJournal> {
+    let mut places = vec![0; slots as usize];
+    let found = Journal::recover(pages.alias(), slots, &mut places);
+    let (journal, found) = found.map_err(|(error, _)| error)?;
+    places.truncate(found.count() as usize);
+    Ok((journal, found, places))
+}
+
+/// A request that differs from all others in every word.
+fn request(index: u32) -> (Head, [u64; SEGMENTS]) {
+    let word = |n: u64| u64::from(index) << 8 | n;
+    let body = std::array::from_fn(|at| word(at as u64));
+    let head = Head {
+        index,
+        head: !index,
+        id: word(100),
+        sector: word(101),
+        first: body[0],
+    };
+    (head, body)
+}
+
+/// Takes the next request, of so many segments.
+fn take(journal: &Journal, consumed: u32, segments: usize) -> u16 {
+    let place = journal.place(journal.slot(consumed));
+    let (head, body) = request(consumed);
+    journal.write(place, &head);
+    journal.write_rest(place, &body[1..segments]);
+    journal.take(consumed.wrapping_add(1));
+    place
+}
+
+/// A journal with three requests, of which the last two have no published response.
+fn with_two() -> SharedPages {
+    let pages = SharedPages::host(1, 0);
+    let journal = begin(&pages, SLOTS, 0);
+    let first = take(&journal, 0, 1);
+    take(&journal, 1, 1);
+    take(&journal, 2, 1);
+    journal.answer(journal.slot(0), first);
+    journal.publish(1);
+    pages
+}
+
+#[test]
+fn what_does_not_fit_together_is_refused_with_the_reason() {
+    let (_, found, places) = recover(&with_two(), SLOTS).unwrap();
+    assert_eq!(
+        (found.consumed, found.published, places),
+        (3, 1, vec![1, 2])
+    );
+    let entry = |place: usize| ENTRIES + 32 * place + 4;
+    type Spoil<'a> = &'a dyn Fn(&SharedPages);
+    let cases: [(Spoil<'_>, BadJournal); 11] = [
+        (
+            &|pages| pages.u64_at(0).store(0, Relaxed),
+            BadJournal::NoMark,
+        ),
+        (&|pages| pages.zero(0, 4096), BadJournal::NoMark),
+        (
+            &|pages| pages.u32_at(VERSION).store(2, Relaxed),
+            BadJournal::Version(2),
+        ),
+        (
+            &|pages| pages.u32_at(REQUESTS).store(64, Relaxed),
+            BadJournal::Requests {
+                found: 64,
+                expected: SLOTS,
+            },
+        ),
+        (
+            &|pages| pages.u32_at(CONSUMED).store(34, Relaxed),
+            BadJournal::Indices {
+                consumed: 34,
+                published: 1,
+            },
+        ),
+        (
+            &|pages| pages.u32_at(PUBLISHED).store(4, Relaxed),
+            BadJournal::Indices {
+                consumed: 3,
+                published: 4,
+            },
+        ),
+        (
+            &|pages| pages.u16_at(ORDER + 2 * 5).store(32, Relaxed),
+            BadJournal::Place(32),
+        ),
+        (
+            &|pages| pages.u16_at(ORDER + 2 * 5).store(7, Relaxed),
+            BadJournal::Twice(7),
+        ),
+        // Not taken yet.
+        (
+            &|pages| pages.u32_at(entry(2)).store(3, Relaxed),
+            BadJournal::Request { place: 2, index: 3 },
+        ),
+        (
+            &|pages| pages.u32_at(entry(2)).store(3 + (1 << 30), Relaxed),
+            BadJournal::Request {
+                place: 2,
+                index: 3 + (1 << 30),
+            },
+        ),
+        // The same as another.
+        (
+            &|pages| pages.u32_at(entry(2)).store(1, Relaxed),
+            BadJournal::Request { place: 2, index: 1 },
+        ),
+    ];
+    for (at, (spoil, error)) in cases.into_iter().enumerate() {
+        let pages = with_two();
+        spoil(&pages);
+        assert_eq!(recover(&pages, SLOTS).unwrap_err(), error, "case {at}");
+    }
+    assert_eq!(
+        recover(&with_two(), 64).unwrap_err(),
+        BadJournal::Short(4096)
+    );
+    let none = Journal::recover(with_two(), SLOTS, &mut []);
+    assert_eq!(
+        none.map_err(|(error, _)| error).unwrap_err(),
+        BadJournal::NoRoom
+    );
+    let small = Journal::begin(SharedPages::host(1, 0), 64, 0);
+    assert_eq!(
+        small.map_err(|(error, _)| error).unwrap_err(),
+        BadJournal::Short(4096)
+    );
+}
+
+proptest! {
+    /// Whatever order requests are answered in, just those without a published response are found,
+    /// with all their words, in the order in which they were taken; and the next life goes on so.
+    #[test]
+    fn what_has_no_published_response_is_found(
+        start in prop_oneof![Just(0u32), Just(u32::MAX - 40), any::<u32>()],
+        pages in prop_oneof![Just(1usize), Just(2), Just(16)],
+        steps in prop::collection::vec((0u8..5, 1usize..12, any::<prop::sample::Index>()), 1..300),
+    ) {
+        let memory = SharedPages::host(pages, 0);
+        let slots = SLOTS * pages as u32;
+        let mut journal = begin(&memory, slots, start);
+        let (mut consumed, mut answered, mut published) = (start, start, start);
+        // By place: its number, and how many segments it has.
+        let mut held: BTreeMap<u16, (u32, usize)> = BTreeMap::new();
+        let mut open: Vec<u16> = Vec::new();
+        for (step, segments, pick) in steps {
+            match step {
+                0..=1 => for _ in 0..segments {
+                    if consumed.wrapping_sub(published) < slots {
+                        let place = take(&journal, consumed, segments);
+                        prop_assert_eq!(held.insert(place, (consumed, segments)), None);
+                        open.push(place);
+                        consumed = consumed.wrapping_add(1);
+                    }
+                },
+                2 if !open.is_empty() => {
+                    let place = open.swap_remove(pick.index(open.len()));
+                    journal.answer(journal.slot(answered), place);
+                    answered = answered.wrapping_add(1);
+                }
+                3 => {
+                    held.retain(|place, _| open.contains(place));
+                    published = answered;
+                    journal.publish(published);
+                }
+                4 => {
+                    let (next, found, places) = recover(&memory, slots).unwrap();
+                    prop_assert_eq!((found.consumed, found.published), (consumed, published));
+                    prop_assert_eq!(places.len(), held.len());
+                    let mut before = None;
+                    for &place in &places {
+                        let (index, segments) = held[&place];
+                        let age = consumed.wrapping_sub(index);
+                        prop_assert!(before.replace(age).is_none_or(|before| before > age));
+                        let mut body = [0; SEGMENTS];
+                        let (head, words) = request(index);
+                        prop_assert_eq!(next.read(place, &mut body), head);
+                        prop_assert_eq!(&body[..segments], &words[..segments]);
+                    }
+                    (journal, open, answered) = (next, places, published);
+                }
+                _ => {}
+            }
+        }
+    }
+}
