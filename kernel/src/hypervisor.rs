@@ -1,11 +1,12 @@
 //! The hypervisor as control is given it.
 
 use spindle_control::Hypervisor;
-use spindle_hw::{Clock, SharedPages};
+use spindle_hw::{Clock, DmaAlloc as _, SharedPages};
+use spindle_kept::JournalPages;
 use spindle_xen::event::{Deadline, Notify, Port};
 use spindle_xen::{DomId, Errno};
 
-use crate::mm::{self, GrantWindow};
+use crate::mm::{self, Dma, GrantWindow};
 use crate::xen::{Events, Grants, sched, time::CoreClock};
 
 /// Xen, for one vCPU.
@@ -15,6 +16,8 @@ pub(crate) struct XenCpu {
     pub(crate) events: Events,
     /// Where grants are mapped.
     pub(crate) window: GrantWindow,
+    /// Where journals are.
+    pub(crate) dma: Dma,
     /// The vCPU's own.
     pub(crate) clock: &'static CoreClock,
 }
@@ -60,6 +63,15 @@ impl Hypervisor for XenCpu {
 
     fn free_frames(&self, pages: &SharedPages) {
         self.window.free(pages);
+    }
+
+    fn alloc_journal(&self, pages: usize) -> Option<JournalPages> {
+        let pages = self.dma.alloc(pages)?;
+        Some(JournalPages { pages, first: 0 })
+    }
+
+    fn free_journal(&self, journal: JournalPages) {
+        self.dma.free(journal.pages);
     }
 
     fn heap_free(&self) -> usize {

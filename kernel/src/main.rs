@@ -111,6 +111,7 @@ fn serve(machine: Machine) -> ! {
         grants: xen.grants.reading(memory.bus),
         events: xen.events,
         window: memory.grants,
+        dma: memory.dma,
         clock,
     };
     let cores = ring_cores::start(&config, &memory, hypervisor, &mut disks);

@@ -60,6 +60,11 @@ impl Reading {
         self.read.is_some()
     }
 
+    /// The disk that it is of.
+    pub(crate) fn disk(&self) -> Option<usize> {
+        self.read.as_ref().map(|read| read.disk)
+    }
+
     /// Submits it if that is still to be done, to the queue of its disk by `queue`.
     #[cold]
     pub(crate) fn submit<'a, Q: DiskQueue + 'a>(

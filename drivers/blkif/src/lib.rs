@@ -8,7 +8,7 @@
 //! | layer | file | what it holds |
 //! | --- | --- | --- |
 //! | wire | [`abi`] | layouts, operations, statuses |
-//! | ring | [`ring`] | indices, hold-off, one copy of each request |
+//! | ring | [`ring`] | indices, hold-off, one copy of each request; the ring's journal ([`spindle_kept`]) |
 //! | request | [`request`] | validation of that copy against the volume |
 //! | memory | [`cache`], [`pool`] | mapped grants for direct DMA; buffers for grant copy |
 //! | ring state | [`session`] | a request from ring slot to response |
@@ -29,7 +29,8 @@
 //! use spindle_blkif::abi::{Abi, Operation, RspStatus};
 //! use spindle_blkif::{Attachment, Config, Gate, RingCore, Session, Window};
 //! use spindle_block::RamDisk;
-//! use spindle_hw::DmaAlloc;
+//! use spindle_hw::{DmaAlloc, SharedPages};
+//! use spindle_kept::JournalPages;
 //! use spindle_testkit::blkfront::Blkfront;
 //! use spindle_testkit::grants::{FakeEvents, FakeGrants};
 //! use spindle_testkit::mem::FakeBus;
@@ -48,6 +49,10 @@
 //!
 //! // The guest's ring of one page, attached to the core.
 //! let mut front = Blkfront::new(&grants, DomId(1), 1, 0);
+//! let journal = JournalPages {
+//!     pages: SharedPages::host(1, 0),
+//!     first: 0,
+//! };
 //! let attachment = Attachment {
 //!     domain: DomId(1),
 //!     port: Port(1),
@@ -60,6 +65,7 @@
 //!     gate: Gate::members(1).remove(0),
 //!     claims: None,
 //!     losses: Default::default(),
+//!     journal, // as many pages as the ring has
 //! };
 //! let session = Session::new(front.ring(), attachment).expect("memory for the ring");
 //! core.attach(session).expect("a place");
@@ -101,7 +107,6 @@ pub mod ring_core;
 mod room;
 mod scheduler;
 pub mod session;
-mod stack;
 pub mod stats;
 mod sync;
 mod turns;

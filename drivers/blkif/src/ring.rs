@@ -3,11 +3,15 @@
 //! The frontend writes `req_prod` and `rsp_event`, the backend `rsp_prod` and `req_event`. Both
 //! count up for ever and wrap at 2^32. A slot is used by a request first and by a response later;
 //! the backend copies a request out once and never looks at the slot again.
+//!
+//! What was taken and what was answered goes into the ring's [`Journal`] as well, which also says
+//! which *place* a request has meanwhile: the number of what the session keeps of it.
 
 use core::mem::offset_of;
 use core::sync::atomic::{Ordering, fence};
 
 use spindle_hw::{PAGE_SIZE, SharedPages};
+use spindle_kept::journal::{Head, Journal, JournalMemory, SEGMENTS, SlotNumber, Unanswered};
 
 use crate::abi::{
     Abi, MAX_RING_PAGES, MAX_SEGMENTS, Operation, RING_HEADER, RspStatus, X86_32Request,
@@ -139,6 +143,9 @@ pub enum Halt {
     },
 }
 
+/// The entries of a journal hold all segments that a slot can have.
+const _: () = assert!(SEGMENTS == MAX_SEGMENTS);
+
 /// The pages offered do not make a ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a ring of {0} bytes: must be 1, 2, 4, 8 or 16 pages")]
@@ -212,12 +219,11 @@ impl RawRequest {
 pub type Body = [u64; MAX_SEGMENTS];
 
 /// The backend's end of a ring.
-#[derive(Debug)]
-pub struct BackRing<M = SharedPages> {
+#[derive(Clone, Debug)]
+pub struct BackRing<M = SharedPages, J = SharedPages> {
     memory: M,
+    journal: Journal<J>,
     abi: Abi,
-    /// Number of slots, a power of two, less one.
-    mask: u32,
     /// The last `req_prod` that passed the overflow check.
     req_seen: u32,
     req_cons: u32,
@@ -227,23 +233,14 @@ pub struct BackRing<M = SharedPages> {
     published: u32,
 }
 
-impl<M: RingMemory> BackRing<M> {
+impl<M: RingMemory, J: JournalMemory> BackRing<M, J> {
     /// Takes over a ring on which `start` requests have been consumed and answered: 0, but for a
-    /// reconnect.
-    ///
-    /// # Errors
-    /// If the memory is not a power of two of pages, or more than 16.
-    pub fn new(memory: M, abi: Abi, start: u32) -> Result<Self, BadRingSize> {
-        let slots = slots_in(memory.bytes(), abi)?;
-        Ok(Self::with_slots(memory, abi, start, slots))
-    }
-
-    /// As [`BackRing::new`], of memory in which [`slots_in`] has found room for `slots`.
-    pub(crate) const fn with_slots(memory: M, abi: Abi, start: u32, slots: u32) -> Self {
+    /// reconnect. Its journal, of as many slots, begins there.
+    pub const fn new(memory: M, journal: Journal<J>, abi: Abi, start: u32) -> Self {
         Self {
             memory,
+            journal,
             abi,
-            mask: slots - 1,
             req_seen: start,
             req_cons: start,
             rsp_prod: start,
@@ -251,10 +248,23 @@ impl<M: RingMemory> BackRing<M> {
         }
     }
 
+    /// Goes on where a former life of the kernel has ended, which left this in the journal. What
+    /// that has published is published again, since the frontend may not have seen it; what it may
+    /// have written into the ring beyond that does not count. The requests that it took are in
+    /// their places.
+    pub fn resume(memory: M, journal: Journal<J>, abi: Abi, found: Unanswered) -> Self {
+        let mut ring = Self::new(memory, journal, abi, found.published);
+        ring.req_cons = found.consumed;
+        ring.req_seen = found.consumed;
+        ring.memory
+            .store(Index::RspProd, found.published, Ordering::Release);
+        ring
+    }
+
     /// Number of slots.
     #[must_use]
     pub fn size(&self) -> u32 {
-        self.mask + 1
+        self.journal.requests()
     }
 
     /// How many requests wait to be taken.
@@ -266,40 +276,73 @@ impl<M: RingMemory> BackRing<M> {
         // Acquire: the requests were written before the index that announces them.
         let req_prod = self.memory.load(Index::ReqProd, Ordering::Acquire);
         let waiting = req_prod.wrapping_sub(self.req_cons);
-        let taken = self.req_cons.wrapping_sub(self.rsp_prod);
+        // A response that it was not told of frees no slot for it, nor a place in the journal.
+        let taken = self.req_cons.wrapping_sub(self.published);
         if waiting > self.size() - taken {
             return Err(Halt::Overflow {
                 req_prod,
                 req_cons: self.req_cons,
-                rsp_prod: self.rsp_prod,
+                rsp_prod: self.published,
             });
         }
         self.req_seen = req_prod;
         Ok(waiting)
     }
 
-    /// Copies out the next of the requests that [`BackRing::pending`] counted, if there is one.
-    /// Of `body` no more is written than `detail` words, but always the first.
+    /// The place of the next of the requests that [`BackRing::pending`] counted, if there is one.
     #[inline(always)]
-    pub fn take(&mut self, body: &mut Body) -> Option<RawRequest> {
-        if self.req_cons == self.req_seen {
-            return None;
-        }
+    pub fn next_place(&self) -> Option<u16> {
+        let next = || self.journal.place(self.journal.slot(self.req_cons));
+        (self.req_cons != self.req_seen).then(next)
+    }
+
+    /// Copies out the next request, whose place is the one that [`BackRing::next_place`] gave. Of
+    /// `body` no more is written than `detail` words, but always the first. It is not taken for the
+    /// journal before [`BackRing::note_taken`].
+    #[inline(always)]
+    pub fn take(&mut self, place: u16, body: &mut Body) -> RawRequest {
+        debug_assert_ne!(self.req_cons, self.req_seen, "there is none");
         let request = if self.abi == Abi::Native {
-            self.copy_native(body)
+            self.copy_native(place, body)
         } else {
-            self.copy_x86_32(body)
+            self.copy_x86_32(place, body)
         };
         self.req_cons = self.req_cons.wrapping_add(1);
-        Some(request)
+        request
+    }
+
+    /// All requests copied out so far are taken. To be called before any of them is answered.
+    #[inline]
+    pub fn note_taken(&self) {
+        self.journal.take(self.req_cons);
+    }
+
+    /// The request that a former life of the kernel has taken into a place.
+    pub fn take_again(&self, place: u16, body: &mut Body) -> RawRequest {
+        let request = self.journal.read(place, body);
+        RawRequest::new(request.head, request.id, request.sector)
+    }
+
+    /// Writes a request into its place of the journal, but for further segments.
+    #[inline(always)]
+    fn keep(&self, place: u16, request: &RawRequest, first: u64) {
+        let request = Head {
+            index: self.req_cons,
+            head: request.head,
+            id: request.id,
+            sector: request.sector,
+            first,
+        };
+        self.journal.write(place, &request);
     }
 
     #[inline(always)]
-    fn copy_native(&self, body: &mut Body) -> RawRequest {
-        let pair = self.pair(self.req_cons);
+    fn copy_native(&self, place: u16, body: &mut Body) -> RawRequest {
+        let pair = Self::pair(self.journal.slot(self.req_cons));
         let [head, id] = self.memory.read_pair(pair);
         let [sector, first] = self.memory.read_pair(pair + 1);
         let request = RawRequest::new(head as u32, id, sector);
+        self.keep(place, &request, first);
         let [start, rest @ ..] = body;
         *start = first;
         // Most requests are for one page.
@@ -310,6 +353,7 @@ impl<M: RingMemory> BackRing<M> {
                 *word = self.memory.read(from);
                 from += size_of::<u64>();
             }
+            self.journal.write_rest(place, &rest[..words]);
         }
         request
     }
@@ -318,15 +362,18 @@ impl<M: RingMemory> BackRing<M> {
     /// that fit a register: a request that a call returns goes through memory, and then that of
     /// the usual layout does too.
     #[inline(always)]
-    fn copy_x86_32(&self, body: &mut Body) -> RawRequest {
-        let at = self.slot_x86_32(self.req_cons);
+    fn copy_x86_32(&self, place: u16, body: &mut Body) -> RawRequest {
+        let at = Self::slot_x86_32(self.journal.slot(self.req_cons));
         let request = RawRequest::new(
             self.memory.read_half(at),
             self.split_word(at + offset_of!(X86_32Request, id)),
             self.split_word(at + offset_of!(X86_32Request, sector_number)),
         );
         let words = usize::from(request.detail()).clamp(1, MAX_SEGMENTS);
-        self.split_words(at + offset_of!(X86_32Request, segments), &mut body[..words]);
+        let body = &mut body[..words];
+        self.split_words(at + offset_of!(X86_32Request, segments), body);
+        self.keep(place, &request, body[0]);
+        self.journal.write_rest(place, &body[1..]);
         request
     }
 
@@ -345,17 +392,23 @@ impl<M: RingMemory> BackRing<M> {
         }
     }
 
-    /// Writes the response to a request that was taken; the frontend hears of it at
-    /// [`BackRing::publish`].
+    /// Writes the response to the request in `place`; the frontend hears of it at
+    /// [`BackRing::publish`], and no other request is taken into the place before.
     #[inline(always)]
-    pub fn push_response(&mut self, id: u64, operation: Operation, status: RspStatus) {
+    pub fn push_response(&mut self, place: u16, id: u64, operation: Operation, status: RspStatus) {
         debug_assert_ne!(self.rsp_prod, self.req_cons, "answered more than was asked");
+        debug_assert!(
+            self.journal.is_taken(self.req_cons),
+            "answered before it was noted"
+        );
+        let slot = self.journal.slot(self.rsp_prod);
+        self.journal.answer(slot, place);
         // Whole words, so the padding goes out as zeroes (XSA-216).
         let outcome = u32::from(operation.0) | u32::from(status.0 as u16) << 16;
         if self.abi != Abi::Native {
             return self.push_x86_32(id, outcome);
         }
-        let pair = self.pair(self.rsp_prod);
+        let pair = Self::pair(slot);
         self.memory.write_pair(pair, [id, outcome.into()]);
         self.rsp_prod = self.rsp_prod.wrapping_add(1);
     }
@@ -363,7 +416,7 @@ impl<M: RingMemory> BackRing<M> {
     /// Writes a response of 12 bytes.
     #[cold]
     fn push_x86_32(&mut self, id: u64, outcome: u32) {
-        let at = self.slot_x86_32(self.rsp_prod);
+        let at = Self::slot_x86_32(self.journal.slot(self.rsp_prod));
         self.memory.write_half(at, id as u32);
         self.memory.write_half(at + 4, (id >> 32) as u32);
         self.memory.write_half(at + 8, outcome);
@@ -385,7 +438,9 @@ impl<M: RingMemory> BackRing<M> {
         if old == new {
             return false;
         }
-        // Release: the frontend sees the responses before the index that announces them.
+        self.journal.publish(new);
+        // Release: the frontend sees the responses before the index that announces them, and the
+        // journal has it before the frontend.
         self.memory.store(Index::RspProd, new, Ordering::Release);
         self.published = new;
         // The frontend writes rsp_event, then looks at rsp_prod; we do it the other way round.
@@ -418,21 +473,33 @@ impl<M: RingMemory> BackRing<M> {
         self.req_cons
     }
 
-    /// Gives the ring's memory back.
-    pub fn into_memory(self) -> M {
-        self.memory
+    /// Requests taken and not answered.
+    #[inline]
+    #[must_use]
+    pub fn taken(&self) -> u32 {
+        self.req_cons.wrapping_sub(self.rsp_prod)
+    }
+
+    /// The memory of the ring and its journal.
+    pub fn parts(&self) -> (&M, &Journal<J>) {
+        (&self.memory, &self.journal)
+    }
+
+    /// Gives the memory of the ring and of its journal back.
+    pub fn into_memory(self) -> (M, J) {
+        (self.memory, self.journal.into_memory())
     }
 
     /// The first pair of words of a slot in the native layout.
     #[inline]
-    fn pair(&self, index: u32) -> usize {
-        RING_HEADER / PAIR + Abi::Native.slot_bytes() / PAIR * (index & self.mask) as usize
+    fn pair(slot: SlotNumber) -> usize {
+        RING_HEADER / PAIR + Abi::Native.slot_bytes() / PAIR * slot.get()
     }
 
     /// Where a slot in the other layout begins.
     #[inline]
-    fn slot_x86_32(&self, index: u32) -> usize {
-        RING_HEADER + Abi::X86_32.slot_bytes() * (index & self.mask) as usize
+    fn slot_x86_32(slot: SlotNumber) -> usize {
+        RING_HEADER + Abi::X86_32.slot_bytes() * slot.get()
     }
 }
 

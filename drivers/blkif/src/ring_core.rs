@@ -13,6 +13,7 @@ use alloc::vec::Vec;
 
 use spindle_block::{DiskQueue, Tag, Unit};
 use spindle_hw::SharedPages;
+use spindle_kept::{AtWork, JournalPages};
 use spindle_xen::event::{Notify, Port};
 use spindle_xen::grant::GrantOps;
 
@@ -91,6 +92,8 @@ impl Work {
 pub struct Detached {
     /// The ring's pages, still mapped.
     pub ring: SharedPages,
+    /// Its journal's pages.
+    pub journal: JournalPages,
     /// Our end of the event channel, still bound.
     pub port: Port,
     /// The window, without the frames that must never be used again.
@@ -142,6 +145,8 @@ pub struct RingCore<Q, G, N> {
     first: usize,
     /// When the last visit began.
     now_ns: u64,
+    /// Where the ring that is served is noted, for the kernel's next life.
+    at_work: Option<AtWork>,
 }
 
 /// What the rings of a core share, besides its disks.
@@ -156,6 +161,8 @@ pub(crate) struct Shared {
 #[derive(Debug)]
 struct Disk<Q> {
     queue: Q,
+    /// It gets no commands before [`RingCore::begin`].
+    held: bool,
     /// Submitted to since the last commit.
     dirty: bool,
     /// Some ring found the queue full at its last turn. Nobody submits out of turn then, or those
@@ -186,6 +193,7 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
         let disk = |queue: Q| Disk {
             scheduler: Scheduler::new(queue.depth(), places),
             queue,
+            held: false,
             dirty: false,
             full: false,
             kept_back: false,
@@ -212,10 +220,39 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
             budget: config.budget.max(1),
             first: 0,
             now_ns: 0,
+            at_work: None,
         })
     }
 
-    /// Takes on a ring.
+    /// Notes from now on which ring is served.
+    pub fn note_work(&mut self, at_work: AtWork) {
+        self.at_work = Some(at_work);
+    }
+
+    /// Gives no command to any disk before [`RingCore::begin`] says so for that disk, since commands of
+    /// a former life of the kernel may still be under way there, from any core's queue. One of those
+    /// that wrote late would write over what a command of this life has written and reported (found by
+    /// [OpenVMM](https://github.com/microsoft/openvmm/pull/2833)). Rings can be attached meanwhile;
+    /// nothing is taken from them.
+    pub fn hold(&mut self) {
+        self.disks.iter_mut().for_each(|disk| disk.held = true);
+    }
+
+    /// Every command of a former life to this disk has ended, on all of its queues, or its controller was
+    /// disabled since: the disk may be used.
+    pub fn begin(&mut self, disk: usize) {
+        let Some(Disk { held, .. }) = self.disks.get_mut(disk) else {
+            return;
+        };
+        *held = false;
+        for session in self.rings[..self.used].iter_mut().flatten() {
+            if session.volume().disk == disk {
+                session.begin();
+            }
+        }
+    }
+
+    /// Takes on a ring. One that was adopted gets an event, which a former life may have owed it.
     ///
     /// # Errors
     /// [`RingError::Crowded`], [`RingError::Segments`] or [`RingError::NoDisk`], with the session.
@@ -234,6 +271,12 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
             return Err((RingError::Crowded, session.into()));
         };
         session.enter(guest);
+        if self.disks[session.volume().disk].held {
+            session.hold();
+        }
+        if session.take_owed_event() {
+            self.notify.notify(session.port());
+        }
         self.rings[place] = Some(session);
         self.shared.pool.join(guest);
         self.used = self.used.max(place + 1);
@@ -286,10 +329,15 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
     fn submit_read(&mut self) {
         let disks = &mut self.disks;
         let reading = &mut self.shared.reading;
+        let disk = reading.disk().and_then(|disk| disks.get(disk));
+        if disk.is_some_and(|disk| disk.held) {
+            return;
+        }
         reading.submit(|disk| disks.get_mut(disk).map(|disk| &mut disk.queue));
     }
 
-    /// Stops taking requests from a ring; those taken are still carried out and answered.
+    /// Stops taking requests from a ring; those taken, also by a former life of the kernel, are still
+    /// carried out and answered.
     pub fn begin_detach(&mut self, ring: RingId) {
         if let Some(session) = self.session_mut(ring) {
             session.close();
@@ -299,8 +347,7 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
     /// Whether [`RingCore::begin_detach`] was called and every request taken has been answered.
     #[must_use]
     pub fn is_drained(&self, ring: RingId) -> bool {
-        self.session(ring)
-            .is_none_or(|session| session.is_closing() && session.active() == 0)
+        self.session(ring).is_none_or(Session::is_drained)
     }
 
     /// Lets go of a drained ring, unmapping its grants.

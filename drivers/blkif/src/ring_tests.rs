@@ -18,7 +18,18 @@ fn ring_of(abi: Abi, pages: usize, start: u32) -> (BackRing, SharedPages) {
     for index in [Index::ReqEvent, Index::RspEvent] {
         theirs.store(index, start.wrapping_add(1), Relaxed);
     }
-    (BackRing::new(ours, abi, start).unwrap(), theirs)
+    let slots = slots_in(ours.len(), abi).unwrap();
+    let journal = Journal::begin(SharedPages::host(pages, 0), slots, start);
+    let ring = BackRing::new(ours, journal.expect("room"), abi, start);
+    (ring, theirs)
+}
+
+/// The next request, if there is one, and its place.
+fn take(ring: &mut BackRing, body: &mut Body) -> Option<(u16, RawRequest)> {
+    let place = ring.next_place()?;
+    let request = ring.take(place, body);
+    ring.note_taken();
+    Some((place, request))
 }
 
 #[test]
@@ -29,8 +40,8 @@ fn ring_sizes_are_those_of_the_header_macros() {
         }
     }
     for pages in [0, 3, 32] {
-        let memory = SharedPages::host(pages, 0);
-        assert!(BackRing::new(memory, Abi::Native, 0).is_err());
+        let bytes = pages * PAGE_SIZE;
+        assert_eq!(slots_in(bytes, Abi::Native), Err(BadRingSize(bytes)));
     }
 }
 
@@ -46,8 +57,10 @@ fn a_producer_beyond_the_free_slots_or_backwards_is_refused() {
     assert_eq!(ring.pending(), Ok(32));
     // Two taken and not answered: those slots are not free.
     let mut body = [0; MAX_SEGMENTS];
-    ring.take(&mut body).unwrap();
-    ring.take(&mut body).unwrap();
+    let (place, request) = take(&mut ring, &mut body).unwrap();
+    take(&mut ring, &mut body).unwrap();
+    // Nor are they when there is a response that the frontend was not told of.
+    ring.push_response(place, request.id, Operation::READ, RspStatus::OKAY);
     front.store(Index::ReqProd, 5 + 33, Relaxed);
     assert!(ring.pending().is_err());
     front.store(Index::ReqProd, 6, Relaxed);
@@ -59,10 +72,10 @@ fn only_counted_requests_are_taken() {
     let (mut ring, front) = ring(1, 0);
     let mut body = [0; MAX_SEGMENTS];
     front.store(Index::ReqProd, 1, Relaxed);
-    assert_eq!(ring.take(&mut body), None);
+    assert_eq!(ring.next_place(), None);
     assert_eq!(ring.pending(), Ok(1));
-    assert!(ring.take(&mut body).is_some());
-    assert_eq!(ring.take(&mut body), None);
+    assert!(take(&mut ring, &mut body).is_some());
+    assert_eq!(ring.next_place(), None);
 }
 
 #[test]
@@ -72,8 +85,8 @@ fn a_response_fills_its_words_and_leaves_no_padding() {
     front.store(Index::ReqProd, 1, Relaxed);
     ring.pending().unwrap();
     let mut body = [0; MAX_SEGMENTS];
-    let request = ring.take(&mut body).unwrap();
-    ring.push_response(request.id, Operation(0xa5), RspStatus::EOPNOTSUPP);
+    let (place, request) = take(&mut ring, &mut body).unwrap();
+    ring.push_response(place, request.id, Operation(0xa5), RspStatus::EOPNOTSUPP);
     let mut bytes = [0; 16];
     front.read_bytes(RING_HEADER, &mut bytes);
     assert_eq!(bytes[..8], [0xa5; 8]);
@@ -96,14 +109,14 @@ fn an_i386_slot_has_its_words_at_multiples_of_four() {
     front.store(Index::ReqProd, 2, Relaxed);
     ring.pending().unwrap();
     let mut body = [0; MAX_SEGMENTS];
-    let request = ring.take(&mut body).unwrap();
+    let (place, request) = take(&mut ring, &mut body).unwrap();
     assert_eq!(request.operation(), Operation::WRITE);
     assert_eq!((request.detail(), request.detail2()), (11, 0x1234));
     assert_eq!(request.id, 0x0102_0304_0506_0708);
     assert_eq!(request.sector, 0x1122_3344_5566_7788);
     let words = core::array::from_fn(|i| 0xffff_0701_8000_0000 | i as u64);
     assert_eq!(body, words);
-    ring.push_response(request.id, request.operation(), RspStatus::ERROR);
+    ring.push_response(place, request.id, request.operation(), RspStatus::ERROR);
     let mut response = [0; 16];
     front.read_bytes(at, &mut response);
     assert_eq!(response[..8], request.id.to_le_bytes());
@@ -159,13 +172,13 @@ proptest! {
                 2 => {
                     ring.pending().unwrap();
                     for _ in 0..count {
-                        taken.extend(ring.take(&mut body).map(|r| r.id));
+                        taken.extend(take(&mut ring, &mut body).map(|(place, r)| (place, r.id)));
                     }
                 }
                 3 => {
                     for _ in 0..count.min(taken.len() as u32) {
-                        let id = taken.swap_remove(taken.len() / 2);
-                        ring.push_response(id, Operation::READ, RspStatus::OKAY);
+                        let (place, id) = taken.swap_remove(taken.len() / 2);
+                        ring.push_response(place, id, Operation::READ, RspStatus::OKAY);
                         answered.push(id);
                     }
                     front.asleep &= !ring.publish();

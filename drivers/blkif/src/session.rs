@@ -13,6 +13,7 @@ mod intake;
 mod ledger;
 mod prepare;
 mod progress;
+mod redo;
 mod slot;
 mod submit;
 mod unaligned;
@@ -22,6 +23,8 @@ use alloc::sync::Arc;
 
 use spindle_block::{Tag, Unit, Volume};
 use spindle_hw::{PAGE_SIZE, SharedPages};
+use spindle_kept::JournalPages;
+use spindle_kept::journal::{BadJournal, Journal, Unanswered};
 use spindle_xen::DomId;
 use spindle_xen::event::Port;
 use spindle_xen::grant::{GrantOps, UnmapOp};
@@ -40,8 +43,7 @@ use crate::ring::{BackRing, BadRingSize, Halt, slots_in};
 use crate::ring_core::Detached;
 use crate::room::{NoRoom, filled};
 use crate::scheduler::{Account, Party};
-use crate::stack::Stack;
-use crate::stats::RingStats;
+use crate::stats::{RingSnapshot, RingStats};
 use crate::window::Window;
 
 use arena::Arena;
@@ -50,6 +52,7 @@ use barrier::Barrier;
 use ledger::Ledger;
 pub(crate) use prepare::Means;
 use progress::Progress;
+use redo::Redo;
 use slot::{FREE_SLOT, Path, Slot, State};
 use unaligned::Unaligned;
 
@@ -80,6 +83,8 @@ pub struct Attachment {
     pub claims: Option<Arc<Claims>>,
     /// What its disk may have lost: one record for all rings that the device ever has.
     pub losses: Arc<Losses>,
+    /// Its journal, of as many pages as the ring.
+    pub journal: JournalPages,
 }
 
 /// Why pages and an attachment do not make a session.
@@ -91,9 +96,12 @@ pub enum Unusable {
     /// There is no memory for it.
     #[error(transparent)]
     Memory(#[from] NoRoom),
+    /// The pages for its journal hold none, or are too few.
+    #[error(transparent)]
+    Journal(#[from] BadJournal),
 }
 
-/// What [`Session::new`] gives back.
+/// What [`Session::new`] or [`Session::adopt`] gives back.
 #[derive(Debug)]
 pub struct Unfit {
     /// Why.
@@ -102,18 +110,13 @@ pub struct Unfit {
     pub ring: SharedPages,
     /// The window, with nothing mapped in it.
     pub window: Option<Window>,
-}
-
-impl Unfit {
-    const fn new(why: Unusable, ring: SharedPages, window: Option<Window>) -> Self {
-        Self { why, ring, window }
-    }
+    /// The pages of the journal.
+    pub journal: JournalPages,
 }
 
 /// What a session keeps for its requests.
 struct Room {
     slots: Box<[Slot]>,
-    free: Stack,
     arena: Arena,
     line: Fifo,
     finished: Fifo,
@@ -129,7 +132,6 @@ impl Room {
         let unaligned = claims.map(|claims| Unaligned::new(claims, requests));
         Ok(Self {
             slots: filled(FREE_SLOT, requests)?,
-            free: Stack::all_below(requests as u16)?,
             arena: Arena::new(indirect)?,
             line: Fifo::new(requests)?,
             finished: Fifo::new(requests)?,
@@ -143,6 +145,7 @@ impl Room {
 
     /// Bytes of all that.
     const fn footprint(requests: usize, indirect: bool, unaligned: bool) -> usize {
+        // In line, finished, two kinds aside, and to be done again.
         let numbers = 5 * size_of::<u16>();
         let beside = size_of::<Progress>() + size_of::<Known>();
         let each = size_of::<Slot>() + beside + numbers;
@@ -162,6 +165,12 @@ const LATENCY_SHIFT: u32 = 10;
 #[derive(Debug)]
 pub struct Session {
     ring: BackRing,
+    /// The first page of its journal.
+    journal: u32,
+    /// Requests that a former life of the kernel has taken, to be done again before others are taken.
+    redo: Redo,
+    /// It takes and does nothing until it is told to begin.
+    held: bool,
     domain: DomId,
     port: Port,
     volume: Volume,
@@ -170,8 +179,8 @@ pub struct Session {
     cache: Option<GrantCache>,
     /// Whether grants stay in the cache.
     persistent: bool,
+    /// What each place of the journal has.
     slots: Box<[Slot]>,
-    free: Stack,
     arena: Arena,
     /// Most segments of an indirect request.
     indirect: u16,
@@ -221,7 +230,7 @@ pub struct Session {
     /// The halt has not been reported.
     fault: bool,
     closing: bool,
-    /// It takes no more requests: it is closing, or halted.
+    /// It takes no requests off the ring: it is closing, or halted, or held, or has some to do again.
     stopped: bool,
     moderator: Moderator,
 }
@@ -248,11 +257,35 @@ impl Session {
         Room::footprint(requests, indirect, unaligned) + cache + size_of::<RingStats>()
     }
 
-    /// Takes over the ring in `pages`.
+    /// Takes over the ring in `pages`. Its journal begins.
     ///
     /// # Errors
     /// If the pages do not make a ring, or there is no memory for it.
     pub fn new(pages: SharedPages, attachment: Attachment) -> Result<Self, Unfit> {
+        Self::take_over(pages, attachment, None)
+    }
+
+    /// Takes over the ring in `pages` from a life of the kernel that has ended, which has left the
+    /// journal: `start` does not count. What it took and had no response to is done again, as soon
+    /// as the disk may be used ([`crate::RingCore::hold`]) and before any other request is taken. The
+    /// counters go on from `stats`. Nothing may be mapped in the window; the grants that the former
+    /// life has mapped are not this one's.
+    ///
+    /// # Errors
+    /// As [`Session::new`], and if the journal is not that of such a ring, or does not fit together.
+    pub fn adopt(
+        pages: SharedPages,
+        attachment: Attachment,
+        stats: &RingSnapshot,
+    ) -> Result<Self, Unfit> {
+        Self::take_over(pages, attachment, Some(stats))
+    }
+
+    fn take_over(
+        pages: SharedPages,
+        attachment: Attachment,
+        former: Option<&RingSnapshot>,
+    ) -> Result<Self, Unfit> {
         let (domain, abi) = (attachment.domain, attachment.abi);
         let indirect = attachment.indirect_segments;
         let mut volume = attachment.volume;
@@ -261,20 +294,72 @@ impl Session {
             // A part of a block cannot be erased, nor what another request is about to write back.
             discard.secure = false;
         }
+        let (window, journal) = (attachment.window, attachment.journal);
         let room = slots_in(pages.len(), abi)
             .map_err(Unusable::from)
-            .and_then(|slots| Ok((slots, Room::new(slots as usize, indirect > 0, claims)?)));
-        let (slots, room) = match room {
+            .and_then(|slots| {
+                let room = Room::new(slots as usize, indirect > 0, claims)?;
+                let redo = Redo::room(slots as usize)?;
+                Ok((slots, room, redo))
+            });
+        let (slots, room, mut redo) = match room {
             Ok(room) => room,
-            Err(why) => return Err(Unfit::new(why, pages, attachment.window)),
+            Err(why) => {
+                return Err(Unfit {
+                    why,
+                    ring: pages,
+                    window,
+                    journal,
+                });
+            }
         };
-        let cache = attachment.window.map(|w| GrantCache::new(domain, w));
+        let first = journal.first;
+        let journal = match former {
+            None => Journal::begin(journal.pages, slots, attachment.start)
+                .map(|journal| (journal, Unanswered::none(attachment.start))),
+            Some(_) => redo.recover(journal.pages, slots),
+        };
+        let (journal, found) = match journal {
+            Ok(journal) => journal,
+            Err((why, journal)) => {
+                let journal = JournalPages {
+                    pages: journal,
+                    first,
+                };
+                return Err(Unfit {
+                    why: why.into(),
+                    ring: pages,
+                    window,
+                    journal,
+                });
+            }
+        };
+        let cache = window.map(|w| GrantCache::new(domain, w));
         let cache = match cache.transpose() {
             Ok(cache) => cache,
-            Err((why, window)) => return Err(Unfit::new(why.into(), pages, Some(window))),
+            Err((why, window)) => {
+                let pages_of_journal = journal.into_memory();
+                return Err(Unfit {
+                    why: why.into(),
+                    ring: pages,
+                    window: Some(window),
+                    journal: JournalPages {
+                        pages: pages_of_journal,
+                        first,
+                    },
+                });
+            }
         };
+        let ring = match former {
+            None => BackRing::new(pages, journal, abi, attachment.start),
+            Some(_) => BackRing::resume(pages, journal, abi, found),
+        };
+        let stopped = redo.left() > 0;
         Ok(Self {
-            ring: BackRing::with_slots(pages, abi, attachment.start, slots),
+            ring,
+            journal: first,
+            redo,
+            held: false,
             domain,
             port: attachment.port,
             volume,
@@ -282,7 +367,6 @@ impl Session {
             cache,
             persistent: attachment.persistent,
             slots: room.slots,
-            free: room.free,
             arena: room.arena,
             indirect: indirect.min(MAX_INDIRECT_SEGMENTS as u16),
             line: room.line,
@@ -307,12 +391,12 @@ impl Session {
             special: room.unaligned.is_some(),
             unaligned: room.unaligned,
             removed: false,
-            stats: Arc::default(),
+            stats: former.map_or_else(Arc::default, |stats| Arc::new(RingStats::resume(stats))),
             now_ns: 0,
             halt: None,
             fault: false,
             closing: false,
-            stopped: false,
+            stopped,
             moderator: Moderator::default(),
         })
     }
@@ -353,10 +437,21 @@ impl Session {
         self.halt
     }
 
-    /// Requests taken and not answered.
+    /// Requests taken, by this life of the kernel, and not answered.
     #[must_use]
     pub fn active(&self) -> usize {
-        self.slots.len() - self.free.len()
+        (self.ring.taken() - self.redo.left()) as usize
+    }
+
+    /// Requests that a former life has taken and that are yet to be done again.
+    #[must_use]
+    pub fn redo(&self) -> usize {
+        self.redo.left() as usize
+    }
+
+    /// The first page of its journal in kept memory.
+    pub(crate) fn journal(&self) -> u32 {
+        self.journal
     }
 
     /// The reason for the halt, the first time it is asked for.
@@ -373,7 +468,25 @@ impl Session {
     #[cold]
     fn stop(&mut self, halt: Halt) {
         self.halt = Some(halt);
-        (self.fault, self.stopped) = (true, true);
+        self.fault = true;
+        self.judge_stopped();
+    }
+
+    /// It takes and does nothing until [`Session::begin`].
+    pub(crate) fn hold(&mut self) {
+        self.held = true;
+        self.judge_stopped();
+    }
+
+    /// Its disk may be used.
+    pub(crate) fn begin(&mut self) {
+        self.held = false;
+        self.judge_stopped();
+    }
+
+    fn judge_stopped(&mut self) {
+        let ended = self.closing || self.halt.is_some();
+        self.stopped = ended || self.held || self.redo.left() > 0;
     }
 
     /// The disk is lost. If it comes back, what was answered and was still in its cache may be gone: the
@@ -445,11 +558,13 @@ impl Session {
 
     /// Stops taking requests for good.
     pub(crate) fn close(&mut self) {
-        (self.closing, self.stopped) = (true, true);
+        self.closing = true;
+        self.judge_stopped();
     }
 
-    pub(crate) fn is_closing(&self) -> bool {
-        self.closing
+    /// Whether it was closed and everything taken, by this life or a former one, has been answered.
+    pub(crate) fn is_drained(&self) -> bool {
+        self.closing && self.ring.taken() == 0
     }
 
     /// Starts the ring's turn in a visit.
@@ -563,6 +678,15 @@ impl Session {
         self.wait.note(now_ns, self.answered, in_flight, overslept);
     }
 
+    /// Whether there is anything between ring and response that the next visit may carry on.
+    #[inline]
+    pub(crate) fn is_busy(&self) -> bool {
+        if self.stopped {
+            return self.active() > 0 || self.is_due();
+        }
+        self.ring.taken() > 0
+    }
+
     pub(crate) fn wait(&self) -> &Wait {
         &self.wait
     }
@@ -576,7 +700,7 @@ impl Session {
             return false;
         }
         let wants = self.ring.publish();
-        let active = self.active() as u32;
+        let active = self.ring.taken();
         let mut notify = self.moderator.published(fresh, active, wants, self.now_ns);
         if self.stopped {
             notify |= self.moderator.flush();
@@ -600,7 +724,7 @@ impl Session {
         }
         // What has no credit is looked for when the disk has answered something.
         if self.stopped || self.throttled {
-            return false;
+            return self.is_due() && !self.throttled;
         }
         match self.ring.arm() {
             Ok(found) => found,
@@ -614,10 +738,16 @@ impl Session {
     /// Takes the session apart, unmapping its cached grants. For one that no core would have; a
     /// core's own is given back by [`crate::RingCore::detach`]. There must be no request in it.
     pub fn dismantle(self, grants: &impl GrantOps) -> Detached {
+        let consumed = self.ring.consumed();
+        let (ring, journal) = self.ring.into_memory();
         Detached {
-            consumed: self.ring.consumed(),
+            consumed,
             window: self.cache.map(|cache| cache.dismantle(grants)),
-            ring: self.ring.into_memory(),
+            ring,
+            journal: JournalPages {
+                pages: journal,
+                first: self.journal,
+            },
             port: self.port,
             stats: self.stats,
         }

@@ -43,6 +43,15 @@ macro_rules! counters {
                     $($histogram: self.$histogram.get(),)*
                 }
             }
+
+            /// Counters that go on from what they were.
+            #[must_use]
+            pub fn resume(from: &$copy) -> Self {
+                Self {
+                    $($name: Counter::from(from.$name),)*
+                    $($histogram: Histogram::from(from.$histogram),)*
+                }
+            }
         }
     };
 }

@@ -24,7 +24,7 @@ use crate::sync::{AtomicU64, Ordering};
 /// What control asks of a core.
 #[derive(Debug)]
 pub enum Order {
-    /// Serve a ring; answered by [`Report::Attached`] or [`Report::Refused`] with the same token.
+    /// Serve a ring, one that was adopted or another; answered by [`Report::Attached`] or [`Report::Refused`] with the same token.
     Attach {
         /// Control's name for the ring.
         token: u64,
@@ -55,6 +55,10 @@ pub enum Order {
     CutOff(usize),
     /// A disk is back: its queue may hold more or fewer commands than before. No answer.
     Renew(usize),
+    /// A disk of a core that was told to hold may be used ([`RingCore::hold`]): every command of a
+    /// former life of the kernel has ended, on all queues of the disk, or its controller was disabled
+    /// since. No answer.
+    Begin(usize),
     /// Read blocks of a disk for control; answered by [`Report::Read`]. A core has one at a time.
     Read(Box<BlockRead>),
     /// Give up the disk queues and end; answered by [`Report::Stopped`].
@@ -460,6 +464,7 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> Worker<Q, G, N> {
             Order::FailDisk(disk) => core.fail_disk(disk),
             Order::CutOff(disk) => core.cut_off(disk),
             Order::Renew(disk) => core.renew(disk),
+            Order::Begin(disk) => core.begin(disk),
             Order::Read(read) => match core.begin_read(read) {
                 Ok(()) => {
                     self.owing = true;

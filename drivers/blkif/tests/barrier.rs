@@ -12,7 +12,7 @@ use spindle_block::{IoError, Op, RamDisk, SubmitError};
 use spindle_hw::DmaAlloc;
 use spindle_testkit::blkfront::{Blkfront, GuestPage};
 use spindle_testkit::grants::{FakeEvents, FakeGrants};
-use spindle_testkit::mem::FakeBus;
+use spindle_testkit::mem::{FakeBus, journal};
 use spindle_xen::DomId;
 use spindle_xen::event::Port;
 
@@ -217,6 +217,7 @@ impl Device {
                 gate,
                 claims: None,
                 losses: Default::default(),
+                journal: journal(&front.ring()),
             };
             let session = Session::new(front.ring(), attachment).unwrap();
             let id = device.cores[ring % 2].attach(session).unwrap();

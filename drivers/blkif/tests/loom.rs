@@ -6,6 +6,7 @@
 //! Run by `cargo xtask loom`. A lost wake-up shows as a deadlock, which loom reports.
 #![cfg(loom)]
 
+use std::cell::Cell;
 // Not loom's: that one cannot be dropped when a model has failed, as two here must.
 use std::sync::Arc;
 
@@ -17,6 +18,7 @@ use spindle_blkif::claims::{Claims, Span};
 use spindle_blkif::gate::Gate;
 use spindle_blkif::mailbox::Mailbox;
 use spindle_blkif::ring::{BackRing, Index, RingMemory};
+use spindle_kept::journal::{Journal, JournalMemory};
 
 /// Slots whose memory is modelled; ring numbers are folded onto them.
 const SLOTS: usize = 2;
@@ -184,10 +186,59 @@ impl Front {
     }
 }
 
+/// A journal's memory, which only the backend uses.
+struct Words(Vec<Cell<u64>>);
+
+impl Words {
+    fn part(&self, offset: usize, bytes: usize) -> u64 {
+        let shift = offset % 8 * 8;
+        self.0[offset / 8].get() >> shift & (u64::MAX >> (64 - 8 * bytes))
+    }
+
+    fn set_part(&self, offset: usize, bytes: usize, value: u64) {
+        let (shift, mask) = (offset % 8 * 8, u64::MAX >> (64 - 8 * bytes));
+        let word = &self.0[offset / 8];
+        word.set(word.get() & !(mask << shift) | value << shift);
+    }
+}
+
+impl JournalMemory for Words {
+    fn size(&self) -> usize {
+        self.0.len() * 8
+    }
+
+    fn word(&self, offset: usize) -> u64 {
+        self.part(offset, 8)
+    }
+
+    fn set_word(&self, offset: usize, value: u64) {
+        self.set_part(offset, 8, value);
+    }
+
+    fn index(&self, offset: usize) -> u32 {
+        self.part(offset, 4) as u32
+    }
+
+    fn set_index(&self, offset: usize, value: u32) {
+        self.set_part(offset, 4, value.into());
+    }
+
+    fn place(&self, offset: usize) -> u16 {
+        self.part(offset, 2) as u16
+    }
+
+    fn set_place(&self, offset: usize, place: u16) {
+        self.set_part(offset, 2, place.into());
+    }
+}
+
 /// The backend as a ring core drives it: take, answer, publish; nothing there: arm and sleep.
 struct Back {
     shared: Arc<Shared>,
-    ring: BackRing<Memory>,
+    ring: BackRing<Memory, Words>,
+    /// Where the requests are that were taken, the first from `start` on.
+    places: Vec<u16>,
+    start: u32,
     armed: u32,
     notified: u32,
 }
@@ -195,9 +246,14 @@ struct Back {
 impl Back {
     fn new(shared: &Arc<Shared>, start: u32) -> Self {
         let memory = Memory(shared.clone());
+        let words = Words(vec![Cell::new(0); 512]);
+        let journal = Journal::begin(words, 32, start);
+        let journal = journal.unwrap_or_else(|(error, _)| panic!("{error}"));
         Self {
             shared: shared.clone(),
-            ring: BackRing::new(memory, Abi::Native, start).unwrap(),
+            ring: BackRing::new(memory, journal, Abi::Native, start),
+            places: Vec::new(),
+            start,
             armed: 0,
             notified: 0,
         }
@@ -216,7 +272,10 @@ impl Back {
                 continue;
             }
             let index = self.ring.consumed();
-            let request = self.ring.take(&mut body).unwrap();
+            let place = self.ring.next_place().unwrap();
+            let request = self.ring.take(place, &mut body);
+            self.ring.note_taken();
+            self.places.push(place);
             assert_eq!(request.id, u64::from(index), "a request not yet written");
             assert_eq!((request.operation(), request.sector), (Operation::READ, 8));
             taken += 1;
@@ -228,8 +287,9 @@ impl Back {
 
     fn answer(&mut self, index: u32) {
         let id = u64::from(index);
+        let place = self.places[index.wrapping_sub(self.start) as usize];
         self.ring
-            .push_response(id, Operation::READ, RspStatus::OKAY);
+            .push_response(place, id, Operation::READ, RspStatus::OKAY);
         if self.ring.publish() {
             self.notified += 1;
             self.shared.to_front.notify();

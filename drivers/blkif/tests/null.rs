@@ -11,7 +11,7 @@ use spindle_block::{BlockController, NullController, NullQueue};
 use spindle_hw::DmaAlloc;
 use spindle_testkit::blkfront::{Blkfront, GuestPage, fill};
 use spindle_testkit::grants::{FakeEvents, FakeGrants};
-use spindle_testkit::mem::FakeBus;
+use spindle_testkit::mem::{FakeBus, journal};
 use spindle_xen::DomId;
 use spindle_xen::event::Port;
 
@@ -53,6 +53,7 @@ fn serves_zeroes(persistent: bool) {
             gate: Gate::members(1).remove(0),
             claims: None,
             losses: Default::default(),
+            journal: journal(&front.ring()),
         };
         let session = Box::new(Session::new(front.ring(), attachment).unwrap());
         let token = domain.into();

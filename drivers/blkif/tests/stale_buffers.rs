@@ -7,7 +7,7 @@ use spindle_block::{Command, DiskQueue, IoResult, SubmitError, Tag, Unit, Volume
 use spindle_hw::DmaAlloc;
 use spindle_testkit::blkfront::{Blkfront, fill};
 use spindle_testkit::grants::{FakeEvents, FakeGrants};
-use spindle_testkit::mem::FakeBus;
+use spindle_testkit::mem::{FakeBus, journal};
 use spindle_xen::DomId;
 use spindle_xen::event::Port;
 use std::collections::VecDeque;
@@ -75,6 +75,7 @@ fn what_a_disk_did_not_read_is_not_another_guests_data() {
                 gate: Gate::members(1).remove(0),
                 claims: None,
                 losses: Default::default(),
+                journal: journal(&front.ring()),
             };
             core.attach(Session::new(front.ring(), attachment).unwrap())
                 .unwrap();

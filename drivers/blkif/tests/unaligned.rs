@@ -13,7 +13,7 @@ use spindle_block::{Discard, IoError, Op, RamDisk};
 use spindle_hw::DmaAlloc;
 use spindle_testkit::blkfront::{Blkfront, GuestPage, fill};
 use spindle_testkit::grants::{FakeEvents, FakeGrants};
-use spindle_testkit::mem::FakeBus;
+use spindle_testkit::mem::{FakeBus, journal};
 use spindle_xen::DomId;
 use spindle_xen::event::Port;
 
@@ -310,6 +310,7 @@ impl Many {
                     gate,
                     claims: Some(Arc::clone(&claims)),
                     losses: Default::default(),
+                    journal: journal(&front.ring()),
                 };
                 let session = Session::new(front.ring(), attachment).unwrap();
                 let core = number % 2;

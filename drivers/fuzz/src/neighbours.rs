@@ -25,7 +25,7 @@ use spindle_hw::{Clock, DmaAlloc, SharedPages};
 use spindle_nvme::{Controller, QueuePair};
 use spindle_testkit::blkfront::Blkfront;
 use spindle_testkit::grants::{self, Call, FakeEvents, FakeGrants};
-use spindle_testkit::mem::{FakeBus, FakeClock};
+use spindle_testkit::mem::{FakeBus, FakeClock, journal};
 use spindle_testkit::nvme::{self, FakeNvme, NamespaceConfig};
 use spindle_xen::event::Port;
 use spindle_xen::grant::Status;
@@ -153,6 +153,7 @@ fn attach(
         gate: Gate::members(1).remove(0),
         claims: None,
         losses: Default::default(),
+        journal: journal(&front.ring()),
     };
     let session = Session::new(front.ring(), attachment).expect("the ring's size is right");
     let id = core.attach(session).expect("there is room");

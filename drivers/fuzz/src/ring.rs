@@ -12,7 +12,7 @@ use spindle_blkif::{Attachment, Config, Gate, RingCore, RingId, Session, Window}
 use spindle_hw::{DmaAlloc, SharedPages};
 use spindle_testkit::blkfront::{Blkfront, fill};
 use spindle_testkit::grants::{FakeEvents, FakeGrants};
-use spindle_testkit::mem::FakeBus;
+use spindle_testkit::mem::{FakeBus, journal};
 use spindle_xen::DomId;
 use spindle_xen::event::Port;
 use spindle_xen::grant::GrantRef;
@@ -185,6 +185,7 @@ impl<'g> Host<'g> {
             gate: Gate::members(1).remove(0),
             claims: None,
             losses: Default::default(),
+            journal: journal(&front.ring()),
         };
         let session = Session::new(front.ring(), attachment).expect("the ring's size is right");
         self.core.attach(session).expect("there is room")

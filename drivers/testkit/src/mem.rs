@@ -7,6 +7,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use spindle_hw::{BusMemory, Clock, DmaAlloc, PAGE_SIZE, SharedPages};
+use spindle_kept::{Journal, JournalPages};
 
 /// A bus: hands out pages with bus addresses and finds them again by address, as a device's DMA
 /// does.
@@ -16,6 +17,16 @@ pub struct FakeBus {
     next: Mutex<u64>,
     outstanding: AtomicUsize,
     limit: AtomicUsize,
+}
+
+/// Pages for the journal of a ring, of no kept memory in particular.
+#[must_use]
+pub fn journal(ring: &SharedPages) -> JournalPages {
+    let pages = Journal::pages_for(ring.len() / PAGE_SIZE);
+    JournalPages {
+        pages: SharedPages::host(pages, 0),
+        first: 0,
+    }
 }
 
 impl Default for FakeBus {

@@ -14,7 +14,7 @@ use spindle_xen::event::Port;
 
 use crate::blkfront::{Blkfront, GuestPage};
 use crate::grants::{FakeEvents, FakeGrants};
-use crate::mem::{FakeBus, FakeClock};
+use crate::mem::{FakeBus, FakeClock, journal};
 use crate::nvme::{self, Doorbells, FakeNvme, NamespaceConfig, Speed, TimedNvme};
 
 /// What a neighbour does, as often as its ring has room.
@@ -268,6 +268,7 @@ impl<'a> World<'a> {
             gate: Gate::members(1).remove(0),
             claims: None,
             losses: Default::default(),
+            journal: journal(&front.ring()),
         };
         let session = Session::new(front.ring(), attachment).expect("a session");
         self.core.attach(session).expect("a place");

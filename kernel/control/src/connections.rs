@@ -278,7 +278,7 @@ impl<H: Hypervisor> Devices<H> {
             } => {
                 let rings = self.rings;
                 if let Some((device, ring)) = self.take_ring(|r| r.token == token) {
-                    rings.close(&ring.mapped, &session.dismantle(rings.hypervisor.grants()));
+                    rings.close(&ring.mapped, session.dismantle(rings.hypervisor.grants()));
                     let refusal = Refusal::new(Errno::ENOSPC, error.to_string());
                     if matches!(device.phase, ConnectionPhase::Connecting) {
                         device.phase = ConnectionPhase::Refused(refusal);
@@ -292,7 +292,7 @@ impl<H: Hypervisor> Devices<H> {
             } => {
                 let rings = self.rings;
                 if let Some((_, ring)) = self.take_ring(|r| r.is_at(core, place)) {
-                    rings.close(&ring.mapped, &remains);
+                    rings.close(&ring.mapped, *remains);
                     cores.vacate(core);
                 }
             }

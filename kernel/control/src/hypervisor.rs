@@ -1,6 +1,7 @@
 //! What control needs of the hypervisor, of memory and of the clock.
 
 use spindle_hw::SharedPages;
+use spindle_kept::JournalPages;
 use spindle_xen::event::{Deadline, Port};
 use spindle_xen::grant::GrantOps;
 use spindle_xen::{DomId, Errno};
@@ -54,6 +55,12 @@ pub trait Hypervisor: Copy {
 
     /// Takes frames back, at which nothing may be mapped any more.
     fn free_frames(&self, pages: &SharedPages);
+
+    /// Pages for the journal of a ring; `None` if there are none left.
+    fn alloc_journal(&self, pages: usize) -> Option<JournalPages>;
+
+    /// Takes the pages of a journal back.
+    fn free_journal(&self, journal: JournalPages);
 
     /// Bytes of heap that are free, not necessarily in one block.
     fn heap_free(&self) -> usize;

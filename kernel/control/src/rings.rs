@@ -14,6 +14,7 @@ use spindle_blkif::{
 use spindle_block::Volume;
 use spindle_config::DataPath;
 use spindle_hw::{PAGE_SIZE, SharedPages};
+use spindle_kept::Journal;
 use spindle_xen::event::Port;
 use spindle_xen::grant::{GrantOps as _, MapOp, UnmapOp};
 use spindle_xen::xenbus::{QueueParams, Refusal, RingLayout};
@@ -110,13 +111,19 @@ impl<H: Hypervisor> RingMapper<H> {
         if need > left {
             return Err(no_memory(need, left));
         }
-        let no_room = || Refusal::new(Errno::ENOMEM, "no guest frames left to map grants at");
-        let pages = self
+        let journal = self
             .hypervisor
-            .alloc_frames(queue.refs.len())
-            .ok_or_else(no_room)?;
+            .alloc_journal(Journal::pages_for(queue.refs.len()))
+            .ok_or_else(|| no_memory(need, left))?;
+        let (pages, mapped) = match self.map_ring(domain, queue) {
+            Ok(ring) => ring,
+            Err(refusal) => {
+                self.hypervisor.free_journal(journal);
+                return Err(refusal);
+            }
+        };
         let mut mapped = Mapped {
-            pages: self.map(domain, queue, &pages)?,
+            pages: mapped,
             cache: None,
             bytes: need,
         };
@@ -125,6 +132,7 @@ impl<H: Hypervisor> RingMapper<H> {
             Ok(port) => port,
             Err(error) => {
                 self.unmap(&mapped.pages, &pages);
+                self.hypervisor.free_journal(journal);
                 let text = format!("cannot bind event-channel {}: {error}", queue.event_channel);
                 return Err(Refusal::new(error, text));
             }
@@ -141,6 +149,7 @@ impl<H: Hypervisor> RingMapper<H> {
         let window = cache.map(|cache| Window::new(cache.bus(), CACHED_GRANTS));
         let Ok(window) = window.transpose() else {
             self.let_go(&mapped, port, &pages, None);
+            self.hypervisor.free_journal(journal);
             return Err(no_memory(need, left));
         };
         // 0, but for a ring that is connected again: what was answered is not done twice.
@@ -157,14 +166,17 @@ impl<H: Hypervisor> RingMapper<H> {
             gate,
             claims: disk.claims,
             losses: disk.losses,
+            journal,
         };
         match Session::new(pages, attachment) {
             Ok(session) => Ok((session, mapped)),
             Err(unfit) => {
                 self.let_go(&mapped, port, &unfit.ring, unfit.window.as_ref());
+                self.hypervisor.free_journal(unfit.journal);
                 Err(match unfit.why {
                     // There is enough, but not in one piece.
                     Unusable::Memory(_) => no_memory(need, left),
+                    Unusable::Journal(error) => Refusal::new(Errno::EIO, error.to_string()),
                     Unusable::Ring(error) => Refusal::new(Errno::EINVAL, error.to_string()),
                 })
             }
@@ -172,9 +184,10 @@ impl<H: Hypervisor> RingMapper<H> {
     }
 
     /// Lets go of a ring that its core gave back.
-    pub(crate) fn close(self, mapped: &Mapped, detached: &Detached) {
+    pub(crate) fn close(self, mapped: &Mapped, detached: Detached) {
         let window = detached.window.as_ref();
         self.let_go(mapped, detached.port, &detached.ring, window);
+        self.hypervisor.free_journal(detached.journal);
     }
 
     fn let_go(self, mapped: &Mapped, port: Port, ring: &SharedPages, window: Option<&Window>) {
@@ -188,6 +201,19 @@ impl<H: Hypervisor> RingMapper<H> {
             Some(_) => error!("{lost} frames cannot be used again; their window is given up"),
             None => {}
         }
+    }
+
+    /// Finds frames for a frontend's ring and maps it there.
+    fn map_ring(
+        self,
+        domain: DomId,
+        queue: &QueueParams,
+    ) -> Result<(SharedPages, Vec<(u32, u64)>), Refusal> {
+        let no_room = || Refusal::new(Errno::ENOMEM, "no guest frames left to map grants at");
+        let pages = self.hypervisor.alloc_frames(queue.refs.len());
+        let pages = pages.ok_or_else(no_room)?;
+        let mapped = self.map(domain, queue, &pages)?;
+        Ok((pages, mapped))
     }
 
     /// Maps all pages or none.

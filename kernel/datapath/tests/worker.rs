@@ -13,7 +13,7 @@ use spindle_datapath::{Core, Events, Grants, Queue, RingWorker};
 use spindle_hw::DmaAlloc;
 use spindle_testkit::blkfront::Blkfront;
 use spindle_testkit::grants::{FakeEvents, FakeGrants};
-use spindle_testkit::mem::FakeBus;
+use spindle_testkit::mem::{FakeBus, journal};
 use spindle_xen::DomId;
 use spindle_xen::event::Port;
 
@@ -38,6 +38,7 @@ fn a_write_for_a_disk_without_a_queue_is_copied_refused_and_told_of() {
         gate: Gate::members(1).remove(0),
         claims: None,
         losses: Default::default(),
+        journal: journal(&front.ring()),
     };
     let session = Session::new(front.ring(), attachment).unwrap();
     let stats = Arc::<CoreStats>::default();

@@ -45,6 +45,9 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
             let place = self.place(turn);
             if let Some(Some(session)) = self.rings.get_mut(place) {
                 let ring = place as u16;
+                if let Some(at_work) = &self.at_work {
+                    at_work.begin(session.journal());
+                }
                 session.start_turn(now_ns);
                 if session.is_called() {
                     let notify = &self.notify;
@@ -81,6 +84,9 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
             }
         }
         self.unmap_idle();
+        if let Some(at_work) = &self.at_work {
+            at_work.end();
+        }
         let shared = self.used > 1;
         if shared {
             self.disks
@@ -93,7 +99,7 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
             }
             // Whatever waits behind what was answered, or for its memory, can go on now.
             work.more |= session.has_answered();
-            work.busy |= session.active() > 0 || session.is_called();
+            work.busy |= session.is_busy() || session.is_called();
             work.fault |= session.has_fault();
             if shared && let Some(disk) = self.disks.get_mut(session.volume().disk) {
                 disk.count(session, now_ns);
@@ -219,6 +225,9 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
             return;
         };
         let ring = place as u16;
+        if let Some(at_work) = &self.at_work {
+            at_work.begin(session.journal());
+        }
         session.finish_copies(&mut self.shared.pool);
         session.take_lists(&mut self.shared.pool);
         if session.has_aside() {

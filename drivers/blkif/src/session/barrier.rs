@@ -47,16 +47,18 @@ impl Session {
     /// all other cores if they are to look as well.
     #[cold]
     pub(crate) fn attend_barrier(&mut self, pool: &mut BufferPool, wake: impl FnMut(Port)) {
-        let active = self.active();
-        let (ring, stopped, mut halt) = (&mut self.ring, self.stopped, None);
+        let (active, redo) = (self.active(), self.redo.left());
+        let ended = self.closing || self.halt.is_some();
+        let (ring, mut halt) = (&mut self.ring, None);
         let Call { go, wake: all } = self.gate.attend(active, || {
-            if stopped {
-                return 0;
+            if ended {
+                return redo;
             }
-            ring.pending().unwrap_or_else(|error| {
+            let pending = ring.pending().unwrap_or_else(|error| {
                 halt = Some(error);
                 0
-            })
+            });
+            redo + pending
         });
         if let Some(halt) = halt {
             self.stop(halt);

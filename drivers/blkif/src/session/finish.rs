@@ -257,16 +257,15 @@ impl Session {
     fn answer(&mut self, index: u16, freed: Freed, status: RspStatus, now_ns: u64) {
         let latency = now_ns.saturating_sub(freed.taken_ns);
         self.stats.latency.count(latency >> LATENCY_SHIFT);
-        self.free.push(index);
-        self.respond(freed.id, freed.operation, status);
+        self.respond(index, freed.id, freed.operation, status);
     }
 
     #[inline(always)]
-    pub(super) fn respond(&mut self, id: u64, operation: Operation, status: RspStatus) {
+    pub(super) fn respond(&mut self, index: u16, id: u64, operation: Operation, status: RspStatus) {
         if status != RspStatus::OKAY {
             self.stats.errors.add(1);
         }
-        self.ring.push_response(id, operation, status);
+        self.ring.push_response(index, id, operation, status);
     }
 
     /// Lets go of a request's memory.

@@ -12,8 +12,8 @@ use crate::cache::GrantCache;
 use crate::request::{List, Reject, Request};
 
 /// What became of the next request of the ring.
-enum Taken {
-    /// There is none, or no slot for it; or it is a barrier, after which nothing is taken.
+pub(super) enum Taken {
+    /// It is a barrier, after which nothing is taken.
     Nothing,
     /// It was answered, or is with the disk already.
     Settled,
@@ -24,7 +24,7 @@ enum Taken {
 /// What an intake counts, written to the ring's counters once at its end: of reads, then of
 /// writes, as their operations are numbered.
 #[derive(Default)]
-struct Tally {
+pub(super) struct Tally {
     requests: [u64; 2],
     sectors: [u64; 2],
 }
@@ -52,7 +52,7 @@ impl Session {
         // One that takes nothing any more waits for no credit.
         self.throttled = false;
         if self.stopped {
-            return 0;
+            return self.take_again(budget);
         }
         let waiting = match self.ring.pending() {
             Ok(0) => return 0,
@@ -101,37 +101,43 @@ impl Session {
                 }
             }
         }
+        self.ring.note_taken();
         let taken = self.ring.consumed().wrapping_sub(start);
+        self.note_intake(taken, &tally);
+        taken
+    }
+
+    /// Counts what an intake has taken.
+    #[inline(always)]
+    pub(super) fn note_intake(&mut self, taken: u32, tally: &Tally) {
         self.gate.took(taken);
         self.stats.batches.count(taken.into());
         let Tally {
             requests: [reads, writes],
             sectors: [read, written],
-        } = tally;
+        } = *tally;
         self.stats.reads.add(reads);
         self.stats.writes.add(writes);
         self.stats.sectors_read.add(read);
         self.stats.sectors_written.add(written);
-        self.stats.in_flight_peak.raise(self.active() as u64);
-        taken
+        self.stats.in_flight_peak.raise(self.ring.taken().into());
     }
 
     /// How many of `waiting` requests the ring has the credit for, at a page each, beside those in
     /// line.
     #[inline]
-    fn affordable(&mut self, waiting: u32) -> u32 {
+    pub(super) fn affordable(&mut self, waiting: u32) -> u32 {
         let most = self.ledger.credit().saturating_sub(self.line.len() as u32);
         self.throttled = most < waiting;
         waiting.min(most)
     }
 
-    /// Copies the next request out of the ring into a slot, which is still free; `None` if there
-    /// is none, or no slot for it.
+    /// Copies the next request out of the ring into a slot; `None` if there is none.
     #[inline(always)]
     fn take_next(&mut self) -> Option<u16> {
-        let index = self.free.last()?;
+        let index = self.ring.next_place()?;
         let slot = &mut self.slots[usize::from(index)];
-        slot.raw = self.ring.take(&mut slot.body)?;
+        slot.raw = self.ring.take(index, &mut slot.body);
         Some(index)
     }
 
@@ -154,15 +160,12 @@ impl Session {
             if sent == most {
                 break None;
             }
-            let Some(index) = self.free.last() else {
+            let Some(index) = self.ring.next_place() else {
                 break None;
             };
             let slot = &mut self.slots[usize::from(index)];
-            let Some(raw) = self.ring.take(&mut slot.body) else {
-                break None;
-            };
             // Here, so that nothing of it has to be kept elsewhere until it is sent.
-            slot.raw = raw;
+            slot.raw = self.ring.take(index, &mut slot.body);
             let tag = tag(ring, index);
             let Some(sectors) = send_page(slot, &extent, unit, cache, queue, tag) else {
                 break Some(index);
@@ -170,7 +173,6 @@ impl Session {
             slot.taken_ns = self.now_ns;
             slot.state = State::OnePage;
             tally.count(slot.raw.operation(), sectors);
-            self.free.pop();
             sent += 1;
         };
         self.ledger.sent_pages(sent);
@@ -180,7 +182,7 @@ impl Session {
     /// Takes the request in slot `index`, which [`Session::take_next`] or [`Session::send_pages`]
     /// put there.
     #[inline(always)]
-    fn accept(&mut self, index: u16, tally: &mut Tally) -> Taken {
+    pub(super) fn accept(&mut self, index: u16, tally: &mut Tally) -> Taken {
         let slot = &mut self.slots[usize::from(index)];
         let raw = slot.raw;
         let op = match raw.operation() {
@@ -191,7 +193,6 @@ impl Session {
         match Request::transfer(op, &raw, &slot.body, &self.volume.extent()) {
             Ok(request) => {
                 tally.count(raw.operation(), request.sectors);
-                self.free.pop();
                 self.ledger.keep();
                 self.progress[usize::from(index)] = Progress::default();
                 slot.taken_ns = self.now_ns;
@@ -213,15 +214,21 @@ impl Session {
                 Taken::Slot(index)
             }
             Err(reject) => {
-                self.respond(raw.id, raw.operation(), reject.status());
+                self.respond_now(index, raw.id, raw.operation(), reject.status());
                 Taken::Settled
             }
         }
     }
 
+    /// Answers a request that was just taken.
+    #[cold]
+    fn respond_now(&mut self, index: u16, id: u64, operation: Operation, status: RspStatus) {
+        self.ring.note_taken();
+        self.respond(index, id, operation, status);
+    }
+
     /// Takes slot `index` for a request that is in it.
     fn keep(&mut self, index: u16, request: &Request) {
-        self.free.pop();
         self.ledger.keep();
         self.progress[usize::from(index)] = Progress::of(request.blocks);
         let slot = &mut self.slots[usize::from(index)];
@@ -261,7 +268,7 @@ impl Session {
         let request = match request {
             Ok(request) => request,
             Err(reject) => {
-                self.respond(raw.id, raw.operation(), reject.status());
+                self.respond_now(index, raw.id, raw.operation(), reject.status());
                 return Taken::Settled;
             }
         };
@@ -271,14 +278,14 @@ impl Session {
             let sectors = own.unwrap_or(request.sectors);
             self.stats.sectors_written.add(sectors.into());
             if !barrier && !self.volume.write_cache {
-                self.respond(raw.id, raw.operation(), RspStatus::OKAY);
+                self.respond_now(index, raw.id, raw.operation(), RspStatus::OKAY);
                 return Taken::Settled;
             }
         } else if raw.operation() == Operation::DISCARD {
             self.stats.discards.add(1);
             if request.blocks == 0 {
                 // No more than advice, of which nothing is left.
-                self.respond(raw.id, raw.operation(), RspStatus::OKAY);
+                self.respond_now(index, raw.id, raw.operation(), RspStatus::OKAY);
                 return Taken::Settled;
             }
         }
@@ -296,7 +303,6 @@ impl Session {
         let raw = self.slots[usize::from(index)].raw;
         match List::new(&raw, &self.volume, self.indirect) {
             Ok(list) => {
-                self.free.pop();
                 self.ledger.keep();
                 self.progress[usize::from(index)] = Progress::default();
                 let slot = &mut self.slots[usize::from(index)];
@@ -305,7 +311,7 @@ impl Session {
                 Taken::Slot(index)
             }
             Err(reject) => {
-                self.respond(raw.id, raw.answered(), reject.status());
+                self.respond_now(index, raw.id, raw.answered(), reject.status());
                 Taken::Settled
             }
         }

@@ -29,6 +29,12 @@ impl Counter {
     }
 }
 
+impl From<u64> for Counter {
+    fn from(value: u64) -> Self {
+        Self(AtomicU64::new(value))
+    }
+}
+
 /// Counts of values by powers of two: place 0 counts zeroes, place `i` the values from
 /// `2^(i - 1)` up to `2^i`, the last place everything beyond.
 #[derive(Debug)]
@@ -37,6 +43,12 @@ pub struct Histogram<const N: usize>([Counter; N]);
 impl<const N: usize> Default for Histogram<N> {
     fn default() -> Self {
         Self(core::array::from_fn(|_| Counter::default()))
+    }
+}
+
+impl<const N: usize> From<Counts<N>> for Histogram<N> {
+    fn from(counts: Counts<N>) -> Self {
+        Self(counts.0.map(Counter::from))
     }
 }
 

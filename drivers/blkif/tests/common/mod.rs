@@ -19,7 +19,7 @@ use spindle_block::{
 use spindle_hw::DmaAlloc;
 use spindle_testkit::blkfront::{Answer, Blkfront};
 use spindle_testkit::grants::{FakeEvents, FakeGrants};
-use spindle_testkit::mem::FakeBus;
+use spindle_testkit::mem::{FakeBus, journal};
 use spindle_xen::DomId;
 use spindle_xen::event::Port;
 
@@ -378,6 +378,7 @@ impl Rig {
             gate: Gate::members(1).remove(0),
             claims: self.claims.clone(),
             losses: self.losses.clone().unwrap_or_default(),
+            journal: journal(&front.ring()),
         };
         (attachment, front)
     }

@@ -10,7 +10,7 @@ use spindle_hw::DmaAlloc;
 use spindle_nvme::{Controller, QueuePair};
 use spindle_testkit::blkfront::Blkfront;
 use spindle_testkit::grants::{FakeEvents, FakeGrants};
-use spindle_testkit::mem::{FakeBus, FakeClock};
+use spindle_testkit::mem::{FakeBus, FakeClock, journal};
 use spindle_testkit::nvme::{self, FakeNvme};
 use spindle_xen::DomId;
 use spindle_xen::event::Port;
@@ -79,6 +79,7 @@ impl OnNvme {
             gate: Gate::members(1).remove(0),
             claims: None,
             losses: Default::default(),
+            journal: journal(&front.ring()),
         };
         let session = Session::new(front.ring(), attachment).unwrap();
         self.core.attach(session).unwrap();

@@ -9,7 +9,7 @@ use spindle_blkif::{Attachment, Config, Gate, RingCore, Session, Window};
 use spindle_block::DiskOptions;
 use spindle_hw::SharedPages;
 use spindle_nvme::{Controller, QueuePair};
-use spindle_testkit::mem::{FakeBus, FakeClock};
+use spindle_testkit::mem::{FakeBus, FakeClock, journal};
 use spindle_testkit::nvme::{self, Doorbells, FakeNvme, NamespaceConfig, NullNvme};
 use spindle_xen::event::{Notify, Port};
 use spindle_xen::grant::{CopyOp, GrantOps, MapOp, Status, UnmapOp};
@@ -142,6 +142,7 @@ impl Lane {
             gate: Gate::members(1).remove(0),
             claims: None,
             losses: Default::default(),
+            journal: journal(&ring),
         };
         let session = Session::new(ring.alias(), attachment).expect("a session");
         let buffers = SharedPages::host(256, 1 << 32);

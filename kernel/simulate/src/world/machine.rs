@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use spindle_blkif::worker::Worker;
 use spindle_control::{Hypervisor, run_core};
 use spindle_hw::{Clock, PAGE_SIZE, SharedPages};
+use spindle_kept::JournalPages;
 use spindle_testkit::grants::FakeGrants;
 use spindle_testkit::mem::FakeBus;
 use spindle_xen::event::{Deadline, Notify, Port};
@@ -414,6 +415,18 @@ impl Hypervisor for Cpu {
             "frames are given back with a grant mapped"
         );
         FREE.lock().unwrap().entry(count).or_default().push(run);
+    }
+
+    fn alloc_journal(&self, pages: usize) -> Option<JournalPages> {
+        let free = FREE.lock().unwrap().get_mut(&pages).and_then(Vec::pop);
+        let pages = free.unwrap_or_else(|| SharedPages::host(pages, 0));
+        Some(JournalPages { pages, first: 0 })
+    }
+
+    fn free_journal(&self, journal: JournalPages) {
+        let count = journal.pages.len() / PAGE_SIZE;
+        let mut free = FREE.lock().unwrap();
+        free.entry(count).or_default().push(journal.pages);
     }
 
     fn heap_free(&self) -> usize {
