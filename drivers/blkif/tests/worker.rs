@@ -34,6 +34,11 @@ const POLL_NS: u64 = 1000;
 impl Desk {
     /// A worker with place for `rings`, and sessions for as many frontends.
     fn new(rings: usize, fronts: u16) -> (Self, Vec<(Order, Blkfront<'static>)>) {
+        Self::make(rings, fronts, false)
+    }
+
+    /// The same, which may not use its disk yet if it is held.
+    fn make(rings: usize, fronts: u16, held: bool) -> (Self, Vec<(Order, Blkfront<'static>)>) {
         let config = Config {
             rings,
             ..Config::default()
@@ -58,6 +63,9 @@ impl Desk {
             )
         };
         let fronts = (1..=fronts).map(attach).collect();
+        if held {
+            rig.core.hold();
+        }
         let link = Arc::new(Link::default());
         let stats = Arc::<CoreStats>::default();
         let poll = PollTime::For(POLL_NS);
@@ -126,6 +134,27 @@ fn a_ring_whose_disk_has_grown_takes_requests_for_the_new_part() {
         desk.turn();
         assert_all(&front.answers(), 1, status);
     }
+}
+
+#[test]
+fn a_core_that_is_held_rests_and_serves_its_rings_once_it_is_told_to_begin() {
+    let (mut desk, mut fronts) = Desk::make(4, 1, true);
+    let (order, mut front) = fronts.pop().unwrap();
+    desk.attach(order);
+    read(&mut front);
+    let mut next = desk.turn();
+    for _ in 0..20 {
+        next = desk.turn();
+    }
+    assert!(matches!(next, Next::Rest(_)), "{next:?}");
+    assert!(desk.worker.listen(), "a request keeps it awake");
+    assert_all(&front.answers(), 0, RspStatus::OKAY);
+    desk.link.orders.put(Order::Begin(0)).unwrap();
+    desk.turn();
+    assert!(!desk.worker.listen(), "it has something to do");
+    desk.turn();
+    desk.turn();
+    assert_all(&front.answers(), 1, RspStatus::OKAY);
 }
 
 #[test]

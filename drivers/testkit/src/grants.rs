@@ -192,6 +192,15 @@ impl<'b> FakeGrants<'b> {
         self.state.lock().unwrap().mappings.len()
     }
 
+    /// Undoes all mappings, as a kernel does with those of its former life: says how many.
+    pub fn sweep(&self) -> usize {
+        let mappings = std::mem::take(&mut self.state.lock().unwrap().mappings);
+        for mapping in mappings.values() {
+            self.bus.remove(mapping.at);
+        }
+        mappings.len()
+    }
+
     /// Where grants are mapped.
     #[must_use]
     pub fn mapped_at(&self) -> Vec<u64> {

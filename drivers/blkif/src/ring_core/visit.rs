@@ -74,6 +74,9 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
                 }
             }
         }
+        if let Some(at_work) = &self.at_work {
+            at_work.end();
+        }
         if waiting {
             work.more |= self.serve_waiting();
         }
@@ -84,9 +87,6 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
             }
         }
         self.unmap_idle();
-        if let Some(at_work) = &self.at_work {
-            at_work.end();
-        }
         let shared = self.used > 1;
         if shared {
             self.disks
@@ -213,6 +213,9 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
         }
         for turn in 0..self.used {
             self.submit(self.place(turn));
+        }
+        if let Some(at_work) = &self.at_work {
+            at_work.end();
         }
         // Those that others were in front of when their place came, but are no longer.
         let mut disks = self.disks.iter();
