@@ -113,7 +113,7 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
                     if command_set != NVM_COMMAND_SET {
                         return Ok(Err(NamespaceError::CommandSet(command_set)));
                     }
-                    namespace.uuid = descriptors.uuid();
+                    (namespace.uuid, namespace.described) = (descriptors.uuid(), true);
                 }
                 // It has other names as well.
                 Err(Error::Command { .. }) => {}

@@ -176,8 +176,8 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
 
     /// Looks at the namespaces `ids` and notes what has changed.
     ///
-    /// One that the controller does not describe just then stays as it is known, and is looked at
-    /// again later. One that is being formatted is removed: what comes of it has nothing of the old
+    /// One that the controller does not describe just then, or not by its UUID, stays as it is known, and
+    /// is looked at again later. One that is being formatted is removed: what comes of it has nothing of the old
     /// one, perhaps not even the size of its blocks. One that was removed is not looked at before
     /// nothing of it is under way; one that is new, not before it has been reported that the controller
     /// is another one, if it is.
@@ -237,12 +237,17 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
             match (place, found) {
                 (Some(place), Some(mut found)) => {
                     let known = &mut self.namespaces[place];
-                    // One that cannot be read now is still known.
-                    found.uuid = found.uuid.or(known.uuid);
+                    let is_same = known.is_same(&found);
+                    if known.uuid.is_some() && !found.described {
+                        // It is still known, and may be another's by now.
+                        (found.uuid, found.described) = (known.uuid, true);
+                        self.unsure.push(id);
+                        self.unsure_since = Some(self.clock.now_ns());
+                    }
                     let known = core::mem::replace(known, found);
                     if known.block_shift != found.block_shift {
                         self.remove(id, Removal::Formatted(found.block_shift), changes);
-                    } else if !known.is_same(&found) {
+                    } else if !is_same {
                         self.remove(id, Removal::Replaced, changes);
                     } else if known.blocks != found.blocks {
                         let sectors = found.sectors();

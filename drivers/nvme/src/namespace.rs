@@ -63,6 +63,8 @@ pub struct Namespace {
     pub nguid: Option<[u8; 16]>,
     /// UUID, if it has one.
     pub uuid: Option<[u8; 16]>,
+    /// Whether that could be read.
+    pub(crate) described: bool,
 }
 
 /// NSFEAT bit 1: NAWUPF is given.
@@ -115,13 +117,15 @@ impl Namespace {
             eui64: Some(data.eui64).filter(|id| *id != [0; 8]),
             nguid: Some(data.nguid).filter(|id| *id != [0; 16]),
             uuid: None,
+            described: false,
         }))
     }
 
-    /// Whether it may be the one that was `found` later: no name of it has changed. A UUID may be
-    /// missing because it could not be read.
+    /// Whether it may be the one that was `found` later: no name of it that could be read both times
+    /// has changed.
     pub(crate) fn is_same(&self, found: &Self) -> bool {
-        let uuid = self.uuid.zip(found.uuid).is_none_or(|(a, b)| a == b);
+        let read = self.described && found.described;
+        let uuid = !read || self.uuid == found.uuid;
         uuid && (self.eui64, self.nguid) == (found.eui64, found.nguid)
     }
 

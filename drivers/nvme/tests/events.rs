@@ -67,6 +67,30 @@ fn a_uuid_that_cannot_be_read_again_is_still_known() {
     rig.obeyed();
 }
 
+/// Nothing else names it: whoever has it must not go on with another one for long.
+#[test]
+fn one_whose_uuid_could_not_be_read_just_then_is_told_from_another_later() {
+    for uuid in [[0x33; 16], [0; 16]] {
+        let mut namespace = NamespaceConfig::new(1, 2048, 9);
+        namespace.uuid = [0x22; 16];
+        let rig = Rig::new(Config {
+            namespaces: vec![namespace],
+            ..Config::default()
+        });
+        let mut controller = rig.start().unwrap();
+        // Identification Descriptors.
+        rig.disk.arm(Fault::FailIdentify(3, 0x0006));
+        rig.disk.replace_uuid(1, uuid);
+        assert_eq!(controller.attend().changes, []);
+        rig.clock.advance(6_000_000_000);
+        let seen = changes(&mut controller);
+        assert_eq!(seen, [removed(1, Removal::Replaced), Change::Added(1)]);
+        let known = Some(uuid).filter(|uuid| *uuid != [0; 16]);
+        assert_eq!(controller.namespaces()[0].uuid, known);
+        rig.obeyed();
+    }
+}
+
 fn removed(id: u32, reason: Removal) -> Change {
     Change::Removed { id, reason }
 }

@@ -418,6 +418,15 @@ impl FakeNvme {
         self.raise(0x04_0002);
     }
 
+    /// The same for one that is known by its UUID, all zeroes if it has none.
+    pub fn replace_uuid(&self, id: u32, uuid: [u8; 16]) {
+        if let Some(store) = self.0.store(id) {
+            store.replace_uuid(uuid);
+        }
+        self.0.control.lock().unwrap().changed.push(id);
+        self.raise(0x04_0002);
+    }
+
     /// Sends an event with this doubleword 0, as soon as the driver asks for one.
     pub fn raise(&self, event: u32) {
         let mut control = self.0.control.lock().unwrap();

@@ -73,12 +73,12 @@ impl Shared {
     /// Namespace Identification Descriptors.
     fn descriptors(&self, id: u32) -> Result<Vec<u8>, Status> {
         let store = self.store(id).ok_or(Status::INVALID_FIELD)?;
-        let (config, nguid) = (&store.config, store.nguid());
+        let (config, nguid, uuid) = (&store.config, store.nguid(), store.uuid());
         let command_set = [config.command_set];
         let ids: [(u8, &[u8]); 4] = [
             (1, &config.eui64),
             (2, &nguid),
-            (3, &config.uuid),
+            (3, &uuid),
             (4, &command_set),
         ];
         let mut page = Vec::new();

@@ -17,6 +17,7 @@ pub(super) struct Store {
     /// The same when a driver last asked.
     known_shift: AtomicU8,
     nguid: Mutex<[u8; 16]>,
+    uuid: Mutex<[u8; 16]>,
     blocks: Mutex<Blocks>,
 }
 
@@ -45,6 +46,7 @@ impl Store {
             shift: AtomicU8::new(config.block_shift),
             known_shift: AtomicU8::new(config.block_shift),
             nguid: Mutex::new(config.nguid),
+            uuid: Mutex::new(config.uuid),
             blocks: Mutex::new(Blocks {
                 data: vec![0; bytes as usize],
                 stale: BTreeMap::new(),
@@ -75,6 +77,16 @@ impl Store {
     /// Makes it another one, with this NGUID.
     pub(super) fn replace(&self, nguid: [u8; 16]) {
         *self.nguid.lock().unwrap() = nguid;
+    }
+
+    /// Its UUID now.
+    pub(super) fn uuid(&self) -> [u8; 16] {
+        *self.uuid.lock().unwrap()
+    }
+
+    /// Makes it another one, with this UUID.
+    pub(super) fn replace_uuid(&self, uuid: [u8; 16]) {
+        *self.uuid.lock().unwrap() = uuid;
     }
 
     /// log2 of the size of its blocks now.
