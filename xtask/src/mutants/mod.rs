@@ -4,7 +4,7 @@
 //! cargo-mutants names the mutants; the crate `schemata` builds a crate ([`crates`]) with all of them once
 //! and switches one after the other on ([`engine`]). They are made in a copy of the sources ([`copy`]),
 //! never in the work tree, of all the code or of what a change touches ([`change`]), or a sample
-//! ([`sample`]). [`outcome`] counts what was found and judges it. What it says of a crate all of whose
+//! ([`sample`]). [`outcome`] counts what was found, and [`report`] prints and judges it. What it says of a crate all of whose
 //! mutants were tried, or of a sample of them, is kept, and shown by a page of the results ([`page`]).
 
 mod change;
@@ -14,6 +14,7 @@ mod engine;
 mod listed;
 mod outcome;
 mod page;
+mod report;
 mod sample;
 
 use std::path::PathBuf;
@@ -25,7 +26,8 @@ use xshell::Shell;
 use self::change::Change;
 use self::crates::{Tested, choose};
 use self::listed::Listed;
-use self::outcome::{Extent, Report};
+use self::outcome::Extent;
+use self::report::Report;
 use self::sample::{Part, Sample};
 use crate::{freshness, fuzz, root, tools, ui};
 
