@@ -291,3 +291,30 @@ fn the_shim_is_not_used_with_a_xen_that_it_does_not_know() {
     let notes = Plan::new(&mut host, &wanted(Route::Pvh), None).expect("a plan");
     assert!(notes.notes[0].contains("does not say which this is"));
 }
+
+#[test]
+fn it_is_created_once_it_says_that_it_is_ready_and_not_before() {
+    let mut host = Fake::with_nvme("nvme");
+    host.fate = Fate::Hangs;
+    let home = "/local/domain/3/data/spindle";
+    let disk = "nvme0n1 2048 512 w model";
+    let second = Duration::from_secs(1);
+    for (path, value) in [("version", "0.1.0 abcdef"), ("disks", disk)] {
+        host.store_later(second, &format!("{home}/{path}"), value);
+    }
+    host.store_later(5 * second, &format!("{home}/ready"), "1");
+    let spindle = run(&mut host, Route::Pvh).expect("created");
+    assert!(spindle.ready);
+}
+
+#[test]
+fn each_step_is_said_also_where_what_it_does_is_done_already() {
+    for driver in ["nvme", "pciback"] {
+        let mut host = Fake::with_nvme(driver);
+        let plan = Plan::new(&mut host, &wanted(Route::Pvh), None).expect("a plan");
+        let mut said = 0;
+        let mut say = |_: &str| said += 1;
+        create(&mut host, &plan, PATIENCE, Failing::Undo, &mut say).expect("created");
+        assert_eq!(said, plan.steps.len(), "{driver}");
+    }
+}

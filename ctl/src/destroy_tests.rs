@@ -170,7 +170,7 @@ fn a_disk_that_guests_still_have_stays_away_from_dom0_unless_they_go() {
     let guest = host.add_guest("web", id);
     let force = Destroy { force: true, ..RUN };
     let text = format!("{:#}", attempt(&mut host, &force).expect_err("it is used"));
-    for word in ["web (xvda)", "spindle has ended", "--keep-disk"] {
+    for word in ["web (xvda)", BDF, "spindle has ended", "--keep-disk"] {
         assert!(text.contains(word), "{text}");
     }
     assert_eq!(

@@ -247,6 +247,12 @@ impl Fake {
         self.state.store.insert(path.into(), value.into());
     }
 
+    /// Puts a node into xenstore after so much time.
+    pub(crate) fn store_later(&mut self, after: Duration, path: &str, value: &str) {
+        let call = Call::change("xenstore-write", [path, value]);
+        self.pending.push((self.now + after, call));
+    }
+
     /// Has call number `call`, counted from here on, go wrong.
     pub(crate) fn fail(&mut self, call: usize, how: Failure) {
         if self.failures.is_empty() {

@@ -274,7 +274,7 @@ fn disks(host: &mut impl Host, backends: &Nodes, own: &Nodes) -> Result<Vec<Disk
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fake::{Failure, Fake};
+    use crate::fake::{Failure, Fake, Made};
 
     #[test]
     fn a_spindle_is_read_with_its_targets_disks_and_cores() {
@@ -345,15 +345,21 @@ mod tests {
             clean.store(&format!("/local/domain/{path}"), "other");
         }
         Spindle::all(&mut clean).expect("xenstore");
-        let looks = clean.calls.iter().map(|call| call.text.as_str());
-        let at = looks
-            .enumerate()
-            .find(|(_, text)| *text == "xenstore-ls -f /local/domain/4/data/spindle");
+        let at_of = |host: &Fake| {
+            let looked = |call: &Made| call.text == "xenstore-ls -f /local/domain/4/data/spindle";
+            host.calls.iter().position(looked).expect("it was read")
+        };
         let mut host = clean.clone();
-        host.fail(at.expect("it was read").0, Failure::Before);
+        host.fail(at_of(&clean), Failure::Before);
         let all = Spindle::all(&mut host).expect("xenstore");
         let seen: Vec<_> = all.iter().map(|s| (s.name.as_str(), s.readable)).collect();
         assert_eq!(seen, [("spindle", true), ("other", false)]);
+        // A guest that writes such a node is no Spindle (libxl makes the other one, out of its reach).
+        let mut host = clean.clone();
+        host.state.store.remove("/local/domain/4/libxl");
+        host.fail(at_of(&clean), Failure::Before);
+        let all = Spindle::all(&mut host).expect("xenstore");
+        assert_eq!(all.len(), 1);
     }
 
     #[test]
