@@ -120,7 +120,7 @@ impl Ends {
     /// domain neither had a triple fault nor crashed.
     pub(crate) fn explain(&self, why: &str) -> Option<String> {
         let found = self.found();
-        if found.others || why.contains(REPORTED) {
+        if found.others || why.contains(REPORTED) || self.read("guest-").contains(REPORTED) {
             return None;
         }
         let end = found.guests.iter().find(|end| !end.early)?;
@@ -128,25 +128,23 @@ impl Ends {
     }
 
     fn found(&self) -> Found {
-        let read = |path: &Path| {
-            let text = fs::read(path).unwrap_or_default();
-            String::from_utf8_lossy(&text).into_owned()
-        };
         let log = fs::read(self.logs.join(console::LOG)).unwrap_or_default();
         let log = log.get(self.from.get()..).unwrap_or_default();
-        let mut xl = String::new();
+        let log = String::from_utf8_lossy(log);
+        let early = self.early.borrow();
+        find(&log, &self.read("xl-"), &self.read(GUESTS), &early)
+    }
+
+    /// The logs whose names begin like this, one behind the other.
+    fn read(&self, name: &str) -> String {
+        let mut text = String::new();
         for entry in fs::read_dir(&self.logs).into_iter().flatten().flatten() {
-            if entry.file_name().to_string_lossy().starts_with("xl-") {
-                xl += &read(&entry.path());
+            if entry.file_name().to_string_lossy().starts_with(name) {
+                let log = fs::read(entry.path()).unwrap_or_default();
+                text += &String::from_utf8_lossy(&log);
             }
         }
-        let guests = read(&self.logs.join(GUESTS));
-        find(
-            &String::from_utf8_lossy(log),
-            &xl,
-            &guests,
-            &self.early.borrow(),
-        )
+        text
     }
 }
 
@@ -276,6 +274,11 @@ mod tests {
         let logs = Logs::new("reported", &fault(7, 1), XL);
         let why = "guest checker: %% fail fio: verify";
         assert_eq!(logs.ends().explain(why), None);
+        // It has, but the scenario waited for the other one.
+        assert!(logs.ends().explain("no end").is_some());
+        let console = "%% ready\r\n%% fail fio: verify\r\n";
+        fs::write(logs.0.join("guest-checker.log"), console).expect("written");
+        assert_eq!(logs.ends().explain("no end"), None);
     }
 
     #[test]

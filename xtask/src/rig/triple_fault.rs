@@ -11,7 +11,7 @@ const STATE_LINES: usize = 24;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Domain(pub(super) u32);
 
-/// The domain and the vCPU of a line that tells of a triple fault: `(XEN) d7v1 Triple fault ...`.
+/// The domain and the vCPU of the first line about a triple fault: `(XEN) d7v1 Triple fault ...`.
 pub(super) fn faulted(line: &str) -> Option<(Domain, &str)> {
     let (before, _) = line.split_once(FAULT)?;
     let vcpu = before.split_whitespace().next_back()?;

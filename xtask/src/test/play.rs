@@ -8,7 +8,7 @@ use crate::scenario::{Scenario, Verdict};
 use crate::tally::Tally;
 use crate::ui;
 
-/// What came of a scenario, with all its tries.
+/// How a scenario went, with all its tries.
 pub(super) struct Run {
     /// How the last one ended.
     pub(super) verdict: Verdict,
