@@ -16,9 +16,12 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
-pub mod journal;
+#[cfg(test)]
+extern crate std;
 
 mod at_work;
+pub mod death;
+pub mod journal;
 
 pub use at_work::AtWork;
 pub use journal::{Journal, JournalPages};

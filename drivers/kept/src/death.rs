@@ -1,0 +1,321 @@
+//! How lives of the kernel ended: a page of records, of which each is checked when it is read, and
+//! the rule by which a domain that keeps dying is ended.
+
+use core::fmt;
+use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+
+use spindle_hw::SharedPages;
+use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
+
+/// Bytes of a message that are kept.
+pub const MESSAGE_MAX: usize = 256;
+/// Return addresses that are kept.
+pub const TRACE_MAX: usize = 24;
+
+/// So many deaths within [`WINDOW_NS`] end the domain, unless a life between them has served.
+const UNFINISHED_MAX: usize = 5;
+/// So many end it whatever was between them: as many as are kept.
+const ANY_MAX: usize = PLACES;
+/// A minute.
+const WINDOW_NS: u64 = 60_000_000_000;
+
+/// Records in the page, the oldest of which is overwritten.
+const PLACES: usize = 7;
+const RECORD: usize = 512;
+/// Words in front of the records: magic number with version, the life, the life that has served.
+const MAGIC_AT: usize = 0;
+const LIFE_AT: usize = 8;
+const SERVED_AT: usize = 16;
+const MAGIC: u64 = u64::from_le_bytes(*b"SPINDL\x01\0");
+
+/// What ended a life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(transparent)]
+pub struct Cause(pub u32);
+
+impl Cause {
+    /// A check of the kernel's own failed, or it ran out of memory.
+    pub const PANIC: Self = Self(1);
+    /// The processor raised an exception.
+    pub const EXCEPTION: Self = Self(2);
+    /// A non-maskable interrupt that was asked for, as by `xl trigger DOMAIN nmi`.
+    pub const NMI: Self = Self(3);
+    /// A core did not turn any more.
+    pub const HANG: Self = Self(4);
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match *self {
+            Self::PANIC => "panic",
+            Self::EXCEPTION => "exception",
+            Self::NMI => "NMI",
+            Self::HANG => "hang",
+            _ => "unknown cause",
+        })
+    }
+}
+
+/// How one life ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Death {
+    /// What ended it.
+    pub cause: Cause,
+    /// The core that died.
+    pub core: u32,
+    /// Nanoseconds from the life's start to its end.
+    pub uptime_ns: u64,
+    /// The end, on the clock that all lives of a domain share.
+    pub at_ns: u64,
+    /// The ring that the core was serving; 0 for none.
+    pub ring: u64,
+    /// What the kernel said, cut off where it is longer than what is kept.
+    pub message: heapless::String<MESSAGE_MAX>,
+    /// Where it was: the return addresses, innermost first.
+    pub trace: heapless::Vec<u64, TRACE_MAX>,
+}
+
+/// A [`Death`] in memory.
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+struct DeathRecord {
+    /// Of all that follows, so that a record that was cut off is none.
+    checksum: u64,
+    /// The life that ended, 1 for the first.
+    life: u64,
+    uptime_ns: u64,
+    at_ns: u64,
+    ring: u64,
+    cause: Cause,
+    core: u32,
+    served: u32,
+    message_len: u16,
+    trace_len: u16,
+    reserved: u64,
+    message: [u8; MESSAGE_MAX],
+    trace: [u64; TRACE_MAX],
+}
+const _: () = assert!(size_of::<DeathRecord>() == RECORD);
+const _: () = assert!((PLACES + 1) * RECORD == 4096);
+
+impl DeathRecord {
+    fn sum(&self) -> u64 {
+        // FNV-1a, which any cut and any single changed byte shows in.
+        let bytes = self.as_bytes().iter().skip(size_of::<u64>());
+        bytes.fold(0xcbf2_9ce4_8422_2325, |sum: u64, byte| {
+            (sum ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
+        })
+    }
+
+    fn death(&self) -> Option<Death> {
+        let message = self.message.get(..self.message_len.into())?;
+        let message = core::str::from_utf8(message).ok()?;
+        let trace = self.trace.get(..self.trace_len.into())?;
+        Some(Death {
+            cause: self.cause,
+            core: self.core,
+            uptime_ns: self.uptime_ns,
+            at_ns: self.at_ns,
+            ring: self.ring,
+            message: heapless::String::try_from(message).ok()?,
+            trace: heapless::Vec::from_slice(trace).ok()?,
+        })
+    }
+}
+
+/// The lives of a domain: which one this is, and how those before it ended.
+#[derive(Debug)]
+pub struct Lives {
+    page: SharedPages,
+}
+
+impl Lives {
+    /// Takes up the page at the start of a life. It begins anew, with the first life, unless
+    /// `again` says that another life came before and the page bears that out.
+    #[must_use]
+    pub fn begin(page: SharedPages, again: bool) -> Self {
+        if !(again && page.u64_at(MAGIC_AT).load(Acquire) == MAGIC) {
+            page.zero(0, page.len());
+            page.u64_at(MAGIC_AT).store(MAGIC, Release);
+        }
+        let lives = Self { page };
+        let next = lives.life().saturating_add(1);
+        lives.page.u64_at(LIFE_AT).store(next, Release);
+        lives
+    }
+
+    /// Which life this is, 1 for the first.
+    #[must_use]
+    pub fn life(&self) -> u64 {
+        self.page.u64_at(LIFE_AT).load(Relaxed)
+    }
+
+    /// Notes that this life serves: what was to be taken over from the one before is.
+    pub fn serves(&self) {
+        self.page.u64_at(SERVED_AT).store(self.life(), Release);
+    }
+
+    /// Notes how this life ends. A second note replaces the first.
+    pub fn end(&self, death: &Death) {
+        let life = self.life();
+        let mut record = DeathRecord::new_zeroed();
+        record.life = life;
+        record.uptime_ns = death.uptime_ns;
+        record.at_ns = death.at_ns;
+        record.ring = death.ring;
+        record.cause = death.cause;
+        record.core = death.core;
+        record.served = u32::from(self.page.u64_at(SERVED_AT).load(Relaxed) == life);
+        // Both lengths are bounded by their types.
+        record.message_len = death.message.len() as u16;
+        record.trace_len = death.trace.len() as u16;
+        for (to, from) in record.message.iter_mut().zip(death.message.bytes()) {
+            *to = from;
+        }
+        for (to, from) in record.trace.iter_mut().zip(&death.trace) {
+            *to = *from;
+        }
+        record.checksum = record.sum();
+        self.page.write_bytes(place(life), record.as_bytes());
+    }
+
+    /// How the life before this one ended, if it noted that.
+    #[must_use]
+    pub fn last(&self) -> Option<Death> {
+        self.record(self.life().checked_sub(1)?)?.death()
+    }
+
+    /// Whether the next life may begin, once this one's end is noted: not if that is the fifth
+    /// within a minute of which none served, or the seventh in any case.
+    #[must_use]
+    pub fn may_go_on(&self, now_ns: u64) -> bool {
+        let life = self.life();
+        let recent = (0..PLACES as u64).map_while(|ago| {
+            let record = self.record(life.checked_sub(ago)?)?;
+            (now_ns.saturating_sub(record.at_ns) < WINDOW_NS).then_some(record)
+        });
+        let (mut any, mut unfinished, mut served) = (0, 0, false);
+        for record in recent {
+            any += 1;
+            served |= record.served != 0;
+            unfinished += usize::from(!served);
+        }
+        any < ANY_MAX && unfinished < UNFINISHED_MAX
+    }
+
+    fn record(&self, life: u64) -> Option<DeathRecord> {
+        let mut record = DeathRecord::new_zeroed();
+        self.page.read_bytes(place(life), record.as_mut_bytes());
+        (life > 0 && record.life == life && record.checksum == record.sum()).then_some(record)
+    }
+}
+
+fn place(life: u64) -> usize {
+    RECORD * (1 + (life % PLACES as u64) as usize)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const SECOND: u64 = 1_000_000_000;
+
+    fn death(at_ns: u64) -> Death {
+        Death {
+            cause: Cause::PANIC,
+            core: 2,
+            uptime_ns: 7 * SECOND,
+            at_ns,
+            ring: 0,
+            message: heapless::String::try_from("PANIC on core 2: no").unwrap(),
+            trace: heapless::Vec::from_slice(&[0x20_1234, 0x20_5678]).unwrap(),
+        }
+    }
+
+    /// Lives that die at these seconds after having served or not; whether the last may go on.
+    fn goes_on(deaths: &[(u64, bool)]) -> bool {
+        let page = SharedPages::host(1, 0);
+        let mut goes_on = true;
+        for (index, &(at, serves)) in deaths.iter().enumerate() {
+            let lives = Lives::begin(page.alias(), index > 0);
+            assert_eq!(lives.life(), index as u64 + 1);
+            if serves {
+                lives.serves();
+            }
+            lives.end(&death(at * SECOND));
+            goes_on = lives.may_go_on(at * SECOND);
+        }
+        goes_on
+    }
+
+    #[test]
+    fn the_next_life_reads_how_the_last_one_ended() {
+        let page = SharedPages::host(1, 0);
+        let first = Lives::begin(page.alias(), false);
+        assert_eq!((first.life(), first.last()), (1, None));
+        first.end(&death(5));
+        let second = Lives::begin(page.alias(), true);
+        assert_eq!((second.life(), second.last()), (2, Some(death(5))));
+        // It ends without a word.
+        let third = Lives::begin(page.alias(), true);
+        assert_eq!((third.life(), third.last()), (3, None));
+    }
+
+    #[test]
+    fn a_start_that_is_the_first_forgets_what_is_there() {
+        let page = SharedPages::host(1, 0);
+        Lives::begin(page.alias(), false).end(&death(5));
+        let lives = Lives::begin(page.alias(), false);
+        assert_eq!((lives.life(), lives.last()), (1, None));
+        // Nor is a page believed in which there never was a life.
+        let lives = Lives::begin(SharedPages::host(1, 0), true);
+        assert_eq!((lives.life(), lives.last()), (1, None));
+    }
+
+    #[test]
+    fn too_many_deaths_end_the_domain() {
+        let at = |times: &[u64], serves| -> std::vec::Vec<_> {
+            times.iter().map(|time| (*time, serves)).collect()
+        };
+        assert!(goes_on(&at(&[0, 1, 2, 3], false)));
+        assert!(!goes_on(&at(&[0, 1, 2, 3, 4], false)));
+        // Not when they are spread out,
+        assert!(goes_on(&at(&[0, 1, 2, 3, 61], false)));
+        // nor with one between them that has served;
+        assert!(goes_on(&[
+            (0, false),
+            (1, true),
+            (2, false),
+            (3, false),
+            (4, false)
+        ]));
+        // but that does not help without end.
+        assert!(goes_on(&at(&[0, 1, 2, 3, 4, 5], true)));
+        assert!(!goes_on(&at(&[0, 1, 2, 3, 4, 5, 6], true)));
+        assert!(goes_on(&at(&[0, 10, 20, 30, 40, 50, 60, 70, 80], true)));
+    }
+
+    proptest! {
+        #[test]
+        fn a_damaged_record_is_none(at in 0..RECORD, flip in 1_u8..) {
+            let page = SharedPages::host(1, 0);
+            Lives::begin(page.alias(), false).end(&death(5));
+            let mut byte = [0];
+            page.read_bytes(place(1) + at, &mut byte);
+            page.write_bytes(place(1) + at, &[byte[0] ^ flip]);
+            prop_assert_eq!(Lives::begin(page.alias(), true).last(), None);
+        }
+
+        #[test]
+        fn any_page_can_be_read(bytes in proptest::collection::vec(any::<u8>(), 4096)) {
+            let page = SharedPages::host(1, 0);
+            page.write_bytes(0, &bytes);
+            page.u64_at(MAGIC_AT).store(MAGIC, Release);
+            let lives = Lives::begin(page, true);
+            prop_assert_eq!(lives.last(), None);
+            lives.end(&death(5));
+            let _ = lives.may_go_on(6);
+        }
+    }
+}
