@@ -399,6 +399,11 @@ impl Xenstored {
         match message {
             MessageType::TRANSACTION_START => return self.start(),
             MessageType::TRANSACTION_END => return self.end(id, given == "T"),
+            MessageType::RESET_WATCHES => {
+                self.watches.clear();
+                self.transactions.clear();
+                return Ok(b"OK\0".to_vec());
+            }
             _ => {}
         }
         let relative = !given.starts_with('/');

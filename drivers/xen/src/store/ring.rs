@@ -4,6 +4,9 @@ use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 use spindle_hw::SharedPages;
 
+use super::kept::KeptStream;
+use super::wire::HEADER_LEN;
+
 /// Bytes in each of the two rings.
 const RING_SIZE: u32 = 1024;
 const REQ: usize = 0;
@@ -32,6 +35,7 @@ pub struct Ring {
     req_prod: u32,
     rsp_cons: u32,
     notify: bool,
+    kept: Option<KeptStream>,
 }
 
 impl Ring {
@@ -45,6 +49,27 @@ impl Ring {
             req_prod,
             rsp_cons,
             notify: false,
+            kept: None,
+        }
+    }
+
+    /// The same, with what a later life has to know of it noted in `kept`. With `again` an earlier
+    /// life did so, and [`Resume`](super::Resume) comes first.
+    #[must_use]
+    pub fn keeping(page: SharedPages, kept: KeptStream, again: bool) -> Self {
+        let mut ring = Self::new(page);
+        if !again {
+            kept.begin(ring.req_prod, ring.rsp_cons);
+        }
+        ring.kept = Some(kept);
+        ring
+    }
+
+    /// What is kept, and our indices.
+    pub(super) const fn kept(&self) -> Option<(&KeptStream, u32, u32)> {
+        match &self.kept {
+            Some(kept) => Some((kept, self.req_prod, self.rsp_cons)),
+            None => None,
         }
     }
 
@@ -72,13 +97,16 @@ impl Ring {
             let offset = (self.rsp_cons % RING_SIZE) as usize;
             let count = (RING_SIZE as usize - offset)
                 .min(out.len() - done)
-                .min(available - done);
+                .min(available - done)
+                .min(self.incoming(available - done));
+            if count == 0 {
+                break;
+            }
             self.page
                 .read_bytes(RSP + offset, &mut out[done..done + count]);
             self.rsp_cons = self.rsp_cons.wrapping_add(count as u32);
             done += count;
-        }
-        if done > 0 {
+            // No later than the end of the next message is kept in place of this one's.
             self.page.u32_at(RSP_CONS).store(self.rsp_cons, Release);
             self.notify = true;
         }
@@ -95,19 +123,37 @@ impl Ring {
         let mut done = 0;
         while done < data.len() && done < room {
             let offset = (self.req_prod % RING_SIZE) as usize;
+            let kept = self.kept.as_ref();
+            let message = kept.map(|kept| kept.outgoing(self.req_prod, &data[done..]));
             let count = (RING_SIZE as usize - offset)
                 .min(data.len() - done)
-                .min(room - done);
+                .min(room - done)
+                .min(message.unwrap_or(usize::MAX));
             self.page
                 .write_bytes(REQ + offset, &data[done..done + count]);
             self.req_prod = self.req_prod.wrapping_add(count as u32);
             done += count;
-        }
-        if done > 0 {
+            // No later than the next message is kept in place of this one.
             self.page.u32_at(REQ_PROD).store(self.req_prod, Release);
             self.notify = true;
         }
         Ok(done)
+    }
+
+    /// How much of the message may be read that is next in the ring, of which `available` bytes are
+    /// there. Its header is read at once or not at all if that has to be kept.
+    fn incoming(&self, available: usize) -> usize {
+        let Some(kept) = &self.kept else {
+            return available;
+        };
+        kept.incoming(self.rsp_cons, || {
+            (available >= HEADER_LEN).then(|| {
+                core::array::from_fn(|index| {
+                    let at = self.rsp_cons.wrapping_add(index as u32) % RING_SIZE;
+                    self.page.u8_at(RSP + at as usize).load(Relaxed)
+                })
+            })
+        })
     }
 
     /// Whether xenstored has taken everything written.

@@ -46,6 +46,8 @@ impl MessageType {
     pub const WATCH_EVENT: Self = Self(15);
     /// `XS_ERROR`: the name of an error.
     pub const ERROR: Self = Self(16);
+    /// `XS_RESET_WATCHES`: an empty string; forgets all watches and transactions of the connection.
+    pub const RESET_WATCHES: Self = Self(21);
 }
 
 /// `struct xsd_sockmsg`.
