@@ -168,6 +168,7 @@ pub use controller::Controller;
 pub use error::Error;
 pub use health::HealthLog;
 pub use identity::Identity;
+pub use lifecycle::stop;
 pub use namespace::{Namespace, NamespaceError};
 pub use queue::QueuePair;
 pub use recovery::{Attention, Back, Lost};

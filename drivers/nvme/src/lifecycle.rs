@@ -18,6 +18,18 @@ pub(crate) const LOST_MAX: Duration = Duration::from_secs(2);
 /// known for it need 2 s, whatever CAP.TO says.
 pub(crate) const BLIND_MIN: Duration = Duration::from_secs(5);
 
+/// Has the controller behind `registers` forget all queues, whoever made them; afterwards it touches no
+/// memory. For a driver that finds it as an earlier one has left it, before it uses any memory that was
+/// the earlier one's.
+///
+/// # Errors
+/// [`Error`]: it may still touch memory.
+pub fn stop(registers: impl Registers, clock: &impl Clock) -> Result<(), Error> {
+    let registers = ControllerRegisters(registers);
+    let limit = registers.usable_capabilities()?.timeout();
+    registers.disable(clock, limit)
+}
+
 impl<R: Registers> ControllerRegisters<R> {
     /// Waits until `reached`; `late` if that takes longer than `limit`. All ones in place of the
     /// status are waited through, up to the limit or [`BLIND_MIN`].

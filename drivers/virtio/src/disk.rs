@@ -255,8 +255,11 @@ impl<R: NarrowRegisters, C: Clock, M: DmaAlloc> Disk<R, C, M> {
     }
 }
 
-/// Makes the device forget everything (2.4.1); afterwards it touches no memory.
-fn reset(transport: &mut impl Transport, clock: &impl Clock) -> Result<(), Error> {
+/// Makes the device forget everything (2.4.1), whoever has driven it; afterwards it touches no memory.
+///
+/// # Errors
+/// [`Error::NoReset`], [`Error::Gone`]: it may still touch memory.
+pub fn reset(transport: &mut impl Transport, clock: &impl Clock) -> Result<(), Error> {
     transport.set_status(DeviceStatus::empty());
     let start = clock.now_ns();
     loop {
