@@ -9,8 +9,9 @@ use log::LevelFilter;
 use crate::value::{frames, nearest, size};
 
 /// Every key, for the message about an unknown one. `ramN` stands for `ram0`, `ram1`, ...
-const KEYS: [&str; 10] = [
+const KEYS: [&str; 11] = [
     "log",
+    "drill",
     "partitions",
     "poll_us",
     "path",
@@ -116,6 +117,8 @@ pub struct Config {
     /// `io_timeout=`: seconds that an NVMe command may take before it is aborted, and as many
     /// again before the controller is reset; or a virtio command before its disk is given up.
     pub io_timeout: u32,
+    /// `drill=`: whether an operator may have the kernel die, to see it start again.
+    pub drill: bool,
     /// `ramN=`: RAM disks, by number.
     pub ram_disks: Vec<DiskSize>,
     /// `nullN=`: disks that store nothing and answer at once, by number.
@@ -134,6 +137,7 @@ impl Default for Config {
             ring_order: 4,
             partitions: true,
             io_timeout: 30,
+            drill: false,
             ram_disks: Vec::new(),
             null_disks: Vec::new(),
             placed_controllers: Vec::new(),
@@ -202,13 +206,8 @@ impl Config {
                 let expected = "off, error, warn, info, debug or trace";
                 self.log = value.parse().map_err(|_| bad(expected))?;
             }
-            "partitions" => {
-                self.partitions = match value {
-                    "on" => true,
-                    "off" => false,
-                    _ => return Err(bad("on or off")),
-                }
-            }
+            "partitions" => self.partitions = switch(value).ok_or_else(|| bad("on or off"))?,
+            "drill" => self.drill = switch(value).ok_or_else(|| bad("on or off"))?,
             "poll_us" if value == "always" => self.poll = PollUs::Always,
             "poll_us" => {
                 let expected = "a number of microseconds or always";
@@ -274,6 +273,15 @@ impl Config {
                 complain(error);
             }
         }
+    }
+}
+
+/// `on` or `off`.
+fn switch(value: &str) -> Option<bool> {
+    match value {
+        "on" => Some(true),
+        "off" => Some(false),
+        _ => None,
     }
 }
 
@@ -366,6 +374,8 @@ mod tests {
         config.set_all("partitions=off", |error| panic!("{error}"));
         assert!(!config.partitions);
         let mut complaints = Vec::new();
+        config.set_all("drill=on drill=off drill=on", |error| panic!("{error}"));
+        assert!(config.drill && !Config::default().drill);
         config.set_all("partitions=yes partition=on", |error| {
             complaints.push(error.to_string());
         });
