@@ -75,6 +75,9 @@ impl<H: Hypervisor, W: CoreWorker> Control<H, W> {
             max_indirect_segments: cores.segments().into(),
             persistent: config.path.offers_persistent(),
         });
+        if config.drill {
+            backend.take_drills();
+        }
         backend.publish("data/spindle/version", version);
         backend.publish("data/spindle/disks", disks.list());
         let mut listing = Listing::default();
@@ -96,6 +99,11 @@ impl<H: Hypervisor, W: CoreWorker> Control<H, W> {
             statistics: Statistics::default(),
             shutdown: None,
         }
+    }
+
+    /// Publishes what else there is to know, at a path relative to the domain's home.
+    pub fn publish(&mut self, path: &str, value: String) {
+        self.backend.publish(path, value);
     }
 
     /// Runs until the toolstack asks for a shutdown; then everything is closed and off.
@@ -165,6 +173,7 @@ impl<H: Hypervisor, W: CoreWorker> Control<H, W> {
                     self.disks.rescan(now);
                     self.rounds.disks_seen(Pace::Soon, now);
                 }
+                Action::Drill(order) => self.hypervisor.drill(&order),
                 Action::ShutdownRequested(kind) => {
                     info!("shutdown requested: {kind:?}");
                     self.shutdown = Some(kind);

@@ -61,6 +61,10 @@ pub trait Hypervisor: Copy {
 
     /// Takes the pages of a journal back.
     fn free_journal(&self, journal: JournalPages);
+    /// Carries out a drill, as an operator has written it, or says that it is none.
+    fn drill(&self, order: &[u8]) {
+        log::warn!("no such drill: {:?}", order.escape_ascii());
+    }
 
     /// Bytes of heap that are free, not necessarily in one block.
     fn heap_free(&self) -> usize;

@@ -8,6 +8,7 @@ use log::warn;
 
 use super::device::{Device, PATIENCE_NS};
 use super::jobs::{Job, Running};
+use super::orders::Orders;
 use super::turns::MAX_LOOKS;
 use super::{Action, DeviceId, DiskFacts, Generation, Offer, Refusal};
 use crate::DomId;
@@ -98,6 +99,7 @@ pub struct Backend {
     pub(super) crowded: bool,
     /// The watch for such requests has been set, and has sent its first event, which is none.
     pub(super) rescan_watched: bool,
+    pub(super) orders: Orders,
     pub(super) shutdown_due: bool,
     /// Acknowledgements lost to a conflict, in a row.
     pub(super) shutdown_conflicts: u32,
@@ -129,6 +131,7 @@ impl Backend {
             scan_guests: Vec::new(),
             crowded: false,
             rescan_watched: false,
+            orders: Orders::default(),
             shutdown_due: false,
             shutdown_conflicts: 0,
             shutdown: None,

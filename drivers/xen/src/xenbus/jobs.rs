@@ -10,6 +10,7 @@ use log::{error, warn};
 use super::backend::{Entry, state_of, token_of};
 use super::device::Device;
 use super::look::Look;
+use super::orders::OrderNode;
 use super::publish::PublishBatch;
 use super::types::parse_guest;
 use super::view::BACK_KEYS;
@@ -55,6 +56,11 @@ pub(super) enum Job {
     Acknowledge {
         kind: Option<ShutdownKind>,
     },
+    /// The text is empty until it is read.
+    Order {
+        node: OrderNode,
+        text: Vec<u8>,
+    },
     Publish(PublishBatch),
     Look(Look),
 }
@@ -64,6 +70,9 @@ impl Backend {
     pub(super) fn route(&mut self, path: &[u8], token: &[u8]) {
         if token == SHUTDOWN_TOKEN.as_bytes() {
             self.shutdown_due = true;
+            return;
+        }
+        if self.route_order(token) {
             return;
         }
         if token == RESCAN_TOKEN.as_bytes() {
@@ -192,7 +201,7 @@ impl Backend {
             .count()
     }
 
-    fn run(&mut self, unit: UnitId, job: Job) {
+    pub(super) fn run(&mut self, unit: UnitId, job: Job) {
         self.running.push(Running { unit, job });
     }
 
@@ -221,6 +230,7 @@ impl Backend {
             }
             return;
         }
+        self.start_orders();
         // Before any look, which may watch the same device anew.
         let gone = self.unwatch.drain(..);
         let gone = gone.map(|id| Request::Unwatch(state_of(id), token_of(id)));
@@ -331,6 +341,7 @@ impl Backend {
                 None
             }
             Some(Job::Acknowledge { .. }) => self.acknowledge(unit, replies),
+            Some(Job::Order { node, .. }) => self.read_order(unit, node, replies),
             Some(Job::Look(look)) => self.look_on(unit, look, replies).map(Job::Look),
         };
         if let Some(job) = next {
@@ -414,6 +425,7 @@ impl Backend {
                 self.shutdown_conflicts = 0;
                 self.actions.push_back(Action::ShutdownRequested(kind));
             }
+            Some(Job::Order { node, text }) => self.order_ended(node, text, result),
             Some(Job::Look(look)) => self.look_ended(look, result),
             _ => {}
         }

@@ -16,6 +16,7 @@
 //! | `rings` | the frontend's rings, validated: [`RingLayout`] |
 //! | `features` | what we say in a device's directory |
 //! | `publish` | what we say elsewhere: errors, and the kernel's own values |
+//! | `orders` | drills that an operator asks for |
 //! | `types` | the words the kernel and the backend share |
 
 mod backend;
@@ -23,6 +24,7 @@ mod device;
 mod features;
 mod jobs;
 mod look;
+mod orders;
 mod publish;
 mod rings;
 mod turns;

@@ -3,6 +3,7 @@
 use alloc::borrow::Cow;
 use alloc::format;
 use alloc::string::String;
+use alloc::vec::Vec;
 use core::fmt;
 
 use spindle_block::{Access, Discard};
@@ -254,6 +255,10 @@ pub enum Action {
     /// An administrator asks for the disks to be looked at again (`data/spindle/rescan` was written).
     /// No answer.
     Rescan,
+    /// An operator asks for a drill, once [`Backend::take_drills`](super::Backend::take_drills) was
+    /// called: what was written to `control/sysrq` by `xl sysrq`, or to `data/spindle/crash`. At most 64
+    /// bytes of it. No answer.
+    Drill(Vec<u8>),
     /// The toolstack asks for a shutdown: call [`Backend::shutdown`](super::Backend::shutdown).
     ShutdownRequested(ShutdownKind),
     /// [`Backend::shutdown`](super::Backend::shutdown) has come to its end.

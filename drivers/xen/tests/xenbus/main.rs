@@ -5,6 +5,7 @@ mod interleavings;
 mod life;
 mod limits;
 mod offers;
+mod orders;
 mod refusals;
 mod round_trips;
 mod unwatched;

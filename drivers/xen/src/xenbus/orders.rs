@@ -1,0 +1,131 @@
+//! Orders of an operator that are left in a node, each taken once: read and cleared in one
+//! transaction, since the next one may be written at any time.
+
+use alloc::vec::Vec;
+
+use super::jobs::Job;
+use super::{Action, Backend};
+use crate::store::{Priority, Reply, Request, TransactionError, UnitId};
+
+/// A node that orders are left in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum OrderNode {
+    /// `xl sysrq` writes a letter there.
+    SysRq,
+    /// What is to be tried, in words.
+    Crash,
+}
+
+impl OrderNode {
+    const ALL: [Self; 2] = [Self::SysRq, Self::Crash];
+
+    const fn path(self) -> &'static str {
+        match self {
+            Self::SysRq => "control/sysrq",
+            Self::Crash => "data/spindle/crash",
+        }
+    }
+
+    const fn token(self) -> &'static str {
+        match self {
+            Self::SysRq => "sysrq",
+            Self::Crash => "crash",
+        }
+    }
+}
+
+/// What is known of the nodes.
+#[derive(Debug, Default)]
+pub(super) struct Orders {
+    /// Watches are to be set.
+    wanted: bool,
+    /// Something may be in them.
+    due: Vec<OrderNode>,
+}
+
+impl Backend {
+    /// Has [`Action::Drill`] come when an operator asks for one.
+    pub fn take_drills(&mut self) {
+        self.orders.wanted = true;
+    }
+
+    /// Whether a watch event is for such a node.
+    pub(super) fn route_order(&mut self, token: &[u8]) -> bool {
+        let node = OrderNode::ALL.into_iter();
+        let Some(node) = node
+            .into_iter()
+            .find(|node| node.token().as_bytes() == token)
+        else {
+            return false;
+        };
+        self.order_due(node);
+        true
+    }
+
+    fn order_due(&mut self, node: OrderNode) {
+        if !self.orders.due.contains(&node) {
+            self.orders.due.push(node);
+        }
+    }
+
+    pub(super) fn start_orders(&mut self) {
+        if core::mem::take(&mut self.orders.wanted) {
+            let watches =
+                OrderNode::ALL.map(|node| Request::Watch(node.path().into(), node.token().into()));
+            self.client.post(Vec::from(watches));
+        }
+        if !self.is_running(|job| matches!(job, Job::Order { .. }))
+            && let Some(node) = self.orders.due.pop()
+        {
+            let unit = self.client.begin(Vec::new(), Priority::Urgent);
+            self.run(
+                unit,
+                Job::Order {
+                    node,
+                    text: Vec::new(),
+                },
+            );
+        }
+    }
+
+    /// The transaction has begun, or its node was read.
+    pub(super) fn read_order(
+        &mut self,
+        unit: UnitId,
+        node: OrderNode,
+        replies: &[Reply],
+    ) -> Option<Job> {
+        let text = match replies.first() {
+            None => {
+                let read = Vec::from([Request::ReadBrief(node.path().into())]);
+                self.client.within(unit, Vec::new(), read);
+                Vec::new()
+            }
+            Some(Ok(text)) if !text.is_empty() => {
+                let clear = Vec::from([Request::Write(node.path().into(), Vec::new())]);
+                self.client.commit(unit, clear);
+                text.clone()
+            }
+            Some(_) => {
+                self.client.abandon(unit);
+                return None;
+            }
+        };
+        Some(Job::Order { node, text })
+    }
+
+    pub(super) fn order_ended(
+        &mut self,
+        node: OrderNode,
+        text: Vec<u8>,
+        result: Result<(), TransactionError>,
+    ) {
+        match result {
+            Ok(()) => self.actions.push_back(Action::Drill(text)),
+            Err(TransactionError::Conflict) => self.order_due(node),
+            Err(TransactionError::Refused(error)) => {
+                log::warn!("{}: cannot be taken: {error}", node.path());
+            }
+        }
+    }
+}

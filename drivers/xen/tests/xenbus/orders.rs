@@ -1,0 +1,44 @@
+//! Drills that an operator asks for: `xl sysrq`, and the node for more words.
+
+use spindle_testkit::xenbus::{BE, Bed, VBD};
+
+fn node(name: &str) -> String {
+    format!("/local/domain/{BE}/{name}")
+}
+
+#[test]
+fn each_drill_comes_once_and_its_node_is_cleared_before() {
+    let mut bed = Bed::new();
+    bed.store.make(&node("control/sysrq"), b"", BE, &[]);
+    bed.backend.take_drills();
+    bed.connect(VBD);
+    bed.settle();
+    assert!(bed.kernel.drills.is_empty(), "nothing was written");
+    for (name, text) in [
+        ("control/sysrq", "c"),
+        ("data/spindle/crash", "hang 1"),
+        ("control/sysrq", "u"),
+    ] {
+        bed.store.write(&node(name), text);
+        bed.settle();
+        assert_eq!(bed.kernel.drills.pop().as_deref(), Some(text.as_bytes()));
+        assert!(bed.kernel.drills.is_empty());
+        assert_eq!(bed.store.text(&node(name)), Some(""));
+    }
+    // A letter that comes in the way of the transaction is taken in its place.
+    bed.store.write(&node("control/sysrq"), "c");
+    bed.store.force_conflicts(3);
+    bed.settle();
+    assert_eq!(bed.kernel.drills, [b"c"]);
+}
+
+#[test]
+fn no_drill_is_looked_for_unless_it_is_allowed() {
+    let mut bed = Bed::new();
+    bed.store.make(&node("control/sysrq"), b"", BE, &[]);
+    bed.connect(VBD);
+    bed.store.write(&node("control/sysrq"), "c");
+    bed.settle();
+    assert!(bed.kernel.drills.is_empty());
+    assert_eq!(bed.store.text(&node("control/sysrq")), Some("c"));
+}
