@@ -1,7 +1,8 @@
 # PVH entry: from 32-bit protected mode without paging to 64-bit Rust.
 #
 # On entry (Xen docs/misc/pvh.pandoc): flat 32-bit segments, paging and interrupts off,
-# EBX = physical address of start_info. Nothing else may be relied on.
+# EBX = physical address of start_info. Nothing else may be relied on; but a kernel that enters
+# here again says so by a number in EAX (entry.rs).
 
     # XEN_ELFNOTE_PHYS32_ENTRY (18) tells Xen and QEMU where to enter. The address takes eight
     # bytes because QEMU reads that many from a 64-bit image.
@@ -21,7 +22,8 @@ pvh_entry:
     cli
     cld
     mov esp, offset boot_stack_top
-    mov esi, ebx                        # start_info; CPUID and the loops below leave ESI alone
+    mov esi, ebx                        # start_info; what follows leaves ESI and EBP alone
+    mov ebp, eax                        # whether this is not the first start
 
     # Identity-map the first 4 GiB with 2 MiB pages, everything allowed: enough to read what the
     # domain builder left anywhere below 4 GiB. Rust builds the real tables.
@@ -80,8 +82,9 @@ pvh_entry:
     mov fs, eax
     mov gs, eax
     mov rsp, offset boot_stack_top
-    xor ebp, ebp                        # ends every backtrace
     mov edi, esi                        # start_info, zero-extended
+    mov esi, ebp
+    xor ebp, ebp                        # ends every backtrace
     call pvh_start
     ud2                                 # pvh_start does not return
     .size pvh_entry, . - pvh_entry

@@ -22,20 +22,50 @@ const BOOT_MAPPED: u64 = 4 << 30;
 pub struct Boot {
     /// What the domain builder said.
     pub info: BootInfo,
-    /// RAM that is free: without the image, its page tables and the boot modules. All of
-    /// it is mapped to itself, writable.
+    /// RAM that is free: without the image, its page tables, the boot modules, what the boot
+    /// information was read from and kept memory. All of it is mapped to itself, writable.
     pub free: Regions,
     /// Physical address of the root page table in use.
     pub root: u64,
+    /// Physical address of start_info, to start again with.
+    pub start_info: u64,
+    /// What this start and every later one leave alone.
+    pub kept: Kept,
 }
 
-/// Names the kernel's main function, of type `fn(Result<Boot, BootError>) -> !`.
+/// Memory that outlives the kernel in its own domain: at the same place at each start, whatever
+/// image is started, below 4 GiB, and mapped to itself, writable. Nothing but this crate's copy of
+/// the image is written there by a start.
+#[derive(Clone, Debug)]
+pub struct Kept {
+    /// The pages that the kernel asked for by [`entry!`](crate::entry). They are empty if they did
+    /// not fit into memory.
+    pub pages: Range<u64>,
+    /// The image as it was loaded, without `.bss`: made at the first start, before anything in it
+    /// was changed.
+    pub image: Range<u64>,
+    /// Whether the kernel was entered with [`START_AGAIN`] and with the image that is kept.
+    pub again: bool,
+}
+
+/// What a kernel that starts itself again has in EAX at the entry point, beside the address of
+/// start_info in EBX.
+pub const START_AGAIN: u32 = 0x6e69_6761;
+
+/// Names the kernel's main function, of type `fn(Result<Boot, BootError>) -> !`, and one that says
+/// how many pages of [`Kept`] it wants in a domain with so many bytes of RAM, `fn(u64) -> u64`.
 ///
 /// It runs on the boot processor, interrupts off, on a 128 KiB stack with a guard page. After an
 /// error the temporary page tables are still in use: the first 4 GiB, everything allowed.
 #[macro_export]
 macro_rules! entry {
-    ($main:path) => {
+    ($main:path, kept: $kept:path) => {
+        /// What `xen-pvh-boot` asks for the size of kept memory.
+        #[unsafe(no_mangle)]
+        extern "Rust" fn xen_pvh_boot_kept(ram: u64) -> u64 {
+            $kept(ram)
+        }
+
         /// What `xen-pvh-boot` calls once the machine is set up.
         #[unsafe(no_mangle)]
         extern "Rust" fn xen_pvh_boot_main(
@@ -48,6 +78,7 @@ macro_rules! entry {
 
 unsafe extern "Rust" {
     safe fn xen_pvh_boot_main(boot: Result<Boot, BootError>) -> !;
+    safe fn xen_pvh_boot_kept(ram: u64) -> u64;
 }
 
 unsafe extern "C" {
@@ -59,6 +90,7 @@ unsafe extern "C" {
     static __rodata_end: u8;
     static __data_start: u8;
     static __data_end: u8;
+    static __bss_start: u8;
     static boot_stack_guard: u8;
     static boot_stack_top: u8;
 }
@@ -74,8 +106,17 @@ pub struct Image {
     pub rodata: Range<u64>,
     /// Variables, the boot stack with its guard page among them.
     pub data: Range<u64>,
+    /// Variables that are zero at the start.
+    pub bss: Range<u64>,
     /// The boot processor's stack, guard page not included.
     pub stack: Range<u64>,
+}
+
+impl Image {
+    /// What was loaded, without [`Image::bss`].
+    fn loaded(&self) -> Range<u64> {
+        self.all.start..self.bss.start
+    }
 }
 
 /// Where this image was loaded: where it was linked.
@@ -90,6 +131,7 @@ pub fn image() -> Image {
         text: between(&raw const __text_start, &raw const __text_end),
         rodata: between(&raw const __rodata_start, &raw const __rodata_end),
         data: between(&raw const __data_start, &raw const __data_end),
+        bss: between(&raw const __bss_start, &raw const __image_end),
         stack: guard + PAGE..(&raw const boot_stack_top).addr() as u64,
     }
 }
@@ -154,14 +196,14 @@ impl PhysRead for BootMemory {
     }
 }
 
-/// Called by `entry.S`, once, with the physical address of start_info.
+/// Called by `entry.S`, once, with the physical address of start_info and what was in EAX.
 #[unsafe(no_mangle)]
-extern "C" fn pvh_start(start_info: u64) -> ! {
+extern "C" fn pvh_start(start_info: u64, eax: u32) -> ! {
     enable_write_back();
-    xen_pvh_boot_main(start(start_info))
+    xen_pvh_boot_main(start(start_info, eax == START_AGAIN))
 }
 
-fn start(start_info: u64) -> Result<Boot, BootError> {
+fn start(start_info: u64, again: bool) -> Result<Boot, BootError> {
     let info = BootInfo::read(&BootMemory, start_info)?;
     let image = image();
     if !info.ram.contains(&image.all) {
@@ -172,9 +214,13 @@ fn start(start_info: u64) -> Result<Boot, BootError> {
     for module in &info.modules {
         free.remove(&(module.start & !(PAGE - 1)..module.end.next_multiple_of(PAGE)));
     }
+    info.sources.iter().for_each(|range| free.remove(&range));
     let mut reachable = free.clone();
     reachable.remove(&(BOOT_MAPPED..u64::MAX));
-    let pool = reachable.largest().unwrap_or(0..0);
+    let mut pool = reachable.largest().unwrap_or(0..0);
+    let kept = keep(&mut pool, &info, &image, again);
+    free.remove(&kept.pages);
+    free.remove(&kept.image);
     let mut next = pool.start;
     let source = || {
         let page = next;
@@ -186,7 +232,54 @@ fn start(start_info: u64) -> Result<Boot, BootError> {
     // SAFETY: the new tables map the code that runs, its stack and all else of the image to the
     // same addresses, with the rights that the linker script's sections ask for.
     unsafe { asm!("mov cr3, {}", in(reg) root, options(nostack, preserves_flags)) };
-    Ok(Boot { info, free, root })
+    Ok(Boot {
+        info,
+        free,
+        root,
+        start_info,
+        kept,
+    })
+}
+
+/// Takes kept memory off the end of `pool`, free RAM that is mapped, and has the image copied there
+/// at the first start. The copy is below the pages, so that another image moves it alone.
+fn keep(pool: &mut Range<u64>, info: &BootInfo, image: &Image, again: bool) -> Kept {
+    let pages = xen_pvh_boot_kept(info.ram.total()).saturating_mul(PAGE);
+    let loaded = image.loaded();
+    let size = (loaded.end - loaded.start).next_multiple_of(PAGE);
+    let start = pool.end.checked_sub(pages);
+    let copy = start.and_then(|start| start.checked_sub(size));
+    // More than half of it is never taken.
+    let Some((start, copy)) = start
+        .zip(copy)
+        .filter(|(_, copy)| *copy - pool.start > size + pages)
+    else {
+        return Kept {
+            pages: 0..0,
+            image: 0..0,
+            again: false,
+        };
+    };
+    let kept = start..pool.end;
+    pool.end = copy;
+    let len = (loaded.end - loaded.start) as usize;
+    let from = ptr::with_exposed_provenance::<u8>(loaded.start as usize);
+    let to = ptr::with_exposed_provenance_mut::<u8>(copy as usize);
+    // SAFETY: both are mapped memory of that length; the copy's is free RAM, of which nothing but
+    // this function knows, and nothing writes to the image while the two are compared or copied.
+    let again = unsafe {
+        let same =
+            again && core::slice::from_raw_parts(from, len) == core::slice::from_raw_parts(to, len);
+        if !same {
+            from.copy_to(to, len);
+        }
+        same
+    };
+    Kept {
+        pages: kept,
+        image: copy..start,
+        again,
+    }
 }
 
 fn build(memory: impl TableMemory, image: &Image, ram: &Regions) -> Result<u64, MapError> {

@@ -78,6 +78,9 @@ pub struct BootInfo {
     pub modules: Vec<Range<u64>, MODULES_MAX>,
     /// Address of ACPI's root pointer, if there is ACPI.
     pub rsdp: Option<u64>,
+    /// The pages that all of this was read from. A kernel that is to start again must leave them
+    /// as they are.
+    pub sources: Regions,
 }
 
 impl BootInfo {
@@ -96,14 +99,36 @@ impl BootInfo {
         let map = read_map(memory, info.memmap, info.memmap_entries)?;
         let ram = usable(&map);
         let modules = read_modules(memory, info.modlist, info.nr_modules, &ram);
+        let command_line = read_line(memory, info.cmdline)?;
+        let listed = u64::from(info.nr_modules.min(MODULES_MAX as u32));
+        let sources = pages(&[
+            (at, size_of::<StartInfo>() as u64),
+            (
+                info.memmap,
+                u64::from(info.memmap_entries) * size_of::<MemoryEntry>() as u64,
+            ),
+            (info.modlist, listed * size_of::<Module>() as u64),
+            (info.cmdline, command_line.len() as u64 + 1),
+        ]);
         Ok(Self {
-            command_line: read_line(memory, info.cmdline)?,
             map,
             ram,
+            command_line,
             modules,
             rsdp: (info.rsdp != 0).then_some(info.rsdp),
+            sources,
         })
     }
+}
+
+/// The whole pages that cover these addresses and lengths.
+fn pages(parts: &[(u64, u64)]) -> Regions {
+    let mut pages = Regions::new();
+    for &(start, len) in parts {
+        let end = start.saturating_add(len);
+        pages.insert(start & !(PAGE - 1)..end.checked_next_multiple_of(PAGE).unwrap_or(end));
+    }
+    pages
 }
 
 fn copy<T: FromBytes + FromZeros + IntoBytes>(
@@ -290,6 +315,22 @@ mod tests {
         assert_eq!(info.modules.len(), 1);
         assert_eq!(info.modules[0], 0x100_0000..0x100_1000);
         assert_eq!(info.rsdp, Some(0xfc00_8000));
+    }
+
+    #[test]
+    fn the_pages_that_were_read_are_named() {
+        let mut d = domain(&[(0, 0x200_0000, 1); 100]);
+        d.line = Some(b"word\0");
+        let info = d.read().unwrap();
+        // 56 bytes of start_info, 2,400 of map and a line that fits into the first page behind them.
+        assert_eq!(info.sources.largest(), Some(BASE..BASE + PAGE));
+        assert_eq!(info.sources.total(), PAGE);
+        let mut d = domain(&[(0, 0x200_0000, 1); 100]);
+        let line = [&[b'x'; 2000][..], b"\0"].concat();
+        d.line = Some(line.leak());
+        let sources = d.read().unwrap().sources;
+        assert_eq!(sources.largest(), Some(BASE..BASE + 2 * PAGE));
+        assert_eq!(sources.total(), 2 * PAGE);
     }
 
     #[test]

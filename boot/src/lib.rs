@@ -19,7 +19,10 @@
 //! # Linking
 //! The image is linked and loaded at its physical address, below 2 GiB. The linker script
 //! defines, page-aligned: `__image_start`, `__text_start`, `__text_end`, `__rodata_start`,
-//! `__rodata_end`, `__data_start`, `__data_end`, `__image_end`.
+//! `__rodata_end`, `__data_start`, `__data_end`, `__bss_start`, `__image_end`.
+//!
+//! # Starting again
+//! A kernel may enter its image again in the same domain: see `Kept`.
 //!
 //! # Example
 //! What the domain builder has left in memory, read on the host:
@@ -77,7 +80,7 @@ mod start_info;
 
 pub use cmdline::{Word, Words, words};
 #[cfg(target_os = "none")]
-pub use entry::{Boot, IdentityTables, Image, enable_write_back, image};
+pub use entry::{Boot, IdentityTables, Image, Kept, START_AGAIN, enable_write_back, image};
 pub use info::{BootError, BootInfo, COMMAND_LINE_MAX, MAP_MAX, MODULES_MAX, MapEntry, PhysRead};
 pub use paging::{Kind, LIMIT as MAP_LIMIT, MapError, PageTables, TableMemory};
 pub use regions::{REGIONS_MAX, Regions};

@@ -7,6 +7,7 @@ use spindle_xen::event::{Deadline, Notify, Port};
 use spindle_xen::{DomId, Errno};
 
 use crate::mm::{self, Dma, GrantWindow};
+use crate::restart;
 use crate::xen::{Events, Grants, sched, time::CoreClock};
 
 /// Xen, for one vCPU.
@@ -34,11 +35,15 @@ impl Hypervisor for XenCpu {
     }
 
     fn bind_interdomain(&self, remote: DomId, port: Port) -> Result<Port, Errno> {
-        self.events.bind_interdomain(remote, port)
+        let bound = self.events.bind_interdomain(remote, port)?;
+        restart::frontend_connected();
+        Ok(bound)
     }
 
     fn close(&self, port: Port) -> Result<(), Errno> {
-        self.events.close(port)
+        self.events.close(port)?;
+        restart::frontend_gone();
+        Ok(())
     }
 
     fn notify(&self, port: Port) {
@@ -72,6 +77,10 @@ impl Hypervisor for XenCpu {
 
     fn free_journal(&self, journal: JournalPages) {
         self.dma.free(journal.pages);
+    }
+
+    fn drill(&self, order: &[u8]) {
+        restart::order(order);
     }
 
     fn heap_free(&self) -> usize {

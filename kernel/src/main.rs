@@ -10,23 +10,27 @@ mod hypervisor;
 mod log;
 mod mm;
 mod panic;
+mod restart;
 mod ring_cores;
 mod settings;
 mod xen;
 
 use alloc::format;
+use alloc::string::ToString;
 use alloc::vec;
 
-use ::log::info;
+use ::log::{error, info, warn};
 use spindle_control::{Control, Store};
-use spindle_xen::store::Ring as StoreRing;
+use spindle_hw::Clock;
+use spindle_kept::death::{Death, Lives};
+use spindle_xen::event::Port;
 use spindle_xen::xenbus::ShutdownKind;
 use xen_pvh_boot::{Boot, BootError};
 
 use hypervisor::XenCpu;
 use xen::sched::Reason;
 
-xen_pvh_boot::entry!(main);
+xen_pvh_boot::entry!(main, kept: restart::pages);
 
 /// What is built in, for the first line of the log.
 const FEATURES: &str = "nvme, virtio, ram, multi-queue, persistent grants, grant copy, flush";
@@ -38,6 +42,10 @@ struct Machine {
     memory: mm::Memory,
     /// `None` in a quick test without Xen.
     xen: Option<xen::Xen>,
+    /// 1 for the first start in this domain.
+    life: u64,
+    /// How the last life ended.
+    last: Option<Death>,
 }
 
 fn main(boot: Result<Boot, BootError>) -> ! {
@@ -48,9 +56,20 @@ fn main(boot: Result<Boot, BootError>) -> ! {
 
 /// Brings the machine up as far as the log and the clock.
 fn start(boot: Boot) -> Machine {
-    let memory = mm::init(&boot).unwrap_or_else(|e| panic!("{e}"));
+    let lives = restart::lives(&boot);
+    let life = lives.as_ref().map_or(1, Lives::life);
+    let last = lives.as_ref().and_then(Lives::last);
+    let memory = mm::init(&boot, life).unwrap_or_else(|e| panic!("{e}"));
+    match lives.map(|lives| restart::init(&boot, lives)) {
+        Some(Ok(())) => {}
+        Some(Err(reason)) => warn!("a death ends the domain: {reason}"),
+        None => warn!("a death ends the domain: no room for kept memory"),
+    }
     arch::set_up_core().unwrap_or_else(|e| panic!("{e}"));
     let mut xen = xen::init(memory.grants).unwrap_or_else(|e| panic!("{e}"));
+    if life > 1 {
+        introduce(life, last.as_ref());
+    }
     banner(&boot, &memory, xen.as_ref());
     let words = || xen_pvh_boot::words(&boot.info.command_line);
     match xen.as_mut().map(|x| (x.console.take(), x.events)) {
@@ -60,7 +79,31 @@ fn start(boot: Boot) -> Machine {
     if words().any(|w| w.key == "debug_port") {
         log::use_debug_port();
     }
-    Machine { boot, memory, xen }
+    Machine {
+        boot,
+        memory,
+        xen,
+        life,
+        last,
+    }
+}
+
+/// Begins the log of a life that is not the first with how the last one ended.
+fn introduce(life: u64, last: Option<&Death>) {
+    let Some(death) = last else {
+        error!("life {life}: how the last one ended is not known");
+        return;
+    };
+    let uptime = death.uptime_ns / 1_000_000_000;
+    let (cause, core) = (death.cause, death.core);
+    error!("life {life}: the last one ended after {uptime} s on core {core} by {cause}");
+    for line in death.message.lines().filter(|line| !line.is_empty()) {
+        error!("{line}");
+    }
+    let mut line = alloc::string::String::new();
+    // A string takes everything.
+    let _ = arch::backtrace::write(&mut line, &death.trace);
+    error!("{}", line.trim_end());
 }
 
 fn banner(boot: &Boot, memory: &mm::Memory, xen: Option<&xen::Xen>) {
@@ -87,7 +130,13 @@ fn banner(boot: &Boot, memory: &mm::Memory, xen: Option<&xen::Xen>) {
 
 /// Finds the disks, starts the ring cores, and serves until the toolstack ends it.
 fn serve(machine: Machine) -> ! {
-    let Machine { boot, memory, xen } = machine;
+    let Machine {
+        boot,
+        memory,
+        xen,
+        life,
+        last,
+    } = machine;
     let clock = xen::time::clock().unwrap_or_else(|| panic!("the clock does not run"));
     let line = &boot.info.command_line;
     let Some((store, xen)) = xen.and_then(|mut xen| Some((xen.store.take()?, xen))) else {
@@ -98,8 +147,18 @@ fn serve(machine: Machine) -> ! {
         disks.shutdown(vec![queues]);
         panic::stop(Reason::PowerOff)
     };
-    let mut ring = StoreRing::new(store.page);
-    let config = settings::collect(Some((&mut ring, store.port, xen.events)), clock, line);
+    let port = store.port;
+    if restart::is_again() {
+        let kept = |other: Port| other == port || Some(other) == xen.console_port;
+        let closed = xen.events.close_all_but(kept);
+        info!("closed {closed} event channels of the last life");
+    }
+    let (mut ring, port) = restart::ring(store, xen.events, clock);
+    let config = settings::collect(Some((&mut ring, port, xen.events)), clock, line);
+    if config.drill {
+        warn!("drill=on: an operator may have the kernel die");
+        restart::allow_drills();
+    }
     let mut disks = disks::probe(
         &config,
         &boot.info.map,
@@ -116,17 +175,34 @@ fn serve(machine: Machine) -> ! {
     };
     let cores = ring_cores::start(&config, &memory, hypervisor, &mut disks);
     let cores = cores.unwrap_or_else(|error| panic!("cannot serve: {error}"));
-    let store = Store {
-        ring,
-        port: store.port,
-    };
+    let store = Store { ring, port };
     let version = format!("{} {}", env!("CARGO_PKG_VERSION"), env!("SPINDLE_GIT"));
-    let control = Control::new(&config, version, hypervisor, store, disks, cores);
+    let mut control = Control::new(&config, version, hypervisor, store, disks, cores);
     info!(
         "ready, {} ms after boot",
         xen::time::uptime_ns() / 1_000_000
     );
-    let kind = control.run();
+    control.publish("data/spindle/life", life.to_string());
+    if let Some(death) = last {
+        let (cause, core) = (death.cause, death.core);
+        let message = death.message.lines().find(|line| !line.is_empty());
+        let message = message.unwrap_or_default();
+        control.publish(
+            "data/spindle/death",
+            format!("{cause} core={core} {message}"),
+        );
+    }
+    restart::serves();
+    let mut watcher = restart::Watcher::new(0);
+    let kind = loop {
+        if let Some(kind) = control.turn() {
+            break kind;
+        }
+        restart::obey(0);
+        watcher.turn(clock.now_ns());
+    };
+    drop(watcher);
+    control.stop();
     info!("closed; {kind:?}");
     panic::stop(match kind {
         ShutdownKind::PowerOff | ShutdownKind::Halt => Reason::PowerOff,

@@ -1,13 +1,16 @@
-//! Panics: message and backtrace go to both consoles, then the domain shuts down as crashed.
+//! Panics: message and backtrace go to both consoles, then the kernel starts again in place, or the
+//! domain shuts down as crashed.
 
 use core::fmt::{self, Write};
 use core::panic::PanicInfo;
 use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use spindle_hw::Ports;
+use spindle_kept::death::Cause;
 
 use crate::arch::{backtrace, cpu};
 use crate::log::LastWords;
+use crate::restart;
 use crate::xen::{self, sched};
 
 /// No core's number.
@@ -15,33 +18,57 @@ const NO_VCPU: usize = usize::MAX;
 /// The first core that dies.
 static DYING: AtomicUsize = AtomicUsize::new(NO_VCPU);
 
+/// How far the dying core has come: it may die again on the way.
+static STAGE: AtomicUsize = AtomicUsize::new(0);
+
 #[panic_handler]
 fn panic(info: &PanicInfo<'_>) -> ! {
     let here = (panic as fn(&PanicInfo<'_>) -> !) as usize as u64;
     let core = cpu::number();
     die(
+        Cause::PANIC,
         format_args!("PANIC on core {core}: {info}\n"),
         here,
         cpu::frame_pointer(),
     )
 }
 
-/// Tells `message` with a backtrace from `rip` and the frame at `frame`, and ends the domain.
-/// Dying while dying ends it at once; a second core that dies leaves the word to the first.
-pub(crate) fn die(message: fmt::Arguments<'_>, rip: u64, frame: u64) -> ! {
+/// Reports `message` with a backtrace from `rip` and the frame at `frame`, and ends this life of the
+/// kernel; the next one begins, or the domain ends. Dying while dying skips the report, and ends the
+/// domain the next time; a second core that dies leaves all of it to the first.
+pub(crate) fn die(cause: Cause, message: fmt::Arguments<'_>, rip: u64, frame: u64) -> ! {
     let this = cpu::number();
     let first = DYING.compare_exchange(NO_VCPU, this, Relaxed, Relaxed);
     if first.is_err_and(|first| first != this) {
-        cpu::halt()
+        restart::stand_aside()
     }
-    if first.is_ok() {
-        let mut out = LastWords::begin();
-        // These writers do not fail; if they did, there would be nowhere left to report it.
-        let _ = write!(out, "\n{message}");
-        let _ = backtrace::write(&mut out, rip, frame);
-        out.end();
+    let stage = STAGE.fetch_add(1, Relaxed);
+    if stage == 0 {
+        report(cause, message, rip, frame);
+    }
+    if stage <= 1 && restart::may_follow().is_ok() {
+        restart::start_again();
     }
     stop(sched::Reason::Crash)
+}
+
+/// Notes how this life ends, and says so on both consoles.
+fn report(cause: Cause, message: fmt::Arguments<'_>, rip: u64, frame: u64) {
+    let trace = backtrace::trace(rip, frame);
+    restart::note(cause, message, &trace);
+    let mut out = LastWords::begin();
+    // These writers do not fail; if they did, there would be nowhere left to report it.
+    let _ = write!(out, "\n{message}");
+    let _ = backtrace::write(&mut out, &trace);
+    match restart::may_follow() {
+        Ok(()) => {
+            let _ = writeln!(out, "starting again in place");
+        }
+        Err(reason) => {
+            let _ = writeln!(out, "the domain ends: {reason}");
+            out.end();
+        }
+    }
 }
 
 /// Ends the domain; without Xen, ends QEMU through its debug exit if it has one.

@@ -16,11 +16,12 @@ use spindle_blkif::{Config as CoreConfig, Counted};
 use spindle_config::Config;
 use spindle_control::{CONTROLS_SHARE, Cores, Disks, Hypervisor, Runs, run_core};
 use spindle_datapath::{Core as RingCore, Grants, Queue, RingWorker};
-use spindle_hw::{DmaAlloc, PAGE_SIZE};
+use spindle_hw::{Clock, DmaAlloc, PAGE_SIZE};
 use spindle_xen::event::Port;
 
 use crate::hypervisor::XenCpu;
 use crate::mm::{self, Memory};
+use crate::restart;
 use crate::xen::{time::CoreClock, vcpus};
 
 /// Rings that one core takes.
@@ -111,12 +112,16 @@ fn launch(vcpu: usize, mut worker: RingWorker, hypervisor: XenCpu) -> Result<Por
             clock,
             ..hypervisor
         };
-        while run_core(&mut worker, hypervisor, wake) {}
+        let mut watcher = restart::Watcher::new(vcpu);
+        while run_core(&mut worker, hypervisor, wake) {
+            restart::obey(vcpu);
+            watcher.turn(clock.now_ns());
+        }
     };
     match vcpus::start(vcpu, Box::new(main)) {
         Ok(()) => Ok(wake),
         Err(error) => {
-            if let Err(error) = hypervisor.close(wake) {
+            if let Err(error) = hypervisor.events.close(wake) {
                 warn!("cannot close event channel {}: {error}", wake.0);
             }
             Err(error.to_string())

@@ -6,21 +6,30 @@
 use core::fmt::{self, Write};
 use core::ptr;
 
+use spindle_kept::death::TRACE_MAX;
 use xen_pvh_boot::{IdentityTables, PageTables};
 
 use super::cpu;
 
-/// Frames that are shown.
-const DEPTH: usize = 24;
+/// Addresses, innermost first.
+pub(crate) type Trace = heapless::Vec<u64, TRACE_MAX>;
 
-/// Writes `rip` and the return addresses above the frame at `frame` as one line, for
-/// `addr2line` over the image with symbols.
-pub(crate) fn write(out: &mut impl Write, rip: u64, mut frame: u64) -> fmt::Result {
+/// Writes a trace as one line, for `addr2line` over the image with symbols.
+pub(crate) fn write(out: &mut impl Write, trace: &Trace) -> fmt::Result {
+    write!(out, "backtrace:")?;
+    trace.iter().try_for_each(|at| write!(out, " {at:#x}"))?;
+    writeln!(out)
+}
+
+/// `rip` and the return addresses above the frame at `frame`.
+pub(crate) fn trace(rip: u64, mut frame: u64) -> Trace {
     // SAFETY: nothing is mapped or unmapped here; the root is the one in use, and all tables are
     // in identity-mapped memory.
     let tables = unsafe { PageTables::from_root(cpu::root_table(), IdentityTables::new(|| None)) };
-    write!(out, "backtrace: {rip:#x}")?;
-    for _ in 0..DEPTH {
+    let mut trace = Trace::new();
+    // There is room: the loop ends before there is none.
+    let _ = trace.push(rip);
+    while !trace.is_full() {
         let readable = |at: u64| at.is_multiple_of(8) && tables.is_mapped(at);
         let Some(above) = frame.checked_add(8) else {
             break;
@@ -38,12 +47,12 @@ pub(crate) fn write(out: &mut impl Write, rip: u64, mut frame: u64) -> fmt::Resu
         if back == 0 {
             break;
         }
-        write!(out, " {back:#x}")?;
+        let _ = trace.push(back);
         // Stacks grow down: a frame further up is at a higher address.
         if next <= frame {
             break;
         }
         frame = next;
     }
-    writeln!(out)
+    trace
 }

@@ -16,6 +16,12 @@ pub(crate) fn tsc() -> u64 {
     unsafe { _rdtsc() }
 }
 
+/// Raises the exception of an instruction that there is not.
+pub(crate) fn undefined_instruction() -> ! {
+    // SAFETY: leads to the exception's handler, which does not return.
+    unsafe { asm!("ud2", options(noreturn)) }
+}
+
 /// Stops this core for good. Under Xen it goes down, and the domain ends with its last core.
 pub(crate) fn halt() -> ! {
     loop {

@@ -19,7 +19,7 @@ const EXCEPTIONS: usize = 32;
 const STUB_SIZE: usize = 16;
 /// Exception stacks that each core has: one each for the vectors below.
 pub(super) const EXCEPTION_STACKS: usize = 3;
-const NMI: usize = 2;
+pub(super) const NMI: usize = 2;
 const DOUBLE_FAULT: usize = 8;
 const MACHINE_CHECK: usize = 18;
 
@@ -67,7 +67,8 @@ pub(super) fn load() {
         limit: (size_of_val(table) - 1) as u16,
         base: VirtAddr::from_ptr(table),
     };
-    // SAFETY: the table is never dropped, and each gate leads to a stub that never returns.
+    // SAFETY: the table is never dropped, and each gate leads to a stub that does not return, or
+    // returns with all registers as they were.
     unsafe { lidt(&pointer) };
 }
 
@@ -89,7 +90,7 @@ extern "C" fn stubs() {
     );
 }
 
-/// Saves the registers and hands the frame over.
+/// Saves the registers, hands the frame over, and goes on where the core was if that returns.
 #[unsafe(naked)]
 extern "C" fn common() {
     naked_asm!(
@@ -99,7 +100,10 @@ extern "C" fn common() {
         "cld",
         "mov rdi, rsp",
         "call {handle}",
-        "ud2",
+        "pop rax", "pop rbx", "pop rcx", "pop rdx", "pop rbp", "pop rsi", "pop rdi", "pop r8",
+        "pop r9", "pop r10", "pop r11", "pop r12", "pop r13", "pop r14", "pop r15",
+        "add rsp, 16",
+        "iretq",
         handle = sym trap::handle,
     );
 }

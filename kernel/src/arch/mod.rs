@@ -14,6 +14,7 @@ pub(crate) use launch::Launch;
 use alloc::boxed::Box;
 
 use crate::mm::StackError;
+use crate::restart;
 
 /// Sets up the boot core, which runs this: its descriptor tables, and exception handlers with
 /// stacks of their own.
@@ -22,6 +23,7 @@ use crate::mm::StackError;
 /// Without memory for the stacks.
 pub(crate) fn set_up_core() -> Result<(), StackError> {
     enter_core(0, Box::new(CoreTables::new()?));
+    restart::unblock_interrupts();
     Ok(())
 }
 
@@ -31,4 +33,5 @@ pub(crate) fn enter_core(number: u32, tables: Box<CoreTables>) {
     cpu::set_number(number);
     Box::leak(tables).load();
     idt::load();
+    restart::running(number as usize);
 }

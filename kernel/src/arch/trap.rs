@@ -1,8 +1,12 @@
-//! Exceptions: none is expected, so each ends the domain, after a full report.
+//! Exceptions: none is expected, so each ends this life of the kernel, after a full report. So does
+//! a non-maskable interrupt that an operator sends.
 
 use core::fmt;
 
-use super::cpu;
+use spindle_kept::death::Cause;
+
+use super::{cpu, idt};
+use crate::restart;
 
 /// The stack as the entry stubs leave it.
 #[repr(C)]
@@ -121,7 +125,16 @@ impl fmt::Display for Frame {
     }
 }
 
-/// Called by the stubs; the stack pointer they pass is a frame.
-pub(super) extern "C" fn handle(frame: &Frame) -> ! {
-    crate::panic::die(format_args!("{frame}"), frame.rip, frame.rbp)
+/// Called by the stubs; the stack pointer they pass is a frame. Returns from an interrupt that came too
+/// late.
+pub(super) extern "C" fn handle(frame: &Frame) {
+    let cause = if frame.vector == idt::NMI as u64 {
+        if !restart::is_asked_for(frame.rip, frame.rbp) {
+            return;
+        }
+        Cause::NMI
+    } else {
+        Cause::EXCEPTION
+    };
+    crate::panic::die(cause, format_args!("{frame}"), frame.rip, frame.rbp)
 }

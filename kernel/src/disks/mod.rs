@@ -5,6 +5,7 @@ mod partitions;
 mod pci;
 mod placed;
 mod probe;
+mod quiet;
 mod virtio;
 
 use alloc::boxed::Box;

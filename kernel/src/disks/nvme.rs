@@ -38,7 +38,7 @@ pub(super) fn probe(probe: &mut Probe<'_>) {
     }
 }
 
-fn is_controller(function: &Function) -> bool {
+pub(super) fn is_controller(function: &Function) -> bool {
     function.class == Class::NVME
 }
 
@@ -49,7 +49,10 @@ pub(super) fn name(number: usize) -> String {
 
 /// Switches a PCI function on and maps its registers, which are in BAR 0 and 1 (NVMe 1.4,
 /// 2.1.10). The other BARs, of a memory buffer or persistent memory, are not used.
-fn find(probe: &mut Probe<'_>, function: &Function) -> Result<(Mmio, MemoryBar), String> {
+pub(super) fn find(
+    probe: &mut Probe<'_>,
+    function: &Function,
+) -> Result<(Mmio, MemoryBar), String> {
     let bars = probe.pci.enable(function, |bar| bar == 0);
     let bars = bars.map_err(|error| error.to_string())?;
     let bar = *pci::find(&bars, 0)?;

@@ -45,6 +45,12 @@ impl Pci {
         self.functions.iter().copied().filter(is_one).collect()
     }
 
+    /// Leaves a function out from now on.
+    pub(super) fn forget(&mut self, address: Address) {
+        self.functions
+            .retain(|function| function.address != address);
+    }
+
     /// Passes on what was `started` of a function that is a `what`; one that does not work is
     /// switched off.
     pub(super) fn check<T>(

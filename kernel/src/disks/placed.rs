@@ -34,7 +34,7 @@ pub(super) fn probe(probe: &mut Probe<'_>) {
 }
 
 /// Maps the registers, unless something else is there. `used` are those mapped before.
-fn registers(
+pub(super) fn registers(
     placed: &PlacedController,
     map: &[MapEntry],
     used: &mut Vec<Range<u64>>,

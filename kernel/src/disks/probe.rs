@@ -15,6 +15,7 @@ use xen_pvh_boot::MapEntry;
 use super::pci::Pci;
 use super::{nvme, virtio};
 use crate::mm::{Dma, Memory};
+use crate::restart;
 use crate::xen::time::CoreClock;
 
 /// A controller of any disk type.
@@ -60,6 +61,9 @@ impl<'a> Probe<'a> {
             controllers: Vec::new(),
             failed: Vec::new(),
         };
+        if restart::is_again() {
+            super::quiet::stop_all(&mut probe);
+        }
         macro_rules! probe_each {
             ($($(#[$doc:meta])* $kind:ident($queue:ty), $probe:expr;)*) => {
                 $({

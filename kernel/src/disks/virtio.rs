@@ -2,11 +2,12 @@
 
 use alloc::boxed::Box;
 use alloc::string::{String, ToString};
+use alloc::vec::Vec;
 
 use log::{error, info};
 use spindle_block::{BusMaster, Unreachable};
 use spindle_hw::Mmio;
-use spindle_pci::Function;
+use spindle_pci::{Function, MemoryBar};
 use spindle_virtio::{Disk, Layout, PciTransport, VirtioDisk, is_block_device};
 
 use super::pci::{self, PciMaster};
@@ -21,16 +22,25 @@ pub(super) fn probe(probe: &mut Probe<'_>) {
     }
 }
 
+/// Switches one on; gives where its registers are.
+pub(super) fn find(
+    probe: &mut Probe<'_>,
+    function: &Function,
+) -> Result<(Vec<MemoryBar>, Layout), String> {
+    let bars = probe.pci.enable(function, |_| true);
+    let bars = bars.map_err(|error| error.to_string())?;
+    let layout = Layout::find(&probe.pci.bus, function.address, &bars);
+    let layout = layout.map_err(|error| error.to_string())?;
+    Ok((bars, layout))
+}
+
 /// Brings one up. A device that fails at that is tried again later, and is refused meanwhile.
 fn start(
     probe: &mut Probe<'_>,
     number: usize,
     function: &Function,
 ) -> Result<AnyController, String> {
-    let bars = probe.pci.enable(function, |_| true);
-    let bars = bars.map_err(|error| error.to_string())?;
-    let layout = Layout::find(&probe.pci.bus, function.address, &bars);
-    let layout = layout.map_err(|error| error.to_string())?;
+    let (bars, layout) = find(probe, function)?;
     let transport = PciTransport::new(layout, |bar| pci::registers(&bars, bar))?;
     let notify = pci::registers(&bars, layout.notify.bar)?;
     let mut bus = Master {

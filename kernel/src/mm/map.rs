@@ -21,7 +21,7 @@ type Tables = PageTables<IdentityTables<fn() -> Option<u64>>>;
 fn with_tables<T>(change: impl FnOnce(&mut Tables) -> T) -> T {
     let _guard = LOCK.lock();
     // SAFETY: new tables come from the heap, which is identity-mapped; the callers below map only
-    // what is not mapped, and unmap only guard pages.
+    // what is not mapped, and unmap only guard pages and what becomes code.
     let memory = unsafe { IdentityTables::new(table_page as fn() -> Option<u64>) };
     change(&mut PageTables::from_root(cpu::root_table(), memory))
 }
@@ -52,6 +52,17 @@ fn fresh(range: Range<u64>, kind: Kind) -> Result<NonNull<u8>, MapError> {
 /// Maps the grant window.
 pub(super) fn window(range: Range<u64>) -> Result<(), MapError> {
     with_tables(|tables| tables.map(range, Kind::Memory))
+}
+
+/// Makes memory code that is not part of the image: executable, and no longer writable.
+///
+/// # Errors
+/// If it is not whole pages, or no memory is left for page tables.
+pub(crate) fn make_code(range: Range<u64>) -> Result<(), MapError> {
+    with_tables(|tables| {
+        tables.unmap(range.clone())?;
+        tables.map(range, Kind::Text)
+    })
 }
 
 /// Maps one page that the hypervisor or dom0 put at guest frame `frame`, outside RAM.

@@ -12,7 +12,7 @@ mod window;
 
 pub(crate) use dma::Dma;
 pub(crate) use heap::free as heap_free;
-pub(crate) use map::{registers, special_page};
+pub(crate) use map::{make_code, registers, special_page};
 pub(crate) use stack::{Stack, StackError};
 pub(crate) use window::GrantWindow;
 
@@ -44,11 +44,11 @@ pub(crate) struct Memory {
     pub(crate) end: u64,
 }
 
-/// Splits the free RAM. Called once.
+/// Splits the free RAM. Called once. `life` is 1 for the first start in this domain.
 ///
 /// # Errors
 /// With the reason, in a domain too small to run in or without a place for the grant window.
-pub(crate) fn init(boot: &Boot) -> Result<Memory, &'static str> {
+pub(crate) fn init(boot: &Boot, life: u64) -> Result<Memory, &'static str> {
     let mut free = boot.free.clone();
     let heap = (free.total() / 4).clamp(HEAP_MIN, HEAP_MAX) & !(PAGE - 1);
     let largest = free.largest().filter(|r| r.end - r.start > heap);
@@ -57,9 +57,8 @@ pub(crate) fn init(boot: &Boot) -> Result<Memory, &'static str> {
     free.remove(&heap_range);
     heap::init(heap_range);
 
-    let window = window::place(&boot.info).ok_or("no room for grants above RAM")?;
+    let (window, end) = window::place(&boot.info, life).ok_or("no room for grants above RAM")?;
     map::window(window.clone()).map_err(|_| "cannot map the grant window")?;
-    let end = window.end;
     let mut windows = vec![window.clone()];
     windows.extend(free.iter());
     Ok(Memory {

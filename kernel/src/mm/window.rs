@@ -38,21 +38,23 @@ impl GrantWindow {
     }
 }
 
-/// The first GiB, on a GiB boundary, above 4 GiB and above all RAM, that nothing in the memory
-/// map claims and the processor can address.
-pub(super) fn place(info: &BootInfo) -> Option<Range<u64>> {
+/// Places that a window may be at, of which each life uses the next: what an earlier life has mapped
+/// stays mapped, and mapping over it would be the end of the domain.
+const PLACES: usize = 16;
+
+/// A GiB, on a GiB boundary, above 4 GiB and above all RAM, that nothing in the memory map claims
+/// and the processor can address; and the end of all those that other lives use.
+pub(super) fn place(info: &BootInfo, life: u64) -> Option<(Range<u64>, u64)> {
     let limit = 1 << cpu::physical_bits();
-    let mut start = info.ram.end().max(FIRST).next_multiple_of(SIZE);
-    while start + SIZE <= limit {
-        let window = start..start + SIZE;
-        let claimed = info
-            .map
-            .iter()
-            .any(|e| e.start < window.end && e.start.saturating_add(e.size) > window.start);
-        if !claimed {
-            return Some(window);
-        }
-        start += SIZE;
-    }
-    None
+    let first = info.ram.end().max(FIRST).next_multiple_of(SIZE);
+    let starts = (0..).map(|nth| first + nth * SIZE);
+    let windows = starts.map(|start| start..start + SIZE);
+    let is_free = |window: &Range<u64>| {
+        let mut claims = info.map.iter();
+        !claims.any(|e| e.start < window.end && e.start.saturating_add(e.size) > window.start)
+    };
+    let windows = windows.take_while(|window| window.end <= limit);
+    let windows: heapless::Vec<_, PLACES> = windows.filter(is_free).take(PLACES).collect();
+    let nth = life.saturating_sub(1) % (windows.len() as u64).max(1);
+    Some((windows.get(nth as usize)?.clone(), windows.last()?.end))
 }

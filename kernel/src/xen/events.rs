@@ -14,6 +14,7 @@ use super::shared::SharedInfo;
 const BIND_INTERDOMAIN: u64 = 0;
 const CLOSE: u64 = 3;
 const SEND: u64 = 4;
+const STATUS: u64 = 5;
 const BIND_IPI: u64 = 7;
 /// How late an event may be noticed by a core that sleeps on more ports than Xen takes.
 const MANY_PORTS_NS: u64 = 1_000_000;
@@ -118,6 +119,47 @@ impl Events {
         op(CLOSE, &mut { port.0 })?;
         self.take_pending(port);
         Ok(())
+    }
+
+    /// Closes every local port but those that are to be `kept`, and Xen's own, which are not shown to the
+    /// domain; gives how many there were.
+    pub(crate) fn close_all_but(self, kept: impl Fn(Port) -> bool) -> usize {
+        let is_open = |port: &Port| Self::is_open(*port) == Ok(true) && !kept(*port);
+        // Xen has no ports above the first that it does not know.
+        let known = (1..)
+            .map(Port)
+            .take_while(|port| Self::is_open(*port) != Err(Errno::EINVAL));
+        known
+            .filter(is_open)
+            .filter(|port| self.close(*port).is_ok())
+            .count()
+    }
+
+    /// Whether a local port is in use.
+    ///
+    /// # Errors
+    /// Xen's: EINVAL if there is no such port yet, EACCES for one that is Xen's own.
+    fn is_open(port: Port) -> Result<bool, Errno> {
+        /// `struct evtchn_status`.
+        #[repr(C)]
+        struct Status {
+            domid: u16,
+            pad: u16,
+            port: u32,
+            status: u32,
+            vcpu: u32,
+            detail: [u32; 2],
+        }
+        let mut status = Status {
+            domid: DomId::SELF.0,
+            pad: 0,
+            port: port.0,
+            status: 0,
+            vcpu: 0,
+            detail: [0; 2],
+        };
+        op(STATUS, &mut status)?;
+        Ok(status.status != 0)
     }
 
     /// Whether an event came for `port` since the last call, which forgets it.

@@ -23,10 +23,12 @@ static VMMCALL: AtomicBool = AtomicBool::new(false);
 
 /// Finds out which instruction it is. Called before the first hypercall.
 pub(super) fn init() {
-    VMMCALL.store(
-        matches!(&cpu::vendor(), b"AuthenticAMD" | b"HygonGenuine"),
-        Relaxed,
-    );
+    VMMCALL.store(is_vmmcall(), Relaxed);
+}
+
+/// Whether hypercalls are made by VMMCALL, as this processor's vendor has it.
+pub(crate) fn is_vmmcall() -> bool {
+    matches!(&cpu::vendor(), b"AuthenticAMD" | b"HygonGenuine")
 }
 
 /// The argument by which Xen reaches what is at `place`, which is exposed: a raw pointer to it, a

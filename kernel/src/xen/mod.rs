@@ -13,12 +13,14 @@ pub(crate) mod vcpus;
 pub(crate) use cpuid::Hypervisor;
 pub(crate) use events::Events;
 pub(crate) use grants::Grants;
+pub(crate) use hypercall::is_vmmcall;
 pub(crate) use params::Ring;
 
 use alloc::boxed::Box;
 use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use shared::SharedInfo;
+use spindle_xen::event::Port;
 
 use crate::mm::GrantWindow;
 
@@ -36,6 +38,8 @@ pub(crate) struct Xen {
     pub(crate) grants: Grants,
     /// xenstored's ring.
     pub(crate) store: Option<Ring>,
+    /// The port to xenconsoled.
+    pub(crate) console_port: Option<Port>,
     /// xenconsoled's ring, until the log takes it.
     pub(crate) console: Option<Ring>,
 }
@@ -62,11 +66,13 @@ pub(crate) fn init(window: GrantWindow) -> Result<Option<Xen>, &'static str> {
     let shared = &*Box::leak(Box::new(shared));
     time::start(time::Source::Xen { shared, vcpu: 0 });
     vcpus::init(shared);
+    let console = params::console();
     Ok(Some(Xen {
         hypervisor,
         events: Events::new(shared),
         grants: Grants::new(),
         store: params::store(),
-        console: params::console(),
+        console_port: console.as_ref().map(|ring| ring.port),
+        console,
     }))
 }

@@ -8,6 +8,7 @@ use spindle_xen::clock::TimeInfo;
 
 use super::shared::SharedInfo;
 use crate::arch::cpu;
+use crate::restart;
 
 /// Where time comes from.
 #[derive(Clone, Copy, Debug)]
@@ -77,6 +78,10 @@ impl Clock for CoreClock {
 
     #[inline]
     fn relax(&self) {
+        // A wait that is bounded is no hang.
+        if let Source::Xen { vcpu, .. } = self.source {
+            restart::alive(vcpu);
+        }
         core::hint::spin_loop();
     }
 }

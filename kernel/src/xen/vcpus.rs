@@ -24,10 +24,13 @@ use super::shared::{self, SharedInfo};
 use super::time::{self, CoreClock, Source};
 use crate::arch::{self, CoreTables, Launch, cpu};
 use crate::mm::{Stack, StackError};
+use crate::restart;
 
 const INITIALISE: u64 = 0;
 const UP: u64 = 1;
+const DOWN: u64 = 2;
 const IS_UP: u64 = 3;
+const SEND_NMI: u64 = 11;
 
 /// Pages of a core's stack.
 const STACK_PAGES: usize = 16;
@@ -53,6 +56,8 @@ pub(crate) enum StartError {
     Refused(&'static str, Errno),
     /// It was started but did not begin within a second.
     Silent,
+    /// It did not stop when an earlier life ended, and is out of use until the domain ends.
+    Lost,
 }
 
 impl fmt::Display for StartError {
@@ -62,6 +67,7 @@ impl fmt::Display for StartError {
             Self::Stack(error) => error.fmt(f),
             Self::Refused(operation, error) => write!(f, "Xen refused {operation}: {error}"),
             Self::Silent => f.write_str("it did not begin within a second"),
+            Self::Lost => f.write_str("it did not stop when the kernel died"),
         }
     }
 }
@@ -131,13 +137,29 @@ pub(crate) fn park() -> ! {
     cpu::halt()
 }
 
+/// Sends a vCPU a non-maskable interrupt. One that has never run and that there is not are errors,
+/// which change nothing.
+pub(crate) fn send_nmi(vcpu: usize) {
+    let _ = vcpu_op(SEND_NMI, vcpu as u64);
+}
+
+/// Has a vCPU go on that is down.
+pub(crate) fn up(vcpu: usize) {
+    let _ = vcpu_op(UP, vcpu as u64);
+}
+
+/// Stops a vCPU wherever it is.
+pub(crate) fn down(vcpu: usize) {
+    let _ = vcpu_op(DOWN, vcpu as u64);
+}
+
 /// An operation on a vCPU without an argument.
 fn vcpu_op(operation: u64, vcpu: u64) -> Result<i64, Errno> {
     // SAFETY: takes no memory; what a vCPU begins with was made by `start`.
     unsafe { hypercall::call(VCPU_OP, [operation, vcpu, 0]) }
 }
 
-/// Makes the vCPU run.
+/// Makes the vCPU run, be it one that waits since an earlier life.
 fn launch_at(vcpu: u64, launch: &Launch) -> Result<(), StartError> {
     /// `struct vcpu_hvm_context` (`public/hvm/hvm_vcpu.h`) with the 64-bit registers.
     #[repr(C)]
@@ -162,6 +184,11 @@ fn launch_at(vcpu: u64, launch: &Launch) -> Result<(), StartError> {
     const MODE_64: u32 = 1;
     const RFLAGS_ALWAYS: u64 = 1 << 1;
 
+    match restart::release(vcpu as usize, launch) {
+        restart::Release::New => restart::starting(vcpu as usize),
+        restart::Release::Done => return Ok(()),
+        restart::Release::Lost => return Err(StartError::Lost),
+    }
     let context = Context {
         mode: MODE_64,
         pad: 0,
@@ -181,8 +208,10 @@ fn launch_at(vcpu: u64, launch: &Launch) -> Result<(), StartError> {
     let address = hypercall::address(&raw const context);
     // SAFETY: Xen reads the context, which outlives the call; by it the vCPU calls `begin`, on a
     // stack and with an argument that are its alone.
-    unsafe { hypercall::call(VCPU_OP, [INITIALISE, vcpu, address]) }
-        .map_err(|error| StartError::Refused("VCPUOP_initialise", error))?;
+    unsafe { hypercall::call(VCPU_OP, [INITIALISE, vcpu, address]) }.map_err(|error| {
+        restart::absent(vcpu as usize);
+        StartError::Refused("VCPUOP_initialise", error)
+    })?;
     vcpu_op(UP, vcpu).map_err(|error| StartError::Refused("VCPUOP_up", error))?;
     Ok(())
 }

@@ -1,0 +1,60 @@
+//! Controllers as an earlier life of the kernel has left them: they may still write to memory that it
+//! gave them. Before any of that is used again, all of them are stopped.
+
+use alloc::string::{String, ToString};
+
+use log::error;
+use spindle_pci::Function;
+use spindle_virtio::{PciTransport, is_block_device};
+
+use super::probe::Probe;
+use super::{nvme, pci, placed, virtio};
+
+/// Stops every controller that there is. One that does not stop is switched off the bus and not
+/// used.
+///
+/// # Panics
+/// If one does not stop that dom0 has placed: nothing keeps it from memory then.
+pub(super) fn stop_all(probe: &mut Probe<'_>) {
+    for function in probe.pci.find(|_| true) {
+        let stopped = if nvme::is_controller(&function) {
+            stop_nvme(probe, &function)
+        } else if is_block_device(&function) {
+            stop_virtio(probe, &function)
+        } else {
+            continue;
+        };
+        probe.pci.bus.disable(function.address);
+        if let Err(reason) = stopped {
+            error!(
+                "pci {}: not used, it does not stop: {reason}",
+                function.address
+            );
+            probe.pci.forget(function.address);
+        }
+    }
+    for at in &probe.config.placed_controllers {
+        let registers = placed::registers(at, probe.map, &mut alloc::vec::Vec::new(), 1);
+        // What cannot be reached was not used before either.
+        if let Ok(registers) = registers
+            && let Err(reason) = spindle_nvme::stop(registers, &probe.clock)
+            && reason != spindle_nvme::Error::Gone
+        {
+            panic!(
+                "{}: it does not stop: {reason}",
+                nvme::name(at.number.into())
+            );
+        }
+    }
+}
+
+fn stop_nvme(probe: &mut Probe<'_>, function: &Function) -> Result<(), String> {
+    let (registers, _) = nvme::find(probe, function)?;
+    spindle_nvme::stop(registers, &probe.clock).map_err(|error| error.to_string())
+}
+
+fn stop_virtio(probe: &mut Probe<'_>, function: &Function) -> Result<(), String> {
+    let (bars, layout) = virtio::find(probe, function)?;
+    let mut transport = PciTransport::new(layout, |bar| pci::registers(&bars, bar))?;
+    spindle_virtio::reset(&mut transport, &probe.clock).map_err(|error| error.to_string())
+}

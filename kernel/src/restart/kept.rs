@@ -1,0 +1,240 @@
+//! Takes up kept memory at the start of a life: the kept code with all that it works with, and the
+//! lives so far.
+
+// UNSAFETY: makes memory of ours from addresses that boot has set aside.
+#![expect(unsafe_code)]
+
+use core::arch::global_asm;
+use core::ops::Range;
+use core::ptr::{self, NonNull};
+use core::sync::atomic::Ordering::Relaxed;
+
+use spin::Once;
+use spindle_hw::{PAGE_SIZE, SharedPages};
+use spindle_kept::death::Lives;
+use xen_pvh_boot::{Boot, PAGE, image};
+
+use super::layout;
+use crate::{mm, xen};
+
+global_asm!(
+    include_str!("kept_code.S"),
+    VMMCALL = const layout::VMMCALL,
+    ROOT = const layout::ROOT,
+    GDTR = const layout::GDTR,
+    IDTR = const layout::IDTR,
+    IMAGE_FROM = const layout::IMAGE_FROM,
+    IMAGE_TO = const layout::IMAGE_TO,
+    IMAGE_WORDS = const layout::IMAGE_WORDS,
+    BSS = const layout::BSS,
+    BSS_WORDS = const layout::BSS_WORDS,
+    ENTRY = const layout::ENTRY,
+    START_INFO = const layout::START_INFO,
+    STACK_TOP = const layout::STACK_TOP,
+    SLOT_SIZE = const layout::SLOT_SIZE,
+    STATE = const layout::STATE,
+    CR3 = const layout::CR3,
+    RIP = const layout::RIP,
+    RSP = const layout::RSP,
+    RDI = const layout::RDI,
+    RSI = const layout::RSI,
+    STARTING = const layout::STARTING,
+    PARKED = const layout::PARKED,
+    RELEASED = const layout::RELEASED,
+    START_AGAIN = const xen_pvh_boot::START_AGAIN,
+);
+
+unsafe extern "C" {
+    static kept_code: u8;
+    static kept_park: u8;
+    static kept_enter: u8;
+    static kept_nmi: u8;
+    static kept_fatal: u8;
+    static kept_code_end: u8;
+}
+
+/// The kept code and what it works with.
+#[derive(Debug)]
+pub(super) struct KeptCode {
+    /// Where the code begins.
+    code: u64,
+    pages: Range<u64>,
+    /// Whether there was a life before this one.
+    pub(super) again: bool,
+    pub(super) slots: SharedPages,
+    pub(super) lives: Lives,
+}
+
+static KEPT: Once<KeptCode> = Once::new();
+
+/// The kept code, once it is there.
+pub(super) fn get() -> Option<&'static KeptCode> {
+    KEPT.get()
+}
+
+/// Whether there was a life before this one.
+pub(crate) fn is_again() -> bool {
+    get().is_some_and(|kept| kept.again)
+}
+
+/// Begins a life in the record of lives; `None` if the domain has no room for kept memory. Called
+/// once.
+pub(crate) fn lives(boot: &Boot) -> Option<Lives> {
+    let page = part(&boot.kept.pages, layout::DEATHS, 1)?;
+    Some(Lives::begin(page, boot.kept.again))
+}
+
+/// Has everything ready for a next life. Called once, on the boot core, before any other runs.
+///
+/// # Errors
+/// With the reason, if the kept code cannot be made executable.
+pub(crate) fn init(boot: &Boot, lives: Lives) -> Result<(), &'static str> {
+    let pages = &boot.kept.pages;
+    let parts = |first, count| part(pages, first, count).ok_or("kept memory is too small");
+    let (code, state) = (parts(layout::CODE, 1)?, parts(layout::STATE_PAGE, 1)?);
+    let tables = parts(layout::TABLES, layout::TABLE_PAGES)?;
+    let slots = parts(layout::SLOTS, layout::CORES * layout::SLOT_SIZE / PAGE_SIZE)?;
+    if !boot.kept.again {
+        // Cores that wait run in it: what the first life has put there stays.
+        write_code(&code);
+        slots.zero(0, slots.len());
+    }
+    let at = code.bus();
+    mm::make_code(at..at + PAGE).map_err(|_| "the kept code cannot be mapped")?;
+    write_tables(&tables);
+    write_state(&state, boot, at, tables.bus());
+    KEPT.call_once(|| KeptCode {
+        code: at,
+        pages: pages.clone(),
+        again: boot.kept.again,
+        slots,
+        lives,
+    });
+    Ok(())
+}
+
+/// Pages of kept memory: no two calls are for the same ones.
+fn part(pages: &Range<u64>, first: usize, count: usize) -> Option<SharedPages> {
+    let at = pages.start + first as u64 * PAGE;
+    if at + count as u64 * PAGE > pages.end {
+        return None;
+    }
+    let base = NonNull::new(ptr::with_exposed_provenance_mut(at as usize))?;
+    // SAFETY: boot has mapped kept memory to itself for good and gives it to nothing else, so that
+    // no reference covers it.
+    Some(unsafe { SharedPages::from_raw(base, count, at) })
+}
+
+/// Bytes from the start of the kept code to one of its symbols.
+fn offset(symbol: *const u8) -> u64 {
+    (symbol.addr() - (&raw const kept_code).addr()) as u64
+}
+
+fn write_code(page: &SharedPages) {
+    let len = offset(&raw const kept_code_end) as usize;
+    // SAFETY: the code is a constant of that length.
+    let code = unsafe { core::slice::from_raw_parts(&raw const kept_code, len) };
+    page.write_bytes(0, code);
+}
+
+/// Tables that map the first 4 GiB to itself, in pages of 2 MiB, with everything allowed.
+fn write_tables(pages: &SharedPages) {
+    const PRESENT_WRITABLE: u64 = 3;
+    const LARGE: u64 = 1 << 7;
+    let directories = layout::TABLE_PAGES - 2;
+    let entry = |page: usize| (pages.bus() + page as u64 * PAGE) | PRESENT_WRITABLE;
+    pages.u64_at(0).store(entry(1), Relaxed);
+    for gib in 0..directories {
+        let pointer = pages.u64_at(PAGE_SIZE + gib * 8);
+        pointer.store(entry(2 + gib), Relaxed);
+    }
+    for large in 0..directories * 512 {
+        let entry = pages.u64_at(2 * PAGE_SIZE + large * 8);
+        entry.store((large as u64) << 21 | PRESENT_WRITABLE | LARGE, Relaxed);
+    }
+}
+
+/// Writes what the kept code at `code` works with.
+fn write_state(state: &SharedPages, boot: &Boot, code: u64, root: u64) {
+    /// Nothing, 64-bit code, data, 32-bit code; the same selectors as everywhere.
+    const SEGMENTS: [u64; 4] = [
+        0,
+        0x00af_9b00_0000_ffff,
+        0x00cf_9300_0000_ffff,
+        0x00cf_9b00_0000_ffff,
+    ];
+    const VECTORS: usize = 32;
+    const NMI: usize = 2;
+
+    let put = |at: usize, value: u64| state.u64_at(at).store(value, Relaxed);
+    let here = |at: usize| state.bus() + at as u64;
+    put(layout::VMMCALL, xen::is_vmmcall().into());
+    put(layout::ROOT, root);
+    let tables = [
+        (layout::GDTR, layout::GDT, SEGMENTS.len() * 8),
+        (layout::IDTR, layout::IDT, VECTORS * 16),
+    ];
+    for (operand, table, len) in tables {
+        // A limit of 16 bits and the address.
+        put(operand, (len as u64 - 1) | here(table) << 16);
+        put(operand + 8, here(table) >> 48);
+    }
+    for (index, segment) in SEGMENTS.into_iter().enumerate() {
+        put(layout::GDT + index * 8, segment);
+    }
+    for vector in 0..VECTORS {
+        /// Present, 64-bit interrupt gate; selector 8.
+        const GATE: u64 = 0x8e00 << 32 | 8 << 16;
+        let handler = code
+            + match vector {
+                NMI => offset(&raw const kept_nmi),
+                _ => offset(&raw const kept_fatal),
+            };
+        let gate = layout::IDT + vector * 16;
+        put(
+            gate,
+            handler & 0xffff | GATE | (handler >> 16 & 0xffff) << 48,
+        );
+        put(gate + 8, handler >> 32);
+    }
+    let (image, copy) = (image(), &boot.kept.image);
+    put(layout::IMAGE_FROM, copy.start);
+    put(layout::IMAGE_TO, image.all.start);
+    put(layout::IMAGE_WORDS, (image.bss.start - image.all.start) / 8);
+    put(layout::BSS, image.bss.start);
+    put(layout::BSS_WORDS, (image.bss.end - image.bss.start) / 8);
+    put(layout::ENTRY, image.text.start);
+    put(layout::START_INFO, boot.start_info);
+}
+
+impl KeptCode {
+    /// Pages of kept memory, each of which is asked for once.
+    pub(super) fn part(&self, first: usize, count: usize) -> Option<SharedPages> {
+        part(&self.pages, first, count)
+    }
+
+    /// Has this core wait for the next life, in `slot`.
+    pub(super) fn park(&self, core: usize) -> ! {
+        let at = self.code + offset(&raw const kept_park);
+        let slot = self.slots.bus() + (core * layout::SLOT_SIZE) as u64;
+        // SAFETY: the code at this address takes these arguments and leaves all memory of this
+        // life's alone: nothing that was borrowed on this stack is used again.
+        unsafe {
+            let park: extern "C" fn(u64, u32) -> ! =
+                core::mem::transmute(ptr::with_exposed_provenance::<()>(at as usize));
+            park(slot, core as u32)
+        }
+    }
+
+    /// Puts the image back and enters it. All other cores must wait or be down.
+    pub(super) fn enter(&self) -> ! {
+        let at = self.code + offset(&raw const kept_enter);
+        // SAFETY: the code at this address takes no arguments. What it overwrites is this life's,
+        // of which no core runs any more.
+        unsafe {
+            let enter: extern "C" fn() -> ! =
+                core::mem::transmute(ptr::with_exposed_provenance::<()>(at as usize));
+            enter()
+        }
+    }
+}
