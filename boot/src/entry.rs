@@ -8,6 +8,7 @@ use core::arch::{asm, global_asm};
 use core::ops::Range;
 use core::ptr;
 
+use crate::kept::{self, Kept, START_AGAIN};
 use crate::{
     BootError, BootInfo, Kind, MapError, PAGE, PageTables, PhysRead, Regions, TableMemory,
 };
@@ -32,25 +33,6 @@ pub struct Boot {
     /// What this start and every later one leave alone.
     pub kept: Kept,
 }
-
-/// Memory that outlives the kernel in its own domain: at the same place at each start, whatever
-/// image is started, below 4 GiB, and mapped to itself, writable. Nothing but this crate's copy of
-/// the image is written there by a start.
-#[derive(Clone, Debug)]
-pub struct Kept {
-    /// The pages that the kernel asked for by [`entry!`](crate::entry). They are empty if they did
-    /// not fit into memory.
-    pub pages: Range<u64>,
-    /// The image as it was loaded, without `.bss`: made at the first start, before anything in it
-    /// was changed.
-    pub image: Range<u64>,
-    /// Whether the kernel was entered with [`START_AGAIN`] and with the image that is kept.
-    pub again: bool,
-}
-
-/// What a kernel that starts itself again has in EAX at the entry point, beside the address of
-/// start_info in EBX.
-pub const START_AGAIN: u32 = 0x6e69_6761;
 
 /// Names the kernel's main function, of type `fn(Result<Boot, BootError>) -> !`, and one that says
 /// how many pages of [`Kept`] it wants in a domain with so many bytes of RAM, `fn(u64) -> u64`.
@@ -78,7 +60,6 @@ macro_rules! entry {
 
 unsafe extern "Rust" {
     safe fn xen_pvh_boot_main(boot: Result<Boot, BootError>) -> !;
-    safe fn xen_pvh_boot_kept(ram: u64) -> u64;
 }
 
 unsafe extern "C" {
@@ -114,7 +95,7 @@ pub struct Image {
 
 impl Image {
     /// What was loaded, without [`Image::bss`].
-    fn loaded(&self) -> Range<u64> {
+    pub(crate) fn loaded(&self) -> Range<u64> {
         self.all.start..self.bss.start
     }
 }
@@ -218,7 +199,7 @@ fn start(start_info: u64, again: bool) -> Result<Boot, BootError> {
     let mut reachable = free.clone();
     reachable.remove(&(BOOT_MAPPED..u64::MAX));
     let mut pool = reachable.largest().unwrap_or(0..0);
-    let kept = keep(&mut pool, &info, &image, again);
+    let kept = kept::keep(&mut pool, &info, &image, again);
     free.remove(&kept.pages);
     free.remove(&kept.image);
     let mut next = pool.start;
@@ -227,7 +208,8 @@ fn start(start_info: u64, again: bool) -> Result<Boot, BootError> {
         (page < pool.end).then(|| next += PAGE).map(|()| page)
     };
     // SAFETY: the pool is free RAM that the tables in use map to itself.
-    let root = build(unsafe { IdentityTables::new(source) }, &image, &info.ram)?;
+    let tables = unsafe { IdentityTables::new(source) };
+    let root = build(tables, &image, &info.ram, &kept.image)?;
     free.remove(&(pool.start..next));
     // SAFETY: the new tables map the code that runs, its stack and all else of the image to the
     // same addresses, with the rights that the linker script's sections ask for.
@@ -241,48 +223,12 @@ fn start(start_info: u64, again: bool) -> Result<Boot, BootError> {
     })
 }
 
-/// Takes kept memory off the end of `pool`, free RAM that is mapped, and has the image copied there
-/// at the first start. The copy is below the pages, so that another image moves it alone.
-fn keep(pool: &mut Range<u64>, info: &BootInfo, image: &Image, again: bool) -> Kept {
-    let pages = xen_pvh_boot_kept(info.ram.total()).saturating_mul(PAGE);
-    let loaded = image.loaded();
-    let size = (loaded.end - loaded.start).next_multiple_of(PAGE);
-    let start = pool.end.checked_sub(pages);
-    let copy = start.and_then(|start| start.checked_sub(size));
-    // More than half of it is never taken.
-    let Some((start, copy)) = start
-        .zip(copy)
-        .filter(|(_, copy)| *copy - pool.start > size + pages)
-    else {
-        return Kept {
-            pages: 0..0,
-            image: 0..0,
-            again: false,
-        };
-    };
-    let kept = start..pool.end;
-    pool.end = copy;
-    let len = (loaded.end - loaded.start) as usize;
-    let from = ptr::with_exposed_provenance::<u8>(loaded.start as usize);
-    let to = ptr::with_exposed_provenance_mut::<u8>(copy as usize);
-    // SAFETY: both are mapped memory of that length; the copy's is free RAM, of which nothing but
-    // this function knows, and nothing writes to the image while the two are compared or copied.
-    let again = unsafe {
-        let same =
-            again && core::slice::from_raw_parts(from, len) == core::slice::from_raw_parts(to, len);
-        if !same {
-            from.copy_to(to, len);
-        }
-        same
-    };
-    Kept {
-        pages: kept,
-        image: copy..start,
-        again,
-    }
-}
-
-fn build(memory: impl TableMemory, image: &Image, ram: &Regions) -> Result<u64, MapError> {
+fn build(
+    memory: impl TableMemory,
+    image: &Image,
+    ram: &Regions,
+    copy: &Range<u64>,
+) -> Result<u64, MapError> {
     let mut tables = PageTables::new(memory)?;
     tables.map(image.text.clone(), Kind::Text)?;
     tables.map(image.rodata.clone(), Kind::ReadOnly)?;
@@ -290,6 +236,9 @@ fn build(memory: impl TableMemory, image: &Image, ram: &Regions) -> Result<u64, 
     tables.map(image.stack.start..image.data.end, Kind::Memory)?;
     let mut rest = ram.clone();
     rest.remove(&image.all);
+    // No stray write reaches what later starts are made of.
+    rest.remove(copy);
+    tables.map(copy.clone(), Kind::ReadOnly)?;
     for range in rest.iter() {
         tables.map(range, Kind::Memory)?;
     }

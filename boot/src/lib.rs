@@ -73,6 +73,8 @@ mod cmdline;
 #[cfg(target_os = "none")]
 mod entry;
 mod info;
+#[cfg(target_os = "none")]
+mod kept;
 mod paging;
 mod regions;
 mod runs;
@@ -80,8 +82,10 @@ mod start_info;
 
 pub use cmdline::{Word, Words, words};
 #[cfg(target_os = "none")]
-pub use entry::{Boot, IdentityTables, Image, Kept, START_AGAIN, enable_write_back, image};
+pub use entry::{Boot, IdentityTables, Image, enable_write_back, image};
 pub use info::{BootError, BootInfo, COMMAND_LINE_MAX, MAP_MAX, MODULES_MAX, MapEntry, PhysRead};
+#[cfg(target_os = "none")]
+pub use kept::{Kept, START_AGAIN};
 pub use paging::{Kind, LIMIT as MAP_LIMIT, MapError, PageTables, TableMemory};
 pub use regions::{REGIONS_MAX, Regions};
 pub use runs::RunAllocator;
