@@ -7,8 +7,8 @@ use crate::xenstored::{Vbd, Xenstored};
 use spindle_hw::SharedPages;
 use spindle_xen::store::Ring;
 use spindle_xen::xenbus::{
-    Access, Action, Backend, ConnectRequest, DeviceId, Discard, DiskFacts, Generation, Offer,
-    Refusal, ShutdownKind,
+    Access, Action, Backend, ConnectRequest, DeviceId, Discard, DiskFacts, FormerDevice,
+    Generation, Offer, Refusal, ShutdownKind,
 };
 use spindle_xen::{DomId, Errno};
 
@@ -89,6 +89,7 @@ pub struct Bed {
     /// The time in nanoseconds.
     pub now: u64,
     ring: Ring,
+    page: SharedPages,
 }
 
 impl Default for Bed {
@@ -112,8 +113,18 @@ impl Bed {
             store,
             kernel: Kernel::default(),
             now: 1000 * MS,
-            ring: Ring::new(page),
+            ring: Ring::new(page.alias()),
+            page,
         }
+    }
+
+    /// The kernel has started again in its domain, with a backend that offers this and knows `former`.
+    /// Nothing was on its way to or from xenstored.
+    pub fn restart(&mut self, offer: Offer, former: Vec<FormerDevice>) {
+        self.store.reset_client();
+        self.backend = Backend::resume(offer, former);
+        self.kernel = Kernel::default();
+        self.ring = Ring::new(self.page.alias());
     }
 
     /// Runs until nothing moves any more, without time going on.
@@ -182,7 +193,7 @@ impl Bed {
     fn act(&mut self, action: Action) {
         let kernel = &mut self.kernel;
         match action {
-            Action::Open { device, disk } => {
+            Action::Open { device, disk, .. } => {
                 kernel.discard = disk.discard;
                 kernel.sectors = disk.sectors;
                 if disk.target == "lun0" {

@@ -267,6 +267,12 @@ impl Xenstored {
         }
     }
 
+    /// Ends the client's watches and transactions.
+    pub fn reset_client(&mut self) {
+        self.watches.clear();
+        self.transactions.clear();
+    }
+
     /// Sends a watch event out of nowhere.
     pub fn inject_event(&mut self, path: &[u8], token: &[u8]) {
         self.send(MessageType::WATCH_EVENT, 0, 0, &[path, b"\0", token, b"\0"]);
@@ -400,8 +406,7 @@ impl Xenstored {
             MessageType::TRANSACTION_START => return self.start(),
             MessageType::TRANSACTION_END => return self.end(id, given == "T"),
             MessageType::RESET_WATCHES => {
-                self.watches.clear();
-                self.transactions.clear();
+                self.reset_client();
                 return Ok(b"OK\0".to_vec());
             }
             _ => {}

@@ -10,7 +10,7 @@ use super::device::{Device, PATIENCE_NS};
 use super::jobs::{Job, Running};
 use super::orders::Orders;
 use super::turns::MAX_LOOKS;
-use super::{Action, DeviceId, DiskFacts, Generation, Offer, Refusal};
+use super::{Action, DeviceId, DiskFacts, FormerDevice, Generation, Offer, Refusal};
 use crate::DomId;
 use crate::store::{Client, Event, Ring};
 
@@ -89,6 +89,8 @@ pub struct Backend {
     /// Devices with an error node, oldest first.
     pub(super) errors: VecDeque<DeviceId>,
     pub(super) unwatch: Vec<DeviceId>,
+    /// Devices that a former life of the kernel has served; `None` in the first one.
+    pub(super) former: Option<Vec<FormerDevice>>,
     pub(super) set_up: bool,
     /// No try to set up before this.
     pub(super) setup_at: u64,
@@ -125,6 +127,7 @@ impl Backend {
             outbox: VecDeque::new(),
             errors: VecDeque::new(),
             unwatch: Vec::new(),
+            former: None,
             set_up: false,
             setup_at: 0,
             scan_due: false,
@@ -136,6 +139,18 @@ impl Backend {
             shutdown_conflicts: 0,
             shutdown: None,
             unfinished: false,
+        }
+    }
+
+    /// A backend in a life of the kernel that is not the first in its domain. Connections of `former`
+    /// are taken up where both sides in xenstore are as they were left, without a word there; those
+    /// that cannot be are ended with the reason. The watches and transactions of that life are over
+    /// ([`Resume`](crate::store::Resume)).
+    #[must_use]
+    pub fn resume(offer: Offer, former: Vec<FormerDevice>) -> Self {
+        Self {
+            former: Some(former),
+            ..Self::new(offer)
         }
     }
 

@@ -2,10 +2,12 @@
 //! kernel's reports change that. The next step is for `decide`.
 
 mod decide;
+mod resume;
 
 use super::view::View;
-use super::{DiskFacts, DiskRequest, Offer, Refusal, RingLayout, XenbusState};
+use super::{DiskFacts, DiskRequest, FormerConnection, Offer, Refusal, RingLayout, XenbusState};
 use XenbusState as S;
+use resume::offered_before;
 
 const MS: u64 = 1_000_000;
 /// How long the first `InitWait` in a directory must stand: libxl looks for exactly that state
@@ -64,7 +66,11 @@ pub(super) enum Step {
     /// Not enough was read; look again.
     Again,
     Open(DiskRequest),
-    Connect(RingLayout),
+    Connect {
+        layout: RingLayout,
+        /// The connection is one that a former life had.
+        former: bool,
+    },
     Disconnect,
     Close,
     Write(Announce),
@@ -110,6 +116,8 @@ pub(super) struct Device {
     refusal: Option<Refusal>,
     /// The store is why.
     by_store: bool,
+    /// What a former life of the kernel had, as long as it is not decided what becomes of that.
+    former: Option<Result<FormerConnection, Refusal>>,
     /// The last connection failed; the frontend may start over.
     failure: Option<Refusal>,
     /// The store has shown a state beyond Initialising, so that seeing that again means a new
@@ -150,6 +158,7 @@ impl Device {
             link: Link::Down,
             refusal: None,
             by_store: false,
+            former: None,
             failure: None,
             announced: false,
             front: S::UNKNOWN,
@@ -193,7 +202,8 @@ impl Device {
             Link::Up => written || self.rewritten || frontend == S::INITIALISED,
             Link::Connecting | Link::Draining => false,
         };
-        due && serving(frontend) && matches!(self.disk, Disk::Open(_))
+        let in_use = serving(frontend) || self.former.is_some() && alive(frontend);
+        due && in_use && matches!(self.disk, Disk::Open(_))
     }
 
     /// Whether a decision may need the frontend's rings, whatever its state.
@@ -225,10 +235,19 @@ impl Device {
 
     /// What is offered to the frontend, of `offer`.
     pub(super) fn offer(&self, offer: &Offer) -> Offer {
-        match &self.disk {
+        let offer = match &self.disk {
             Disk::Open(facts) => offer.of(facts),
             Disk::None | Disk::Opening => *offer,
+        };
+        match &self.former {
+            Some(Ok(former)) => offered_before(offer, former),
+            _ => offer,
         }
+    }
+
+    /// Whether a former life of the kernel has connected it, and that may be taken up.
+    pub(super) const fn was_connected(&self) -> bool {
+        matches!(self.former, Some(Ok(_)))
     }
 
     /// The kernel has opened the disk, or not; false if it was not asked to.

@@ -162,9 +162,16 @@ impl Backend {
             }
             return;
         }
+        let device = match &mut self.former {
+            None => Device::new(),
+            Some(former) => {
+                let known = former.iter().position(|(known, _)| *known == id);
+                Device::resumed(known.map(|at| former.swap_remove(at).1))
+            }
+        };
         self.entries.push(Entry {
             id,
-            device: Device::new(),
+            device,
             generation: Generation(0),
             watched: false,
             dirty: true,

@@ -297,12 +297,16 @@ impl Backend {
             Step::WaitUntil(time) => Some(time),
             _ => None,
         };
-        let generation = entry.generation;
+        let (generation, former) = (entry.generation, entry.device.was_connected());
         self.tell_refusal(id);
         let action = match step {
             Step::Wait | Step::WaitUntil(_) | Step::Again => None,
-            Step::Open(disk) => Some(Action::Open { device: id, disk }),
-            Step::Connect(layout) => {
+            Step::Open(disk) => Some(Action::Open {
+                device: id,
+                disk,
+                former,
+            }),
+            Step::Connect { layout, former } => {
                 let generation = self.new_generation();
                 if let Some(entry) = self.entry(id) {
                     entry.generation = generation;
@@ -311,6 +315,7 @@ impl Backend {
                     device: id,
                     generation,
                     layout,
+                    former,
                 }))
             }
             Step::Disconnect => Some(Action::Disconnect {

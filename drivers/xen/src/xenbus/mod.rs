@@ -35,6 +35,6 @@ pub use backend::Backend;
 pub use rings::{Abi, QueueParams, RingLayout};
 pub use spindle_block::{Access, Discard};
 pub use types::{
-    Action, ConnectRequest, DeviceId, DiskFacts, DiskRequest, Generation, Offer, Refusal,
-    ShutdownKind, XenbusState,
+    Action, ConnectRequest, DeviceId, DiskFacts, DiskRequest, FormerConnection, FormerDevice,
+    Generation, Offer, Refusal, ShutdownKind, XenbusState,
 };

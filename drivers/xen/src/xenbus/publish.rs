@@ -71,17 +71,16 @@ impl Backend {
 
     /// Takes the error node away, and its guest's directory with the last one.
     pub(super) fn clear_error(&mut self, id: DeviceId) {
-        if !self.errors.contains(&id) {
+        // A former life may have left one.
+        if !self.errors.contains(&id) && self.former.is_none() {
             return;
         }
         self.errors.retain(|known| *known != id);
         let told = alloc::format!("{}/error", id.error());
         self.outbox.retain(|(path, _)| *path != told);
-        let path = if self
-            .errors
-            .iter()
-            .any(|other| other.frontend == id.frontend)
-        {
+        let of_guest = |other: &DeviceId| other.frontend == id.frontend;
+        let served = self.former.is_some() && self.entries.iter().any(|entry| of_guest(&entry.id));
+        let path = if served || self.errors.iter().any(of_guest) {
             id.error()
         } else {
             alloc::format!("error/{ROOT}/{}", id.frontend.0)

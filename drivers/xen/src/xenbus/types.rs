@@ -202,7 +202,23 @@ pub struct ConnectRequest {
     pub generation: Generation,
     /// The frontend's rings.
     pub layout: RingLayout,
+    /// It is one that a former life of the kernel had, with requests under way: to be taken up as it
+    /// stands.
+    pub former: bool,
 }
+
+/// A connection of a former life of the kernel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FormerConnection {
+    /// The frontend's rings.
+    pub layout: RingLayout,
+    /// The size that the frontend was shown last, in 512-byte units.
+    pub sectors: u64,
+}
+
+/// A device that a former life of the kernel has served: its connection, or why that cannot be taken
+/// up.
+pub type FormerDevice = (DeviceId, Result<FormerConnection, Refusal>);
 
 /// What the toolstack wants of the whole domain (`control/shutdown`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -236,6 +252,8 @@ pub enum Action {
         device: DeviceId,
         /// Which disk, and how.
         disk: DiskRequest,
+        /// The frontend is connected, by a former life of the kernel: it must be the disk that it has.
+        former: bool,
     },
     /// Map the rings and serve them; answer by [`Backend::connected`](super::Backend::connected).
     Connect(ConnectRequest),

@@ -7,5 +7,6 @@ mod limits;
 mod offers;
 mod orders;
 mod refusals;
+mod resume;
 mod round_trips;
 mod unwatched;

@@ -43,6 +43,9 @@ impl Device {
             *self = Self::new();
         }
         self.note(back, view);
+        if let Some(step) = self.take_up(back, view) {
+            return step;
+        }
         if at.shutting_down || self.refused().is_some() {
             return self.give_up(back, view.frontend, at);
         }
@@ -63,7 +66,11 @@ impl Device {
         self.stale.take_if(|stale| !stale.is_still_there(view));
         if let Some(stale) = &mut self.stale {
             stale.state = front;
-        } else if !self.announced && back.state > S::INIT_WAIT && serving(front) {
+        } else if !self.announced
+            && self.former.is_none()
+            && back.state > S::INIT_WAIT
+            && serving(front)
+        {
             // What an earlier life of ours has left.
             self.stale = Some(Stale {
                 state: front,
@@ -270,7 +277,10 @@ impl Device {
                 self.layout = Some(layout.clone());
                 self.rewritten = false;
                 self.shown = false;
-                return Step::Connect(layout.clone());
+                return Step::Connect {
+                    layout: layout.clone(),
+                    former: false,
+                };
             }
             Err(refusal) => refusal.clone(),
         };
