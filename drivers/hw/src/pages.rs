@@ -81,6 +81,24 @@ impl SharedPages {
         }
     }
 
+    /// A view of `count` of these pages from number `first` on; `None` if there are not so many.
+    ///
+    /// Only of pages that are never given back: the view lives as long as it likes.
+    #[must_use]
+    pub fn view(&'static self, first: usize, count: usize) -> Option<Self> {
+        let from = first.checked_mul(PAGE_SIZE)?;
+        let bytes = count.checked_mul(PAGE_SIZE)?;
+        if from.checked_add(bytes)? > self.bytes {
+            return None;
+        }
+        Some(Self {
+            // SAFETY: inside the pages by the check.
+            base: unsafe { self.base.add(from) },
+            bytes,
+            bus: self.bus.wrapping_add(from as u64),
+        })
+    }
+
     /// Size in bytes.
     #[must_use]
     pub const fn len(&self) -> usize {
@@ -271,6 +289,19 @@ mod tests {
         assert_eq!(theirs.u64_at(4096).load(Relaxed), 0xffff_ffff_0000_0000);
         ours.copy_from(8, &theirs, 4, 4);
         assert_eq!(ours.u32_at(8).load(Relaxed), 0x0403_0201);
+    }
+
+    #[test]
+    fn a_view_is_of_some_of_the_same_pages() {
+        let pages: &'static SharedPages = Box::leak(Box::new(SharedPages::host(4, 0x8000)));
+        let view = pages.view(1, 2).unwrap();
+        assert_eq!((view.len(), view.bus()), (2 * PAGE_SIZE, 0x9000));
+        view.u32_at(PAGE_SIZE).store(7, Relaxed);
+        assert_eq!(pages.u32_at(2 * PAGE_SIZE).load(Relaxed), 7);
+        assert!(pages.view(4, 0).is_some());
+        for (first, count) in [(4, 1), (0, 5), (usize::MAX, 1), (1, usize::MAX)] {
+            assert!(pages.view(first, count).is_none(), "{first} {count}");
+        }
     }
 
     #[test]

@@ -5,9 +5,11 @@
 //! that is written into *kept memory*: pages that no start of the kernel clears. This crate has
 //! the formats of what is written there.
 //!
+//! - `layout`: what lies where.
 //! - [`journal`]: for each ring, which of its requests have no response yet; [`AtWork`]: which ring a
 //!   core is serving.
-//! - `records`: what control knows of its devices, ports, mappings and disks.
+//! - `records`: what control knows of its devices and their rings.
+//! - `mappings`: which grants are mapped, and where.
 //! - `death`: why and where the last life ended.
 //!
 //! Kept memory is read by a kernel that may be of another version than the one that wrote it, after
@@ -16,12 +18,81 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
 mod at_work;
 pub mod death;
 pub mod journal;
+pub mod layout;
+mod mappings;
+mod records;
+mod rooms;
+
+use spindle_hw::SharedPages;
 
 pub use at_work::AtWork;
 pub use journal::{Journal, JournalPages};
+use layout::TooSmall;
+pub use mappings::{MOST_IN_CALL, Mappings};
+pub use records::{DeviceRecord, FormerRecords, JournalPlace, QueueRecord, Records};
+pub use rooms::JournalRooms;
+
+/// Kept memory, in the hands of one life.
+#[derive(Clone, Copy, Debug)]
+pub struct Kept {
+    pages: &'static SharedPages,
+    life: u64,
+}
+
+impl Kept {
+    /// Begins a life with what the former ones have left in `pages`: the same pages in each life,
+    /// and zero in the first.
+    ///
+    /// # Errors
+    /// [`TooSmall`].
+    pub fn open(pages: &'static SharedPages) -> Result<Self, TooSmall> {
+        let life = layout::begin(pages)?;
+        Ok(Self { pages, life })
+    }
+
+    /// The number of this life: 1 for the first.
+    #[must_use]
+    pub const fn life(&self) -> u64 {
+        self.life
+    }
+
+    /// The pages.
+    #[must_use]
+    pub const fn pages(&self) -> &'static SharedPages {
+        self.pages
+    }
+
+    /// What is known of devices.
+    #[must_use]
+    pub const fn records(&self) -> Records {
+        Records::new(self.pages)
+    }
+
+    /// Which grants are mapped.
+    #[must_use]
+    pub const fn mappings(&self) -> Mappings {
+        Mappings::new(self.pages)
+    }
+
+    /// The pages of a ring's journal; `None` if there are no such.
+    #[must_use]
+    pub fn journal(&self, place: JournalPlace) -> Option<SharedPages> {
+        let first = layout::FIXED_PAGES.checked_add(place.first as usize)?;
+        self.pages.view(first, place.pages as usize)
+    }
+}
+
+/// FNV-1a with 64 bits: a byte that differs always gives another sum, since each step takes
+/// different states to different ones.
+#[must_use]
+pub fn fnv(bytes: impl IntoIterator<Item = u8>) -> u64 {
+    let step = |sum: u64, byte| (sum ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+    bytes.into_iter().fold(0xcbf2_9ce4_8422_2325, step)
+}

@@ -1,0 +1,118 @@
+//! What control knows of the devices that are connected, for the life after a death of the kernel.
+//!
+//! All records are written anew at each change, into the one of two banks that does not count;
+//! then one store makes it count. A death while writing leaves the former records. Each record has
+//! its kind, version, length and checksum of its own, so that damage costs the record it is in and
+//! no other: what does not check is left out and counted.
+
+mod device;
+mod lines;
+mod wire;
+
+use alloc::vec::Vec;
+use core::sync::atomic::Ordering::{Acquire, Release};
+
+use spindle_hw::SharedPages;
+
+use crate::layout::{BANK_BYTES, BANKS, WRITING_AT};
+pub use device::{DeviceRecord, JournalPlace, QueueRecord};
+use lines::{Bank, Found};
+use wire::{Reader, Writer};
+
+/// What a record is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Kind(u16);
+
+impl Kind {
+    /// How many others there are: the first one.
+    const HEAD: Self = Self(1);
+    const DEVICE: Self = Self(2);
+}
+
+/// The version in which each record is written.
+const VERSION: u16 = 1;
+
+/// The records that a former life has left.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FormerRecords {
+    /// Devices that were connected.
+    pub devices: Vec<DeviceRecord>,
+    /// Records that there were, or may have been, and that cannot be used.
+    pub damaged: usize,
+}
+
+/// Where records are written.
+#[derive(Debug)]
+pub struct Records {
+    pages: &'static SharedPages,
+}
+
+impl Records {
+    /// The records in `pages`, whose life has begun ([`begin`](crate::layout::begin)).
+    #[must_use]
+    pub const fn new(pages: &'static SharedPages) -> Self {
+        Self { pages }
+    }
+
+    fn bank(&self, writing: u64) -> Bank<'_> {
+        let at = BANKS + (writing & 1) as usize * BANK_BYTES;
+        Bank::new(self.pages, at, writing)
+    }
+
+    /// Writes what counts from now on; gives how many there was no room for.
+    pub fn write<'a>(&mut self, devices: impl Iterator<Item = &'a DeviceRecord> + Clone) -> usize {
+        let word = self.pages.u64_at(WRITING_AT);
+        let writing = word.load(Acquire).wrapping_add(1);
+        let mut bank = self.bank(writing);
+        bank.clear();
+        let mut body = Writer::default();
+        body.u32(devices.clone().count() as u32);
+        bank.add(Kind::HEAD.0, VERSION, body.bytes());
+        let mut left_out = 0;
+        for device in devices {
+            let mut body = Writer::default();
+            device.write(&mut body);
+            left_out += usize::from(!bank.add(Kind::DEVICE.0, VERSION, body.bytes()));
+        }
+        word.store(writing, Release);
+        left_out
+    }
+
+    /// What was written last, as far as it checks.
+    #[must_use]
+    pub fn read(&self) -> FormerRecords {
+        let writing = self.pages.u64_at(WRITING_AT).load(Acquire);
+        let mut former = FormerRecords::default();
+        if writing == 0 {
+            return former;
+        }
+        let (mut expected, mut damaged) = (None, 0);
+        for found in self.bank(writing).records() {
+            let Found::Sound {
+                kind,
+                version,
+                body,
+            } = found
+            else {
+                damaged += 1;
+                continue;
+            };
+            let mut body = Reader::new(&body);
+            match (Kind(kind), version) {
+                (Kind::HEAD, 1) => expected = body.u32(),
+                (Kind::DEVICE, 1) => match DeviceRecord::read_1(&mut body) {
+                    Some(device) => former.devices.push(device),
+                    None => damaged += 1,
+                },
+                // Of a version that this one does not know.
+                _ => damaged += 1,
+            }
+        }
+        former.damaged = match expected {
+            Some(count) => (count as usize).saturating_sub(former.devices.len()),
+            // Without the head there is at least that one.
+            None => damaged.max(1),
+        };
+        former
+    }
+}
