@@ -1,0 +1,4 @@
+//! The target `kept` under libFuzzer.
+#![no_main]
+
+spindle_libfuzzer::target!(kept);
