@@ -1,12 +1,11 @@
 //! The hypervisor as control is given it.
 
 use spindle_control::Hypervisor;
-use spindle_hw::{Clock, DmaAlloc as _, SharedPages};
-use spindle_kept::JournalPages;
+use spindle_hw::{Clock, SharedPages};
 use spindle_xen::event::{Deadline, Notify, Port};
 use spindle_xen::{DomId, Errno};
 
-use crate::mm::{self, Dma, GrantWindow};
+use crate::mm::{self, GrantWindow};
 use crate::restart;
 use crate::xen::{Events, Grants, sched, time::CoreClock};
 
@@ -17,8 +16,6 @@ pub(crate) struct XenCpu {
     pub(crate) events: Events,
     /// Where grants are mapped.
     pub(crate) window: GrantWindow,
-    /// Where journals are.
-    pub(crate) dma: Dma,
     /// The vCPU's own.
     pub(crate) clock: &'static CoreClock,
 }
@@ -70,14 +67,10 @@ impl Hypervisor for XenCpu {
         self.window.free(pages);
     }
 
-    fn alloc_journal(&self, pages: usize) -> Option<JournalPages> {
-        let pages = self.dma.alloc(pages)?;
-        Some(JournalPages { pages, first: 0 })
-    }
+    // There is no former life yet.
+    fn close_former(&self) {}
 
-    fn free_journal(&self, journal: JournalPages) {
-        self.dma.free(journal.pages);
-    }
+    fn give_up_frame(&self, _bus: u64) {}
 
     fn drill(&self, order: &[u8]) {
         restart::order(order);

@@ -7,6 +7,7 @@ extern crate alloc;
 mod arch;
 mod disks;
 mod hypervisor;
+mod kept;
 mod log;
 mod mm;
 mod panic;
@@ -20,7 +21,7 @@ use alloc::string::ToString;
 use alloc::vec;
 
 use ::log::{error, info, warn};
-use spindle_control::{Control, Store};
+use spindle_control::{Control, Keep, Store};
 use spindle_hw::Clock;
 use spindle_kept::death::{Death, Lives};
 use spindle_xen::event::Port;
@@ -170,14 +171,15 @@ fn serve(machine: Machine) -> ! {
         grants: xen.grants.reading(memory.bus),
         events: xen.events,
         window: memory.grants,
-        dma: memory.dma,
         clock,
     };
-    let cores = ring_cores::start(&config, &memory, hypervisor, &mut disks);
+    let kept = kept::open(&memory).unwrap_or_else(|| panic!("no memory for records and journals"));
+    let cores = ring_cores::start(&config, &memory, hypervisor, &kept, &mut disks);
     let cores = cores.unwrap_or_else(|error| panic!("cannot serve: {error}"));
     let store = Store { ring, port };
     let version = format!("{} {}", env!("CARGO_PKG_VERSION"), env!("SPINDLE_GIT"));
-    let mut control = Control::new(&config, version, hypervisor, store, disks, cores);
+    let keep = Keep { kept, blame: None };
+    let mut control = Control::new(&config, version, hypervisor, store, disks, cores, keep);
     info!(
         "ready, {} ms after boot",
         xen::time::uptime_ns() / 1_000_000

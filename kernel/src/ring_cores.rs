@@ -14,9 +14,10 @@ use spindle_blkif::stats::CoreStats;
 use spindle_blkif::worker::Link;
 use spindle_blkif::{Config as CoreConfig, Counted};
 use spindle_config::Config;
-use spindle_control::{CONTROLS_SHARE, Cores, Disks, Hypervisor, Runs, run_core};
+use spindle_control::{CONTROLS_SHARE, Cores, Disks, Hypervisor, NotedGrants, Runs, run_core};
 use spindle_datapath::{Core as RingCore, Grants, Queue, RingWorker};
 use spindle_hw::{Clock, DmaAlloc, PAGE_SIZE};
+use spindle_kept::Kept;
 use spindle_xen::event::Port;
 
 use crate::hypervisor::XenCpu;
@@ -36,6 +37,7 @@ pub(crate) fn start(
     config: &Config,
     memory: &Memory,
     hypervisor: XenCpu,
+    kept: &Kept,
     disks: &mut Disks<Queue>,
 ) -> Result<Cores<XenCpu, RingWorker>, String> {
     let wanted = wanted(config);
@@ -70,7 +72,9 @@ pub(crate) fn start(
             .map(|queue| !matches!(queue, Queue::None))
             .collect();
         let stats = Arc::<CoreStats>::default();
-        let grants: Grants = Box::new(*hypervisor.grants());
+        let caller = if vcpus::count() > 1 { vcpu } else { 0 };
+        let grants = NotedGrants::new(*hypervisor.grants(), kept.mappings(), caller);
+        let grants: Grants = Box::new(grants);
         let grants = Counted::new(grants, Arc::clone(&stats));
         let events = Box::new(hypervisor.events);
         let core = RingCore::new(sizes, queues, grants, events, buffers)

@@ -33,6 +33,12 @@ impl Losses {
         self.noted.fetch_add(1, Ordering::Release);
     }
 
+    /// Whether there is a loss that no flush has failed for.
+    #[must_use]
+    pub fn are_owed(&self) -> bool {
+        self.noted.load(Ordering::Acquire) != self.reported.load(Ordering::Acquire)
+    }
+
     /// What the guest knows of now.
     pub(crate) fn known(&self) -> Known {
         Known(self.reported.load(Ordering::Acquire))

@@ -34,6 +34,24 @@ macro_rules! counters {
             $($(#[$histogram_doc])* pub $histogram: Counts<{ $places }>,)*
         }
 
+        impl $copy {
+            /// All of it as numbers, in an order that stays.
+            pub fn values(&self) -> impl Iterator<Item = u64> {
+                [$(self.$name,)*].into_iter()$(.chain(self.$histogram.0))*
+            }
+
+            /// The same from such numbers; what is missing is 0.
+            #[must_use]
+            pub fn from_values(values: impl IntoIterator<Item = u64>) -> Self {
+                let mut values = values.into_iter();
+                let mut next = || values.next().unwrap_or(0);
+                Self {
+                    $($name: next(),)*
+                    $($histogram: Counts([0; $places].map(|_: u64| next())),)*
+                }
+            }
+        }
+
         impl $live {
             /// Reads all counters.
             #[must_use]
@@ -266,6 +284,15 @@ mod tests {
             "oo_req=0 rd_req=7 wr_req=0 f_req=0 ds_req=0 rd_sect=0 wr_sect=0 err=0 peak=9 \
              notify=0 mapped=0 evicted=0 lost=0 copied=0 batch=2:1,4:1 lat_us=4:2"
         );
+    }
+
+    #[test]
+    fn counters_are_the_same_from_their_numbers() {
+        let ring = largest();
+        let number = (1..).take(ring.values().count());
+        let ring = RingSnapshot::from_values(number.clone());
+        assert!(ring.values().eq(number));
+        assert_eq!(RingSnapshot::from_values([1, 2]).values().sum::<u64>(), 3);
     }
 
     #[test]

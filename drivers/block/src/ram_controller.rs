@@ -31,6 +31,11 @@ impl<B> RamController<B> {
         let disk = disk.ok_or_else(|| format!("no memory for {} MiB", bytes >> 20))?;
         Ok(Self { name, disk, bus })
     }
+
+    /// The same over memory that is there already, with what it holds.
+    pub const fn over(name: String, disk: RamDisk, bus: B) -> Self {
+        Self { name, disk, bus }
+    }
 }
 
 impl<B, Q> BlockController<Q> for RamController<B>

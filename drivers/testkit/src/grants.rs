@@ -1,7 +1,7 @@
 //! Xen's grant table: guests grant pages, the backend maps and copies them, and faults are
 //! injected on demand.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -80,7 +80,8 @@ struct State {
     grants: BTreeMap<(u16, u32), Grant>,
     next_gref: BTreeMap<u16, u32>,
     mappings: BTreeMap<u32, Mapping>,
-    next_handle: u32,
+    /// Handles to give out before new ones: Xen uses them again, too.
+    free_handles: BTreeSet<u32>,
     counts: Counts,
     /// In order; each is due when its hypercall reaches that many operations.
     faults: VecDeque<(Call, u64, Fault)>,
@@ -298,10 +299,10 @@ impl GrantOps for &FakeGrants<'_> {
                 gref: op.gref,
                 at: op.host_addr,
             };
-            op.handle = state.next_handle;
+            let next = state.mappings.len() as u32;
+            op.handle = state.free_handles.pop_first().unwrap_or(next);
             op.status = Status::OKAY;
             state.mappings.insert(op.handle, mapping);
-            state.next_handle += 1;
         }
         Ok(())
     }
@@ -320,6 +321,7 @@ impl GrantOps for &FakeGrants<'_> {
                 Some(mapping) if mapping.at != op.host_addr => Status::BAD_VIRT_ADDR,
                 Some(_) => {
                     state.mappings.remove(&op.handle);
+                    state.free_handles.insert(op.handle);
                     self.bus.remove(op.host_addr);
                     Status::OKAY
                 }

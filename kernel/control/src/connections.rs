@@ -14,12 +14,14 @@ use log::{error, info};
 use spindle_blkif::worker::{Order, Report};
 use spindle_blkif::{Gate, RingId, RingStats};
 use spindle_block::Targets;
-use spindle_xen::xenbus::{Backend, ConnectRequest, DeviceId, Generation, Refusal};
+use spindle_kept::{DeviceRecord, QueueRecord};
+use spindle_xen::xenbus::{Abi, Backend, ConnectRequest, DeviceId, Generation, Refusal};
 use spindle_xen::{DomId, Errno};
 
 use crate::cores::{CoreId, Cores};
-use crate::devices::{AttachedDevice, Devices};
+use crate::devices::{AttachedDevice, Devices, OpenDisk};
 use crate::hypervisor::Hypervisor;
+use crate::keeper::identity;
 use crate::rings::{Mapped, RingMemory};
 use crate::worker::CoreWorker;
 
@@ -114,6 +116,44 @@ impl AttachedDevice {
         )
     }
 
+    /// The record of it, if it is to be taken up after a death of the kernel.
+    pub(crate) fn record(&self, targets: &Targets<DeviceId>) -> Option<DeviceRecord> {
+        let (ConnectionPhase::Connected, Some(layout)) = (&self.phase, &self.layout) else {
+            return None;
+        };
+        let OpenDisk::There { volume, losses, .. } = &self.disk else {
+            return None;
+        };
+        let volume = targets.volume(*volume);
+        let queues = layout.queues.iter().zip(&self.rings);
+        let queues = queues.map(|(queue, ring)| QueueRecord {
+            refs: queue.refs.iter().map(|gref| gref.0).collect(),
+            event_channel: queue.event_channel,
+            core: ring.core.number(),
+            journal: Some(ring.mapped.journal),
+            counters: ring.stats.snapshot().values().collect(),
+        });
+        Some(DeviceRecord {
+            domain: self.id.frontend.0,
+            device: self.id.device,
+            volume: volume.name.clone(),
+            identity: identity(volume),
+            sectors: self.shown,
+            x86_32: layout.abi == Abi::X86_32,
+            persistent: layout.persistent,
+            large_sectors: layout.large_sectors,
+            at_work_ns: self.at_work_ns,
+            queues: queues.collect(),
+            lossy: losses.are_owed(),
+        })
+    }
+
+    /// Takes over what a former life knew of it besides its rings.
+    fn take_over(&mut self, former: &DeviceRecord) {
+        self.shown = former.sectors;
+        self.at_work_ns = former.at_work_ns;
+    }
+
     /// Whether there is a connection, and it is this one.
     fn is_connected(&self, generation: Generation) -> bool {
         !matches!(self.phase, ConnectionPhase::Unconnected) && self.generation == generation
@@ -150,6 +190,7 @@ impl<H> Devices<H> {
             return false;
         };
         device.phase = ConnectionPhase::Disconnecting;
+        self.changed = true;
         true
     }
 }
@@ -172,11 +213,26 @@ impl<H: Hypervisor> Devices<H> {
             return Err(Refusal::new(Errno::EINVAL, "its disk is not open"));
         };
         let disk = self.list[at].disk.served(targets)?;
+        let former = match request.former {
+            true => Some(self.keeper.former(id).cloned().ok_or_else(no_record)?),
+            false => None,
+        };
+        if !request.former && self.keeper.drop_former(id) {
+            self.changed = true;
+        }
+        if let Some(former) = &former {
+            self.list[at].take_over(former);
+            if former.lossy {
+                disk.losses.note();
+            }
+        }
+        self.list[at].layout = Some(layout.clone());
         self.list[at].generation = request.generation;
         self.list[at].phase = ConnectionPhase::Connecting;
         // A member that is not handed on keeps no other waiting.
         let rings = u16::try_from(layout.queues.len()).unwrap_or(u16::MAX);
-        for (queue, gate) in layout.queues.iter().zip(Gate::members(rings)) {
+        let members = layout.queues.iter().zip(Gate::members(rings));
+        for (number, (queue, gate)) in members.enumerate() {
             let Some(core) = cores.place(disk.volume.disk) else {
                 let text = "no ring core has a queue on this disk";
                 self.list[at].phase = ConnectionPhase::Refused(Refusal::new(Errno::ENODEV, text));
@@ -187,9 +243,17 @@ impl<H: Hypervisor> Devices<H> {
             let disk = disk.clone();
             let (rings, segments) = (self.rings, cores.segments());
             let share = rings.check_share(queue, layout, segments, &disk, taken);
-            let open = |()| rings.open(id.frontend, queue, disk, layout, segments, gate);
-            match share.and_then(open) {
+            let before = former.as_ref().map(|former| &former.queues[number]);
+            let keeper = &mut self.keeper;
+            let outfit = share.and_then(|()| keeper.outfit(queue.refs.len(), gate, before));
+            let open = |outfit| rings.open(id.frontend, queue, disk, layout, segments, outfit);
+            let place = outfit.as_ref().ok().map(|outfit| outfit.place);
+            match outfit.and_then(open) {
                 Ok((session, mapped)) => {
+                    if former.is_some() {
+                        let (number, count) = (number + 1, session.redo());
+                        info!("{id}: ring {number} is taken up, {count} requests to do again");
+                    }
                     let token = self.next_token;
                     self.next_token += 1;
                     let stats = session.stats();
@@ -209,6 +273,9 @@ impl<H: Hypervisor> Devices<H> {
                     );
                 }
                 Err(refusal) => {
+                    if let Some(place) = place {
+                        self.keeper.free_of(id, place);
+                    }
                     cores.vacate(core);
                     self.list[at].phase = ConnectionPhase::Refused(refusal);
                     break;
@@ -278,11 +345,13 @@ impl<H: Hypervisor> Devices<H> {
             } => {
                 let rings = self.rings;
                 if let Some((device, ring)) = self.take_ring(|r| r.token == token) {
-                    rings.close(&ring.mapped, session.dismantle(rings.hypervisor.grants()));
+                    rings.close(&ring.mapped, &session.dismantle(&rings.grants()));
+                    let id = device.id;
                     let refusal = Refusal::new(Errno::ENOSPC, error.to_string());
                     if matches!(device.phase, ConnectionPhase::Connecting) {
                         device.phase = ConnectionPhase::Refused(refusal);
                     }
+                    self.keeper.free_of(id, ring.mapped.journal);
                     cores.vacate(core);
                 }
             }
@@ -291,8 +360,10 @@ impl<H: Hypervisor> Devices<H> {
                 remains,
             } => {
                 let rings = self.rings;
-                if let Some((_, ring)) = self.take_ring(|r| r.is_at(core, place)) {
-                    rings.close(&ring.mapped, *remains);
+                if let Some((device, ring)) = self.take_ring(|r| r.is_at(core, place)) {
+                    rings.close(&ring.mapped, &remains);
+                    let id = device.id;
+                    self.keeper.free_of(id, ring.mapped.journal);
                     cores.vacate(core);
                 }
             }
@@ -328,14 +399,22 @@ impl<H: Hypervisor> Devices<H> {
             let (id, generation) = (device.id, device.generation);
             match device.take_outcome() {
                 None => continue,
-                Some(Outcome::Connected) => backend.connected(id, generation, Ok(())),
-                Some(Outcome::Refused(why)) => backend.connected(id, generation, Err(why)),
+                Some(Outcome::Connected) => {
+                    self.keeper.take(id);
+                    backend.connected(id, generation, Ok(()));
+                }
+                Some(Outcome::Refused(why)) => {
+                    self.keeper.drop_former(id);
+                    backend.connected(id, generation, Err(why));
+                }
                 Some(Outcome::Disconnected) => {
                     info!("{id}: disconnected");
+                    self.keeper.drop_former(id);
                     backend.disconnected(id, generation);
                 }
             }
             reported = true;
+            self.changed = true;
         }
         reported
     }
@@ -357,14 +436,23 @@ impl<H: Hypervisor> Devices<H> {
     }
 }
 
+/// Xenbus takes a connection for one of a former life, and it is none.
+fn no_record() -> Refusal {
+    Refusal::new(Errno::EIO, "there is no record of the connection any more")
+}
+
 #[cfg(test)]
 mod tests {
     use alloc::vec;
 
+    use spindle_hw::SharedPages;
+    use spindle_kept::Kept;
+    use spindle_kept::layout::FIXED_PAGES;
+
     use spindle_config::DataPath;
 
     use super::*;
-    use crate::devices::OpenDisk;
+    use crate::keeper::{Keep, Keeper};
     use crate::rings::RingMapper;
 
     const DEVICE: DeviceId = DeviceId {
@@ -373,10 +461,13 @@ mod tests {
     };
 
     fn one(phase: ConnectionPhase) -> Devices<()> {
+        let kept = Kept::open(Box::leak(Box::new(SharedPages::host(FIXED_PAGES, 0)))).unwrap();
+        let (keeper, _) = Keeper::new(Keep { kept, blame: None });
         Devices {
             rings: RingMapper {
                 hypervisor: (),
                 path: DataPath::Copy,
+                mappings: kept.mappings(),
             },
             list: vec![AttachedDevice {
                 id: DEVICE,
@@ -384,8 +475,13 @@ mod tests {
                 generation: Generation(1),
                 rings: Vec::new(),
                 phase,
+                layout: None,
+                shown: 0,
+                at_work_ns: 0,
             }],
             next_token: 0,
+            keeper,
+            changed: false,
         }
     }
 

@@ -4,7 +4,7 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use log::{error, info, warn};
+use log::{debug, error, info, warn};
 use spindle_blkif::BlockRead;
 use spindle_blkif::worker::{LOOK_WITHOUT_RINGS_NS, Order, Report};
 use spindle_block::SubmitError;
@@ -20,10 +20,13 @@ use crate::cores::Cores;
 use crate::devices::Devices;
 use crate::disks::Disks;
 use crate::hypervisor::Hypervisor;
+use crate::keeper::{Keep, Keeper};
+use crate::late::LateDisks;
 use crate::listing::Listing;
 use crate::rings::RingMapper;
 use crate::rounds::{Pace, Rounds, Sleep};
 use crate::statistics::Statistics;
+use crate::sweep::sweep;
 use crate::worker::{CoreWorker, nap, rest};
 
 /// How long the guests get to close their disks when the domain is to shut down.
@@ -33,6 +36,14 @@ const STOP_NS: u64 = LOOK_WITHOUT_RINGS_NS + 2_000_000_000;
 /// How often the disks are asked for their SMART logs, as long as any is in use.
 const SMART_NS: u64 = 60_000_000_000;
 
+/// Where nodes are that come and go with what they are about.
+const PUBLISHED: [&str; 4] = [
+    "data/spindle/targets",
+    "data/spindle/stat",
+    "data/spindle/core",
+    "data/spindle/disk",
+];
+
 /// The control core's state.
 pub struct Control<H, W: CoreWorker> {
     hypervisor: H,
@@ -41,6 +52,7 @@ pub struct Control<H, W: CoreWorker> {
     disks: Disks<W::Queue>,
     cores: Cores<H, W>,
     devices: Devices<H>,
+    late: LateDisks,
     rounds: Rounds,
     listing: Listing,
     smart_at: u64,
@@ -59,22 +71,40 @@ pub struct Store {
 
 impl<H: Hypervisor, W: CoreWorker> Control<H, W> {
     /// Sets up the backend, and publishes `version` and the disks in xenstore. `hypervisor` is that
-    /// of the vCPU that control runs on.
+    /// of the vCPU that control runs on. In a life of the kernel that is not the first, what the former
+    /// ones have left is undone by what `keep` has of it, and connections are taken up. No disk may
+    /// reach memory of a former life any more by then.
     pub fn new(
         config: &Config,
         version: String,
         hypervisor: H,
         store: Store,
         disks: Disks<W::Queue>,
-        cores: Cores<H, W>,
+        mut cores: Cores<H, W>,
+        keep: Keep,
     ) -> Self {
         cores.log_queues(&disks.targets);
-        let mut backend = Backend::new(Offer {
+        let offer = Offer {
             max_queues: cores.len() as u32,
             max_ring_page_order: config.ring_order,
             max_indirect_segments: cores.segments().into(),
             persistent: config.path.offers_persistent(),
-        });
+        };
+        let (keeper, former) = Keeper::new(keep);
+        let mappings = keeper.kept().mappings();
+        let mut backend = if keeper.has_lived() {
+            sweep(hypervisor, mappings);
+            // Every controller has been disabled since that life ended.
+            (0..disks.count()).for_each(|disk| cores.order_all(|| Order::Begin(disk)));
+            let mut backend = Backend::resume(offer, former);
+            // What the last life has said of what is no longer there.
+            for path in PUBLISHED {
+                backend.unpublish(path);
+            }
+            backend
+        } else {
+            Backend::new(offer)
+        };
         if config.drill {
             backend.take_drills();
         }
@@ -89,10 +119,15 @@ impl<H: Hypervisor, W: CoreWorker> Control<H, W> {
             backend,
             disks,
             cores,
-            devices: Devices::new(RingMapper {
-                hypervisor,
-                path: config.path,
-            }),
+            devices: Devices::new(
+                RingMapper {
+                    hypervisor,
+                    path: config.path,
+                    mappings,
+                },
+                keeper,
+            ),
+            late: LateDisks::new(hypervisor.now_ns()),
             rounds: Rounds::new(),
             listing,
             smart_at: 0,
@@ -141,6 +176,7 @@ impl<H: Hypervisor, W: CoreWorker> Control<H, W> {
         if self.rounds.are_disks_due(now) {
             self.look_around(now);
         }
+        self.devices.keep(&self.disks.targets);
         self.turn_and_sleep(now);
         None
     }
@@ -162,9 +198,15 @@ impl<H: Hypervisor, W: CoreWorker> Control<H, W> {
         }
         while let Some(action) = self.backend.pump(&mut self.store.ring, now) {
             match action {
-                Action::Open { device, disk } => {
-                    let result = self.open(device, &disk);
-                    self.backend.opened(device, result);
+                Action::Open {
+                    device,
+                    disk,
+                    former,
+                } => {
+                    if !former {
+                        self.devices.drop_former(device);
+                    }
+                    self.open_or_wait(device, disk, now);
                 }
                 Action::Connect(request) => self.connect(&request),
                 Action::Disconnect { device, generation } => self.disconnect(device, generation),
@@ -196,6 +238,33 @@ impl<H: Hypervisor, W: CoreWorker> Control<H, W> {
         }
         self.rounds.pumped(self.backend.next_deadline());
         None
+    }
+
+    /// Opens a disk, or waits for that of a device which a former life has served.
+    fn open_or_wait(&mut self, device: DeviceId, request: DiskRequest, now: u64) {
+        let result = self.open(device, &request);
+        if let Err(refusal) = &result
+            && self.devices.is_former(device)
+        {
+            if self.late.may_come(now) {
+                debug!("{device}: waits for its disk: {refusal}");
+                return self.late.add(device, request);
+            }
+            self.devices.drop_former(device);
+        }
+        self.backend.opened(device, result);
+    }
+
+    /// Looks for the disks that devices of a former life wait for, and gives those up that nothing has
+    /// been heard of.
+    fn look_for_late_disks(&mut self, now: u64) {
+        for (device, request) in self.late.take() {
+            self.open_or_wait(device, request, now);
+            self.rounds.pump_soon();
+        }
+        if self.late.are_all_seen(now) {
+            self.devices.drop_silent();
+        }
     }
 
     fn open(&mut self, device: DeviceId, request: &DiskRequest) -> Result<DiskFacts, Refusal> {
@@ -235,6 +304,7 @@ impl<H: Hypervisor, W: CoreWorker> Control<H, W> {
     #[inline(never)]
     fn look_around(&mut self, now: u64) {
         self.attend_disks(now);
+        self.look_for_late_disks(now);
         if !self.is_used() {
             return;
         }
@@ -246,6 +316,8 @@ impl<H: Hypervisor, W: CoreWorker> Control<H, W> {
             let (devices, cores) = (&self.devices, &self.cores);
             self.statistics
                 .publish(now, devices, cores, &mut self.backend);
+            // The counters.
+            self.devices.changed = true;
             self.rounds.pump_soon();
         }
     }

@@ -20,6 +20,13 @@ use crate::worker::CoreWorker;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct CoreId(usize);
 
+impl CoreId {
+    /// As it is kept: the first one is 1.
+    pub(crate) fn number(self) -> u16 {
+        u16::try_from(self.0 + 1).unwrap_or(u16::MAX)
+    }
+}
+
 /// As it is shown to people: the first one is 1.
 impl fmt::Display for CoreId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -250,6 +257,7 @@ impl<H: Hypervisor, W: CoreWorker> Cores<H, W> {
                     | Order::Remove { .. }
                     | Order::Read(_)
                     | Order::Renew(_)
+                    | Order::Begin(_)
             );
             core.given += 1;
             core.waiting += usize::from(answered);

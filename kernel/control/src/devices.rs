@@ -5,17 +5,21 @@ use alloc::format;
 use alloc::string::ToString;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::mem;
 
 use log::{error, info};
 use spindle_blkif::{Claims, Losses};
 use spindle_block::{Access, Discard, SECTOR_SIZE, TargetError, Targets, Volume, VolumeId};
 use spindle_xen::Errno;
-use spindle_xen::xenbus::{Backend, DeviceId, DiskFacts, DiskRequest, Generation, Refusal};
+use spindle_xen::xenbus::{
+    Backend, DeviceId, DiskFacts, DiskRequest, Generation, Refusal, RingLayout,
+};
 
 use crate::connections::{ConnectionPhase, DeviceRing};
 use crate::cores::Cores;
 use crate::disks::{Disks, Removed};
 use crate::hypervisor::Hypervisor;
+use crate::keeper::{Keeper, identity};
 use crate::rings::{RingMapper, Served};
 use crate::worker::CoreWorker;
 
@@ -28,6 +32,12 @@ pub(crate) struct AttachedDevice {
     pub(crate) generation: Generation,
     pub(crate) rings: Vec<DeviceRing>,
     pub(crate) phase: ConnectionPhase,
+    /// The frontend's rings, as long as there are any.
+    pub(crate) layout: Option<RingLayout>,
+    /// The size that the frontend was shown when it connected, in sectors of 512 bytes.
+    pub(crate) shown: u64,
+    /// See [`DeviceRecord::at_work_ns`](spindle_kept::DeviceRecord::at_work_ns).
+    pub(crate) at_work_ns: u64,
 }
 
 /// What a device has.
@@ -88,16 +98,47 @@ pub(crate) struct Devices<H> {
     pub(crate) rings: RingMapper<H>,
     pub(crate) list: Vec<AttachedDevice>,
     pub(crate) next_token: u64,
+    pub(crate) keeper: Keeper,
+    /// The records are to be written anew.
+    pub(crate) changed: bool,
 }
 
 impl<H: Hypervisor> Devices<H> {
     /// None yet.
-    pub(crate) fn new(rings: RingMapper<H>) -> Self {
+    pub(crate) fn new(rings: RingMapper<H>, keeper: Keeper) -> Self {
         Self {
             rings,
             list: Vec::new(),
             next_token: 0,
+            keeper,
+            changed: false,
         }
+    }
+
+    /// Writes the records if anything in them has changed.
+    pub(crate) fn keep(&mut self, targets: &Targets<DeviceId>) {
+        if mem::take(&mut self.changed) {
+            let list = self.list.iter();
+            self.keeper
+                .write(list.filter_map(|device| device.record(targets)));
+        }
+    }
+
+    /// Whether a former life of the kernel has served this device, and it is to be taken up.
+    pub(crate) fn is_former(&self, id: DeviceId) -> bool {
+        self.keeper.former(id).is_some()
+    }
+
+    /// A device that a former life has served cannot be taken up.
+    pub(crate) fn drop_former(&mut self, id: DeviceId) {
+        self.changed |= self.keeper.drop_former(id);
+    }
+
+    /// Gives up those that were to be taken up, and whose disk nothing has asked for: they are gone.
+    pub(crate) fn drop_silent(&mut self) {
+        let silent = |id: &DeviceId| self.list.iter().all(|device| device.id != *id);
+        let silent: Vec<_> = self.keeper.waiting().filter(silent).collect();
+        silent.into_iter().for_each(|id| self.drop_former(id));
     }
 
     /// Those with a connection, however far it has got.
@@ -143,6 +184,14 @@ impl<H: Hypervisor> Devices<H> {
             claims: claims.inspect_err(|_| targets.release(id))?,
             losses: Arc::default(),
         };
+        if let Some(former) = self.keeper.former(id)
+            && former.identity != identity(targets.volume(volume))
+        {
+            let name = &targets.volume(volume).name;
+            let text = format!("{name} is not the disk that {} was before", former.volume);
+            targets.release(id);
+            return Err(Refusal::new(Errno::ENODEV, text));
+        }
         let Served { volume, claims, .. } = disk.served(targets)?;
         let facts = DiskFacts {
             sectors: volume.sectors,
@@ -168,13 +217,16 @@ impl<H: Hypervisor> Devices<H> {
             "writing"
         };
         info!("{id}: {} for {what}", volume.name);
-        self.close(id);
+        self.list.retain(|device| device.id != id);
         self.list.push(AttachedDevice {
             id,
             disk,
             generation: Generation(0),
             rings: Vec::new(),
             phase: ConnectionPhase::Unconnected,
+            layout: None,
+            shown: facts.sectors,
+            at_work_ns: 0,
         });
         Ok(facts)
     }
@@ -193,6 +245,7 @@ impl<H: Hypervisor> Devices<H> {
 
     /// Forgets a device, whose connection xenbus has ended before.
     pub(crate) fn close(&mut self, id: DeviceId) {
+        self.drop_former(id);
         self.list.retain(|device| device.id != id);
     }
 
@@ -215,12 +268,13 @@ impl<H: Hypervisor> Devices<H> {
 
     /// What is in a disk's write cache may be lost: notes that for all who have a part of it, also
     /// those without a ring now, or with one that is on its way to a core.
-    pub(crate) fn note_loss(&self, disk: usize, targets: &Targets<DeviceId>) {
+    pub(crate) fn note_loss(&mut self, disk: usize, targets: &Targets<DeviceId>) {
         for device in &self.list {
             if let OpenDisk::There { volume, losses, .. } = &device.disk
                 && targets.volume(*volume).disk == disk
             {
                 losses.note();
+                self.changed = true;
             }
         }
     }
@@ -238,6 +292,7 @@ impl<H: Hypervisor> Devices<H> {
             let refusal = Refusal::new(Errno::ENODEV, text);
             backend.emptied(*id, &refusal);
             *disk = OpenDisk::Removed(refusal);
+            self.changed = true;
         }
     }
 }

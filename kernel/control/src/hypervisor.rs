@@ -1,7 +1,6 @@
 //! What control needs of the hypervisor, of memory and of the clock.
 
 use spindle_hw::SharedPages;
-use spindle_kept::JournalPages;
 use spindle_xen::event::{Deadline, Port};
 use spindle_xen::grant::GrantOps;
 use spindle_xen::{DomId, Errno};
@@ -56,15 +55,17 @@ pub trait Hypervisor: Copy {
     /// Takes frames back, at which nothing may be mapped any more.
     fn free_frames(&self, pages: &SharedPages);
 
-    /// Pages for the journal of a ring; `None` if there are none left.
-    fn alloc_journal(&self, pages: usize) -> Option<JournalPages>;
-
-    /// Takes the pages of a journal back.
-    fn free_journal(&self, journal: JournalPages);
     /// Carries out a drill, as an operator has written it, or says that it is none.
     fn drill(&self, order: &[u8]) {
         log::warn!("no such drill: {:?}", order.escape_ascii());
     }
+
+    /// Closes every event channel that a former life of the kernel has bound to a frontend.
+    fn close_former(&self);
+
+    /// Something may still be mapped at the frame with this bus address, and cannot be unmapped:
+    /// [`Hypervisor::alloc_frames`] is not to give it.
+    fn give_up_frame(&self, bus: u64);
 
     /// Bytes of heap that are free, not necessarily in one block.
     fn heap_free(&self) -> usize;

@@ -14,6 +14,7 @@
 //! | `cores` | orders and reports of the ring cores, and which core gets a ring |
 //! | `disks` | what can be attached, and what the disks report: failures, disks that come and go, other sizes, health |
 //! | `listing`, `statistics`, `published` | what is published in xenstore |
+//! | `keeper`, `late`, `sweep`, `noted` | what outlives a death of the kernel: records, journals, mappings; what the last life has left is undone |
 //! | `rounds` | when control looks at what, and how long it sleeps |
 //! | `worker` | how a core runs its worker and sleeps |
 #![no_std]
@@ -27,16 +28,22 @@ mod cores;
 mod devices;
 mod disks;
 mod hypervisor;
+mod keeper;
+mod late;
 mod listing;
+mod noted;
 mod published;
 mod rings;
 mod rounds;
 mod statistics;
+mod sweep;
 mod worker;
 
 pub use control::{Control, Store};
 pub use cores::{Cores, Runs};
 pub use disks::{Disks, PageSource};
 pub use hypervisor::{CONTROLS_SHARE, Hypervisor};
+pub use keeper::{Blame, Keep};
+pub use noted::NotedGrants;
 pub use rounds::{LOOK_NS, Rounds, Sleep};
 pub use worker::{CoreWorker, run_core};

@@ -8,23 +8,28 @@ use alloc::vec::Vec;
 use core::sync::atomic::Ordering::Acquire;
 
 use log::error;
+use spindle_blkif::stats::RingSnapshot;
 use spindle_blkif::{
     Attachment, Claims, Detached, Losses, Member, Session, Unusable, Window, guest_share,
 };
 use spindle_block::Volume;
 use spindle_config::DataPath;
 use spindle_hw::{PAGE_SIZE, SharedPages};
-use spindle_kept::Journal;
+use spindle_kept::{JournalPages, JournalPlace, Mappings};
 use spindle_xen::event::Port;
-use spindle_xen::grant::{GrantOps as _, MapOp, UnmapOp};
+use spindle_xen::grant::{GrantOps, MapOp, UnmapOp};
 use spindle_xen::xenbus::{QueueParams, Refusal, RingLayout};
 use spindle_xen::{DomId, Errno};
 
 use crate::hypervisor::{CONTROLS_SHARE, Hypervisor};
+use crate::noted::{Borrowed, NotedGrants};
 
 /// Grants that one ring keeps mapped: the 32 requests of a ring page with 32 segments, and a page
 /// that lists them, as Linux makes them unless told otherwise.
 const CACHED_GRANTS: usize = 32 * (32 + 1);
+
+/// The vCPU that control runs on.
+const CONTROL: usize = 0;
 
 /// Offset of `rsp_prod` in a ring, in bytes (`public/io/ring.h`).
 const RSP_PROD: usize = 8;
@@ -35,6 +40,8 @@ pub(crate) struct RingMapper<H> {
     pub(crate) hypervisor: H,
     /// How data is reached.
     pub(crate) path: DataPath,
+    /// Where it is noted what is mapped.
+    pub(crate) mappings: Mappings,
 }
 
 /// What the control core keeps of a ring while a ring core has the session.
@@ -43,6 +50,8 @@ pub(crate) struct Mapped {
     /// For the unmap: handle and guest-physical address of each page.
     pages: Vec<(u32, u64)>,
     cache: Option<SharedPages>,
+    /// Where its journal is.
+    pub(crate) journal: JournalPlace,
     /// Bytes of heap that its session takes.
     pub(crate) bytes: usize,
 }
@@ -55,6 +64,18 @@ pub(crate) struct Served {
     pub(crate) claims: Option<Arc<Claims>>,
     /// What its disk may have lost, for all connections of the device.
     pub(crate) losses: Arc<Losses>,
+}
+
+/// What a ring is given besides its disk.
+#[derive(Debug)]
+pub(crate) struct Outfit {
+    /// Its part in the barriers of its device.
+    pub(crate) gate: Member,
+    pub(crate) place: JournalPlace,
+    pub(crate) journal: JournalPages,
+    /// What it had counted when a former life of the kernel ended, if one has served it: the journal
+    /// is of that.
+    pub(crate) former: Option<RingSnapshot>,
 }
 
 /// Bytes of heap that rings take.
@@ -104,27 +125,22 @@ impl<H: Hypervisor> RingMapper<H> {
         disk: Served,
         layout: &RingLayout,
         indirect_segments: u16,
-        gate: Member,
+        outfit: Outfit,
     ) -> Result<(Session, Mapped), Refusal> {
         let need = footprint(queue, layout, indirect_segments, &disk);
         let left = self.heap_left();
         if need > left {
             return Err(no_memory(need, left));
         }
-        let journal = self
+        let no_room = || Refusal::new(Errno::ENOMEM, "no guest frames left to map grants at");
+        let pages = self
             .hypervisor
-            .alloc_journal(Journal::pages_for(queue.refs.len()))
-            .ok_or_else(|| no_memory(need, left))?;
-        let (pages, mapped) = match self.map_ring(domain, queue) {
-            Ok(ring) => ring,
-            Err(refusal) => {
-                self.hypervisor.free_journal(journal);
-                return Err(refusal);
-            }
-        };
+            .alloc_frames(queue.refs.len())
+            .ok_or_else(no_room)?;
         let mut mapped = Mapped {
-            pages: mapped,
+            pages: self.map(domain, queue, &pages)?,
             cache: None,
+            journal: outfit.place,
             bytes: need,
         };
         let remote = Port(queue.event_channel);
@@ -132,7 +148,6 @@ impl<H: Hypervisor> RingMapper<H> {
             Ok(port) => port,
             Err(error) => {
                 self.unmap(&mapped.pages, &pages);
-                self.hypervisor.free_journal(journal);
                 let text = format!("cannot bind event-channel {}: {error}", queue.event_channel);
                 return Err(Refusal::new(error, text));
             }
@@ -149,7 +164,6 @@ impl<H: Hypervisor> RingMapper<H> {
         let window = cache.map(|cache| Window::new(cache.bus(), CACHED_GRANTS));
         let Ok(window) = window.transpose() else {
             self.let_go(&mapped, port, &pages, None);
-            self.hypervisor.free_journal(journal);
             return Err(no_memory(need, left));
         };
         // 0, but for a ring that is connected again: what was answered is not done twice.
@@ -163,31 +177,38 @@ impl<H: Hypervisor> RingMapper<H> {
             window,
             persistent,
             indirect_segments,
-            gate,
+            gate: outfit.gate,
             claims: disk.claims,
             losses: disk.losses,
-            journal,
+            journal: outfit.journal,
         };
-        match Session::new(pages, attachment) {
+        let session = match &outfit.former {
+            None => Session::new(pages, attachment),
+            Some(stats) => Session::adopt(pages, attachment, stats),
+        };
+        match session {
             Ok(session) => Ok((session, mapped)),
             Err(unfit) => {
                 self.let_go(&mapped, port, &unfit.ring, unfit.window.as_ref());
-                self.hypervisor.free_journal(unfit.journal);
                 Err(match unfit.why {
                     // There is enough, but not in one piece.
                     Unusable::Memory(_) => no_memory(need, left),
-                    Unusable::Journal(error) => Refusal::new(Errno::EIO, error.to_string()),
                     Unusable::Ring(error) => Refusal::new(Errno::EINVAL, error.to_string()),
+                    Unusable::Journal(error) => Refusal::new(Errno::EIO, error.to_string()),
                 })
             }
         }
     }
 
+    /// The grant operations of control, noted.
+    pub(crate) fn grants(&self) -> impl GrantOps + '_ {
+        NotedGrants::new(Borrowed(self.hypervisor.grants()), self.mappings, CONTROL)
+    }
+
     /// Lets go of a ring that its core gave back.
-    pub(crate) fn close(self, mapped: &Mapped, detached: Detached) {
+    pub(crate) fn close(self, mapped: &Mapped, detached: &Detached) {
         let window = detached.window.as_ref();
         self.let_go(mapped, detached.port, &detached.ring, window);
-        self.hypervisor.free_journal(detached.journal);
     }
 
     fn let_go(self, mapped: &Mapped, port: Port, ring: &SharedPages, window: Option<&Window>) {
@@ -203,19 +224,6 @@ impl<H: Hypervisor> RingMapper<H> {
         }
     }
 
-    /// Finds frames for a frontend's ring and maps it there.
-    fn map_ring(
-        self,
-        domain: DomId,
-        queue: &QueueParams,
-    ) -> Result<(SharedPages, Vec<(u32, u64)>), Refusal> {
-        let no_room = || Refusal::new(Errno::ENOMEM, "no guest frames left to map grants at");
-        let pages = self.hypervisor.alloc_frames(queue.refs.len());
-        let pages = pages.ok_or_else(no_room)?;
-        let mapped = self.map(domain, queue, &pages)?;
-        Ok((pages, mapped))
-    }
-
     /// Maps all pages or none.
     fn map(
         self,
@@ -228,7 +236,7 @@ impl<H: Hypervisor> RingMapper<H> {
         let mut ops: Vec<MapOp> = refs
             .map(|(i, gref)| MapOp::new(domain, *gref, at(i), false))
             .collect();
-        let call = self.hypervisor.grants().map(&mut ops);
+        let call = self.grants().map(&mut ops);
         let done = ops.iter().filter(|op| op.status.is_ok());
         let mapped: Vec<_> = done.map(|op| (op.handle, op.host_addr)).collect();
         if mapped.len() == ops.len() {
@@ -254,7 +262,7 @@ impl<H: Hypervisor> RingMapper<H> {
             .iter()
             .map(|&(handle, at)| UnmapOp::new(handle, at))
             .collect();
-        let call = self.hypervisor.grants().unmap(&mut ops);
+        let call = self.grants().unmap(&mut ops);
         if call.is_ok() && ops.iter().all(|op| op.status.is_ok()) {
             self.hypervisor.free_frames(pages);
         } else {

@@ -196,6 +196,33 @@ impl Disk {
         }
     }
 
+    /// Whether one that looks for disks now finds it: the model of the bus has no place for a virtio
+    /// device that comes later.
+    pub(crate) fn can_be_found(&self) -> bool {
+        self.away.is_none() || matches!(self.model, Model::Nvme(_))
+    }
+
+    /// The kernel has died: some of what was submitted is still carried out, until the next life
+    /// disables the device. It answers at once then.
+    pub(crate) fn outlive(&mut self, now: u64) {
+        for queue in 0..self.due.len() {
+            if self.chance.one_in(2) && self.is_waiting(queue) && self.away.is_none() {
+                self.due[queue] = now;
+                self.work(now);
+            }
+        }
+        self.release();
+    }
+
+    /// The next life has begun, and submits to new queues.
+    pub(crate) fn begin_anew(&mut self, now: u64) {
+        self.due.fill(u64::MAX);
+        if let Model::Virtio(model) = &self.model {
+            model.hold();
+        }
+        self.plan(now);
+    }
+
     /// From now on it works at once, as it must where control waits for it: at the shutdown.
     pub(crate) fn release(&self) {
         if let Model::Virtio(model) = &self.model {

@@ -51,6 +51,7 @@ kinds! {
     Detached "a disk that is detached from its guest",
     Reloaded "a frontend that closes and connects again",
     RingBroken "a frontend that publishes more requests than its ring holds",
+    Death "a death of the kernel, which starts again in its domain",
 }
 
 impl Kind {

@@ -128,6 +128,8 @@ pub(crate) struct Life {
     may_fail: bool,
     /// Attaches and connects may fail by now.
     may_give_up: bool,
+    /// Nothing else than deaths of the kernel has happened, which no frontend is to notice.
+    only_deaths: bool,
     /// No new requests, and devices go.
     ending: bool,
     /// No new devices but those that are attached one by one.
@@ -218,6 +220,7 @@ impl Life {
             bound_ns: plan.timeout_s * 8 * SECOND + PATIENCE_NS,
             may_fail: false,
             may_give_up: false,
+            only_deaths: true,
             ending: false,
             attaches: true,
             steps: 0,
@@ -392,6 +395,7 @@ impl Life {
                     trace::text(format!("fault: {}", kind.text()));
                     self.rates.note(kind);
                     self.may_fail |= kind.may_fail();
+                    self.only_deaths &= kind == Kind::Death;
                     self.may_give_up = true;
                     if kind <= Kind::Removed {
                         self.disk_failed_at = now;
@@ -521,6 +525,11 @@ impl Life {
                 if now >= front.patience {
                     self.kill(number, now);
                 }
+            }
+            Phase::Running if state != 4 && self.only_deaths && !self.ending => {
+                return Err(format!(
+                    "front {number}: a death has cost it its connection"
+                ));
             }
             Phase::Running if state != 4 => {
                 front.enter(Phase::Closing(Then::Leave), now, self.bound_ns);
@@ -655,6 +664,7 @@ impl Life {
                 self.strains.push((until, Strain::Store));
             }
             Kind::StoreConflict => self.world.store.force_conflicts(1 + chance.index(4)),
+            Kind::Death => return self.die(now),
             Kind::GuestKilled | Kind::Detached | Kind::Reloaded | Kind::RingBroken => {
                 return self.meddle(kind, now);
             }
@@ -663,6 +673,23 @@ impl Life {
                 return self.disks[disk].fail(kind, now);
             }
         }
+        true
+    }
+
+    /// The kernel dies. What its disks were doing goes on until the next life disables them.
+    fn die(&mut self, now: u64) -> bool {
+        // A function that is not there when the bus is looked through is not found later.
+        if !self.disks.iter().all(Disk::can_be_found) {
+            return false;
+        }
+        for disk in &mut self.disks {
+            disk.outlive(now);
+        }
+        self.world.die();
+        let now = self.now();
+        self.disks.iter_mut().for_each(|disk| disk.begin_anew(now));
+        self.strains
+            .retain(|(_, strain)| !matches!(strain, Strain::Core(_)));
         true
     }
 

@@ -79,6 +79,11 @@ impl<Q> Disk<Q> {
 }
 
 impl<Q> Disks<Q> {
+    /// How many controllers there are, lost ones included.
+    pub(crate) fn count(&self) -> usize {
+        self.disks.len()
+    }
+
     /// Why a disk is lost, if it is.
     pub(crate) fn lost(&self, disk: usize) -> Option<&str> {
         self.targets.lost(disk)

@@ -6,8 +6,8 @@ use std::rc::Rc;
 
 use spindle_block::{
     BlockController, Budget, BusMaster, Command, DiskEvents, DiskOptions, DiskQueue, IoResult,
-    LostController, Part, RamController, RamQueue, SubmitError, Table as PartitionTable, Tag,
-    Unreachable, Volume,
+    LostController, Part, RamController, RamDisk, RamQueue, SubmitError, Table as PartitionTable,
+    Tag, Unreachable, Volume,
 };
 use spindle_control::Disks;
 use spindle_hw::{DmaAlloc, NarrowRegisters, Registers};
@@ -277,9 +277,24 @@ impl BlockController<Queue> for Watched {
     }
 }
 
+/// A disk, as each life of the kernel finds it.
+#[derive(Clone, Debug)]
+enum Found {
+    Nvme(FakeNvme, usize, DiskOptions),
+    Virtio(FakeVirtio, usize, DiskOptions),
+    Ram(String, RamDisk),
+}
+
+/// The disks that a domain has.
+pub struct Hardware {
+    found: Vec<(Found, Rc<RefCell<Remote>>)>,
+    partitions: Option<u64>,
+}
+
 /// The disks that a domain is to have.
 pub struct Table {
     controllers: Vec<Watched>,
+    found: Vec<Found>,
     /// Whether each disk has a partition, of so many blocks from block 8 on.
     pub partitions: Option<u64>,
     machine: &'static Machine,
@@ -290,8 +305,42 @@ impl Table {
     pub fn new(machine: &'static Machine) -> Self {
         Self {
             controllers: Vec::new(),
+            found: Vec::new(),
             partitions: None,
             machine,
+        }
+    }
+
+    /// The disks that a former life of the kernel had, found anew.
+    pub fn again(machine: &'static Machine, hardware: &Hardware) -> Self {
+        let mut table = Self::new(machine);
+        table.partitions = hardware.partitions;
+        for (found, remote) in &hardware.found {
+            let Remote { loose, queues, .. } = *remote.borrow();
+            let large_blocks = remote.borrow().large_blocks;
+            *remote.borrow_mut() = Remote {
+                loose,
+                queues,
+                large_blocks,
+                ..Remote::default()
+            };
+            table.add_found(found.clone(), Rc::clone(remote));
+        }
+        table
+    }
+
+    fn add_found(&mut self, found: Found, remote: Rc<RefCell<Remote>>) {
+        self.found.push(found.clone());
+        match found {
+            Found::Nvme(model, number, options) => {
+                self.add_nvme_as(&model, number, options, remote);
+            }
+            Found::Virtio(model, number, options) => {
+                self.add_virtio_as(&model, number, options, remote);
+            }
+            Found::Ram(name, disk) => {
+                self.add(RamController::over(name, disk, self.bus()), remote);
+            }
         }
     }
 
@@ -313,13 +362,22 @@ impl Table {
 
     /// Starts an NVMe controller, whose namespaces become `nvme<number>n<id>`.
     pub fn add_nvme(&mut self, model: &FakeNvme, number: usize, options: DiskOptions) {
+        self.add_found(Found::Nvme(model.clone(), number, options), Rc::default());
+    }
+
+    fn add_nvme_as(
+        &mut self,
+        model: &FakeNvme,
+        number: usize,
+        options: DiskOptions,
+        remote: Rc<RefCell<Remote>>,
+    ) {
         let clock = self.machine.cpu(0);
         let controller = Controller::start(model.clone(), clock, self.bus(), options);
         let controller = controller.unwrap_or_else(|error| {
             Controller::absent(model.clone(), clock, self.bus(), options, error).unwrap()
         });
         let model = model.clone();
-        let remote: Rc<RefCell<Remote>> = Rc::default();
         let bus = Master {
             remote: remote.clone(),
             controller: Model::Nvme(model.clone()),
@@ -331,6 +389,16 @@ impl Table {
     /// Starts a virtio device, which becomes `vda` or one of the following letters; one that fails at
     /// that is tried again.
     pub fn add_virtio(&mut self, model: &FakeVirtio, number: usize, options: DiskOptions) {
+        self.add_found(Found::Virtio(model.clone(), number, options), Rc::default());
+    }
+
+    fn add_virtio_as(
+        &mut self,
+        model: &FakeVirtio,
+        number: usize,
+        options: DiskOptions,
+        remote: Rc<RefCell<Remote>>,
+    ) {
         let pci = FakePci::new();
         pci.insert((0, 5, 0), model.function());
         let bus = Bus::new(pci);
@@ -344,7 +412,6 @@ impl Table {
         let mut device = VirtioDevice::new(transport, clock, self.bus(), options);
         let started = device.bring_up();
         let model = model.clone();
-        let remote: Rc<RefCell<Remote>> = Rc::default();
         let bus = Master {
             remote: remote.clone(),
             controller: Model::Virtio(model.clone()),
@@ -358,9 +425,8 @@ impl Table {
 
     /// Makes a RAM disk.
     pub fn add_ram(&mut self, name: &str, bytes: u64) {
-        let bus = self.bus();
-        let disk = RamController::new(name.into(), bytes, &bus, bus).unwrap();
-        self.add(disk, Rc::default());
+        let disk = RamDisk::new(bytes, &self.bus()).unwrap();
+        self.add_found(Found::Ram(name.into(), disk), Rc::default());
     }
 
     /// Changes what the disk with this number is like.
@@ -369,9 +435,13 @@ impl Table {
     }
 
     /// The disks as control gets them, and as tests do.
-    pub fn finish(self) -> (Disks<Queue>, Remotes) {
+    pub fn finish(self) -> (Disks<Queue>, Remotes, Hardware) {
         let remotes = self.controllers.iter().map(|c| Rc::clone(&c.remote));
-        let remotes = remotes.collect();
+        let remotes: Remotes = remotes.collect();
+        let hardware = Hardware {
+            found: self.found.into_iter().zip(remotes.clone()).collect(),
+            partitions: self.partitions,
+        };
         let boxed = |controller| Box::new(controller) as Box<dyn BlockController<Queue>>;
         let controllers = self.controllers.into_iter().map(boxed).collect();
         let partitions = self.partitions.map(|blocks| {
@@ -392,6 +462,6 @@ impl Table {
         let mut disks = Disks::new(controllers, Vec::new(), partitions);
         let bus = self.machine.bus;
         disks.read_tables(Box::new(|| bus.alloc(1)));
-        (disks, remotes)
+        (disks, remotes, hardware)
     }
 }

@@ -6,9 +6,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use spindle_blkif::worker::Worker;
-use spindle_control::{Hypervisor, run_core};
+use spindle_control::{Hypervisor, NotedGrants, run_core};
 use spindle_hw::{Clock, PAGE_SIZE, SharedPages};
-use spindle_kept::JournalPages;
 use spindle_testkit::grants::FakeGrants;
 use spindle_testkit::mem::FakeBus;
 use spindle_xen::event::{Deadline, Notify, Port};
@@ -28,7 +27,7 @@ const WAKE: u32 = 2;
 const RINGS: u32 = 100;
 
 /// The worker of a ring core.
-pub type RingWorker = Worker<Queue, &'static FakeGrants<'static>, Cpu>;
+pub type RingWorker = Worker<Queue, NotedGrants<&'static FakeGrants<'static>>, Cpu>;
 
 /// A ring core with a vCPU of its own.
 struct RingCpu {
@@ -73,6 +72,8 @@ pub struct Machine {
     next_frame: Cell<u64>,
     /// Runs of frames in use, by address.
     frames: RefCell<BTreeMap<u64, SharedPages>>,
+    /// Those of a life that has ended, until the next one has undone what is mapped there.
+    former_frames: RefCell<BTreeMap<u64, SharedPages>>,
     /// Event channels that frontends have made for this domain.
     channels: RefCell<Vec<(DomId, u32)>>,
     /// Those that are bound, by local port.
@@ -127,6 +128,7 @@ impl Machine {
             after_frames: RefCell::default(),
             next_frame: Cell::new(1 << 40),
             frames: RefCell::default(),
+            former_frames: RefCell::default(),
             channels: RefCell::default(),
             bound: RefCell::default(),
             next_port: Cell::new(RINGS),
@@ -155,6 +157,31 @@ impl Machine {
             turns: 0,
         });
         Port(WAKE + cores.len() as u32 - 1)
+    }
+
+    /// The kernel has died: its cores run no more. Its frames, and what is mapped there, stay until the
+    /// next life has undone that.
+    pub fn die(&self) {
+        self.cores.borrow_mut().clear();
+        self.sleeps.borrow_mut().clear();
+        let former = core::mem::take(&mut *self.frames.borrow_mut());
+        self.former_frames.borrow_mut().extend(former);
+    }
+
+    /// The next life has undone what the last one had mapped, which gives its frames back.
+    pub fn forget_former(&self) {
+        let former = core::mem::take(&mut *self.former_frames.borrow_mut());
+        let mapped = self.grants.mapped_at();
+        for run in former.into_values() {
+            let count = run.len() / PAGE_SIZE;
+            let in_run = |at: &u64| (0..run.len() as u64).contains(&at.wrapping_sub(run.bus()));
+            assert!(
+                !mapped.iter().any(in_run),
+                "a mapping of a former life is left"
+            );
+            self.frames_left.set(self.frames_left.get() + count);
+            FREE.lock().unwrap().entry(count).or_default().push(run);
+        }
     }
 
     /// Hangs a ring core, or lets it go on.
@@ -291,8 +318,10 @@ impl Machine {
 
     /// A page of a ring was mapped at `at`, or is no longer.
     fn moved(&self, at: u64, which: Option<(DomId, u32)>) {
-        let frames = self.frames.borrow();
-        let Some((_, run)) = frames.range(..=at).next_back() else {
+        let (frames, former) = (self.frames.borrow(), self.former_frames.borrow());
+        let runs = [&*frames, &*former].into_iter();
+        let mut runs = runs.filter_map(|runs| Some(runs.range(..=at).next_back()?.1));
+        let Some(run) = runs.find(|run| at < run.bus() + run.len() as u64) else {
             return;
         };
         let offset = (at - run.bus()) as usize;
@@ -417,16 +446,15 @@ impl Hypervisor for Cpu {
         FREE.lock().unwrap().entry(count).or_default().push(run);
     }
 
-    fn alloc_journal(&self, pages: usize) -> Option<JournalPages> {
-        let free = FREE.lock().unwrap().get_mut(&pages).and_then(Vec::pop);
-        let pages = free.unwrap_or_else(|| SharedPages::host(pages, 0));
-        Some(JournalPages { pages, first: 0 })
+    fn close_former(&self) {
+        let bound = core::mem::take(&mut *self.machine.bound.borrow_mut());
+        for port in bound.into_keys() {
+            self.machine.wires.take(Wire::RingToCore(Port(port)));
+        }
     }
 
-    fn free_journal(&self, journal: JournalPages) {
-        let count = journal.pages.len() / PAGE_SIZE;
-        let mut free = FREE.lock().unwrap();
-        free.entry(count).or_default().push(journal.pages);
+    fn give_up_frame(&self, bus: u64) {
+        panic!("the grant at {bus:#x} cannot be unmapped");
     }
 
     fn heap_free(&self) -> usize {

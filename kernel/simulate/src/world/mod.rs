@@ -3,30 +3,25 @@
 
 pub mod disks;
 pub mod guest;
+mod lives;
 pub mod machine;
 pub mod wires;
 
 use std::cell::RefCell;
-use std::sync::Arc;
 
-use spindle_blkif::abi::{MAX_SEGMENTS, RspStatus};
-use spindle_blkif::pacer::PollTime;
-use spindle_blkif::stats::CoreStats;
-use spindle_blkif::worker::{Link, Worker};
-use spindle_blkif::{Config as CoreConfig, RingCore};
+use spindle_blkif::abi::RspStatus;
 use spindle_block::DiskOptions;
 use spindle_config::Config;
-use spindle_control::{Control, Cores, Runs, Store};
-use spindle_hw::{DmaAlloc, SharedPages};
+use spindle_control::Control;
+use spindle_hw::SharedPages;
 use spindle_testkit::nvme::{Config as NvmeConfig, FakeNvme, NamespaceConfig};
 use spindle_testkit::virtio::{Config as VirtioConfig, FakeVirtio};
 use spindle_testkit::xenstored::{Vbd, Xenstored};
-use spindle_xen::store::Ring;
 use spindle_xen::xenbus::ShutdownKind;
 
-use disks::{Queue, Remote, Remotes, Table};
+use disks::{Hardware, Remote, Remotes, Table};
 use guest::{Guest, contents, pattern};
-use machine::{Cpu, Machine, RingWorker, STORE};
+use machine::{Cpu, Machine, RingWorker};
 use wires::{Fault, Wire, Wires};
 
 /// A millisecond in nanoseconds.
@@ -83,6 +78,11 @@ pub struct World {
     /// The disks, by their number.
     pub remotes: Remotes,
     control: Option<DomainControl>,
+    setup: Setup,
+    hardware: Hardware,
+    /// The page shared with xenstored.
+    page: SharedPages,
+    kept: &'static SharedPages,
     /// Iterations of control.
     pub control_turns: usize,
     /// The end of it, once it has come.
@@ -97,42 +97,21 @@ impl World {
         let machine = Machine::new(Wires::new(&setup.faults));
         let mut table = Table::new(machine);
         disks(machine, &mut table);
-        let (mut table, remotes) = table.finish();
-        let mut cores = Cores::new(machine.cpu(0), MAX_SEGMENTS as u16);
-        for number in 1..=setup.cores.max(1) {
-            let config = CoreConfig {
-                rings: setup.rings,
-                ..CoreConfig::default()
-            };
-            let queues = table.queues();
-            let has = queues.iter().map(|queue| !matches!(queue, Queue::None));
-            let has = has.collect();
-            let buffers = machine.bus.alloc(16).unwrap();
-            let cpu = machine.cpu(if setup.cores == 0 { 0 } else { number });
-            let core = RingCore::new(config, queues, &machine.grants, cpu, buffers).unwrap();
-            let (link, stats) = (Arc::new(Link::default()), Arc::<CoreStats>::default());
-            let poll = PollTime::For(50_000);
-            let worker = Worker::new(core, Arc::clone(&link), poll, Arc::clone(&stats));
-            let runs = if setup.cores == 0 {
-                Runs::Here(worker)
-            } else {
-                let wake = machine.start(worker);
-                Runs::Apart { wake }
-            };
-            cores.add(link, stats, has, runs);
-        }
+        let kept = lives::kept_pages();
         let page = SharedPages::host(1, 0);
-        let store = Xenstored::new(page.alias(), BACKEND);
-        let ring = Ring::new(page);
-        let link = Store { ring, port: STORE };
-        let version = "test".to_string();
-        let control = Control::new(&setup.config, version, machine.cpu(0), link, table, cores);
+        let mut store = Xenstored::new(page.alias(), BACKEND);
+        let (control, remotes, hardware) =
+            lives::start(machine, &setup, table, &page, &mut store, kept, None);
         Self {
             machine,
             store,
             guests: Vec::new(),
             remotes,
             control: Some(control),
+            setup,
+            hardware,
+            page,
+            kept,
             control_turns: 0,
             ended: None,
             poked: false,

@@ -1,0 +1,140 @@
+//! Lives of the kernel in one domain: how one starts, and how it dies and the next one starts in place.
+
+use std::sync::{Arc, Mutex};
+
+use spindle_blkif::abi::MAX_SEGMENTS;
+use spindle_blkif::pacer::PollTime;
+use spindle_blkif::stats::CoreStats;
+use spindle_blkif::worker::{Link, Worker};
+use spindle_blkif::{Config as CoreConfig, RingCore};
+use spindle_control::{Blame, Control, Cores, Keep, NotedGrants, Runs, Store};
+use spindle_hw::{DmaAlloc, SharedPages};
+use spindle_kept::layout::{FIXED_PAGES, STORE_PAGE, STORE_PAGES};
+use spindle_kept::{AtWork, Kept, layout};
+use spindle_testkit::xenstored::Xenstored;
+use spindle_xen::store::{KeptStream, Resume, Ring};
+
+use super::disks::{Hardware, Queue, Remotes, Table};
+use super::machine::{Machine, STORE};
+use super::{DomainControl, MS, Setup, World};
+
+/// Pages of kept memory: room for the journals of many rings.
+const KEPT_PAGES: usize = FIXED_PAGES + 1024;
+
+/// Kept memory of domains that are no more: pages of the host are never freed.
+static SPARE: Mutex<Vec<&'static SharedPages>> = Mutex::new(Vec::new());
+
+/// Kept memory as a domain's first life finds it.
+pub(super) fn kept_pages() -> &'static SharedPages {
+    let spare = SPARE.lock().unwrap().pop();
+    let pages = spare.unwrap_or_else(|| Box::leak(Box::new(SharedPages::host(KEPT_PAGES, 0))));
+    pages.zero(0, pages.len());
+    pages
+}
+
+/// Starts a life of the kernel.
+pub(super) fn start(
+    machine: &'static Machine,
+    setup: &Setup,
+    table: Table,
+    page: &SharedPages,
+    store: &mut Xenstored,
+    kept: &'static SharedPages,
+    blame: Option<Blame>,
+) -> (DomainControl, Remotes, Hardware) {
+    let (mut disks, remotes, hardware) = table.finish();
+    let kept = Kept::open(kept).unwrap();
+    let again = kept.life() > 1;
+    let mut cores = Cores::new(machine.cpu(0), MAX_SEGMENTS as u16);
+    for number in 1..=setup.cores.max(1) {
+        let config = CoreConfig {
+            rings: setup.rings,
+            ..CoreConfig::default()
+        };
+        let queues = disks.queues();
+        let has = queues.iter().map(|queue| !matches!(queue, Queue::None));
+        let has = has.collect();
+        let buffers = machine.bus.alloc(16).unwrap();
+        let vcpu = if setup.cores == 0 { 0 } else { number };
+        let grants = NotedGrants::new(&machine.grants, kept.mappings(), vcpu);
+        let mut core = RingCore::new(config, queues, grants, machine.cpu(vcpu), buffers).unwrap();
+        let work = kept.pages().view(layout::WORK / spindle_hw::PAGE_SIZE, 1);
+        core.note_work(AtWork::at(work.unwrap(), vcpu).unwrap());
+        if again {
+            core.hold();
+        }
+        let (link, stats) = (Arc::new(Link::default()), Arc::<CoreStats>::default());
+        let poll = PollTime::For(50_000);
+        let worker = Worker::new(core, Arc::clone(&link), poll, Arc::clone(&stats));
+        let runs = if setup.cores == 0 {
+            Runs::Here(worker)
+        } else {
+            let wake = machine.start(worker);
+            Runs::Apart { wake }
+        };
+        cores.add(link, stats, has, runs);
+    }
+    let stream = kept.pages().view(STORE_PAGE, STORE_PAGES).unwrap();
+    let mut ring = Ring::keeping(page.alias(), KeptStream::new(stream), again);
+    if again {
+        resume(&mut ring, machine, store);
+    }
+    let link = Store { ring, port: STORE };
+    let version = "test".to_string();
+    let keep = Keep { kept, blame };
+    let cpu = machine.cpu(0);
+    let control = Control::new(&setup.config, version, cpu, link, disks, cores, keep);
+    machine.forget_former();
+    (control, remotes, hardware)
+}
+
+/// Brings the streams to and from xenstored into step again.
+fn resume(ring: &mut Ring, machine: &'static Machine, store: &mut Xenstored) {
+    let mut resume = Resume::new(ring).unwrap();
+    while !resume.poll(ring).unwrap() {
+        store.set_now(machine.now.get());
+        if !store.step() {
+            machine.now.set(machine.now.get() + MS);
+        }
+    }
+}
+
+impl World {
+    /// The kernel dies, and starts again in its domain. Everything else lives on.
+    pub fn die(&mut self) {
+        self.die_at(None);
+    }
+
+    /// As [`World::die`], while a ring was at work.
+    pub fn die_at(&mut self, blame: Option<Blame>) {
+        self.control = None;
+        self.machine.die();
+        let table = Table::again(self.machine, &self.hardware);
+        let (control, remotes, hardware) = start(
+            self.machine,
+            &self.setup,
+            table,
+            &self.page,
+            &mut self.store,
+            self.kept,
+            blame,
+        );
+        self.control = Some(control);
+        self.remotes = remotes;
+        self.hardware = hardware;
+    }
+
+    /// Kept memory.
+    pub fn kept(&self) -> &'static SharedPages {
+        self.kept
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        // Nothing of the domain runs any more that could write there.
+        self.control = None;
+        self.machine.die();
+        SPARE.lock().unwrap().push(self.kept);
+    }
+}
