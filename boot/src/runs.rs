@@ -57,6 +57,18 @@ impl<'a> RunAllocator<'a> {
         Some(self.first + start as u64)
     }
 
+    /// Takes this page. False, with nothing changed, if it is not free.
+    pub fn take(&mut self, page: u64) -> bool {
+        let index = page.checked_sub(self.first);
+        let index = index.and_then(|index| usize::try_from(index).ok());
+        let Some(index) = index.filter(|&i| i < self.pages && !self.is_taken(i)) else {
+            return false;
+        };
+        self.taken[index / 64] |= 1 << (index % 64);
+        self.free -= 1;
+        true
+    }
+
     /// Gives a run back, or adds it for the first time. False, with nothing changed, if any page
     /// of it is free already or outside the span.
     #[must_use]
@@ -133,6 +145,21 @@ mod tests {
         assert!(!a.release(5, 6));
         assert!(!a.release(u64::MAX, 2));
         assert_eq!(a.free_pages(), 5);
+    }
+
+    #[test]
+    fn a_page_that_was_taken_is_not_handed_out() {
+        let mut bitmap = [0; 1];
+        let mut a = RunAllocator::new(3, 10, &mut bitmap);
+        assert!(a.release(3, 4));
+        assert!(a.take(4));
+        for page in [2, 4, 7, 13, u64::MAX] {
+            assert!(!a.take(page), "page {page}");
+        }
+        assert_eq!(a.free_pages(), 3);
+        assert_eq!(a.allocate(2, 1), Some(5));
+        assert_eq!(a.allocate(2, 1), None);
+        assert!(a.release(4, 1));
     }
 
     #[test]

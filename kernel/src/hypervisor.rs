@@ -32,15 +32,11 @@ impl Hypervisor for XenCpu {
     }
 
     fn bind_interdomain(&self, remote: DomId, port: Port) -> Result<Port, Errno> {
-        let bound = self.events.bind_interdomain(remote, port)?;
-        restart::frontend_connected();
-        Ok(bound)
+        self.events.bind_interdomain(remote, port)
     }
 
     fn close(&self, port: Port) -> Result<(), Errno> {
-        self.events.close(port)?;
-        restart::frontend_gone();
-        Ok(())
+        self.events.close(port)
     }
 
     fn notify(&self, port: Port) {
@@ -67,10 +63,12 @@ impl Hypervisor for XenCpu {
         self.window.free(pages);
     }
 
-    // There is no former life yet.
+    // They are closed before the ring cores bind theirs.
     fn close_former(&self) {}
 
-    fn give_up_frame(&self, _bus: u64) {}
+    fn give_up_frame(&self, bus: u64) {
+        self.window.give_up(bus);
+    }
 
     fn drill(&self, order: &[u8]) {
         restart::order(order);

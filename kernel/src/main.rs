@@ -21,7 +21,7 @@ use alloc::string::ToString;
 use alloc::vec;
 
 use ::log::{error, info, warn};
-use spindle_control::{Control, Keep, Store};
+use spindle_control::{Blame, Control, Keep, Store};
 use spindle_hw::Clock;
 use spindle_kept::death::{Death, Lives};
 use spindle_xen::event::Port;
@@ -142,7 +142,7 @@ fn serve(machine: Machine) -> ! {
     let line = &boot.info.command_line;
     let Some((store, xen)) = xen.and_then(|mut xen| Some((xen.store.take()?, xen))) else {
         let config = settings::collect(None, clock, line);
-        let mut disks = disks::probe(&config, &boot.info.map, &memory, clock, 1);
+        let mut disks = disks::probe(&config, &boot.info.map, &memory, clock, 1, life);
         info!("no xenstore: no guest can be served");
         let queues = disks.queues();
         disks.shutdown(vec![queues]);
@@ -158,7 +158,6 @@ fn serve(machine: Machine) -> ! {
     let config = settings::collect(Some((&mut ring, port, xen.events)), clock, line);
     if config.drill {
         warn!("drill=on: an operator may have the kernel die");
-        restart::allow_drills();
     }
     let mut disks = disks::probe(
         &config,
@@ -166,6 +165,7 @@ fn serve(machine: Machine) -> ! {
         &memory,
         clock,
         ring_cores::wanted(&config),
+        life,
     );
     let hypervisor = XenCpu {
         grants: xen.grants.reading(memory.bus),
@@ -178,7 +178,12 @@ fn serve(machine: Machine) -> ! {
     let cores = cores.unwrap_or_else(|error| panic!("cannot serve: {error}"));
     let store = Store { ring, port };
     let version = format!("{} {}", env!("CARGO_PKG_VERSION"), env!("SPINDLE_GIT"));
-    let keep = Keep { kept, blame: None };
+    let blame = last.as_ref().and_then(|death| {
+        let journal = u32::try_from(death.ring.checked_sub(1)?).ok()?;
+        let at_ns = death.at_ns;
+        Some(Blame { journal, at_ns })
+    });
+    let keep = Keep { kept, blame };
     let mut control = Control::new(&config, version, hypervisor, store, disks, cores, keep);
     info!(
         "ready, {} ms after boot",

@@ -17,7 +17,7 @@ use spindle_config::Config;
 use spindle_control::{CONTROLS_SHARE, Cores, Disks, Hypervisor, NotedGrants, Runs, run_core};
 use spindle_datapath::{Core as RingCore, Grants, Queue, RingWorker};
 use spindle_hw::{Clock, DmaAlloc, PAGE_SIZE};
-use spindle_kept::Kept;
+use spindle_kept::{AtWork, Kept};
 use spindle_xen::event::Port;
 
 use crate::hypervisor::XenCpu;
@@ -77,8 +77,15 @@ pub(crate) fn start(
         let grants: Grants = Box::new(grants);
         let grants = Counted::new(grants, Arc::clone(&stats));
         let events = Box::new(hypervisor.events);
-        let core = RingCore::new(sizes, queues, grants, events, buffers)
+        let mut core = RingCore::new(sizes, queues, grants, events, buffers)
             .map_err(|error| error.to_string())?;
+        if let Some(at_work) = AtWork::at(kept.work(), caller) {
+            core.note_work(at_work);
+        }
+        if restart::is_again() {
+            // Until control has seen that no command of the last life is under way.
+            core.hold();
+        }
         let worker = RingWorker::new(core, Arc::clone(&link), poll, Arc::clone(&stats));
         let runs = if vcpus::count() > 1 {
             match launch(vcpu, worker, hypervisor) {

@@ -18,6 +18,7 @@ pub struct RamController<B> {
     name: String,
     disk: RamDisk,
     bus: B,
+    life: u64,
 }
 
 impl<B> RamController<B> {
@@ -29,12 +30,24 @@ impl<B> RamController<B> {
     pub fn new(name: String, bytes: u64, memory: &impl DmaAlloc, bus: B) -> Result<Self, String> {
         let disk = RamDisk::new(bytes, memory);
         let disk = disk.ok_or_else(|| format!("no memory for {} MiB", bytes >> 20))?;
-        Ok(Self { name, disk, bus })
+        Ok(Self::over(name, disk, bus))
+    }
+
+    /// Says in which life of the kernel the disk was made, 1 for the first. What a former life's disk
+    /// of this name held is lost, so that it is described as another one.
+    #[must_use]
+    pub fn made_in(self, life: u64) -> Self {
+        Self { life, ..self }
     }
 
     /// The same over memory that is there already, with what it holds.
     pub const fn over(name: String, disk: RamDisk, bus: B) -> Self {
-        Self { name, disk, bus }
+        Self {
+            name,
+            disk,
+            bus,
+            life: 1,
+        }
     }
 }
 
@@ -48,7 +61,12 @@ where
     }
 
     fn volumes(&self, disk: usize) -> Vec<Volume> {
-        Vec::from([self.disk.volume(&self.name, disk)])
+        let mut volume = self.disk.volume(&self.name, disk);
+        if self.life > 1 {
+            let note = format!(", empty since start {}", self.life);
+            volume.description.push_str(&note);
+        }
+        Vec::from([volume])
     }
 
     fn create_queue(&mut self) -> Result<Q, String> {

@@ -67,7 +67,7 @@ pub struct Death {
     pub uptime_ns: u64,
     /// The end, on the clock that all lives of a domain share.
     pub at_ns: u64,
-    /// The ring that the core was serving; 0 for none.
+    /// The ring that the core was serving: one more than the first page of its journal, 0 for none.
     pub ring: u64,
     /// What the kernel said, cut off where it is longer than what is kept.
     pub message: heapless::String<MESSAGE_MAX>,

@@ -81,6 +81,16 @@ impl Kept {
         Mappings::new(self.pages)
     }
 
+    /// The page where cores say which ring they are serving ([`AtWork`]).
+    ///
+    /// # Panics
+    /// Never: [`Kept::open`] has seen that it is there.
+    #[must_use]
+    pub fn work(&self) -> SharedPages {
+        let page = self.pages.view(layout::WORK / spindle_hw::PAGE_SIZE, 1);
+        page.unwrap_or_else(|| unreachable!("kept memory has its fixed pages"))
+    }
+
     /// The pages of a ring's journal; `None` if there are no such.
     #[must_use]
     pub fn journal(&self, place: JournalPlace) -> Option<SharedPages> {

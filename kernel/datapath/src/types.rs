@@ -14,7 +14,12 @@ macro_rules! disk_types {
             Virtio(spindle_virtio::BlockQueue<Mmio>), virtio::probe;
             /// Of a RAM disk.
             Ram(spindle_block::RamQueue<IdentityMap>), |probe| {
-                probe.make("ram", &probe.config.ram_disks, spindle_block::RamController::new)
+                let life = probe.life;
+                let make = move |name, bytes, memory: &_, bus| {
+                    let disk = spindle_block::RamController::new(name, bytes, memory, bus)?;
+                    Ok(disk.made_in(life))
+                };
+                probe.make("ram", &probe.config.ram_disks, make)
             };
             /// Of a null disk.
             Null(spindle_block::NullQueue<IdentityMap>), |probe| {

@@ -22,19 +22,21 @@ use crate::mm::Memory;
 use crate::xen::time::CoreClock;
 
 /// Finds and makes the disks, and reports them in the log. A disk that does not work keeps its
-/// name, by which it is refused. `map` is the domain's memory map.
+/// name, by which it is refused. `map` is the domain's memory map,
+/// `life` the number of this start of the kernel.
 pub(crate) fn probe(
     config: &Config,
     map: &[MapEntry],
     memory: &Memory,
     clock: &'static CoreClock,
     cores: usize,
+    life: u64,
 ) -> Disks<Queue> {
     let Probe {
         controllers,
         failed,
         ..
-    } = Probe::all(config, map, memory, clock, cores);
+    } = Probe::all(config, map, memory, clock, cores, life);
     let dma = memory.dma;
     let partitions = config
         .partitions

@@ -30,6 +30,8 @@ pub(super) struct Probe<'a> {
     pub(super) bus: IdentityMap,
     pub(super) clock: &'static CoreClock,
     pub(super) options: DiskOptions,
+    /// Which life of the kernel this is, 1 for the first.
+    pub(super) life: u64,
     pub(super) pci: Pci,
     /// Controllers that serve.
     pub(super) controllers: Vec<AnyController>,
@@ -45,6 +47,7 @@ impl<'a> Probe<'a> {
         memory: &Memory,
         clock: &'static CoreClock,
         cores: usize,
+        life: u64,
     ) -> Self {
         let mut probe = Self {
             config,
@@ -57,6 +60,7 @@ impl<'a> Probe<'a> {
                 timeout: config.command_timeout(),
                 ..DiskOptions::default()
             },
+            life,
             pci: Pci::scan(map, memory),
             controllers: Vec::new(),
             failed: Vec::new(),

@@ -5,7 +5,7 @@ use core::ops::Range;
 
 use spin::Mutex;
 use spindle_hw::SharedPages;
-use xen_pvh_boot::{BootInfo, RunAllocator};
+use xen_pvh_boot::{BootInfo, PAGE, RunAllocator};
 
 use super::dma;
 use crate::arch::cpu;
@@ -30,6 +30,12 @@ impl GrantWindow {
     pub(crate) fn alloc(&self, pages: usize) -> Option<SharedPages> {
         let first = self.runs.lock().allocate(pages, 1)?;
         dma::run(first, pages)
+    }
+
+    /// Something may be mapped at the frame with this bus address: it is not to be given out.
+    pub(crate) fn give_up(&self, bus: u64) {
+        // False if it is in the window of another life, or in use.
+        let _ = self.runs.lock().take(bus / PAGE);
     }
 
     /// Takes frames back. Everything mapped there must have been unmapped.

@@ -1,33 +1,22 @@
 //! Whether a life may follow the one that ends, and the note of how it ended.
 
 use core::fmt::{self, Write};
-use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 
-use spindle_hw::Clock;
+use spin::Once;
+use spindle_hw::{Clock, SharedPages};
+use spindle_kept::AtWork;
 use spindle_kept::death::{Cause, Death, MESSAGE_MAX, TRACE_MAX};
 
 use super::kept;
 use crate::arch::cpu;
 use crate::xen::{self, time};
 
-/// Event channels to frontends.
-static FRONTENDS: AtomicUsize = AtomicUsize::new(0);
-/// The option `drill=on`.
-static DRILL: AtomicBool = AtomicBool::new(false);
+/// Where each core says which ring it is serving.
+static WORK: Once<SharedPages> = Once::new();
 
-/// Counts an event channel to a frontend.
-pub(crate) fn frontend_connected() {
-    FRONTENDS.fetch_add(1, Relaxed);
-}
-
-/// Counts one less.
-pub(crate) fn frontend_gone() {
-    FRONTENDS.fetch_sub(1, Relaxed);
-}
-
-/// Allows drills.
-pub(crate) fn allow_drills() {
-    DRILL.store(true, Relaxed);
+/// Has notes say which ring the core was serving that died. Cores say it in `page`.
+pub(crate) fn work_is_at(page: SharedPages) {
+    WORK.call_once(|| page);
 }
 
 /// Notes that this life serves.
@@ -49,12 +38,14 @@ pub(crate) fn note(
     let mut kept_message = Cut(heapless::String::new());
     // Writing to `Cut` cannot fail: it cuts off.
     let _ = kept_message.write_fmt(message);
+    let core = cpu::number();
+    let ring = WORK.get().and_then(|page| AtWork::read(page, core));
     kept.lives.end(&Death {
         cause,
-        core: cpu::number() as u32,
+        core: core as u32,
         uptime_ns: time::uptime_ns(),
         at_ns: time::clock().map_or(0, Clock::now_ns),
-        ring: 0,
+        ring: ring.map_or(0, |first| u64::from(first) + 1),
         message: kept_message.0,
         trace: trace.clone(),
     });
@@ -68,11 +59,6 @@ pub(crate) fn may_follow() -> Result<(), &'static str> {
     let kept = kept::get().ok_or("there is no kept memory")?;
     let clock = time::clock().filter(|_| xen::is_present());
     let clock = clock.ok_or("there is no hypervisor")?;
-    // Until the next life takes over what frontends have of this one, they are better off with an
-    // end that the toolstack sees.
-    if FRONTENDS.load(Relaxed) > 0 && !DRILL.load(Relaxed) {
-        return Err("frontends are connected");
-    }
     if !kept.lives.may_go_on(clock.now_ns()) {
         return Err("there were too many deaths within a minute");
     }

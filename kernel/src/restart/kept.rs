@@ -84,6 +84,20 @@ pub(crate) fn lives(boot: &Boot) -> Option<Lives> {
     Some(Lives::begin(page, boot.kept.again))
 }
 
+/// The pages where control and the ring cores keep what they need in another life; `None` if the domain
+/// has no room for them. Called once.
+pub(crate) fn serving() -> Option<SharedPages> {
+    let kept = get()?;
+    let all = kept.pages.end.saturating_sub(kept.pages.start) / PAGE;
+    let count = usize::try_from(all).ok()?.checked_sub(layout::SERVING)?;
+    let pages = kept.part(layout::SERVING, count)?;
+    if !kept.again {
+        // Whatever lies there, nothing in it is of this domain.
+        pages.zero(0, PAGE_SIZE);
+    }
+    Some(pages)
+}
+
 /// Has everything ready for a next life. Called once, on the boot core, before any other runs.
 ///
 /// # Errors

@@ -8,13 +8,20 @@
 //!       7  page tables of the kept code: the first 4 GiB, everything allowed (6 pages)
 //!      13  deaths (drivers/kept)
 //!      14  xenstore's unfinished messages (2 pages)
-//!      16  records, then journals
+//!      16  what control and the ring cores keep (`spindle_kept::layout`)
 //! ```
+
+use xen_pvh_boot::PAGE;
+
+/// The part of RAM that journals of rings may take.
+const JOURNALS_SHARE: u64 = 32;
+/// Their pages, at most: 2 MiB.
+const JOURNALS_MAX: u64 = 512;
 
 /// Pages of kept memory in a domain with `ram` bytes of RAM.
 pub(crate) fn pages(ram: u64) -> u64 {
-    let _ = ram;
-    (RECORDS + RECORD_PAGES + JOURNAL_PAGES) as u64
+    let journals = (ram / PAGE / JOURNALS_SHARE).min(JOURNALS_MAX);
+    (SERVING + spindle_kept::layout::FIXED_PAGES) as u64 + journals
 }
 
 pub(super) const CODE: usize = 1;
@@ -25,11 +32,7 @@ pub(super) const TABLE_PAGES: usize = 6;
 pub(super) const DEATHS: usize = 13;
 pub(super) const STORE: usize = 14;
 pub(super) const STORE_PAGES: usize = 2;
-pub(super) const RECORDS: usize = 16;
-/// 64 KiB for control's records.
-pub(super) const RECORD_PAGES: usize = 16;
-/// A page for each of so many rings.
-pub(super) const JOURNAL_PAGES: usize = 64;
+pub(super) const SERVING: usize = 16;
 
 /// Bytes in the state page: whether it is VMMCALL rather than VMCALL, the root page table, the
 /// operands of LGDT and LIDT.

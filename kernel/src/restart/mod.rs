@@ -28,11 +28,9 @@ pub(crate) use cores::{
     Release, absent, is_asked_for, release, running, stand_aside, start_again, starting,
     unblock_interrupts,
 };
-pub(crate) use decision::{
-    allow_drills, frontend_connected, frontend_gone, may_follow, note, serves,
-};
+pub(crate) use decision::{may_follow, note, serves, work_is_at};
 pub(crate) use drill::{obey, order};
-pub(crate) use kept::{init, is_again, lives};
+pub(crate) use kept::{init, is_again, lives, serving};
 pub(crate) use layout::pages;
 pub(crate) use store::ring;
 pub(crate) use watch::{Watcher, alive};

@@ -58,8 +58,7 @@ pub(super) fn start(
         let vcpu = if setup.cores == 0 { 0 } else { number };
         let grants = NotedGrants::new(&machine.grants, kept.mappings(), vcpu);
         let mut core = RingCore::new(config, queues, grants, machine.cpu(vcpu), buffers).unwrap();
-        let work = kept.pages().view(layout::WORK / spindle_hw::PAGE_SIZE, 1);
-        core.note_work(AtWork::at(work.unwrap(), vcpu).unwrap());
+        core.note_work(AtWork::at(kept.work(), vcpu).unwrap());
         if again {
             core.hold();
         }
