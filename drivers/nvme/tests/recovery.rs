@@ -67,9 +67,9 @@ fn a_queue_that_was_stopped_rings_no_doorbell_for_what_it_took_before() {
 #[test]
 fn what_may_pass_is_tried_five_times_more_and_the_rest_fails_at_once() {
     // Internal error, transfer error, power loss, sanitize in progress, interrupted, transport
-    // error, not ready, write fault, read error, path error, in transition.
+    // error, not ready, write fault, read error, path error, inaccessible, in transition.
     for status in [
-        0x06, 0x04, 0x05, 0x1d, 0x21, 0x22, 0x82, 0x280, 0x281, 0x300, 0x303,
+        0x06, 0x04, 0x05, 0x1d, 0x21, 0x22, 0x82, 0x280, 0x281, 0x300, 0x302, 0x303,
     ] {
         for (times, passes) in [(1, true), (5, true), (6, false)] {
             let rig = Rig::new(Config::default());
@@ -94,7 +94,7 @@ fn what_may_pass_is_tried_five_times_more_and_the_rest_fails_at_once() {
     // Do Not Retry, or nothing that another try would change; or a format in progress, after which
     // blocks may be larger than the memory that was given for them.
     for status in [
-        0x4006, 0x4281, 0x01, 0x02, 0x13, 0x20, 0x80, 0x81, 0x84, 0x182, 0x286,
+        0x4006, 0x4281, 0x01, 0x02, 0x13, 0x20, 0x80, 0x81, 0x84, 0x182, 0x286, 0x301, 0x4303,
     ] {
         let rig = Rig::new(Config::default());
         let mut bed = Bed::new(&rig, 1);
