@@ -70,7 +70,7 @@ pub struct Work {
     pub taken: u32,
     /// Commands that disks finished.
     pub completed: u32,
-    /// Whether requests are still between ring and response.
+    /// Whether requests are still between ring and response; also of a disk that is held.
     pub busy: bool,
     /// Whether the next visit may have something to do, whatever happens until then: something was
     /// answered, or can be sent to a disk.
@@ -485,6 +485,14 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
     #[must_use]
     pub fn is_working(&self) -> bool {
         self.disks.iter().any(|disk| disk.queue.is_working())
+    }
+
+    /// Whether rings have requests between ring and response that a visit may carry on: of
+    /// [`Work::busy`], what is not held.
+    #[must_use]
+    pub fn has_work(&self) -> bool {
+        let mut rings = self.sessions();
+        rings.any(|(_, session)| session.active() > 0 || session.is_called() || session.is_due())
     }
 
     /// Rings that can be attached at once.

@@ -678,12 +678,9 @@ impl Session {
         self.wait.note(now_ns, self.answered, in_flight, overslept);
     }
 
-    /// Whether there is anything between ring and response that the next visit may carry on.
+    /// Whether there is anything between ring and response, be it that it is held.
     #[inline]
     pub(crate) fn is_busy(&self) -> bool {
-        if self.stopped {
-            return self.active() > 0 || self.is_due();
-        }
         self.ring.taken() > 0
     }
 

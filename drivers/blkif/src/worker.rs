@@ -297,9 +297,14 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> Worker<Q, G, N> {
             pacer::Rest::Nap { until, .. } => self.nap(now_ns, until),
             // What waits for memory or room, though nothing is in flight, has to be tried again; a
             // halt may still have to be reported.
-            pacer::Rest::Sleep if work.busy || work.fault => Next::Turn,
+            pacer::Rest::Sleep if work.fault || work.busy && self.has_work() => Next::Turn,
             pacer::Rest::Sleep => self.sleep(now_ns, again),
         }
+    }
+
+    /// See [`RingCore::has_work`].
+    fn has_work(&self) -> bool {
+        self.core.as_ref().is_some_and(RingCore::has_work)
     }
 
     /// Rests until the next look, or until unused grants are due to be unmapped.

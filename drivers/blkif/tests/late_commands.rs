@@ -219,12 +219,13 @@ fn race(waits: bool) -> u8 {
         core.begin_read(Box::new(read)).unwrap();
         visit(&mut core);
         assert!(core.attend_read().is_none());
-        assert!(core.arm(), "nothing to stay awake for");
+        assert!(core.arm() && !core.has_work(), "nothing to stay awake for");
         core.begin_detach(ring);
         assert!(core.detach(ring).is_ok());
         assert_eq!(bed.submitted(), 1);
         bed.land();
         core.begin(0);
+        assert!(core.has_work());
         assert!(core.attend_read().is_none() && bed.submitted() == 2);
         visit(&mut core);
         assert!(core.attend_read().is_some_and(|read| read.outcome.is_ok()));
