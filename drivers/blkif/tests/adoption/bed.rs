@@ -50,8 +50,13 @@ pub(crate) struct Bed {
     pub(crate) redone: usize,
     /// The ring that was being served at the last death.
     pub(crate) blamed: Option<u32>,
+    /// Rings whose guests broke the protocol.
+    pub(crate) halted: Vec<usize>,
     now_ns: u64,
 }
+
+/// The ring that may be broken by its guest.
+pub(crate) const SPOILT: usize = 2;
 
 /// Two rings of one device, and one each of two others.
 const KINDS: [Kind; 4] = [
@@ -125,6 +130,7 @@ impl Bed {
             lives: 0,
             redone: 0,
             blamed: None,
+            halted: Vec::new(),
             now_ns: 0,
         };
         bed.boot();
@@ -245,7 +251,11 @@ impl Bed {
         };
         match Fate::live(|| core.visit(now_ns)) {
             Some(work) => {
-                assert!(core.next_fault().is_none());
+                if let Some((ring, _)) = core.next_fault() {
+                    let (_, rings) = self.core.as_ref().unwrap();
+                    let at = rings.iter().position(|&other| other == ring).unwrap();
+                    self.halted.push(at);
+                }
                 !work.is_idle()
             }
             None => {
@@ -279,6 +289,12 @@ impl Bed {
     /// All rings leave in good order, and nothing is left over.
     pub(crate) fn end(mut self) {
         self.settle();
+        let expected: &[usize] = if self.guests[SPOILT].is_hostile() {
+            &[SPOILT]
+        } else {
+            &[]
+        };
+        assert!(self.halted.iter().all(|ring| expected.contains(ring)));
         let (core, rings) = self.core.as_mut().unwrap();
         for &ring in rings.iter() {
             core.begin_detach(ring);

@@ -50,6 +50,8 @@ pub(crate) struct Guest {
     seed: u64,
     /// Events that it knows of.
     events: u64,
+    /// It has broken its ring, and may expect nothing.
+    hostile: bool,
 }
 
 /// What a guest asks for.
@@ -82,11 +84,33 @@ impl Guest {
             asked: BTreeMap::new(),
             seed: at as u64 * 1_000_000,
             events: 0,
+            hostile: false,
         }
     }
 
+    /// Requests that it may expect a response to.
     pub(crate) fn outstanding(&self) -> usize {
-        self.front.outstanding()
+        if self.hostile {
+            0
+        } else {
+            self.front.outstanding()
+        }
+    }
+
+    pub(crate) fn is_hostile(&self) -> bool {
+        self.hostile
+    }
+
+    /// Writes over its ring, from a byte on; it asks for nothing more.
+    pub(crate) fn scribble(&mut self, from: usize, bytes: &[u8]) {
+        self.hostile = true;
+        let ring = self.front.ring();
+        for (at, chunk) in (from..ring.len())
+            .step_by(bytes.len())
+            .zip(std::iter::repeat(bytes))
+        {
+            ring.write_bytes(at, &chunk[..chunk.len().min(ring.len() - at)]);
+        }
     }
 
     /// Asks for something at a page of its part, of so many pages, unless there is no room or
@@ -110,7 +134,8 @@ impl Guest {
         let mut others = self.asked.values();
         let meets =
             |other: &Asked| other.sectors.start < sectors.end && sectors.start < other.sectors.end;
-        if self.front.free() == 0
+        if self.hostile
+            || self.front.free() == 0
             || sectors.end > SECTORS
             || others.any(meets)
             || self.free.len() < count
@@ -179,7 +204,7 @@ impl Guest {
 
     /// Looks for responses if there was an event, as long as there are any.
     pub(crate) fn hear(&mut self, events: u64) {
-        if core::mem::replace(&mut self.events, events) == events {
+        if core::mem::replace(&mut self.events, events) == events || self.hostile {
             return;
         }
         loop {

@@ -9,7 +9,7 @@ mod bed;
 mod guest;
 mod mortal;
 
-use bed::Bed;
+use bed::{Bed, SPOILT};
 use guest::{Ask, PAGES};
 use proptest::prelude::*;
 
@@ -47,14 +47,7 @@ fn step() -> impl Strategy<Value = Step> {
 /// Plays it, and has all guests read what they have on the disk in the end.
 fn play(steps: &[Step]) -> Bed {
     let mut bed = Bed::new();
-    for &step in steps {
-        match step {
-            Step::Ask(what, ring, page, count) => bed.guests[ring].ask(what, page, count),
-            Step::Hear(ring) => bed.hear(ring),
-            Step::Visit => drop(bed.visit()),
-            Step::Die(calls) => bed.fate.set(Some(calls)),
-        }
-    }
+    take_steps(&mut bed, steps);
     bed.settle();
     for page in 0..PAGES {
         bed.guests
@@ -67,6 +60,17 @@ fn play(steps: &[Step]) -> Bed {
     bed
 }
 
+fn take_steps(bed: &mut Bed, steps: &[Step]) {
+    for &step in steps {
+        match step {
+            Step::Ask(what, ring, page, count) => bed.guests[ring].ask(what, page, count),
+            Step::Hear(ring) => bed.hear(ring),
+            Step::Visit => drop(bed.visit()),
+            Step::Die(calls) => bed.fate.set(Some(calls)),
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(96))]
 
@@ -74,6 +78,26 @@ proptest! {
     #[cfg_attr(miri, ignore = "too many bytes to interpret")]
     fn no_guest_notices_more_than_a_pause(steps in prop::collection::vec(step(), 1..300)) {
         play(&steps).end();
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
+    /// What was taken is done from the journal, and no other guest notices anything.
+    #[test]
+    #[cfg_attr(miri, ignore = "too many bytes to interpret")]
+    fn a_guest_that_writes_over_its_ring_hurts_itself(
+        before in prop::collection::vec(step(), 1..60),
+        (from, bytes) in (0usize..200, prop::collection::vec(any::<u8>(), 1..200)),
+        after in prop::collection::vec(step(), 1..60),
+    ) {
+        let mut bed = Bed::new();
+        take_steps(&mut bed, &before);
+        bed.guests[SPOILT].scribble(from, &bytes);
+        take_steps(&mut bed, &[Step::Die(0), Step::Visit]);
+        take_steps(&mut bed, &after);
+        bed.end();
     }
 }
 
