@@ -11,7 +11,9 @@ use core::mem::offset_of;
 use core::sync::atomic::{Ordering, fence};
 
 use spindle_hw::{PAGE_SIZE, SharedPages};
-use spindle_kept::journal::{Head, Journal, JournalMemory, SEGMENTS, SlotNumber, Unanswered};
+use spindle_kept::journal::{
+    Journal, JournalEntry, JournalMemory, SEGMENTS, SlotNumber, Unanswered,
+};
 
 use crate::abi::{
     Abi, MAX_RING_PAGES, MAX_SEGMENTS, Operation, RING_HEADER, RspStatus, X86_32Request,
@@ -276,7 +278,7 @@ impl<M: RingMemory, J: JournalMemory> BackRing<M, J> {
         // Acquire: the requests were written before the index that announces them.
         let req_prod = self.memory.load(Index::ReqProd, Ordering::Acquire);
         let waiting = req_prod.wrapping_sub(self.req_cons);
-        // A response that it was not told of frees no slot for it, nor a place in the journal.
+        // A response that it does not know of frees no slot for it, nor a place in the journal.
         let taken = self.req_cons.wrapping_sub(self.published);
         if waiting > self.size() - taken {
             return Err(Halt::Overflow {
@@ -326,7 +328,7 @@ impl<M: RingMemory, J: JournalMemory> BackRing<M, J> {
     /// Writes a request into its place of the journal, but for further segments.
     #[inline(always)]
     fn keep(&self, place: u16, request: &RawRequest, first: u64) {
-        let request = Head {
+        let request = JournalEntry {
             index: self.req_cons,
             head: request.head,
             id: request.id,

@@ -59,7 +59,7 @@ fn a_producer_beyond_the_free_slots_or_backwards_is_refused() {
     let mut body = [0; MAX_SEGMENTS];
     let (place, request) = take(&mut ring, &mut body).unwrap();
     take(&mut ring, &mut body).unwrap();
-    // Nor are they when there is a response that the frontend was not told of.
+    // Nor are they when there is a response that the frontend does not know of.
     ring.push_response(place, request.id, Operation::READ, RspStatus::OKAY);
     front.store(Index::ReqProd, 5 + 33, Relaxed);
     assert!(ring.pending().is_err());

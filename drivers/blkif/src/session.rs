@@ -169,7 +169,7 @@ pub struct Session {
     journal: u32,
     /// Requests that a former life of the kernel has taken, to be done again before others are taken.
     redo: Redo,
-    /// It takes and does nothing until it is told to begin.
+    /// It takes and does nothing until [`Session::begin`].
     held: bool,
     domain: DomId,
     port: Port,

@@ -55,7 +55,7 @@ pub enum Order {
     CutOff(usize),
     /// A disk is back: its queue may hold more or fewer commands than before. No answer.
     Renew(usize),
-    /// A disk of a core that was told to hold may be used ([`RingCore::hold`]): every command of a
+    /// A disk of a core that holds may be used ([`RingCore::hold`]): every command of a
     /// former life of the kernel has ended, on all queues of the disk, or its controller was disabled
     /// since. No answer.
     Begin(usize),

@@ -32,7 +32,7 @@ struct Medium {
     submitted: usize,
 }
 
-/// A queue on it, which is as late as it is told to be.
+/// A queue on it, which may be late.
 #[derive(Debug)]
 struct LateQueue {
     medium: Rc<RefCell<Medium>>,

@@ -54,7 +54,7 @@
 //!
 //! A request is done again from its copy: a guest that changes the slot of one that was taken has no
 //! influence on it. To do a request again that was carried out already has no effect that the
-//! guest could tell from a late first time, since it was not told of the first: it may not reuse the
+//! guest could tell from a late first time, since it knows nothing of the first: it may not reuse the
 //! memory, nor count on an order with any request that it sent before it had a response.
 //!
 //! # Cost
@@ -68,7 +68,7 @@ mod layout;
 mod memory;
 mod recovery;
 
-use layout::Layout;
+use layout::JournalLayout;
 pub use memory::JournalMemory;
 pub use recovery::{BadJournal, Unanswered};
 
@@ -93,7 +93,7 @@ pub struct JournalPages {
 
 /// A request as it lies in an entry.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Head {
+pub struct JournalEntry {
     /// Its number: how many requests of the ring were taken before it.
     pub index: u32,
     /// The first four bytes of its slot.
@@ -123,7 +123,7 @@ impl SlotNumber {
 #[derive(Clone, Debug)]
 pub struct Journal<J = SharedPages> {
     memory: J,
-    layout: Layout,
+    layout: JournalLayout,
 }
 
 impl Journal {
@@ -141,7 +141,7 @@ impl<J: JournalMemory> Journal<J> {
     /// # Errors
     /// [`BadJournal::Short`], with the memory.
     pub fn begin(memory: J, requests: u32, start: u32) -> Result<Self, (BadJournal, J)> {
-        let Some(layout) = Layout::of(requests, memory.size()) else {
+        let Some(layout) = JournalLayout::of(requests, memory.size()) else {
             return Err((BadJournal::Short(memory.size()), memory));
         };
         let journal = Self { memory, layout };
@@ -184,7 +184,7 @@ impl<J: JournalMemory> Journal<J> {
     /// Copies a request into a free place. Of the segments of its slot it has the first; what there
     /// are more go in by [`Journal::write_rest`].
     #[inline(always)]
-    pub fn write(&self, place: u16, request: &Head) {
+    pub fn write(&self, place: u16, request: &JournalEntry) {
         let words = [
             u64::from(request.index) << 32 | u64::from(request.head),
             request.id,
@@ -224,7 +224,7 @@ impl<J: JournalMemory> Journal<J> {
         self.memory.set_place(self.layout.order(response), place);
     }
 
-    /// All responses below number `published` are in the ring. To be called before the guest is told
+    /// All responses below number `published` are in the ring. To be called before the guest learns
     /// of them by a store with [`Ordering::Release`], behind which there is a fence before any
     /// further request is taken.
     #[inline(always)]
@@ -234,7 +234,7 @@ impl<J: JournalMemory> Journal<J> {
 
     /// The request in a place that is not free, with all that its slot had of segments: of those
     /// that its second byte does not count, what is there is left of earlier requests.
-    pub fn read(&self, place: u16, body: &mut [u64; SEGMENTS]) -> Head {
+    pub fn read(&self, place: u16, body: &mut [u64; SEGMENTS]) -> JournalEntry {
         let [word, id, sector, first] = self.memory.entry(self.layout.entry(place));
         let [start, rest @ ..] = body;
         *start = first;
@@ -242,7 +242,7 @@ impl<J: JournalMemory> Journal<J> {
         for (at, word) in rest.iter_mut().enumerate() {
             *word = self.memory.word(from + at * size_of::<u64>());
         }
-        Head {
+        JournalEntry {
             index: (word >> 32) as u32,
             head: word as u32,
             id,

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use proptest::prelude::*;
 use spindle_hw::SharedPages;
 use spindle_kept::Journal;
-use spindle_kept::journal::{BadJournal, Head, SEGMENTS, Unanswered};
+use spindle_kept::journal::{BadJournal, JournalEntry, SEGMENTS, Unanswered};
 
 const SLOTS: u32 = 32;
 
@@ -31,10 +31,10 @@ fn recover(pages: &SharedPages, slots: u32) -> Result<(Journal, Unanswered, Vec<
 }
 
 /// A request that differs from all others in every word.
-fn request(index: u32) -> (Head, [u64; SEGMENTS]) {
+fn request(index: u32) -> (JournalEntry, [u64; SEGMENTS]) {
     let word = |n: u64| u64::from(index) << 8 | n;
     let body = std::array::from_fn(|at| word(at as u64));
-    let head = Head {
+    let head = JournalEntry {
         index,
         head: !index,
         id: word(100),

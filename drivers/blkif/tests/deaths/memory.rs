@@ -17,7 +17,7 @@ pub(crate) enum Broken {
     ConsumedLate,
     /// It is noted before the request is copied.
     ConsumedBeforeCopy,
-    /// The frontend is told of responses before the journal is.
+    /// The frontend learns of responses before the journal does.
     PublishedLate,
     /// A response counts as published as soon as it is about to be written.
     PublishedEarly,
@@ -115,7 +115,7 @@ impl Memory {
         }
     }
 
-    /// All of it, to be told from others.
+    /// All of it, to tell states apart.
     pub(crate) fn contents(&self) -> (Vec<u64>, Option<(usize, u32)>) {
         (self.words.borrow().0.clone(), self.late.get())
     }

@@ -197,7 +197,7 @@ impl State {
     fn hold(&mut self, place: u16, id: u64, sector: u64, body: &Body) -> Result<(), String> {
         let found = [id, sector, body[0], body[1]];
         if found[..] != request(id as u32)[1..] {
-            return Err(format!("a request that nobody made: {found:?}"));
+            return Err(format!("a request that the guest did not make: {found:?}"));
         }
         if self.held.iter().any(|held| held.id == id) {
             return Err(format!("request {id} is there twice"));

@@ -31,14 +31,14 @@ const REST_BYTES: usize = (SEGMENTS - 1) * size_of::<u64>();
 
 /// The layout of the journal of a ring with some number of slots.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Layout {
+pub(super) struct JournalLayout {
     /// Number of slots, a power of two, less one.
     mask: u32,
     /// The number of the first entry, as the memory is divided into those.
     entries: usize,
 }
 
-impl Layout {
+impl JournalLayout {
     /// For a ring of so many slots; none if that is no power of two, or too many for the memory.
     pub(super) const fn of(requests: u32, bytes: usize) -> Option<Self> {
         let count = requests as usize;
@@ -95,7 +95,7 @@ mod tests {
     fn the_journal_of_every_ring_fits_into_as_many_pages_as_the_ring() {
         for pages in [1, 2, 4, 8, 16] {
             let requests = 32 * pages;
-            let layout = Layout::of(requests as u32, pages * PAGE_SIZE).unwrap();
+            let layout = JournalLayout::of(requests as u32, pages * PAGE_SIZE).unwrap();
             assert_eq!(layout.requests() as usize, requests);
             let last = (requests - 1) as u16;
             assert!(layout.order(layout.slot(u32::MAX)) < layout.entry(0) * ENTRY_BYTES);
@@ -105,10 +105,10 @@ mod tests {
                 "entries and segments meet"
             );
             assert!(layout.rest(last) + REST_BYTES <= pages * PAGE_SIZE);
-            assert!(Layout::of(2 * requests as u32, pages * PAGE_SIZE).is_none());
+            assert!(JournalLayout::of(2 * requests as u32, pages * PAGE_SIZE).is_none());
         }
-        assert!(Layout::of(3, PAGE_SIZE).is_none());
-        assert!(Layout::of(0, PAGE_SIZE).is_none());
-        assert!(Layout::of(1 << 31, PAGE_SIZE).is_none());
+        assert!(JournalLayout::of(3, PAGE_SIZE).is_none());
+        assert!(JournalLayout::of(0, PAGE_SIZE).is_none());
+        assert!(JournalLayout::of(1 << 31, PAGE_SIZE).is_none());
     }
 }

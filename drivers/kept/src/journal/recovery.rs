@@ -1,6 +1,6 @@
 //! What the next life of the kernel finds in a journal. It writes nothing.
 
-use super::{Journal, JournalMemory, Layout, MAGIC, VERSION, layout};
+use super::{Journal, JournalLayout, JournalMemory, MAGIC, VERSION, layout};
 
 /// Why a journal cannot be used. Its ring is closed; the requests in it are lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -88,7 +88,7 @@ impl<J: JournalMemory> Journal<J> {
         requests: u32,
         places: &mut [u16],
     ) -> Result<(Self, Unanswered), (BadJournal, J)> {
-        let Some(layout) = Layout::of(requests, memory.size()) else {
+        let Some(layout) = JournalLayout::of(requests, memory.size()) else {
             return Err((BadJournal::Short(memory.size()), memory));
         };
         let journal = Self { memory, layout };
