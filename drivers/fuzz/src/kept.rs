@@ -85,7 +85,7 @@ pub fn run(data: &[u8]) {
         let room = (pages.len() - at).min(bytes.len());
         pages.write_bytes(at, &bytes[..room]);
     }
-    let kept = Kept::open(pages).expect("there are still enough");
+    let kept = Kept::open_again(pages).expect("there are still enough");
     let read = kept.records().read();
     // What is read is as good as what was written: it can be written, and read again.
     let mut records = kept.records();

@@ -65,24 +65,31 @@ pub struct TooSmall(
 /// Begins a life: counts it, and gives its number, which is 1 if nothing was there that could be
 /// read. Then all but the death note and the rings at work is cleared.
 ///
+/// With `again` it is known that there was a life before, and the number is 2 at least. Records are
+/// not read then if the header cannot be; the table of mappings is, since Xen undoes none of its
+/// entries that is wrong.
+///
 /// # Errors
 /// [`TooSmall`].
-pub fn begin(pages: &SharedPages) -> Result<u64, TooSmall> {
+pub fn begin(pages: &SharedPages, again: bool) -> Result<u64, TooSmall> {
     if pages.len() < JOURNALS {
         return Err(TooSmall(pages.len() / PAGE_SIZE));
     }
     let word = |at| pages.u64_at(at);
     let known = word(MAGIC_AT).load(Acquire) == MAGIC && word(VERSION_AT).load(Acquire) == VERSION;
-    let lives = if known {
+    let counted = if known {
         word(LIVES_AT).load(Acquire)
     } else {
         0
     };
-    if lives == 0 {
+    let lives = counted.max(u64::from(again));
+    if counted == 0 {
         // The magic goes first and comes last, so that a death in between leaves no half.
         word(MAGIC_AT).store(0, Release);
         pages.zero(WRITING_AT, PAGE_SIZE - WRITING_AT);
-        pages.zero(STORE_PAGE * PAGE_SIZE, JOURNALS - STORE_PAGE * PAGE_SIZE);
+        if lives == 0 {
+            pages.zero(STORE_PAGE * PAGE_SIZE, JOURNALS - STORE_PAGE * PAGE_SIZE);
+        }
         word(VERSION_AT).store(VERSION, Release);
     }
     let life = lives.saturating_add(1);
@@ -104,25 +111,39 @@ mod tests {
     #[test]
     fn lives_are_counted_and_what_is_strange_begins_anew() {
         let pages = SharedPages::host(FIXED_PAGES, 0);
-        assert_eq!(begin(&pages), Ok(1));
-        assert_eq!(begin(&pages), Ok(2));
+        assert_eq!(begin(&pages, false), Ok(1));
+        assert_eq!(begin(&pages, false), Ok(2));
         pages.u64_at(WRITING_AT).store(7, Release);
-        assert_eq!(begin(&pages), Ok(3));
+        assert_eq!(begin(&pages, false), Ok(3));
         assert_eq!(pages.u64_at(WRITING_AT).load(Acquire), 7);
         for at in [MAGIC_AT, VERSION_AT] {
             pages.u8_at(at).fetch_xor(1, Release);
-            assert_eq!(begin(&pages), Ok(1), "word at {at}");
+            assert_eq!(begin(&pages, false), Ok(1), "word at {at}");
             assert_eq!(pages.u64_at(WRITING_AT).load(Acquire), 0);
         }
+    }
+
+    #[test]
+    fn a_life_that_is_known_not_to_be_the_first_finds_what_was_mapped() {
+        let pages = SharedPages::host(FIXED_PAGES, 0);
+        assert_eq!(begin(&pages, false), Ok(1));
+        assert_eq!(begin(&pages, true), Ok(2));
+        pages.u64_at(WRITING_AT).store(7, Release);
+        pages.u64_at(MAPPED).store(0x1000, Release);
+        pages.u64_at(MAGIC_AT).store(0, Release);
+        assert_eq!(begin(&pages, true), Ok(2));
+        assert_eq!(pages.u64_at(WRITING_AT).load(Acquire), 0);
+        assert_eq!(pages.u64_at(MAPPED).load(Acquire), 0x1000);
+        assert_eq!(begin(&pages, true), Ok(3));
     }
 
     #[test]
     fn the_death_note_is_left_alone_and_too_little_memory_is_refused() {
         let pages = SharedPages::host(FIXED_PAGES, 0);
         pages.u64_at(DEATH_NOTE).store(5, Release);
-        assert_eq!(begin(&pages), Ok(1));
+        assert_eq!(begin(&pages, false), Ok(1));
         assert_eq!(pages.u64_at(DEATH_NOTE).load(Acquire), 5);
         let small = SharedPages::host(FIXED_PAGES - 1, 0);
-        assert_eq!(begin(&small), Err(TooSmall(FIXED_PAGES - 1)));
+        assert_eq!(begin(&small, false), Err(TooSmall(FIXED_PAGES - 1)));
     }
 }

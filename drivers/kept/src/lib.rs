@@ -53,7 +53,16 @@ impl Kept {
     /// # Errors
     /// [`TooSmall`].
     pub fn open(pages: &'static SharedPages) -> Result<Self, TooSmall> {
-        let life = layout::begin(pages)?;
+        let life = layout::begin(pages, false)?;
+        Ok(Self { pages, life })
+    }
+
+    /// The same where it is known that there was a life before, whatever the pages hold.
+    ///
+    /// # Errors
+    /// [`TooSmall`].
+    pub fn open_again(pages: &'static SharedPages) -> Result<Self, TooSmall> {
+        let life = layout::begin(pages, true)?;
         Ok(Self { pages, life })
     }
 

@@ -63,7 +63,7 @@ fn kept() -> &'static SharedPages {
     }
     let pages = PAGES.with(|pages| *pages);
     pages.zero(0, PAGE_SIZE);
-    assert_eq!(begin(pages), Ok(1));
+    assert_eq!(begin(pages, false), Ok(1));
     pages
 }
 

@@ -296,6 +296,22 @@ fn damage(world: &World, domain: u16) {
 }
 
 #[test]
+fn without_the_header_all_are_closed_with_the_reason_and_nothing_is_left() {
+    let mut world = with_ram(1);
+    let [guest, other] = [("ram0", 5), ("ram1", 6)].map(|(disk, domain)| {
+        let guest = world.attach(domain, 51712, disk, "w");
+        world.connect(guest, 1, 1);
+        guest
+    });
+    world.write(guest, 0, 0, 1);
+    world.kept().u64_at(0).fetch_xor(1, SeqCst);
+    world.die();
+    closed_with(&mut world, guest, "no record");
+    closed_with(&mut world, other, "no record");
+    leave(&mut world, &[guest, other]);
+}
+
+#[test]
 fn a_damaged_journal_costs_its_device_only() {
     let mut world = with_ram(1);
     let [guest, other] = [("ram0", 5), ("ram1", 6)].map(|(disk, domain)| {

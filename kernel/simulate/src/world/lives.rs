@@ -32,6 +32,13 @@ pub(super) fn kept_pages() -> &'static SharedPages {
     pages
 }
 
+/// How the life before has ended.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Former {
+    /// The ring that was at work.
+    blame: Option<Blame>,
+}
+
 /// Starts a life of the kernel.
 pub(super) fn start(
     machine: &'static Machine,
@@ -40,11 +47,19 @@ pub(super) fn start(
     page: &SharedPages,
     store: &mut Xenstored,
     kept: &'static SharedPages,
-    blame: Option<Blame>,
+    former: Option<Former>,
 ) -> (DomainControl, Remotes, Hardware) {
     let (mut disks, remotes, hardware) = table.finish();
-    let kept = Kept::open(kept).unwrap();
-    let again = kept.life() > 1;
+    let (again, blame) = match former {
+        None => (false, None),
+        Some(Former { blame }) => (true, blame),
+    };
+    let kept = if again {
+        Kept::open_again(kept)
+    } else {
+        Kept::open(kept)
+    };
+    let kept = kept.unwrap();
     let mut cores = Cores::new(machine.cpu(0), MAX_SEGMENTS as u16);
     for number in 1..=setup.cores.max(1) {
         let config = CoreConfig {
@@ -116,7 +131,7 @@ impl World {
             &self.page,
             &mut self.store,
             self.kept,
-            blame,
+            Some(Former { blame }),
         );
         self.control = Some(control);
         self.remotes = remotes;
