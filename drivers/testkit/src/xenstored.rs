@@ -185,6 +185,11 @@ impl Xenstored {
         self.watches.len()
     }
 
+    /// What the client watches.
+    pub fn watched(&self) -> impl Iterator<Item = &str> {
+        self.watches.iter().map(|(path, ..)| path.as_str())
+    }
+
     /// Transactions the client has open.
     #[must_use]
     pub fn open_transactions(&self) -> usize {

@@ -798,7 +798,8 @@ impl Life {
         if mappings + ports + frames + watches + transactions > 0 {
             let left = format!(
                 "left at rest: {mappings} mappings, {ports} ports, {frames} runs of frames, \
-                 {watches} watches, {transactions} transactions"
+                 {watches} watches, {transactions} transactions; watched: {}",
+                self.world.store.watched().collect::<Vec<_>>().join(", ")
             );
             return Err(left.into());
         }
