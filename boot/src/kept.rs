@@ -43,7 +43,7 @@ pub(crate) fn keep(pool: &mut Range<u64>, info: &BootInfo, image: &Image, again:
     // More than half of it is never taken.
     let Some((start, copy)) = start
         .zip(copy)
-        .filter(|(_, copy)| *copy - pool.start > size + pages)
+        .filter(|(_, copy)| copy.saturating_sub(pool.start) > size + pages)
     else {
         return Kept {
             pages: 0..0,

@@ -1,7 +1,7 @@
 //! Deaths on purpose, with the option `drill=on`: `c`, as by `xl sysrq DOMAIN c`, and `WORD` or `WORD
 //! CORE` in the node `data/spindle/crash`, where WORD is `panic`, `exception`, `hang` or `heap`.
 
-use core::hint::spin_loop;
+use core::hint::{black_box, spin_loop};
 use core::sync::atomic::{AtomicU8, Ordering::Relaxed};
 
 use log::warn;
@@ -56,7 +56,7 @@ fn die(order: u8) {
         },
         HEAP => {
             let size = crate::mm::heap_free();
-            let _ = alloc::vec::Vec::<u8>::with_capacity(size + 1);
+            black_box(alloc::vec::Vec::<u8>::with_capacity(size + 1));
         }
         _ => {}
     }

@@ -1,0 +1,58 @@
+# scenario: seconds=600
+# The kernel dies of everything that it can die of, and starts again in its own domain: on its own
+# account (`drill=on`), by an operator's NMI, by an exception and a hang on each kind of core. The next
+# life says what the last one died of, has all its cores and its disks, and a guest's disk works. Then the
+# same in a PVH domain with a single core, whose disk dom0 has placed.
+life() { read_store $(spindle_home)/data/spindle/life; }
+is_life() { [ "$(life)" = $1 ]; }
+died() { read_store $(spindle_home)/data/spindle/death; }
+drill() { xenstore-write $(spindle_home)/data/spindle/crash "$*"; }
+lost_cores() { grep -c 'does not serve rings' $(guest_log spindle); }
+
+# dies CAUSE CORE COMMAND...: by the command this core dies, and the next life serves
+dies() {
+	local cause=$1 core=$2 began
+	shift 2
+	lives=$((lives + 1))
+	began=$(now)
+	say "life $lives: $*"
+	"$@" || fail "$*"
+	wait_until 90 is_life $lives || fail "no life $lives after '$*': $(end_of spindle)"
+	noted="$noted${noted:+, }$cause $core $(since $began)"
+	[ "$(xl domid spindle)" = $id ] || fail "another domain after '$*'"
+	case "$(died)" in
+	"$cause core=$core "*) ;;
+	*) fail "life $lives says of '$*': $(died)" ;;
+	esac
+	grep -q "life $lives: the last one ended .* core $core by $cause" $(guest_log spindle) || fail "the log does not say so"
+	[ "$(lost_cores)" = 0 ] || fail "a core is lost after '$*'"
+	probe_attach xvdp
+	probe_detach xvdp
+}
+
+spindle_down
+SPINDLE_KNOBS="drill=on ram0=8M"
+spindle_with vcpus=4 memory=128
+SPINDLE_KNOBS=''
+id=$(xl domid spindle) lives=1 noted=''
+wait_until 10 is_life 1 || fail "the first life is the $(life)."
+dies panic 0 xl sysrq spindle c
+dies NMI 0 xl trigger spindle nmi
+dies exception 2 drill exception 2
+dies NMI 3 xl trigger spindle nmi 3
+dies panic 1 drill heap 1
+dies hang 1 drill hang 1
+dies hang 0 drill hang 0
+dies exception 0 drill exception 0
+serves || fail "it does not serve"
+spindle_down
+
+new_log spindle
+/spindle/spindlectl create --route pvh --pci $BDF --image /spindle/spindle.elf --vcpus 1 --set drill=on ||
+	fail "spindlectl create: $(last_words spindle)"
+id=$(xl domid spindle) lives=1 noted="$noted; PVH"
+dies panic 0 xl sysrq spindle c
+dies NMI 0 xl trigger spindle nmi
+dies exception 0 drill exception
+/spindle/spindlectl destroy spindle || fail "spindlectl destroy"
+mark note "text=\"seconds from the command to the next life: $noted\""
