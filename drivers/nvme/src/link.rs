@@ -332,4 +332,22 @@ mod tests {
         }
         assert_eq!(Order::default().step(), Step::Run);
     }
+
+    #[test]
+    fn the_terms_come_as_they_were_told() {
+        let link = Link::default();
+        for of in [
+            Terms::default(),
+            Terms {
+                limit: 0x1234_5678,
+                depth: 0x8001,
+                discards: DiscardLimits::of_numbers(3, 0xfedc_ba98, 1 << 40),
+                delays: [0x8001, 0x0203, 0xc005],
+                stride: 1 << 20,
+            },
+        ] {
+            link.tell_terms(of);
+            assert_eq!(link.terms(), of);
+        }
+    }
 }

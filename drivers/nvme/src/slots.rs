@@ -689,6 +689,22 @@ mod tests {
         Some(cids)
     }
 
+    /// Units of 16 epochs: what is due within one is due at its end, and not before.
+    #[test]
+    fn what_waits_is_due_no_earlier_than_its_delay_and_no_later_than_a_unit() {
+        for (epoch, delay, unit) in [
+            (0, 0, 0),
+            (47, 0, 2),
+            (0, 1, 1),
+            (0, 16, 1),
+            (0, 17, 2),
+            (16, 32, 3),
+            (160, 33, 13),
+        ] {
+            assert_eq!(due(epoch, delay), unit, "{epoch} {delay}");
+        }
+    }
+
     #[test]
     fn what_begins_after_all_was_given_up_has_an_age_of_its_own() {
         let mut slots = Slots::new(4);
