@@ -11,11 +11,11 @@ use crate::binary::{Binary, Test};
 
 /// Time of the processor that tests may take beyond many times what they take without a mutant. Not
 /// time of the clock: on a busy machine no mutant is to be taken for one that hangs.
-const CPU: Duration = Duration::from_secs(5);
+const CPU: Duration = Duration::from_secs(2);
 /// As many times what they take.
 const TIMES: u32 = 8;
 /// Time of the clock, for what waits and computes nothing: as much more than the processor's.
-const WALL: u64 = 60;
+const WALL: u64 = 20;
 /// Memory, in KiB.
 const MEMORY: u64 = 8 << 20;
 /// The first tests that run at once take so long together, and each further lot four times as long.

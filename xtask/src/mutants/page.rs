@@ -24,7 +24,7 @@ const HEAD: &str = "# Mutants\n\n\
     - *no switch*: it was not tried, since it is in a constant or the choice between it and the \
     original does not compile;\n\
     - *caught*: a test fails; *timeout*: one takes eight times the processor's time that it takes \
-    otherwise, and five seconds more;\n\
+    otherwise, and two seconds more;\n\
     - *survived*: all tests pass, or none comes to it;\n\
     - *listed*: how many of these `xtask/mutants.txt` accepts, with the reason;\n\
     - *killed*: of a hundred viable ones, and without the listed ones, of which at least 95 must be.\n\n";
