@@ -1,9 +1,11 @@
-//! What a namespace is shown as, apart from its size: protected or not, and in words.
+//! What Identify says beyond sizes: whether a namespace is protected, which disk it is, and limits of
+//! discards in controllers of each version that has them.
 
 mod common;
 
-use common::Rig;
-use spindle_testkit::nvme::{Config, NamespaceConfig};
+use common::{OPTIONS, Rig, discard};
+use spindle_testkit::nvme::{Config, DiscardConfig, NamespaceConfig};
+use spindle_testkit::queue::complete;
 
 #[test]
 fn only_a_namespace_that_is_protected_is_shown_as_that() {
@@ -32,4 +34,24 @@ fn an_administrator_sees_which_disk_it_is() {
         volumes[0].description,
         "Fake NVMe controller, serial SPINDLE-0001, firmware 1.0, namespace 7"
     );
+}
+
+#[test]
+fn limits_of_discards_hold_for_controllers_of_later_versions_too() {
+    for version in [0x0001_0400, 0x0002_0000] {
+        let rig = Rig::new(Config {
+            version,
+            discards: Some(DiscardConfig {
+                ranges: 1,
+                range_blocks: 10,
+                total_blocks: 10,
+            }),
+            namespaces: vec![NamespaceConfig::new(1, 256, 9)],
+            ..Config::default()
+        });
+        let (controller, mut queue) = rig.running(OPTIONS);
+        assert_eq!(complete(&mut queue, &discard(1, 9, 0, 60)), Ok(Ok(())));
+        controller.shutdown([queue]).unwrap();
+        rig.obeyed();
+    }
 }
