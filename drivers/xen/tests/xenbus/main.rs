@@ -9,4 +9,5 @@ mod orders;
 mod refusals;
 mod resume;
 mod round_trips;
+mod states;
 mod unwatched;
