@@ -427,9 +427,19 @@ impl FakeNvme {
         self.raise(0x04_0002);
     }
 
-    /// Sends an event with this doubleword 0, as soon as the driver asks for one.
+    /// Sends an event with this doubleword 0, as soon as the driver asks for one; none that it has
+    /// not asked to be told of (Asynchronous Event Configuration).
     pub fn raise(&self, event: u32) {
         let mut control = self.0.control.lock().unwrap();
+        let asked_for = match (event & 7, event >> 8 & 0xff) {
+            (1, _) => control.event_mask & 0xff != 0,
+            (2, 0) => control.event_mask & 1 << 8 != 0,
+            // Errors cannot be masked.
+            _ => true,
+        };
+        if !asked_for {
+            return;
+        }
         control.events.push_back(event);
         control.send_events();
     }
