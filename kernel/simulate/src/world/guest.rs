@@ -130,6 +130,17 @@ impl Guest {
         id
     }
 
+    /// Asks for these sectors to be freed, whatever is offered; gives the request's number.
+    pub fn discard(&mut self, ring: usize, sector: u64, sectors: u64) -> u64 {
+        let (domain, machine) = (self.domain(), self.machine);
+        let ring = self.ring(ring);
+        let id = ring.front.push_discard(sector, sectors, false);
+        if ring.front.publish() {
+            machine.notify_from(domain, ring.port);
+        }
+        id
+    }
+
     /// As [`Guest::write`], as a barrier.
     pub fn write_barrier(&mut self, ring: usize, sector: u64, seed: u64) -> u64 {
         let page = self.ring(ring).front.page(false);
