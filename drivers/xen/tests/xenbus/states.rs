@@ -5,6 +5,20 @@ use spindle_testkit::xenbus::{Bed, VBD, id};
 use spindle_xen::Errno;
 use spindle_xen::xenbus::Refusal;
 
+/// A disk that is connected to a Linux guest.
+fn connected() -> Bed {
+    let mut bed = Bed::new();
+    bed.attach(VBD);
+    bed.settle();
+    let mut front = Frontend::boot(&LINUX_4, VBD, 8);
+    for _ in 0..200 {
+        front.step(&mut bed.store, bed.now);
+        bed.run(50);
+    }
+    assert_eq!(VBD.back_state(&bed.store), 4, "connected");
+    bed
+}
+
 /// The states that the backend shows, one after the other, within 200 ms.
 fn shown(bed: &mut Bed) -> Vec<u32> {
     let mut states = vec![VBD.back_state(&bed.store)];
@@ -22,15 +36,7 @@ fn shown(bed: &mut Bed) -> Vec<u32> {
 /// Linux' frontend reads what is offered, and asks for its rings, in `InitWait` (xenbus.h: 2) only.
 #[test]
 fn from_closed_it_goes_on_to_init_wait_whatever_the_frontend_is_ahead_of() {
-    let mut bed = Bed::new();
-    bed.attach(VBD);
-    bed.settle();
-    let mut front = Frontend::boot(&LINUX_4, VBD, 8);
-    for _ in 0..200 {
-        front.step(&mut bed.store, bed.now);
-        bed.run(50);
-    }
-    assert_eq!(VBD.back_state(&bed.store), 4, "connected");
+    let mut bed = connected();
     for state in [5, 6] {
         VBD.set_front_state(&mut bed.store, state);
         bed.run(1_000);
@@ -44,14 +50,7 @@ fn from_closed_it_goes_on_to_init_wait_whatever_the_frontend_is_ahead_of() {
 /// As Linux' blkfront takes it (`blkback_changed`): the size is looked at when the state is written.
 #[test]
 fn a_disk_that_is_lost_has_no_sectors_and_says_why() {
-    let mut bed = Bed::new();
-    bed.attach(VBD);
-    bed.settle();
-    let mut front = Frontend::boot(&LINUX_4, VBD, 8);
-    for _ in 0..200 {
-        front.step(&mut bed.store, bed.now);
-        bed.run(50);
-    }
+    let mut bed = connected();
     assert_ne!(bed.store.text(&VBD.back("sectors")), Some("0"));
     bed.backend
         .emptied(id(VBD), &Refusal::new(Errno::EIO, "the disk is gone"));
