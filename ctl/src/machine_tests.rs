@@ -13,6 +13,7 @@ use rustix::process::{Signal, getpid, kill_process};
 
 use crate::dom0::Dom0;
 use crate::host::{Call, Host};
+use crate::lock::lock;
 
 /// A folder that goes with its test.
 struct Folder(PathBuf);
@@ -116,4 +117,24 @@ fn a_first_signal_lets_what_runs_end_and_a_second_kills_it() {
     let text = killed.expect_err("killed").to_string();
     assert!(text.contains("when you asked again"), "{text}");
     assert!(began.elapsed() < Duration::from_secs(20));
+}
+
+#[test]
+fn of_a_spindlectl_that_has_gone_it_is_said_that_what_it_began_still_works() {
+    let folder = Folder::new("gone");
+    let path = folder.0.join("lock");
+    // Numbers of processes are below 2^22 (proc(5)).
+    fs::write(&path, "4000000000 create").expect("written");
+    let held = fs::File::open(&path).expect("opened");
+    held.lock().expect("locked");
+    let mut host = Dom0::new();
+    let late = lock(&mut host, &path, Duration::ZERO, "destroy a", |_| {});
+    let text = format!("{:#}", late.expect_err("it is locked"));
+    let words = "what `spindlectl create` (PID 4000000000, gone) has started";
+    assert!(text.contains(words), "{text}");
+    // A note that is none names no one.
+    fs::write(&path, "nonsense here").expect("written");
+    let late = lock(&mut host, &path, Duration::ZERO, "destroy a", |_| {});
+    let text = format!("{:#}", late.expect_err("it is locked"));
+    assert!(text.starts_with("another program"), "{text}");
 }
