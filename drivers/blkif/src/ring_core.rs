@@ -146,7 +146,7 @@ pub struct RingCore<Q, G, N> {
     /// When the last visit began.
     now_ns: u64,
     /// Where the ring that is served is noted, for the kernel's next life.
-    at_work: Option<AtWork>,
+    at_work: AtWork,
 }
 
 /// What the rings of a core share, besides its disks.
@@ -220,13 +220,13 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
             budget: config.budget.max(1),
             first: 0,
             now_ns: 0,
-            at_work: None,
+            at_work: AtWork::nowhere(),
         })
     }
 
     /// Notes from now on which ring is served.
     pub fn note_work(&mut self, at_work: AtWork) {
-        self.at_work = Some(at_work);
+        self.at_work = at_work;
     }
 
     /// Gives no command to any disk before [`RingCore::begin`] says so for that disk, since commands of

@@ -3,6 +3,7 @@
 //! A request that kills the kernel would do so again when it is done again. A ring that was being
 //! served at several deaths is left out.
 
+use alloc::boxed::Box;
 use core::sync::atomic::{AtomicU64, Ordering, fence};
 
 use spindle_hw::{PAGE_SIZE, SharedPages};
@@ -18,28 +19,35 @@ const CORES: usize = PAGE_SIZE / CORE;
 /// A core's word for the ring that it is serving, in a page of kept memory.
 #[derive(Debug)]
 pub struct AtWork {
-    page: SharedPages,
-    core: usize,
+    word: &'static AtomicU64,
 }
+
+/// Where it is noted that is not kept.
+static NOWHERE: AtomicU64 = AtomicU64::new(0);
 
 impl AtWork {
     /// The word of core number `core`, in the first of these pages, which has room for 64 cores; none
-    /// for those beyond.
+    /// for those beyond. The value for the pages is never dropped.
     #[must_use]
     pub fn at(page: SharedPages, core: usize) -> Option<Self> {
-        (core < CORES && page.len() >= PAGE_SIZE).then_some(Self { page, core })
+        if core >= CORES || page.len() < PAGE_SIZE {
+            return None;
+        }
+        let page: &'static SharedPages = Box::leak(Box::new(page));
+        let [word, ..] = page.group::<WORDS>(core);
+        Some(Self { word })
     }
 
-    #[inline]
-    fn word(&self) -> &AtomicU64 {
-        let [word, ..] = self.page.group::<WORDS>(self.core);
-        word
+    /// For a core of which it need not be known.
+    #[must_use]
+    pub fn nowhere() -> Self {
+        Self { word: &NOWHERE }
     }
 
     /// The core serves the ring whose journal is at page `first` of kept memory.
     #[inline]
     pub fn begin(&self, first: u32) {
-        self.word().store(u64::from(first) + 1, Ordering::Relaxed);
+        self.word.store(u64::from(first) + 1, Ordering::Relaxed);
         // What is done for the ring comes after it. On x86 that is no instruction.
         fence(Ordering::Release);
     }
@@ -47,7 +55,7 @@ impl AtWork {
     /// The core serves no ring.
     #[inline]
     pub fn end(&self) {
-        self.word().store(0, Ordering::Release);
+        self.word.store(0, Ordering::Release);
     }
 
     /// Which ring core number `core` was serving in the life before: the first page of its journal.

@@ -210,3 +210,30 @@ proptest! {
         }
     }
 }
+
+proptest! {
+    /// After stray writes a journal is refused, or names each place once.
+    #[test]
+    fn stray_writes_are_refused_or_do_no_harm(
+        writes in prop::collection::vec((0usize..1024, any::<u32>(), 0u32..4), 1..8),
+    ) {
+        let pages = with_two();
+        for (word, value, kind) in writes {
+            // Anything at all, or what could be there.
+            let value = if kind == 0 { value } else { value % 40 };
+            pages.u32_at(4 * word).store(value, Relaxed);
+        }
+        if let Ok((journal, found, mut places)) = recover(&pages, SLOTS) {
+            prop_assert!(found.count() <= SLOTS);
+            for &place in &places {
+                journal.read(place, &mut [0; SEGMENTS]);
+            }
+            // With those that are free: all.
+            let free = found.count()..SLOTS;
+            let ahead = free.map(|at| found.published.wrapping_add(at));
+            places.extend(ahead.map(|index| journal.place(journal.slot(index))));
+            places.sort_unstable();
+            prop_assert_eq!(places, (0..SLOTS as u16).collect::<Vec<_>>());
+        }
+    }
+}

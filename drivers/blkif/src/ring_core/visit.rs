@@ -45,9 +45,7 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
             let place = self.place(turn);
             if let Some(Some(session)) = self.rings.get_mut(place) {
                 let ring = place as u16;
-                if let Some(at_work) = &self.at_work {
-                    at_work.begin(session.journal());
-                }
+                self.at_work.begin(session.journal());
                 session.start_turn(now_ns);
                 if session.is_called() {
                     let notify = &self.notify;
@@ -74,9 +72,7 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
                 }
             }
         }
-        if let Some(at_work) = &self.at_work {
-            at_work.end();
-        }
+        self.at_work.end();
         if waiting {
             work.more |= self.serve_waiting();
         }
@@ -214,9 +210,7 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
         for turn in 0..self.used {
             self.submit(self.place(turn));
         }
-        if let Some(at_work) = &self.at_work {
-            at_work.end();
-        }
+        self.at_work.end();
         // Those that others were in front of when their place came, but are no longer.
         let mut disks = self.disks.iter();
         self.shared.turns.is_due() || disks.any(|disk| disk.kept_back && !disk.full)
@@ -228,9 +222,7 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
             return;
         };
         let ring = place as u16;
-        if let Some(at_work) = &self.at_work {
-            at_work.begin(session.journal());
-        }
+        self.at_work.begin(session.journal());
         session.finish_copies(&mut self.shared.pool);
         session.take_lists(&mut self.shared.pool);
         if session.has_aside() {

@@ -8,6 +8,7 @@ use spindle_blkif::abi::{Abi, Operation, RING_HEADER};
 use spindle_blkif::{Attachment, Config, Gate, RingCore, Session, Window};
 use spindle_block::DiskOptions;
 use spindle_hw::SharedPages;
+use spindle_kept::AtWork;
 use spindle_nvme::{Controller, QueuePair};
 use spindle_testkit::mem::{FakeBus, FakeClock, journal};
 use spindle_testkit::nvme::{self, Doorbells, FakeNvme, NamespaceConfig, NullNvme};
@@ -154,6 +155,9 @@ impl Lane {
             buffers,
         )
         .expect("a core");
+        // As the kernel does, a page each.
+        let at_work = AtWork::at(SharedPages::host(1, 0), 0);
+        core.note_work(at_work.expect("a page"));
         core.attach(session).expect("a ring");
         let operation = if case.write {
             Operation::WRITE
