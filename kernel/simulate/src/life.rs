@@ -41,6 +41,10 @@ const PATIENCE_NS: u64 = 150 * SECOND;
 const PROMPT_NS: u64 = 5 * SECOND;
 /// Requests after which the end begins: many runs find more than a long one does.
 const REQUESTS: u64 = 20_000;
+/// What control watches without any device.
+const WATCHES: usize = 3;
+/// How much later a device may be looked at whose guest has had its share of looks.
+const LATE_LOOK_NS: u64 = 60 * SECOND;
 /// Steps between two looks at the real clock.
 const LOOK: u64 = 1 << 10;
 
@@ -792,8 +796,11 @@ impl Life {
     fn nothing_left(&mut self) -> Result<(), Stop> {
         let until = self.now() + 3 * SECOND;
         self.run(until, |_| false)?;
+        // A guest that has had more than its share of looks is looked at later, and forgotten then.
+        let until = self.now() + LATE_LOOK_NS;
+        self.run(until, |life| life.world.store.watch_count() == WATCHES)?;
         let [mappings, ports, frames] = self.world.machine.left();
-        let watches = self.world.store.watch_count() - 3;
+        let watches = self.world.store.watch_count() - WATCHES;
         let transactions = self.world.store.open_transactions();
         if mappings + ports + frames + watches + transactions > 0 {
             let left = format!(

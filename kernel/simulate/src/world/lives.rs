@@ -10,7 +10,7 @@ use spindle_blkif::{Config as CoreConfig, RingCore};
 use spindle_control::{Blame, Control, Cores, Keep, NotedGrants, Runs, Store};
 use spindle_hw::{DmaAlloc, SharedPages};
 use spindle_kept::layout::{FIXED_PAGES, STORE_PAGE, STORE_PAGES};
-use spindle_kept::{AtWork, Kept, layout};
+use spindle_kept::{AtWork, Kept};
 use spindle_testkit::xenstored::Xenstored;
 use spindle_xen::store::{KeptStream, Resume, Ring};
 
