@@ -97,7 +97,11 @@ fn introduce(life: u64, last: Option<&Death>) {
     };
     let uptime = death.uptime_ns / 1_000_000_000;
     let (cause, core) = (death.cause, death.core);
-    error!("life {life}: the last one ended after {uptime} s on core {core} by {cause}");
+    let now = xen::time::clock().map_or(0, Clock::now_ns);
+    let ago = now.saturating_sub(death.at_ns) / 1000;
+    error!(
+        "life {life}: the last one ended after {uptime} s on core {core} by {cause}, {ago} us ago"
+    );
     for line in death.message.lines().filter(|line| !line.is_empty()) {
         error!("{line}");
     }

@@ -6,7 +6,7 @@ use core::panic::PanicInfo;
 use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use spindle_hw::Ports;
-use spindle_kept::death::Cause;
+use spindle_kept::death::DeathCause;
 
 use crate::arch::{backtrace, cpu};
 use crate::log::LastWords;
@@ -26,7 +26,7 @@ fn panic(info: &PanicInfo<'_>) -> ! {
     let here = (panic as fn(&PanicInfo<'_>) -> !) as usize as u64;
     let core = cpu::number();
     die(
-        Cause::PANIC,
+        DeathCause::PANIC,
         format_args!("PANIC on core {core}: {info}\n"),
         here,
         cpu::frame_pointer(),
@@ -36,7 +36,7 @@ fn panic(info: &PanicInfo<'_>) -> ! {
 /// Reports `message` with a backtrace from `rip` and the frame at `frame`, and ends this life of the
 /// kernel; the next one begins, or the domain ends. Dying while dying skips the report, and ends the
 /// domain the next time; a second core that dies leaves all of it to the first.
-pub(crate) fn die(cause: Cause, message: fmt::Arguments<'_>, rip: u64, frame: u64) -> ! {
+pub(crate) fn die(cause: DeathCause, message: fmt::Arguments<'_>, rip: u64, frame: u64) -> ! {
     let this = cpu::number();
     let first = DYING.compare_exchange(NO_VCPU, this, Relaxed, Relaxed);
     if first.is_err_and(|first| first != this) {
@@ -53,7 +53,7 @@ pub(crate) fn die(cause: Cause, message: fmt::Arguments<'_>, rip: u64, frame: u6
 }
 
 /// Notes how this life ends, and says so on both consoles.
-fn report(cause: Cause, message: fmt::Arguments<'_>, rip: u64, frame: u64) {
+fn report(cause: DeathCause, message: fmt::Arguments<'_>, rip: u64, frame: u64) {
     let trace = backtrace::trace(rip, frame);
     restart::note(cause, message, &trace);
     let mut out = LastWords::begin();

@@ -31,9 +31,9 @@ const MAGIC: u64 = u64::from_le_bytes(*b"SPINDL\x01\0");
 /// What ended a life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(transparent)]
-pub struct Cause(pub u32);
+pub struct DeathCause(pub u32);
 
-impl Cause {
+impl DeathCause {
     /// A check of the kernel's own failed, or it ran out of memory.
     pub const PANIC: Self = Self(1);
     /// The processor raised an exception.
@@ -44,7 +44,7 @@ impl Cause {
     pub const HANG: Self = Self(4);
 }
 
-impl fmt::Display for Cause {
+impl fmt::Display for DeathCause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match *self {
             Self::PANIC => "panic",
@@ -60,7 +60,7 @@ impl fmt::Display for Cause {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Death {
     /// What ended it.
-    pub cause: Cause,
+    pub cause: DeathCause,
     /// The core that died.
     pub core: u32,
     /// Nanoseconds from the life's start to its end.
@@ -86,7 +86,7 @@ struct DeathRecord {
     uptime_ns: u64,
     at_ns: u64,
     ring: u64,
-    cause: Cause,
+    cause: DeathCause,
     core: u32,
     served: u32,
     message_len: u16,
@@ -223,7 +223,7 @@ mod tests {
 
     fn death(at_ns: u64) -> Death {
         Death {
-            cause: Cause::PANIC,
+            cause: DeathCause::PANIC,
             core: 2,
             uptime_ns: 7 * SECOND,
             at_ns,

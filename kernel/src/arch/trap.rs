@@ -3,7 +3,7 @@
 
 use core::fmt;
 
-use spindle_kept::death::Cause;
+use spindle_kept::death::DeathCause;
 
 use super::{cpu, idt};
 use crate::restart;
@@ -132,9 +132,9 @@ pub(super) extern "C" fn handle(frame: &Frame) {
         if !restart::is_asked_for(frame.rip, frame.rbp) {
             return;
         }
-        Cause::NMI
+        DeathCause::NMI
     } else {
-        Cause::EXCEPTION
+        DeathCause::EXCEPTION
     };
     crate::panic::die(cause, format_args!("{frame}"), frame.rip, frame.rbp)
 }

@@ -15,7 +15,7 @@ use core::sync::atomic::{
     Ordering::{AcqRel, Acquire, Relaxed, Release as Publish},
 };
 
-use spindle_kept::death::Cause;
+use spindle_kept::death::DeathCause;
 
 use super::kept::{self, KeptCode};
 use super::layout::{
@@ -208,7 +208,7 @@ pub(crate) fn is_asked_for(rip: u64, frame: u64) -> bool {
     let ended = ENDED.load(Acquire);
     if ended && watch::hangs(core) {
         let message = format_args!("HANG of core {core}: it was here when it was stopped");
-        decision::note(Cause::HANG, message, &backtrace::trace(rip, frame));
+        decision::note(DeathCause::HANG, message, &backtrace::trace(rip, frame));
     }
     match (ours, ended) {
         (_, true) if core == 0 => kept.leave(),

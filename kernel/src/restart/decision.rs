@@ -5,7 +5,7 @@ use core::fmt::{self, Write};
 use spin::Once;
 use spindle_hw::{Clock, SharedPages};
 use spindle_kept::AtWork;
-use spindle_kept::death::{Cause, Death, MESSAGE_MAX, TRACE_MAX};
+use spindle_kept::death::{Death, DeathCause, MESSAGE_MAX, TRACE_MAX};
 
 use super::kept;
 use crate::arch::cpu;
@@ -28,7 +28,7 @@ pub(crate) fn serves() {
 
 /// Notes how this life ends.
 pub(crate) fn note(
-    cause: Cause,
+    cause: DeathCause,
     message: fmt::Arguments<'_>,
     trace: &heapless::Vec<u64, TRACE_MAX>,
 ) {

@@ -8,7 +8,7 @@ use core::sync::atomic::{
     Ordering::{Acquire, Relaxed, Release},
 };
 
-use spindle_kept::death::Cause;
+use spindle_kept::death::DeathCause;
 
 use super::layout::CORES;
 use crate::arch::cpu;
@@ -23,14 +23,14 @@ const NONE: usize = usize::MAX;
 /// A core's turns, on a cache line of its own.
 #[derive(Debug)]
 #[repr(align(64))]
-struct Turns {
+struct CoreTurns {
     count: AtomicU64,
     /// Whether the core is in its loop.
     watched: AtomicBool,
 }
 
-static TURNS: [Turns; CORES] = [const {
-    Turns {
+static TURNS: [CoreTurns; CORES] = [const {
+    CoreTurns {
         count: AtomicU64::new(0),
         watched: AtomicBool::new(false),
     }
@@ -113,7 +113,7 @@ fn hang(message: fmt::Arguments<'_>) {
     if super::may_follow().is_ok() {
         let frame = cpu::frame_pointer();
         crate::panic::die(
-            Cause::HANG,
+            DeathCause::HANG,
             message,
             (hang as fn(fmt::Arguments<'_>)) as usize as u64,
             frame,
