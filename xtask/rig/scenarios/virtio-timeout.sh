@@ -1,4 +1,4 @@
-# scenario: seconds=300
+# scenario: seconds=420
 # A virtio disk that stands still is given up after the limit of two seconds, and the guest gets errors
 # while another one goes on. Once it answers it is reset, brought up again and serves the same guest, whose
 # data are there, and others, without a restart.
