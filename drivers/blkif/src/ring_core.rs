@@ -168,8 +168,6 @@ struct Disk<Q> {
     /// Some ring found the queue full at its last turn. Nobody submits out of turn then, or those
     /// that wait in line would get less than those with nobody in line.
     full: bool,
-    /// Some ring was not to submit at its last turn, since others waited in front of it.
-    kept_back: bool,
     /// Rings of which the full queue took nothing at their last turn.
     waiting: Turnstile,
     /// How the rings share it.
@@ -196,7 +194,6 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
             held: false,
             dirty: false,
             full: false,
-            kept_back: false,
             waiting: Turnstile::new(places),
         };
         let mut rings = vec![];

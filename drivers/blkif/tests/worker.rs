@@ -47,10 +47,10 @@ impl Desk {
             config,
             ..Sizes::default()
         };
-        Self::sized(&sizes, fronts)
+        Self::sized(&sizes, fronts, held)
     }
 
-    fn sized(sizes: &Sizes, fronts: u16) -> (Self, Vec<(Order, Blkfront<'static>)>) {
+    fn sized(sizes: &Sizes, fronts: u16, held: bool) -> (Self, Vec<(Order, Blkfront<'static>)>) {
         let mut rig = Rig::sized(sizes);
         let attach = |dom| {
             let (session, front) = rig.session(dom, PERSISTENT);
@@ -506,7 +506,7 @@ fn a_table_is_read_beside_a_guest_that_keeps_the_queue_full() {
         depth: 4,
         ..Sizes::default()
     };
-    let (mut desk, mut fronts) = Desk::sized(&sizes, 1);
+    let (mut desk, mut fronts) = Desk::sized(&sizes, 1, false);
     let (order, mut front) = fronts.pop().unwrap();
     desk.attach(order);
     let page = front.page(false);

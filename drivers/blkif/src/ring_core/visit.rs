@@ -194,7 +194,7 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
     }
 
     /// Copies what is to be copied, and submits what is ready then. True if a ring whose place has
-    /// passed could go on meanwhile.
+    /// passed was given a turn meanwhile.
     #[inline(never)]
     fn serve_waiting(&mut self) -> bool {
         let rings = &mut self.rings;
@@ -205,15 +205,13 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
             }
         });
         for disk in &mut self.disks {
-            (disk.full, disk.kept_back) = (false, false);
+            disk.full = false;
         }
         for turn in 0..self.used {
             self.submit(self.place(turn));
         }
         self.at_work.end();
-        // Those that others were in front of when their place came, but are no longer.
-        let mut disks = self.disks.iter();
-        self.shared.turns.is_due() || disks.any(|disk| disk.kept_back && !disk.full)
+        self.shared.turns.is_due()
     }
 
     /// Answers a ring's copied reads and submits what it has ready.
@@ -241,7 +239,6 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
             return;
         }
         if !disk.waiting.admits(ring) {
-            disk.kept_back = true;
             return;
         }
         let (any, full) = session.submit(ring, &mut disk.queue, &mut self.shared);
