@@ -195,7 +195,9 @@ impl<'b> FakeGrants<'b> {
 
     /// Undoes all mappings, as a kernel does with those of its former life: says how many.
     pub fn sweep(&self) -> usize {
-        let mappings = std::mem::take(&mut self.state.lock().unwrap().mappings);
+        let mut state = self.state.lock().unwrap();
+        let mappings = std::mem::take(&mut state.mappings);
+        state.free_handles.clear();
         for mapping in mappings.values() {
             self.bus.remove(mapping.at);
         }
