@@ -246,7 +246,10 @@ mod tests {
 
     #[test]
     fn a_part_of_the_filter_that_names_nothing_is_refused() -> Result<()> {
-        assert_eq!(filtered(&["virtio-blk", "hotplug"])?, ["hotplug", "virtio-blk"]);
+        assert_eq!(
+            filtered(&["virtio-blk", "hotplug"])?,
+            ["hotplug", "virtio-blk"]
+        );
         assert!(!filtered(&[])?.contains(&"interop"));
         let error = filtered(&["hotplug", "resiez"]).expect_err("a misspelt one");
         assert!(error.to_string().contains("\"resiez\""), "{error}");
