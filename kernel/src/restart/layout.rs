@@ -15,8 +15,8 @@ use xen_pvh_boot::PAGE;
 
 /// The part of RAM that journals of rings may take.
 const JOURNALS_SHARE: u64 = 32;
-/// Their pages, at most: 2 MiB.
-const JOURNALS_MAX: u64 = 512;
+/// Their pages, at most: 64 MiB, as much as 64 devices with 16 rings of 16 pages each take.
+const JOURNALS_MAX: u64 = 16_384;
 
 /// Pages of kept memory in a domain with `ram` bytes of RAM.
 pub(crate) fn pages(ram: u64) -> u64 {
