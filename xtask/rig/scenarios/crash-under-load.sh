@@ -34,7 +34,7 @@ spindle_with vcpus=3 memory=128 "pci=[\"$BDF\",\"$VIRTIO_BDF\"]"
 SPINDLE_KNOBS=''
 id=$(xl domid spindle) lives=1 took=''
 guest_start first fio-orders vcpus=2 "disk=['$(disk xvda)']"
-guest_start second fio-orders vcpus=2 "disk=['$(disk xvdb vda)']"
+guest_start second fio-orders "disk=['$(disk xvdb vda)']"
 guest_need first ready 60
 guest_need second ready 60
 order first 60 'fill xvda'
