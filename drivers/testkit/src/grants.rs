@@ -1,7 +1,9 @@
 //! Xen's grant table: guests grant pages, the backend maps and copies them, and faults are
 //! injected on demand.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -82,6 +84,10 @@ struct State {
     mappings: BTreeMap<u32, Mapping>,
     /// Handles to give out before new ones: Xen uses them again, too.
     free_handles: BTreeSet<u32>,
+    /// Where they are.
+    places: BTreeSet<u64>,
+    /// How often each grant is mapped, if it is.
+    mapped: BTreeMap<(u16, u32), usize>,
     counts: Counts,
     /// In order; each is due when its hypercall reaches that many operations.
     faults: VecDeque<(Call, u64, Fault)>,
@@ -98,6 +104,20 @@ impl State {
             Some((_, _, Fault::Hypercall(errno))) => Err(errno),
             Some((_, _, Fault::Operation(status))) => Ok(Some(status)),
             None => Ok(None),
+        }
+    }
+
+    fn unmap(&mut self, handle: u32) {
+        let Some(Mapping { dom, gref, at }) = self.mappings.remove(&handle) else {
+            return;
+        };
+        self.free_handles.insert(handle);
+        self.places.remove(&at);
+        if let Entry::Occupied(mut count) = self.mapped.entry((dom, gref)) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
         }
     }
 
@@ -150,8 +170,7 @@ impl<'b> FakeGrants<'b> {
     /// `dom` ends access; false if the page is still mapped, which a guest cannot undo.
     pub fn revoke(&self, dom: DomId, gref: GrantRef) -> bool {
         let mut state = self.state.lock().unwrap();
-        let mut mappings = state.mappings.values();
-        if mappings.any(|m| (m.dom, m.gref) == (dom.0, gref.0)) {
+        if state.mapped.contains_key(&(dom.0, gref.0)) {
             return false;
         }
         state.grants.remove(&(dom.0, gref.0));
@@ -197,6 +216,8 @@ impl<'b> FakeGrants<'b> {
     pub fn sweep(&self) -> usize {
         let mut state = self.state.lock().unwrap();
         let mappings = std::mem::take(&mut state.mappings);
+        state.places.clear();
+        state.mapped.clear();
         state.free_handles.clear();
         for mapping in mappings.values() {
             self.bus.remove(mapping.at);
@@ -204,11 +225,19 @@ impl<'b> FakeGrants<'b> {
         mappings.len()
     }
 
-    /// Where grants are mapped.
+    /// Who has granted what is mapped with this handle, and by which reference.
     #[must_use]
-    pub fn mapped_at(&self) -> Vec<u64> {
+    pub fn granted_by(&self, handle: u32) -> Option<(DomId, u32)> {
         let state = self.state.lock().unwrap();
-        state.mappings.values().map(|mapping| mapping.at).collect()
+        let mapping = state.mappings.get(&handle)?;
+        Some((DomId(mapping.dom), mapping.gref))
+    }
+
+    /// Whether a grant is mapped at any of these addresses.
+    #[must_use]
+    pub fn is_any_mapped(&self, at: Range<u64>) -> bool {
+        let state = self.state.lock().unwrap();
+        state.places.range(at).next().is_some()
     }
 
     /// The page at one end of a copy and the offset in it.
@@ -293,8 +322,10 @@ impl GrantOps for &FakeGrants<'_> {
                 op.status = Status::GENERAL_ERROR;
                 continue;
             }
-            let taken = state.mappings.values().any(|m| m.at == op.host_addr);
-            assert!(!taken, "mapped over a mapping, which would leak it");
+            let free = state.places.insert(op.host_addr);
+            assert!(free, "mapped over a mapping, which would leak it");
+            *state.mapped.entry((op.dom, op.gref)).or_default() += 1;
+            let grant = state.granted(op.dom, op.gref.into()).expect("it is there");
             self.bus.insert(op.host_addr, grant.page.alias());
             let mapping = Mapping {
                 dom: op.dom,
@@ -322,8 +353,7 @@ impl GrantOps for &FakeGrants<'_> {
                 None => Status::BAD_HANDLE,
                 Some(mapping) if mapping.at != op.host_addr => Status::BAD_VIRT_ADDR,
                 Some(_) => {
-                    state.mappings.remove(&op.handle);
-                    state.free_handles.insert(op.handle);
+                    state.unmap(op.handle);
                     self.bus.remove(op.host_addr);
                     Status::OKAY
                 }

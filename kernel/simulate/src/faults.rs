@@ -78,13 +78,16 @@ pub(crate) struct Rates {
 const SECOND: u64 = 1_000_000_000;
 
 impl Rates {
-    /// Each of `kinds` half of the time, at any rate.
+    /// Each of `kinds` half of the time, at any rate; one that is alone in any case, and often.
     pub(crate) fn draw(mut chance: Chance, kinds: &[Kind], now: u64) -> Self {
         let mut mean = vec![None; Kind::ALL.len()];
         for kind in Kind::ALL {
             // Drawn for all, so that a run with fewer kinds has the same rates of those.
             let rate = chance.scale(4..1024) * SECOND;
-            if chance.one_in(2) && kinds.contains(kind) {
+            let happens = chance.one_in(2);
+            if kinds == [*kind] {
+                mean[*kind as usize] = Some(rate / 32 + SECOND / 4);
+            } else if happens && kinds.contains(kind) {
                 mean[*kind as usize] = Some(rate);
             }
         }

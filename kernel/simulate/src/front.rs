@@ -1,9 +1,12 @@
 //! A guest's disk as its own kernel sees it: the frontend's steps in xenstore, its rings, its memory,
 //! its requests, and what it holds against the backend.
 
-use std::collections::BTreeMap;
+mod answer;
+mod ask;
 
-use spindle_blkif::abi::{Abi, Operation, RawSegment, RspStatus};
+use std::collections::{BTreeMap, VecDeque};
+
+use spindle_blkif::abi::{Abi, Operation, RawSegment};
 use spindle_hw::{PAGE_SIZE, SharedPages};
 use spindle_testkit::blkfront::Blkfront;
 use spindle_testkit::xenstored::{Vbd, Xenstored};
@@ -13,7 +16,9 @@ use spindle_xen::grant::GrantRef;
 use crate::chance::Chance;
 use crate::trace;
 use crate::volume::{Issued, SECTOR, Volume};
+use crate::world::calls::Publication;
 use crate::world::machine::Machine;
+use ask::Piece;
 
 /// What the memory for a read is filled with before it.
 const POISON: u8 = 0xa5;
@@ -61,6 +66,8 @@ pub(crate) struct Traits {
     burst: u64,
     /// Of 16 requests.
     writes: u64,
+    /// It uses one page after the other, instead of those that were used last.
+    roams: bool,
 }
 
 impl Traits {
@@ -78,6 +85,7 @@ impl Traits {
             },
             burst: chance.scale(1..33),
             writes: chance.within(1..15),
+            roams: chance.one_in(4),
         }
     }
 }
@@ -86,7 +94,6 @@ impl Traits {
 struct Page {
     memory: SharedPages,
     gref: Option<GrantRef>,
-    busy: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,8 +102,10 @@ enum What {
     Write,
     Flush,
     Discard,
-    /// One that must fail.
+    /// One that must be refused.
     Forbidden,
+    /// A read into pages that the guest lets nobody write to, which must fail.
+    Denied,
 }
 
 #[derive(Debug)]
@@ -104,9 +113,37 @@ struct Request {
     what: What,
     from: u64,
     count: u64,
-    /// Page, first and last sector in it.
-    pieces: Vec<(usize, u64, u64)>,
+    pieces: Vec<Piece>,
+    /// The page with the list of its segments.
+    list: Option<usize>,
+    /// The flush that is a part of it.
+    flush: Option<Issued>,
     issued: Issued,
+}
+
+impl Request {
+    /// One that moves nothing.
+    fn without(what: What, issued: Issued) -> Self {
+        Self {
+            what,
+            from: 0,
+            count: 0,
+            pieces: Vec::new(),
+            list: None,
+            flush: None,
+            issued,
+        }
+    }
+
+    /// What it adds to the counters.
+    const fn counts(&self) -> Sums {
+        match self.what {
+            What::Read => [1, 0, self.count, 0],
+            // The backend takes a barrier for a flush.
+            What::Write => [0, self.flush.is_none() as u64, 0, self.count],
+            What::Flush | What::Discard | What::Forbidden | What::Denied => [0; 4],
+        }
+    }
 }
 
 struct Ring {
@@ -114,6 +151,43 @@ struct Ring {
     refs: Vec<u32>,
     port: u32,
     requests: BTreeMap<u64, Request>,
+    /// Responses taken.
+    taken: u32,
+}
+
+/// Four counters of a connection.
+pub(crate) type Sums = [u64; 4];
+
+/// What a connection has asked for and had answered, as its backend is to count it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Counted {
+    /// Reads and writes, then sectors that were read and written.
+    pub(crate) sums: Sums,
+    /// What they may be instead at least, and how much more: since the kernel has died.
+    pub(crate) outlived: Option<(Sums, Sums)>,
+    /// A request has failed, of which nothing says whether the backend counts it.
+    pub(crate) failed: bool,
+    /// When the last request was answered, or the connection made.
+    pub(crate) since: u64,
+}
+
+impl Counted {
+    /// Whether these may be the counters.
+    pub(crate) fn allows(&self, shown: Self) -> bool {
+        let (least, more) = self.outlived.unwrap_or((self.sums, [0; 4]));
+        let mut bounds = least.into_iter().zip(self.sums.into_iter().zip(more));
+        let mut shown = shown.sums.into_iter();
+        bounds.all(|(least, (sum, more))| {
+            shown
+                .next()
+                .is_some_and(|at| least <= at && at <= sum + more)
+        })
+    }
+
+    /// They are these, as long as the kernel does not die again.
+    pub(crate) fn go_on_from(&mut self, shown: Self) {
+        (self.sums, self.outlived) = (shown.sums, None);
+    }
 }
 
 /// How often requests ended how.
@@ -153,6 +227,10 @@ pub(crate) struct Around<'a> {
     pub(crate) now: u64,
     /// Whether something has happened that requests may fail for.
     pub(crate) may_fail: bool,
+    /// How long a request may take, if that is known.
+    pub(crate) prompt_ns: u64,
+    /// Since when it could be.
+    pub(crate) prompt_from: u64,
 }
 
 /// A frontend.
@@ -161,6 +239,8 @@ pub(crate) struct Front {
     pub(crate) vbd: Vbd,
     state_path: String,
     pub(crate) phase: Phase,
+    /// When it has entered that.
+    pub(crate) entered: u64,
     /// When it acts next by itself.
     pub(crate) next: u64,
     /// When what it waits for is overdue.
@@ -173,10 +253,16 @@ pub(crate) struct Front {
     pub(crate) broken: bool,
     rings: Vec<Ring>,
     pages: Vec<Page>,
+    /// Pages that no request uses.
+    idle: VecDeque<usize>,
+    pub(crate) counted: Counted,
     sector_size: u64,
     sectors: u64,
     can_flush: bool,
     can_discard: bool,
+    can_barrier: bool,
+    /// Segments of an indirect request at most.
+    indirect: u64,
     next_port: u32,
     pub(crate) chance: Chance,
     /// The backend's state when xenstored's changes were last looked at.
@@ -190,6 +276,7 @@ impl Front {
             vbd,
             state_path: vbd.back("state"),
             phase: Phase::Absent,
+            entered: now,
             next: now + chance.scale(1_000_000..8_000_000_000),
             patience: u64::MAX,
             traits: Traits::draw(&mut chance),
@@ -198,10 +285,14 @@ impl Front {
             broken: false,
             rings: Vec::new(),
             pages: Vec::new(),
+            idle: VecDeque::new(),
+            counted: Counted::default(),
             sector_size: 512,
             sectors: 0,
             can_flush: false,
             can_discard: false,
+            can_barrier: false,
+            indirect: 0,
             next_port: 1000 * (number as u32 + 1),
             chance,
             seen: 0,
@@ -237,6 +328,7 @@ impl Front {
         let volume = self.volume.map_or(99, |volume| volume as u64);
         trace::event(shown, [self.number as u64, volume, 0]);
         self.phase = phase;
+        self.entered = now;
         self.patience = now.saturating_add(patience);
         self.next = now + self.chance.scale(1_000..200_000_000);
     }
@@ -244,6 +336,17 @@ impl Front {
     /// Requests without an answer.
     pub(crate) fn outstanding(&self) -> usize {
         self.rings.iter().map(|ring| ring.requests.len()).sum()
+    }
+
+    /// The kernel dies, when so much was published as counted. What was counted since is lost, and what
+    /// is not answered is done, and counted, again.
+    pub(crate) fn outlive(&mut self, published: Counted) {
+        let mut more = self.counted.outlived.map_or([0; 4], |(_, more)| more);
+        let requests = self.rings.iter().flat_map(|ring| ring.requests.values());
+        for counts in requests.map(Request::counts) {
+            more = std::array::from_fn(|at| more[at] + counts[at]);
+        }
+        self.counted.outlived = Some((published.sums, more));
     }
 
     /// When the oldest request that has no answer was sent.
@@ -293,6 +396,7 @@ impl Front {
                 refs,
                 port,
                 requests: BTreeMap::new(),
+                taken: 0,
             });
         }
         let protocol = match self.traits.abi {
@@ -324,6 +428,12 @@ impl Front {
         self.sectors = number("sectors");
         self.can_flush = number("feature-flush-cache") == 1;
         self.can_discard = number("feature-discard") == 1;
+        self.can_barrier = number("feature-barrier") == 1;
+        self.indirect = number("feature-max-indirect-segments");
+        self.counted = Counted {
+            since: around.now,
+            ..Counted::default()
+        };
         self.set_state(around, 4);
         self.enter(Phase::Running, around.now, u64::MAX);
         around.tally.connected += 1;
@@ -341,9 +451,12 @@ impl Front {
                     What::Read => volume.end_read(),
                     What::Flush => volume.end_flush(request.issued, false, around.now),
                     What::Write | What::Discard => {
-                        volume.abandon((request.from, request.count), request.issued, around.now)
+                        volume.abandon((request.from, request.count), request.issued, around.now);
+                        if let Some(flush) = request.flush {
+                            volume.end_flush(flush, false, around.now);
+                        }
                     }
-                    What::Forbidden => {}
+                    What::Forbidden | What::Denied => {}
                 }
             }
         }
@@ -353,6 +466,7 @@ impl Front {
     pub(crate) fn take_back(&mut self, around: &mut Around<'_>) {
         self.settle(around);
         let (domain, grants) = (self.domain(), &around.machine.grants);
+        self.idle.clear();
         for page in self.pages.drain(..) {
             if let Some(gref) = page.gref {
                 let ended = grants.revoke(domain, gref);
@@ -361,6 +475,7 @@ impl Front {
             around.spare.push(page.memory);
         }
         for ring in self.rings.drain(..) {
+            around.machine.forget_ring(domain, ring.refs[0], ring.port);
             for gref in ring.refs {
                 let ended = grants.revoke(domain, GrantRef(gref));
                 assert!(ended, "front {}: a ring is still mapped", self.number);
@@ -384,7 +499,19 @@ impl Front {
                 break;
             }
         }
-        if self.rings[ring].front.publish() {
+        if self.chance.one_in(3) {
+            // Soon, maybe in the middle of what a core does.
+            let Ring {
+                front, refs, port, ..
+            } = &self.rings[ring];
+            let produced = front.produced();
+            around.machine.publish_later(Publication {
+                domain: self.domain(),
+                ring: refs[0],
+                port: *port,
+                produced,
+            });
+        } else if self.rings[ring].front.publish() {
             around
                 .machine
                 .notify_from(self.domain(), self.rings[ring].port);
@@ -394,133 +521,6 @@ impl Front {
     fn move_ring(&mut self, machine: &Machine, ring: usize) {
         let memory = machine.ring(self.domain(), self.rings[ring].refs[0]);
         self.rings[ring].front.move_ring(memory);
-    }
-
-    /// Writes one request; false if there is none to write.
-    fn push(&mut self, around: &mut Around<'_>, ring: usize) -> bool {
-        let now = around.now;
-        let Some(volume) = around.volume.as_deref_mut() else {
-            return false;
-        };
-        let sectors = self.sectors.min(volume.len());
-        let unit = self.sector_size / SECTOR as u64;
-        if sectors < 128 {
-            return false;
-        }
-        if self.can_flush && self.chance.one_in(12) {
-            let issued = volume.begin_watch(now);
-            let id = self.rings[ring].front.push(Operation::FLUSH, 0, &[]);
-            self.note(ring, id, What::Flush, (0, 0), Vec::new(), issued);
-            return true;
-        }
-        // Most of it in a small part, where requests meet.
-        let most = if self.chance.one_in(4) { sectors } else { 128 };
-        let from = self.chance.within(0..most / unit) * unit;
-        if self.can_discard && !self.traits.read_only && self.chance.one_in(24) {
-            let count = (self.chance.scale(1..65) * unit).min(sectors - from);
-            let issued = volume.begin_discard(from, count, now);
-            let id = self.rings[ring].front.push_discard(from, count, false);
-            self.note(ring, id, What::Discard, (from, count), Vec::new(), issued);
-            return true;
-        }
-        let write = self.chance.within(0..16) < self.traits.writes;
-        let wanted = self.chance.scale(1..12) as usize;
-        let whole = unit == PAGE_SECTORS || self.chance.one_in(2);
-        let (mut pieces, mut segments, mut count) = (Vec::new(), Vec::new(), 0);
-        for _ in 0..wanted {
-            let (first, last) = if whole {
-                (0, PAGE_SECTORS - 1)
-            } else {
-                let first = self.chance.within(0..PAGE_SECTORS);
-                (first, self.chance.within(first..PAGE_SECTORS))
-            };
-            if from + count + (last - first + 1) > sectors {
-                break;
-            }
-            let Some(page) = self.page(around.spare) else {
-                break;
-            };
-            count += last - first + 1;
-            pieces.push((page, first, last));
-        }
-        if pieces.is_empty() {
-            return false;
-        }
-        let (what, issued) = match (write, self.traits.read_only) {
-            (true, true) => (What::Forbidden, volume.begin_nothing(now)),
-            (true, false) => (What::Write, volume.begin_write(from, count, now)),
-            (false, _) => (What::Read, volume.begin_watch(now)),
-        };
-        let mut sector = from;
-        for &(page, first, last) in &pieces {
-            let mut bytes = [POISON; PAGE_SIZE];
-            if write {
-                for at in first..=last {
-                    let place = at as usize * SECTOR;
-                    volume.fill(issued, sector, &mut bytes[place..place + SECTOR]);
-                    sector += 1;
-                }
-            }
-            let (domain, persistent) = (self.domain(), self.traits.persistent);
-            let page = &mut self.pages[page];
-            page.memory.write_bytes(0, &bytes);
-            let grants = &around.machine.grants;
-            let read_only = write && !persistent;
-            let gref = *page
-                .gref
-                .get_or_insert_with(|| grants.grant(domain, &page.memory, read_only));
-            segments.push(RawSegment {
-                gref: gref.0,
-                first_sect: first as u8,
-                last_sect: last as u8,
-                pad: 0,
-            });
-        }
-        let operation = if write {
-            Operation::WRITE
-        } else {
-            Operation::READ
-        };
-        let id = self.rings[ring].front.push(operation, from, &segments);
-        self.note(ring, id, what, (from, count), pieces, issued);
-        true
-    }
-
-    fn note(
-        &mut self,
-        ring: usize,
-        id: u64,
-        what: What,
-        (from, count): (u64, u64),
-        pieces: Vec<(usize, u64, u64)>,
-        issued: Issued,
-    ) {
-        let request = Request {
-            what,
-            from,
-            count,
-            pieces,
-            issued,
-        };
-        self.rings[ring].requests.insert(id, request);
-    }
-
-    /// A page that no request uses.
-    fn page(&mut self, spare: &mut Vec<SharedPages>) -> Option<usize> {
-        let free = self.pages.iter().position(|page| !page.busy);
-        let index = free.or_else(|| {
-            (self.pages.len() < 256).then(|| {
-                let memory = spare.pop().unwrap_or_else(|| SharedPages::host(1, 0));
-                self.pages.push(Page {
-                    memory,
-                    gref: None,
-                    busy: false,
-                });
-                self.pages.len() - 1
-            })
-        })?;
-        self.pages[index].busy = true;
-        Some(index)
     }
 
     /// Publishes more requests than the ring holds.
@@ -547,92 +547,19 @@ impl Front {
         self.move_ring(around.machine, ring);
         loop {
             for answer in self.rings[ring].front.answers() {
-                let request = self.rings[ring].requests.remove(&answer.id);
+                let Ring {
+                    requests, taken, ..
+                } = &mut self.rings[ring];
+                let request = requests.remove(&answer.id);
                 let request = request.ok_or("a request is answered twice")?;
-                self.answered(request, answer.status, around)?;
+                let index = *taken;
+                *taken += 1;
+                self.answered((ring, index), request, answer.status, around)?;
             }
             if !self.rings[ring].front.arm(1) {
                 return Ok(());
             }
         }
-    }
-
-    fn answered(
-        &mut self,
-        request: Request,
-        status: RspStatus,
-        around: &mut Around<'_>,
-    ) -> Result<(), String> {
-        let ok = status == RspStatus::OKAY;
-        let number = self.number;
-        around.tally.answered += 1;
-        around.tally.failed += u64::from(!ok && request.what != What::Forbidden);
-        trace::step(u64::from(ok) << 32 | request.from);
-        if !ok {
-            let shown = match request.what {
-                What::Read => "front {}: a read of {} sectors from {} has failed",
-                What::Write => "front {}: a write of {} sectors from {} has failed",
-                What::Flush => "front {}: a flush has failed",
-                What::Discard => "front {}: a discard of {} sectors from {} has failed",
-                What::Forbidden => "front {}: may not write {} sectors from {}",
-            };
-            trace::event(shown, [number as u64, request.count, request.from]);
-            if request.what != What::Forbidden && !around.may_fail {
-                return Err(format!("front {number}: {request:?} fails without a cause"));
-            }
-        }
-        let volume = around.volume.as_deref_mut().ok_or("no volume")?;
-        let range = (request.from, request.count);
-        let mut judged = Ok(());
-        match request.what {
-            What::Read => {
-                if ok {
-                    judged = self.judge(&request, volume, around.now);
-                    around.tally.judged += request.count;
-                }
-                volume.end_read();
-            }
-            What::Write | What::Discard => {
-                let overwritten = ok && request.what == What::Write;
-                volume.end_change(range, request.issued, overwritten, around.now);
-            }
-            What::Flush => volume.end_flush(request.issued, ok, around.now),
-            What::Forbidden if ok => {
-                return Err(format!("front {number}: wrote to a read-only disk"));
-            }
-            What::Forbidden => {}
-        }
-        let domain = self.domain();
-        for &(page, ..) in &request.pieces {
-            let page = &mut self.pages[page];
-            page.busy = false;
-            if !self.traits.persistent
-                && let Some(gref) = page.gref.take()
-                && !around.machine.grants.revoke(domain, gref)
-            {
-                return Err(format!(
-                    "front {number}: a page of {request:?} is mapped when it is answered"
-                ));
-            }
-        }
-        judged.map_err(|error| format!("front {number}: {error}; {request:?}"))
-    }
-
-    fn judge(&self, request: &Request, volume: &mut Volume, now: u64) -> Result<(), String> {
-        let mut sector = request.from;
-        for &(page, first, last) in &request.pieces {
-            let mut bytes = [0; PAGE_SIZE];
-            self.pages[page].memory.read_bytes(0, &mut bytes);
-            for (at, bytes) in (0..).zip(bytes.chunks_exact(SECTOR)) {
-                if (first..=last).contains(&at) {
-                    volume.judge(request.issued, sector, bytes, now)?;
-                    sector += 1;
-                } else if bytes.iter().any(|byte| *byte != POISON) {
-                    return Err(format!("sector {at} of a page was not asked for"));
-                }
-            }
-        }
-        Ok(())
     }
 
     /// Reads from `from` on as much as fits into one request; gives where the next begins.
@@ -662,7 +589,13 @@ impl Front {
             count += PAGE_SECTORS;
         }
         let id = self.rings[0].front.push(Operation::READ, from, &segments);
-        self.note(0, id, What::Read, (from, count), pieces, issued);
+        let request = Request {
+            from,
+            count,
+            pieces,
+            ..Request::without(What::Read, issued)
+        };
+        self.note(0, id, request);
         if self.rings[0].front.publish() {
             around
                 .machine

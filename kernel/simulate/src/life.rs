@@ -1,7 +1,7 @@
 //! A run: a domain's life from its first attach to its shutdown, in which the scheduler chooses at
 //! every step who goes on.
 
-use std::time::Instant;
+mod shown;
 
 use spindle_block::DiskOptions;
 use spindle_config::DataPath;
@@ -17,6 +17,7 @@ use crate::chance::Chance;
 use crate::disk::{Disk, Model};
 use crate::faults::{Kind, Rates};
 use crate::front::{Around, Front, Phase, Tally, Then};
+use crate::limit::{self, Limit};
 use crate::plan::Plan;
 use crate::trace;
 use crate::volume::Volume;
@@ -39,6 +40,16 @@ const PATIENCE_NS: u64 = 150 * SECOND;
 /// How long a request may take as long as nothing has gone wrong. It is longer than any disk needs, and
 /// shorter than it takes until what was not notified is found by chance.
 const PROMPT_NS: u64 = 5 * SECOND;
+/// How long it may take to connect as long as nothing has gone wrong: with the half second that a
+/// backend waits for the toolstack, less than it takes until a core looks that was not woken.
+const CONNECT_NS: u64 = 3 * SECOND / 2;
+/// The number of the RAM disk's volume.
+const RAM: usize = 3;
+/// How long a request to it may take as long as nothing has gone wrong: less than it takes until a core
+/// looks that was not notified.
+const RAM_NS: u64 = SECOND / 2;
+/// How long after a death of the kernel its next life has taken up all connections.
+const ADOPT_NS: u64 = 2 * SECOND;
 /// Requests after which the end begins: many runs find more than a long one does.
 const REQUESTS: u64 = 20_000;
 /// What control watches without any device.
@@ -48,8 +59,13 @@ const LATE_LOOK_NS: u64 = 60 * SECOND;
 /// Steps between two looks at the real clock.
 const LOOK: u64 = 1 << 10;
 
-/// Steps of cores that only poll before they get slower.
-const POLLS: u64 = 8;
+/// Steps in which nobody does anything but to poll before they get slower.
+const POLLS: u64 = 2;
+/// By so many powers of two they are slower before sleeps get longer, too, and by how much these do first.
+const NAPS: u64 = 6;
+const NAP_NS: u64 = 100_000;
+/// They take at most 2 to this power times as long as others: a tenth of a second.
+const SLOWEST: u64 = 14;
 
 /// What was found in a run, and how it ended.
 #[derive(Clone, Debug, Default)]
@@ -99,6 +115,8 @@ enum Actor {
     /// A notification gets to a frontend.
     Event,
     Front(usize),
+    /// Requests are announced that were written before.
+    Publish,
     Disk(usize),
     Fault,
     /// What is short or slow is so no longer.
@@ -130,6 +148,8 @@ pub(crate) struct Life {
     bound_ns: u64,
     /// Requests may fail by now.
     may_fail: bool,
+    /// Something has happened by now that also delays requests which no disk delays.
+    disturbed: bool,
     /// Attaches and connects may fail by now.
     may_give_up: bool,
     /// Nothing else than deaths of the kernel has happened, which no frontend is to notice.
@@ -141,17 +161,25 @@ pub(crate) struct Life {
     steps: u64,
     /// Rounds of the scheduler until it looks at the real clock again.
     look: u64,
-    deadline: Option<Instant>,
+    deadline: Option<Limit>,
     /// When something went wrong with a disk last.
     disk_failed_at: u64,
+    /// From when on nothing is late because of a death of the kernel.
+    adopted_from: u64,
     /// Steps since anything else than a core could go on.
     polls: u64,
     started: u64,
     judged_at: u64,
+    /// What is published was judged last.
+    published_at: u64,
+    /// From when on xenstored is fast enough for what is published to be judged.
+    prompt_from: u64,
+    /// Since when each volume is no one's.
+    free_since: [u64; DISKS.len()],
 }
 
 impl Life {
-    pub(crate) fn new(plan: &Plan, spare: Vec<SharedPages>, deadline: Option<Instant>) -> Self {
+    pub(crate) fn new(plan: &Plan, spare: Vec<SharedPages>, deadline: Option<Limit>) -> Self {
         let mut chance = Chance::new(plan.seed);
         let mut setup = Setup {
             cores: plan.cores,
@@ -192,6 +220,7 @@ impl Life {
             models = vec![(Model::Nvme(nvme), 0..2), (Model::Virtio(virtio), 2..3)];
         });
         let now = world.now();
+        world.machine.calls.watch();
         let disks = models.into_iter();
         let disks = disks.map(|(model, range)| Disk::new(model, queues, range, chance.split()));
         let disks = disks.collect();
@@ -223,6 +252,7 @@ impl Life {
             tally: Tally::default(),
             bound_ns: plan.timeout_s * 8 * SECOND + PATIENCE_NS,
             may_fail: false,
+            disturbed: false,
             may_give_up: false,
             only_deaths: true,
             ending: false,
@@ -231,9 +261,13 @@ impl Life {
             look: LOOK,
             deadline,
             disk_failed_at: 0,
+            adopted_from: 0,
             polls: 0,
             started: now,
             judged_at: now,
+            published_at: now,
+            prompt_from: now,
+            free_since: [now; DISKS.len()],
         }
     }
 
@@ -281,7 +315,8 @@ impl Life {
             self.look -= 1;
             if self.look == 0 {
                 self.look = LOOK;
-                if self.deadline.is_some_and(|at| Instant::now() >= at) {
+                limit::look();
+                if self.deadline.is_some_and(Limit::is_over) {
                     return Err(Stop::NoTime);
                 }
             }
@@ -289,8 +324,10 @@ impl Life {
             self.world.machine.wires.pass(now);
             self.find(&mut actors);
             if actors.is_empty() {
-                let next = self.next().min(until).max(now + 1);
-                self.world.machine.now.set(next);
+                self.world
+                    .machine
+                    .now
+                    .set(self.wake().min(until).max(now + 1));
                 continue;
             }
             let chosen = self.chance.index(actors.len());
@@ -299,7 +336,8 @@ impl Life {
             trace::step(chosen as u64 | (actors.len() as u64) << 8);
             self.act(actor)?;
             let took = self.chance.within(200..4_000);
-            let polls = actors.iter().all(|actor| matches!(actor, Actor::Core(_)));
+            let is_poll = |actor: &Actor| matches!(actor, Actor::Core(_) | Actor::Control);
+            let polls = actors.iter().all(is_poll);
             self.polls = if polls { self.polls + 1 } else { 0 };
             let took = self.stretch(took);
             let machine = self.world.machine;
@@ -311,15 +349,36 @@ impl Life {
         }
     }
 
-    /// How long a step takes. Cores that do nothing but poll a disk that is late get slower and slower,
+    /// How long a step takes. Cores, and control, that do nothing but poll a disk that is late get slower and slower,
     /// until something else is due: a run would spend most of its real time on that otherwise.
     fn stretch(&self, took: u64) -> u64 {
-        let slower = (self.polls / POLLS).min(13);
-        if slower == 0 {
-            return took;
+        match self.slower() {
+            0 => took,
+            slower => {
+                let next = if slower > NAPS {
+                    self.due()
+                } else {
+                    self.next()
+                };
+                let left = next.saturating_sub(self.now());
+                (took << slower).min(left.max(took))
+            }
         }
-        let left = self.next().saturating_sub(self.now());
-        (took << slower).min(left.max(took))
+    }
+
+    /// By which power of two steps are slower.
+    fn slower(&self) -> u64 {
+        (self.polls / POLLS).min(SLOWEST)
+    }
+
+    /// When someone can go on. Cores that sleep for short times, one after the other, for nothing sleep
+    /// longer and longer, until something else is due.
+    fn wake(&self) -> u64 {
+        let next = self.next();
+        match self.slower().saturating_sub(NAPS) {
+            0 => next,
+            slower => next.max(self.due().min(next.saturating_add(NAP_NS << slower))),
+        }
     }
 
     /// Who can go on now.
@@ -348,6 +407,9 @@ impl Life {
                 actors.push(Actor::Front(number));
             }
         }
+        if self.world.machine.calls.is_anything_waiting() {
+            actors.push(Actor::Publish);
+        }
         for (number, disk) in self.disks.iter().enumerate() {
             if disk.next() <= now {
                 actors.push(Actor::Disk(number));
@@ -363,10 +425,14 @@ impl Life {
 
     /// When someone can go on.
     fn next(&self) -> u64 {
-        let machine = self.world.machine;
+        let end = self.world.machine.next_end().unwrap_or(u64::MAX);
+        end.min(self.due())
+    }
+
+    /// The same without what ends the sleep of cores and control.
+    fn due(&self) -> u64 {
         let ends = [
-            machine.next_end(),
-            machine.wires.next_tick(),
+            self.world.machine.wires.next_tick(),
             self.world.store.next_due(),
         ];
         let fronts = self.fronts.iter().map(|front| front.next);
@@ -391,6 +457,7 @@ impl Life {
             Actor::Store => self.step_store(now),
             Actor::Event => return self.pass_event(now),
             Actor::Front(number) => return self.step_front(number, now),
+            Actor::Publish => self.world.machine.publish(),
             Actor::Disk(number) => self.step_disk(number, now),
             Actor::Fault => {
                 if let Some(kind) = self.rates.take(now)
@@ -400,7 +467,8 @@ impl Life {
                     self.rates.note(kind);
                     self.may_fail |= kind.may_fail();
                     self.only_deaths &= kind == Kind::Death;
-                    self.may_give_up = true;
+                    self.disturbed |= kind.disturbs();
+                    self.may_give_up |= kind != Kind::Death;
                     if kind <= Kind::Removed {
                         self.disk_failed_at = now;
                     }
@@ -441,6 +509,11 @@ impl Life {
             spare: &mut self.spare,
             tally: &mut self.tally,
             may_fail: self.may_fail,
+            prompt_ns: match volume {
+                Some(RAM) if !self.disturbed => RAM_NS,
+                _ => u64::MAX,
+            },
+            prompt_from: self.adopted_from,
         };
         with(front, &mut around)
     }
@@ -512,6 +585,9 @@ impl Life {
                 self.fronts[number].patience = now + PATIENCE_NS;
             }
             Phase::Published if state == 4 => {
+                if !self.may_give_up && now > front.entered.max(self.adopted_from) + CONNECT_NS {
+                    return Err(format!("front {number} is connected late"));
+                }
                 self.with(number, Front::connect);
             }
             Phase::Waiting if state == 0 => self.leave(number),
@@ -527,6 +603,9 @@ impl Life {
             Phase::Waiting | Phase::Published => {}
             Phase::Running if front.broken => {
                 if now >= front.patience {
+                    if state == 4 && !self.disturbed && now >= self.prompt_from {
+                        return Err(format!("front {number}: its overrun ring is served on"));
+                    }
                     self.kill(number, now);
                 }
             }
@@ -586,6 +665,7 @@ impl Life {
         front.traits = crate::front::Traits::draw(&mut front.chance);
         front.volume = Some(volume);
         front.since = now;
+        self.free_since[volume] = u64::MAX;
         front.enter(Phase::Waiting, now, PATIENCE_NS);
         let (vbd, mode) = (front.vbd, if front.traits.read_only { "r" } else { "w" });
         self.world
@@ -605,7 +685,9 @@ impl Life {
         let now = self.now();
         self.with(number, Front::take_back);
         let front = &mut self.fronts[number];
-        front.volume = None;
+        if let Some(volume) = front.volume.take() {
+            self.free_since[volume] = now;
+        }
         front.enter(Phase::Absent, now, u64::MAX);
         front.next = now + front.chance.scale(1_000_000..30_000_000_000);
         let path = front.vbd.front_dir();
@@ -666,6 +748,7 @@ impl Life {
                 let cost = chance.scale(1_000..10_000_000);
                 self.world.store.set_pace(latency, cost);
                 self.strains.push((until, Strain::Store));
+                self.disturbed |= now < self.adopted_from;
             }
             Kind::StoreConflict => self.world.store.force_conflicts(1 + chance.index(4)),
             Kind::Death => return self.die(now),
@@ -689,9 +772,14 @@ impl Life {
         for disk in &mut self.disks {
             disk.outlive(now);
         }
+        self.note_counters();
+        // Nothing is taken up before xenstored has said that it is there.
+        self.disturbed |= self.is_store_slow();
         self.world.die();
         let now = self.now();
         self.disks.iter_mut().for_each(|disk| disk.begin_anew(now));
+        self.adopted_from = now + ADOPT_NS;
+        self.behind_until(now);
         self.strains
             .retain(|(_, strain)| !matches!(strain, Strain::Core(_)));
         true
@@ -714,7 +802,7 @@ impl Life {
                 self.world.poke(|store| vbd.set_front_state(store, 5));
             }
             Kind::RingBroken if !front.broken => {
-                front.patience = now + front.chance.scale(SECOND..20 * SECOND);
+                front.patience = now + front.chance.within(8 * SECOND..20 * SECOND);
                 self.with(number, Front::break_ring);
             }
             Kind::GuestKilled => {
@@ -760,7 +848,8 @@ impl Life {
             if let Some(oldest) = front.oldest()
                 && !front.broken
                 && front.phase != Phase::Dead
-                && now - oldest.max(self.disk_failed_at) > bound
+                && now.saturating_sub(oldest.max(self.disk_failed_at).max(self.adopted_from))
+                    > bound
             {
                 let (number, age) = (front.number, (now - oldest) / SECOND);
                 return Err(format!("front {number}: a request is {age} s old"));
@@ -768,6 +857,10 @@ impl Life {
         }
         if self.world.ended.is_some() {
             return Err("the domain has ended".into());
+        }
+        if now >= self.published_at {
+            self.published_at = now + 5 * SECOND;
+            self.judge_published()?;
         }
         Ok(())
     }
@@ -901,6 +994,12 @@ impl Life {
 }
 
 impl Kind {
+    /// Whether it delays requests that no disk delays. Control resets disks on its one vCPU, if that
+    /// is all there are.
+    fn disturbs(self) -> bool {
+        self <= Self::CoreStalls
+    }
+
     /// Whether requests may fail for it.
     fn may_fail(self) -> bool {
         self <= Self::HeapShort && self != Self::BindRefused

@@ -4,11 +4,14 @@
 #![forbid(unsafe_code)]
 
 use std::io::{IsTerminal, Write, stderr};
-use std::process::ExitCode;
+use std::process::{ExitCode, exit};
+use std::sync::{Arc, Mutex};
+use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use clap::Parser;
 use spindle_simulate::faults::Kind;
+use spindle_simulate::limit::{self, Limit, cpu_time};
 use spindle_simulate::plan::{Plan, SCENARIOS, Scenario};
 use spindle_simulate::run::{Failure, Runner};
 use spindle_simulate::{Outcome, Tally};
@@ -16,7 +19,10 @@ use spindle_simulate::{Outcome, Tally};
 /// Simulate whole domains: control, ring cores and drivers as they are, with models of everything
 /// else, in virtual time.
 #[derive(Parser)]
-#[command(name = "cargo xtask simulate")]
+#[command(
+    name = "cargo xtask simulate",
+    after_help = "With --planted: how long it takes to find bugs that are put into the product on purpose."
+)]
 struct Cli {
     /// Run what this seed makes, once; without it, one seed after the other.
     #[arg(long)]
@@ -31,6 +37,9 @@ struct Cli {
     /// until then is made smaller for as long as a minute more.
     #[arg(long)]
     limit: Option<u64>,
+    /// The same in seconds of processor time.
+    #[arg(long, conflicts_with = "limit")]
+    cpu: Option<u64>,
     /// What goes wrong: all, calm, guests or disks.
     #[arg(long, default_value = "all")]
     scenario: String,
@@ -53,6 +62,9 @@ struct Cli {
     #[arg(long)]
     faults: Option<String>,
 }
+
+/// A step that takes so much processor time does not end.
+const HANGS: Duration = Duration::from_secs(20);
 
 /// How long a failure is made smaller, if there is a limit of time.
 const SHRINK: Duration = Duration::from_secs(60);
@@ -121,6 +133,32 @@ fn report(failure: &Failure) {
     println!("cargo xtask simulate {}", failure.plan);
 }
 
+fn found_after(time: Duration) {
+    println!("found after {:.1} s of processor time", time.as_secs_f64());
+}
+
+/// Ends the process if a step of the domain does not end: no run looks at a clock any longer, whatever
+/// processor time is used.
+fn watch(current: Arc<Mutex<Option<Plan>>>) {
+    thread::spawn(move || {
+        let (mut seen, mut since) = (limit::looks(), cpu_time());
+        loop {
+            thread::sleep(Duration::from_secs(1));
+            let (looks, time) = (limit::looks(), cpu_time());
+            if looks != seen {
+                (seen, since) = (looks, time);
+            } else if time - since > HANGS {
+                println!("\nFAILED: a step of the domain does not end\n");
+                if let Some(plan) = &*current.lock().expect("no other thread panics") {
+                    println!("cargo xtask simulate {plan}");
+                }
+                found_after(time);
+                exit(1);
+            }
+        }
+    });
+}
+
 /// What of the command line replaces what a seed makes.
 fn change(cli: &Cli, plan: &mut Plan) -> Result<(), String> {
     plan.cores = cli.cores.unwrap_or(plan.cores);
@@ -152,29 +190,32 @@ fn simulate(cli: &Cli) -> Result<bool, String> {
     let clock = clock().map_or(0, |since| since.as_secs() << 16);
     let first = cli.seed.or(cli.from).unwrap_or(clock);
     let (mut runner, mut sum, start) = (Runner::default(), Sum::default(), Instant::now());
-    let deadline = cli.limit.map(|limit| start + Duration::from_secs(limit));
+    let real = cli.limit.map(Duration::from_secs);
+    let real = real.map(|limit| Limit::Real(start + limit));
+    let cpu = cli.cpu.map(Duration::from_secs).map(Limit::Cpu);
+    let deadline = real.or(cpu);
     runner.stop_at(deadline);
+    let current = Arc::new(Mutex::new(None));
+    watch(Arc::clone(&current));
     let live = stderr().is_terminal();
     for seed in first.. {
         let mut plan = Plan::draw(seed, &scenario);
         change(cli, &mut plan)?;
+        *current.lock().expect("no other thread panics") = Some(plan.clone());
         match runner.run(&plan) {
             Ok(outcome) => sum.add(&outcome),
             Err(mut failure) => {
-                let found = start.elapsed();
+                let found = cpu_time();
                 failure.outcome.whole = true;
                 sum.add(&failure.outcome);
-                runner.stop_at(cli.limit.map(|_| Instant::now() + SHRINK));
+                runner.stop_at(deadline.map(|_| Limit::Real(Instant::now() + SHRINK)));
                 if !cli.no_shrink && cli.seed.is_none() {
                     println!("FAILED: {}\n{plan}\nmaking it smaller", failure.reason);
                     failure = runner.shrink(failure, 60);
                 }
                 report(&failure);
-                println!(
-                    "found after {:.1} s, in run {}",
-                    found.as_secs_f64(),
-                    sum.runs
-                );
+                found_after(found);
+                println!("in run {}", sum.runs);
                 sum.print(start.elapsed());
                 return Ok(false);
             }
@@ -182,7 +223,7 @@ fn simulate(cli: &Cli) -> Result<bool, String> {
         if live {
             let _ = write!(stderr(), "\r{}\x1b[K", sum.line(start.elapsed()));
         }
-        let late = deadline.is_some_and(|at| Instant::now() >= at);
+        let late = deadline.is_some_and(Limit::is_over);
         if cli.seed.is_some() || late || sum.hours() >= cli.hours {
             break;
         }

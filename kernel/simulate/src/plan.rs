@@ -19,7 +19,7 @@ pub struct Plan {
     pub seconds: u64,
     /// `io_timeout`, in seconds.
     pub timeout_s: u64,
-    /// What may go wrong; each does half of the time.
+    /// What may go wrong; each does half of the time, and one that is alone does often.
     pub kinds: Vec<Kind>,
 }
 
@@ -82,7 +82,10 @@ impl Plan {
             timeout_s: chance.pick(&[2, 10, 30]),
             kinds: kinds.collect(),
         };
-        if chance.one_in(3) {
+        if chance.one_in(4) && !plan.kinds.is_empty() {
+            // One kind alone, and often.
+            plan.kinds = vec![chance.pick(&plan.kinds)];
+        } else if chance.one_in(3) {
             // A fault excuses much: what it could be blamed for is only seen without it.
             let few = chance.index(4);
             while plan.kinds.len() > few {

@@ -3,11 +3,11 @@
 use std::cell::Cell;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Once;
-use std::time::Instant;
 
 use spindle_hw::SharedPages;
 
 use crate::life::{Life, Outcome, Stop};
+use crate::limit::Limit;
 use crate::plan::Plan;
 use crate::trace;
 
@@ -29,13 +29,13 @@ pub struct Failure {
 #[derive(Debug, Default)]
 pub struct Runner {
     spare: Vec<SharedPages>,
-    deadline: Option<Instant>,
+    deadline: Option<Limit>,
 }
 
 impl Runner {
-    /// Stops runs at a moment of the real clock. One that is stopped has not failed, and is not
+    /// Stops runs at some moment. One that is stopped has not failed, and is not
     /// [`whole`](Outcome::whole).
-    pub fn stop_at(&mut self, deadline: Option<Instant>) {
+    pub fn stop_at(&mut self, deadline: Option<Limit>) {
         self.deadline = deadline;
     }
 

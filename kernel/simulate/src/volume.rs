@@ -47,6 +47,8 @@ pub(crate) struct Volume {
     dirty: BTreeSet<usize>,
     /// Reads and flushes under way.
     watching: usize,
+    /// Sectors that have a past.
+    aged: Vec<usize>,
     /// When the cache was lost last.
     lost_at: u64,
 }
@@ -85,6 +87,7 @@ impl Volume {
             next: FIRST,
             dirty: BTreeSet::new(),
             watching: 0,
+            aged: Vec::new(),
             lost_at: 0,
         }
     }
@@ -160,7 +163,8 @@ impl Volume {
         now: u64,
     ) {
         let keep_past = self.watching > 0;
-        for sector in &mut self.sectors[from as usize..(from + count) as usize] {
+        let range = from as usize..(from + count) as usize;
+        for (at, sector) in range.clone().zip(&mut self.sectors[range]) {
             if took_effect {
                 sector.unknown = false;
                 if by.at > self.lost_at {
@@ -172,6 +176,7 @@ impl Volume {
                 kept.retain(|value| {
                     let keeps = value.by == by.number || value.answered.is_none_or(|at| at > by.at);
                     if !keeps && keep_past {
+                        self.aged.push(at);
                         past.push((value.number, now));
                     }
                     keeps
@@ -194,11 +199,9 @@ impl Volume {
     fn end_watch(&mut self) {
         self.watching -= 1;
         if self.watching == 0 {
-            self.sectors.iter_mut().for_each(|sector| {
-                if !sector.past.is_empty() {
-                    sector.past.clear();
-                }
-            });
+            for at in self.aged.drain(..) {
+                self.sectors[at].past.clear();
+            }
         }
     }
 
@@ -239,6 +242,7 @@ impl Volume {
             } = sector;
             kept.retain(|value| {
                 if *value != found && value.number != number {
+                    self.aged.push(at as usize);
                     past.push((value.number, now));
                 }
                 *value == found

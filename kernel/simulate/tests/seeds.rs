@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use spindle_simulate::limit::Limit;
 use spindle_simulate::plan::{Plan, Scenario};
 use spindle_simulate::run::Runner;
 
@@ -28,7 +29,7 @@ fn domains_live_through_whatever_happens() {
 #[test]
 fn the_same_plan_gives_the_same_run_in_whatever_company() {
     let mut runner = Runner::default();
-    let plan = plan(7, "all");
+    let plan = plan(10, "all");
     let mut other = plan.clone();
     other.seed = 8;
     let [first, different, second] =
@@ -46,7 +47,7 @@ fn a_run_that_has_no_time_left_neither_passes_nor_fails() {
     // More virtual time than the longest test could take.
     plan.seconds = 1_000_000;
     let start = Instant::now();
-    runner.stop_at(Some(start + Duration::from_millis(200)));
+    runner.stop_at(Some(Limit::Real(start + Duration::from_millis(200))));
     let stopped = runner.run(&plan).expect("nothing is wrong");
     assert!(!stopped.whole && stopped.steps > 0);
     assert!(start.elapsed() < Duration::from_secs(20));

@@ -14,6 +14,7 @@ use spindle_kept::{AtWork, Kept};
 use spindle_testkit::xenstored::Xenstored;
 use spindle_xen::store::{KeptStream, Resume, Ring};
 
+use super::calls::CoreGrants;
 use super::disks::{Hardware, Queue, Remotes, Table};
 use super::machine::{Machine, STORE};
 use super::{DomainControl, MS, Setup, World};
@@ -71,7 +72,7 @@ pub(super) fn start(
         let has = has.collect();
         let buffers = machine.bus.alloc(16).unwrap();
         let vcpu = if setup.cores == 0 { 0 } else { number };
-        let grants = NotedGrants::new(&machine.grants, kept.mappings(), vcpu);
+        let grants = NotedGrants::new(CoreGrants(machine), kept.mappings(), vcpu);
         let mut core = RingCore::new(config, queues, grants, machine.cpu(vcpu), buffers).unwrap();
         core.note_work(AtWork::at(kept.work(), vcpu).unwrap());
         if again {

@@ -3,8 +3,10 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Arc, Mutex};
 
+use spindle_blkif::ring::Index;
 use spindle_blkif::worker::Worker;
 use spindle_control::{Hypervisor, NotedGrants, run_core};
 use spindle_hw::{Clock, PAGE_SIZE, SharedPages};
@@ -14,6 +16,7 @@ use spindle_xen::event::{Deadline, Notify, Port};
 use spindle_xen::grant::{CopyOp, GrantOps, MapOp, UnmapOp};
 use spindle_xen::{DomId, Errno};
 
+use super::calls::{Calls, CoreGrants};
 use super::disks::Queue;
 use super::wires::{Asleep, Wire, Wires};
 
@@ -27,7 +30,7 @@ const WAKE: u32 = 2;
 const RINGS: u32 = 100;
 
 /// The worker of a ring core.
-pub type RingWorker = Worker<Queue, NotedGrants<&'static FakeGrants<'static>>, Cpu>;
+pub type RingWorker = Worker<Queue, NotedGrants<CoreGrants>, Cpu>;
 
 /// A ring core with a vCPU of its own.
 struct RingCpu {
@@ -48,6 +51,13 @@ struct RingMemory {
     pages: usize,
 }
 
+impl RingMemory {
+    /// Where it is now.
+    fn now(&self) -> &SharedPages {
+        self.mapped.as_ref().unwrap_or(&self.own)
+    }
+}
+
 /// What is done, and after how many others.
 type Hook = (usize, Box<dyn FnOnce()>);
 
@@ -61,6 +71,8 @@ pub struct Machine {
     pub grants: FakeGrants<'static>,
     /// Notifications on their way.
     pub wires: Wires,
+    /// What the ring cores' hypercalls do.
+    pub calls: Calls,
     /// Bytes of heap that are said to be free.
     pub heap: Cell<usize>,
     /// Guest frames that can be had.
@@ -123,6 +135,7 @@ impl Machine {
             bus,
             grants: FakeGrants::new(bus),
             wires,
+            calls: Calls::default(),
             heap: Cell::new(64 << 20),
             frames_left: Cell::new(1 << 18),
             after_frames: RefCell::default(),
@@ -171,12 +184,11 @@ impl Machine {
     /// The next life has undone what the last one had mapped, which gives its frames back.
     pub fn forget_former(&self) {
         let former = core::mem::take(&mut *self.former_frames.borrow_mut());
-        let mapped = self.grants.mapped_at();
         for run in former.into_values() {
             let count = run.len() / PAGE_SIZE;
-            let in_run = |at: &u64| (0..run.len() as u64).contains(&at.wrapping_sub(run.bus()));
+            let addresses = run.bus()..run.bus() + run.len() as u64;
             assert!(
-                !mapped.iter().any(in_run),
+                !self.grants.is_any_mapped(addresses),
                 "a mapping of a former life is left"
             );
             self.frames_left.set(self.frames_left.get() + count);
@@ -302,12 +314,47 @@ impl Machine {
         refs
     }
 
+    /// A frontend takes a ring and its event channel back.
+    pub fn forget_ring(&self, domain: DomId, first: u32, port: u32) {
+        let is_it = |ring: &RingMemory| ring.domain == domain && ring.refs[0] == first;
+        self.rings.borrow_mut().retain(|ring| !is_it(ring));
+        let is_it = |channel: &(DomId, u32)| *channel == (domain, port);
+        self.channels.borrow_mut().retain(|channel| !is_it(channel));
+    }
+
+    /// A frontend announces requests; true if the backend asked to be notified. Nothing happens to a
+    /// ring that was taken back.
+    pub(super) fn announce(&self, domain: DomId, first: u32, produced: u32) -> bool {
+        let rings = self.rings.borrow();
+        let mut rings = rings.iter();
+        let same = |ring: &&RingMemory| ring.domain == domain && ring.refs[0] == first;
+        let Some(ring) = rings.find(same) else {
+            return false;
+        };
+        let at = |index: Index| ring.now().u32_at(index as usize);
+        let old = at(Index::ReqProd).load(SeqCst);
+        if produced.wrapping_sub(old).cast_signed() <= 0 {
+            return false;
+        }
+        at(Index::ReqProd).store(produced, SeqCst);
+        let event = at(Index::ReqEvent).load(SeqCst);
+        produced.wrapping_sub(event) < produced.wrapping_sub(old)
+    }
+
+    /// How many responses each ring of a guest has, by the reference of its first page.
+    pub(super) fn answered(&self, domain: DomId) -> Vec<(u32, u32)> {
+        let rings = self.rings.borrow();
+        let rings = rings.iter().filter(|ring| ring.domain == domain);
+        let answered = |ring: &RingMemory| ring.now().u32_at(Index::RspProd as usize).load(SeqCst);
+        rings.map(|ring| (ring.refs[0], answered(ring))).collect()
+    }
+
     /// Where a ring is now: mapped, or in the frontend's own memory.
     pub fn ring(&self, domain: DomId, first: u32) -> SharedPages {
         let rings = self.rings.borrow();
         let same = |ring: &&RingMemory| ring.domain == domain && ring.refs[0] == first;
         let ring = rings.iter().find(same).expect("it was granted");
-        ring.mapped.as_ref().unwrap_or(&ring.own).alias()
+        ring.now().alias()
     }
 
     /// Mappings, bound ports and runs of frames that are left.
@@ -393,10 +440,12 @@ impl Hypervisor for Cpu {
     }
 
     fn take_pending(&self, port: Port) -> bool {
+        self.machine.publish();
         self.machine.wires.take(incoming(port))
     }
 
     fn sleep(&self, ports: impl Iterator<Item = Port>, until: Deadline) -> Result<(), Errno> {
+        self.machine.publish();
         let wires = ports.map(incoming).collect();
         let mut sleeps = self.machine.sleeps.borrow_mut();
         let count = sleeps.len().max(self.number + 1);
@@ -438,9 +487,9 @@ impl Hypervisor for Cpu {
         assert_eq!(run.len(), pages.len());
         let count = run.len() / PAGE_SIZE;
         machine.frames_left.set(machine.frames_left.get() + count);
-        let in_run = |at: u64| (0..run.len() as u64).contains(&at.wrapping_sub(run.bus()));
+        let addresses = run.bus()..run.bus() + run.len() as u64;
         assert!(
-            !machine.grants.mapped_at().into_iter().any(in_run),
+            !machine.grants.is_any_mapped(addresses),
             "frames are given back with a grant mapped"
         );
         FREE.lock().unwrap().entry(count).or_default().push(run);

@@ -1,6 +1,7 @@
 //! A whole domain in virtual time: the real control, ring cores and drivers, with models of
 //! xenstored, the toolstack, guests and disks around them.
 
+pub mod calls;
 pub mod disks;
 pub mod guest;
 mod lives;
