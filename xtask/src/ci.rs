@@ -9,7 +9,8 @@ use crate::{deny, fuzz, kernel, miri, mutants, root, shell, simulate, test, ui};
 
 /// For each fuzz target.
 const FUZZ_SECONDS: u64 = 30;
-/// For simulated domains, half of it from seeds that stay and half from those of the commit.
+/// For simulated domains: a quarter of it with seeds that stay, a quarter with those of the commit, and
+/// half to find planted bugs.
 const SIMULATE_SECONDS: u64 = 240;
 /// For the mutants of what a change touches.
 const MUTANTS_TIME: Duration = Duration::from_secs(240);
