@@ -168,7 +168,11 @@ impl Volume {
             if took_effect {
                 sector.unknown = false;
                 if by.at > self.lost_at {
-                    sector.returned.clear();
+                    // A read that is under way may have seen it.
+                    for number in sector.returned.drain(..).filter(|_| keep_past) {
+                        self.aged.push(at);
+                        sector.past.push((number, now));
+                    }
                 }
                 let Sector {
                     now: kept, past, ..
