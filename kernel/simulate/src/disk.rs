@@ -206,10 +206,11 @@ impl Disk {
     }
 
     /// The kernel has died: some of what was submitted is still carried out, until the next life
-    /// disables the device. It answers at once then.
-    pub(crate) fn outlive(&mut self, now: u64) {
+    /// disables the device, if it masters the bus. It answers at once then.
+    pub(crate) fn outlive(&mut self, masters: bool, now: u64) {
+        let works = masters && self.away.is_none();
         for queue in 0..self.due.len() {
-            if self.chance.one_in(2) && self.is_waiting(queue) && self.away.is_none() {
+            if self.chance.one_in(2) && self.is_waiting(queue) && works {
                 self.due[queue] = now;
                 self.work(now);
             }

@@ -769,8 +769,8 @@ impl Life {
         if !self.disks.iter().all(Disk::can_be_found) {
             return false;
         }
-        for disk in &mut self.disks {
-            disk.outlive(now);
+        for (disk, remote) in self.disks.iter_mut().zip(&self.world.remotes) {
+            disk.outlive(remote.borrow().masters != Some(false), now);
         }
         self.note_counters();
         // Nothing is taken up before xenstored has said that it is there.
