@@ -21,7 +21,7 @@ use alloc::string::ToString;
 use alloc::vec;
 
 use ::log::{error, info, warn};
-use spindle_control::{Blame, Control, Keep, Store};
+use spindle_control::{Control, Keep, Store, Suspect};
 use spindle_hw::Clock;
 use spindle_kept::death::{Death, Lives};
 use spindle_xen::event::Port;
@@ -185,7 +185,7 @@ fn serve(machine: Machine) -> ! {
     let blame = last.as_ref().and_then(|death| {
         let journal = u32::try_from(death.ring.checked_sub(1)?).ok()?;
         let at_ns = death.at_ns;
-        Some(Blame { journal, at_ns })
+        Some(Suspect { journal, at_ns })
     });
     let keep = Keep { kept, blame };
     let mut control = Control::new(&config, version, hypervisor, store, disks, cores, keep);

@@ -428,7 +428,7 @@ impl FakeNvme {
     }
 
     /// Sends an event with this doubleword 0, as soon as the driver asks for one; none that it has
-    /// not asked to be told of (Asynchronous Event Configuration).
+    /// not asked for (Asynchronous Event Configuration).
     pub fn raise(&self, event: u32) {
         let mut control = self.0.control.lock().unwrap();
         let asked_for = match (event & 7, event >> 8 & 0xff) {

@@ -30,12 +30,12 @@ pub struct Keep {
     /// Kept memory.
     pub kept: Kept,
     /// The ring that was at work when the last life ended, if one was.
-    pub blame: Option<Blame>,
+    pub blame: Option<Suspect>,
 }
 
 /// A ring that was at work at a death.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Blame {
+pub struct Suspect {
     /// The first page of its journal.
     pub journal: u32,
     /// When that was, in ns of the clock that all lives share.
@@ -102,11 +102,11 @@ impl Keeper {
     fn examine(
         &mut self,
         record: &mut DeviceRecord,
-        blame: Option<Blame>,
+        blame: Option<Suspect>,
     ) -> Result<FormerConnection, Refusal> {
         let refuse = |text: &'static str| Err(Refusal::new(Errno::EIO, text));
         let places: Vec<_> = record.queues.iter().map(|queue| queue.journal).collect();
-        let at_work = |blame: &Blame| {
+        let at_work = |blame: &Suspect| {
             let firsts = places.iter().flatten().map(|place| place.first);
             firsts.into_iter().any(|first| first == blame.journal)
         };

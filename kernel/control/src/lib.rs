@@ -43,7 +43,7 @@ pub use control::{Control, Store};
 pub use cores::{Cores, Runs};
 pub use disks::{Disks, PageSource};
 pub use hypervisor::{CONTROLS_SHARE, Hypervisor};
-pub use keeper::{Blame, Keep};
+pub use keeper::{Keep, Suspect};
 pub use noted::NotedGrants;
 pub use rounds::{LOOK_NS, Rounds, Sleep};
 pub use worker::{CoreWorker, run_core};

@@ -34,7 +34,7 @@ impl<G: GrantOps> GrantOps for NotedGrants<G> {
             let result = self.grants.map(part);
             for op in part.iter_mut().filter(|op| op.status.is_ok()) {
                 if !self.mappings.note(op.handle, op.host_addr) {
-                    // More are mapped than can be noted: rather none than one that stays for ever.
+                    // More are mapped than can be noted: rather none than one that is never unmapped.
                     let mut undo = [UnmapOp::new(op.handle, op.host_addr)];
                     let _ = self.grants.unmap(&mut undo);
                     op.status = Status::GENERAL_ERROR;

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering::SeqCst;
 
 use spindle_blkif::abi::RspStatus;
 use spindle_block::DiskOptions;
-use spindle_control::Blame;
+use spindle_control::Suspect;
 use spindle_hw::PAGE_SIZE;
 use spindle_kept::{DeviceRecord, Records, layout};
 use spindle_testkit::nvme::{Config as NvmeConfig, FakeNvme};
@@ -24,7 +24,7 @@ fn with_ram(cores: usize) -> World {
     })
 }
 
-/// A controller that does nothing before it is told to.
+/// A controller that does nothing before it is ordered to.
 fn with_slow_nvme(cores: usize) -> (World, FakeNvme) {
     let setup = Setup {
         cores,
@@ -509,7 +509,7 @@ fn a_ring_that_was_at_work_at_two_deaths_within_a_minute_is_left_out() {
             world.pass(seconds * 1000);
             let journal = journal_of(&world, guest);
             let at_ns = world.now();
-            world.die_at(Some(Blame { journal, at_ns }));
+            world.die_at(Some(Suspect { journal, at_ns }));
         }
         world.write(other, 0, 0, 3);
         if left_out {

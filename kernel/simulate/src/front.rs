@@ -104,7 +104,7 @@ enum What {
     Discard,
     /// One that must be refused.
     Forbidden,
-    /// A read into pages that the guest lets nobody write to, which must fail.
+    /// A read into pages that the guest grants for reading only, which must fail.
     Denied,
 }
 

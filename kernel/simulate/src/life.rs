@@ -59,7 +59,7 @@ const LATE_LOOK_NS: u64 = 60 * SECOND;
 /// Steps between two looks at the real clock.
 const LOOK: u64 = 1 << 10;
 
-/// Steps in which nobody does anything but to poll before they get slower.
+/// Steps in which all that happens is polling, before they get slower.
 const POLLS: u64 = 2;
 /// By so many powers of two they are slower before sleeps get longer, too, and by how much these do first.
 const NAPS: u64 = 6;

@@ -1,6 +1,6 @@
 //! Guests that the emulator has ended: Xen says that one of their processors took a triple fault,
 //! which QEMU brings about now and then (`xtask/README.md`). Read from Xen's log and from those of
-//! the `xl` that waits for each domain's end, and told apart from what Spindle might have done.
+//! the `xl` that waits for each domain's end, and distinguished from what Spindle might have done.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;

@@ -82,7 +82,7 @@ fn build(sh: &Shell, sources: &Path) -> Result<PathBuf> {
     .quiet()
     .ignore_status()
     .output()?;
-    // Of bugs that were put in nobody wants to read what the compiler finds unused.
+    // Planted bugs leave code unused, which the compiler need not report.
     ensure!(
         output.status.success(),
         "{}",

@@ -1,4 +1,4 @@
-//! What came of the scenarios: a table of them, one of the guests that the emulator ended, a line that
+//! The outcome of the scenarios: a table of them, one of the guests that the emulator ended, a line that
 //! sums up, and whether all is well.
 
 use std::fmt;

@@ -7,7 +7,7 @@ use spindle_blkif::pacer::PollTime;
 use spindle_blkif::stats::CoreStats;
 use spindle_blkif::worker::{Link, Worker};
 use spindle_blkif::{Config as CoreConfig, RingCore};
-use spindle_control::{Blame, Control, Cores, Keep, NotedGrants, Runs, Store};
+use spindle_control::{Control, Cores, Keep, NotedGrants, Runs, Store, Suspect};
 use spindle_hw::{DmaAlloc, SharedPages};
 use spindle_kept::layout::{FIXED_PAGES, STORE_PAGE, STORE_PAGES};
 use spindle_kept::{AtWork, Kept};
@@ -37,7 +37,7 @@ pub(super) fn kept_pages() -> &'static SharedPages {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Former {
     /// The ring that was at work.
-    blame: Option<Blame>,
+    blame: Option<Suspect>,
 }
 
 /// Starts a life of the kernel.
@@ -121,7 +121,7 @@ impl World {
     }
 
     /// As [`World::die`], while a ring was at work.
-    pub fn die_at(&mut self, blame: Option<Blame>) {
+    pub fn die_at(&mut self, blame: Option<Suspect>) {
         self.control = None;
         self.machine.die();
         let table = Table::again(self.machine, &self.hardware);

@@ -3,7 +3,7 @@
 //!
 //! The bugs are patches ([`patch`]). All of them are built into one binary, in a copy of the sources
 //! ([`tree`]), by functions that have a body for each ([`switch`]). One after the other is hunted
-//! ([`hunt`]); a page of the results has what came of it ([`page`]).
+//! ([`hunt`]); a page of the results has the outcome ([`page`]).
 
 mod hunt;
 mod page;
