@@ -9,7 +9,8 @@ began=$(now)
 xl destroy probe
 wait_until 60 gone probe || fail "the guest outlives its destruction"
 mark destroyed seconds=$(since $began)
-spindle_up
+# As in a configuration that leaves it out.
+spindle_with memory=128 'on_reboot="restart"'
 next_attach_works
 
 guest_start stayer fio-orders "disk=['$(disk xvda)']"
