@@ -165,4 +165,19 @@ mod tests {
         table.clear();
         assert!(table.under_way().is_empty() && table.mapped().next().is_none());
     }
+
+    #[test]
+    fn what_is_cleared_is_cleared_up_to_the_last_handle_and_the_last_caller() {
+        let table = table();
+        let last = HANDLES as u32 - 1;
+        for handle in [0, 1, last / 2, last] {
+            assert!(table.note(handle, 0x1000 + u64::from(handle)));
+        }
+        for caller in 0..CALLERS {
+            assert!(table.begin(caller, [0x9000_0000].into_iter()));
+        }
+        table.clear();
+        assert_eq!(table.mapped().next(), None);
+        assert_eq!(table.under_way(), []);
+    }
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use proptest::prelude::*;
 use spindle_hw::SharedPages;
 use spindle_kept::Journal;
-use spindle_kept::journal::{BadJournal, JournalEntry, SEGMENTS, Unanswered};
+use spindle_kept::journal::{BadJournal, JournalEntry, JournalMemory, SEGMENTS, Unanswered};
 
 const SLOTS: u32 = 32;
 
@@ -151,6 +151,80 @@ fn what_does_not_fit_together_is_refused_with_the_reason() {
         small.map_err(|(error, _)| error).unwrap_err(),
         BadJournal::Short(4096)
     );
+}
+
+/// What a caller has too much of goes nowhere: not into the segments of another request.
+#[test]
+fn segments_beyond_those_of_a_slot_are_not_written() {
+    let pages = SharedPages::host(1, 0);
+    let journal = begin(&pages, SLOTS, 0);
+    let places = [0, 1].map(|number| take(&journal, number, SEGMENTS));
+    let read = |place| {
+        let mut body = [0; SEGMENTS];
+        let head = journal.read(place, &mut body);
+        (head, body)
+    };
+    let [first, second] = places.map(read);
+    journal.write_rest(places[0], &[7; 3 * SEGMENTS]);
+    let mut body = [7; SEGMENTS];
+    body[0] = first.1[0];
+    assert_eq!(read(places[0]), (first.0, body));
+    assert_eq!(read(places[1]), second);
+}
+
+/// Memory that has words and knows no groups of them, as that of models.
+#[derive(Debug)]
+struct Words(SharedPages);
+
+impl JournalMemory for Words {
+    fn size(&self) -> usize {
+        self.0.size()
+    }
+
+    fn word(&self, offset: usize) -> u64 {
+        self.0.word(offset)
+    }
+
+    fn set_word(&self, offset: usize, value: u64) {
+        self.0.set_word(offset, value);
+    }
+
+    fn index(&self, offset: usize) -> u32 {
+        self.0.index(offset)
+    }
+
+    fn set_index(&self, offset: usize, value: u32) {
+        self.0.set_index(offset, value);
+    }
+
+    fn place(&self, offset: usize) -> u16 {
+        self.0.place(offset)
+    }
+
+    fn set_place(&self, offset: usize, place: u16) {
+        self.0.set_place(offset, place);
+    }
+}
+
+/// What is shown with a model holds for pages only if both are used in the same way.
+#[test]
+fn groups_of_words_are_the_words_one_by_one() {
+    let (pages, words) = (SharedPages::host(1, 0), SharedPages::host(1, 0));
+    for group in 0..pages.len() / 32 {
+        let value = [1, 2, 3, 4].map(|word| (group as u64) << 8 | word);
+        pages.set_entry(group, value);
+        Words(words.alias()).set_entry(group, value);
+        assert_eq!(Words(pages.alias()).entry(group), value);
+        assert_eq!(words.entry(group), value);
+    }
+    let bytes = |pages: &SharedPages| {
+        let mut bytes = vec![0; pages.len()];
+        pages.read_bytes(0, &mut bytes);
+        bytes
+    };
+    assert!(bytes(&pages) == bytes(&words));
+    // As little-endian numbers, one behind the other.
+    assert_eq!(bytes(&pages)[32..42], [1, 1, 0, 0, 0, 0, 0, 0, 2, 1]);
 }
 
 proptest! {

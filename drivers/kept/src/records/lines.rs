@@ -150,3 +150,48 @@ impl<'a> Bank<'a> {
         crate::fnv(head.chain(body.iter().copied()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A bank that ends where the memory does, so that nothing behind it can be read.
+    fn last_bank(pages: &SharedPages, writing: u64) -> Bank<'_> {
+        Bank::new(pages, pages.len() - BANK_BYTES, writing)
+    }
+
+    /// Whatever length a stray write has left, and even if all of the bank looks like the rest of it.
+    #[test]
+    fn a_record_that_claims_to_go_on_behind_the_bank_is_damaged() {
+        let pages = SharedPages::host(BANK_BYTES / spindle_hw::PAGE_SIZE, 0);
+        for len in [
+            (IN_LINE * (LINES - 1) - HEAD + 1) as u32,
+            BANK_BYTES as u32,
+            u32::MAX,
+        ] {
+            for line in 0..LINES {
+                pages.write_bytes(line * LINE, &GOES_ON.to_le_bytes());
+            }
+            pages.write_bytes(LINE, &BEGINS.to_le_bytes());
+            pages.write_bytes(LINE + TAG + 4, &len.to_le_bytes());
+            let found: Vec<_> = last_bank(&pages, 1).records().collect();
+            assert!(matches!(found[..], [Found::Damaged]), "{len}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn a_record_may_take_all_of_a_bank_and_no_byte_more() {
+        let pages = SharedPages::host(BANK_BYTES / spindle_hw::PAGE_SIZE, 0);
+        let most = IN_LINE * LINES - HEAD;
+        let body: Vec<u8> = (0..=most).map(|at| at as u8).collect();
+        let mut bank = last_bank(&pages, 7);
+        assert!(!bank.add(1, 1, &body));
+        assert!(bank.add(1, 1, &body[..most]));
+        assert!(!bank.add(1, 1, &[]));
+        let found: Vec<_> = last_bank(&pages, 7).records().collect();
+        let [Found::Sound { body: read, .. }] = &found[..] else {
+            panic!("{found:?}");
+        };
+        assert!(*read == body[..most]);
+    }
+}
