@@ -344,6 +344,7 @@ impl<H: Hypervisor, W: CoreWorker> Cores<H, W> {
 
 #[cfg(test)]
 mod tests {
+    use spindle_blkif::RingId;
     use spindle_block::Unit;
 
     use super::*;
@@ -394,5 +395,31 @@ mod tests {
         assert_eq!(order(Order::CutOff(1)), more);
         assert_eq!(order(Order::CutOff(1)), more);
         assert_eq!(order(Order::FailDisk(1)), more);
+    }
+
+    #[test]
+    fn of_sizes_for_a_core_that_takes_none_each_ring_gets_the_last() {
+        let mut core = core();
+        let mut order = |order: Order| {
+            if !core.merge(&order) {
+                core.orders.push_back(order);
+            }
+        };
+        for sectors in [8, 16, 24] {
+            for ring in [RingId(1), RingId(2)] {
+                order(Order::Resize { ring, sectors });
+            }
+            order(Order::Renew(0));
+        }
+        order(Order::Resize {
+            ring: RingId(2),
+            sectors: 32,
+        });
+        let size = |order: &Order| match *order {
+            Order::Resize { ring, sectors } => Some((ring.0, sectors)),
+            _ => None,
+        };
+        let waiting: Vec<_> = core.orders.iter().map(size).collect();
+        assert_eq!(waiting, [Some((1, 24)), Some((2, 32)), None]);
     }
 }

@@ -818,6 +818,34 @@ fn who_asks_again_and_again_is_answered_in_time() {
 }
 
 #[test]
+fn the_answer_to_a_look_says_which_disk_is_still_being_brought_up() {
+    let mut model = None;
+    let mut world = World::new(Setup::default(), |machine, disks| {
+        // It asks for 50 s to become ready, which is longer than who asks is left without an answer.
+        let config = NvmeConfig {
+            timeout: 100,
+            ..NvmeConfig::default()
+        };
+        let controller = FakeNvme::new(machine.bus.clone(), config);
+        disks.add_nvme(&controller, 0, DiskOptions::default());
+        disks.add_ram("ram0", 1 << 20);
+        model = Some(controller);
+    });
+    let model = model.unwrap();
+    lose(&mut world, &model);
+    world.pass(5000);
+    model.arm(NvmeFault::NeverReady);
+    model.come_back();
+    let text = "1\nnvme0 is still being brought up\nram0 works";
+    assert_eq!(rescan(&mut world), text);
+    world.pass(60_000);
+    let answer = rescan(&mut world);
+    assert!(answer.starts_with("2\nnvme0 is "), "{answer}");
+    model.repair();
+    world.until("work", |w| rescan(w).ends_with("nvme0 works\nram0 works"));
+}
+
+#[test]
 fn a_controller_that_cannot_be_kept_from_memory_is_not_brought_up_again_and_again() {
     let (mut world, model) = with_namespaces(2);
     world.remotes[0].borrow_mut().loose = true;

@@ -125,14 +125,32 @@ fn a_ring_without_an_event_channel_takes_the_others_with_it() {
 #[test]
 fn a_ring_for_which_there_is_no_memory_takes_the_others_with_it() {
     let mend = |machine: &Machine| machine.heap.set(64 << 20);
-    for (heap, text) in [
-        // Enough for both, but one guest may have half.
-        (2 * footprint() + 4096, "share of memory is used up"),
-        (footprint() - 1, "not enough memory"),
-    ] {
+    let ring = footprint();
+    // Enough for both, but one guest may have half of what there is for rings: 1.5 of them, and 2 KiB.
+    let heap = 2 * ring + 4096;
+    let (need, own, most) = (ring.div_ceil(1024), ring / 1024, (3 * ring + 4096) / 2048);
+    let share_used_up = format!(
+        "share of memory is used up: the ring takes {need} KiB, its other rings take {own} KiB, and \
+         one guest may have {most} KiB;"
+    );
+    let left = (ring - 1) / 1024;
+    let no_memory = format!("not enough memory: the ring takes {need} KiB of the {left} KiB left;");
+    for (heap, text) in [(heap, share_used_up), (ring - 1, no_memory)] {
         let make = |world: &mut World, _: usize| world.machine.heap.set(CONTROLS_SHARE + heap);
-        refused_half_way(with_ram(Setup::default()), 1, text, make, mend);
+        refused_half_way(with_ram(Setup::default()), 1, &text, make, mend);
     }
+}
+
+#[test]
+fn a_ring_that_takes_the_last_of_the_memory_is_served() {
+    let mut world = with_ram(Setup::default());
+    world.machine.heap.set(CONTROLS_SHARE + footprint());
+    let guest = world.attach(5, 51712, "ram0", "w");
+    world.connect(guest, 1, 1);
+    world.write(guest, 0, 8, 7);
+    world.verify(guest, 0, 8, 7);
+    world.detach(guest);
+    world.assert_nothing_left();
 }
 
 #[test]

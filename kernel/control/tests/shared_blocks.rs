@@ -1,9 +1,9 @@
-//! Guests that share a disk whose blocks are larger than their sectors.
+//! Guests of disks whose blocks are larger than their sectors.
 
 use spindle_blkif::abi::RspStatus;
 use spindle_block::DiskOptions;
 use spindle_simulate::world::guest::{contents, pattern};
-use spindle_simulate::world::{Setup, World};
+use spindle_simulate::world::{SECOND, Setup, World};
 use spindle_testkit::nvme::{Config, FakeNvme, NamespaceConfig};
 
 /// Both write a part of the same block at once, on two cores: each part is read, merged and written, and
@@ -57,4 +57,36 @@ fn no_guest_takes_back_what_another_writes_to_the_same_block() {
         assert!(contents(&page) == pattern(start), "from sector {start}");
         world.guests[guest].take_answers(0);
     }
+}
+
+/// Blocks of the same number are claimed apart on different disks: who writes to one does not wait for
+/// a disk that stands still.
+#[test]
+fn a_guest_does_not_wait_for_the_block_of_another_disk() {
+    let mut world = World::new(Setup::default(), |machine, disks| {
+        let config = Config {
+            manual: true,
+            namespaces: vec![NamespaceConfig::new(1, 256, 12)],
+            ..Config::default()
+        };
+        let nvme = FakeNvme::new(machine.bus.clone(), config);
+        disks.add_nvme(&nvme, 0, DiskOptions::default());
+        disks.change(0, |disk| disk.queues = Some(1));
+        disks.add_ram("ram0", 1 << 20);
+        disks.change(1, |disk| disk.large_blocks = true);
+    });
+    // Each after the other, as the later one might take what the first one has.
+    let guests = [(5, "512e:nvme0n1"), (6, "512e:ram0")].map(|(domain, target)| {
+        let guest = world.attach(domain, 51712, target, "w");
+        world.connect(guest, 1, 1);
+        guest
+    });
+    world.guests[guests[0]].write(0, 4, 1);
+    world.pass(20);
+    assert_eq!(world.guests[guests[0]].answer_count(), 0, "it is held");
+    let before = world.now();
+    world.write(guests[1], 0, 4, 2);
+    world.verify(guests[1], 0, 4, 2);
+    assert!(world.now() - before < SECOND / 10);
+    assert_eq!(world.guests[guests[0]].answer_count(), 0, "it still is");
 }

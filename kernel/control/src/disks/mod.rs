@@ -3,6 +3,8 @@
 mod care;
 mod rescan;
 mod tables;
+#[cfg(test)]
+mod tables_tests;
 
 use alloc::boxed::Box;
 use alloc::format;
