@@ -192,3 +192,50 @@ impl CopyBatch {
         self.tags.clear();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use spindle_testkit::grants::FakeGrants;
+    use spindle_testkit::mem::FakeBus;
+    use spindle_xen::DomId;
+    use spindle_xen::grant::{CopyEnd, GrantRef};
+
+    use super::*;
+
+    /// Nothing is allocated on the data path: a batch that is full says so, each time.
+    #[test]
+    fn batches_have_the_room_that_was_asked_for_and_again_once_they_are_carried_out() {
+        let bus = FakeBus::new();
+        let grants = FakeGrants::new(&bus);
+        let (mut maps, mut copies) = (MapBatch::new(3), CopyBatch::new(3));
+        let mut unmaps = UnmapBatch::new(3);
+        for _ in 0..2 {
+            let all = [maps.room(), copies.room()];
+            assert!(all.iter().all(|&room| room >= 3) && maps.is_empty());
+            for left in (0..all[0]).rev() {
+                maps.push(MapOp::new(DomId(1), GrantRef(1), 1 << 40, false));
+                assert_eq!(maps.room(), left);
+            }
+            for left in (0..all[1]).rev() {
+                let granted = CopyEnd::granted(DomId(1), GrantRef(1), 0);
+                copies.push(CopyOp::from_grant(granted, 0, 512), Tag(left as u32));
+                assert_eq!(copies.room(), left);
+            }
+            while !unmaps.is_full() {
+                unmaps.push(UnmapOp::new(1, 1 << 40), 7);
+            }
+            // There is no such grant.
+            maps.execute(&&grants);
+            assert!(maps.ops().iter().all(|op| !op.status.is_ok()));
+            maps.clear();
+            let mut failed = 0;
+            copies.execute(&&grants, |_| failed += 1);
+            assert_eq!(failed, all[1]);
+            unmaps.execute(&&grants, |ring, op| {
+                assert!(ring == 7 && !op.status.is_ok())
+            });
+            assert!(!unmaps.is_full());
+            assert_eq!([maps.room(), copies.room()], all, "no other memory");
+        }
+    }
+}

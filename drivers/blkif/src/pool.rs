@@ -451,6 +451,25 @@ mod tests {
         assert_eq!(take_for(&mut pool, holder(3, 1), 16).len(), 2);
     }
 
+    /// The page that is lost is not held by its guest any longer, and all others are held as before.
+    #[test]
+    fn a_page_that_is_lost_is_taken_from_the_guest_that_had_it() {
+        let mut pool = pool(16, &[0, 1]);
+        let first = take(&mut pool, 0, 2);
+        let second = take(&mut pool, 1, 3);
+        let held = |pool: &BufferPool| [0, 1].map(|guest: usize| pool.guests[guest].held);
+        pool.lose(second[1]);
+        assert_eq!(held(&pool), [2, 2]);
+        pool.lose(first[1]);
+        assert_eq!((held(&pool), pool.free(), pool.lost), ([1, 2], 11, 2));
+        first[..1].iter().for_each(|&page| pool.give(page));
+        [0, 2].iter().for_each(|&at| pool.give(second[at]));
+        assert_eq!((held(&pool), pool.free()), ([0, 0], 14));
+        assert_eq!(pool.holders, 0);
+        // Of what is left each gets its part.
+        assert_eq!(take(&mut pool, 0, 16).len(), 11);
+    }
+
     #[test]
     fn rings_of_a_guest_alone_leave_pages_to_each_other() {
         let mut pool = pool(16, &[0, 0]);

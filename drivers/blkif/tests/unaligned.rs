@@ -155,6 +155,57 @@ fn a_block_that_cannot_be_read_fails_the_write_and_is_not_written() {
     rig.assert_nothing_leaked();
 }
 
+/// A block of which two writes change a part is read, changed and written by one after the other:
+/// whichever of its ends the parts are at, neither may see it as it was before the other.
+#[test]
+fn writes_to_parts_of_one_block_follow_each_other() {
+    // Sectors of the page that is written, from the sector of the block that they go to.
+    let (head, tail) = ((12, 4, 7), (8, 0, 3));
+    let cases = [
+        (tail, (8, 0, 5)),
+        (head, (14, 6, 7)),
+        (head, tail),
+        (tail, head),
+        // The second goes on into the next block, or begins in the one before.
+        (tail, (10, 0, 7)),
+        (head, (4, 0, 5)),
+    ];
+    for how in [PERSISTENT, COPIED, MAPPED] {
+        for (first, second) in cases {
+            let mut rig = rig();
+            rig.disk().hold = true;
+            let guests = [(1, first), (2, second)];
+            let guests = guests.map(|(dom, (sector, from, to))| {
+                let (ring, mut front) = rig.attach(dom, how);
+                let page = front.page(false);
+                fill(&page.memory, dom.into());
+                front.push(Operation::WRITE, sector, &[page.segment(from, to)]);
+                front.publish();
+                (ring, front)
+            });
+            for _ in 0..10 {
+                rig.core.visit(0);
+            }
+            let submitted = rig.disk().submitted.clone();
+            let of_block = submitted.iter().filter(|(_, block, _)| *block == 1);
+            assert!(of_block.count() <= 1, "{first:?} {second:?}: {submitted:?}");
+            assert!(submitted.iter().all(|(op, ..)| *op == Op::Read));
+            rig.disk().hold = false;
+            for (ring, mut front) in guests {
+                assert_all(&rig.settle(&mut front), 1, RspStatus::OKAY);
+                rig.detach(ring);
+            }
+            let all = spindle_blkif::claims::Span {
+                block: 0,
+                blocks: 4,
+                first_alone: true,
+                last_alone: true,
+            };
+            assert!(rig.claims.as_ref().unwrap().claim(&all), "nothing is left");
+        }
+    }
+}
+
 #[test]
 fn a_disk_that_is_lost_in_the_middle_leaves_nothing_claimed() {
     let mut rig = rig();
