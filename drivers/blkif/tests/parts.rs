@@ -171,3 +171,25 @@ proptest! {
         rig.assert_nothing_leaked();
     }
 }
+
+/// The rest of a request that has failed is not sent: its disk may be one that takes seconds for each
+/// answer.
+#[test]
+fn of_a_request_of_which_a_part_has_failed_no_more_is_sent() {
+    for persistent in [false, true] {
+        let mut rig = rig();
+        (rig.disk().most_pieces, rig.disk().most_parts) = (4, 2);
+        let (ring, mut front) = rig.attach(1, how(persistent));
+        let (_pages, segments) = cut(&front, &[8], PART);
+        let list = front.list(&segments);
+        front.push_indirect(Operation::READ, 0, list.gref, segments.len() as u16);
+        front.publish();
+        rig.disk().results = [Ok(()), Err(IoError::Medium)].into();
+        settle(&mut rig);
+        assert_all(&front.answers(), 1, RspStatus::ERROR);
+        let sent = rig.disk().submitted.len();
+        assert!((2..=4).contains(&sent), "{sent} of {} parts", PART / 32);
+        rig.detach(ring);
+        rig.assert_nothing_leaked();
+    }
+}
