@@ -48,7 +48,7 @@ pub(crate) enum Age {
     Stale,
     /// It was measured with changes that no commit has.
     Uncommitted,
-    /// This repository does not have the commit, or there is no git.
+    /// The commit is not in this branch's history, or there is no git.
     Unknown,
 }
 
@@ -77,14 +77,20 @@ impl Age {
             return Self::Unknown;
         };
         sh.change_dir(folder);
-        let output = cmd!(sh, "git diff --quiet {commit} -- {paths...}")
-            .quiet()
-            .ignore_status()
-            .ignore_stderr()
-            .output();
-        match output.map(|output| output.status.code()) {
-            Ok(Some(0)) => Self::Current,
-            Ok(Some(1)) => Self::Stale,
+        let code = |command: xshell::Cmd<'_>| {
+            let command = command.quiet().ignore_status().ignore_stderr();
+            command
+                .output()
+                .ok()
+                .and_then(|output| output.status.code())
+        };
+        // One of a branch that was never merged, or rewritten before, is in no other copy.
+        if code(cmd!(sh, "git merge-base --is-ancestor {commit} HEAD")) != Some(0) {
+            return Self::Unknown;
+        }
+        match code(cmd!(sh, "git diff --quiet {commit} -- {paths...}")) {
+            Some(0) => Self::Current,
+            Some(1) => Self::Stale,
             _ => Self::Unknown,
         }
     }
@@ -95,7 +101,7 @@ impl Age {
             Self::Current => "",
             Self::Stale => " (**stale**: the data path has changed since)",
             Self::Uncommitted => " (**not repeatable**: with changes that were not committed)",
-            Self::Unknown => " (**unknown** to this repository)",
+            Self::Unknown => " (**unknown** in this history)",
         }
     }
 }
@@ -106,15 +112,20 @@ pub(crate) fn version() -> String {
     version_of(&DATA_PATH)
 }
 
-/// The same for other files and folders.
+/// The same for other files and folders: the last commit that has changed any of them. What is committed
+/// elsewhere meanwhile, and may get another name when it is merged, is not named.
 pub(crate) fn version_of(paths: &[&str]) -> String {
+    version_within(&root(), paths)
+}
+
+fn version_within(folder: &Path, paths: &[&str]) -> String {
     let Ok(sh) = Shell::new() else {
         return String::new();
     };
-    sh.change_dir(root());
-    let commit = cmd!(sh, "git describe --always --abbrev=10");
+    sh.change_dir(folder);
+    let commit = cmd!(sh, "git log -1 --format=%h --abbrev=10 -- {paths...}");
     let mut version = commit.quiet().ignore_stderr().read().unwrap_or_default();
-    if Age::of_paths(&version, paths) != Age::Current {
+    if Age::within(folder, &version, paths) != Age::Current {
         version.push_str("-dirty");
     }
     version
@@ -222,6 +233,36 @@ mod tests {
         assert_eq!(age("deadbee"), Age::Unknown);
         assert_eq!(age(""), Age::Unknown);
         assert_eq!(age("--cached"), Age::Unknown);
+        Ok(())
+    }
+
+    #[test]
+    fn a_commit_of_another_branch_is_unknown_though_it_is_there() -> Result<()> {
+        let (folder, sh) = repository()?;
+        let age = |version: &str| Age::within(folder.path(), version, &DATA_PATH);
+        cmd!(sh, "git checkout --quiet -b other").run()?;
+        sh.write_file("README.md", "two")?;
+        let other = commit(&sh)?;
+        assert_eq!(age(&other), Age::Current);
+        cmd!(sh, "git checkout --quiet -").run()?;
+        assert_eq!(age(&other), Age::Unknown);
+        Ok(())
+    }
+
+    #[test]
+    fn a_version_is_that_of_what_was_measured_and_of_nothing_else() -> Result<()> {
+        let (folder, sh) = repository()?;
+        let version = || version_within(folder.path(), &["drivers/nvme/src"]);
+        let measured = cmd!(sh, "git rev-parse --short=10 HEAD").read()?;
+        assert_eq!(version(), measured);
+        sh.write_file("README.md", "two")?;
+        commit(&sh)?;
+        assert_eq!(version(), measured);
+        sh.write_file("drivers/nvme/src/lib.rs", "two")?;
+        assert_eq!(version(), format!("{measured}-dirty"));
+        commit(&sh)?;
+        assert_ne!(version(), measured);
+        assert!(!version().ends_with("-dirty"));
         Ok(())
     }
 
