@@ -77,10 +77,43 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
     /// See [`Error`]. The controller is then disabled if it can be, and the memory given back
     /// if it could be.
     pub fn start(registers: R, clock: C, memory: M, options: DiskOptions) -> Result<Self, Error> {
+        Self::start_if(registers, clock, memory, options, |_| true)
+    }
+
+    /// As [`Controller::start`], for a driver that comes after one of the same version, whose users
+    /// went on. A controller that has been without power since then may have lost what it had answered
+    /// them, and is left as it is: it is to begin as [`Controller::absent`], so that they hear of that
+    /// before it serves, and so that the next driver finds it like that if this one ends before.
+    ///
+    /// # Errors
+    /// As [`Controller::start`]; [`Error::Restarted`] if it was without power, or was never set up.
+    pub fn start_again(
+        registers: R,
+        clock: C,
+        memory: M,
+        options: DiskOptions,
+    ) -> Result<Self, Error> {
+        let has_kept = |registers: &ControllerRegisters<R>| {
+            registers.keeps_admin_queues(admin::ENTRIES.into())
+        };
+        Self::start_if(registers, clock, memory, options, has_kept)
+    }
+
+    /// The same on a condition, on which the controller is looked at once it is disabled.
+    fn start_if(
+        registers: R,
+        clock: C,
+        memory: M,
+        options: DiskOptions,
+        may_start: impl FnOnce(&ControllerRegisters<R>) -> bool,
+    ) -> Result<Self, Error> {
         let registers = ControllerRegisters(registers);
         let capabilities = registers.usable_capabilities()?;
         check_doorbells(&registers.0, 0, capabilities.doorbell_stride())?;
         registers.disable(&clock, capabilities.timeout())?;
+        if !may_start(&registers) {
+            return Err(Error::Restarted);
+        }
         let mut controller = Self::new(registers, capabilities, clock, memory, options)?;
         match controller.bring_up(options) {
             Ok(()) => Ok(controller),

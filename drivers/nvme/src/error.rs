@@ -18,7 +18,7 @@ pub enum Error {
     /// An earlier admin command got no answer, so that the admin queue cannot be trusted.
     #[error("controller is out of order since an admin command got no answer")]
     OutOfOrder,
-    /// CSTS.RDY is clear though the controller was not disabled.
+    /// CSTS.RDY is clear though the controller was not disabled, or it has not kept what it was told.
     #[error("controller has been reset, or has lost its power in between")]
     Restarted,
     /// Nothing can be asked of it now, or ever again.

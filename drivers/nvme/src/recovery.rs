@@ -153,8 +153,10 @@ pub(crate) struct Recovery {
     pub(crate) replaced: bool,
     /// The status has read as all ones since the last change of CC.EN.
     pub(crate) blind: bool,
-    /// Its write cache may have been lost, which has not been reported.
+    /// Its write cache may have been lost since it was set up last.
     cache_lost: bool,
+    /// That has been reported.
+    loss_reported: bool,
     /// Why the controller is given up once it is disabled.
     giving_up: Option<Error>,
     /// Why it could not be started, as long as that has not been reported.
@@ -177,6 +179,7 @@ impl Recovery {
             replaced: false,
             blind: false,
             cache_lost: false,
+            loss_reported: false,
             giving_up: None,
             unreported: None,
         }
@@ -309,9 +312,14 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
                 Some(status) if !status.ready() => {
                     if let Some(reason) = self.recovery.giving_up {
                         self.lose(reason, true, attention);
+                    } else if self.has_loss_to_report() {
+                        // Every queue has stopped, so that none answers a flush before this is known.
+                        // The controller shows it until the next step, for a driver that comes after
+                        // this one if it ends now.
+                        attention.cache_lost = true;
+                        self.recovery.loss_reported = true;
                     } else {
                         attention.quiet = self.let_end();
-                        self.recovery.cache_lost |= self.was_without_power();
                         let (submission, completion) = self.admin.addresses();
                         self.registers.set_admin_queues(
                             submission,
@@ -319,8 +327,7 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
                             admin::ENTRIES.into(),
                         );
                         self.recovery.blind = false;
-                        // Every queue has stopped, so that none answers a flush before this is known.
-                        attention.cache_lost = core::mem::take(&mut self.recovery.cache_lost);
+                        (self.recovery.cache_lost, self.recovery.loss_reported) = (false, false);
                         self.order(Step::Clear, attention);
                         self.recovery.stage = Stage::Clearing(now);
                     }
@@ -451,6 +458,11 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
     /// Whether a disabled controller has lost its power, and with it what was answered.
     fn was_without_power(&self) -> bool {
         self.may_forget() && !self.registers.keeps_admin_queues(admin::ENTRIES.into())
+    }
+
+    /// Whether a disabled controller may have lost its write cache, and that is yet to be reported.
+    fn has_loss_to_report(&self) -> bool {
+        !self.recovery.loss_reported && (self.recovery.cache_lost || self.was_without_power())
     }
 
     /// Whether what was answered is lost with the power. All that a controller had before it was lost

@@ -464,3 +464,26 @@ fn a_queue_can_move_to_another_core() {
     fn is_send<T: Send>() {}
     is_send::<Queue>();
 }
+
+#[test]
+fn a_controller_that_was_without_power_between_two_drivers_is_left_as_it_is() {
+    let rig = Rig::new(Config::default());
+    let again = || {
+        let started = Controller::start_again(rig.disk.clone(), &rig.clock, &*rig.bus, OPTIONS);
+        started.map(drop)
+    };
+    assert_eq!(again(), Err(Error::Restarted), "no driver was there before");
+    drop(rig.start().unwrap());
+    for _ in 0..3 {
+        assert_eq!(spindle_nvme::stop(rig.disk.clone(), &rig.clock), Ok(()));
+        assert_eq!(again(), Ok(()));
+    }
+    rig.disk.vanish();
+    rig.disk.come_back();
+    for _ in 0..3 {
+        assert_eq!(spindle_nvme::stop(rig.disk.clone(), &rig.clock), Ok(()));
+        assert_eq!(again(), Err(Error::Restarted));
+    }
+    drop(rig.start().unwrap());
+    assert_eq!(again(), Ok(()));
+}

@@ -920,3 +920,33 @@ fn power_that_is_away_during_a_reset_is_noticed() {
         assert_eq!(bed.cache_losses, 1, "{fault:?}");
     }
 }
+
+/// A driver that comes after this one, should it end then, must find it.
+#[test]
+fn a_loss_of_power_is_reported_before_the_controller_forgets_that_it_had_one() {
+    let rig = Rig::new(Config {
+        write_cache: true,
+        ..Config::default()
+    });
+    let mut bed = Bed::new(&rig, 1);
+    bed.submit(0, Op::Write, 1);
+    bed.turn();
+    rig.disk.hang();
+    rig.disk.die();
+    bed.controller.attend();
+    rig.disk.vanish();
+    rig.disk.come_back();
+    let mut reported = 0;
+    for _ in 0..100 {
+        bed.queues[0].tick(1_000_000_000);
+        bed.queues[0].poll(|_, _| {});
+        if bed.controller.attend().cache_lost {
+            let (disk, memory) = (rig.disk.clone(), &*rig.bus);
+            let next = Controller::start_again(disk, &rig.clock, memory, OPTIONS);
+            assert_eq!(next.err(), Some(Error::Restarted));
+            reported += 1;
+        }
+    }
+    assert_eq!(reported, 1);
+    assert!(!bed.controller.is_lost());
+}

@@ -78,11 +78,25 @@ impl<R: NarrowRegisters, C: Clock, M: DmaAlloc> Disk<R, C, M> {
         Ok(())
     }
 
+    /// As [`Self::bring_up`], for a driver that comes after another one, whose users went on, and
+    /// which has left the device at work or by [`stop`](crate::stop). A device that has been without
+    /// power since then may have lost what it had answered them, and is left as it is: it is to begin
+    /// as [`VirtioDisk::not_started`](crate::VirtioDisk::not_started), so that they hear of that before it
+    /// serves, and so that the next driver finds it like that if this one ends before.
+    ///
+    /// # Errors
+    /// As [`Self::bring_up`]; [`Error::Restarted`] if it was without power.
+    pub fn bring_up_again(&mut self) -> Result<(), Error> {
+        match self.is_acknowledged() {
+            true => self.bring_up(),
+            false => Err(Error::Restarted),
+        }
+    }
+
     /// Whether the device is still as a driver has left it. One that was plugged in or reset since has
     /// not been acknowledged by any (2.1).
     pub(crate) fn is_acknowledged(&self) -> bool {
-        let status = self.transport.get_status();
-        status.bits() != 0xff && status.contains(DeviceStatus::ACKNOWLEDGE)
+        is_acknowledged(self.transport.get_status())
     }
 
     /// Begins to bring it up, whatever state it is in; [`Self::advance`] goes on.
@@ -245,6 +259,11 @@ impl<R: NarrowRegisters, C: Clock, M: DmaAlloc> Disk<R, C, M> {
         handover.keep(engine);
         answer.transpose()
     }
+}
+
+/// Whether a driver has acknowledged a device with this status since it was last reset.
+pub(crate) fn is_acknowledged(status: DeviceStatus) -> bool {
+    status.bits() != 0xff && status.contains(DeviceStatus::ACKNOWLEDGE)
 }
 
 /// Settles the features with a device that was reset. `Transport::begin_init` neither waits for

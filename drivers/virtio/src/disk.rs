@@ -10,7 +10,7 @@ use spindle_block::{Command, DiskOptions, IoResult, Op, Tag, Unit, Volume};
 use spindle_hw::{Clock, DmaAlloc, NarrowRegisters};
 use virtio_drivers::transport::{DeviceStatus, Transport};
 
-use crate::bring_up::Stage;
+use crate::bring_up::{Stage, is_acknowledged};
 use crate::config::{self, Features, Geometry};
 use crate::engine::{Engine, Reports};
 use crate::handover::Handover;
@@ -256,10 +256,23 @@ impl<R: NarrowRegisters, C: Clock, M: DmaAlloc> Disk<R, C, M> {
 }
 
 /// Makes the device forget everything (2.4.1), whoever has driven it; afterwards it touches no memory.
+/// For a driver that finds it as an earlier one has left it, before it uses any memory that was the
+/// earlier one's. By its status it is still known afterwards whether it has had power all the time
+/// ([`Disk::bring_up_again`]).
 ///
 /// # Errors
 /// [`Error::NoReset`], [`Error::Gone`]: it may still touch memory.
-pub fn reset(transport: &mut impl Transport, clock: &impl Clock) -> Result<(), Error> {
+pub fn stop(transport: &mut impl Transport, clock: &impl Clock) -> Result<(), Error> {
+    let acknowledged = is_acknowledged(transport.get_status());
+    reset(transport, clock)?;
+    if acknowledged {
+        transport.set_status(DeviceStatus::ACKNOWLEDGE);
+    }
+    Ok(())
+}
+
+/// Makes the device forget everything (2.4.1); afterwards it touches no memory.
+fn reset(transport: &mut impl Transport, clock: &impl Clock) -> Result<(), Error> {
     transport.set_status(DeviceStatus::empty());
     let start = clock.now_ns();
     loop {

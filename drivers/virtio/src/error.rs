@@ -11,6 +11,9 @@ pub enum Error {
     /// Registers read as all ones, or the device is not as it was left: it was removed or reset.
     #[error("device does not answer")]
     Gone,
+    /// No driver has acknowledged the device since it was last reset, which a driver before this one did.
+    #[error("device has been reset, or has lost its power in between")]
+    Restarted,
     /// The device set DEVICE_NEEDS_RESET (2.1).
     #[error("device reports a fatal error")]
     NeedsReset,

@@ -54,7 +54,7 @@ mod transport;
 mod volume;
 
 pub use block_controller::VirtioDisk;
-pub use disk::{Disk, reset};
+pub use disk::{Disk, stop};
 pub use error::Error;
 pub use layout::{Layout, LayoutError, Region, is_block_device};
 pub use queue::BlockQueue;

@@ -4,10 +4,11 @@ mod common;
 
 use common::{Rig, layout};
 use spindle_block::{Discard, DiskOptions, DiskQueue, IoError, Op, Segment, SubmitError};
+use spindle_testkit::mem::FakeClock;
 use spindle_testkit::pci::{FakeFunction, FakePci};
 use spindle_testkit::queue::{command, complete, discard};
 use spindle_testkit::virtio::{Config, Fault, feature};
-use spindle_virtio::{Error, Layout, LayoutError, Region};
+use spindle_virtio::{Disk, Error, Layout, LayoutError, Region};
 
 fn with(change: impl FnOnce(&mut Config)) -> Config {
     let mut config = Config::default();
@@ -318,4 +319,34 @@ fn bring_up_again_after_a_crash_finds_a_device_in_use() {
     rig.obeyed();
     rig.device.arm(Fault::NeverResets);
     assert!(matches!(rig.start(), Err(Error::NoReset(_))));
+}
+
+#[test]
+fn a_device_that_was_without_power_between_two_drivers_is_left_as_it_is() {
+    let rig = Rig::new(Config::default());
+    let clock = FakeClock::new(1_000_000);
+    let stop = || spindle_virtio::stop(&mut rig.transport(), &clock);
+    let again = || {
+        let clock = FakeClock::new(1_000_000);
+        let mut disk = Disk::new(rig.transport(), clock, &*rig.bus, common::OPTIONS);
+        disk.bring_up_again()
+    };
+    assert_eq!(again(), Err(Error::Restarted), "no driver was there before");
+    drop(rig.start().unwrap());
+    for _ in 0..3 {
+        // However often drivers end before they have brought it up.
+        assert_eq!(stop(), Ok(()));
+        assert_eq!(stop(), Ok(()));
+        assert_eq!(again(), Ok(()));
+    }
+    rig.device.vanish();
+    assert_eq!(stop(), Err(Error::Gone));
+    rig.device.come_back();
+    for _ in 0..3 {
+        assert_eq!(stop(), Ok(()));
+        assert_eq!(again(), Err(Error::Restarted));
+    }
+    drop(rig.start().unwrap());
+    assert_eq!(again(), Ok(()));
+    rig.obeyed();
 }

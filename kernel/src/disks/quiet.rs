@@ -56,5 +56,5 @@ fn stop_nvme(probe: &mut Probe<'_>, function: &Function) -> Result<(), String> {
 fn stop_virtio(probe: &mut Probe<'_>, function: &Function) -> Result<(), String> {
     let (bars, layout) = virtio::find(probe, function)?;
     let mut transport = PciTransport::new(layout, |bar| pci::registers(&bars, bar))?;
-    spindle_virtio::reset(&mut transport, &probe.clock).map_err(|error| error.to_string())
+    spindle_virtio::stop(&mut transport, &probe.clock).map_err(|error| error.to_string())
 }
