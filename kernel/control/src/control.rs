@@ -359,6 +359,8 @@ impl<H: Hypervisor, W: CoreWorker> Control<H, W> {
         for &disk in lossy.chain(&care.forgot) {
             self.devices.note_loss(disk, &self.disks.targets);
         }
+        // On record before anything is done that has the disk forget that it has lost something.
+        self.devices.keep(&self.disks.targets);
         if care.wake {
             self.cores.wake_all();
         }

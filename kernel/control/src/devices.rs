@@ -267,14 +267,24 @@ impl<H: Hypervisor> Devices<H> {
     }
 
     /// What is in a disk's write cache may be lost: notes that for all who have a part of it, also
-    /// those without a ring now, or with one that is on its way to a core.
+    /// those without a ring now, or with one that is on its way to a core, and those that a former life
+    /// has served. Of these, one whose volume is not known is taken for one of this disk: that has not
+    /// come up yet.
     pub(crate) fn note_loss(&mut self, disk: usize, targets: &Targets<DeviceId>) {
+        self.keeper.note_loss(|wanted| {
+            let mut unknown = true;
+            let mut volumes = targets.volumes().filter(|it| identity(it) == wanted);
+            volumes.any(|volume| {
+                unknown = false;
+                volume.disk == disk
+            }) || unknown
+        });
+        self.changed = true;
         for device in &self.list {
             if let OpenDisk::There { volume, losses, .. } = &device.disk
                 && targets.volume(*volume).disk == disk
             {
                 losses.note();
-                self.changed = true;
             }
         }
     }

@@ -166,6 +166,14 @@ impl Keeper {
         self.waiting.iter().map(id_of)
     }
 
+    /// Disks have lost what was in their write caches: those for whose identity `has_lost` is true.
+    /// Devices that wait to be taken up on them are to hear of that.
+    pub(crate) fn note_loss(&mut self, has_lost: impl Fn(u64) -> bool) {
+        for record in &mut self.waiting {
+            record.lossy |= has_lost(record.identity);
+        }
+    }
+
     /// What a ring of so many pages is given: a journal of its own, or that of `before`, which it was in
     /// a former life.
     ///

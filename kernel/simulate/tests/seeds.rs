@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use spindle_simulate::faults::Kind;
 use spindle_simulate::limit::Limit;
 use spindle_simulate::plan::{Plan, Scenario};
 use spindle_simulate::run::Runner;
@@ -22,6 +23,32 @@ fn domains_live_through_whatever_happens() {
         if let Err(failure) = runner.run(&plan(0, scenario)) {
             let timeline = failure.timeline.join("\n");
             panic!("{}\n{timeline}\n{}", failure.reason, failure.plan);
+        }
+    }
+}
+
+/// Each of these has found a fault, which is cured.
+#[test]
+fn domains_live_through_what_was_found() {
+    use Kind::{Death, Removed};
+    let plan = |seed, cores, guests, seconds, kinds: &[Kind]| Plan {
+        seed,
+        cores,
+        guests,
+        seconds,
+        timeout_s: 2,
+        kinds: kinds.to_vec(),
+    };
+    let plans = [
+        // A disk loses its cache before a life has taken up the devices on it.
+        plan(411, 7, 6, 85, &[Removed, Death]),
+        // A disk is away while the kernel dies.
+        plan(7_700_124, 5, 2, 20, Kind::ALL),
+    ];
+    let mut runner = Runner::default();
+    for plan in plans {
+        if let Err(failure) = runner.run(&plan) {
+            panic!("{}\n{}", failure.reason, failure.plan);
         }
     }
 }

@@ -15,6 +15,7 @@ use super::pci::{self, PciMaster};
 use super::placed;
 use super::probe::{AnyController, Probe};
 use crate::mm::{self, Dma};
+use crate::restart;
 use crate::xen::time::CoreClock;
 
 /// A controller that asks for memory to work with gets no more than this part of what is free.
@@ -79,7 +80,11 @@ pub(super) fn start(
     mut bus: Option<PciMaster>,
 ) -> Result<AnyController, String> {
     let (dma, clock) = (probe.dma, probe.clock);
-    let mut controller = match Controller::start(registers.share(), clock, dma, probe.options) {
+    let start = match restart::is_again() {
+        true => Controller::start_again,
+        false => Controller::start,
+    };
+    let mut controller = match start(registers.share(), clock, dma, probe.options) {
         Ok(controller) => controller,
         Err(reason) => {
             bus.disable();

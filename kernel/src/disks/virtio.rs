@@ -12,6 +12,7 @@ use spindle_virtio::{Disk, Layout, PciTransport, VirtioDisk, is_block_device};
 
 use super::pci::{self, PciMaster};
 use super::probe::{AnyController, Probe};
+use crate::restart;
 
 /// Brings up all virtio block devices on the bus.
 pub(super) fn probe(probe: &mut Probe<'_>) {
@@ -48,7 +49,10 @@ fn start(
         layout,
     };
     let mut device = Disk::new(transport, probe.clock, probe.dma, probe.options);
-    let started = device.bring_up();
+    let started = match restart::is_again() {
+        true => device.bring_up_again(),
+        false => device.bring_up(),
+    };
     let (address, serial, queues) = (function.address, device.serial(), device.queues());
     match started {
         Ok(()) => {

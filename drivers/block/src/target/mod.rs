@@ -252,6 +252,12 @@ impl<H: Copy + PartialEq + Display> Targets<H> {
         disks.map(|entry| &entry.volume)
     }
 
+    /// All volumes that are there: disks and partitions.
+    pub fn volumes(&self) -> impl Iterator<Item = &Volume> {
+        let there = |entry: &&TargetEntry| entry.kind != TargetKind::Closed;
+        self.entries.iter().filter(there).map(|entry| &entry.volume)
+    }
+
     /// The volume with this number. One that was taken out has no name and no sectors.
     #[must_use]
     pub fn volume(&self, id: VolumeId) -> &Volume {

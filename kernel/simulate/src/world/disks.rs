@@ -297,6 +297,8 @@ pub struct Table {
     found: Vec<Found>,
     /// Whether each disk has a partition, of so many blocks from block 8 on.
     pub partitions: Option<u64>,
+    /// A former life of the kernel has used them.
+    again: bool,
     machine: &'static Machine,
 }
 
@@ -307,6 +309,7 @@ impl Table {
             controllers: Vec::new(),
             found: Vec::new(),
             partitions: None,
+            again: false,
             machine,
         }
     }
@@ -315,6 +318,7 @@ impl Table {
     pub fn again(machine: &'static Machine, hardware: &Hardware) -> Self {
         let mut table = Self::new(machine);
         table.partitions = hardware.partitions;
+        table.again = true;
         for (found, remote) in &hardware.found {
             let Remote { loose, queues, .. } = *remote.borrow();
             let large_blocks = remote.borrow().large_blocks;
@@ -373,7 +377,11 @@ impl Table {
         remote: Rc<RefCell<Remote>>,
     ) {
         let clock = self.machine.cpu(0);
-        let controller = Controller::start(model.clone(), clock, self.bus(), options);
+        let start = match self.again {
+            true => Controller::start_again,
+            false => Controller::start,
+        };
+        let controller = start(model.clone(), clock, self.bus(), options);
         let controller = controller.unwrap_or_else(|error| {
             Controller::absent(model.clone(), clock, self.bus(), options, error).unwrap()
         });
@@ -407,10 +415,17 @@ impl Table {
         let placement = Placement::Assign(&mut window);
         let bars = bus.enable(function.address, placement).unwrap();
         let layout = Layout::find(&bus, function.address, &bars).unwrap();
-        let transport = PciTransport::new(layout, |_| Ok::<_, ()>(model.clone())).unwrap();
+        let mut transport = PciTransport::new(layout, |_| Ok::<_, ()>(model.clone())).unwrap();
         let clock = self.machine.cpu(0);
+        if self.again {
+            // One that does not stop does not start either.
+            let _ = spindle_virtio::stop(&mut transport, &clock);
+        }
         let mut device = VirtioDevice::new(transport, clock, self.bus(), options);
-        let started = device.bring_up();
+        let started = match self.again {
+            true => device.bring_up_again(),
+            false => device.bring_up(),
+        };
         let model = model.clone();
         let bus = Master {
             remote: remote.clone(),
