@@ -157,3 +157,18 @@ fn completions_for_nothing_are_counted_over_all_queues_and_are_part_of_the_healt
     assert!(health.ends_with(" spurious_completions=5"), "{health}");
     disk.shutdown(queues).unwrap();
 }
+
+/// How a controller in the place of another one gets names of its own.
+#[test]
+fn its_number_is_in_its_name_and_in_those_of_its_namespaces() {
+    let rig = Rig::new(config());
+    let mut disk = disk(&rig, None);
+    assert_eq!((disk.number(), disk.name()), (3, "nvme3"));
+    assert_eq!(disk.name_of(12), "nvme12");
+    disk.rename(12);
+    assert_eq!((disk.number(), disk.name()), (12, "nvme12"));
+    let volumes = disk.volumes(0);
+    let names: Vec<_> = volumes.iter().map(|volume| &*volume.name).collect();
+    assert_eq!(names, ["nvme12n1", "nvme12n2"]);
+    disk.shutdown(Vec::new()).unwrap();
+}

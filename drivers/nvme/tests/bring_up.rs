@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use common::{OPTIONS, Queue, Rig};
 use spindle_block::DiskOptions;
-use spindle_hw::Registers;
+use spindle_hw::{Clock, Registers};
 use spindle_nvme::{Controller, Error, NamespaceError, Status, register_bytes};
 use spindle_testkit::nvme::{Config, FakeNvme, Fault, NamespaceConfig, Quirk, Quirks};
 
@@ -98,6 +98,27 @@ fn a_controller_that_does_not_follow_is_given_up_after_its_own_limit() {
     std::mem::forget(rig.start().unwrap());
     rig.disk.arm(Fault::NeverIdle);
     assert!(matches!(rig.start(), Err(Error::NotDisabled(_))));
+}
+
+/// Whatever the controller says that it may take at most: 12.5 s each time.
+#[test]
+fn nothing_is_waited_for_that_is_there_already() {
+    let rig = Rig::new(config());
+    let took = |what: &str| {
+        let now = rig.clock.now_ns();
+        assert!(now < 1_000_000_000, "{what}: {now} ns since the start");
+    };
+    let mut controller = rig.start().unwrap();
+    took("one that was off");
+    let queue = controller.create_queue(rig.disk.clone()).unwrap();
+    controller.shutdown([queue]).unwrap();
+    took("the shutdown");
+    std::mem::forget(rig.start().unwrap());
+    took("one that was shut down");
+    let controller = rig.start().unwrap();
+    took("one that was left running");
+    controller.shutdown(Vec::<Queue>::new()).unwrap();
+    rig.obeyed();
 }
 
 #[test]

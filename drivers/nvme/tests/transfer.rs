@@ -416,6 +416,35 @@ fn what_the_disk_refuses_comes_back_as_the_right_error() {
     assert_eq!(rig.disk.commands(), 4 + 6);
 }
 
+/// Whoever divides requests does not have to know which can be.
+#[test]
+fn a_flush_is_one_part_and_is_one() {
+    let rig = Rig::new(Config {
+        write_cache: true,
+        ..Config::default()
+    });
+    let (controller, mut queue) = rig.running(OPTIONS);
+    let memory = rig.memory(1);
+    memory.write_bytes(0, &[7; 4096]);
+    let segments = pages(&memory);
+    let write = command(Op::Write, 1, 9, 8, &segments);
+    assert_eq!(complete(&mut queue, &write), Ok(Ok(())));
+    let flush = command(Op::Flush, 1, 9, 0, &[]);
+    assert_eq!(queue.requests(&flush), Ok(1));
+    let budget = Budget {
+        commands: 1,
+        bytes: 0,
+    };
+    let part = queue.submit_part(&flush, 0, budget, Tag(9)).unwrap();
+    assert_eq!((part.blocks, part.commands), (0, 1));
+    queue.commit();
+    assert_eq!(drain(&mut queue), [(9, Ok(()))]);
+    rig.disk.power_cut();
+    assert_eq!(rig.disk.contents(1)[8 * 512..16 * 512], [7; 4096]);
+    controller.shutdown([queue]).unwrap();
+    rig.obeyed();
+}
+
 #[test]
 fn flushed_writes_outlive_a_power_cut_and_others_do_not() {
     let rig = Rig::new(config());
