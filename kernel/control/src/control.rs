@@ -240,8 +240,21 @@ impl<H: Hypervisor, W: CoreWorker> Control<H, W> {
         None
     }
 
-    /// Opens a disk, or waits for that of a device which a former life has served.
+    /// Opens a disk, or waits: for that of a device which a former life has served, and any other device
+    /// for those.
     fn open_or_wait(&mut self, device: DeviceId, request: DiskRequest, now: u64) {
+        // What has changed since the last look.
+        self.attend_disks(self.hypervisor.now_ns());
+        let (targets, backend) = (&self.disks.targets, &self.backend);
+        if !self.devices.is_former(device)
+            && !self.late.are_all_seen(now)
+            && self
+                .devices
+                .is_awaited(device, &request.target, targets, backend)
+        {
+            debug!("{device}: waits for those who had its disk before");
+            return self.late.add(device, request);
+        }
         let result = self.open(device, &request);
         if let Err(refusal) = &result
             && self.devices.is_former(device)
@@ -268,8 +281,6 @@ impl<H: Hypervisor, W: CoreWorker> Control<H, W> {
     }
 
     fn open(&mut self, device: DeviceId, request: &DiskRequest) -> Result<DiskFacts, Refusal> {
-        // What has changed since the last look.
-        self.attend_disks(self.hypervisor.now_ns());
         let (disks, cores) = (&mut self.disks, &self.cores);
         let facts = self.devices.open(device, request, disks, cores)?;
         self.listing.publish(&self.disks.targets, &mut self.backend);

@@ -10,6 +10,7 @@ use core::mem;
 use log::{error, info};
 use spindle_blkif::{Claims, Losses};
 use spindle_block::{Access, Discard, SECTOR_SIZE, TargetError, Targets, Volume, VolumeId};
+use spindle_kept::DeviceRecord;
 use spindle_xen::Errno;
 use spindle_xen::xenbus::{
     Backend, DeviceId, DiskFacts, DiskRequest, Generation, Refusal, RingLayout,
@@ -136,9 +137,42 @@ impl<H: Hypervisor> Devices<H> {
 
     /// Gives up those that were to be taken up, and whose disk nothing has asked for: they are gone.
     pub(crate) fn drop_silent(&mut self) {
-        let silent = |id: &DeviceId| self.list.iter().all(|device| device.id != *id);
-        let silent: Vec<_> = self.keeper.waiting().filter(silent).collect();
+        let silent: Vec<_> = self.unopened().map(|(id, _)| id).collect();
         silent.into_iter().for_each(|id| self.drop_former(id));
+    }
+
+    /// Those that are to be taken up, and whose disk is not open yet.
+    fn unopened(&self) -> impl Iterator<Item = (DeviceId, &DeviceRecord)> {
+        let is_open = |id: DeviceId| self.list.iter().any(|device| device.id == id);
+        self.keeper.waiting().filter(move |(id, _)| !is_open(*id))
+    }
+
+    /// Whether another device than `id` that a former life has served may yet open the disk that
+    /// `target` is on, or a part of it: it comes before all who have nothing under way there.
+    pub(crate) fn is_awaited(
+        &self,
+        id: DeviceId,
+        target: &str,
+        targets: &Targets<DeviceId>,
+        backend: &Backend,
+    ) -> bool {
+        let Ok(wanted) = targets.named(target) else {
+            return false;
+        };
+        let wanted = targets.volume(wanted);
+        let is_there = |record: &DeviceRecord| {
+            let mut unknown = true;
+            let mut volumes = targets
+                .volumes()
+                .filter(|it| identity(it) == record.identity);
+            let is_known = volumes.any(|volume| {
+                unknown = false;
+                (volume.disk, volume.unit) == (wanted.disk, wanted.unit)
+            });
+            is_known || unknown && targets.is_named_like(&record.volume, wanted)
+        };
+        let mut others = self.unopened().filter(|(other, _)| *other != id);
+        others.any(|(other, record)| is_there(record) && backend.may_take_up(other))
     }
 
     /// Those with a connection, however far it has got.

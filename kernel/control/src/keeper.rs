@@ -161,9 +161,9 @@ impl Keeper {
         record.is_some()
     }
 
-    /// Devices that wait to be taken up.
-    pub(crate) fn waiting(&self) -> impl Iterator<Item = DeviceId> {
-        self.waiting.iter().map(id_of)
+    /// Devices that wait to be taken up, with their records.
+    pub(crate) fn waiting(&self) -> impl Iterator<Item = (DeviceId, &DeviceRecord)> {
+        self.waiting.iter().map(|record| (id_of(record), record))
     }
 
     /// Disks have lost what was in their write caches: those for whose identity `has_lost` is true.

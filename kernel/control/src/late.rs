@@ -1,5 +1,6 @@
 //! Devices of a former life of the kernel whose disks are not there yet: a controller may take a while
-//! to come up, longer than the others. Their frontends have requests under way, and wait.
+//! to come up, longer than the others. Their frontends have requests under way, and wait. So do other
+//! devices on the same disks, which would keep these from theirs.
 
 use alloc::vec::Vec;
 

@@ -272,6 +272,15 @@ impl<H: Copy + PartialEq + Display> Targets<H> {
         self.find(target).map(VolumeId)
     }
 
+    /// Whether a volume of this `name`, which need not be there, is the disk that `volume` is on, or a
+    /// part of it.
+    #[must_use]
+    pub fn is_named_like(&self, name: &str, volume: &Volume) -> bool {
+        let mut disks = self.disks();
+        let disk = disks.find(|disk| (disk.disk, disk.unit) == (volume.disk, volume.unit));
+        disk.is_some_and(|disk| belongs(name, &disk.name))
+    }
+
     /// Gives `holder` the volume that `target` names: a name, or an alias that only one volume
     /// has; with or without `/dev/`, and by the links of `/dev/disk` as well. Whatever `holder`
     /// had before is released.

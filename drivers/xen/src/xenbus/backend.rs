@@ -91,6 +91,8 @@ pub struct Backend {
     pub(super) unwatch: Vec<DeviceId>,
     /// Devices that a former life of the kernel has served; `None` in the first one.
     pub(super) former: Option<Vec<FormerDevice>>,
+    /// All devices that are in the store have been seen.
+    pub(super) listed: bool,
     pub(super) set_up: bool,
     /// No try to set up before this.
     pub(super) setup_at: u64,
@@ -128,6 +130,7 @@ impl Backend {
             errors: VecDeque::new(),
             unwatch: Vec::new(),
             former: None,
+            listed: false,
             set_up: false,
             setup_at: 0,
             scan_due: false,
@@ -151,6 +154,19 @@ impl Backend {
         Self {
             former: Some(former),
             ..Self::new(offer)
+        }
+    }
+
+    /// Whether a device that a former life of the kernel has served may yet be taken up: it is in the
+    /// store, or may be, and nothing else has been decided. Its disk may be open by then.
+    #[must_use]
+    pub fn may_take_up(&self, device: DeviceId) -> bool {
+        match self.entries.iter().find(|entry| entry.id == device) {
+            Some(entry) => entry.device.was_connected(),
+            None => {
+                let mut former = self.former.iter().flatten();
+                !self.listed && former.any(|(id, _)| *id == device)
+            }
         }
     }
 

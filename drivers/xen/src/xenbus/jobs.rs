@@ -51,6 +51,8 @@ pub(super) enum Job {
     Setup,
     /// `None` while the guests are listed.
     Scan {
+        /// Of all guests.
+        all: bool,
         frontends: Option<Vec<Vec<u8>>>,
     },
     Acknowledge {
@@ -259,13 +261,20 @@ impl Backend {
             self.scan_guests.clear();
             let requests = Vec::from([Request::Directory(ROOT.into())]);
             let unit = self.client.send(requests, Priority::Urgent);
-            self.run(unit, Job::Scan { frontends: None });
+            let all = true;
+            self.run(
+                unit,
+                Job::Scan {
+                    all,
+                    frontends: None,
+                },
+            );
         } else if !self.scan_guests.is_empty() {
             let guests = self.scan_guests.drain(..);
             let names = guests
                 .map(|guest| guest.0.to_string().into_bytes())
                 .collect();
-            self.list_devices(names);
+            self.list_devices(names, false);
         }
     }
 
@@ -343,8 +352,8 @@ impl Backend {
                 batch.check(replies);
                 None
             }
-            Some(Job::Scan { frontends }) => {
-                self.scanned(frontends, replies);
+            Some(Job::Scan { all, frontends }) => {
+                self.scanned(all, frontends, replies);
                 None
             }
             Some(Job::Acknowledge { .. }) => self.acknowledge(unit, replies),
@@ -356,7 +365,9 @@ impl Backend {
         }
     }
 
-    fn scanned(&mut self, frontends: Option<Vec<Vec<u8>>>, replies: &[Reply]) {
+    fn scanned(&mut self, all: bool, frontends: Option<Vec<Vec<u8>>>, replies: &[Reply]) {
+        let is_told = |reply: &Reply| matches!(reply, Ok(_) | Err(Errno::ENOENT));
+        let all = all && replies.iter().all(is_told);
         let Some(frontends) = frontends else {
             let names = match replies.first() {
                 Some(Ok(names)) => names.as_slice(),
@@ -369,7 +380,7 @@ impl Backend {
             };
             self.entries.iter_mut().for_each(|entry| entry.dirty = true);
             let names = wire::strings(names).take(MAX_SCAN).map(<[u8]>::to_vec);
-            return self.list_devices(names.collect());
+            return self.list_devices(names.collect(), all);
         };
         for (frontend, reply) in frontends.iter().zip(replies) {
             for device in wire::strings(reply.as_deref().unwrap_or_default()) {
@@ -380,9 +391,10 @@ impl Backend {
                 }
             }
         }
+        self.listed |= all;
     }
 
-    fn list_devices(&mut self, names: Vec<Vec<u8>>) {
+    fn list_devices(&mut self, names: Vec<Vec<u8>>, all: bool) {
         let paths = names.iter().map(|name| {
             Request::Directory(alloc::format!("{ROOT}/{}", String::from_utf8_lossy(name)))
         });
@@ -390,6 +402,7 @@ impl Backend {
         self.run(
             unit,
             Job::Scan {
+                all,
                 frontends: Some(names),
             },
         );
@@ -436,5 +449,43 @@ impl Backend {
             Some(Job::Look(look)) => self.look_ended(look, result),
             _ => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::vec;
+
+    use super::*;
+    use crate::xenbus::Offer;
+
+    const DEVICE: DeviceId = DeviceId {
+        frontend: DomId(9),
+        device: 51712,
+    };
+
+    #[test]
+    fn a_former_device_may_come_until_all_are_listed_without_it() {
+        let mut backend = Backend::resume(
+            Offer {
+                max_queues: 1,
+                max_ring_page_order: 0,
+                max_indirect_segments: 0,
+                persistent: false,
+            },
+            vec![(DEVICE, Err(Refusal::new(Errno::EIO, "no matter")))],
+        );
+        let other = DeviceId {
+            device: 51728,
+            ..DEVICE
+        };
+        let guests = || Some(vec![b"5".to_vec()]);
+        for (all, reply) in [(false, Ok(Vec::new())), (true, Err(Errno::EIO))] {
+            backend.scanned(all, guests(), &[reply]);
+            assert!(backend.may_take_up(DEVICE));
+            assert!(!backend.may_take_up(other));
+        }
+        backend.scanned(true, guests(), &[Err(Errno::ENOENT)]);
+        assert!(!backend.may_take_up(DEVICE));
     }
 }
