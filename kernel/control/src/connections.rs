@@ -213,6 +213,10 @@ impl<H: Hypervisor> Devices<H> {
             return Err(Refusal::new(Errno::EINVAL, "its disk is not open"));
         };
         let disk = self.list[at].disk.served(targets)?;
+        // Whatever rings it has now: all of a device count in one.
+        if self.keeper.former(id).is_some_and(|former| former.lossy) {
+            disk.losses.note();
+        }
         let former = match request.former {
             true => Some(self.keeper.former(id).cloned().ok_or_else(no_record)?),
             false => None,
@@ -222,9 +226,6 @@ impl<H: Hypervisor> Devices<H> {
         }
         if let Some(former) = &former {
             self.list[at].take_over(former);
-            if former.lossy {
-                disk.losses.note();
-            }
         }
         self.list[at].layout = Some(layout.clone());
         self.list[at].generation = request.generation;

@@ -271,3 +271,21 @@ fn a_loss_that_was_not_yet_reported_is_reported_by_whichever_life_comes_to_it() 
         domain.expect(0..1, "reported before");
     }
 }
+
+#[test]
+fn a_device_whose_frontend_has_new_rings_after_the_death_hears_of_it_by_these() {
+    for domain in Domain::both() {
+        let mut domain = domain();
+        let guest = domain.guests[0];
+        domain.model.lose_power();
+        domain.world.publish(guest, 2, 2);
+        domain.world.die();
+        let state = format!("{}/state", domain.world.guests[guest].vbd.back_dir());
+        let writes = domain.world.store.writes(&state);
+        domain.world.until("Connected", |w| {
+            w.store.writes(&state) > writes && w.state(guest) == 4
+        });
+        domain.world.set_state(guest, 4);
+        domain.expect(1..2, "with new rings");
+    }
+}
