@@ -10,7 +10,9 @@ use crate::command::{COMPLETION_SHIFT, Entry, SUBMISSION_SHIFT, admin as opcode,
 use crate::registers::{ControllerRegisters, completion_doorbell, submission_doorbell};
 use crate::{Error, Status};
 
-/// Entries in each of the two queues.
+/// Entries in each of the two queues. A controller keeps this number as long as it has power, by which
+/// the next life of the kernel knows that ([`Controller::start_again`](crate::Controller::start_again)):
+/// one of a version with another number takes every controller for one that was without.
 pub(crate) const ENTRIES: u16 = 16;
 /// Pages of memory: submission queue, completion queue, data, the health log.
 pub(crate) const PAGES: usize = 4;
