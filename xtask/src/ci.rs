@@ -9,9 +9,9 @@ use crate::{deny, fuzz, kernel, miri, mutants, root, shell, simulate, test, ui};
 
 /// For each fuzz target.
 const FUZZ_SECONDS: u64 = 30;
-/// For simulated domains: a quarter of it with seeds that stay, a quarter with those of the commit, and
-/// half to find planted bugs.
-const SIMULATE_SECONDS: u64 = 240;
+/// For simulated domains: a sixth of it with seeds that stay, half with those of the commit, and a third
+/// to find planted bugs.
+const SIMULATE_SECONDS: u64 = 360;
 /// For the mutants of what a change touches.
 const MUTANTS_TIME: Duration = Duration::from_secs(240);
 /// For a share of the tests under Miri.
