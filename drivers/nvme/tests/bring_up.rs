@@ -232,6 +232,22 @@ fn a_controller_of_version_1_0_is_asked_namespace_by_namespace() {
     assert_eq!(ids, [2, 5]);
 }
 
+/// Some that are of a later version have no list of active namespaces all the same.
+#[test]
+fn a_controller_that_knows_no_list_of_namespaces_is_asked_namespace_by_namespace() {
+    let rig = Rig::new(Config {
+        namespaces: [1, 2].map(|id| NamespaceConfig::new(id, 64, 9)).into(),
+        ..config()
+    });
+    rig.disk
+        .arm(Fault::FailIdentify(0x02, Status::INVALID_FIELD.0));
+    let controller = rig.start().unwrap();
+    let volumes = controller.volumes(0, 0);
+    let names: Vec<_> = volumes.iter().map(|volume| &*volume.name).collect();
+    assert_eq!(names, ["nvme0n1", "nvme0n2"]);
+    rig.obeyed();
+}
+
 #[test]
 fn of_many_namespaces_the_first_are_served() {
     for (version, many) in [(0x0001_0400, 1030), (0x0001_0400, 128), (0x0001_0000, 1030)] {
