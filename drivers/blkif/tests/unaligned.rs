@@ -8,6 +8,7 @@ use std::sync::Arc;
 use common::{COPIED, How, MAPPED, PERSISTENT, Rig, Sizes, TestDisk, assert_all};
 use proptest::prelude::*;
 use spindle_blkif::abi::{Abi, Operation, RspStatus};
+use spindle_blkif::claims::Span;
 use spindle_blkif::{Attachment, Claims, Config, Gate, RingCore, RingId, Session, Window};
 use spindle_block::{Discard, IoError, Op, RamDisk};
 use spindle_hw::DmaAlloc;
@@ -32,6 +33,17 @@ fn bytes(page: &GuestPage) -> Vec<u8> {
     let mut bytes = vec![0; 4096];
     page.memory.read_bytes(0, &mut bytes);
     bytes
+}
+
+/// Asserts that all blocks of the disk can be claimed alone where it matters.
+fn assert_nothing_claimed(rig: &Rig) {
+    let all = Span {
+        block: 0,
+        blocks: 256,
+        first_alone: true,
+        last_alone: true,
+    };
+    assert!(rig.claims.as_ref().unwrap().claim(&all), "a claim is left");
 }
 
 /// Writes or reads `sectors` of the disk by requests of a page, in turn.
@@ -195,13 +207,7 @@ fn writes_to_parts_of_one_block_follow_each_other() {
                 assert_all(&rig.settle(&mut front), 1, RspStatus::OKAY);
                 rig.detach(ring);
             }
-            let all = spindle_blkif::claims::Span {
-                block: 0,
-                blocks: 4,
-                first_alone: true,
-                last_alone: true,
-            };
-            assert!(rig.claims.as_ref().unwrap().claim(&all), "nothing is left");
+            assert_nothing_claimed(&rig);
         }
     }
 }
@@ -222,13 +228,7 @@ fn a_disk_that_is_lost_in_the_middle_leaves_nothing_claimed() {
     rig.core.cut_off(0);
     assert_all(&rig.settle(&mut front), 4, RspStatus::ERROR);
     rig.detach(ring);
-    let all = spindle_blkif::claims::Span {
-        block: 0,
-        blocks: 256,
-        first_alone: true,
-        last_alone: true,
-    };
-    assert!(rig.claims.as_ref().unwrap().claim(&all));
+    assert_nothing_claimed(&rig);
 }
 
 #[test]
