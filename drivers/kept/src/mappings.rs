@@ -162,8 +162,22 @@ mod tests {
         assert!(unknown.contains(&1) && unknown.contains(&3) && !unknown.contains(&2));
         table.end(1);
         assert_eq!(table.under_way(), [0x3000]);
+        // One that cannot be noted has nothing to take back.
+        table.end(CALLERS);
+        assert_eq!(table.mapped().next(), Some((0, 0x9000)));
         table.clear();
         assert!(table.under_way().is_empty() && table.mapped().next().is_none());
+    }
+
+    #[test]
+    fn nothing_behind_the_table_is_taken_for_a_handle() {
+        let table = table();
+        let behind = table.word(HANDLES as u32);
+        behind.store(0x1000, Release);
+        table.forget(HANDLES as u32, 0x1000);
+        assert!(!table.note(HANDLES as u32, 0x2000));
+        assert_eq!(behind.load(Acquire), 0x1000);
+        assert_eq!(table.mapped().next(), None);
     }
 
     #[test]

@@ -124,31 +124,44 @@ mod tests {
     use super::*;
     use crate::layout::{FIXED_PAGES, begin};
 
-    /// What is found after `write` has put records into the bank that counts.
-    fn found(write: impl FnOnce(&mut Bank<'_>)) -> FormerRecords {
+    /// What is found after `write` has put records into the bank that counts, that of writing 1.
+    fn found(write: impl FnOnce(&Records)) -> FormerRecords {
         let pages = Box::leak(Box::new(SharedPages::host(FIXED_PAGES, 0)));
         assert_eq!(begin(pages, false), Ok(1));
         let records = Records::new(pages);
-        write(&mut records.bank(1));
+        write(&records);
         pages.u64_at(WRITING_AT).store(1, Release);
         records.read()
     }
 
     /// As a kernel of a later version may leave them, before one of this version is started again.
     #[test]
-    fn records_of_another_version_or_kind_are_counted_with_or_without_a_head() {
+    fn records_that_cannot_be_read_are_counted_with_or_without_a_head() {
         let device = Kind::DEVICE.0;
-        for (kind, version) in [(device, VERSION + 1), (device + 1, VERSION), (0, 0)] {
-            let former = found(|bank| {
-                assert!(bank.add(Kind::HEAD.0, VERSION, &3u32.to_le_bytes()));
-                assert!((0..3).all(|_| bank.add(kind, version, &[1, 2, 3])));
-            });
-            assert_eq!((former.devices.len(), former.damaged), (0, 3));
-            let former = found(|bank| {
-                assert!((0..3).all(|_| bank.add(kind, version, &[1, 2, 3])));
-            });
-            assert_eq!((former.devices.len(), former.damaged), (0, 3));
+        // The last one is of this version, and too short.
+        let strange = [
+            (device, VERSION + 1),
+            (device + 1, VERSION),
+            (device, VERSION),
+        ];
+        for (kind, version) in strange {
+            for head in [true, false] {
+                let former = found(|records| {
+                    let mut bank = records.bank(1);
+                    let count = 3u32.to_le_bytes();
+                    assert!(!head || bank.add(Kind::HEAD.0, VERSION, &count));
+                    assert!((0..3).all(|_| bank.add(kind, version, &[1, 2, 3])));
+                });
+                assert_eq!((former.devices.len(), former.damaged), (0, 3));
+            }
         }
+        // What an earlier writing has left is damaged, and no head either.
+        let former = found(|records| {
+            let mut bank = records.bank(3);
+            assert!(bank.add(Kind::HEAD.0, VERSION, &1u32.to_le_bytes()));
+            assert!((0..3).all(|_| bank.add(device, VERSION, &[1, 2, 3])));
+        });
+        assert_eq!((former.devices.len(), former.damaged), (0, 4));
         // Of what has nothing there may have been anything.
         assert_eq!(found(|_| ()).damaged, 1);
     }

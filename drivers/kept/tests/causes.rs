@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use spindle_kept::death::DeathCause;
+use spindle_hw::SharedPages;
+use spindle_kept::death::{Death, DeathCause, Lives};
 
 /// The numbers are those of the records, which kernels of other versions read.
 #[test]
@@ -19,4 +20,29 @@ fn each_cause_has_a_name_of_its_own_and_a_later_one_is_not_taken_for_another() {
     }
     let names: BTreeSet<_> = causes.iter().map(|(cause, ..)| cause.to_string()).collect();
     assert_eq!(names.len(), causes.len());
+}
+
+/// A page has room for a few records: where that of the last life would be, an older one may be left.
+#[test]
+fn a_life_that_ended_without_a_word_is_not_shown_with_the_end_of_an_older_one() {
+    let page = SharedPages::host(1, 0);
+    let death = |life: u64| Death {
+        cause: DeathCause::PANIC,
+        core: 0,
+        uptime_ns: 1,
+        at_ns: life,
+        ring: 0,
+        message: heapless::String::new(),
+        trace: heapless::Vec::new(),
+    };
+    for life in 1..=40 {
+        let lives = Lives::begin(page.alias(), life > 1);
+        // Every ninth says nothing.
+        let before = (life - 1_u64) % 9 != 0;
+        let expected = (life > 1 && before).then(|| death(life - 1));
+        assert_eq!(lives.last(), expected, "life {life}");
+        if life % 9 != 0 {
+            lives.end(&death(life));
+        }
+    }
 }

@@ -153,6 +153,15 @@ fn what_does_not_fit_together_is_refused_with_the_reason() {
     );
 }
 
+#[test]
+fn what_was_taken_is_known_up_to_the_last_request() {
+    let pages = SharedPages::host(1, 0);
+    let journal = begin(&pages, SLOTS, 7);
+    assert!(journal.is_taken(7) && !journal.is_taken(8));
+    take(&journal, 7, 1);
+    assert!(journal.is_taken(8) && !journal.is_taken(7));
+}
+
 /// What a caller has too much of goes nowhere: not into the segments of another request.
 #[test]
 fn segments_beyond_those_of_a_slot_are_not_written() {
