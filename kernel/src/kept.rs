@@ -18,14 +18,7 @@ const SHARE: u64 = 16;
 /// Takes up the pages that outlive the kernel; where there are none, others, with which all works but a
 /// restart. `None` if there is no memory at all.
 pub(crate) fn open(memory: &Memory) -> Option<Kept> {
-    let begin = if restart::is_again() {
-        Kept::open_again
-    } else {
-        Kept::open
-    };
-    if let Some(pages) = restart::serving()
-        && let Ok(kept) = begin(Box::leak(Box::new(pages)))
-    {
+    if let Some(kept) = restart::memory() {
         // What cores were serving in the last life is in the note of its end.
         let work = kept.work();
         work.zero(0, work.len());

@@ -23,7 +23,8 @@ use alloc::vec;
 use ::log::{error, info, warn};
 use spindle_control::{Control, Keep, Store, Suspect};
 use spindle_hw::Clock;
-use spindle_kept::death::{Death, Lives};
+use spindle_kept::Kept;
+use spindle_kept::death::Death;
 use spindle_xen::event::Port;
 use spindle_xen::xenbus::ShutdownKind;
 use xen_pvh_boot::{Boot, BootError};
@@ -57,11 +58,11 @@ fn main(boot: Result<Boot, BootError>) -> ! {
 
 /// Brings the machine up as far as the log and the clock.
 fn start(boot: Boot) -> Machine {
-    let lives = restart::lives(&boot);
-    let life = lives.as_ref().map_or(1, Lives::life);
-    let last = lives.as_ref().and_then(Lives::last);
+    let kept = restart::open(&boot);
+    let life = kept.as_ref().map_or(1, Kept::life);
+    let last = kept.and_then(|kept| kept.lives().last());
     let memory = mm::init(&boot, life).unwrap_or_else(|e| panic!("{e}"));
-    match lives.map(|lives| restart::init(&boot, lives)) {
+    match kept.map(|kept| restart::init(&boot, kept)) {
         Some(Ok(())) => {}
         Some(Err(reason)) => warn!("a death ends the domain: {reason}"),
         None => warn!("a death ends the domain: no room for kept memory"),

@@ -1,11 +1,14 @@
-//! How lives of the kernel ended: a page of records, of which each is checked when it is read, and
-//! the rule by which a domain that keeps dying is ended.
+//! How lives of the kernel ended: a few records, of which each is checked when it is read, and the rule
+//! by which a domain that keeps dying is ended.
 
 use core::fmt;
-use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use core::sync::atomic::Ordering::{Relaxed, Release};
 
 use spindle_hw::SharedPages;
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
+
+use crate::fnv;
+use crate::layout::{DEATHS, DEATHS_LEN, LIFE_AT, SERVED_AT};
 
 /// Bytes of a message that are kept.
 pub const MESSAGE_MAX: usize = 256;
@@ -19,14 +22,9 @@ const ANY_MAX: usize = PLACES;
 /// A minute.
 const WINDOW_NS: u64 = 60_000_000_000;
 
-/// Records in the page, the oldest of which is overwritten.
+/// Records that there is room for, the oldest of which is overwritten.
 const PLACES: usize = 7;
 const RECORD: usize = 512;
-/// Words in front of the records: magic number with version, the life, the life that has served.
-const MAGIC_AT: usize = 0;
-const LIFE_AT: usize = 8;
-const SERVED_AT: usize = 16;
-const MAGIC: u64 = u64::from_le_bytes(*b"SPINDL\x01\0");
 
 /// What ended a life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -96,15 +94,11 @@ struct DeathRecord {
     trace: [u64; TRACE_MAX],
 }
 const _: () = assert!(size_of::<DeathRecord>() == RECORD);
-const _: () = assert!((PLACES + 1) * RECORD == 4096);
+const _: () = assert!(PLACES * RECORD == DEATHS_LEN);
 
 impl DeathRecord {
     fn sum(&self) -> u64 {
-        // FNV-1a, which any cut and any single changed byte shows in.
-        let bytes = self.as_bytes().iter().skip(size_of::<u64>());
-        bytes.fold(0xcbf2_9ce4_8422_2325, |sum: u64, byte| {
-            (sum ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
-        })
+        fnv(self.as_bytes().iter().skip(size_of::<u64>()).copied())
     }
 
     fn death(&self) -> Option<Death> {
@@ -124,35 +118,26 @@ impl DeathRecord {
 }
 
 /// The lives of a domain: which one this is, and how those before it ended.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Lives {
-    page: SharedPages,
+    pages: &'static SharedPages,
 }
 
 impl Lives {
-    /// Takes up the page at the start of a life. It begins anew, with the first life, unless
-    /// `again` says that another life came before and the page bears that out.
-    #[must_use]
-    pub fn begin(page: SharedPages, again: bool) -> Self {
-        if !(again && page.u64_at(MAGIC_AT).load(Acquire) == MAGIC) {
-            page.zero(0, page.len());
-            page.u64_at(MAGIC_AT).store(MAGIC, Release);
-        }
-        let lives = Self { page };
-        let next = lives.life().saturating_add(1);
-        lives.page.u64_at(LIFE_AT).store(next, Release);
-        lives
+    /// The lives noted in `pages`, of which one has begun ([`begin`](crate::layout::begin)).
+    pub(crate) const fn new(pages: &'static SharedPages) -> Self {
+        Self { pages }
     }
 
     /// Which life this is, 1 for the first.
     #[must_use]
     pub fn life(&self) -> u64 {
-        self.page.u64_at(LIFE_AT).load(Relaxed)
+        self.pages.u64_at(LIFE_AT).load(Relaxed)
     }
 
     /// Notes that this life serves: what was to be taken over from the one before is.
     pub fn serves(&self) {
-        self.page.u64_at(SERVED_AT).store(self.life(), Release);
+        self.pages.u64_at(SERVED_AT).store(self.life(), Release);
     }
 
     /// Notes how this life ends. A second note replaces the first.
@@ -165,7 +150,7 @@ impl Lives {
         record.ring = death.ring;
         record.cause = death.cause;
         record.core = death.core;
-        record.served = u32::from(self.page.u64_at(SERVED_AT).load(Relaxed) == life);
+        record.served = u32::from(self.pages.u64_at(SERVED_AT).load(Relaxed) == life);
         // Both lengths are bounded by their types.
         record.message_len = death.message.len() as u16;
         record.trace_len = death.trace.len() as u16;
@@ -176,7 +161,7 @@ impl Lives {
             *to = *from;
         }
         record.checksum = record.sum();
-        self.page.write_bytes(place(life), record.as_bytes());
+        self.pages.write_bytes(place(life), record.as_bytes());
     }
 
     /// How the life before this one ended, if it noted that.
@@ -205,18 +190,22 @@ impl Lives {
 
     fn record(&self, life: u64) -> Option<DeathRecord> {
         let mut record = DeathRecord::new_zeroed();
-        self.page.read_bytes(place(life), record.as_mut_bytes());
+        self.pages.read_bytes(place(life), record.as_mut_bytes());
         (life > 0 && record.life == life && record.checksum == record.sum()).then_some(record)
     }
 }
 
 fn place(life: u64) -> usize {
-    RECORD * (1 + (life % PLACES as u64) as usize)
+    DEATHS + RECORD * (life % PLACES as u64) as usize
 }
 
 #[cfg(test)]
 mod tests {
+    use std::boxed::Box;
+
     use super::*;
+    use crate::Kept;
+    use crate::layout::FIXED_PAGES;
     use proptest::prelude::*;
 
     const SECOND: u64 = 1_000_000_000;
@@ -233,12 +222,28 @@ mod tests {
         }
     }
 
+    fn pages() -> &'static SharedPages {
+        Box::leak(Box::new(SharedPages::host(FIXED_PAGES, 0)))
+    }
+
+    fn first(pages: &'static SharedPages) -> Lives {
+        Kept::open(pages).unwrap().lives()
+    }
+
+    fn again(pages: &'static SharedPages) -> Lives {
+        Kept::open_again(pages).unwrap().lives()
+    }
+
     /// Lives that die at these seconds after having served or not; whether the last may go on.
     fn goes_on(deaths: &[(u64, bool)]) -> bool {
-        let page = SharedPages::host(1, 0);
+        let pages = pages();
         let mut goes_on = true;
         for (index, &(at, serves)) in deaths.iter().enumerate() {
-            let lives = Lives::begin(page.alias(), index > 0);
+            let lives = if index == 0 {
+                first(pages)
+            } else {
+                again(pages)
+            };
             assert_eq!(lives.life(), index as u64 + 1);
             if serves {
                 lives.serves();
@@ -251,26 +256,21 @@ mod tests {
 
     #[test]
     fn the_next_life_reads_how_the_last_one_ended() {
-        let page = SharedPages::host(1, 0);
-        let first = Lives::begin(page.alias(), false);
-        assert_eq!((first.life(), first.last()), (1, None));
-        first.end(&death(5));
-        let second = Lives::begin(page.alias(), true);
+        let pages = pages();
+        let lives = first(pages);
+        assert_eq!((lives.life(), lives.last()), (1, None));
+        lives.end(&death(5));
+        let second = again(pages);
         assert_eq!((second.life(), second.last()), (2, Some(death(5))));
         // It ends without a word.
-        let third = Lives::begin(page.alias(), true);
+        let third = again(pages);
         assert_eq!((third.life(), third.last()), (3, None));
     }
 
     #[test]
-    fn a_start_that_is_the_first_forgets_what_is_there() {
-        let page = SharedPages::host(1, 0);
-        Lives::begin(page.alias(), false).end(&death(5));
-        let lives = Lives::begin(page.alias(), false);
-        assert_eq!((lives.life(), lives.last()), (1, None));
-        // Nor is a page believed in which there never was a life.
-        let lives = Lives::begin(SharedPages::host(1, 0), true);
-        assert_eq!((lives.life(), lives.last()), (1, None));
+    fn where_no_life_was_known_none_has_ended() {
+        let lives = again(pages());
+        assert_eq!((lives.life(), lives.last()), (2, None));
     }
 
     #[test]
@@ -299,20 +299,28 @@ mod tests {
     proptest! {
         #[test]
         fn a_damaged_record_is_none(at in 0..RECORD, flip in 1_u8..) {
-            let page = SharedPages::host(1, 0);
-            Lives::begin(page.alias(), false).end(&death(5));
+            std::thread_local! {
+                // Pages of the host are never freed.
+                static PAGES: &'static SharedPages = pages();
+            }
+            let pages = PAGES.with(|pages| *pages);
+            pages.zero(0, pages.len());
+            first(pages).end(&death(5));
             let mut byte = [0];
-            page.read_bytes(place(1) + at, &mut byte);
-            page.write_bytes(place(1) + at, &[byte[0] ^ flip]);
-            prop_assert_eq!(Lives::begin(page.alias(), true).last(), None);
+            pages.read_bytes(place(1) + at, &mut byte);
+            pages.write_bytes(place(1) + at, &[byte[0] ^ flip]);
+            prop_assert_eq!(again(pages).last(), None);
         }
 
         #[test]
-        fn any_page_can_be_read(bytes in proptest::collection::vec(any::<u8>(), 4096)) {
-            let page = SharedPages::host(1, 0);
-            page.write_bytes(0, &bytes);
-            page.u64_at(MAGIC_AT).store(MAGIC, Release);
-            let lives = Lives::begin(page, true);
+        fn any_records_can_be_read(bytes in proptest::collection::vec(any::<u8>(), DEATHS_LEN)) {
+            std::thread_local! {
+                static PAGES: &'static SharedPages = pages();
+            }
+            let pages = PAGES.with(|pages| *pages);
+            first(pages);
+            pages.write_bytes(DEATHS, &bytes);
+            let lives = again(pages);
             prop_assert_eq!(lives.last(), None);
             lives.end(&death(5));
             let _ = lives.may_go_on(6);

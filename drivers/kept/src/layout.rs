@@ -1,18 +1,23 @@
 //! What lies where in kept memory, and how its life begins.
 //!
-//! | pages | what is there |
-//! | --- | --- |
-//! | 1 | the header: magic, version of the layout, lives, which records count |
-//! | 1 | the death note (`death`) |
-//! | 1 | which ring each core is at work on |
-//! | 2 | where the byte streams to and from xenstored stand |
-//! | 64 | grants that a vCPU is mapping, a page for each ([`Mappings`](crate::Mappings)) |
-//! | 128 | where each grant handle is mapped |
-//! | 2 x 32 | the records, written by turns ([`Records`](crate::Records)) |
-//! | the rest | journals of rings, each a run of whole pages |
+//! | page | pages | what is there |
+//! | --- | --- | --- |
+//! | 0 | 1 | nothing: its address may be null |
+//! | 1 | 1 | the kernel's code that runs while there is no image, executable |
+//! | 2 | 1 | what that code works with |
+//! | 3 | 4 | slots of cores, with the stacks that they wait on |
+//! | 7 | 6 | page tables of that code |
+//! | 13 | 1 | the header: magic, version, lives, which records count; how lives ended ([`death`](crate::death)) |
+//! | 14 | 2 | where the byte streams to and from xenstored stand |
+//! | 16 | 1 | which ring each core is at work on |
+//! | 17 | 64 | grants that a vCPU is mapping, a page for each ([`Mappings`](crate::Mappings)) |
+//! | 81 | 128 | where each grant handle is mapped |
+//! | 209 | 2 x 32 | the records, written by turns ([`Records`](crate::Records)) |
+//! | 273 | the rest | journals of rings, each a run of whole pages |
 //!
-//! Memory without the magic has never been used, or holds nothing that can be believed: the life
-//! that finds it so is the first one.
+//! What the kernel has in pages 1 to 12 is its own affair (`kernel/src/restart`), but a change of it is
+//! one of this layout, too. Memory without the magic has never been used, or holds nothing that can
+//! be believed: the life that finds it so is the first one.
 
 use core::sync::atomic::Ordering::{Acquire, Release};
 
@@ -21,26 +26,47 @@ use spindle_hw::{PAGE_SIZE, SharedPages};
 /// "Spindle!" in ASCII, read as a little-endian number.
 const MAGIC: u64 = u64::from_le_bytes(*b"Spindle!");
 /// Version of this layout. Memory of another one is not used.
-const VERSION: u64 = 1;
+pub const VERSION: u32 = 2;
 
-const MAGIC_AT: usize = 0;
-const VERSION_AT: usize = 8;
-const LIVES_AT: usize = 16;
+/// The page of the kernel's code.
+pub const CODE: usize = 1;
+/// The page of what that works with.
+pub const STATE: usize = 2;
+/// The first of the pages with slots of cores.
+pub const SLOTS: usize = 3;
+/// How many these are.
+pub const SLOT_PAGES: usize = 4;
+/// The first page of the tables of the kernel's code.
+pub const TABLES: usize = SLOTS + SLOT_PAGES;
+/// How many these are.
+pub const TABLE_PAGES: usize = 6;
+
+/// Where the header is, in bytes. It has a page.
+const HEADER: usize = (TABLES + TABLE_PAGES) * PAGE_SIZE;
+/// Where the header begins, with what says that it is one.
+pub const MAGIC_AT: usize = HEADER;
+const VERSION_AT: usize = HEADER + 8;
+/// The number of the life that has begun last.
+pub(crate) const LIFE_AT: usize = HEADER + 16;
 /// Which writing of the records counts; its bank is the lowest bit.
-pub(crate) const WRITING_AT: usize = 24;
+pub(crate) const WRITING_AT: usize = HEADER + 24;
+/// The life that has served last.
+pub(crate) const SERVED_AT: usize = HEADER + 32;
+/// Where the records of deaths are, up to the end of the page.
+pub(crate) const DEATHS: usize = HEADER + 512;
+/// How many bytes these are.
+pub(crate) const DEATHS_LEN: usize = PAGE_SIZE - 512;
 
-/// Where the death note is, in bytes. It has a page.
-pub const DEATH_NOTE: usize = PAGE_SIZE;
-/// Where cores say which ring they are at work on, in bytes. It has a page.
-pub const WORK: usize = 2 * PAGE_SIZE;
 /// The first of the pages for the streams to and from xenstored.
-pub const STORE_PAGE: usize = 3;
+pub const STORE_PAGE: usize = HEADER / PAGE_SIZE + 1;
 /// How many these are.
 pub const STORE_PAGES: usize = 2;
+/// The page where cores say which ring they are at work on.
+pub(crate) const WORK_PAGE: usize = STORE_PAGE + STORE_PAGES;
 /// vCPUs that can map grants.
 pub const CALLERS: usize = 64;
 /// Where the grants are that vCPUs are mapping, a page for each vCPU.
-pub(crate) const CALLS: usize = (STORE_PAGE + STORE_PAGES) * PAGE_SIZE;
+pub(crate) const CALLS: usize = (WORK_PAGE + 1) * PAGE_SIZE;
 /// Grant handles that can be noted: those from 0 on.
 pub const HANDLES: usize = 65_536;
 /// Where the mapped address of each handle is.
@@ -63,11 +89,11 @@ pub struct TooSmall(
 );
 
 /// Begins a life: counts it, and gives its number, which is 1 if nothing was there that could be
-/// read. Then all but the death note and the rings at work is cleared.
+/// read. Then all behind the kernel's own pages is cleared.
 ///
-/// With `again` it is known that there was a life before, and the number is 2 at least. Records are
-/// not read then if the header cannot be; the table of mappings is, since Xen undoes none of its
-/// entries that is wrong.
+/// With `again` it is known that there was a life before, and the number is 2 at least. If the header
+/// cannot be read then, neither records nor deaths are; the table of mappings is, since Xen undoes
+/// none of its entries that is wrong, and the streams are.
 ///
 /// # Errors
 /// [`TooSmall`].
@@ -76,9 +102,10 @@ pub fn begin(pages: &SharedPages, again: bool) -> Result<u64, TooSmall> {
         return Err(TooSmall(pages.len() / PAGE_SIZE));
     }
     let word = |at| pages.u64_at(at);
-    let known = word(MAGIC_AT).load(Acquire) == MAGIC && word(VERSION_AT).load(Acquire) == VERSION;
+    let known = word(MAGIC_AT).load(Acquire) == MAGIC
+        && word(VERSION_AT).load(Acquire) == u64::from(VERSION);
     let counted = if known {
-        word(LIVES_AT).load(Acquire)
+        word(LIFE_AT).load(Acquire)
     } else {
         0
     };
@@ -86,14 +113,14 @@ pub fn begin(pages: &SharedPages, again: bool) -> Result<u64, TooSmall> {
     if counted == 0 {
         // The magic goes first and comes last, so that a death in between leaves no half.
         word(MAGIC_AT).store(0, Release);
-        pages.zero(WRITING_AT, PAGE_SIZE - WRITING_AT);
+        pages.zero(HEADER, PAGE_SIZE);
         if lives == 0 {
             pages.zero(STORE_PAGE * PAGE_SIZE, JOURNALS - STORE_PAGE * PAGE_SIZE);
         }
-        word(VERSION_AT).store(VERSION, Release);
+        word(VERSION_AT).store(VERSION.into(), Release);
     }
     let life = lives.saturating_add(1);
-    word(LIVES_AT).store(life, Release);
+    word(LIFE_AT).store(life, Release);
     word(MAGIC_AT).store(MAGIC, Release);
     Ok(life)
 }
@@ -138,11 +165,12 @@ mod tests {
     }
 
     #[test]
-    fn the_death_note_is_left_alone_and_too_little_memory_is_refused() {
+    fn the_kernels_own_pages_are_left_alone_and_too_little_memory_is_refused() {
         let pages = SharedPages::host(FIXED_PAGES, 0);
-        pages.u64_at(DEATH_NOTE).store(5, Release);
+        let last = HEADER - size_of::<u64>();
+        pages.u64_at(last).store(5, Release);
         assert_eq!(begin(&pages, false), Ok(1));
-        assert_eq!(pages.u64_at(DEATH_NOTE).load(Acquire), 5);
+        assert_eq!(pages.u64_at(last).load(Acquire), 5);
         let small = SharedPages::host(FIXED_PAGES - 1, 0);
         assert_eq!(begin(&small, false), Err(TooSmall(FIXED_PAGES - 1)));
     }

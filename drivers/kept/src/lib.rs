@@ -10,7 +10,7 @@
 //!   core is serving.
 //! - `records`: what control knows of its devices and their rings.
 //! - `mappings`: which grants are mapped, and where.
-//! - `death`: why and where the last life ended.
+//! - `death`: why and where the last lives ended.
 //!
 //! Kept memory is read by a kernel that may be of another version than the one that wrote it, after
 //! a death that may have been caused by a stray write. Nothing read from it is trusted before it
@@ -33,6 +33,7 @@ mod rooms;
 use spindle_hw::SharedPages;
 
 pub use at_work::AtWork;
+use death::Lives;
 pub use journal::{Journal, JournalPages};
 use layout::TooSmall;
 pub use mappings::{MOST_IN_CALL, Mappings};
@@ -72,6 +73,12 @@ impl Kept {
         self.life
     }
 
+    /// The lives so far.
+    #[must_use]
+    pub const fn lives(&self) -> Lives {
+        Lives::new(self.pages)
+    }
+
     /// The pages.
     #[must_use]
     pub const fn pages(&self) -> &'static SharedPages {
@@ -96,7 +103,7 @@ impl Kept {
     /// Never: [`Kept::open`] has seen that it is there.
     #[must_use]
     pub fn work(&self) -> SharedPages {
-        let page = self.pages.view(layout::WORK / spindle_hw::PAGE_SIZE, 1);
+        let page = self.pages.view(layout::WORK_PAGE, 1);
         page.unwrap_or_else(|| unreachable!("kept memory has its fixed pages"))
     }
 

@@ -3,7 +3,7 @@
 use proptest::collection::vec;
 use proptest::prelude::*;
 use spindle_hw::{PAGE_SIZE, SharedPages};
-use spindle_kept::layout::{FIXED_PAGES, JOURNALS, begin};
+use spindle_kept::layout::{FIXED_PAGES, JOURNALS, MAGIC_AT, begin};
 use spindle_kept::{DeviceRecord, JournalPlace, QueueRecord, Records};
 
 fn queue() -> impl Strategy<Value = QueueRecord> {
@@ -62,7 +62,7 @@ fn kept() -> &'static SharedPages {
         static PAGES: &'static SharedPages = Box::leak(Box::new(SharedPages::host(FIXED_PAGES, 0)));
     }
     let pages = PAGES.with(|pages| *pages);
-    pages.zero(0, PAGE_SIZE);
+    pages.zero(MAGIC_AT, PAGE_SIZE);
     assert_eq!(begin(pages, false), Ok(1));
     pages
 }
@@ -72,7 +72,7 @@ fn written(pages: &SharedPages) -> Vec<usize> {
     let mut bytes = vec![0; JOURNALS];
     pages.read_bytes(0, &mut bytes);
     // Magic, version and lives are not the records' own.
-    let places = bytes.iter().enumerate().skip(24);
+    let places = bytes.iter().enumerate().skip(MAGIC_AT + 24);
     places
         .filter(|(_, byte)| **byte != 0)
         .map(|(at, _)| at)
@@ -115,7 +115,7 @@ proptest! {
         for device in &read.devices {
             prop_assert!(left.any(|known| known == device), "byte {at}: {device:?}");
         }
-        if at >= 32 {
+        if at >= MAGIC_AT + 32 {
             prop_assert!(read.devices.len() + 1 >= devices.len(), "byte {at}: more than one is lost");
             let lost = devices.len() - read.devices.len();
             prop_assert!(read.damaged >= lost, "byte {at}: a loss that is not noticed");
@@ -138,8 +138,9 @@ proptest! {
         let mut after = vec![0; JOURNALS];
         pages.read_bytes(0, &mut after);
         // The word that makes it count comes last; the rest from the front on.
-        let at = 4096 + cut.index(JOURNALS - 4096);
-        pages.write_bytes(0, &before[..4096]);
+        let header = MAGIC_AT + PAGE_SIZE;
+        let at = header + cut.index(JOURNALS - header);
+        pages.write_bytes(0, &before[..header]);
         pages.write_bytes(at, &before[at..]);
         let read = records.read();
         prop_assert_eq!(read.devices, first);

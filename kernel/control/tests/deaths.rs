@@ -304,7 +304,7 @@ fn without_the_header_all_are_closed_with_the_reason_and_nothing_is_left() {
         guest
     });
     world.write(guest, 0, 0, 1);
-    world.kept().u64_at(0).fetch_xor(1, SeqCst);
+    world.kept().u64_at(layout::MAGIC_AT).fetch_xor(1, SeqCst);
     world.die();
     closed_with(&mut world, guest, "no record");
     closed_with(&mut world, other, "no record");

@@ -11,7 +11,9 @@ use core::sync::atomic::Ordering::Relaxed;
 
 use spin::Once;
 use spindle_hw::{PAGE_SIZE, SharedPages};
+use spindle_kept::Kept;
 use spindle_kept::death::Lives;
+use spindle_kept::layout::{CODE as CODE_PAGE, SLOT_PAGES, SLOTS, STATE, TABLE_PAGES, TABLES};
 use xen_pvh_boot::{Boot, PAGE, image};
 
 use super::layout;
@@ -58,18 +60,20 @@ unsafe extern "C" {
 pub(super) struct KeptCode {
     /// Where the code begins.
     code: u64,
-    pages: Range<u64>,
     /// Whether there was a life before this one.
-    pub(super) again: bool,
+    again: bool,
     pub(super) slots: SharedPages,
     pub(super) lives: Lives,
 }
 
-static KEPT: Once<KeptCode> = Once::new();
+/// All of kept memory, and what is in it.
+static PAGES: Once<SharedPages> = Once::new();
+static MEMORY: Once<Option<Kept>> = Once::new();
+static CODE: Once<KeptCode> = Once::new();
 
 /// The kept code, once it is there.
 pub(super) fn get() -> Option<&'static KeptCode> {
-    KEPT.get()
+    CODE.get()
 }
 
 /// Whether there was a life before this one.
@@ -77,37 +81,40 @@ pub(crate) fn is_again() -> bool {
     get().is_some_and(|kept| kept.again)
 }
 
-/// Begins a life in the record of lives; `None` if the domain has no room for kept memory. Called
-/// once.
-pub(crate) fn lives(boot: &Boot) -> Option<Lives> {
-    let page = part(&boot.kept.pages, layout::DEATHS, 1)?;
-    Some(Lives::begin(page, boot.kept.again))
+/// Kept memory; `None` if the domain has no room for it.
+pub(crate) fn memory() -> Option<Kept> {
+    *MEMORY.get()?
 }
 
-/// The pages where control and the ring cores keep what they need in another life; `None` if the domain
-/// has no room for them. Called once.
-pub(crate) fn serving() -> Option<SharedPages> {
-    let kept = get()?;
-    let all = kept.pages.end.saturating_sub(kept.pages.start) / PAGE;
-    let count = usize::try_from(all).ok()?.checked_sub(layout::SERVING)?;
-    let pages = kept.part(layout::SERVING, count)?;
-    if !kept.again {
-        // Whatever lies there, nothing in it is of this domain.
-        pages.zero(0, PAGE_SIZE);
-    }
-    Some(pages)
+/// Begins a life in kept memory, if the domain has room for it. Called once.
+pub(crate) fn open(boot: &Boot) -> Option<Kept> {
+    let Range { start, end } = boot.kept.pages;
+    let base = NonNull::new(ptr::with_exposed_provenance_mut(start as usize))?;
+    let count = ((end - start) / PAGE) as usize;
+    let pages = PAGES.call_once(|| {
+        // SAFETY: boot has mapped kept memory to itself for good and gives it to nothing else, so
+        // that no reference covers it.
+        unsafe { SharedPages::from_raw(base, count, start) }
+    });
+    let kept = if boot.kept.again {
+        Kept::open_again(pages)
+    } else {
+        Kept::open(pages)
+    };
+    // What was asked for is enough.
+    *MEMORY.call_once(|| kept.ok())
 }
 
 /// Has everything ready for a next life. Called once, on the boot core, before any other runs.
 ///
 /// # Errors
 /// With the reason, if the kept code cannot be made executable.
-pub(crate) fn init(boot: &Boot, lives: Lives) -> Result<(), &'static str> {
-    let pages = &boot.kept.pages;
-    let parts = |first, count| part(pages, first, count).ok_or("kept memory is too small");
-    let (code, state) = (parts(layout::CODE, 1)?, parts(layout::STATE_PAGE, 1)?);
-    let tables = parts(layout::TABLES, layout::TABLE_PAGES)?;
-    let slots = parts(layout::SLOTS, layout::CORES * layout::SLOT_SIZE / PAGE_SIZE)?;
+pub(crate) fn init(boot: &Boot, kept: Kept) -> Result<(), &'static str> {
+    let part = |first, count| kept.pages().view(first, count);
+    let part = |first, count| part(first, count).ok_or("kept memory is too small");
+    let (code, state) = (part(CODE_PAGE, 1)?, part(STATE, 1)?);
+    let tables = part(TABLES, TABLE_PAGES)?;
+    let slots = part(SLOTS, SLOT_PAGES)?;
     if !boot.kept.again {
         // Cores that wait run in it: what the first life has put there stays.
         write_code(&code);
@@ -117,26 +124,13 @@ pub(crate) fn init(boot: &Boot, lives: Lives) -> Result<(), &'static str> {
     mm::make_code(at..at + PAGE).map_err(|_| "the kept code cannot be mapped")?;
     write_tables(&tables);
     write_state(&state, boot, at, tables.bus());
-    KEPT.call_once(|| KeptCode {
+    CODE.call_once(|| KeptCode {
         code: at,
-        pages: pages.clone(),
         again: boot.kept.again,
         slots,
-        lives,
+        lives: kept.lives(),
     });
     Ok(())
-}
-
-/// Pages of kept memory: no two calls are for the same ones.
-fn part(pages: &Range<u64>, first: usize, count: usize) -> Option<SharedPages> {
-    let at = pages.start + first as u64 * PAGE;
-    if at + count as u64 * PAGE > pages.end {
-        return None;
-    }
-    let base = NonNull::new(ptr::with_exposed_provenance_mut(at as usize))?;
-    // SAFETY: boot has mapped kept memory to itself for good and gives it to nothing else, so that
-    // no reference covers it.
-    Some(unsafe { SharedPages::from_raw(base, count, at) })
 }
 
 /// Bytes from the start of the kept code to one of its symbols.
@@ -155,7 +149,7 @@ fn write_code(page: &SharedPages) {
 fn write_tables(pages: &SharedPages) {
     const PRESENT_WRITABLE: u64 = 3;
     const LARGE: u64 = 1 << 7;
-    let directories = layout::TABLE_PAGES - 2;
+    let directories = TABLE_PAGES - 2;
     let entry = |page: usize| (pages.bus() + page as u64 * PAGE) | PRESENT_WRITABLE;
     pages.u64_at(0).store(entry(1), Relaxed);
     for gib in 0..directories {
@@ -222,11 +216,6 @@ fn write_state(state: &SharedPages, boot: &Boot, code: u64, root: u64) {
 }
 
 impl KeptCode {
-    /// Pages of kept memory, each of which is asked for once.
-    pub(super) fn part(&self, first: usize, count: usize) -> Option<SharedPages> {
-        part(&self.pages, first, count)
-    }
-
     /// Has this core wait for the next life, in `slot`.
     pub(super) fn park(&self, core: usize) -> ! {
         let at = self.code + offset(&raw const kept_park);

@@ -1,16 +1,7 @@
-//! What is where in kept memory, and in the page behind the kept code.
-//!
-//! ```text
-//! page  0  reserved for a null address
-//!       1  kept code (kept_code.S), executable
-//!       2  the state page: what the kept code works with
-//!       3  slots of the cores, with the stacks that they wait on (4 pages)
-//!       7  page tables of the kept code: the first 4 GiB, everything allowed (6 pages)
-//!      13  deaths (drivers/kept)
-//!      14  xenstore's unfinished messages (2 pages)
-//!      16  what control and the ring cores keep (`spindle_kept::layout`)
-//! ```
+//! What the kernel has in its own pages of kept memory (`spindle_kept::layout` says where these are): the
+//! state page and the cores' slots, which kept_code.S works with.
 
+use spindle_kept::layout::{FIXED_PAGES, SLOT_PAGES};
 use xen_pvh_boot::PAGE;
 
 /// The part of RAM that journals of rings may take.
@@ -21,18 +12,8 @@ const JOURNALS_MAX: u64 = 16_384;
 /// Pages of kept memory in a domain with `ram` bytes of RAM.
 pub(crate) fn pages(ram: u64) -> u64 {
     let journals = (ram / PAGE / JOURNALS_SHARE).min(JOURNALS_MAX);
-    (SERVING + spindle_kept::layout::FIXED_PAGES) as u64 + journals
+    FIXED_PAGES as u64 + journals
 }
-
-pub(super) const CODE: usize = 1;
-pub(super) const STATE_PAGE: usize = 2;
-pub(super) const SLOTS: usize = 3;
-pub(super) const TABLES: usize = 7;
-pub(super) const TABLE_PAGES: usize = 6;
-pub(super) const DEATHS: usize = 13;
-pub(super) const STORE: usize = 14;
-pub(super) const STORE_PAGES: usize = 2;
-pub(super) const SERVING: usize = 16;
 
 /// Bytes in the state page: whether it is VMMCALL rather than VMCALL, the root page table, the
 /// operands of LGDT and LIDT.
@@ -80,4 +61,4 @@ pub(super) const RELEASED: u32 = 5;
 /// It did not come when it was to wait: it may still be in code of the life before, and must not run.
 pub(super) const LOST: u32 = 6;
 
-const _: () = assert!(CORES * SLOT_SIZE == (TABLES - SLOTS) * 4096);
+const _: () = assert!(CORES * SLOT_SIZE == SLOT_PAGES * 4096);

@@ -7,7 +7,7 @@
 //!
 //! | file | what it does |
 //! | --- | --- |
-//! | `layout` | what is where in kept memory |
+//! | `layout` | what is where in the kernel's own pages of kept memory |
 //! | `kept` | takes up kept memory at the start of a life |
 //! | `kept_code.S` | the part that runs while there is no image |
 //! | `cores` | stops cores, and sends them into the next life |
@@ -30,7 +30,7 @@ pub(crate) use cores::{
 };
 pub(crate) use decision::{may_follow, note, serves, work_is_at};
 pub(crate) use drill::{obey, order};
-pub(crate) use kept::{init, is_again, lives, serving};
+pub(crate) use kept::{init, is_again, memory, open};
 pub(crate) use layout::pages;
 pub(crate) use store::ring;
 pub(crate) use watch::{Watcher, alive};

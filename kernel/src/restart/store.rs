@@ -2,13 +2,14 @@
 
 use log::warn;
 use spindle_hw::Clock;
+use spindle_kept::layout::{STORE_PAGE, STORE_PAGES};
 use spindle_xen::event::{Deadline, Notify, Port};
 use spindle_xen::store::{KEPT_STREAM_PAGES, KeptStream, Resume, Ring};
 
-use super::{kept, layout};
+use super::kept;
 use crate::xen::{self, Events, sched, time::CoreClock};
 
-const _: () = assert!(KEPT_STREAM_PAGES == layout::STORE_PAGES);
+const _: () = assert!(KEPT_STREAM_PAGES == STORE_PAGES);
 /// How long xenstored may take before its ring is looked at without an event.
 const LOOK_NS: u64 = 1_000_000_000;
 
@@ -16,9 +17,9 @@ const LOOK_NS: u64 = 1_000_000_000;
 /// once.
 pub(crate) fn ring(store: xen::Ring, events: Events, clock: &CoreClock) -> (Ring, Port) {
     let xen::Ring { page, port } = store;
-    let kept = kept::get().and_then(|kept| {
-        let pages = kept.part(layout::STORE, layout::STORE_PAGES)?;
-        Some((KeptStream::new(pages), kept.again))
+    let kept = kept::memory().and_then(|kept| {
+        let pages = kept.pages().view(STORE_PAGE, STORE_PAGES)?;
+        Some((KeptStream::new(pages), kept::is_again()))
     });
     let Some((stream, again)) = kept else {
         return (Ring::new(page), port);
