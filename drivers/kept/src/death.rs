@@ -40,6 +40,8 @@ impl DeathCause {
     pub const NMI: Self = Self(3);
     /// A core did not turn any more.
     pub const HANG: Self = Self(4);
+    /// Another image was to follow: no death, and not counted as one.
+    pub const UPDATE: Self = Self(5);
 }
 
 impl fmt::Display for DeathCause {
@@ -49,6 +51,7 @@ impl fmt::Display for DeathCause {
             Self::EXCEPTION => "exception",
             Self::NMI => "NMI",
             Self::HANG => "hang",
+            Self::UPDATE => "update",
             _ => "unknown cause",
         })
     }
@@ -181,9 +184,11 @@ impl Lives {
         });
         let (mut any, mut unfinished, mut served) = (0, 0, false);
         for record in recent {
-            any += 1;
             served |= record.served != 0;
-            unfinished += usize::from(!served);
+            if record.cause != DeathCause::UPDATE {
+                any += 1;
+                unfinished += usize::from(!served);
+            }
         }
         any < ANY_MAX && unfinished < UNFINISHED_MAX
     }
@@ -294,6 +299,20 @@ mod tests {
         assert!(goes_on(&at(&[0, 1, 2, 3, 4, 5], true)));
         assert!(!goes_on(&at(&[0, 1, 2, 3, 4, 5, 6], true)));
         assert!(goes_on(&at(&[0, 10, 20, 30, 40, 50, 60, 70, 80], true)));
+    }
+
+    #[test]
+    fn updates_are_no_deaths() {
+        let pages = pages();
+        let mut lives = first(pages);
+        for _ in 0..20 {
+            lives.end(&Death {
+                cause: DeathCause::UPDATE,
+                ..death(SECOND)
+            });
+            assert!(lives.may_go_on(SECOND));
+            lives = again(pages);
+        }
     }
 
     proptest! {

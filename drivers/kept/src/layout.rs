@@ -7,7 +7,7 @@
 //! | 2 | 1 | what that code works with |
 //! | 3 | 4 | slots of cores, with the stacks that they wait on |
 //! | 7 | 6 | page tables of that code |
-//! | 13 | 1 | the header: magic, version, lives, which records count; how lives ended ([`death`](crate::death)) |
+//! | 13 | 1 | the header: magic, version, lives, which records count; how lives ended ([`death`](crate::death)); the last update |
 //! | 14 | 2 | where the byte streams to and from xenstored stand |
 //! | 16 | 1 | which ring each core is at work on |
 //! | 17 | 64 | grants that a vCPU is mapping, a page for each ([`Mappings`](crate::Mappings)) |
@@ -52,6 +52,10 @@ pub(crate) const LIFE_AT: usize = HEADER + 16;
 pub(crate) const WRITING_AT: usize = HEADER + 24;
 /// The life that has served last.
 pub(crate) const SERVED_AT: usize = HEADER + 32;
+/// Where the note of the last update is.
+pub(crate) const UPDATE: usize = HEADER + 64;
+/// How many bytes it has.
+pub(crate) const UPDATE_LEN: usize = 232;
 /// Where the records of deaths are, up to the end of the page.
 pub(crate) const DEATHS: usize = HEADER + 512;
 /// How many bytes these are.

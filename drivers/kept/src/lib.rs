@@ -10,6 +10,7 @@
 //!   core is serving.
 //! - `records`: what control knows of its devices and their rings.
 //! - `mappings`: which grants are mapped, and where.
+//! - `image`: the image of a kernel that is to follow, in an update.
 //! - `death`: why and where the last lives ended.
 //!
 //! Kept memory is read by a kernel that may be of another version than the one that wrote it, after
@@ -24,6 +25,7 @@ extern crate std;
 
 mod at_work;
 pub mod death;
+pub mod image;
 pub mod journal;
 pub mod layout;
 mod mappings;
@@ -34,6 +36,7 @@ use spindle_hw::SharedPages;
 
 pub use at_work::AtWork;
 use death::Lives;
+use image::UpdateNote;
 pub use journal::{Journal, JournalPages};
 use layout::TooSmall;
 pub use mappings::{MOST_IN_CALL, Mappings};
@@ -79,6 +82,17 @@ impl Kept {
         Lives::new(self.pages)
     }
 
+    /// The last update, if there was one.
+    #[must_use]
+    pub fn update(&self) -> Option<UpdateNote> {
+        UpdateNote::read(self.pages)
+    }
+
+    /// Notes an update, in place of the one before.
+    pub fn note_update(&self, note: &UpdateNote) {
+        note.write(self.pages);
+    }
+
     /// The pages.
     #[must_use]
     pub const fn pages(&self) -> &'static SharedPages {
@@ -119,6 +133,31 @@ impl Kept {
 /// different states to different ones.
 #[must_use]
 pub fn fnv(bytes: impl IntoIterator<Item = u8>) -> u64 {
-    let step = |sum: u64, byte| (sum ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
-    bytes.into_iter().fold(0xcbf2_9ce4_8422_2325, step)
+    let mut sum = Fnv::default();
+    bytes.into_iter().for_each(|byte| sum.step(byte));
+    sum.value()
+}
+
+/// The same over bytes that come in parts.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Fnv(u64);
+
+impl Default for Fnv {
+    fn default() -> Self {
+        Self(0xcbf2_9ce4_8422_2325)
+    }
+}
+
+impl Fnv {
+    const fn step(&mut self, byte: u8) {
+        self.0 = (self.0 ^ byte as u64).wrapping_mul(0x0000_0100_0000_01b3);
+    }
+
+    pub(crate) fn add(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.step(*byte));
+    }
+
+    pub(crate) const fn value(self) -> u64 {
+        self.0
+    }
 }
