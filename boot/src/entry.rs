@@ -65,6 +65,8 @@ unsafe extern "Rust" {
 unsafe extern "C" {
     static __image_start: u8;
     static __image_end: u8;
+    static __place_end: u8;
+    static pvh_entry: u8;
     static __text_start: u8;
     static __text_end: u8;
     static __rodata_start: u8;
@@ -81,6 +83,10 @@ unsafe extern "C" {
 pub struct Image {
     /// All of it.
     pub all: Range<u64>,
+    /// Where it and every other image lies, with what is left over behind it.
+    pub place: Range<u64>,
+    /// Where it is entered.
+    pub entry: u64,
     /// Code.
     pub text: Range<u64>,
     /// Constants.
@@ -109,6 +115,8 @@ pub fn image() -> Image {
     let guard = (&raw const boot_stack_guard).addr() as u64;
     Image {
         all: between(&raw const __image_start, &raw const __image_end),
+        place: between(&raw const __image_start, &raw const __place_end),
+        entry: (&raw const pvh_entry).addr() as u64,
         text: between(&raw const __text_start, &raw const __text_end),
         rodata: between(&raw const __rodata_start, &raw const __rodata_end),
         data: between(&raw const __data_start, &raw const __data_end),
@@ -187,11 +195,11 @@ extern "C" fn pvh_start(start_info: u64, eax: u32) -> ! {
 fn start(start_info: u64, again: bool) -> Result<Boot, BootError> {
     let info = BootInfo::read(&BootMemory, start_info)?;
     let image = image();
-    if !info.ram.contains(&image.all) {
+    if !info.ram.contains(&image.place) {
         return Err(BootError::ImageNotInRam);
     }
     let mut free = info.ram.clone();
-    free.remove(&image.all);
+    free.remove(&image.place);
     for module in &info.modules {
         free.remove(&(module.start & !(PAGE - 1)..module.end.next_multiple_of(PAGE)));
     }
@@ -201,7 +209,7 @@ fn start(start_info: u64, again: bool) -> Result<Boot, BootError> {
     let mut pool = reachable.largest().unwrap_or(0..0);
     let kept = kept::keep(&mut pool, &info, &image, again);
     free.remove(&kept.pages);
-    free.remove(&kept.image);
+    free.remove(&kept.rooms);
     let mut next = pool.start;
     let source = || {
         let page = next;
@@ -209,7 +217,7 @@ fn start(start_info: u64, again: bool) -> Result<Boot, BootError> {
     };
     // SAFETY: the pool is free RAM that the tables in use map to itself.
     let tables = unsafe { IdentityTables::new(source) };
-    let root = build(tables, &image, &info.ram, &kept.image)?;
+    let root = build(tables, &image, &info.ram, &kept)?;
     free.remove(&(pool.start..next));
     // SAFETY: the new tables map the code that runs, its stack and all else of the image to the
     // same addresses, with the rights that the linker script's sections ask for.
@@ -227,7 +235,7 @@ fn build(
     memory: impl TableMemory,
     image: &Image,
     ram: &Regions,
-    copy: &Range<u64>,
+    kept: &Kept,
 ) -> Result<u64, MapError> {
     let mut tables = PageTables::new(memory)?;
     tables.map(image.text.clone(), Kind::Text)?;
@@ -235,10 +243,15 @@ fn build(
     tables.map(image.data.start..image.stack.start - PAGE, Kind::Memory)?;
     tables.map(image.stack.start..image.data.end, Kind::Memory)?;
     let mut rest = ram.clone();
-    rest.remove(&image.all);
+    rest.remove(&image.place);
     // No stray write reaches what later starts are made of.
-    rest.remove(copy);
-    tables.map(copy.clone(), Kind::ReadOnly)?;
+    rest.remove(&kept.image);
+    tables.map(kept.image.clone(), Kind::ReadOnly)?;
+    if kept.again {
+        // What happens before the kernel has tables of its own ends there.
+        rest.remove(&kept.code());
+        tables.map(kept.code(), Kind::Text)?;
+    }
     for range in rest.iter() {
         tables.map(range, Kind::Memory)?;
     }

@@ -19,7 +19,8 @@
 //! # Linking
 //! The image is linked and loaded at its physical address, below 2 GiB. The linker script
 //! defines, page-aligned: `__image_start`, `__text_start`, `__text_end`, `__rodata_start`,
-//! `__rodata_end`, `__data_start`, `__data_end`, `__bss_start`, `__image_end`.
+//! `__rodata_end`, `__data_start`, `__data_end`, `__bss_start`, `__image_end`, `__place_end`.
+//! Memory from `__image_end` to `__place_end` belongs to the image, and is not used.
 //!
 //! # Starting again
 //! A kernel may enter its image again in the same domain: see `Kept`.
@@ -85,7 +86,7 @@ pub use cmdline::{Word, Words, words};
 pub use entry::{Boot, IdentityTables, Image, enable_write_back, image};
 pub use info::{BootError, BootInfo, COMMAND_LINE_MAX, MAP_MAX, MODULES_MAX, MapEntry, PhysRead};
 #[cfg(target_os = "none")]
-pub use kept::{Kept, START_AGAIN};
+pub use kept::{IMAGE_ROOM, KEPT_CODE_PAGE, Kept, START_AGAIN};
 pub use paging::{Kind, LIMIT as MAP_LIMIT, MapError, PageTables, TableMemory};
 pub use regions::{REGIONS_MAX, Regions};
 pub use runs::RunAllocator;

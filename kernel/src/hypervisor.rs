@@ -1,5 +1,7 @@
 //! The hypervisor as control is given it.
 
+use alloc::string::String;
+
 use spindle_control::Hypervisor;
 use spindle_hw::{Clock, SharedPages};
 use spindle_xen::event::{Deadline, Notify, Port};
@@ -72,6 +74,10 @@ impl Hypervisor for XenCpu {
 
     fn drill(&self, order: &[u8]) {
         restart::order(order);
+    }
+
+    fn update(&self, order: &[u8]) -> String {
+        restart::update(order, &self.grants)
     }
 
     fn heap_free(&self) -> usize {

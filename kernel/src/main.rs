@@ -24,7 +24,7 @@ use ::log::{error, info, warn};
 use spindle_control::{Control, Keep, Store, Suspect};
 use spindle_hw::Clock;
 use spindle_kept::Kept;
-use spindle_kept::death::Death;
+use spindle_kept::death::{Death, DeathCause};
 use spindle_xen::event::Port;
 use spindle_xen::xenbus::ShutdownKind;
 use xen_pvh_boot::{Boot, BootError};
@@ -36,6 +36,9 @@ xen_pvh_boot::entry!(main, kept: restart::pages);
 
 /// What is built in, for the first line of the log.
 const FEATURES: &str = "nvme, virtio, ram, multi-queue, persistent grants, grant copy, flush";
+
+/// Where it is said what became of an update.
+const UPDATED: &str = "data/spindle/updated";
 
 /// The machine, set up.
 #[derive(Debug)]
@@ -61,8 +64,8 @@ fn start(boot: Boot) -> Machine {
     let kept = restart::open(&boot);
     let life = kept.as_ref().map_or(1, Kept::life);
     let last = kept.and_then(|kept| kept.lives().last());
-    let memory = mm::init(&boot, life).unwrap_or_else(|e| panic!("{e}"));
-    match kept.map(|kept| restart::init(&boot, kept)) {
+    let memory = mm::init(&boot, life, restart::heap_end(&boot)).unwrap_or_else(|e| panic!("{e}"));
+    match kept.map(|kept| restart::init(&boot, kept, memory.heap_end)) {
         Some(Ok(())) => {}
         Some(Err(reason)) => warn!("a death ends the domain: {reason}"),
         None => warn!("a death ends the domain: no room for kept memory"),
@@ -100,6 +103,9 @@ fn introduce(life: u64, last: Option<&Death>) {
     let (cause, core) = (death.cause, death.core);
     let now = xen::time::clock().map_or(0, Clock::now_ns);
     let ago = now.saturating_sub(death.at_ns) / 1000;
+    if cause == DeathCause::UPDATE {
+        return restart::introduce(life, ago);
+    }
     error!(
         "life {life}: the last one ended after {uptime} s on core {core} by {cause}, {ago} us ago"
     );
@@ -195,7 +201,11 @@ fn serve(machine: Machine) -> ! {
         xen::time::uptime_ns() / 1_000_000
     );
     control.publish("data/spindle/life", life.to_string());
-    if let Some(death) = last {
+    let mut on_trial = restart::is_on_trial();
+    if let Some(outcome) = restart::outcome() {
+        control.publish(UPDATED, outcome);
+    }
+    if let Some(death) = last.filter(|death| death.cause != DeathCause::UPDATE) {
         let (cause, core) = (death.cause, death.core);
         let message = death.message.lines().find(|line| !line.is_empty());
         let message = message.unwrap_or_default();
@@ -209,6 +219,11 @@ fn serve(machine: Machine) -> ! {
     let kind = loop {
         if let Some(kind) = control.turn() {
             break kind;
+        }
+        if on_trial && control.is_settled() {
+            on_trial = false;
+            restart::accept();
+            control.publish(UPDATED, restart::outcome().unwrap_or_default());
         }
         restart::obey(0);
         watcher.turn(clock.now_ns());

@@ -49,6 +49,7 @@ pub(crate) fn die(cause: DeathCause, message: fmt::Arguments<'_>, rip: u64, fram
     if stage <= 1 && restart::may_follow().is_ok() {
         restart::start_again();
     }
+    restart::give_up_early();
     stop(sched::Reason::Crash)
 }
 

@@ -66,6 +66,8 @@ pub struct Kernel {
     pub rescans: u32,
     /// The drills that were asked for.
     pub drills: Vec<Vec<u8>>,
+    /// The updates that were asked for.
+    pub updates: Vec<Vec<u8>>,
     /// The shutdown that the toolstack has asked for.
     pub shutdown_requested: Option<ShutdownKind>,
     /// Whether the shutdown was clean, once it is over.
@@ -240,6 +242,7 @@ impl Bed {
             }
             Action::Rescan => kernel.rescans += 1,
             Action::Drill(order) => kernel.drills.push(order),
+            Action::Update(order) => kernel.updates.push(order),
             Action::ShutdownRequested(kind) => kernel.shutdown_requested = Some(kind),
             Action::ShutDown { clean } => kernel.shut_down = Some(clean),
             Action::StoreLost => kernel.store_lost = true,

@@ -108,6 +108,7 @@ impl<H: Hypervisor, W: CoreWorker> Control<H, W> {
         if config.drill {
             backend.take_drills();
         }
+        backend.take_updates();
         backend.publish("data/spindle/version", version);
         backend.publish("data/spindle/disks", disks.list());
         let mut listing = Listing::default();
@@ -139,6 +140,12 @@ impl<H: Hypervisor, W: CoreWorker> Control<H, W> {
     /// Publishes what else there is to know, at a path relative to the domain's home.
     pub fn publish(&mut self, path: &str, value: String) {
         self.backend.publish(path, value);
+    }
+
+    /// Whether it is decided what becomes of each device that a former life has served.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        !self.devices.have_former()
     }
 
     /// Runs until the toolstack asks for a shutdown; then everything is closed and off.
@@ -216,6 +223,11 @@ impl<H: Hypervisor, W: CoreWorker> Control<H, W> {
                     self.rounds.disks_seen(Pace::Soon, now);
                 }
                 Action::Drill(order) => self.hypervisor.drill(&order),
+                Action::Update(order) => {
+                    let answer = self.hypervisor.update(&order);
+                    info!("update {answer}");
+                    self.backend.publish("data/spindle/updated", answer);
+                }
                 Action::ShutdownRequested(kind) => {
                     info!("shutdown requested: {kind:?}");
                     self.shutdown = Some(kind);

@@ -130,6 +130,11 @@ impl<H: Hypervisor> Devices<H> {
         self.keeper.former(id).is_some()
     }
 
+    /// Whether any device is to be taken up yet.
+    pub(crate) fn have_former(&self) -> bool {
+        self.keeper.waiting().next().is_some()
+    }
+
     /// A device that a former life has served cannot be taken up.
     pub(crate) fn drop_former(&mut self, id: DeviceId) {
         self.changed |= self.keeper.drop_former(id);

@@ -1,5 +1,8 @@
 //! What control needs of the hypervisor, of memory and of the clock.
 
+use alloc::format;
+use alloc::string::String;
+
 use spindle_hw::SharedPages;
 use spindle_xen::event::{Deadline, Port};
 use spindle_xen::grant::GrantOps;
@@ -58,6 +61,12 @@ pub trait Hypervisor: Copy {
     /// Carries out a drill, as an operator has written it, or says that it is none.
     fn drill(&self, order: &[u8]) {
         log::warn!("no such drill: {:?}", order.escape_ascii());
+    }
+
+    /// Has another image of the kernel follow, as an operator has ordered; returns only if it does not,
+    /// with the answer.
+    fn update(&self, order: &[u8]) -> String {
+        format!("cannot be updated: {}", order.escape_ascii())
     }
 
     /// Closes every event channel that a former life of the kernel has bound to a frontend.

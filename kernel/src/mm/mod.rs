@@ -40,20 +40,26 @@ pub(crate) struct Memory {
     pub(crate) bus: IdentityMap,
     /// Bytes of heap.
     pub(crate) heap: u64,
+    /// Where it ends.
+    pub(crate) heap_end: u64,
     /// Where the room for grants ends, above which there is nothing.
     pub(crate) end: u64,
 }
 
-/// Splits the free RAM. Called once. `life` is 1 for the first start in this domain.
+/// Splits the free RAM. Called once. `life` is 1 for the first start in this domain. Where it is another
+/// one, `heap_end` is where the heap ended before: what lies behind it, devices may still write to.
 ///
 /// # Errors
 /// With the reason, in a domain too small to run in or without a place for the grant window.
-pub(crate) fn init(boot: &Boot, life: u64) -> Result<Memory, &'static str> {
+pub(crate) fn init(boot: &Boot, life: u64, heap_end: Option<u64>) -> Result<Memory, &'static str> {
     let mut free = boot.free.clone();
     let heap = (free.total() / 4).clamp(HEAP_MIN, HEAP_MAX) & !(PAGE - 1);
     let largest = free.largest().filter(|r| r.end - r.start > heap);
     let largest = largest.ok_or("not enough memory: 12 MiB are needed")?;
-    let heap_range = largest.start..largest.start + heap;
+    let end = heap_end.filter(|end| largest.contains(end));
+    let heap_range = largest.start..end.unwrap_or(largest.start + heap);
+    let heap = heap_range.end - heap_range.start;
+    let heap_end = heap_range.end;
     free.remove(&heap_range);
     heap::init(heap_range);
 
@@ -66,6 +72,7 @@ pub(crate) fn init(boot: &Boot, life: u64) -> Result<Memory, &'static str> {
         grants: GrantWindow::new(runs(&whole(window))),
         bus: map::identity(windows.leak()),
         heap,
+        heap_end,
         end,
     })
 }

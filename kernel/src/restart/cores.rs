@@ -19,8 +19,8 @@ use spindle_kept::death::DeathCause;
 
 use super::kept::{self, KeptCode};
 use super::layout::{
-    ABSENT, CORES, CR3, LOST, PARKED, PARKING, RDI, RELEASED, RIP, RSI, RSP, RUNNING, SENT,
-    SLOT_SIZE, STARTING, STATE,
+    ABSENT, CORES, CR3, LOST, ON_THE_WAY, PARKED, PARKING, RDI, RELEASED, RIP, RSI, RSP, RUNNING,
+    SENT, SLOT_SIZE, STARTING, STATE,
 };
 use super::{decision, watch};
 use crate::arch::{Launch, backtrace, cpu};
@@ -49,7 +49,7 @@ impl KeptCode {
         self.slots.u64_at(core * SLOT_SIZE + at)
     }
 
-    fn state(&self, core: usize) -> u32 {
+    fn state_of(&self, core: usize) -> u32 {
         self.word(core, STATE).load(Acquire)
     }
 
@@ -71,7 +71,7 @@ impl KeptCode {
         loop {
             let mut missing = 0;
             for (core, sent) in sent.iter_mut().enumerate().skip(1) {
-                match self.state(core) {
+                match self.state_of(core) {
                     ABSENT | PARKED | LOST => continue,
                     // To one that has no descriptor tables yet, an interrupt would be the end.
                     RUNNING if !*sent => {
@@ -91,7 +91,7 @@ impl KeptCode {
             sched::yield_now();
         }
         for core in 1..CORES {
-            if !matches!(self.state(core), ABSENT | PARKED | LOST) {
+            if !matches!(self.state_of(core), ABSENT | PARKED | LOST) {
                 vcpus::down(core);
                 self.set(core, LOST);
             }
@@ -143,7 +143,7 @@ pub(crate) fn release(core: usize, launch: &Launch) -> Release {
     let Some(kept) = kept::get().filter(|_| core < CORES) else {
         return Release::New;
     };
-    match kept.state(core) {
+    match kept.state_of(core) {
         ABSENT => return Release::New,
         PARKED => {}
         _ => return Release::Lost,
@@ -161,7 +161,7 @@ pub(crate) fn release(core: usize, launch: &Launch) -> Release {
     kept.word(core, SENT).store(0, Relaxed);
     kept.set(core, RELEASED);
     let deadline = time::uptime_ns().saturating_add(STOP_NS);
-    while kept.state(core) == RELEASED && time::uptime_ns() < deadline {
+    while kept.state_of(core) == RELEASED && time::uptime_ns() < deadline {
         // More than once: it may have looked before, and gone down after.
         vcpus::up(core);
         sched::yield_now();
@@ -193,6 +193,7 @@ pub(crate) fn unblock_interrupts() {
     }
     if let Some(kept) = kept::get() {
         kept.word(0, SENT).store(0, Relaxed);
+        kept.state.u32_at(ON_THE_WAY).store(0, Relaxed);
     }
 }
 

@@ -8,6 +8,7 @@ use spindle_kept::AtWork;
 use spindle_kept::death::{Death, DeathCause, MESSAGE_MAX, TRACE_MAX};
 
 use super::kept;
+use super::layout::TRIAL_UNDER_WAY;
 use crate::arch::cpu;
 use crate::xen::{self, time};
 
@@ -32,7 +33,7 @@ pub(crate) fn note(
     message: fmt::Arguments<'_>,
     trace: &heapless::Vec<u64, TRACE_MAX>,
 ) {
-    let Some(kept) = kept::get() else {
+    let Some(kept) = kept::memory() else {
         return;
     };
     let mut kept_message = Cut(heapless::String::new());
@@ -40,7 +41,7 @@ pub(crate) fn note(
     let _ = kept_message.write_fmt(message);
     let core = cpu::number();
     let ring = WORK.get().and_then(|page| AtWork::read(page, core));
-    kept.lives.end(&Death {
+    kept.lives().end(&Death {
         cause,
         core: core as u32,
         uptime_ns: time::uptime_ns(),
@@ -59,7 +60,8 @@ pub(crate) fn may_follow() -> Result<(), &'static str> {
     let kept = kept::get().ok_or("there is no kept memory")?;
     let clock = time::clock().filter(|_| xen::is_present());
     let clock = clock.ok_or("there is no hypervisor")?;
-    if !kept.lives.may_go_on(clock.now_ns()) {
+    // The image that was there before goes on after a trial that fails.
+    if kept.trial() != TRIAL_UNDER_WAY && !kept.lives.may_go_on(clock.now_ns()) {
         return Err("there were too many deaths within a minute");
     }
     Ok(())

@@ -17,6 +17,7 @@ use spindle_kept::layout::{CODE as CODE_PAGE, SLOT_PAGES, SLOTS, STATE, TABLE_PA
 use xen_pvh_boot::{Boot, PAGE, image};
 
 use super::layout;
+use crate::arch::cpu;
 use crate::{mm, xen};
 
 global_asm!(
@@ -25,6 +26,13 @@ global_asm!(
     ROOT = const layout::ROOT,
     GDTR = const layout::GDTR,
     IDTR = const layout::IDTR,
+    ON_THE_WAY = const layout::ON_THE_WAY,
+    TRIAL = const layout::TRIAL,
+    TRIAL_WANTED = const layout::TRIAL_WANTED,
+    TRIAL_UNDER_WAY = const layout::TRIAL_UNDER_WAY,
+    NEXT = const layout::NEXT,
+    PLANS = const layout::PLANS,
+    PLAN_LEN = const layout::PLAN_LEN,
     IMAGE_FROM = const layout::IMAGE_FROM,
     IMAGE_TO = const layout::IMAGE_TO,
     IMAGE_WORDS = const layout::IMAGE_WORDS,
@@ -64,6 +72,10 @@ pub(super) struct KeptCode {
     again: bool,
     pub(super) slots: SharedPages,
     pub(super) lives: Lives,
+    pub(super) state: SharedPages,
+    /// Copies of images: of the one that runs, which may not be written to, and of another one.
+    pub(super) own: SharedPages,
+    pub(super) spare: Option<SharedPages>,
 }
 
 /// All of kept memory, and what is in it.
@@ -88,14 +100,8 @@ pub(crate) fn memory() -> Option<Kept> {
 
 /// Begins a life in kept memory, if the domain has room for it. Called once.
 pub(crate) fn open(boot: &Boot) -> Option<Kept> {
-    let Range { start, end } = boot.kept.pages;
-    let base = NonNull::new(ptr::with_exposed_provenance_mut(start as usize))?;
-    let count = ((end - start) / PAGE) as usize;
-    let pages = PAGES.call_once(|| {
-        // SAFETY: boot has mapped kept memory to itself for good and gives it to nothing else, so
-        // that no reference covers it.
-        unsafe { SharedPages::from_raw(base, count, start) }
-    });
+    let pages = range(&boot.kept.pages)?;
+    let pages = PAGES.call_once(|| pages);
     let kept = if boot.kept.again {
         Kept::open_again(pages)
     } else {
@@ -105,11 +111,39 @@ pub(crate) fn open(boot: &Boot) -> Option<Kept> {
     *MEMORY.call_once(|| kept.ok())
 }
 
+/// Where the heap has ended in the lives before, if there were any.
+pub(crate) fn heap_end(boot: &Boot) -> Option<u64> {
+    let state = PAGES.get()?.view(STATE, 1)?;
+    let end = state.u64_at(layout::HEAP_END).load(Relaxed);
+    boot.kept.again.then_some(end)
+}
+
+/// What boot has set aside there; empty ranges are none.
+fn range(range: &Range<u64>) -> Option<SharedPages> {
+    let base = NonNull::new(ptr::with_exposed_provenance_mut(range.start as usize))?;
+    let count = range.end.checked_sub(range.start)? / PAGE;
+    // SAFETY: boot has mapped kept memory to itself for good and gives it to nothing else, so that
+    // no reference covers it; `open` and `init`, which ask for it, are called once.
+    Some(unsafe { SharedPages::from_raw(base, count as usize, range.start) })
+}
+
+/// If this life has hardly begun, and is the trial of an image, gives it up.
+pub(crate) fn give_up_early() {
+    let state = PAGES.get().and_then(|pages| pages.view(STATE, 1));
+    if let Some(state) = state
+        && state.u32_at(layout::ON_THE_WAY).load(Relaxed) == 1
+        && state.u32_at(layout::TRIAL).load(Relaxed) == layout::TRIAL_UNDER_WAY
+    {
+        // The kept code handles exceptions yet.
+        cpu::undefined_instruction()
+    }
+}
+
 /// Has everything ready for a next life. Called once, on the boot core, before any other runs.
 ///
 /// # Errors
 /// With the reason, if the kept code cannot be made executable.
-pub(crate) fn init(boot: &Boot, kept: Kept) -> Result<(), &'static str> {
+pub(crate) fn init(boot: &Boot, kept: Kept, heap_end: u64) -> Result<(), &'static str> {
     let part = |first, count| kept.pages().view(first, count);
     let part = |first, count| part(first, count).ok_or("kept memory is too small");
     let (code, state) = (part(CODE_PAGE, 1)?, part(STATE, 1)?);
@@ -119,16 +153,23 @@ pub(crate) fn init(boot: &Boot, kept: Kept) -> Result<(), &'static str> {
         // Cores that wait run in it: what the first life has put there stays.
         write_code(&code);
         slots.zero(0, slots.len());
+        write_plan(&state, boot);
+        state.u64_at(layout::HEAP_END).store(heap_end, Relaxed);
     }
     let at = code.bus();
     mm::make_code(at..at + PAGE).map_err(|_| "the kept code cannot be mapped")?;
     write_tables(&tables);
-    write_state(&state, boot, at, tables.bus());
+    write_state(&state, at, tables.bus());
+    let own = range(&boot.kept.image).ok_or("there is no copy of the image")?;
+    let spare = boot.kept.spare.as_ref().and_then(range);
     CODE.call_once(|| KeptCode {
         code: at,
         again: boot.kept.again,
         slots,
         lives: kept.lives(),
+        state,
+        own,
+        spare,
     });
     Ok(())
 }
@@ -163,7 +204,7 @@ fn write_tables(pages: &SharedPages) {
 }
 
 /// Writes what the kept code at `code` works with.
-fn write_state(state: &SharedPages, boot: &Boot, code: u64, root: u64) {
+fn write_state(state: &SharedPages, code: u64, root: u64) {
     /// Nothing, 64-bit code, data, 32-bit code; the same selectors as everywhere.
     const SEGMENTS: [u64; 4] = [
         0,
@@ -205,14 +246,27 @@ fn write_state(state: &SharedPages, boot: &Boot, code: u64, root: u64) {
         );
         put(gate + 8, handler >> 32);
     }
-    let (image, copy) = (image(), &boot.kept.image);
-    put(layout::IMAGE_FROM, copy.start);
-    put(layout::IMAGE_TO, image.all.start);
-    put(layout::IMAGE_WORDS, (image.bss.start - image.all.start) / 8);
-    put(layout::BSS, image.bss.start);
-    put(layout::BSS_WORDS, (image.bss.end - image.bss.start) / 8);
-    put(layout::ENTRY, image.text.start);
-    put(layout::START_INFO, boot.start_info);
+}
+
+/// Has each death lead to the image that runs.
+fn write_plan(state: &SharedPages, boot: &Boot) {
+    let image = image();
+    let words = [
+        (layout::IMAGE_FROM, boot.kept.image.start),
+        (layout::IMAGE_TO, image.all.start),
+        (layout::IMAGE_WORDS, (image.bss.start - image.all.start) / 8),
+        (layout::BSS, image.bss.start),
+        (layout::BSS_WORDS, (image.bss.end - image.bss.start) / 8),
+        (layout::ENTRY, image.entry),
+        (layout::START_INFO, boot.start_info),
+    ];
+    for (at, value) in words {
+        state.u64_at(layout::PLANS + at).store(value, Relaxed);
+    }
+    state.u64_at(layout::NEXT).store(0, Relaxed);
+    for at in [layout::ON_THE_WAY, layout::TRIAL] {
+        state.u32_at(at).store(0, Relaxed);
+    }
 }
 
 impl KeptCode {

@@ -60,13 +60,29 @@ kept_park:
     mov dword ptr [r12 + {STATE}], {STARTING}
     iretq                               # only this lets non-maskable interrupts in again
 
-    # Puts the image back and enters it as the domain builder did. Runs on the boot core, in the
-    # handler of a non-maskable interrupt: no other can come while the tables do not fit the mode.
+    # Puts an image where it belongs and enters it as the domain builder did. Which one does not depend
+    # on the image that has ended: an image that is to be tried is entered once; if that does not go
+    # well, what was there before is. Runs on the boot core, in the handler of a non-maskable
+    # interrupt: no other can come while the tables do not fit the mode.
     .balign 16
     .global kept_enter
 kept_enter:
     LEAVE_THE_IMAGE
     lea rsp, [rbx + {STACK_TOP}]
+    mov dword ptr [rbx + {ON_THE_WAY}], 1
+    mov rdx, [rbx + {NEXT}]
+    mov eax, [rbx + {TRIAL}]
+    cmp eax, {TRIAL_WANTED}
+    jne .Lno_trial
+    xor rdx, {PLAN_LEN}
+    jmp .Ltrial
+.Lno_trial:
+    cmp eax, {TRIAL_UNDER_WAY}
+    jne .Lplan
+.Ltrial:
+    inc dword ptr [rbx + {TRIAL}]
+.Lplan:
+    lea rbx, [rbx + rdx + {PLANS}]
     mov rsi, [rbx + {IMAGE_FROM}]
     mov rdi, [rbx + {IMAGE_TO}]
     mov rcx, [rbx + {IMAGE_WORDS}]
@@ -105,10 +121,17 @@ kept_enter:
 kept_nmi:
     iretq
 
-    # An exception in here, or at the beginning of the next life: the domain ends as crashed.
+    # An exception in here, or at the beginning of the next life: if that is the trial of an image, it has
+    # failed; otherwise the domain ends as crashed.
     .balign 16
     .global kept_fatal
 kept_fatal:
+    lea rbx, [rip + kept_code + 4096]
+    cmp dword ptr [rbx + {ON_THE_WAY}], 1
+    jne .Lend
+    cmp dword ptr [rbx + {TRIAL}], {TRIAL_UNDER_WAY}
+    je kept_enter
+.Lend:
     mov eax, 29                         # sched_op
     mov edi, 2                          # SCHEDOP_shutdown
     lea rsi, [rip + .Lcrash]

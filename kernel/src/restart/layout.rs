@@ -21,20 +21,36 @@ pub(super) const VMMCALL: usize = 0;
 pub(super) const ROOT: usize = 8;
 pub(super) const GDTR: usize = 16;
 pub(super) const IDTR: usize = 32;
-/// The image's copy, its place, and their length in words; `.bss` and its length; the entry point
-/// and what it is given.
-pub(super) const IMAGE_FROM: usize = 48;
-pub(super) const IMAGE_TO: usize = 56;
-pub(super) const IMAGE_WORDS: usize = 64;
-pub(super) const BSS: usize = 72;
-pub(super) const BSS_WORDS: usize = 80;
-pub(super) const ENTRY: usize = 88;
-pub(super) const START_INFO: usize = 96;
+/// Where the boot core is on its way into an image: 1 until that has tables of its own. How far the trial of
+/// another image has come. Which plan is to be followed after a death: bytes from the first.
+pub(super) const ON_THE_WAY: usize = 48;
+pub(super) const TRIAL: usize = 52;
+pub(super) const NEXT: usize = 56;
+/// Where the heap ends: devices may reach what is behind it. No life has it end later.
+pub(super) const HEAP_END: usize = 64;
 /// Descriptor tables.
 pub(super) const GDT: usize = 128;
 pub(super) const IDT: usize = 512;
+/// Two plans of how to enter an image. Bytes in one: the image's copy, its place, and their length in
+/// words; `.bss` and its length; the entry point and what it is given.
+pub(super) const PLANS: usize = 1024;
+pub(super) const PLAN_LEN: usize = 64;
+pub(super) const IMAGE_FROM: usize = 0;
+pub(super) const IMAGE_TO: usize = 8;
+pub(super) const IMAGE_WORDS: usize = 16;
+pub(super) const BSS: usize = 24;
+pub(super) const BSS_WORDS: usize = 32;
+pub(super) const ENTRY: usize = 40;
+pub(super) const START_INFO: usize = 48;
 /// Above the boot core's stack.
 pub(super) const STACK_TOP: usize = 4096;
+
+/// States of a trial. The other plan is to be followed at the next start; it was; its image has died
+/// before it served, and the first plan was followed again. kept_code.S adds one.
+pub(super) const TRIAL_NONE: u32 = 0;
+pub(super) const TRIAL_WANTED: u32 = 1;
+pub(super) const TRIAL_UNDER_WAY: u32 = 2;
+pub(super) const TRIAL_FAILED: u32 = 3;
 
 /// Cores that have a slot: as many as Xen has a clock for.
 pub(super) const CORES: usize = 32;
@@ -62,3 +78,19 @@ pub(super) const RELEASED: u32 = 5;
 pub(super) const LOST: u32 = 6;
 
 const _: () = assert!(CORES * SLOT_SIZE == SLOT_PAGES * 4096);
+
+/// The code of the first life stays for those that follow, whatever their image: where this fails, the
+/// layout of kept memory is another one, and has another version (`spindle_kept::layout`).
+const _: () = assert!(
+    sum(include_bytes!("kept_code.S")) == 0x70a9_d328_53de_0eff
+        && spindle_kept::layout::VERSION == 2
+);
+
+const fn sum(bytes: &[u8]) -> u64 {
+    let (mut sum, mut at) = (0xcbf2_9ce4_8422_2325_u64, 0);
+    while at < bytes.len() {
+        sum = (sum ^ bytes[at] as u64).wrapping_mul(0x0000_0100_0000_01b3);
+        at += 1;
+    }
+    sum
+}

@@ -14,6 +14,7 @@
 //! | `decision` | whether a life may follow |
 //! | `store` | takes up the connection to xenstored |
 //! | `watch` | finds a core that hangs |
+//! | `update`, `head.S` | another image in the place of this one |
 //! | `drill` | deaths on purpose |
 
 mod cores;
@@ -22,6 +23,7 @@ mod drill;
 mod kept;
 mod layout;
 mod store;
+mod update;
 mod watch;
 
 pub(crate) use cores::{
@@ -30,7 +32,8 @@ pub(crate) use cores::{
 };
 pub(crate) use decision::{may_follow, note, serves, work_is_at};
 pub(crate) use drill::{obey, order};
-pub(crate) use kept::{init, is_again, memory, open};
+pub(crate) use kept::{give_up_early, heap_end, init, is_again, memory, open};
 pub(crate) use layout::pages;
 pub(crate) use store::ring;
+pub(crate) use update::{accept, introduce, is_on_trial, outcome, update};
 pub(crate) use watch::{Watcher, alive};

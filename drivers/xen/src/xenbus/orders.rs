@@ -14,15 +14,19 @@ pub(super) enum OrderNode {
     SysRq,
     /// What is to be tried, in words.
     Crash,
+    /// Which image is to follow.
+    Update,
 }
 
 impl OrderNode {
-    const ALL: [Self; 2] = [Self::SysRq, Self::Crash];
+    const ALL: [Self; 3] = [Self::SysRq, Self::Crash, Self::Update];
+    const DRILLS: [Self; 2] = [Self::SysRq, Self::Crash];
 
     const fn path(self) -> &'static str {
         match self {
             Self::SysRq => "control/sysrq",
             Self::Crash => "data/spindle/crash",
+            Self::Update => "data/spindle/update",
         }
     }
 
@@ -30,6 +34,7 @@ impl OrderNode {
         match self {
             Self::SysRq => "sysrq",
             Self::Crash => "crash",
+            Self::Update => "update",
         }
     }
 }
@@ -37,8 +42,8 @@ impl OrderNode {
 /// What is known of the nodes.
 #[derive(Debug, Default)]
 pub(super) struct Orders {
-    /// Watches are to be set.
-    wanted: bool,
+    /// Watches are to be set at these.
+    wanted: Vec<OrderNode>,
     /// Something may be in them.
     due: Vec<OrderNode>,
 }
@@ -46,7 +51,12 @@ pub(super) struct Orders {
 impl Backend {
     /// Has [`Action::Drill`] come when an operator asks for one.
     pub fn take_drills(&mut self) {
-        self.orders.wanted = true;
+        self.orders.wanted.extend(OrderNode::DRILLS);
+    }
+
+    /// Has [`Action::Update`] come when an operator asks for an update.
+    pub fn take_updates(&mut self) {
+        self.orders.wanted.push(OrderNode::Update);
     }
 
     /// Whether a watch event is for such a node.
@@ -69,10 +79,10 @@ impl Backend {
     }
 
     pub(super) fn start_orders(&mut self) {
-        if core::mem::take(&mut self.orders.wanted) {
-            let watches =
-                OrderNode::ALL.map(|node| Request::Watch(node.path().into(), node.token().into()));
-            self.client.post(Vec::from(watches));
+        if !self.orders.wanted.is_empty() {
+            let nodes = core::mem::take(&mut self.orders.wanted);
+            let watch = |node: OrderNode| Request::Watch(node.path().into(), node.token().into());
+            self.client.post(nodes.into_iter().map(watch).collect());
         }
         if !self.is_running(|job| matches!(job, Job::Order { .. }))
             && let Some(node) = self.orders.due.pop()
@@ -121,7 +131,10 @@ impl Backend {
         result: Result<(), TransactionError>,
     ) {
         match result {
-            Ok(()) => self.actions.push_back(Action::Drill(text)),
+            Ok(()) => self.actions.push_back(match node {
+                OrderNode::SysRq | OrderNode::Crash => Action::Drill(text),
+                OrderNode::Update => Action::Update(text),
+            }),
             Err(TransactionError::Conflict) => self.order_due(node),
             Err(TransactionError::Refused(error)) => {
                 log::warn!("{}: cannot be taken: {error}", node.path());

@@ -277,6 +277,8 @@ pub enum Action {
     /// called: what was written to `control/sysrq` by `xl sysrq`, or to `data/spindle/crash`. At most 64
     /// bytes of it. No answer.
     Drill(Vec<u8>),
+    /// An operator asks for an update of the kernel (`data/spindle/update` was written): what is there.
+    Update(Vec<u8>),
     /// The toolstack asks for a shutdown: call [`Backend::shutdown`](super::Backend::shutdown).
     ShutdownRequested(ShutdownKind),
     /// [`Backend::shutdown`](super::Backend::shutdown) has come to its end.

@@ -1,0 +1,249 @@
+//! Another image in the place of the one that runs: taken from dom0, checked, tried, and kept or given up.
+//!
+//! The image comes into the spare room for copies, so that until it is checked nothing has changed that
+//! matters. Then this life ends, not by a death, and the new image is entered. What a death leads to is
+//! the old one, as long as the new one has not taken over all that was connected: kept_code.S goes
+//! back to it by itself.
+
+// UNSAFETY: the image's head is made by the linker.
+#![expect(unsafe_code)]
+
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::arch::global_asm;
+use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+
+use log::info;
+use spindle_hw::{Clock, PAGE_SIZE, SharedPages};
+use spindle_kept::death::DeathCause;
+use spindle_kept::image::{
+    HEAD_LEN, HEAD_MAGIC, HEAD_VERSION, ImageHead, ImageOffer, LAYOUTS, Unfit, UpdateNote,
+    UpdateOutcome,
+};
+use spindle_xen::DomId;
+use spindle_xen::grant::{CopyEnd, CopyOp, GrantOps, GrantRef};
+
+use super::kept::{self, KeptCode};
+use super::layout::{
+    BSS, BSS_WORDS, ENTRY, IMAGE_FROM, IMAGE_TO, IMAGE_WORDS, NEXT, PLAN_LEN, PLANS, START_INFO,
+    TRIAL, TRIAL_FAILED, TRIAL_NONE, TRIAL_UNDER_WAY, TRIAL_WANTED,
+};
+use super::{cores, decision};
+use crate::xen::time;
+
+global_asm!(
+    include_str!("head.S"),
+    concat!(
+        ".ascii \"",
+        env!("CARGO_PKG_VERSION"),
+        " ",
+        env!("SPINDLE_GIT"),
+        "\""
+    ),
+    ".org {HEAD_LEN}",
+    HEAD_LEN = const HEAD_LEN,
+    HEAD_MAGIC = const HEAD_MAGIC,
+    HEAD_VERSION = const HEAD_VERSION,
+    LAYOUT = const LAYOUTS.0,
+    READS = const LAYOUTS.1,
+);
+
+unsafe extern "C" {
+    static image_head: [u8; HEAD_LEN];
+}
+
+/// Where images come from.
+const DOM0: DomId = DomId(0);
+/// Grants that are copied in one call.
+const BATCH: usize = 64;
+
+/// Why there is no room: a domain with little memory, or one that cannot start again at all.
+const NO_ROOM: &str = "the domain has no memory for a second image: 16 MiB are needed";
+
+/// What an order asks for.
+#[derive(Debug)]
+struct Order {
+    id: u64,
+    offer: GrantRef,
+    /// Nothing is to be done beyond the checks.
+    check: bool,
+}
+
+impl Order {
+    fn read(order: &[u8]) -> Option<Self> {
+        let mut words = core::str::from_utf8(order).ok()?.split_ascii_whitespace();
+        Some(Self {
+            id: words.next()?.parse().ok()?,
+            offer: GrantRef(words.next()?.parse().ok()?),
+            check: words.next() == Some("check"),
+        })
+    }
+}
+
+/// What this image says of itself.
+fn running() -> Result<ImageHead, Unfit> {
+    // SAFETY: a constant in the image.
+    ImageHead::read(unsafe { &*&raw const image_head })
+}
+
+/// Carries out an order to update; gives the answer if the same image goes on.
+pub(crate) fn update(order: &[u8], grants: &impl GrantOps) -> String {
+    let Some(order) = Order::read(order) else {
+        return String::from("0 refused: the order is not a number and a grant");
+    };
+    let id = order.id;
+    match begin(&order, grants) {
+        Ok(head) => format!("{id} fits: {head}, {} bytes", head.loaded()),
+        Err(reason) => format!("{id} refused: {reason}"),
+    }
+}
+
+fn begin(order: &Order, grants: &impl GrantOps) -> Result<ImageHead, String> {
+    let kept = kept::get().ok_or(NO_ROOM)?;
+    let memory = kept::memory().ok_or(NO_ROOM)?;
+    let unfit = |unfit: Unfit| unfit.to_string();
+    let room = kept.spare.as_ref().ok_or(NO_ROOM)?;
+    let running = running().map_err(unfit)?;
+    if kept.trial() != TRIAL_NONE {
+        return Err("an update is under way".into());
+    }
+    let size = room.len() as u64;
+    fetch(room, &[order.offer], grants)?;
+    let offer = ImageOffer::read(room, size).map_err(unfit)?;
+    let refs: Vec<_> = offer.refs.iter().copied().map(GrantRef).collect();
+    fetch(room, &refs, grants)?;
+    let head = offer.examine(room).map_err(unfit)?;
+    head.may_follow(&running, size).map_err(unfit)?;
+    if order.check {
+        return Ok(head);
+    }
+    let text = |head: &ImageHead| heapless::String::try_from(head.version()).unwrap_or_default();
+    memory.note_update(&UpdateNote {
+        id: order.id,
+        at_ns: time::clock().map_or(0, Clock::now_ns),
+        pause_ns: 0,
+        outcome: UpdateOutcome::Open,
+        old: text(&running),
+        new: text(&head),
+    });
+    // Two rooms with the same image could not be told apart.
+    let same = offer.examine(&kept.own).is_ok();
+    if same {
+        room.zero(0, HEAD_LEN);
+    }
+    let from = if same { &kept.own } else { room };
+    kept.plan(&head, from);
+    info!("update: {head} is to follow {running}");
+    let nowhere = heapless::Vec::new();
+    let message = format_args!("UPDATE to {head}\n");
+    decision::note(DeathCause::UPDATE, message, &nowhere);
+    cores::start_again();
+    Err("it cannot start again".into())
+}
+
+/// Copies what dom0 has granted, page by page, to the front of `room`.
+fn fetch(room: &SharedPages, refs: &[GrantRef], grants: &impl GrantOps) -> Result<(), String> {
+    let mut to = room.bus();
+    for refs in refs.chunks(BATCH) {
+        let ops = refs.iter().map(|gref| {
+            let op = CopyOp::from_grant(CopyEnd::granted(DOM0, *gref, 0), to, PAGE_SIZE as u16);
+            to += PAGE_SIZE as u64;
+            op
+        });
+        let mut ops: Vec<_> = ops.collect();
+        let copied = grants.copy(&mut ops);
+        copied.map_err(|error| format!("a grant cannot be copied: {error}"))?;
+        if let Some(op) = ops.iter().find(|op| !op.status.is_ok()) {
+            return Err(format!("a grant cannot be copied: status {}", op.status.0));
+        }
+    }
+    Ok(())
+}
+
+impl KeptCode {
+    /// How far the trial of another image has come.
+    pub(super) fn trial(&self) -> u32 {
+        self.state.u32_at(TRIAL).load(Acquire)
+    }
+
+    fn set_trial(&self, trial: u32) {
+        self.state.u32_at(TRIAL).store(trial, Release);
+    }
+
+    /// Has the image with this head, whose copy is at `from`, tried by the next start.
+    fn plan(&self, head: &ImageHead, from: &SharedPages) {
+        let next = self.state.u64_at(NEXT).load(Relaxed) as usize;
+        let (now, plan) = (PLANS + next, PLANS + (next ^ PLAN_LEN));
+        let start_info = self.state.u64_at(now + START_INFO).load(Relaxed);
+        let bss = head.bss();
+        let words = [
+            (IMAGE_FROM, from.bus()),
+            (IMAGE_TO, head.start()),
+            (IMAGE_WORDS, head.loaded() / 8),
+            (BSS, bss.start),
+            (BSS_WORDS, (bss.end - bss.start) / 8),
+            (ENTRY, head.entry()),
+            (START_INFO, start_info),
+        ];
+        for (at, value) in words {
+            self.state.u64_at(plan + at).store(value, Relaxed);
+        }
+        self.set_trial(TRIAL_WANTED);
+    }
+}
+
+/// The last update, as a line for xenstore; `None` if there was none, or it is open.
+pub(crate) fn outcome() -> Option<String> {
+    let note = kept::memory()?.update()?;
+    let UpdateNote { id, old, new, .. } = &note;
+    let pause = note.pause_ns / 1_000_000;
+    Some(match note.outcome {
+        UpdateOutcome::Open => return None,
+        UpdateOutcome::Done => format!("{id} done: {new} follows {old}, {pause} ms"),
+        UpdateOutcome::Failed => format!("{id} failed: {old} runs again instead of {new}"),
+    })
+}
+
+/// Whether this life is the trial of an image; notes it if the one before was, in vain.
+pub(crate) fn is_on_trial() -> bool {
+    let Some(kept) = kept::get() else {
+        return false;
+    };
+    if kept.trial() == TRIAL_FAILED {
+        settle(UpdateOutcome::Failed);
+        kept.set_trial(TRIAL_NONE);
+    }
+    kept.trial() == TRIAL_UNDER_WAY
+}
+
+/// The image that is on trial serves: deaths lead to it from now on.
+pub(crate) fn accept() {
+    if let Some(kept) = kept::get() {
+        settle(UpdateOutcome::Done);
+        let next = kept.state.u64_at(NEXT);
+        kept.set_trial(TRIAL_NONE);
+        next.store(next.load(Relaxed) ^ PLAN_LEN as u64, Release);
+    }
+}
+
+fn settle(outcome: UpdateOutcome) {
+    let Some(kept) = kept::memory() else {
+        return;
+    };
+    if let Some(mut note) = kept.update() {
+        let now = time::clock().map_or(0, Clock::now_ns);
+        note.pause_ns = now.saturating_sub(note.at_ns).max(1);
+        note.outcome = outcome;
+        kept.note_update(&note);
+    }
+}
+
+/// Begins the log of a life that follows an update.
+pub(crate) fn introduce(life: u64, ago_us: u64) {
+    let text = match kept::memory().and_then(|kept| kept.update()) {
+        Some(note) => format!("{} follows {}", note.new, note.old),
+        None => String::new(),
+    };
+    info!("life {life}: an update, {ago_us} us ago: {text}");
+}
