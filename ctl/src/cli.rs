@@ -27,6 +27,9 @@ pub(crate) enum Verb {
     /// how its guests get their disks back. If it fails, it can be tried again: the disks stay with
     /// xen-pciback meanwhile.
     Restart(RestartArgs),
+    /// Have another image follow the one that runs in a Spindle domain, in place: its guests notice a
+    /// pause. If the image does not serve, the one before it goes on.
+    Update(UpdateArgs),
     /// Have a running Spindle look at its disks again, for one that was lost, replaced or formatted
     /// and for new namespaces, and print the state of each. It does so by itself as well.
     Rescan(RescanArgs),
@@ -115,6 +118,26 @@ pub(crate) struct RestartArgs {
     pub(crate) shim: Option<String>,
     /// Seconds to wait until the old domain has ended, and again until the new one serves.
     #[arg(long, default_value_t = 30, value_parser = value_parser!(u64).range(..=DAY))]
+    pub(crate) timeout: u64,
+    /// Seconds to wait for another spindlectl that changes something.
+    #[arg(long, default_value_t = 120, value_parser = value_parser!(u64).range(..=DAY))]
+    pub(crate) lock_timeout: u64,
+}
+
+#[derive(Args)]
+pub(crate) struct UpdateArgs {
+    /// The domain's name.
+    pub(crate) name: String,
+    /// The image [default: /usr/lib/spindle/spindle.elf]. The domain's configuration keeps the file that
+    /// it names: the next start of the domain, also by `xl reboot`, takes that.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) image: Option<String>,
+    /// Have the image checked, here and by the domain, but change nothing.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Seconds that the image has to serve all that is connected, before it is ended so that the one
+    /// before it goes on. A disk that starts slowly may need 30.
+    #[arg(long, default_value_t = 60, value_parser = value_parser!(u64).range(1..=DAY))]
     pub(crate) timeout: u64,
     /// Seconds to wait for another spindlectl that changes something.
     #[arg(long, default_value_t = 120, value_parser = value_parser!(u64).range(..=DAY))]

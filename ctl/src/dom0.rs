@@ -13,7 +13,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use spindlectl_grants::GrantedBytes;
 
 use crate::host::{Call, Failed, Host, Node, Opener};
 
@@ -33,6 +35,8 @@ pub(crate) struct Dom0 {
     stopping: bool,
     /// A program that did not end when it was killed: what it does may still take effect.
     stuck: Option<(String, Child)>,
+    /// What domains may read.
+    granted: Vec<GrantedBytes>,
 }
 
 impl Dom0 {
@@ -44,6 +48,7 @@ impl Dom0 {
             signalled: Arc::default(),
             stopping: false,
             stuck: None,
+            granted: Vec::new(),
         }
     }
 
@@ -74,12 +79,30 @@ impl Host for Dom0 {
     }
 
     fn read(&mut self, path: &str) -> io::Result<String> {
+        let bytes = self.bytes(path)?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    fn bytes(&mut self, path: &str) -> io::Result<Vec<u8>> {
         let path = path.to_string();
         within(FILE, move || {
             let mut bytes = Vec::new();
             File::open(path)?.take(MOST).read_to_end(&mut bytes)?;
-            Ok(String::from_utf8_lossy(&bytes).into_owned())
+            Ok(bytes)
         })
+    }
+
+    fn grant(&mut self, domain: u32, bytes: &[u8]) -> io::Result<Vec<u32>> {
+        let domain = u16::try_from(domain).map_err(io::Error::other)?;
+        let granted = GrantedBytes::new(domain, bytes)?;
+        let refs = granted.refs().to_vec();
+        self.granted.push(granted);
+        Ok(refs)
+    }
+
+    fn stamp(&mut self) -> u64 {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        now.map_or(0, |now| now.as_nanos() as u64)
     }
 
     fn size(&mut self, path: &str) -> io::Result<u64> {

@@ -135,6 +135,13 @@ pub(crate) struct Fake {
     pub(crate) most_read: u64,
     /// The frames of machine memory that are mapped where registers are: the first, and how many.
     pub(crate) mapped_frames: (u64, u64),
+    /// Files that are no text.
+    pub(crate) images: BTreeMap<String, Vec<u8>>,
+    /// What was granted.
+    pub(crate) granted: Vec<Vec<u8>>,
+    /// What a Spindle answers to an order to update, and to an interrupt after that.
+    pub(crate) update_answers: Vec<&'static str>,
+    update_number: String,
     pending: Vec<(Duration, Call)>,
     next_id: u32,
     now: Duration,
@@ -170,6 +177,10 @@ impl Fake {
             late: false,
             most_read: 0,
             mapped_frames: (0xfebf8, 4),
+            images: BTreeMap::new(),
+            granted: Vec::new(),
+            update_answers: Vec::new(),
+            update_number: String::new(),
             pending: Vec::new(),
             taken: Vec::new(),
             openers: Vec::new(),

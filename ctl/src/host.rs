@@ -20,7 +20,16 @@ pub(crate) trait Host {
     /// The content of a small file.
     fn read(&mut self, path: &str) -> io::Result<String>;
 
-    /// The bytes in a file.
+    /// The content of a file of any kind.
+    fn bytes(&mut self, path: &str) -> io::Result<Vec<u8>>;
+
+    /// Has a domain read these bytes until this program ends; gives the grant of each page.
+    fn grant(&mut self, domain: u32, bytes: &[u8]) -> io::Result<Vec<u32>>;
+
+    /// A number that no other program gets.
+    fn stamp(&mut self) -> u64;
+
+    /// How many bytes are in a file.
     fn size(&mut self, path: &str) -> io::Result<u64>;
 
     /// The end of a file from byte `from` on, `most` bytes at most. A file that has become shorter

@@ -1,6 +1,6 @@
 //! `spindlectl`: creates, destroys and watches Spindle domains, from dom0.
 //!
-//! `plan` finds out what to do, `create`, `destroy` and `restart` do it and undo it, `spindle` reads
+//! `plan` finds out what to do, `create`, `destroy`, `restart` and `update` do it and undo it, `spindle` reads
 //! what running domains show in xenstore, for `tables` and `metrics`. All of them reach dom0 through
 //! `host`, so that they are tested without one.
 //!
@@ -56,6 +56,9 @@ mod shutdown_tests;
 mod spindle;
 mod store;
 mod tables;
+mod update;
+#[cfg(test)]
+mod update_tests;
 mod usage;
 mod users;
 mod xlcfg;
@@ -72,13 +75,14 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 
-use cli::{Cli, CreateArgs, DestroyArgs, RescanArgs, RestartArgs, Top, Verb};
+use cli::{Cli, CreateArgs, DestroyArgs, RescanArgs, RestartArgs, Top, UpdateArgs, Verb};
 use create::Failing;
 use destroy::Destroy;
 use dom0::Dom0;
 use host::Host;
 use plan::{Plan, Wanted};
 use spindle::Spindle;
+use update::Update;
 
 /// Locked while something is changed.
 const LOCK: &str = "/run/spindlectl.lock";
@@ -92,6 +96,7 @@ fn main() -> ExitCode {
         Verb::Create(args) => create(args),
         Verb::Destroy(args) => destroy(&args),
         Verb::Restart(args) => restart(args),
+        Verb::Update(args) => update(&args),
         Verb::Rescan(args) => rescan(&args),
         Verb::List => list(),
         Verb::Stat => all().and_then(|all| print(&tables::stat(&all))),
@@ -207,6 +212,22 @@ fn restart(args: RestartArgs) -> Result<()> {
         show("One that had I/O in flight waits for it without end: xl destroy, then xl create.")?;
     }
     Ok(())
+}
+
+fn update(args: &UpdateArgs) -> Result<()> {
+    let mut host = Dom0::new();
+    alone(
+        &mut host,
+        args.lock_timeout,
+        &format!("update {}", args.name),
+    )?;
+    let args = Update {
+        name: &args.name,
+        image: args.image.as_deref(),
+        dry_run: args.dry_run,
+        patience: Duration::from_secs(args.timeout),
+    };
+    show(update::update(&mut host, &args, &mut say)?)
 }
 
 fn rescan(args: &RescanArgs) -> Result<()> {

@@ -119,8 +119,7 @@ fn introduce(life: u64, last: Option<&Death>) {
 }
 
 fn banner(boot: &Boot, memory: &mm::Memory, xen: Option<&xen::Xen>) {
-    let (version, git) = (env!("CARGO_PKG_VERSION"), env!("SPINDLE_GIT"));
-    info!("Spindle {version} (git {git}) features: {FEATURES}");
+    info!("Spindle {} features: {FEATURES}", restart::version());
     match xen.map(|x| x.hypervisor) {
         Some(h) => info!("Xen {}.{}, domain {}", h.version.0, h.version.1, h.domid.0),
         None => info!("no Xen: quick test without a hypervisor"),
@@ -188,7 +187,7 @@ fn serve(machine: Machine) -> ! {
     let cores = ring_cores::start(&config, &memory, hypervisor, &kept, &mut disks);
     let cores = cores.unwrap_or_else(|error| panic!("cannot serve: {error}"));
     let store = Store { ring, port };
-    let version = format!("{} {}", env!("CARGO_PKG_VERSION"), env!("SPINDLE_GIT"));
+    let version = restart::version();
     let blame = last.as_ref().and_then(|death| {
         let journal = u32::try_from(death.ring.checked_sub(1)?).ok()?;
         let at_ns = death.at_ns;

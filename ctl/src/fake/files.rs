@@ -73,6 +73,25 @@ impl Host for Fake {
         })
     }
 
+    fn bytes(&mut self, path: &str) -> io::Result<Vec<u8>> {
+        self.look("read", path, |fake| {
+            let image = fake.images.get(path).cloned();
+            image.ok_or_else(|| io::ErrorKind::NotFound.into())
+        })
+    }
+
+    fn grant(&mut self, domain: u32, bytes: &[u8]) -> io::Result<Vec<u32>> {
+        let pages = bytes.len().div_ceil(4096) as u32;
+        self.look("grant to", &domain.to_string(), |fake| {
+            fake.granted.push(bytes.to_vec());
+            Ok((0..pages).map(|page| 8 + page).collect())
+        })
+    }
+
+    fn stamp(&mut self) -> u64 {
+        self.granted.len() as u64
+    }
+
     fn size(&mut self, path: &str) -> io::Result<u64> {
         self.look("size of", path, |fake| {
             let text = fake.state.files.get(path).map(|text| text.len() as u64);

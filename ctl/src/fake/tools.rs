@@ -12,6 +12,27 @@ use crate::xlcfg::XlConfig;
 const ABSENT: &str = "No such file or directory";
 
 impl Fake {
+    /// Has the Spindle answer the order at `path` in a second, if it still has something to say; it is
+    /// emptied when it is taken.
+    fn answer_update(&mut self, path: String) {
+        let order = self.state.store.get(&path).cloned().unwrap_or_default();
+        let number = order.split(' ').next().unwrap_or_default().to_string();
+        if !number.is_empty() {
+            self.update_number = number;
+        }
+        if self.deaf {
+            return;
+        }
+        self.store(&path, "");
+        if !self.update_answers.is_empty() {
+            let answer = self.update_answers.remove(0);
+            if !answer.is_empty() {
+                let answer = format!("{} {answer}", self.update_number);
+                self.store_later(Duration::from_secs(1), &format!("{path}d"), &answer);
+            }
+        }
+    }
+
     /// Runs a program, no more than this many steps of it.
     pub(super) fn execute(&mut self, call: &Call, steps: u8) -> Result<String> {
         let words = call.arguments.iter().map(String::as_str);
@@ -94,10 +115,17 @@ impl Fake {
                     let call = Call::change("xenstore-write", [&*path, &*answer]);
                     self.pending.push((self.now + Duration::from_secs(2), call));
                 }
+                if path.ends_with("/data/spindle/update") {
+                    self.answer_update(path.to_string());
+                }
                 if path.ends_with("/control/shutdown") && !self.deaf {
                     let id = path.split('/').nth(3).unwrap_or_default().to_string();
                     self.end(&id);
                 }
+            }
+            ["modprobe", _] => {}
+            ["xl", "trigger", id, "nmi"] => {
+                self.answer_update(format!("/local/domain/{id}/data/spindle/update"));
             }
             ["xenstore-rm", path] => {
                 let removed = self.state.store.remove(path);

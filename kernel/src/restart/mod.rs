@@ -35,5 +35,5 @@ pub(crate) use drill::{obey, order};
 pub(crate) use kept::{give_up_early, heap_end, init, is_again, memory, open};
 pub(crate) use layout::pages;
 pub(crate) use store::ring;
-pub(crate) use update::{accept, introduce, is_on_trial, outcome, update};
+pub(crate) use update::{accept, introduce, is_on_trial, outcome, update, version};
 pub(crate) use watch::{Watcher, alive};

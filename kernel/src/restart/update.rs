@@ -81,6 +81,11 @@ impl Order {
     }
 }
 
+/// This image's version, in words.
+pub(crate) fn version() -> String {
+    running().map_or(String::new(), |head| head.to_string())
+}
+
 /// What this image says of itself.
 fn running() -> Result<ImageHead, Unfit> {
     // SAFETY: a constant in the image.
