@@ -6,7 +6,7 @@
 //! conversation with dom0 over `channel`, `outcome` how a scenario ends, `host_action` what it
 //! asks of the host. `lossy` serves disks that lose what was not flushed. `monitor` is the line to
 //! QEMU, `console` the one to Xen, `evidence` what is written down over them when something fails.
-//! `ends` knows the guests that the emulator has ended, from what `triple_fault` finds in logs.
+//! `places` says where the image's file is changed to have another image. `ends` knows the guests that the emulator has ended, from what `triple_fault` finds in logs.
 //! `disk` looks at a disk from outside.
 
 mod channel;
@@ -29,6 +29,7 @@ mod monitor;
 pub(crate) mod outcome;
 pub(crate) mod packages;
 mod payload;
+mod places;
 mod qemu;
 mod stamp;
 mod talk;

@@ -9,7 +9,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 
 use super::cpio::Archive;
-use super::{Suite, grub, guests};
+use super::{Suite, grub, guests, places};
 use crate::{bench, ctl, root, scenario};
 
 const DOM0_INIT: &str = include_str!("../../rig/dom0-init.sh");
@@ -96,6 +96,7 @@ pub(super) fn append(
     if let Some(kernel) = kernel {
         let image = fs::read(kernel).with_context(|| format!("read {}", kernel.display()))?;
         archive.file("spindle/spindle.elf", &image);
+        archive.file("spindle/places", places::assignments(kernel)?.as_bytes());
         for (name, tool) in ctl::build()? {
             archive.file(&format!("spindle/{name}"), &tool);
         }

@@ -1,0 +1,120 @@
+# scenario: seconds=900 core=yes
+# The kernel is replaced by one of another version while two guests write, to an NVMe disk and to a virtio
+# disk, and by the first one again, several times: no I/O fails, what was acknowledged is there, and nothing
+# changes in xenstore. An image that is damaged or of another kind is refused, with nothing changed. One that
+# dies or hangs before it serves is given up: the one before it goes on. A death after an update leads to
+# the image that was updated to.
+is_life() { [ "$(life)" = $1 ]; }
+life() { read_store $(spindle_home)/data/spindle/life; }
+version() { read_store $(spindle_home)/data/spindle/version; }
+
+# image NAME VERSION [PLACE BYTES]...: an image with this version, and with other bytes there
+image() {
+	local file=/run/$1.elf
+	cp /spindle/spindle.elf $file
+	put $file $((HEAD + 64)) "$2\\0"
+	shift 2
+	while [ $# -gt 0 ]; do
+		put $file $1 "$2"
+		shift 2
+	done
+}
+# shellcheck disable=SC2059
+put() { printf "$3" | dd of=$1 bs=1 seek=$2 conv=notrunc 2> /dev/null; }
+
+# state NAME VDEV: all that xenstore has about a guest's disk, on both sides
+state() {
+	local guest
+	guest=$(xl domid $1)
+	xenstore-ls -f $(backend_dir $guest)/$(devid $2)
+	xenstore-ls -f $HOME_DIR/$guest/device/vbd/$(devid $2)
+}
+
+# go_on LIVES: so many more lives have begun, and both guests go on
+go_on() {
+	lives=$((lives + $1))
+	[ "$(life)" = $lives ] || fail "life $(life), not $lives"
+	order first 60 'answers xvda 64 60'
+	order second 60 'answers xvdb 64 60'
+	[ "$(xl domid spindle)" = $id ] || fail "another domain"
+}
+
+# update NAME VERSION: to the image of this name, which has this version
+update() {
+	/spindle/spindlectl update --image /run/$1.elf spindle > /run/said 2>&1 || fail "update to $1: $(cat /run/said)"
+	[ "$(version)" = "$2" ] || fail "it runs $(version), not $2"
+	pauses="$pauses${pauses:+, }$(sed -n 's/^spindle: .* follows .*, \([0-9]*\) ms$/\1/p' /run/said)"
+	go_on 1
+}
+
+# refused WHY FILE: this file is refused, and nothing changes
+refused() {
+	if /spindle/spindlectl update --image $2 spindle > /run/said 2>&1; then fail "$2 was taken"; fi
+	grep -q "$1" /run/said || fail "$2: $(cat /run/said)"
+	go_on 0
+}
+
+# undone NAME LIVES: the image of this name is tried, which takes so many lives, and given up
+undone() {
+	local before
+	before=$(version)
+	if /spindle/spindlectl update --timeout 5 --image /run/$1.elf spindle > /run/said 2>&1; then fail "$1 was taken"; fi
+	grep -q 'the update failed: .* runs again' /run/said || fail "$1: $(cat /run/said)"
+	[ "$(version)" = "$before" ] || fail "after $1 it runs $(version), not $before"
+	go_on $2
+}
+
+# shellcheck source=/dev/null
+. /spindle/places
+spindle_down
+SPINDLE_KNOBS="drill=on"
+assignable $VIRTIO_BDF
+spindle_with vcpus=3 memory=128 "pci=[\"$BDF\",\"$VIRTIO_BDF\"]"
+SPINDLE_KNOBS=''
+id=$(xl domid spindle) lives=1 pauses='' first=$(version)
+image next '9.9.9 next'
+image first "$first"
+image layout '9.9.9 layout' $((HEAD + 12)) '\143' $((HEAD + 16)) '\143'
+image early '9.9.9 early' "$EARLY" '\017\013'
+image later '9.9.9 later' "$LATER" '\017\013'
+image hangs '9.9.9 hangs' "$LATER" '\353\376'
+head -c 300000 /run/next.elf > /run/cut.elf
+guest_start first fio-orders vcpus=2 "disk=['$(disk xvda)']"
+guest_start second fio-orders "disk=['$(disk xvdb vda)']"
+guest_need first ready 60
+guest_need second ready 60
+order first 60 'fill xvda'
+order second 60 'fill xvdb'
+order first 20 'load xvda'
+order second 20 'load xvdb'
+state first xvda > /run/first.before
+state second xvdb > /run/second.before
+/spindle/spindlectl update --dry-run --image /run/next.elf spindle > /run/said 2>&1 || fail "dry run: $(cat /run/said)"
+go_on 0
+refused 'cut off' /run/cut.elf
+refused 'not an ELF' /spindle/lib.sh
+refused 'in layout 99' /run/layout.elf
+update next '9.9.9 next'
+update first "$first"
+undone early 1
+undone later 2
+undone hangs 2
+update next '9.9.9 next'
+xenstore-write $(spindle_home)/data/spindle/crash 'panic 1'
+wait_until 60 is_life $((lives + 1)) || fail "no life after a panic: $(end_of spindle)"
+go_on 1
+[ "$(version)" = '9.9.9 next' ] || fail "after a panic it runs $(version)"
+update first "$first"
+update first "$first"
+update next '9.9.9 next'
+state first xvda | diff /run/first.before - || fail "xenstore has changed for the first guest"
+state second xvdb | diff /run/second.before - || fail "xenstore has changed for the second guest"
+order first 60 enough
+order second 60 enough
+order first 60 'same xvda'
+order second 60 'same xvdb'
+guest_end first
+guest_end second
+mark note "text=\"pauses of updates, in ms: $pauses\""
+next_attach_works
+spindle_down
