@@ -67,7 +67,7 @@ pub(crate) fn update(
         image.bytes.len() / 1024
     ));
     say(&format!("{} disks of guests are connected", served.count()));
-    let ask = Ask::new(host, spindle.id, &image)?;
+    let ask = UpdateQuestion::new(host, spindle.id, &image)?;
     if args.dry_run {
         let answer = ask.ask(host, " check", args.patience)?;
         return match answer.as_deref().and_then(|answer| answer.split_once(' ')) {
@@ -113,13 +113,13 @@ fn deaf(name: &str) -> String {
 }
 
 /// A question to a domain, with all that it needs to be answered.
-struct Ask {
+struct UpdateQuestion {
     home: String,
     id: u64,
     offer: u32,
 }
 
-impl Ask {
+impl UpdateQuestion {
     /// Grants the image to the domain.
     fn new(host: &mut impl Host, domain: u32, image: &LaidOut) -> Result<Self> {
         let why = "cannot grant the image to the domain; is the module xen-gntalloc there?";

@@ -32,7 +32,7 @@ pub const OFFER_MAX: usize = (PAGE_SIZE - 32) / size_of::<u32>();
 /// What an image says of itself, in its first bytes. The kernel's own is in kernel/src/restart/head.S.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
-struct Head {
+struct HeadRecord {
     magic: U64,
     version: U32,
     /// Version of the layout of kept memory that it writes, and the oldest that it reads.
@@ -50,12 +50,12 @@ struct Head {
     name: [u8; 128],
     rest: [u8; 64],
 }
-const _: () = assert!(size_of::<Head>() == HEAD_LEN);
-const _: () = assert!(core::mem::offset_of!(Head, name) == 64);
+const _: () = assert!(size_of::<HeadRecord>() == HEAD_LEN);
+const _: () = assert!(core::mem::offset_of!(HeadRecord, name) == 64);
 
 /// An image, as its head has it. Addresses are physical, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ImageHead(Head);
+pub struct ImageHead(HeadRecord);
 
 /// Why an image cannot take the place of the one that runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -97,7 +97,7 @@ impl ImageHead {
     /// # Errors
     /// [`Unfit`], if it has none, or one that makes no sense.
     pub fn read(bytes: &[u8]) -> Result<Self, Unfit> {
-        let (head, _) = Head::read_from_prefix(bytes).map_err(|_| Unfit::NoHead)?;
+        let (head, _) = HeadRecord::read_from_prefix(bytes).map_err(|_| Unfit::NoHead)?;
         if head.magic != HEAD_MAGIC {
             return Err(Unfit::NoHead);
         }
@@ -166,7 +166,7 @@ impl ImageHead {
     }
 }
 
-fn name_of(head: &Head) -> Result<&str, core::str::Utf8Error> {
+fn name_of(head: &HeadRecord) -> Result<&str, core::str::Utf8Error> {
     let len = head.name.iter().position(|byte| *byte == 0);
     core::str::from_utf8(&head.name[..len.unwrap_or(head.name.len())])
 }

@@ -63,14 +63,14 @@ const NO_ROOM: &str = "the domain has no memory for a second image: 16 MiB are n
 
 /// What an order asks for.
 #[derive(Debug)]
-struct Order {
+struct UpdateOrder {
     id: u64,
     offer: GrantRef,
     /// Nothing is to be done beyond the checks.
     check: bool,
 }
 
-impl Order {
+impl UpdateOrder {
     fn read(order: &[u8]) -> Option<Self> {
         let mut words = core::str::from_utf8(order).ok()?.split_ascii_whitespace();
         Some(Self {
@@ -94,7 +94,7 @@ fn running() -> Result<ImageHead, Unfit> {
 
 /// Carries out an order to update; gives the answer if the same image goes on.
 pub(crate) fn update(order: &[u8], grants: &impl GrantOps) -> String {
-    let Some(order) = Order::read(order) else {
+    let Some(order) = UpdateOrder::read(order) else {
         return String::from("0 refused: the order is not a number and a grant");
     };
     let id = order.id;
@@ -104,7 +104,7 @@ pub(crate) fn update(order: &[u8], grants: &impl GrantOps) -> String {
     }
 }
 
-fn begin(order: &Order, grants: &impl GrantOps) -> Result<ImageHead, String> {
+fn begin(order: &UpdateOrder, grants: &impl GrantOps) -> Result<ImageHead, String> {
     let kept = kept::get().ok_or(NO_ROOM)?;
     let memory = kept::memory().ok_or(NO_ROOM)?;
     let unfit = |unfit: Unfit| unfit.to_string();

@@ -11,7 +11,7 @@ use super::{ImageHead, Unfit};
 /// `Elf64_Ehdr`.
 #[derive(FromBytes, Immutable, KnownLayout)]
 #[repr(C)]
-struct FileHeader {
+struct ElfHeader {
     ident: [u8; 16],
     kind: U16,
     machine: U16,
@@ -29,7 +29,7 @@ struct FileHeader {
 /// `Elf64_Phdr`.
 #[derive(FromBytes, Immutable, KnownLayout)]
 #[repr(C)]
-struct Segment {
+struct ElfSegment {
     kind: U32,
     flags: U32,
     at: U64,
@@ -91,18 +91,18 @@ pub struct LaidOut {
 /// # Errors
 /// [`BadFile`].
 pub fn lay_out(file: &[u8]) -> Result<LaidOut, BadFile> {
-    let (header, _) = FileHeader::read_from_prefix(file).map_err(|_| BadFile::NotElf)?;
+    let (header, _) = ElfHeader::read_from_prefix(file).map_err(|_| BadFile::NotElf)?;
     // 64 bits, little-endian; an executable for x86-64.
     let is_elf = header.ident.starts_with(b"\x7fELF\x02\x01")
         && (header.kind.get(), header.machine.get()) == (2, 62)
-        && usize::from(header.segment_len.get()) == size_of::<Segment>();
+        && usize::from(header.segment_len.get()) == size_of::<ElfSegment>();
     if !is_elf {
         return Err(BadFile::NotElf);
     }
     let at = header.segments_at.get();
-    let len = u64::from(header.segments.get()) * size_of::<Segment>() as u64;
+    let len = u64::from(header.segments.get()) * size_of::<ElfSegment>() as u64;
     let table = part(file, at, len).ok_or(BadFile::CutOff("its table of segments"))?;
-    let segments = <[Segment]>::ref_from_bytes(table).map_err(|_| BadFile::NotElf)?;
+    let segments = <[ElfSegment]>::ref_from_bytes(table).map_err(|_| BadFile::NotElf)?;
     let loaded = || segments.iter().filter(|segment| segment.kind == LOAD);
     let start = loaded().map(|segment| segment.phys.get()).min();
     let start = start.ok_or(BadFile::Segments("there are none"))?;

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use zerocopy::IntoBytes;
 
 use super::*;
-use crate::image::{HEAD_MAGIC, HEAD_VERSION, Head, ImageOffer, LAYOUTS};
+use crate::image::{HEAD_MAGIC, HEAD_VERSION, HeadRecord, ImageOffer, LAYOUTS};
 use spindle_hw::{PAGE_SIZE, SharedPages};
 
 const START: u64 = 0x20_0000;
@@ -18,10 +18,10 @@ const TEXT: usize = 0x200;
 const DATA: usize = TEXT + 0x1000;
 const NOTES: usize = DATA + 0x800;
 
-fn head() -> Head {
+fn head() -> HeadRecord {
     let mut name = [0; 128];
     name[..9].copy_from_slice(b"1.2.3 abc");
-    Head {
+    HeadRecord {
         magic: HEAD_MAGIC.into(),
         version: HEAD_VERSION.into(),
         layout: LAYOUTS.0.into(),
@@ -37,7 +37,7 @@ fn head() -> Head {
     }
 }
 
-fn file_with(head: &Head) -> Vec<u8> {
+fn file_with(head: &HeadRecord) -> Vec<u8> {
     let mut file = std::vec![0; NOTES + 24];
     let mut put = |at: usize, bytes: &[u8]| file[at..at + bytes.len()].copy_from_slice(bytes);
     put(0, b"\x7fELF\x02\x01\x01");
@@ -148,14 +148,14 @@ fn a_file_that_is_no_image_is_refused_with_the_reason() {
 
 #[test]
 fn a_head_that_makes_no_sense_is_refused() {
-    let read = |change: fn(&mut Head)| {
+    let read = |change: fn(&mut HeadRecord)| {
         let mut head = head();
         change(&mut head);
         ImageHead::read(head.as_bytes()).expect_err("an error")
     };
     assert_eq!(read(|head| head.magic += 1), Unfit::NoHead);
     assert_eq!(read(|head| head.version += 1), Unfit::HeadVersion(2));
-    let changes: [fn(&mut Head); 9] = [
+    let changes: [fn(&mut HeadRecord); 9] = [
         |head| head.entry = head.bss,
         |head| head.entry = (START - 1).into(),
         |head| head.bss = (END + 0x1000).into(),
@@ -181,7 +181,7 @@ fn a_head_that_makes_no_sense_is_refused() {
 #[test]
 fn an_image_follows_one_of_the_same_place_whose_records_it_reads() {
     let old = ImageHead(head());
-    let may = |change: fn(&mut Head), room| {
+    let may = |change: fn(&mut HeadRecord), room| {
         let mut head = head();
         change(&mut head);
         ImageHead(head).may_follow(&old, room)
