@@ -6,6 +6,7 @@
 //! | --- | --- | --- |
 //! | [`boot`] | the domain builder | RAM is what the map calls RAM, and nothing else |
 //! | [`config`] | who writes the options | the same text again changes nothing |
+//! | [`image`] | who gives a domain another kernel | what is taken is whole, and lies where an image lies |
 //! | [`kept`] | a stray write into kept memory | what is read was written, journals are apart |
 //! | [`partitions`] | who has a whole disk | partitions are parts of that disk, apart from each other, with names of their own |
 //! | [`store`] | xenstored | one end to each unit of work, no work without end |
@@ -19,6 +20,7 @@ mod audit;
 pub mod boot;
 pub mod config;
 mod disk;
+pub mod image;
 pub mod kept;
 pub mod neighbours;
 pub mod nvme;
@@ -49,9 +51,10 @@ fn steps<'a, S: Arbitrary<'a>>(
 pub type Run = fn(&[u8]);
 
 /// Every target by name.
-pub const TARGETS: [(&str, Run); 11] = [
+pub const TARGETS: [(&str, Run); 12] = [
     ("boot", boot::run),
     ("config", config::run),
+    ("image", image::run),
     ("kept", kept::run),
     ("neighbours", neighbours::run),
     ("nvme", nvme::run),

@@ -45,5 +45,5 @@ macro_rules! targets {
 }
 
 targets!(
-    boot, config, kept, neighbours, nvme, partitions, recovery, ring, store, virtio, xenbus
+    boot, config, image, kept, neighbours, nvme, partitions, recovery, ring, store, virtio, xenbus
 );
