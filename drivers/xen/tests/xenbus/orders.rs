@@ -1,4 +1,4 @@
-//! Drills that an operator asks for: `xl sysrq`, and the node for more words.
+//! What an operator asks for: drills, by `xl sysrq` and by the node for more words, and updates.
 
 use spindle_testkit::xenbus::{BE, Bed, VBD};
 
@@ -41,4 +41,18 @@ fn no_drill_is_looked_for_unless_it_is_allowed() {
     bed.settle();
     assert!(bed.kernel.drills.is_empty());
     assert_eq!(bed.store.text(&node("control/sysrq")), Some("c"));
+}
+
+#[test]
+fn an_order_to_update_comes_once_and_is_no_drill() {
+    let mut bed = Bed::new();
+    bed.backend.take_updates();
+    bed.connect(VBD);
+    bed.store.write(&node("data/spindle/update"), "7 8");
+    bed.store.write(&node("data/spindle/crash"), "panic");
+    bed.settle();
+    assert_eq!(bed.kernel.updates, [b"7 8"]);
+    assert!(bed.kernel.drills.is_empty());
+    // The next life of the kernel does not find it.
+    assert_eq!(bed.store.text(&node("data/spindle/update")), Some(""));
 }
