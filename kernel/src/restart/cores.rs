@@ -24,7 +24,7 @@ use super::layout::{
 };
 use super::{decision, watch};
 use crate::arch::{Launch, backtrace, cpu};
-use crate::xen::{sched, time, vcpus};
+use crate::xen::{self, sched, time, vcpus};
 
 /// How long cores get to stop. Under contention it has taken a tenth of a second.
 const STOP_NS: u64 = 1_000_000_000;
@@ -238,7 +238,8 @@ pub(crate) fn start_again() {
     }
     ENDED.store(true, Publish);
     if core == 0 {
-        if !INSIDE.load(Relaxed) {
+        // A life that is given up at its beginning may not have got so far.
+        if !INSIDE.load(Relaxed) && xen::is_present() {
             kept.interrupt(0);
             wait(OWN_NS, || false);
         }
