@@ -217,6 +217,8 @@ impl Fake {
             ("3/vm", "/vm/u"),
             ("3/data/spindle/ready", "1"),
             ("3/data/spindle/version", "0.1.0 abcdef"),
+            ("3/data/spindle/start", "at=1000 down_us=0"),
+            ("3/data/spindle/life", "1"),
             (
                 "3/data/spindle/disks",
                 "nvme0n1 2048 4096 w QEMU NVMe Ctrl, serial spindle0",

@@ -31,6 +31,7 @@ mod failure_tests;
 #[cfg(test)]
 mod fake;
 mod host;
+mod life;
 mod lock;
 mod lost;
 #[cfg(test)]
@@ -70,7 +71,7 @@ use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 use std::process::ExitCode;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
@@ -284,7 +285,10 @@ fn list() -> Result<()> {
         !all.is_empty(),
         "no Spindle runs; `spindlectl create --help` tells how to start one"
     );
-    show(tables::list(&all))
+    show(tables::list(&all))?;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let now = now.map_or(0, |now| now.as_secs());
+    tables::notes(&all, now).iter().try_for_each(show)
 }
 
 fn top(args: &Top) -> Result<()> {

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use crate::counters::Counters;
+use crate::life::KernelLife;
 use crate::spindle::{Disk, Spindle};
 use crate::tables;
 
@@ -131,6 +132,7 @@ pub(crate) fn text(spindles: &[Spindle]) -> String {
             &up,
         );
     }
+    lives(&mut out, spindles);
     family(
         &mut out,
         "spindle_target_bytes",
@@ -197,6 +199,60 @@ pub(crate) fn text(spindles: &[Spindle]) -> String {
     out
 }
 
+/// A gauge or counter of a kernel's life, if the domain shows it.
+type OfLife = fn(&KernelLife) -> Option<f64>;
+
+/// What is shown of lives: name, type, help, value.
+const LIFE: &[(&str, &str, &str, OfLife)] = &[
+    (
+        "spindle_deaths_total",
+        "counter",
+        "Times that the kernel died and started again in its domain.",
+        |life| Some(life.deaths() as f64),
+    ),
+    (
+        "spindle_life_start_time_seconds",
+        "gauge",
+        "When the kernel last started, in seconds since 1970.",
+        |life| life.began.map(|began| began as f64),
+    ),
+    (
+        "spindle_last_death_down_seconds",
+        "gauge",
+        "Time from the last death of the kernel until it served again.",
+        |life| life.down.map(|down| down.as_secs_f64()),
+    ),
+];
+
+/// How often the kernels died, when they started, and of what they died last.
+fn lives(out: &mut String, spindles: &[Spindle]) {
+    let known = || spindles.iter().filter(|spindle| spindle.life.number > 0);
+    for (name, kind, help, value) in LIFE {
+        family(out, name, kind, help);
+        for spindle in known() {
+            let labels = format!("domain={}", label(&spindle.name));
+            if let Some(value) = value(&spindle.life) {
+                line(out, name, &labels, &value);
+            }
+        }
+    }
+    const CAUSE: &str = "spindle_last_death_info";
+    family(
+        out,
+        CAUSE,
+        "gauge",
+        "What the kernel last died of; always 1.",
+    );
+    for spindle in known() {
+        if let Some(last) = &spindle.life.last {
+            let core = last.core.map(|core| core.to_string()).unwrap_or_default();
+            let (domain, cause) = (label(&spindle.name), label(&last.cause));
+            let labels = format!("domain={domain},cause={cause},core=\"{core}\"");
+            line(out, CAUSE, &labels, &1);
+        }
+    }
+}
+
 /// All connected disks with their labels.
 fn disks(spindles: &[Spindle]) -> impl Iterator<Item = (String, &Counters)> {
     // Two disks under one name would make the whole answer unreadable; a domain that shows them is
@@ -245,6 +301,8 @@ mod tests {
             "domain=\"spindle\",guest=\"web\",guest_id=\"5\",disk=\"xvda\",target=\"nvme0n1\"";
         for line in [
             "spindle_up{domain=\"spindle\",version=\"0.1.0 abcdef\"} 1".to_string(),
+            "spindle_deaths_total{domain=\"spindle\"} 0".to_string(),
+            "spindle_life_start_time_seconds{domain=\"spindle\"} 1000".to_string(),
             "spindle_target_bytes{domain=\"spindle\",target=\"nvme0n1\"} 1048576".to_string(),
             format!("spindle_disk_requests_total{{{disk},op=\"read\"}} 100"),
             format!("spindle_disk_bytes_total{{{disk},op=\"read\"}} 409600"),
@@ -254,6 +312,34 @@ mod tests {
         ] {
             assert!(text.lines().any(|l| l == line), "{line}\n{text}");
         }
+    }
+
+    #[test]
+    fn deaths_are_counted_with_what_is_known_of_the_last() {
+        let text = metrics(&mut Fake::serving());
+        for absent in [
+            "spindle_last_death_down_seconds{",
+            "spindle_last_death_info{",
+        ] {
+            assert!(!text.contains(absent), "{text}");
+        }
+        let mut host = Fake::serving();
+        let data = "/local/domain/3/data/spindle";
+        host.store(&format!("{data}/life"), "4");
+        host.store(&format!("{data}/start"), "at=1764374400 down_us=312500");
+        host.store(&format!("{data}/death"), "exception core=2 #UD\\n at");
+        let text = metrics(&mut host);
+        for line in [
+            "spindle_deaths_total{domain=\"spindle\"} 3",
+            "spindle_life_start_time_seconds{domain=\"spindle\"} 1764374400",
+            "spindle_last_death_down_seconds{domain=\"spindle\"} 0.3125",
+            "spindle_last_death_info{domain=\"spindle\",cause=\"exception\",core=\"2\"} 1",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line}\n{text}");
+        }
+        // One that does not say which life it is in has no count, rather than a count of none.
+        host.state.store.remove(&format!("{data}/life"));
+        assert!(!metrics(&mut host).contains("spindle_deaths_total{"));
     }
 
     #[test]

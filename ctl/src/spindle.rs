@@ -7,6 +7,7 @@ use anyhow::Result;
 
 use crate::counters::Counters;
 use crate::host::Host;
+use crate::life::KernelLife;
 use crate::record::Record;
 use crate::store::{self, Nodes};
 use crate::tables;
@@ -26,6 +27,8 @@ pub(crate) struct Spindle {
     pub(crate) ready: bool,
     /// What it is: version and commit.
     pub(crate) version: String,
+    /// Which life its kernel is in, and how the last one ended.
+    pub(crate) life: KernelLife,
     /// What guests can name in `target=`.
     pub(crate) targets: Vec<Target>,
     /// The disks that guests have been given.
@@ -83,6 +86,8 @@ pub(crate) struct Disk {
     pub(crate) state: u32,
     /// What was counted since it connected.
     pub(crate) counters: Option<Counters>,
+    /// Why it was refused, closed or taken from its guest.
+    pub(crate) error: Option<String>,
 }
 
 impl Spindle {
@@ -104,6 +109,8 @@ impl Spindle {
         }
         let backends = store::tree(host, &format!("{home}/backend/vbd"))?;
         let backends = below(&backends, &format!("{home}/backend/vbd/"));
+        let errors = store::tree(host, &format!("{home}/error/backend/vbd"))?;
+        let errors = below(&errors, &format!("{home}/error/backend/vbd/"));
         let name = store::read(host, &format!("{home}/name"))?.unwrap_or_default();
         let core = |(path, line): (&String, &String)| {
             let number = path.strip_prefix("core/")?.parse().ok()?;
@@ -118,8 +125,9 @@ impl Spindle {
             readable: true,
             ready: own.get("ready").is_some_and(|ready| ready == "1"),
             version,
+            life: KernelLife::read(&own),
             targets: targets(&own),
-            disks: disks(host, &backends, &own)?,
+            disks: disks(host, &backends, &errors, &own)?,
             cores: cores.into_iter().collect(),
         }))
     }
@@ -239,7 +247,7 @@ fn below(nodes: &Nodes, prefix: &str) -> Nodes {
     rest.collect()
 }
 
-fn disks(host: &mut impl Host, backends: &Nodes, own: &Nodes) -> Result<Vec<Disk>> {
+fn disks(host: &mut impl Host, backends: &Nodes, errors: &Nodes, own: &Nodes) -> Result<Vec<Disk>> {
     // By number: `077` names no other device than `77`.
     let mut disks = BTreeMap::new();
     for (path, state) in backends.iter().filter(|(path, _)| path.ends_with("/state")) {
@@ -266,6 +274,7 @@ fn disks(host: &mut impl Host, backends: &Nodes, own: &Nodes) -> Result<Vec<Disk
             writable: text("mode").starts_with('w'),
             state: state.parse().unwrap_or(0),
             counters: line.map(|line| Counters::parse(line)),
+            error: errors.get(&format!("{guest}/{device}/error")).cloned(),
         });
     }
     Ok(disks.into_values().collect())

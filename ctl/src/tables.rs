@@ -16,12 +16,16 @@ pub(crate) fn list(spindles: &[Spindle]) -> Table {
             (true, true) => "serves",
             (true, false) => "starts",
         };
+        let life = match spindle.life.number {
+            0 | 1 => String::new(),
+            number => format!(", life {number}"),
+        };
         let by = if spindle.ours {
             ""
         } else {
             " (not made by spindlectl)"
         };
-        let state = format!("{state}{by}");
+        let state = format!("{state}{life}{by}");
         let who = [text(&spindle.name), spindle.id.to_string(), state];
         if spindle.targets.is_empty() {
             table.add_row(who.into_iter().chain(["none".into()]));
@@ -46,6 +50,24 @@ pub(crate) fn list(spindles: &[Spindle]) -> Table {
         }
     }
     table
+}
+
+/// What is to be said below the list, `now` seconds after 1970: which kernels have died, and why disks
+/// were refused or closed.
+pub(crate) fn notes(spindles: &[Spindle], now: u64) -> Vec<String> {
+    let of = |spindle: &Spindle| {
+        let disk = |disk: &Disk| {
+            let error = disk.error.as_ref()?;
+            let (guest, vdev, target) = (guest(disk), text(&disk.vdev), text(&disk.target));
+            Some(format!("{guest} {vdev} ({target}): {}", text(error)))
+        };
+        let story = spindle.life.story(&spindle.name, now);
+        let notes = story
+            .into_iter()
+            .chain(spindle.disks.iter().filter_map(disk));
+        notes.collect::<Vec<_>>()
+    };
+    spindles.iter().flat_map(of).collect()
 }
 
 /// The counters of all disks, then of all cores, since they began.
@@ -189,7 +211,8 @@ fn busy(counters: &Counters) -> String {
     format!("{:.1} %", 100.0 * busy / (busy + idle))
 }
 
-fn time(seconds: Option<f64>) -> String {
+/// A duration in the unit that fits, `-` if it is not known.
+pub(crate) fn time(seconds: Option<f64>) -> String {
     match seconds {
         None => "-".into(),
         Some(seconds) if seconds.is_infinite() => "> 8 s".into(),
@@ -300,6 +323,29 @@ mod tests {
             rows(&list(&without))[0][2],
             "serves (not made by spindlectl)"
         );
+    }
+
+    #[test]
+    fn deaths_and_reasons_are_said_below_the_list() {
+        assert!(notes(&serving(), 2000).is_empty());
+        let mut host = Fake::serving();
+        let home = "/local/domain/3";
+        for (path, value) in [
+            ("data/spindle/life", "2"),
+            ("data/spindle/start", "at=1000 down_us=250000"),
+            ("data/spindle/death", "NMI core=0 \x07NMI"),
+            ("error/backend/vbd/5/51712/error", "one of its rings\n\x1b"),
+            ("error/backend/vbd/5/51728/error", "of a disk that is gone"),
+        ] {
+            host.store(&format!("{home}/{path}"), value);
+        }
+        let spindles = Spindle::all(&mut host).expect("xenstore");
+        let expected = [
+            "spindle has died once 60 s ago, by NMI on core 0 (?NMI); it served again after 250 ms",
+            "web xvda (nvme0n1): one of its rings??",
+        ];
+        assert_eq!(notes(&spindles, 1060), expected);
+        assert_eq!(rows(&list(&spindles))[0][2], "serves, life 2");
     }
 
     #[test]

@@ -17,7 +17,7 @@ mod settings;
 mod xen;
 
 use alloc::format;
-use alloc::string::ToString;
+use alloc::string::{String, ToString};
 use alloc::vec;
 
 use ::log::{error, info, warn};
@@ -112,7 +112,7 @@ fn introduce(life: u64, last: Option<&Death>) {
     for line in death.message.lines().filter(|line| !line.is_empty()) {
         error!("{line}");
     }
-    let mut line = alloc::string::String::new();
+    let mut line = String::new();
     // A string takes everything.
     let _ = arch::backtrace::write(&mut line, &death.trace);
     error!("{}", line.trim_end());
@@ -137,6 +137,28 @@ fn banner(boot: &Boot, memory: &mm::Memory, xen: Option<&xen::Xen>) {
         "{heap} KiB heap, {pages} KiB for data; command line: \"{}\"",
         boot.info.command_line
     );
+}
+
+/// Shows which life this is, when it began, and how the last one ended. The life's number comes last:
+/// whoever waits for it finds the rest.
+fn publish_life(life: u64, last: Option<&Death>, mut publish: impl FnMut(&str, String)) {
+    let now = xen::time::clock().map_or(0, Clock::now_ns);
+    let down = last.map_or(0, |death| now.saturating_sub(death.at_ns) / 1000);
+    let began = xen::time::unix_s();
+    publish("data/spindle/start", format!("at={began} down_us={down}"));
+    // An update is no death.
+    if life > 1 && last.is_none_or(|death| death.cause != DeathCause::UPDATE) {
+        let text = last.map(|death| {
+            let (cause, core) = (death.cause, death.core);
+            let message = death.message.trim().replace('\n', " ");
+            format!("{cause} core={core} {message}")
+        });
+        publish(
+            "data/spindle/death",
+            text.unwrap_or_else(|| "unknown cause".into()),
+        );
+    }
+    publish("data/spindle/life", life.to_string());
 }
 
 /// Finds the disks, starts the ring cores, and serves until the toolstack ends it.
@@ -199,20 +221,13 @@ fn serve(machine: Machine) -> ! {
         "ready, {} ms after boot",
         xen::time::uptime_ns() / 1_000_000
     );
-    control.publish("data/spindle/life", life.to_string());
     let mut on_trial = restart::is_on_trial();
     if let Some(outcome) = restart::outcome() {
         control.publish(UPDATED, outcome);
     }
-    if let Some(death) = last.filter(|death| death.cause != DeathCause::UPDATE) {
-        let (cause, core) = (death.cause, death.core);
-        let message = death.message.lines().find(|line| !line.is_empty());
-        let message = message.unwrap_or_default();
-        control.publish(
-            "data/spindle/death",
-            format!("{cause} core={core} {message}"),
-        );
-    }
+    publish_life(life, last.as_ref(), |path, value| {
+        control.publish(path, value)
+    });
     restart::serves();
     let mut watcher = restart::Watcher::new(0);
     let kind = loop {

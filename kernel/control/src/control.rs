@@ -109,6 +109,8 @@ impl<H: Hypervisor, W: CoreWorker> Control<H, W> {
             backend.take_drills();
         }
         backend.take_updates();
+        let drill = if config.drill { "on" } else { "off" };
+        backend.publish("data/spindle/drill", drill);
         backend.publish("data/spindle/version", version);
         backend.publish("data/spindle/disks", disks.list());
         let mut listing = Listing::default();

@@ -273,6 +273,7 @@ fn counters_of_each_device_and_each_core_are_shown_every_5_s() {
     world.pass(100);
     assert_eq!(world.published("version"), Some("test"));
     assert_eq!(world.published("ready"), Some("1"));
+    assert_eq!(world.published("drill"), Some("off"));
     let list = world.published("disks").unwrap();
     let names = list
         .lines()

@@ -27,6 +27,9 @@ const CALLBACK_VECTOR: u8 = 0xf3;
 const TIME: usize = 32;
 const PENDING: usize = VCPUS * VCPU_INFO;
 const MASK: usize = PENDING + 512;
+/// The wall clock: a version, which is odd while Xen changes what follows, and the seconds since 1970
+/// when system time was 0, each 4 bytes.
+const WALL: usize = MASK + 512;
 
 /// The shared page.
 #[derive(Debug)]
@@ -108,5 +111,12 @@ impl SharedInfo {
     #[inline]
     pub(super) fn now_ns(&self, vcpu: usize) -> Option<u64> {
         TimeInfo::now_ns(&self.page, vcpu.min(VCPUS - 1) * VCPU_INFO + TIME, cpu::tsc)
+    }
+
+    /// Seconds since 1970 when system time was 0, by dom0's clock; `None` while Xen changes it, or if
+    /// it was never set.
+    pub(super) fn booted_s(&self) -> Option<u64> {
+        let word = self.page.u64_at(WALL).load(Relaxed);
+        (word & 1 == 0 && word >> 32 != 0).then_some(word >> 32)
     }
 }

@@ -52,6 +52,16 @@ pub(crate) fn uptime_ns() -> u64 {
     clock().map_or(0, |c| c.now_ns().saturating_sub(STARTED_NS.load(Relaxed)))
 }
 
+/// Seconds since 1970 by dom0's clock, for people to read; 0 where they are not known.
+pub(crate) fn unix_s() -> u64 {
+    let Some(clock) = clock() else { return 0 };
+    let Source::Xen { shared, .. } = clock.source else {
+        return 0;
+    };
+    let booted = shared.booted_s();
+    booted.map_or(0, |booted| booted + clock.now_ns() / 1_000_000_000)
+}
+
 impl CoreClock {
     /// A clock on `source`.
     pub(crate) const fn new(source: Source) -> Self {
