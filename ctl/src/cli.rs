@@ -2,6 +2,7 @@
 
 use clap::{Args, Parser, Subcommand, value_parser};
 
+use crate::crash::{self, How};
 use crate::plan::Route;
 
 /// The longest time that can be waited for, in seconds: a day.
@@ -33,6 +34,9 @@ pub(crate) enum Verb {
     /// Have a running Spindle look at its disks again, for one that was lost, replaced or formatted
     /// and for new namespaces, and print the state of each. It does so by itself as well.
     Rescan(RescanArgs),
+    /// Have the kernel of a Spindle die, to see that it starts again in its own domain and that guests
+    /// notice no more than a pause. It must have been created with the option drill=on.
+    Crash(CrashArgs),
     /// List Spindle domains, their disks, and the guests that use them.
     List,
     /// Print the counters of all disks and cores.
@@ -152,6 +156,21 @@ pub(crate) struct RescanArgs {
     pub(crate) disk: Option<String>,
     /// Seconds to wait for the answer, for which a controller that starts slowly may need 30.
     #[arg(long, default_value_t = 40, value_parser = value_parser!(u64).range(..=DAY))]
+    pub(crate) timeout: u64,
+}
+
+#[derive(Args)]
+pub(crate) struct CrashArgs {
+    /// The domain's name.
+    pub(crate) name: String,
+    /// What it is to die of.
+    #[arg(long, value_enum, default_value_t = How::Panic)]
+    pub(crate) how: How,
+    /// The core that is to die: 0 is the control core, the others are ring cores.
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = value_parser!(u32).range(..crash::CORES))]
+    pub(crate) core: u32,
+    /// Seconds to wait until it serves again; a hang alone takes 20 to be noticed.
+    #[arg(long, default_value_t = 60, value_parser = value_parser!(u64).range(..=DAY))]
     pub(crate) timeout: u64,
 }
 

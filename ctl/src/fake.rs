@@ -217,8 +217,11 @@ impl Fake {
             ("3/vm", "/vm/u"),
             ("3/data/spindle/ready", "1"),
             ("3/data/spindle/version", "0.1.0 abcdef"),
+            ("3/data/spindle/drill", "on"),
             ("3/data/spindle/start", "at=1000 down_us=0"),
             ("3/data/spindle/life", "1"),
+            ("3/cpu/0/availability", "online"),
+            ("3/cpu/1/availability", "online"),
             (
                 "3/data/spindle/disks",
                 "nvme0n1 2048 4096 w QEMU NVMe Ctrl, serial spindle0",
@@ -263,6 +266,12 @@ impl Fake {
     /// Puts a node into xenstore after so much time.
     pub(crate) fn store_later(&mut self, after: Duration, path: &str, value: &str) {
         let call = Call::change("xenstore-write", [path, value]);
+        self.pending.push((self.now + after, call));
+    }
+
+    /// Removes a node from xenstore after so much time.
+    pub(crate) fn remove_later(&mut self, after: Duration, path: &str) {
+        let call = Call::change("xenstore-rm", [path]);
         self.pending.push((self.now + after, call));
     }
 

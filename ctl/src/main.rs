@@ -16,6 +16,7 @@ mod clean;
 mod cli;
 mod console;
 mod counters;
+mod crash;
 mod create;
 #[cfg(test)]
 mod create_tests;
@@ -76,7 +77,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 
-use cli::{Cli, CreateArgs, DestroyArgs, RescanArgs, RestartArgs, Top, UpdateArgs, Verb};
+use cli::{
+    Cli, CrashArgs, CreateArgs, DestroyArgs, RescanArgs, RestartArgs, Top, UpdateArgs, Verb,
+};
+use crash::Crash;
 use create::Failing;
 use destroy::Destroy;
 use dom0::Dom0;
@@ -99,6 +103,7 @@ fn main() -> ExitCode {
         Verb::Restart(args) => restart(args),
         Verb::Update(args) => update(&args),
         Verb::Rescan(args) => rescan(&args),
+        Verb::Crash(args) => crash(&args),
         Verb::List => list(),
         Verb::Stat => all().and_then(|all| print(&tables::stat(&all))),
         Verb::Top(args) => top(&args),
@@ -236,6 +241,16 @@ fn rescan(args: &RescanArgs) -> Result<()> {
     let mut host = Dom0::new();
     let disk = args.disk.as_deref();
     show(rescan::rescan(&mut host, &args.name, disk, patience)?)
+}
+
+fn crash(args: &CrashArgs) -> Result<()> {
+    let order = Crash {
+        name: &args.name,
+        how: args.how,
+        core: args.core,
+        patience: Duration::from_secs(args.timeout),
+    };
+    show(crash::crash(&mut Dom0::new(), &order)?)
 }
 
 /// Has whoever else changes something end first, and what we change not be cut off by Ctrl-C.

@@ -29,6 +29,8 @@ pub(crate) struct Spindle {
     pub(crate) version: String,
     /// Which life its kernel is in, and how the last one ended.
     pub(crate) life: KernelLife,
+    /// Whether its kernel dies when it is asked to.
+    pub(crate) drill: bool,
     /// What guests can name in `target=`.
     pub(crate) targets: Vec<Target>,
     /// The disks that guests have been given.
@@ -126,6 +128,7 @@ impl Spindle {
             ready: own.get("ready").is_some_and(|ready| ready == "1"),
             version,
             life: KernelLife::read(&own),
+            drill: own.get("drill").is_some_and(|drill| drill == "on"),
             targets: targets(&own),
             disks: disks(host, &backends, &errors, &own)?,
             cores: cores.into_iter().collect(),

@@ -1,5 +1,7 @@
 //! The domains of the fake dom0, and what an administrator does to them.
 
+use std::time::Duration;
+
 use anyhow::Result;
 
 use super::Fake;
@@ -99,6 +101,23 @@ impl Fake {
         };
         self.unstore(who);
         self.state.domains.retain(|domain| domain.id != id);
+    }
+
+    /// A Spindle's kernel dies as it is ordered to, `WORD CORE`, and serves again; `own` is where it shows
+    /// itself. The life's number comes last.
+    pub(super) fn die(&mut self, own: &str, order: &str) {
+        let (how, core) = order.split_once(' ').expect("a word and a core");
+        let life = self.state.store.get(&format!("{own}/life"));
+        let life: u32 = life.and_then(|life| life.parse().ok()).expect("a life");
+        let soon = Duration::from_millis(340);
+        self.store(&format!("{own}/crash"), "");
+        for (leaf, text) in [
+            ("start", "at=2000 down_us=310000".to_string()),
+            ("death", format!("{how} core={core} a drill")),
+            ("life", (life + 1).to_string()),
+        ] {
+            self.store_later(soon, &format!("{own}/{leaf}"), &text);
+        }
     }
 
     /// Takes a domain's devices and nodes away, and with them its name.

@@ -118,6 +118,11 @@ impl Fake {
                 if path.ends_with("/data/spindle/update") {
                     self.answer_update(path.to_string());
                 }
+                if let Some(own) = path.strip_suffix("/crash")
+                    && !(value.is_empty() || self.deaf)
+                {
+                    self.die(own, value);
+                }
                 if path.ends_with("/control/shutdown") && !self.deaf {
                     let id = path.split('/').nth(3).unwrap_or_default().to_string();
                     self.end(&id);
