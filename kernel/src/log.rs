@@ -8,6 +8,7 @@
 // UNSAFETY: makes the accessor for I/O ports.
 #![expect(unsafe_code)]
 
+use alloc::string::String as Text;
 use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
@@ -15,6 +16,7 @@ use heapless::{String, Vec};
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use spin::{Mutex, Once};
 use spindle_hw::{Clock, Ports, X86Ports};
+use spindle_kept::LogTail;
 use spindle_xen::console::ConsoleRing;
 use spindle_xen::event::{Deadline, Notify, Port};
 
@@ -26,6 +28,11 @@ const LINE_MAX: usize = 400;
 const PATIENCE_NS: u64 = 100_000_000;
 /// How long the last messages wait for the console to be read.
 const LAST_PATIENCE_NS: u64 = 300_000_000;
+
+/// How lines of former lives begin.
+const FORMER: &[u8] = b"former life: ";
+/// How often there is another look for room for them.
+const FORMER_NS: u64 = 10_000_000;
 
 struct Console {
     ring: ConsoleRing,
@@ -42,6 +49,8 @@ struct Sink {
 }
 
 static CONSOLE: Once<Console> = Once::new();
+/// What the next life finds of the log. Appended to by whoever holds [`SINK`].
+static TAIL: Once<LogTail> = Once::new();
 static SINK: Mutex<Sink> = Mutex::new(Sink {
     early: Vec::new(),
     lost: 0,
@@ -64,6 +73,11 @@ pub(crate) fn init() {
     if log::set_logger(&Logger).is_ok() {
         log::set_max_level(LevelFilter::Info);
     }
+}
+
+/// Has the next life find the last lines from now on.
+pub(crate) fn keep(tail: LogTail) {
+    TAIL.call_once(|| tail);
 }
 
 /// Attaches xenconsoled's ring and replays what was written before.
@@ -108,6 +122,9 @@ impl Log for Logger {
         line.end();
         let bytes = line.0.as_bytes();
         let mut sink = SINK.lock();
+        if let Some(tail) = TAIL.get() {
+            tail.append(bytes);
+        }
         if CONSOLE.get().is_some() {
             sink.write_console(bytes);
         } else if !ALL_TO_PORT.load(Relaxed) && sink.early.extend_from_slice(bytes).is_err() {
@@ -197,6 +214,60 @@ impl ConsoleWriter<'_> {
 impl Write for ConsoleWriter<'_> {
     fn write_str(&mut self, s: &str) -> fmt::Result {
         self.write_bytes(s.as_bytes())
+    }
+}
+
+/// The last lines of the log of former lives, which go to the console as it has room for them: nothing
+/// waits for that, and no line goes into the tail again.
+#[derive(Debug, Default)]
+pub(crate) struct FormerLog {
+    text: Text,
+    at: usize,
+    next_ns: u64,
+}
+
+impl FormerLog {
+    pub(crate) fn new(text: Text) -> Self {
+        Self {
+            text,
+            ..Self::default()
+        }
+    }
+
+    /// Writes what there is room for, now and then until all is written.
+    #[inline]
+    pub(crate) fn turn(&mut self, now_ns: u64) {
+        if now_ns >= self.next_ns {
+            self.write(now_ns);
+        }
+    }
+
+    #[cold]
+    fn write(&mut self, now_ns: u64) {
+        let _sink = SINK.lock();
+        self.next_ns = now_ns.saturating_add(FORMER_NS);
+        let (Some(console), Some(rest)) = (CONSOLE.get(), self.text.get(self.at..)) else {
+            self.next_ns = u64::MAX;
+            return;
+        };
+        let mut next = rest.split_inclusive('\n').peekable();
+        while let Some(line) = next.next_if(|line| console.ring.room() > FORMER.len() + line.len())
+        {
+            let mut writer = console.writer();
+            let _ = writer.write_bytes(FORMER);
+            let _ = writer.write_bytes(line.as_bytes());
+            self.at += line.len();
+        }
+        if next.peek().is_none() {
+            if let Some(tail) = TAIL.get() {
+                tail.seen();
+            }
+            *self = Self {
+                next_ns: u64::MAX,
+                ..Self::default()
+            };
+        }
+        console.events.notify(console.port);
     }
 }
 

@@ -30,6 +30,7 @@ use spindle_xen::xenbus::ShutdownKind;
 use xen_pvh_boot::{Boot, BootError};
 
 use hypervisor::XenCpu;
+use log::FormerLog;
 use xen::sched::Reason;
 
 xen_pvh_boot::entry!(main, kept: restart::pages);
@@ -51,6 +52,8 @@ struct Machine {
     life: u64,
     /// How the last life ended.
     last: Option<Death>,
+    /// The last lines of its log.
+    former: FormerLog,
 }
 
 fn main(boot: Result<Boot, BootError>) -> ! {
@@ -65,8 +68,9 @@ fn start(boot: Boot) -> Machine {
     let life = kept.as_ref().map_or(1, Kept::life);
     let last = kept.and_then(|kept| kept.lives().last());
     let memory = mm::init(&boot, life, restart::heap_end(&boot)).unwrap_or_else(|e| panic!("{e}"));
+    let mut former = FormerLog::default();
     match kept.map(|kept| restart::init(&boot, kept, memory.heap_end)) {
-        Some(Ok(())) => {}
+        Some(Ok(())) => former = keep_log(),
         Some(Err(reason)) => warn!("a death ends the domain: {reason}"),
         None => warn!("a death ends the domain: no room for kept memory"),
     }
@@ -90,7 +94,17 @@ fn start(boot: Boot) -> Machine {
         xen,
         life,
         last,
+        former,
     }
+}
+
+/// Has the next life find the last lines of the log; gives those that this one has found.
+fn keep_log() -> FormerLog {
+    let Some((tail, text)) = restart::log_tail() else {
+        return FormerLog::default();
+    };
+    log::keep(tail);
+    FormerLog::new(text)
 }
 
 /// Begins the log of a life that is not the first with how the last one ended.
@@ -169,6 +183,7 @@ fn serve(machine: Machine) -> ! {
         xen,
         life,
         last,
+        mut former,
     } = machine;
     let clock = xen::time::clock().unwrap_or_else(|| panic!("the clock does not run"));
     let line = &boot.info.command_line;
@@ -240,7 +255,9 @@ fn serve(machine: Machine) -> ! {
             control.publish(UPDATED, restart::outcome().unwrap_or_default());
         }
         restart::obey(0);
-        watcher.turn(clock.now_ns());
+        let now = clock.now_ns();
+        watcher.turn(now);
+        former.turn(now);
     };
     drop(watcher);
     control.stop();

@@ -9,11 +9,12 @@
 //! | 7 | 6 | page tables of that code |
 //! | 13 | 1 | the header: magic, version, lives, which records count; how lives ended ([`death`](crate::death)); the last update |
 //! | 14 | 2 | where the byte streams to and from xenstored stand |
-//! | 16 | 1 | which ring each core is at work on |
-//! | 17 | 64 | grants that a vCPU is mapping, a page for each ([`Mappings`](crate::Mappings)) |
-//! | 81 | 128 | where each grant handle is mapped |
-//! | 209 | 2 x 32 | the records, written by turns ([`Records`](crate::Records)) |
-//! | 273 | the rest | journals of rings, each a run of whole pages |
+//! | 16 | 1 | the tail of the log ([`LogTail`](crate::LogTail)) |
+//! | 17 | 1 | which ring each core is at work on |
+//! | 18 | 64 | grants that a vCPU is mapping, a page for each ([`Mappings`](crate::Mappings)) |
+//! | 82 | 128 | where each grant handle is mapped |
+//! | 210 | 2 x 32 | the records, written by turns ([`Records`](crate::Records)) |
+//! | 274 | the rest | journals of rings, each a run of whole pages |
 //!
 //! What the kernel has in pages 1 to 12 is its own affair (`kernel/src/restart`), but a change of it is
 //! one of this layout, too. Memory without the magic has never been used, or holds nothing that can
@@ -65,8 +66,12 @@ pub(crate) const DEATHS_LEN: usize = PAGE_SIZE - 512;
 pub const STORE_PAGE: usize = HEADER / PAGE_SIZE + 1;
 /// How many these are.
 pub const STORE_PAGES: usize = 2;
+/// The first of the pages for the log's tail.
+pub const LOG_PAGE: usize = STORE_PAGE + STORE_PAGES;
+/// How many these are.
+pub const LOG_PAGES: usize = 1;
 /// The page where cores say which ring they are at work on.
-pub(crate) const WORK_PAGE: usize = STORE_PAGE + STORE_PAGES;
+pub(crate) const WORK_PAGE: usize = LOG_PAGE + LOG_PAGES;
 /// vCPUs that can map grants.
 pub const CALLERS: usize = 64;
 /// Where the grants are that vCPUs are mapping, a page for each vCPU.

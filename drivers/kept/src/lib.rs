@@ -12,6 +12,7 @@
 //! - `mappings`: which grants are mapped, and where.
 //! - `image`: the image of a kernel that is to follow, in an update.
 //! - `death`: why and where the last lives ended.
+//! - `log_tail`: the last lines of their logs.
 //!
 //! Kept memory is read by a kernel that may be of another version than the one that wrote it, after
 //! a death that may have been caused by a stray write. Nothing read from it is trusted before it
@@ -28,6 +29,7 @@ pub mod death;
 pub mod image;
 pub mod journal;
 pub mod layout;
+mod log_tail;
 mod mappings;
 mod records;
 mod rooms;
@@ -39,6 +41,7 @@ use death::Lives;
 use image::UpdateNote;
 pub use journal::{Journal, JournalPages};
 use layout::TooSmall;
+pub use log_tail::LogTail;
 pub use mappings::{MOST_IN_CALL, Mappings};
 pub use records::{DeviceRecord, FormerRecords, JournalPlace, QueueRecord, Records};
 pub use rooms::JournalRooms;

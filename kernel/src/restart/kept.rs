@@ -4,6 +4,7 @@
 // UNSAFETY: makes memory of ours from addresses that boot has set aside.
 #![expect(unsafe_code)]
 
+use alloc::string::String;
 use core::arch::global_asm;
 use core::ops::Range;
 use core::ptr::{self, NonNull};
@@ -13,7 +14,10 @@ use spin::Once;
 use spindle_hw::{PAGE_SIZE, SharedPages};
 use spindle_kept::Kept;
 use spindle_kept::death::Lives;
-use spindle_kept::layout::{CODE as CODE_PAGE, SLOT_PAGES, SLOTS, STATE, TABLE_PAGES, TABLES};
+use spindle_kept::layout::{
+    CODE as CODE_PAGE, LOG_PAGE, LOG_PAGES, SLOT_PAGES, SLOTS, STATE, TABLE_PAGES, TABLES,
+};
+use spindle_kept::LogTail;
 use xen_pvh_boot::{Boot, PAGE, image};
 
 use super::layout;
@@ -137,6 +141,12 @@ pub(crate) fn give_up_early() {
         // The kept code handles exceptions yet.
         cpu::undefined_instruction()
     }
+}
+
+/// The tail of the log, and what former lives have left in it. Called once.
+pub(crate) fn log_tail() -> Option<(LogTail, String)> {
+    let page = PAGES.get()?.view(LOG_PAGE, LOG_PAGES)?;
+    Some(LogTail::begin(page, is_again()))
 }
 
 /// Has everything ready for a next life. Called once, on the boot core, before any other runs.

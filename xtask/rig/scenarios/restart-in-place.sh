@@ -30,6 +30,21 @@ dies() {
 	probe_detach xvdp
 }
 
+# shown CAUSE CORE: what an operator sees of the last death, in `list`, `metrics` and on the console
+shown() {
+	local began
+	/spindle/spindlectl metrics > /run/metrics || fail "spindlectl metrics"
+	grep -qx "spindle_deaths_total{domain=\"spindle\"} $((lives - 1))" /run/metrics &&
+		grep -qx "spindle_last_death_info{domain=\"spindle\",cause=\"$1\",core=\"$2\"} 1" /run/metrics ||
+		fail "metrics: $(grep -E 'death|life' /run/metrics)"
+	began=$(sed -n 's/^spindle_life_start_time_seconds{.*} //p' /run/metrics)
+	[ $(($(date +%s) - began)) -lt 120 ] || fail "the life began at '$began', and it is $(date +%s)"
+	/spindle/spindlectl list > /run/list || fail "spindlectl list"
+	say "$(tail -n 1 /run/list)"
+	tail -n 1 /run/list | grep -q "spindle has died .* ago, by $1 on core $2 (.*served again after" || fail "list: $(cat /run/list)"
+	wait_until 10 grep -q '^former life: .*ready, ' $(guest_log spindle) || fail "the log of the former life is not there"
+}
+
 spindle_down
 SPINDLE_KNOBS="drill=on ram0=8M"
 spindle_with vcpus=4 memory=128
@@ -37,8 +52,10 @@ SPINDLE_KNOBS=''
 id=$(xl domid spindle) lives=1 noted=''
 wait_until 10 is_life 1 || fail "the first life is the $(life)."
 dies panic 0 xl sysrq spindle c
+shown panic 0
 dies NMI 0 xl trigger spindle nmi
-dies exception 2 drill exception 2
+dies exception 2 /spindle/spindlectl crash --how exception --core 2 spindle
+shown exception 2
 dies NMI 3 xl trigger spindle nmi 3
 dies panic 1 drill heap 1
 dies hang 1 drill hang 1
