@@ -1,4 +1,8 @@
-//! `run`: the whole road once, and a report about it, or many times, to count how often it fails.
+//! `run`: the whole road once, and a report about it, or many times, to count how often it fails; or a
+//! guest under load while Spindle's kernel dies again and again (`crash`, `pauses`).
+
+pub(crate) mod crash;
+mod pauses;
 
 use std::fs;
 use std::path::PathBuf;
@@ -20,13 +24,18 @@ pub(crate) struct Args {
     /// Do it so many times, without second tries, and count how often it failed and why.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     repeat: Option<u32>,
+    /// Have Spindle's kernel die every few seconds while a guest writes and checks, and draw the guest's
+    /// answered requests over time.
+    #[arg(long, conflicts_with_all = ["repeat", "backend"])]
+    crash: bool,
     /// Who serves the disk; `dom0` is Linux' own backend, for comparison.
     #[arg(long, value_enum, default_value = "spindle", hide = true)]
     backend: Backend,
 }
 
-/// What the history calls the whole road.
+/// What the history calls the whole road, and the deaths.
 const NAME: &str = "run";
+const CRASH_NAME: &str = "run-crash";
 
 /// Runs the task.
 pub(crate) fn run(args: &Args) -> Result<()> {
@@ -41,13 +50,68 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if let Some(times) = args.repeat {
         return repeat(&setup, times);
     }
+    if args.crash {
+        ui::step(
+            "run",
+            "a guest writes and checks while Spindle dies again and again (2 minutes)",
+        );
+        let road = walk(&setup, CRASH_NAME, crash::play)?;
+        if let Some(report) = &road.report {
+            report.print(args.suite);
+        }
+        return road.verdict();
+    }
     ui::step(
         "run",
         "a guest writes files, a second one checks them (2 to 3 minutes)",
     );
+    let road = walk(&setup, NAME, files)?;
+    if let Some(report) = &road.report {
+        print(
+            args.suite,
+            report,
+            &road.failure,
+            &road.retries,
+            &road.ends,
+            image.as_ref(),
+        );
+    }
+    road.verdict()
+}
+
+/// A road, once.
+struct Road<T> {
+    /// What was seen, if the machine lived to its end.
+    report: Option<T>,
+    /// Why it failed, if it did.
+    failure: Option<String>,
+    /// Why it is to be complained of though it did not fail.
+    complaint: Option<String>,
+    /// Why anything was tried again.
+    retries: Vec<String>,
+    /// The guests that the emulator ended.
+    ends: Vec<End>,
+    logs: PathBuf,
+}
+
+impl<T> Road<T> {
+    /// How the task ends.
+    fn verdict(self) -> Result<()> {
+        if let Some(why) = self.failure.or(self.complaint) {
+            bail!("{why}\nlogs: {}", self.logs.display());
+        }
+        Ok(())
+    }
+}
+
+/// How a road is played: what was seen, and why it failed, if it did.
+type Play<T> = fn(&mut Machine) -> Result<(Option<T>, Option<String>)>;
+
+/// A road, again if the emulator ended it, counted under this name.
+fn walk<T>(setup: &Setup, name: &str, road: Play<T>) -> Result<Road<T>> {
     let (mut retries, mut ends, mut tries) = (Vec::new(), Vec::new(), 1);
-    let road = loop {
-        let mut road = play(&setup)?;
+    let mut road = loop {
+        let mut road = once_played(setup, road)?;
         retries.append(&mut road.retries);
         ends.append(&mut road.ends);
         let ended = |why: &mut String| is_emulator(why) && tries < MOST_TRIES;
@@ -58,65 +122,45 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         ui::step("run", &format!("try {tries}: {why}"));
         retries.push(why);
     };
-    let mut complaint = None;
-    if args.backend == Backend::Spindle {
+    if setup.backend == Backend::Spindle {
         let passed = road.failure.is_none();
-        let rate = History::open()?.add(args.suite, NAME, passed, &retries)?;
-        complaint = rate.complaint(args.suite, NAME, &retries);
+        let rate = History::open()?.add(setup.suite, name, passed, &retries)?;
+        road.complaint = rate.complaint(setup.suite, name, &retries);
     }
-    if let Some(report) = &road.report {
-        print(
-            args.suite,
-            report,
-            &road.failure,
-            &retries,
-            &ends,
-            image.as_ref(),
-        );
-    }
-    if let Some(why) = road.failure.or(complaint) {
-        bail!("{why}\nlogs: {}", road.logs.display());
-    }
-    Ok(())
+    (road.retries, road.ends) = (retries, ends);
+    Ok(road)
 }
 
-/// The whole road, once.
-struct Road {
-    /// What was seen, if the machine lived to its end.
-    report: Option<FileTree>,
-    /// Why it failed, if it did.
-    failure: Option<String>,
-    /// Why anything was tried again.
-    retries: Vec<String>,
-    /// The guests that the emulator ended.
-    ends: Vec<End>,
-    logs: PathBuf,
-}
-
-/// The whole road on a new machine.
-fn play(setup: &Setup) -> Result<Road> {
+/// A road on a new machine.
+fn once_played<T>(setup: &Setup, road: Play<T>) -> Result<Road<T>> {
     let mut machine = Machine::boot_or_retry(setup)?;
     let (logs, seen, ends) = (
         machine.logs.clone(),
         machine.retries.clone(),
         machine.ends.clone(),
     );
-    let played = scenario::file_tree(&mut machine, scenario::find("file-tree")?);
-    let (report, failure) = match played {
-        Ok(report) => {
+    let (report, failure) = match road(&mut machine) {
+        Ok(played) => {
             machine.power_off()?;
-            let failure = report.failure.clone();
-            (Some(report), failure)
+            played
         }
         Err(error) => (None, Some(format!("{error:#}"))),
     };
     Ok(Road {
         report,
         failure: failure.map(|why| ends.explain(&why).unwrap_or(why)),
+        complaint: None,
         retries: seen.take(),
         ends: ends.list(),
         logs,
     })
+}
+
+/// The whole road: one guest writes, another one checks, the host looks.
+fn files(machine: &mut Machine) -> Result<(Option<FileTree>, Option<String>)> {
+    let report = scenario::file_tree(machine, scenario::find("file-tree")?)?;
+    let failure = report.failure.clone();
+    Ok((Some(report), failure))
 }
 
 /// The whole road so many times, each on a machine of its own, with no second try of anything.

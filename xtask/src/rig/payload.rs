@@ -10,6 +10,7 @@ use anyhow::{Context, Result};
 
 use super::cpio::Archive;
 use super::{Suite, grub, guests, places};
+use crate::run::crash;
 use crate::{bench, ctl, root, scenario};
 
 const DOM0_INIT: &str = include_str!("../../rig/dom0-init.sh");
@@ -56,10 +57,10 @@ pub(super) fn append(
     }
     archive.file("spindle/lib.sh", DOM0_LIB.as_bytes());
     archive.file("spindle/failure.sh", DOM0_FAILURE.as_bytes());
-    let bench = |(name, script): (&str, &str)| (name.to_string(), script.to_string());
+    let own = |(name, script): (&str, &str)| (name.to_string(), script.to_string());
     for (name, script) in scenario::scripts()?
         .into_iter()
-        .chain([bench(bench::SCRIPT)])
+        .chain([bench::SCRIPT, crash::SCRIPT].map(own))
     {
         archive.file(&format!("spindle/scenarios/{name}.sh"), script.as_bytes());
     }
@@ -67,7 +68,7 @@ pub(super) fn append(
     linux.file("init", bench::LINUX_INIT.as_bytes());
     archive.file("spindle/linux-init.cpio", &linux.finish());
     let mut jobs = scripts(JOBS)?;
-    jobs.extend([bench(bench::JOB)]);
+    jobs.extend([bench::JOB, crash::JOB].map(own));
     for name in jobs.keys() {
         let mut job = Archive::default();
         job.file("init", GUEST_INIT.as_bytes());
