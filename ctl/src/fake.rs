@@ -218,7 +218,7 @@ impl Fake {
             ("3/data/spindle/ready", "1"),
             ("3/data/spindle/version", "0.1.0 abcdef"),
             ("3/data/spindle/drill", "on"),
-            ("3/data/spindle/start", "at=1000 down_us=0"),
+            ("3/data/spindle/start", "at=1000 down_us=0 deaths=0"),
             ("3/data/spindle/life", "1"),
             ("3/cpu/0/availability", "online"),
             ("3/cpu/1/availability", "online"),

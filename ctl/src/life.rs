@@ -12,6 +12,8 @@ use crate::tables;
 pub(crate) struct KernelLife {
     /// Its number: 1 for the first, 0 if the domain does not say.
     pub(crate) number: u64,
+    /// How many of those before it ended by a death.
+    pub(crate) deaths: u64,
     /// When it began, in seconds since 1970.
     pub(crate) began: Option<u64>,
     /// The time from the end of the last one until it served.
@@ -37,24 +39,21 @@ impl KernelLife {
         let text = |key: &str| own.get(key).map_or("", String::as_str);
         let number = text("life").parse().unwrap_or(0);
         let start = Counters::parse(text("start"));
+        let deaths = start.get("deaths");
         let known = |name: &str| Some(start.get(name)).filter(|&value| value > 0);
         Self {
             number,
+            deaths,
             began: known("at"),
             down: known("down_us").map(Duration::from_micros),
-            last: (number > 1).then(|| LastDeath::parse(text("death"))),
+            last: (deaths > 0).then(|| LastDeath::parse(text("death"))),
         }
-    }
-
-    /// How often the kernel has died.
-    pub(crate) fn deaths(&self) -> u64 {
-        self.number.saturating_sub(1)
     }
 
     /// What there is to say of the deaths of domain `name`, `now` seconds after 1970; `None` without any.
     pub(crate) fn story(&self, name: &str, now: u64) -> Option<String> {
         let last = self.last.as_ref()?;
-        let times = match self.deaths() {
+        let times = match self.deaths {
             1 => "once".to_string(),
             2 => "twice, the last time".to_string(),
             n => format!("{n} times, the last time"),
@@ -137,43 +136,45 @@ mod tests {
     fn a_first_life_and_one_that_nothing_is_known_of_have_no_story() {
         let first = life(&[
             ("life", "1"),
-            ("start", "at=1000 down_us=0"),
+            ("start", "at=1000 down_us=0 deaths=0"),
             ("death", "old"),
         ]);
         assert_eq!(
             (first.number, first.began, first.down),
             (1, Some(1000), None)
         );
-        assert_eq!((first.deaths(), first.story("spindle", 2000)), (0, None));
+        assert_eq!((first.deaths, first.story("spindle", 2000)), (0, None));
         for odd in ["", "x", "-1", "18446744073709551616"] {
             let odd = life(&[("life", odd), ("start", "at=x down_us")]);
             assert_eq!(odd, KernelLife::default());
-            assert_eq!((odd.deaths(), odd.story("spindle", 0)), (0, None));
+            assert_eq!((odd.deaths, odd.story("spindle", 0)), (0, None));
         }
     }
 
     #[test]
     fn a_later_life_tells_how_often_it_died_when_and_of_what() {
-        let start = ("start", "at=1000 down_us=310000");
         let death = ("death", "panic core=1 PANIC on core 1: a drill");
-        let story = |number, now| life(&[("life", number), start, death]).story("spindle", now);
+        let story = |deaths: u64, now| {
+            let start = format!("at=1000 down_us=310000 deaths={deaths}");
+            life(&[("life", "9"), ("start", &start), death]).story("spindle", now)
+        };
         assert_eq!(
-            story("2", 1005).expect("one"),
+            story(1, 1005).expect("one"),
             "spindle has died once 5 s ago, by panic on core 1 (PANIC on core 1: a drill); it served \
              again after 310 ms"
         );
-        let later = story("4", 1000 + 7_200).expect("three");
+        let later = story(3, 1000 + 7_200).expect("three");
         assert!(
             later.starts_with("spindle has died 3 times, the last time 2 h ago, by panic"),
             "{later}"
         );
         // A clock that was set back.
-        let before = story("3", 999).expect("two");
+        let before = story(2, 999).expect("two");
         assert!(
             before.starts_with("spindle has died twice, the last time by panic"),
             "{before}"
         );
-        let bare = life(&[("life", "2")]);
+        let bare = life(&[("life", "2"), ("start", "deaths=1")]);
         assert_eq!(
             bare.story("a\x1b", 5).expect("one"),
             "a? has died once by unknown cause"

@@ -208,7 +208,7 @@ const LIFE: &[(&str, &str, &str, OfLife)] = &[
         "spindle_deaths_total",
         "counter",
         "Times that the kernel died and started again in its domain.",
-        |life| Some(life.deaths() as f64),
+        |life| Some(life.deaths as f64),
     ),
     (
         "spindle_life_start_time_seconds",
@@ -326,7 +326,10 @@ mod tests {
         let mut host = Fake::serving();
         let data = "/local/domain/3/data/spindle";
         host.store(&format!("{data}/life"), "4");
-        host.store(&format!("{data}/start"), "at=1764374400 down_us=312500");
+        host.store(
+            &format!("{data}/start"),
+            "at=1764374400 down_us=312500 deaths=3",
+        );
         host.store(&format!("{data}/death"), "exception core=2 #UD\\n at");
         let text = metrics(&mut host);
         for line in [

@@ -332,7 +332,7 @@ mod tests {
         let home = "/local/domain/3";
         for (path, value) in [
             ("data/spindle/life", "2"),
-            ("data/spindle/start", "at=1000 down_us=250000"),
+            ("data/spindle/start", "at=1000 down_us=250000 deaths=1"),
             ("data/spindle/death", "NMI core=0 \x07NMI"),
             ("error/backend/vbd/5/51712/error", "one of its rings\n\x1b"),
             ("error/backend/vbd/5/51728/error", "of a disk that is gone"),

@@ -156,10 +156,12 @@ fn banner(boot: &Boot, memory: &mm::Memory, xen: Option<&xen::Xen>) {
 /// Shows which life this is, when it began, and how the last one ended. The life's number comes last:
 /// whoever waits for it finds the rest.
 fn publish_life(life: u64, last: Option<&Death>, mut publish: impl FnMut(&str, String)) {
+    let deaths = restart::memory().map_or(0, |kept| kept.lives().deaths());
     let now = xen::time::clock().map_or(0, Clock::now_ns);
     let down = last.map_or(0, |death| now.saturating_sub(death.at_ns) / 1000);
     let began = xen::time::unix_s();
-    publish("data/spindle/start", format!("at={began} down_us={down}"));
+    let start = format!("at={began} down_us={down} deaths={deaths}");
+    publish("data/spindle/start", start);
     // An update is no death.
     if life > 1 && last.is_none_or(|death| death.cause != DeathCause::UPDATE) {
         let text = last.map(|death| {

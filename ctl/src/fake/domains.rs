@@ -112,7 +112,7 @@ impl Fake {
         let soon = Duration::from_millis(340);
         self.store(&format!("{own}/crash"), "");
         for (leaf, text) in [
-            ("start", "at=2000 down_us=310000".to_string()),
+            ("start", format!("at=2000 down_us=310000 deaths={life}")),
             ("death", format!("{how} core={core} a drill")),
             ("life", (life + 1).to_string()),
         ] {

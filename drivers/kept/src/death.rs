@@ -8,7 +8,7 @@ use spindle_hw::SharedPages;
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 use crate::fnv;
-use crate::layout::{DEATHS, DEATHS_LEN, LIFE_AT, SERVED_AT};
+use crate::layout::{DEATHS, DEATHS_LEN, LIFE_AT, SERVED_AT, UPDATES_AT};
 
 /// Bytes of a message that are kept.
 pub const MESSAGE_MAX: usize = 256;
@@ -130,6 +130,20 @@ impl Lives {
     /// The lives noted in `pages`, of which one has begun ([`begin`](crate::layout::begin)).
     pub(crate) const fn new(pages: &'static SharedPages) -> Self {
         Self { pages }
+    }
+
+    /// Counts the life before this one, which has just begun, if it ended by an update.
+    pub(crate) fn count(&self) {
+        if self.last().is_some_and(|end| end.cause == DeathCause::UPDATE) {
+            self.pages.u64_at(UPDATES_AT).fetch_add(1, Relaxed);
+        }
+    }
+
+    /// How many lives have died: all before this one that did not end by an update.
+    #[must_use]
+    pub fn deaths(&self) -> u64 {
+        let updates = self.pages.u64_at(UPDATES_AT).load(Relaxed);
+        self.life().saturating_sub(1).saturating_sub(updates)
     }
 
     /// Which life this is, 1 for the first.
@@ -313,6 +327,11 @@ mod tests {
             assert!(lives.may_go_on(SECOND));
             lives = again(pages);
         }
+        assert_eq!(lives.deaths(), 0);
+        lives.end(&death(SECOND));
+        assert_eq!(again(pages).deaths(), 1);
+        // It ends without a word.
+        assert_eq!(again(pages).deaths(), 2);
     }
 
     proptest! {

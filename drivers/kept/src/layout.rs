@@ -53,6 +53,8 @@ pub(crate) const LIFE_AT: usize = HEADER + 16;
 pub(crate) const WRITING_AT: usize = HEADER + 24;
 /// The life that has served last.
 pub(crate) const SERVED_AT: usize = HEADER + 32;
+/// How many lives have ended by an update.
+pub(crate) const UPDATES_AT: usize = HEADER + 40;
 /// Where the note of the last update is.
 pub(crate) const UPDATE: usize = HEADER + 64;
 /// How many bytes it has.

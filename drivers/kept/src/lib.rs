@@ -60,8 +60,7 @@ impl Kept {
     /// # Errors
     /// [`TooSmall`].
     pub fn open(pages: &'static SharedPages) -> Result<Self, TooSmall> {
-        let life = layout::begin(pages, false)?;
-        Ok(Self { pages, life })
+        Self::begin(pages, false)
     }
 
     /// The same where it is known that there was a life before, whatever the pages hold.
@@ -69,7 +68,12 @@ impl Kept {
     /// # Errors
     /// [`TooSmall`].
     pub fn open_again(pages: &'static SharedPages) -> Result<Self, TooSmall> {
-        let life = layout::begin(pages, true)?;
+        Self::begin(pages, true)
+    }
+
+    fn begin(pages: &'static SharedPages, again: bool) -> Result<Self, TooSmall> {
+        let life = layout::begin(pages, again)?;
+        Lives::new(pages).count();
         Ok(Self { pages, life })
     }
 
