@@ -134,7 +134,10 @@ impl Lives {
 
     /// Counts the life before this one, which has just begun, if it ended by an update.
     pub(crate) fn count(&self) {
-        if self.last().is_some_and(|end| end.cause == DeathCause::UPDATE) {
+        if self
+            .last()
+            .is_some_and(|end| end.cause == DeathCause::UPDATE)
+        {
             self.pages.u64_at(UPDATES_AT).fetch_add(1, Relaxed);
         }
     }

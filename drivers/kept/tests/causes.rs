@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 
 use spindle_hw::SharedPages;
-use spindle_kept::death::{Death, DeathCause, Lives};
+use spindle_kept::Kept;
+use spindle_kept::death::{Death, DeathCause};
+use spindle_kept::layout::FIXED_PAGES;
 
 /// The numbers are those of the records, which kernels of other versions read.
 #[test]
@@ -25,7 +27,7 @@ fn each_cause_has_a_name_of_its_own_and_a_later_one_is_not_taken_for_another() {
 /// A page has room for a few records: where that of the last life would be, an older one may be left.
 #[test]
 fn a_life_that_ended_without_a_word_is_not_shown_with_the_end_of_an_older_one() {
-    let page = SharedPages::host(1, 0);
+    let pages: &_ = Box::leak(Box::new(SharedPages::host(FIXED_PAGES, 0)));
     let death = |life: u64| Death {
         cause: DeathCause::PANIC,
         core: 0,
@@ -36,7 +38,7 @@ fn a_life_that_ended_without_a_word_is_not_shown_with_the_end_of_an_older_one() 
         trace: heapless::Vec::new(),
     };
     for life in 1..=40 {
-        let lives = Lives::begin(page.alias(), life > 1);
+        let lives = Kept::open(pages).unwrap().lives();
         // Every ninth says nothing.
         let before = (life - 1_u64) % 9 != 0;
         let expected = (life > 1 && before).then(|| death(life - 1));

@@ -13,11 +13,11 @@ use core::sync::atomic::Ordering::Relaxed;
 use spin::Once;
 use spindle_hw::{PAGE_SIZE, SharedPages};
 use spindle_kept::Kept;
+use spindle_kept::LogTail;
 use spindle_kept::death::Lives;
 use spindle_kept::layout::{
     CODE as CODE_PAGE, LOG_PAGE, LOG_PAGES, SLOT_PAGES, SLOTS, STATE, TABLE_PAGES, TABLES,
 };
-use spindle_kept::LogTail;
 use xen_pvh_boot::{Boot, PAGE, image};
 
 use super::layout;
