@@ -73,7 +73,7 @@ pub const LOG_PAGE: usize = STORE_PAGE + STORE_PAGES;
 /// How many these are.
 pub const LOG_PAGES: usize = 1;
 /// The page where cores say which ring they are at work on.
-pub(crate) const WORK_PAGE: usize = LOG_PAGE + LOG_PAGES;
+pub const WORK_PAGE: usize = LOG_PAGE + LOG_PAGES;
 /// vCPUs that can map grants.
 pub const CALLERS: usize = 64;
 /// Where the grants are that vCPUs are mapping, a page for each vCPU.

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering::Release;
 
 use spindle_hw::{PAGE_SIZE, SharedPages};
-use spindle_kept::layout::{DEATH_NOTE, FIXED_PAGES, HANDLES, STORE_PAGE, WORK};
+use spindle_kept::layout::{FIXED_PAGES, HANDLES, MAGIC_AT, STORE_PAGE};
 use spindle_kept::{AtWork, JournalPlace, Kept, Records};
 
 /// Pages of journals behind the fixed ones.
@@ -23,21 +23,21 @@ fn bytes(pages: &SharedPages, page: usize) -> Vec<u8> {
 }
 
 #[test]
-fn a_first_life_clears_all_but_the_death_note_the_rings_at_work_and_the_journals() {
+fn a_first_life_clears_all_but_the_kernels_own_pages_and_the_journals() {
     let pages = used();
     assert_eq!(Kept::open(pages).unwrap().life(), 1);
+    let header = MAGIC_AT / PAGE_SIZE;
     // Magic, version and lives come first.
-    assert!(bytes(pages, 0)[24..].iter().all(|&byte| byte == 0));
-    let kept = [DEATH_NOTE / PAGE_SIZE, WORK / PAGE_SIZE];
-    for page in 1..FIXED_PAGES + JOURNALS {
+    assert!(bytes(pages, header)[24..].iter().all(|&byte| byte == 0));
+    for page in (0..header).chain(STORE_PAGE..FIXED_PAGES + JOURNALS) {
         let expected = match page {
-            _ if kept.contains(&page) || page >= FIXED_PAGES => 0xff,
+            _ if page < header || page >= FIXED_PAGES => 0xff,
             _ => 0,
         };
         let is_expected = bytes(pages, page).iter().all(|&byte| byte == expected);
         assert!(is_expected, "page {page}");
     }
-    assert!(kept.iter().all(|&page| page < STORE_PAGE));
+    assert_eq!(STORE_PAGE, header + 1);
 }
 
 #[test]

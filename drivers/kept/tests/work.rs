@@ -2,8 +2,8 @@
 
 use std::sync::atomic::Ordering::Acquire;
 
-use spindle_hw::SharedPages;
-use spindle_kept::layout::{FIXED_PAGES, WORK};
+use spindle_hw::{PAGE_SIZE, SharedPages};
+use spindle_kept::layout::{FIXED_PAGES, WORK_PAGE};
 use spindle_kept::{AtWork, Kept};
 
 #[test]
@@ -13,7 +13,10 @@ fn the_ring_at_work_is_noted_in_its_page_and_survives_the_next_start() {
     let core = AtWork::at(kept.work(), 2).unwrap();
     core.begin(700);
     // A cache line for each core, from the page's start on.
-    assert_eq!(pages.u64_at(WORK + 2 * 64).load(Acquire), 701);
+    assert_eq!(
+        pages.u64_at(WORK_PAGE * PAGE_SIZE + 2 * 64).load(Acquire),
+        701
+    );
     let next = Kept::open(pages).unwrap();
     assert_eq!((kept.life(), next.life()), (1, 2));
     let cores = [1, 2, 3].map(|core| AtWork::read(&next.work(), core));
