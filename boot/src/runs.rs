@@ -13,6 +13,8 @@ pub struct RunAllocator<'a> {
     taken: &'a mut [u64],
     free: usize,
     next: usize,
+    /// Where the search for a last run begins.
+    last: usize,
 }
 
 impl<'a> RunAllocator<'a> {
@@ -33,6 +35,7 @@ impl<'a> RunAllocator<'a> {
             taken: bitmap,
             free: 0,
             next: 0,
+            last: usize::MAX,
         }
     }
 
@@ -51,21 +54,35 @@ impl<'a> RunAllocator<'a> {
         let start = self
             .search(self.next, self.pages, count, align)
             .or_else(|| self.search(0, self.pages.min(self.next + count), count, align))?;
-        (start..start + count).for_each(|i| self.taken[i / 64] |= 1 << (i % 64));
-        self.free -= count;
+        self.set_taken(start, count);
         self.next = start + count;
         Some(self.first + start as u64)
     }
 
-    /// Takes this page. False, with nothing changed, if it is not free.
-    pub fn take(&mut self, page: u64) -> bool {
-        let index = page.checked_sub(self.first);
-        let index = index.and_then(|index| usize::try_from(index).ok());
-        let Some(index) = index.filter(|&i| i < self.pages && !self.is_taken(i)) else {
+    /// Takes a run of `count` pages as near to the end of the span as there is one: away from what
+    /// [`RunAllocator::allocate`] hands out first.
+    #[must_use]
+    pub fn allocate_last(&mut self, count: usize) -> Option<u64> {
+        if count == 0 || count > self.free {
+            return None;
+        }
+        let start = self
+            .search_back(self.last.min(self.pages), count)
+            .or_else(|| self.search_back(self.pages, count))?;
+        self.set_taken(start, count);
+        self.last = start;
+        Some(self.first + start as u64)
+    }
+
+    /// Takes this run of pages. False, with nothing changed, if any page of it is not free.
+    pub fn take(&mut self, first: u64, count: usize) -> bool {
+        let Some(start) = self.place(first, count) else {
             return false;
         };
-        self.taken[index / 64] |= 1 << (index % 64);
-        self.free -= 1;
+        if (start..start + count).any(|i| self.is_taken(i)) {
+            return false;
+        }
+        self.set_taken(start, count);
         true
     }
 
@@ -73,21 +90,28 @@ impl<'a> RunAllocator<'a> {
     /// of it is free already or outside the span.
     #[must_use]
     pub fn release(&mut self, first: u64, count: usize) -> bool {
-        let Some(start) = first
-            .checked_sub(self.first)
-            .and_then(|s| usize::try_from(s).ok())
-        else {
+        let Some(start) = self.place(first, count) else {
             return false;
         };
-        let Some(end) = start.checked_add(count).filter(|end| *end <= self.pages) else {
-            return false;
-        };
+        let end = start + count;
         if !(start..end).all(|i| self.is_taken(i)) {
             return false;
         }
         (start..end).for_each(|i| self.taken[i / 64] &= !(1 << (i % 64)));
         self.free += count;
         true
+    }
+
+    /// The index of a run's first page; `None` if not all of it is in the span.
+    fn place(&self, first: u64, count: usize) -> Option<usize> {
+        let start = usize::try_from(first.checked_sub(self.first)?).ok()?;
+        let end = start.checked_add(count)?;
+        (end <= self.pages).then_some(start)
+    }
+
+    fn set_taken(&mut self, start: usize, count: usize) {
+        (start..start + count).for_each(|i| self.taken[i / 64] |= 1 << (i % 64));
+        self.free -= count;
     }
 
     fn is_taken(&self, index: usize) -> bool {
@@ -108,6 +132,18 @@ impl<'a> RunAllocator<'a> {
             start = self.align_up(after, align)?;
         }
         None
+    }
+
+    /// The last free run that ends at `end` or before.
+    fn search_back(&self, mut end: usize, count: usize) -> Option<usize> {
+        loop {
+            let start = end.checked_sub(count)?;
+            // The first taken page decides: no run can end after it.
+            match (start..end).find(|i| self.is_taken(*i)) {
+                Some(taken) => end = taken,
+                None => return Some(start),
+            }
+        }
     }
 
     /// The next index from `index` on whose page number is aligned.
@@ -152,10 +188,11 @@ mod tests {
         let mut bitmap = [0; 1];
         let mut a = RunAllocator::new(3, 10, &mut bitmap);
         assert!(a.release(3, 4));
-        assert!(a.take(4));
+        assert!(a.take(4, 1));
         for page in [2, 4, 7, 13, u64::MAX] {
-            assert!(!a.take(page), "page {page}");
+            assert!(!a.take(page, 1), "page {page}");
         }
+        assert!(!a.take(3, 2) && !a.take(5, 3) && !a.take(5, usize::MAX));
         assert_eq!(a.free_pages(), 3);
         assert_eq!(a.allocate(2, 1), Some(5));
         assert_eq!(a.allocate(2, 1), None);
@@ -172,11 +209,28 @@ mod tests {
         assert_eq!(a.allocate(2, 1), Some(2));
     }
 
+    #[test]
+    fn runs_from_the_end_leave_the_beginning_alone() {
+        let mut bitmap = [0; 1];
+        let mut a = RunAllocator::new(10, 20, &mut bitmap);
+        assert_eq!(a.allocate_last(1), None);
+        assert!(a.release(10, 20));
+        assert!(a.take(25, 2));
+        assert_eq!(a.allocate_last(3), Some(27));
+        assert_eq!(a.allocate_last(3), Some(22));
+        assert_eq!(a.allocate(4, 1), Some(10));
+        assert!(a.release(27, 3));
+        assert_eq!(a.allocate_last(8), Some(14));
+        assert_eq!(a.allocate_last(4), None);
+        assert_eq!(a.allocate_last(3), Some(27));
+        assert_eq!(a.free_pages(), 0);
+    }
+
     proptest! {
         #[test]
         fn no_page_is_handed_out_twice_and_none_is_lost(
             first in 0u64..100,
-            steps in prop::collection::vec((1usize..40, 0u32..4, any::<bool>()), 0..200),
+            steps in prop::collection::vec((1usize..40, 0u32..5, any::<bool>()), 0..200),
         ) {
             const PAGES: usize = 300;
             let mut bitmap = [0; 5];
@@ -184,10 +238,16 @@ mod tests {
             prop_assert!(a.release(first, PAGES));
             let mut held: Vec<(u64, usize)> = vec![];
             for (count, shift, give_back) in steps {
+                // One in five from the end.
+                let (shift, last) = (shift % 4, shift == 4);
+                let found = |a: &mut RunAllocator<'_>| match last {
+                    true => a.allocate_last(count),
+                    false => a.allocate(count, 1 << shift),
+                };
                 if give_back && !held.is_empty() {
                     let (start, count) = held.swap_remove(count % held.len());
                     prop_assert!(a.release(start, count));
-                } else if let Some(start) = a.allocate(count, 1 << shift) {
+                } else if let Some(start) = found(&mut a) {
                     prop_assert!(start % (1 << shift) == 0);
                     prop_assert!(start >= first && start + count as u64 <= first + PAGES as u64);
                     for (s, c) in &held {

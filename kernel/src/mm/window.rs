@@ -35,7 +35,7 @@ impl GrantWindow {
     /// Something may be mapped at the frame with this bus address: it is not to be given out.
     pub(crate) fn give_up(&self, bus: u64) {
         // False if it is in the window of another life, or in use.
-        let _ = self.runs.lock().take(bus / PAGE);
+        let _ = self.runs.lock().take(bus / PAGE, 1);
     }
 
     /// Takes frames back. Everything mapped there must have been unmapped.
