@@ -21,7 +21,7 @@ use alloc::string::{String, ToString};
 use alloc::vec;
 
 use ::log::{error, info, warn};
-use spindle_control::{Control, Keep, Store, Suspect};
+use spindle_control::{Control, Keep, RamDisks, Store, Suspect};
 use spindle_hw::Clock;
 use spindle_kept::Kept;
 use spindle_kept::death::{Death, DeathCause};
@@ -189,9 +189,12 @@ fn serve(machine: Machine) -> ! {
     } = machine;
     let clock = xen::time::clock().unwrap_or_else(|| panic!("the clock does not run"));
     let line = &boot.info.command_line;
+    // Before anything else is given a page.
+    let ram = mm::RamPages(memory.dma);
+    let ram = RamDisks::take_up(restart::ram_records(), ram, life);
     let Some((store, xen)) = xen.and_then(|mut xen| Some((xen.store.take()?, xen))) else {
         let config = settings::collect(None, clock, line);
-        let mut disks = disks::probe(&config, &boot.info.map, &memory, clock, 1, life);
+        let mut disks = disks::probe(&config, &boot.info.map, &memory, clock, 1, ram);
         info!("no xenstore: no guest can be served");
         let queues = disks.queues();
         disks.shutdown(vec![queues]);
@@ -214,7 +217,7 @@ fn serve(machine: Machine) -> ! {
         &memory,
         clock,
         ring_cores::wanted(&config),
-        life,
+        ram,
     );
     let hypervisor = XenCpu {
         grants: xen.grants.reading(memory.bus),

@@ -2,7 +2,8 @@
 //!
 //! [`RamQueue`] is the disk and its DMA engine in one: the copy is done when a command is
 //! submitted, by the core that submits it. Only what a discard gives up, which may be the whole
-//! disk, is zeroed piece by piece as the core polls. Nothing outlives the domain.
+//! disk, is zeroed piece by piece as the core polls. It outlives the kernel
+//! (`RamMemory`), but not the domain.
 
 use alloc::collections::VecDeque;
 use alloc::format;
@@ -11,8 +12,9 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::ops::Range;
 
-use spindle_hw::{BusMemory, DmaAlloc, PAGE_SIZE, SharedPages};
+use spindle_hw::{BusMemory, DmaAlloc, SharedPages};
 
+use crate::ram_memory::{CHUNK, RamMemory};
 use crate::{
     Command, Discard, DiskQueue, IoError, IoResult, Op, SECTOR_SIZE, SubmitError, Tag, Unit, Volume,
 };
@@ -24,9 +26,6 @@ pub struct RamDisk {
     bytes: u64,
 }
 
-/// Bytes of memory that are asked for at once: large runs may not be had, small ones cost a
-/// lookup table.
-const CHUNK: usize = 1 << 20;
 /// Bytes zeroed in one poll, about as many as a visit to a ring copies: other rings on the core
 /// wait for no more than that.
 const PIECE: u64 = 256 << 10;
@@ -34,21 +33,16 @@ const PIECE: u64 = 256 << 10;
 impl RamDisk {
     /// A zeroed RAM disk of `bytes`, rounded up to whole MiB; `None` if there is not the memory.
     pub fn new(bytes: u64, memory: &impl DmaAlloc) -> Option<Self> {
-        let count = usize::try_from(bytes.div_ceil(CHUNK as u64)).ok()?;
-        let mut chunks = Vec::new();
-        // A mistyped size is no reason to end for lack of heap.
-        chunks.try_reserve_exact(count).ok()?;
-        for _ in 0..count {
-            let Some(chunk) = memory.alloc(CHUNK / PAGE_SIZE) else {
-                chunks.drain(..).for_each(|chunk| memory.free(chunk));
-                return None;
-            };
-            chunks.push(chunk);
+        RamMemory::new(bytes, memory).map(Self::over)
+    }
+
+    /// A RAM disk over this memory, with what that holds.
+    #[must_use]
+    pub fn over(memory: RamMemory) -> Self {
+        Self {
+            bytes: memory.bytes(),
+            chunks: memory.into_chunks().into(),
         }
-        Some(Self {
-            chunks: chunks.into(),
-            bytes: (count * CHUNK) as u64,
-        })
     }
 
     /// The one volume on it.

@@ -5,7 +5,7 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use spindle_hw::{BusMemory, DmaAlloc};
+use spindle_hw::BusMemory;
 
 use crate::{BlockController, RamDisk, RamQueue, Volume};
 
@@ -22,32 +22,21 @@ pub struct RamController<B> {
 }
 
 impl<B> RamController<B> {
-    /// Makes a RAM disk of `bytes`, rounded up to whole MiB, whose queues reach their submitters'
-    /// memory through `bus`.
-    ///
-    /// # Errors
-    /// The reason, if there is not the memory.
-    pub fn new(name: String, bytes: u64, memory: &impl DmaAlloc, bus: B) -> Result<Self, String> {
-        let disk = RamDisk::new(bytes, memory);
-        let disk = disk.ok_or_else(|| format!("no memory for {} MiB", bytes >> 20))?;
-        Ok(Self::over(name, disk, bus))
-    }
-
-    /// Says in which life of the kernel the disk was made, 1 for the first. What a former life's disk
-    /// of this name held is lost, so that it is described as another one.
-    #[must_use]
-    pub fn made_in(self, life: u64) -> Self {
-        Self { life, ..self }
-    }
-
-    /// The same over memory that is there already, with what it holds.
-    pub const fn over(name: String, disk: RamDisk, bus: B) -> Self {
+    /// A RAM disk, with what it holds, whose queues reach their submitters' memory through `bus`.
+    pub const fn new(name: String, disk: RamDisk, bus: B) -> Self {
         Self {
             name,
             disk,
             bus,
             life: 1,
         }
+    }
+
+    /// Says in which life of the kernel the disk was made, 1 for the first. What the disk of this name
+    /// held in earlier ones is lost, so that it is described as another one.
+    #[must_use]
+    pub fn made_in(self, life: u64) -> Self {
+        Self { life, ..self }
     }
 }
 

@@ -1,6 +1,6 @@
 //! A RAM disk as the control core sees every disk.
 
-use spindle_block::{BlockController, DiskEvents, Op, RamController, RamQueue};
+use spindle_block::{BlockController, DiskEvents, Op, RamController, RamDisk, RamQueue};
 use spindle_hw::DmaAlloc;
 use spindle_testkit::mem::FakeBus;
 use spindle_testkit::queue::{command, complete, pages};
@@ -10,7 +10,8 @@ type Queue<'a> = RamQueue<&'a FakeBus>;
 #[test]
 fn all_cores_see_the_same_disk_and_nothing_ever_happens_to_it() {
     let bus = FakeBus::new();
-    let disk = RamController::new("ram7".into(), 3 << 20, &bus, &bus).unwrap();
+    let disk = RamDisk::new(3 << 20, &bus).unwrap();
+    let disk = RamController::new("ram7".into(), disk, &bus);
     let mut disk: Box<dyn BlockController<Queue<'_>>> = Box::new(disk);
     assert_eq!(disk.name(), "ram7");
     let volumes = disk.volumes(2);
@@ -33,13 +34,4 @@ fn all_cores_see_the_same_disk_and_nothing_ever_happens_to_it() {
     disk.ask_health();
     assert_eq!(disk.attend(), DiskEvents::default());
     disk.shutdown(queues).unwrap();
-}
-
-#[test]
-fn a_disk_for_which_there_is_no_memory_says_so() {
-    let bus = FakeBus::new();
-    bus.set_limit(300);
-    let none = RamController::new("ram0".into(), 2 << 20, &bus, &bus).unwrap_err();
-    assert_eq!(none, "no memory for 2 MiB");
-    assert_eq!(bus.outstanding(), 0);
 }

@@ -16,6 +16,14 @@ pub trait DmaAlloc {
     fn free(&self, pages: SharedPages);
 }
 
+/// A [`DmaAlloc`] that outlives a death of the kernel: pages that a former life has had from it, and
+/// that lie where no start of the kernel puts anything, can be had again with what they hold.
+pub trait Retake: DmaAlloc {
+    /// The run of `pages` pages at bus address `bus`, as a former life has left it; `None`, with
+    /// nothing changed, if not all of it is free memory of this allocator's.
+    fn retake(&self, bus: u64, pages: usize) -> Option<SharedPages>;
+}
+
 /// CPU access to memory of which only the bus address is at hand: what a RAM disk uses to play
 /// the part of a DMA engine.
 pub trait BusMemory {
@@ -36,6 +44,12 @@ impl<T: DmaAlloc + ?Sized> DmaAlloc for &T {
 
     fn free(&self, pages: SharedPages) {
         (**self).free(pages);
+    }
+}
+
+impl<T: Retake + ?Sized> Retake for &T {
+    fn retake(&self, bus: u64, pages: usize) -> Option<SharedPages> {
+        (**self).retake(bus, pages)
     }
 }
 

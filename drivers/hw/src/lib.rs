@@ -24,7 +24,7 @@ mod port;
 #[cfg(test)]
 mod tests;
 
-pub use bus::{BusMemory, DmaAlloc, IdentityMap};
+pub use bus::{BusMemory, DmaAlloc, IdentityMap, Retake};
 pub use clock::{Clock, Span};
 pub use mmio::{Mmio, NarrowRegisters, Registers};
 pub use pages::SharedPages;

@@ -10,11 +10,12 @@
 //! | 13 | 1 | the header: magic, version, lives, which records count; how lives ended ([`death`](crate::death)); the last update |
 //! | 14 | 2 | where the byte streams to and from xenstored stand |
 //! | 16 | 1 | the tail of the log ([`LogTail`](crate::LogTail)) |
-//! | 17 | 1 | which ring each core is at work on |
-//! | 18 | 64 | grants that a vCPU is mapping, a page for each ([`Mappings`](crate::Mappings)) |
-//! | 82 | 128 | where each grant handle is mapped |
-//! | 210 | 2 x 32 | the records, written by turns ([`Records`](crate::Records)) |
-//! | 274 | the rest | journals of rings, each a run of whole pages |
+//! | 17 | 1 | where the memory of RAM disks is ([`RamRecords`](crate::RamRecords)) |
+//! | 18 | 1 | which ring each core is at work on |
+//! | 19 | 64 | grants that a vCPU is mapping, a page for each ([`Mappings`](crate::Mappings)) |
+//! | 83 | 128 | where each grant handle is mapped |
+//! | 211 | 2 x 32 | the records, written by turns ([`Records`](crate::Records)) |
+//! | 275 | the rest | journals of rings, each a run of whole pages |
 //!
 //! What the kernel has in pages 1 to 12 is its own affair (`kernel/src/restart`), but a change of it is
 //! one of this layout, too. Memory without the magic has never been used, or holds nothing that can
@@ -72,8 +73,10 @@ pub const STORE_PAGES: usize = 2;
 pub const LOG_PAGE: usize = STORE_PAGE + STORE_PAGES;
 /// How many these are.
 pub const LOG_PAGES: usize = 1;
+/// The page where the memory of RAM disks is noted.
+pub const RAM_PAGE: usize = LOG_PAGE + LOG_PAGES;
 /// The page where cores say which ring they are at work on.
-pub const WORK_PAGE: usize = LOG_PAGE + LOG_PAGES;
+pub const WORK_PAGE: usize = RAM_PAGE + 1;
 /// vCPUs that can map grants.
 pub const CALLERS: usize = 64;
 /// Where the grants are that vCPUs are mapping, a page for each vCPU.

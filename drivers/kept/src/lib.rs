@@ -10,6 +10,7 @@
 //!   core is serving.
 //! - `records`: what control knows of its devices and their rings.
 //! - `mappings`: which grants are mapped, and where.
+//! - `ram_disks`: where the memory of RAM disks is.
 //! - `image`: the image of a kernel that is to follow, in an update.
 //! - `death`: why and where the last lives ended.
 //! - `log_tail`: the last lines of their logs.
@@ -31,6 +32,7 @@ pub mod journal;
 pub mod layout;
 mod log_tail;
 mod mappings;
+mod ram_disks;
 mod records;
 mod rooms;
 
@@ -43,6 +45,7 @@ pub use journal::{Journal, JournalPages};
 use layout::TooSmall;
 pub use log_tail::LogTail;
 pub use mappings::{MOST_IN_CALL, Mappings};
+pub use ram_disks::{RAM_DISKS, RAM_RUNS, RamRecord, RamRecords};
 pub use records::{DeviceRecord, FormerRecords, JournalPlace, QueueRecord, Records};
 pub use rooms::JournalRooms;
 

@@ -1,12 +1,12 @@
 //! Memory with bus addresses as a device sees it, and a clock that tests move by hand.
 
 use std::cell::Cell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use spindle_hw::{BusMemory, Clock, DmaAlloc, PAGE_SIZE, SharedPages};
+use spindle_hw::{BusMemory, Clock, DmaAlloc, PAGE_SIZE, Retake, SharedPages};
 use spindle_kept::{Journal, JournalPages};
 
 /// A bus: hands out pages with bus addresses and finds them again by address, as a device's DMA
@@ -17,6 +17,8 @@ pub struct FakeBus {
     next: Mutex<u64>,
     outstanding: AtomicUsize,
     limit: AtomicUsize,
+    /// What a life of the kernel that is over has had, and this one has not: it is free.
+    former: Mutex<BTreeSet<u64>>,
 }
 
 /// Pages for the journal of a ring, of no kept memory in particular.
@@ -44,7 +46,15 @@ impl FakeBus {
             next: Mutex::new(1 << 20),
             outstanding: AtomicUsize::new(0),
             limit: AtomicUsize::new(usize::MAX),
+            former: Mutex::default(),
         }
+    }
+
+    /// The kernel has died: what it has had is free, and holds what it held. Devices still reach it.
+    pub fn die(&self) {
+        let all = self.pages.lock().unwrap();
+        self.former.lock().unwrap().extend(all.keys());
+        self.outstanding.store(0, Ordering::Relaxed);
     }
 
     /// Makes allocations fail beyond `pages` pages in use.
@@ -141,6 +151,18 @@ impl DmaAlloc for FakeBus {
             was.is_some_and(|run| run.len() == pages.len()),
             "freed what was not allocated"
         );
+    }
+}
+
+impl Retake for FakeBus {
+    fn retake(&self, bus: u64, pages: usize) -> Option<SharedPages> {
+        let all = self.pages.lock().unwrap();
+        let run = all.get(&bus).filter(|run| run.len() == pages * PAGE_SIZE)?;
+        let was_former = self.former.lock().unwrap().remove(&bus);
+        was_former.then(|| {
+            self.outstanding.fetch_add(pages, Ordering::Relaxed);
+            run.alias()
+        })
     }
 }
 

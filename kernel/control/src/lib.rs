@@ -15,6 +15,7 @@
 //! | `disks` | what can be attached, and what the disks report: failures, disks that come and go, other sizes, health |
 //! | `listing`, `statistics`, `published` | what is published in xenstore |
 //! | `keeper`, `late`, `sweep`, `noted` | what outlives a death of the kernel: records, journals, mappings; what the last life has left is undone |
+//! | `ram_disks` | which RAM disk is that of a former life, and which is new |
 //! | `rounds` | when control looks at what, and how long it sleeps |
 //! | `worker` | how a core runs its worker and sleeps |
 #![no_std]
@@ -33,6 +34,7 @@ mod late;
 mod listing;
 mod noted;
 mod published;
+mod ram_disks;
 mod rings;
 mod rounds;
 mod statistics;
@@ -45,5 +47,6 @@ pub use disks::{Disks, PageSource};
 pub use hypervisor::{CONTROLS_SHARE, Hypervisor};
 pub use keeper::{Keep, Suspect};
 pub use noted::NotedGrants;
+pub use ram_disks::RamDisks;
 pub use rounds::{LOOK_NS, Rounds, Sleep};
 pub use worker::{CoreWorker, run_core};

@@ -13,14 +13,7 @@ macro_rules! disk_types {
             /// Of a virtio disk.
             Virtio(spindle_virtio::BlockQueue<Mmio>), virtio::probe;
             /// Of a RAM disk.
-            Ram(spindle_block::RamQueue<IdentityMap>), |probe| {
-                let life = probe.life;
-                let make = move |name, bytes, memory: &_, bus| {
-                    let disk = spindle_block::RamController::new(name, bytes, memory, bus)?;
-                    Ok(disk.made_in(life))
-                };
-                probe.make("ram", &probe.config.ram_disks, make)
-            };
+            Ram(spindle_block::RamQueue<IdentityMap>), ram::probe;
             /// Of a null disk.
             Null(spindle_block::NullQueue<IdentityMap>), |probe| {
                 probe.make("null", &probe.config.null_disks, spindle_block::NullController::new)

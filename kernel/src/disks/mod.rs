@@ -6,37 +6,38 @@ mod pci;
 mod placed;
 mod probe;
 mod quiet;
+mod ram;
 mod virtio;
 
 use alloc::boxed::Box;
 
 use spindle_block::Volume;
 use spindle_config::Config;
-use spindle_control::Disks;
+use spindle_control::{Disks, RamDisks};
 use spindle_datapath::Queue;
 use spindle_hw::DmaAlloc as _;
 use xen_pvh_boot::MapEntry;
 
 use self::probe::Probe;
-use crate::mm::Memory;
+use crate::mm::{Memory, RamPages};
 use crate::xen::time::CoreClock;
 
 /// Finds and makes the disks, and reports them in the log. A disk that does not work keeps its
-/// name, by which it is refused. `map` is the domain's memory map,
-/// `life` the number of this start of the kernel.
+/// name, by which it is refused. `map` is the domain's memory map, `ram` has the RAM disks of the last
+/// life.
 pub(crate) fn probe(
     config: &Config,
     map: &[MapEntry],
     memory: &Memory,
     clock: &'static CoreClock,
     cores: usize,
-    life: u64,
+    ram: RamDisks<RamPages>,
 ) -> Disks<Queue> {
     let Probe {
         controllers,
         failed,
         ..
-    } = Probe::all(config, map, memory, clock, cores, life);
+    } = Probe::all(config, map, memory, clock, cores, ram);
     let dma = memory.dma;
     let partitions = config
         .partitions

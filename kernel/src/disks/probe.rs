@@ -8,13 +8,14 @@ use alloc::vec::Vec;
 use log::error;
 use spindle_block::{BlockController, DiskOptions};
 use spindle_config::{Config, DiskSize};
+use spindle_control::RamDisks;
 use spindle_datapath::{Queue, disk_types};
 use spindle_hw::IdentityMap;
 use xen_pvh_boot::MapEntry;
 
 use super::pci::Pci;
-use super::{nvme, virtio};
-use crate::mm::{Dma, Memory};
+use super::{nvme, ram, virtio};
+use crate::mm::{Dma, Memory, RamPages};
 use crate::restart;
 use crate::xen::time::CoreClock;
 
@@ -30,8 +31,7 @@ pub(super) struct Probe<'a> {
     pub(super) bus: IdentityMap,
     pub(super) clock: &'static CoreClock,
     pub(super) options: DiskOptions,
-    /// Which life of the kernel this is, 1 for the first.
-    pub(super) life: u64,
+    pub(super) ram: RamDisks<RamPages>,
     pub(super) pci: Pci,
     /// Controllers that serve.
     pub(super) controllers: Vec<AnyController>,
@@ -47,7 +47,7 @@ impl<'a> Probe<'a> {
         memory: &Memory,
         clock: &'static CoreClock,
         cores: usize,
-        life: u64,
+        ram: RamDisks<RamPages>,
     ) -> Self {
         let mut probe = Self {
             config,
@@ -60,7 +60,7 @@ impl<'a> Probe<'a> {
                 timeout: config.command_timeout(),
                 ..DiskOptions::default()
             },
-            life,
+            ram,
             pci: Pci::scan(map, memory),
             controllers: Vec::new(),
             failed: Vec::new(),
@@ -88,7 +88,7 @@ impl<'a> Probe<'a> {
         }
     }
 
-    /// Makes the disks that an option such as `ram0=64M` asks for, by its number and size.
+    /// Makes the disks that an option such as `null0=64M` asks for, by its number and size.
     pub(super) fn make<C: BlockController<Queue> + 'static>(
         &mut self,
         option: &str,
@@ -98,10 +98,19 @@ impl<'a> Probe<'a> {
         for &DiskSize { number, bytes } in disks {
             let name = format!("{option}{number}");
             let made = make(name.clone(), bytes, &self.dma, self.bus);
-            if let Err(reason) = &made {
-                error!("{name}: {reason}");
-            }
-            self.note(name, made.map(|disk| Box::new(disk) as AnyController));
+            self.note_made(name, made);
         }
+    }
+
+    /// Notes a disk that was made, or why that failed, which goes to the log, too.
+    pub(super) fn note_made<C: BlockController<Queue> + 'static>(
+        &mut self,
+        name: String,
+        made: Result<C, String>,
+    ) {
+        if let Err(reason) = &made {
+            error!("{name}: {reason}");
+        }
+        self.note(name, made.map(|disk| Box::new(disk) as AnyController));
     }
 }

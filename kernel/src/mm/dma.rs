@@ -6,7 +6,7 @@
 use core::ptr::{self, NonNull};
 
 use spin::Mutex;
-use spindle_hw::{DmaAlloc, PAGE_SIZE, SharedPages};
+use spindle_hw::{DmaAlloc, PAGE_SIZE, Retake, SharedPages};
 use xen_pvh_boot::{PAGE, RunAllocator};
 
 /// All RAM but the heap, in runs of pages. Bus addresses are guest-physical ones: the IOMMU
@@ -31,14 +31,42 @@ impl Dma {
 impl DmaAlloc for Dma {
     fn alloc(&self, pages: usize) -> Option<SharedPages> {
         let first = self.runs.lock().allocate(pages, 1)?;
-        let pages = run(first, pages)?;
-        pages.zero(0, pages.len());
-        Some(pages)
+        zeroed(first, pages)
     }
 
     fn free(&self, pages: SharedPages) {
         give_back(self.runs, &pages);
     }
+}
+
+/// The same pages from the end of RAM on, for RAM disks: what a start uses, whatever image is started,
+/// it takes from the beginning.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RamPages(pub(crate) Dma);
+
+impl DmaAlloc for RamPages {
+    fn alloc(&self, pages: usize) -> Option<SharedPages> {
+        let first = self.0.runs.lock().allocate_last(pages)?;
+        zeroed(first, pages)
+    }
+
+    fn free(&self, pages: SharedPages) {
+        self.0.free(pages);
+    }
+}
+
+impl Retake for RamPages {
+    fn retake(&self, bus: u64, pages: usize) -> Option<SharedPages> {
+        let first = bus / PAGE;
+        let taken = bus.is_multiple_of(PAGE) && self.0.runs.lock().take(first, pages);
+        taken.then(|| run(first, pages)).flatten()
+    }
+}
+
+fn zeroed(first: u64, count: usize) -> Option<SharedPages> {
+    let pages = run(first, count)?;
+    pages.zero(0, pages.len());
+    Some(pages)
 }
 
 /// The pages of a run that an allocator of identity-mapped pages just handed out.

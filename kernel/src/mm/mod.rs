@@ -10,7 +10,7 @@ mod map;
 mod stack;
 mod window;
 
-pub(crate) use dma::Dma;
+pub(crate) use dma::{Dma, RamPages};
 pub(crate) use heap::free as heap_free;
 pub(crate) use map::{make_code, registers, special_page};
 pub(crate) use stack::{Stack, StackError};

@@ -12,12 +12,11 @@ use core::sync::atomic::Ordering::Relaxed;
 
 use spin::Once;
 use spindle_hw::{PAGE_SIZE, SharedPages};
-use spindle_kept::Kept;
-use spindle_kept::LogTail;
 use spindle_kept::death::Lives;
 use spindle_kept::layout::{
-    CODE as CODE_PAGE, LOG_PAGE, LOG_PAGES, SLOT_PAGES, SLOTS, STATE, TABLE_PAGES, TABLES,
+    CODE as CODE_PAGE, LOG_PAGE, LOG_PAGES, RAM_PAGE, SLOT_PAGES, SLOTS, STATE, TABLE_PAGES, TABLES,
 };
+use spindle_kept::{Kept, LogTail, RamRecords};
 use xen_pvh_boot::{Boot, PAGE, image};
 
 use super::layout;
@@ -147,6 +146,13 @@ pub(crate) fn give_up_early() {
 pub(crate) fn log_tail() -> Option<(LogTail, String)> {
     let page = PAGES.get()?.view(LOG_PAGE, LOG_PAGES)?;
     Some(LogTail::begin(page, is_again()))
+}
+
+/// Where the RAM disks of the life before are; `None` if the domain has no room for kept memory. Called
+/// once.
+pub(crate) fn ram_records() -> Option<RamRecords> {
+    let page = PAGES.get()?.view(RAM_PAGE, 1)?;
+    Some(RamRecords::begin(page, is_again()))
 }
 
 /// Has everything ready for a next life. Called once, on the boot core, before any other runs.

@@ -6,11 +6,12 @@ use std::rc::Rc;
 
 use spindle_block::{
     BlockController, Budget, BusMaster, Command, DiskEvents, DiskOptions, DiskQueue, IoResult,
-    LostController, Part, RamController, RamDisk, RamQueue, SubmitError, Table as PartitionTable,
-    Tag, Unreachable, Volume,
+    LostController, Part, RamQueue, SubmitError, Table as PartitionTable, Tag, Unreachable, Volume,
 };
-use spindle_control::Disks;
-use spindle_hw::{DmaAlloc, NarrowRegisters, Registers};
+use spindle_config::DiskSize;
+use spindle_control::{Disks, RamDisks};
+use spindle_hw::{DmaAlloc, NarrowRegisters, Registers, SharedPages};
+use spindle_kept::RamRecords;
 use spindle_nvme::{Controller, NvmeDisk, QueuePair};
 use spindle_pci::{Bus, Placement, Window};
 use spindle_testkit::mem::FakeBus;
@@ -282,43 +283,60 @@ impl BlockController<Queue> for Watched {
 enum Found {
     Nvme(FakeNvme, usize, DiskOptions),
     Virtio(FakeVirtio, usize, DiskOptions),
-    Ram(String, RamDisk),
+    Ram(DiskSize),
 }
 
 /// The disks that a domain has.
 pub struct Hardware {
     found: Vec<(Found, Rc<RefCell<Remote>>)>,
     partitions: Option<u64>,
+    /// Where it is on record which memory the RAM disks have.
+    ram_records: &'static SharedPages,
+    life: u64,
 }
 
 /// The disks that a domain is to have.
 pub struct Table {
     controllers: Vec<Watched>,
     found: Vec<Found>,
+    ram: RamDisks<&'static FakeBus>,
+    ram_records: &'static SharedPages,
+    /// Which life of the kernel they are for, 1 for the first.
+    life: u64,
     /// Whether each disk has a partition, of so many blocks from block 8 on.
     pub partitions: Option<u64>,
-    /// A former life of the kernel has used them.
-    again: bool,
     machine: &'static Machine,
 }
 
 impl Table {
-    /// No disks yet.
-    pub fn new(machine: &'static Machine) -> Self {
+    /// No disks yet, in the first life of a kernel.
+    pub fn new(machine: &'static Machine, ram_records: &'static SharedPages) -> Self {
+        Self::begin(machine, ram_records, 1)
+    }
+
+    fn begin(machine: &'static Machine, ram_records: &'static SharedPages, life: u64) -> Self {
+        let records = RamRecords::begin(ram_records.alias(), life > 1);
         Self {
             controllers: Vec::new(),
             found: Vec::new(),
+            ram: RamDisks::take_up(Some(records), machine.bus, life),
+            ram_records,
+            life,
             partitions: None,
-            again: false,
             machine,
         }
     }
 
     /// The disks that a former life of the kernel had, found anew.
     pub fn again(machine: &'static Machine, hardware: &Hardware) -> Self {
-        let mut table = Self::new(machine);
+        let mut table = Self::begin(machine, hardware.ram_records, hardware.life + 1);
         table.partitions = hardware.partitions;
-        table.again = true;
+        let disks = hardware.found.iter();
+        let wanted = disks.filter_map(|(found, _)| match found {
+            Found::Ram(disk) => Some(*disk),
+            _ => None,
+        });
+        table.ram.keep_only(&wanted.collect::<Vec<_>>());
         for (found, remote) in &hardware.found {
             let Remote { loose, queues, .. } = *remote.borrow();
             let large_blocks = remote.borrow().large_blocks;
@@ -342,8 +360,9 @@ impl Table {
             Found::Virtio(model, number, options) => {
                 self.add_virtio_as(&model, number, options, remote);
             }
-            Found::Ram(name, disk) => {
-                self.add(RamController::over(name, disk, self.bus()), remote);
+            Found::Ram(disk) => {
+                let disk = self.ram.make(disk, self.bus()).unwrap();
+                self.add(disk, remote);
             }
         }
     }
@@ -377,7 +396,7 @@ impl Table {
         remote: Rc<RefCell<Remote>>,
     ) {
         let clock = self.machine.cpu(0);
-        let start = match self.again {
+        let start = match self.life > 1 {
             true => Controller::start_again,
             false => Controller::start,
         };
@@ -417,12 +436,12 @@ impl Table {
         let layout = Layout::find(&bus, function.address, &bars).unwrap();
         let mut transport = PciTransport::new(layout, |_| Ok::<_, ()>(model.clone())).unwrap();
         let clock = self.machine.cpu(0);
-        if self.again {
+        if self.life > 1 {
             // One that does not stop does not start either.
             let _ = spindle_virtio::stop(&mut transport, &clock);
         }
         let mut device = VirtioDevice::new(transport, clock, self.bus(), options);
-        let started = match self.again {
+        let started = match self.life > 1 {
             true => device.bring_up_again(),
             false => device.bring_up(),
         };
@@ -438,10 +457,10 @@ impl Table {
         self.add(disk, remote);
     }
 
-    /// Makes a RAM disk.
+    /// Makes RAM disk `ram0` or one of those after it.
     pub fn add_ram(&mut self, name: &str, bytes: u64) {
-        let disk = RamDisk::new(bytes, &self.bus()).unwrap();
-        self.add_found(Found::Ram(name.into(), disk), Rc::default());
+        let number = name.strip_prefix("ram").unwrap().parse().unwrap();
+        self.add_found(Found::Ram(DiskSize { number, bytes }), Rc::default());
     }
 
     /// Changes what the disk with this number is like.
@@ -456,6 +475,8 @@ impl Table {
         let hardware = Hardware {
             found: self.found.into_iter().zip(remotes.clone()).collect(),
             partitions: self.partitions,
+            ram_records: self.ram_records,
+            life: self.life,
         };
         let boxed = |controller| Box::new(controller) as Box<dyn BlockController<Queue>>;
         let controllers = self.controllers.into_iter().map(boxed).collect();

@@ -10,7 +10,7 @@ use spindle_blkif::{Config as CoreConfig, RingCore};
 use spindle_control::{Control, Cores, Keep, NotedGrants, Runs, Store, Suspect};
 use spindle_hw::{DmaAlloc, SharedPages};
 use spindle_kept::layout::{FIXED_PAGES, STORE_PAGE, STORE_PAGES};
-use spindle_kept::{AtWork, Kept};
+use spindle_kept::{AtWork, Kept, RamRecords};
 use spindle_testkit::xenstored::Xenstored;
 use spindle_xen::store::{KeptStream, Resume, Ring};
 
@@ -19,18 +19,35 @@ use super::disks::{Hardware, Queue, Remotes, Table};
 use super::machine::{Machine, STORE};
 use super::{DomainControl, MS, Setup, World};
 
-/// Pages of kept memory: room for the journals of many rings.
+/// Pages of kept memory for control and the ring cores: room for the journals of many rings.
 const KEPT_PAGES: usize = FIXED_PAGES + 1024;
 
 /// Kept memory of domains that are no more: pages of the host are never freed.
-static SPARE: Mutex<Vec<&'static SharedPages>> = Mutex::new(Vec::new());
+static SPARE: Mutex<Vec<KeptPages>> = Mutex::new(Vec::new());
 
-/// Kept memory as a domain's first life finds it.
-pub(super) fn kept_pages() -> &'static SharedPages {
-    let spare = SPARE.lock().unwrap().pop();
-    let pages = spare.unwrap_or_else(|| Box::leak(Box::new(SharedPages::host(KEPT_PAGES, 0))));
-    pages.zero(0, pages.len());
-    pages
+/// A domain's kept memory.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct KeptPages {
+    /// What control and the ring cores keep.
+    pub(super) serving: &'static SharedPages,
+    /// Where the memory of RAM disks is.
+    pub(super) ram_disks: &'static SharedPages,
+}
+
+impl KeptPages {
+    /// As a domain's first life finds it.
+    pub(super) fn new() -> Self {
+        let host = |pages| &*Box::leak(Box::new(SharedPages::host(pages, 0)));
+        let spare = SPARE.lock().unwrap().pop();
+        let all = spare.unwrap_or_else(|| Self {
+            serving: host(KEPT_PAGES),
+            ram_disks: host(1),
+        });
+        for pages in [all.serving, all.ram_disks] {
+            pages.zero(0, pages.len());
+        }
+        all
+    }
 }
 
 /// How the life before has ended.
@@ -131,7 +148,7 @@ impl World {
             table,
             &self.page,
             &mut self.store,
-            self.kept,
+            self.kept.serving,
             Some(Former { blame }),
         );
         self.control = Some(control);
@@ -141,7 +158,12 @@ impl World {
 
     /// Kept memory.
     pub fn kept(&self) -> &'static SharedPages {
-        self.kept
+        self.kept.serving
+    }
+
+    /// The records of where RAM disks are.
+    pub fn ram_records(&self) -> RamRecords {
+        RamRecords::begin(self.kept.ram_disks.alias(), true)
     }
 }
 

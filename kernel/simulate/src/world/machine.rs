@@ -177,6 +177,7 @@ impl Machine {
     pub fn die(&self) {
         self.cores.borrow_mut().clear();
         self.sleeps.borrow_mut().clear();
+        self.bus.die();
         let former = core::mem::take(&mut *self.frames.borrow_mut());
         self.former_frames.borrow_mut().extend(former);
     }

@@ -83,7 +83,7 @@ pub struct World {
     hardware: Hardware,
     /// The page shared with xenstored.
     page: SharedPages,
-    kept: &'static SharedPages,
+    kept: lives::KeptPages,
     /// Iterations of control.
     pub control_turns: usize,
     /// The end of it, once it has come.
@@ -96,13 +96,20 @@ impl World {
     /// A domain with the disks that `disks` makes.
     pub fn new(setup: Setup, disks: impl FnOnce(&'static Machine, &mut Table)) -> Self {
         let machine = Machine::new(Wires::new(&setup.faults));
-        let mut table = Table::new(machine);
+        let kept = lives::KeptPages::new();
+        let mut table = Table::new(machine, kept.ram_disks);
         disks(machine, &mut table);
-        let kept = lives::kept_pages();
         let page = SharedPages::host(1, 0);
         let mut store = Xenstored::new(page.alias(), BACKEND);
-        let (control, remotes, hardware) =
-            lives::start(machine, &setup, table, &page, &mut store, kept, None);
+        let (control, remotes, hardware) = lives::start(
+            machine,
+            &setup,
+            table,
+            &page,
+            &mut store,
+            kept.serving,
+            None,
+        );
         Self {
             machine,
             store,
