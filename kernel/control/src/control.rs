@@ -150,17 +150,6 @@ impl<H: Hypervisor, W: CoreWorker> Control<H, W> {
         !self.devices.have_former()
     }
 
-    /// Runs until the toolstack asks for a shutdown; then everything is closed and off.
-    pub fn run(mut self) -> ShutdownKind {
-        let kind = loop {
-            if let Some(kind) = self.turn() {
-                break kind;
-            }
-        };
-        self.stop();
-        kind
-    }
-
     /// Does what is due, then sleeps until there is something to do. Gives the kind of shutdown once
     /// the toolstack has asked for one and the devices are closed, or their time is up:
     /// [`Control::stop`] is due then.

@@ -1,9 +1,9 @@
 //! The control plane, without the hypervisor: which guest gets which disk, when a ring's memory is
 //! mapped and unmapped, and what follows when a disk is lost.
 //!
-//! The kernel runs [`Control::run`] on its first vCPU and [`run_core`] on the others. It hands in a
-//! [`Hypervisor`], the [`Disks`] it has found, and [`Cores`] with a [`CoreWorker`] each; the tests
-//! hand in models of these, and run the same code in virtual time.
+//! The kernel runs [`Control::turn`] again and again on its first vCPU, and [`run_core`] on the others. It
+//! hands in a [`Hypervisor`], the [`Disks`] it has found, and [`Cores`] with a [`CoreWorker`] each; the
+//! tests hand in models of these, and run the same code in virtual time.
 //!
 //! | file | what it decides |
 //! | --- | --- |
