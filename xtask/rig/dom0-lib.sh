@@ -222,6 +222,27 @@ spindle_down() {
 	mark spindle-down name=$who seconds=$(since $began)
 }
 
+### Deaths of its kernel, with the option drill=on
+
+# life: how often the kernel of the domain has started; died: what the last life ended of
+life() { read_store $(spindle_home)/data/spindle/life; }
+is_life() { [ "$(life)" = $1 ]; }
+died() { read_store $(spindle_home)/data/spindle/death; }
+
+# drill CAUSE [CORE]: have a core of it die of this
+drill() { xenstore-write $(spindle_home)/data/spindle/crash "$*"; }
+
+# lost_cores: how many cores could not be taken into another life
+lost_cores() { grep -c 'does not serve rings' $(guest_log spindle); }
+
+# disk_state NAME VDEV: all that xenstore has about a guest's disk, on both sides
+disk_state() {
+	local guest
+	guest=$(xl domid $1)
+	xenstore-ls -f $(backend_dir $guest)/$(devid $2)
+	xenstore-ls -f $HOME_DIR/$guest/device/vbd/$(devid $2)
+}
+
 ### Disks
 
 # namespace NUMBER: dom0's own device for a namespace of its NVMe disk, if dom0 has it. Linux numbers

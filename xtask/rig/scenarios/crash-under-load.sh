@@ -2,17 +2,6 @@
 # The kernel dies again and again while two guests write, to an NVMe disk and to a virtio disk: each
 # time it starts again in its own domain, and the guests notice a pause. No I/O fails, what was
 # acknowledged is there, and nothing changes in xenstore.
-life() { read_store $(spindle_home)/data/spindle/life; }
-is_life() { [ "$(life)" = $1 ]; }
-drill() { xenstore-write $(spindle_home)/data/spindle/crash "$*"; }
-
-# state NAME VDEV: all that xenstore has about a guest's disk, on both sides
-state() {
-	local guest
-	guest=$(xl domid $1)
-	xenstore-ls -f $(backend_dir $guest)/$(devid $2)
-	xenstore-ls -f $HOME_DIR/$guest/device/vbd/$(devid $2)
-}
 
 # survive COMMAND...: the kernel dies of it, and both guests go on
 survive() {
@@ -41,15 +30,15 @@ order first 60 'fill xvda'
 order second 60 'fill xvdb'
 order first 20 'load xvda'
 order second 20 'load xvdb'
-state first xvda > /run/first.before
-state second xvdb > /run/second.before
+disk_state first xvda > /run/first.before
+disk_state second xvdb > /run/second.before
 survive drill panic 1
 survive xl sysrq spindle c
 survive drill exception 2
 survive xl trigger spindle nmi
 survive drill hang 1
-state first xvda | diff /run/first.before - || fail "xenstore has changed for the first guest"
-state second xvdb | diff /run/second.before - || fail "xenstore has changed for the second guest"
+disk_state first xvda | diff /run/first.before - || fail "xenstore has changed for the first guest"
+disk_state second xvdb | diff /run/second.before - || fail "xenstore has changed for the second guest"
 order first 60 enough
 order second 60 enough
 order first 60 'same xvda'

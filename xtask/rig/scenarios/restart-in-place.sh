@@ -1,13 +1,9 @@
-# scenario: seconds=600
+# scenario: seconds=900
 # The kernel dies of everything that it can die of, and starts again in its own domain: on its own
 # account (`drill=on`), by an operator's NMI, by an exception and a hang on each kind of core. The next
-# life says what the last one died of, has all its cores and its disks, and a guest's disk works. Then the
-# same in a PVH domain with a single core, whose disk dom0 has placed.
-life() { read_store $(spindle_home)/data/spindle/life; }
-is_life() { [ "$(life)" = $1 ]; }
-died() { read_store $(spindle_home)/data/spindle/death; }
-drill() { xenstore-write $(spindle_home)/data/spindle/crash "$*"; }
-lost_cores() { grep -c 'does not serve rings' $(guest_log spindle); }
+# life says what the last one died of, has all its cores and its disks, and a guest's disk works; a RAM
+# disk holds what another guest has written. Then the same in a PVH domain with a single core, whose disk
+# dom0 has placed.
 
 # dies CAUSE CORE COMMAND...: by the command this core dies, and the next life serves
 dies() {
@@ -28,6 +24,22 @@ dies() {
 	[ "$(lost_cores)" = 0 ] || fail "a core is lost after '$*'"
 	probe_attach xvdp
 	probe_detach xvdp
+	order keeper 60 'answers xvda 64 60'
+}
+
+# ram_guest: a guest that writes to RAM disk ram0
+ram_guest() {
+	guest_start keeper fio-orders vcpus=2 "disk=['$(disk xvda ram0)']"
+	guest_need keeper ready 60
+	order keeper 60 'fill xvda'
+	order keeper 20 'load xvda'
+}
+
+# ram_kept: what it was told is written is there, and it ends
+ram_kept() {
+	order keeper 60 enough
+	order keeper 60 'same xvda'
+	guest_end keeper
 }
 
 # shown CAUSE CORE: what an operator sees of the last death, in `list`, `metrics` and on the console
@@ -46,11 +58,12 @@ shown() {
 }
 
 spindle_down
-SPINDLE_KNOBS="drill=on ram0=8M"
-spindle_with vcpus=4 memory=128
+SPINDLE_KNOBS="drill=on ram0=40M ram1=8M"
+spindle_with vcpus=4 memory=160
 SPINDLE_KNOBS=''
 id=$(xl domid spindle) lives=1 noted=''
 wait_until 10 is_life 1 || fail "the first life is the $(life)."
+ram_guest
 dies panic 0 xl sysrq spindle c
 shown panic 0
 dies NMI 0 xl trigger spindle nmi
@@ -62,14 +75,17 @@ dies hang 1 drill hang 1
 dies hang 0 drill hang 0
 dies exception 0 drill exception 0
 serves || fail "it does not serve"
+ram_kept
 spindle_down
 
 new_log spindle
-/spindle/spindlectl create --route pvh --pci $BDF --image /spindle/spindle.elf --vcpus 1 --set drill=on ||
+/spindle/spindlectl create --route pvh --pci $BDF --image /spindle/spindle.elf --vcpus 1 --memory 160 --set drill=on --set ram0=40M ||
 	fail "spindlectl create: $(last_words spindle)"
 id=$(xl domid spindle) lives=1 noted="$noted; PVH"
+ram_guest
 dies panic 0 xl sysrq spindle c
 dies NMI 0 xl trigger spindle nmi
 dies exception 0 drill exception
+ram_kept
 /spindle/spindlectl destroy spindle || fail "spindlectl destroy"
 mark note "text=\"seconds from the command to the next life: $noted\""
