@@ -1,5 +1,6 @@
 # Orders (see orders.sh) to a guest that puts load on a disk and looks at what was acknowledged.
-# The disk holds a pattern at 8 MiB and a ledger from 16 MiB on; load is put on 24 to 32 MiB.
+# The disk holds a pattern at 8 MiB and a ledger from 16 MiB on; load is put on 24 to 32 MiB,
+# and on as much again for each further job.
 
 # Each waits for its disk: what opened it for writing before it is there would make a file.
 
@@ -16,8 +17,9 @@ stamp() { yes "block $1 of round $round" | head -c 4096; }
 # sum: tell dom0 the checksum of the pattern
 sum() { report sum $(sha256sum < /tmp/pattern | cut -d' ' -f1); }
 
-# load DISK: begin a new round: deep random I/O, verified as it goes, and beside it block after
-# block of the ledger, each of them flushed. Until `enough`. Leaves the processes in $fio and $ledger.
+# load DISK [JOBS]: begin a new round: deep random I/O, verified as it goes, on as many vCPUs and so
+# queues (1), and beside it block after block of the ledger, each of them flushed. Until `enough`.
+# Leaves the processes in $fio and $ledger.
 load() {
 	local block
 	wait_disk $1
@@ -25,7 +27,8 @@ load() {
 	rm -f /tmp/enough
 	/usr/bin/fio --name=load --filename=/dev/$1 --ioengine=libaio --direct=1 --verify=crc32c --verify_fatal=1 \
 		--randrepeat=0 --eta=never --rw=randwrite --bsrange=4k-64k --iodepth=32 --verify_backlog=64 --thread \
-		--offset=24M --size=8M --time_based --runtime=600 > /tmp/load.txt 2>&1 &
+		--offset=24M --size=8M --offset_increment=8M --numjobs=${2:-1} --group_reporting \
+		--cpus_allowed=0-$((${2:-1} - 1)) --cpus_allowed_policy=split --time_based --runtime=86400 > /tmp/load.txt 2>&1 &
 	fio=$!
 	# The shell has it ignore SIGINT, by which `enough` ends it, until it has started.
 	answers $1 8 8

@@ -1,4 +1,4 @@
-# scenario: seconds=1500
+# scenario: seconds=1500 asked=yes
 # The interoperability table: every disk on every data path, with one queue and with four, from
 # this suite's Linux and, where GRUB is set, from GRUB, which has one queue and no persistent
 # grants. Each cell is a mark; one that is wrong fails the scenario. PATHS (with commas) limits it.

@@ -94,6 +94,8 @@ pub(crate) struct Machine {
     pub(crate) ends: Ends,
     /// Whether dom0 may try something again; if not, the scenario fails there.
     pub(crate) may_retry: bool,
+    /// What scenarios have in their environment, `NAME=value ...`.
+    pub(crate) settings: String,
     /// Where this boot's logs are.
     pub(crate) logs: PathBuf,
     /// The raw image of the first NVMe namespace.
@@ -164,6 +166,7 @@ impl Machine {
             retries: Retries::default(),
             ends: Ends::new(&logs),
             may_retry: true,
+            settings: String::new(),
             logs,
             nvme: drives::image(&dir, "nvme"),
         };

@@ -67,9 +67,9 @@ impl Machine {
         settings: &str,
     ) -> Result<()> {
         let retry = if self.may_retry { "yes" } else { "no" };
-        let seconds = timeout.as_secs();
+        let (seconds, given) = (timeout.as_secs(), &self.settings);
         self.send(&format!(
-            "run {scenario} {seconds} RETRY={retry} {settings}"
+            "run {scenario} {seconds} RETRY={retry} {given} {settings}"
         ))
     }
 

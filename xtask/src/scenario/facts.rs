@@ -5,7 +5,8 @@
 //! - `backend=any`: it means something with Linux' backend as well;
 //! - `machine`: the machine that it is for, if that is not the usual one;
 //! - `host`: what the host has to do with it, if anything;
-//! - `last=yes`: the machine is fit for nothing else afterwards.
+//! - `last=yes`: the machine is fit for nothing else afterwards;
+//! - `asked=yes`: it is played only where it is asked for by name.
 
 use std::time::Duration;
 
@@ -18,7 +19,9 @@ use crate::rig::{Mark, Variant};
 const BEGIN: &str = "# scenario: ";
 
 /// The keys that there are.
-const KEYS: [&str; 6] = ["seconds", "core", "backend", "machine", "host", "last"];
+const KEYS: [&str; 7] = [
+    "seconds", "core", "backend", "machine", "host", "last", "asked",
+];
 
 /// What the line says.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -29,6 +32,7 @@ pub(super) struct Facts {
     pub(super) variant: Variant,
     pub(super) host: Host,
     pub(super) last: bool,
+    pub(super) asked: bool,
 }
 
 impl Facts {
@@ -57,6 +61,7 @@ impl Facts {
             core: is_set("core", "yes")?,
             any_backend: is_set("backend", "any")?,
             last: is_set("last", "yes")?,
+            asked: is_set("asked", "yes")?,
             variant: match said.get("machine") {
                 "" => Variant::Usual,
                 "odd-controllers" => Variant::OddControllers,
@@ -100,10 +105,10 @@ mod tests {
             variant: Variant::Usual,
             host: Host::Idle,
             last: false,
+            asked: false,
         };
         assert_eq!(plain, expected);
-        let all =
-            "# scenario: seconds=9 core=yes backend=any machine=intel-iommu host=virtio last=yes";
+        let all = "# scenario: seconds=9 core=yes backend=any machine=intel-iommu host=virtio last=yes asked=yes";
         let expected = Facts {
             timeout: Duration::from_secs(9),
             core: true,
@@ -111,6 +116,7 @@ mod tests {
             variant: Variant::IntelIommu,
             host: Host::Virtio,
             last: true,
+            asked: true,
         };
         assert_eq!(Facts::of(all)?, expected);
         Ok(())

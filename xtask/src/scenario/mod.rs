@@ -108,6 +108,11 @@ impl Scenario {
         self.facts.variant
     }
 
+    /// Whether it is left out where it is not named.
+    pub(crate) fn is_asked_for(&self) -> bool {
+        self.facts.asked
+    }
+
     /// Whether the machine is fit for nothing else afterwards.
     pub(crate) fn is_last(&self) -> bool {
         self.facts.last

@@ -46,6 +46,9 @@ pub(crate) struct Args {
     /// why (leaves the host's tests out).
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     repeat: Option<u32>,
+    /// A setting for the scenarios, such as DEATHS=20 of `many-deaths`; may be repeated.
+    #[arg(long = "set", value_name = "NAME=VALUE")]
+    settings: Vec<String>,
     /// Leave the rig out.
     #[arg(long, conflicts_with = "repeat")]
     host_only: bool,
@@ -61,12 +64,11 @@ pub(crate) struct Args {
 }
 
 impl Args {
-    fn wants(&self, name: &str) -> bool {
+    fn wants(&self, scenario: &Scenario) -> bool {
         if self.filter.is_empty() {
-            // This one has a task of its own, which makes a table of it.
-            return name != "interop";
+            return !scenario.is_asked_for();
         }
-        self.filter.iter().any(|part| name.contains(part))
+        self.filter.iter().any(|part| scenario.name.contains(part))
     }
 
     /// What `--suite both` means, without the host's tests: the core on bookworm, and on trixie as
@@ -76,6 +78,7 @@ impl Args {
             suite: Suites::Both,
             filter: Vec::new(),
             repeat: None,
+            settings: Vec::new(),
             host_only: false,
             rig_only: true,
             backend: Backend::Spindle,
@@ -110,7 +113,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let mut report = Report::new(args.repeat.is_some());
     for &suite in suites {
         let images = rig::prepare(suite)?;
-        let mut rig = Rig::new(Setup::new(suite, &images, image.as_deref(), args.backend));
+        let setup = Setup::new(suite, &images, image.as_deref(), args.backend);
+        let mut rig = Rig::new(setup, args.settings.join(" "));
         let is_last = suite == suites[suites.len() - 1];
         let part = chosen
             .iter()
@@ -163,9 +167,7 @@ fn choose(args: &Args) -> Result<Vec<&'static Scenario>> {
             bail!("no scenario is called like \"{part}\"; there are: {names}");
         }
     }
-    Ok(all()
-        .filter(|scenario| args.wants(&scenario.name))
-        .collect())
+    Ok(all().filter(|scenario| args.wants(scenario)).collect())
 }
 
 /// The scenarios on the usual machine from the one that `number` draws on, and around; those on other

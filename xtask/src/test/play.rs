@@ -21,14 +21,17 @@ pub(super) struct Run {
 /// What scenarios run on.
 pub(super) struct Rig<'a> {
     setup: Setup<'a>,
+    /// For the environment of scenarios.
+    settings: String,
     machine: Option<Machine>,
 }
 
 impl<'a> Rig<'a> {
     /// One that is booted when it is needed.
-    pub(super) fn new(setup: Setup<'a>) -> Self {
+    pub(super) fn new(setup: Setup<'a>, settings: String) -> Self {
         Self {
             setup,
+            settings,
             machine: None,
         }
     }
@@ -69,6 +72,7 @@ impl<'a> Rig<'a> {
         };
         let played = booted.and_then(|mut machine| {
             machine.may_retry = may_retry;
+            machine.settings.clone_from(&self.settings);
             logs.clone_from(&machine.logs);
             machine.ends.begin();
             seen = Some((machine.retries.clone(), machine.ends.clone()));
