@@ -1,7 +1,8 @@
 //! `run`: the whole road once, and a report about it, or many times, to count how often it fails; or a
-//! guest under load while Spindle's kernel dies again and again (`crash`, `pauses`).
+//! guest under load while Spindle's kernel dies again and again (`crash`, `pauses`, `parts`).
 
 pub(crate) mod crash;
+mod parts;
 mod pauses;
 
 use std::fs;

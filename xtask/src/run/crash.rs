@@ -1,10 +1,12 @@
 //! `run --crash`: Spindle's kernel dies every few seconds while a guest writes and checks, and the guest's
 //! answered requests are drawn over time.
 
+use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+use super::parts::{self, LifeParts};
 use super::pauses::{Gap, OrderedDeath, Pauses};
 use crate::rig::{Machine, Mark, Outcome, Suite};
 use crate::ui;
@@ -34,6 +36,8 @@ const TIMEOUT: Duration = Duration::from_secs(600);
 /// What was seen.
 pub(super) struct CrashReport {
     pauses: Pauses,
+    /// How far each life after a death got when; read from Spindle's console.
+    parts: Vec<LifeParts>,
     /// Requests that the guest has had answered, all of them right.
     requests: u64,
 }
@@ -52,7 +56,10 @@ pub(super) fn play(machine: &mut Machine) -> Result<(Option<CrashReport>, Option
     if outcome.failure.is_some() {
         return Ok((None, outcome.failure));
     }
-    Ok(match report(&outcome) {
+    let console = machine.logs.join("guest-spindle.log");
+    let console = fs::read(&console).with_context(|| format!("read {}", console.display()))?;
+    let parts = parts::of(&String::from_utf8_lossy(&console));
+    Ok(match report(&outcome, parts) {
         Ok(report) => (Some(report), None),
         Err(error) => (None, Some(format!("{error:#}"))),
     })
@@ -62,7 +69,7 @@ pub(super) fn play(machine: &mut Machine) -> Result<(Option<CrashReport>, Option
 ///
 /// # Errors
 /// Something is missing.
-fn report(outcome: &Outcome) -> Result<CrashReport> {
+fn report(outcome: &Outcome, parts: Vec<LifeParts>) -> Result<CrashReport> {
     let number = |mark: &Mark, key: &str| {
         let number = mark.number(key);
         number.with_context(|| format!("no {key}= in \"{mark}\""))
@@ -97,6 +104,7 @@ fn report(outcome: &Outcome) -> Result<CrashReport> {
             gaps: of("gap").map(gap).collect::<Result<_>>()?,
             deaths: of("death").map(death).collect::<Result<_>>()?,
         },
+        parts,
         requests: number(checked, "requests")? as u64,
     })
 }
@@ -104,7 +112,11 @@ fn report(outcome: &Outcome) -> Result<CrashReport> {
 impl CrashReport {
     /// Prints the plot, and a table of the deaths below it.
     pub(super) fn print(&self, suite: Suite) {
-        let Self { pauses, requests } = self;
+        let Self {
+            pauses,
+            parts,
+            requests,
+        } = self;
         println!(
             "Requests that a guest had answered in a second, on {} (Xen {}):",
             suite.name(),
@@ -115,17 +127,35 @@ impl CrashReport {
             pauses.step
         );
         println!("{}", pauses.plot());
-        let mut table = ui::table(["death", "after", "of", "Spindle down", "guest's pause"]);
+        println!(
+            "From each death until the image was back, the disks found, Spindle ready, rings taken up:"
+        );
+        let mut table = ui::table([
+            "",
+            "at",
+            "of",
+            "image",
+            "disks",
+            "ready",
+            "rings",
+            "guest's pause",
+        ]);
         let ms = |seconds: f64| format!("{:.0} ms", seconds * 1e3);
         for (number, death) in pauses.deaths.iter().enumerate() {
             let pause = pauses
                 .after(number)
-                .map_or("less than 100 ms".into(), |gap| ms(gap.took));
+                .map_or("< 100 ms".into(), |gap| ms(gap.took));
+            let part = |of: fn(&LifeParts) -> Option<f64>| {
+                parts.get(number).and_then(of).map_or("-".into(), ms)
+            };
             table.add_row([
                 &(number + 1).to_string(),
                 &format!("{:.1} s", death.at),
-                &death.order.replace('-', ", core "),
+                &death.order.replace('-', " "),
+                &part(|life| Some(life.image)),
+                &part(|life| life.disks),
                 &ms(death.down),
+                &part(|life| life.rings),
                 &pause,
             ]);
         }
@@ -164,7 +194,7 @@ mod tests {
             "gap at=150 ms=320",
             "checked requests=17",
         ];
-        let seen = report(&outcome(&marks)).expect("a report");
+        let seen = report(&outcome(&marks), Vec::new()).expect("a report");
         assert_eq!(
             (seen.requests, &seen.pauses.counts[..]),
             (17, &[10, 0, 7][..])
@@ -184,7 +214,7 @@ mod tests {
         for left_out in [1, 3] {
             let mut marks = marks.to_vec();
             marks.remove(left_out);
-            assert!(report(&outcome(&marks)).is_err());
+            assert!(report(&outcome(&marks), Vec::new()).is_err());
         }
         for (at, odd) in [
             (0, "death order=x"),
@@ -193,7 +223,7 @@ mod tests {
         ] {
             let mut marks = marks;
             marks[at] = odd;
-            assert!(report(&outcome(&marks)).is_err(), "{odd}");
+            assert!(report(&outcome(&marks), Vec::new()).is_err(), "{odd}");
         }
     }
 
