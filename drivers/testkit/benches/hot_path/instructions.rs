@@ -23,6 +23,8 @@ pub(crate) fn count(case: Case) -> Option<f64> {
     let output = Command::new("valgrind")
         .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
         .arg("--toggle-collect=*measured_visit*")
+        // Inside of a visit, which is left out.
+        .arg("--toggle-collect=*uncounted*")
         .arg(std::env::current_exe().ok()?)
         .args(["--count", &case.to_string()])
         .output()

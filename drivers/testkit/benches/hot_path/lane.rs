@@ -2,9 +2,8 @@
 
 use std::cell::Cell;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
-use spindle_blkif::abi::{Abi, Operation, RING_HEADER};
+use spindle_blkif::abi::{Abi, MAX_INDIRECT_SEGMENTS, MAX_SEGMENTS};
 use spindle_blkif::{Attachment, Config, Gate, RingCore, Session, Window};
 use spindle_block::DiskOptions;
 use spindle_hw::SharedPages;
@@ -12,38 +11,17 @@ use spindle_kept::AtWork;
 use spindle_nvme::{Controller, QueuePair};
 use spindle_testkit::mem::{FakeBus, FakeClock, journal};
 use spindle_testkit::nvme::{self, Doorbells, FakeNvme, NamespaceConfig, NullNvme};
+use spindle_xen::DomId;
 use spindle_xen::event::{Notify, Port};
-use spindle_xen::grant::{CopyOp, GrantOps, MapOp, Status, UnmapOp};
-use spindle_xen::{DomId, Errno};
 
 use crate::case::{Case, Path};
+use crate::front::Front;
+use crate::grants::FreeGrants;
 
-/// Grants that can always be mapped and copied, at the price of one store.
-pub(crate) struct FreeGrants(Cell<u32>);
-
-impl GrantOps for FreeGrants {
-    fn map(&self, ops: &mut [MapOp]) -> Result<(), Errno> {
-        for op in ops {
-            op.handle = self.0.replace(self.0.get() + 1);
-            op.status = Status::OKAY;
-        }
-        Ok(())
-    }
-
-    fn unmap(&self, ops: &mut [UnmapOp]) -> Result<(), Errno> {
-        ops.iter_mut().for_each(|op| op.status = Status::OKAY);
-        Ok(())
-    }
-
-    fn copy(&self, ops: &mut [CopyOp]) -> Result<(), Errno> {
-        ops.iter_mut().for_each(|op| op.status = Status::OKAY);
-        Ok(())
-    }
-
-    fn read(&self, _at: u64, _words: &mut [u64]) -> bool {
-        false
-    }
-}
+/// Where grants are mapped.
+const WINDOW: u64 = 1 << 40;
+/// Where the buffers are.
+const BUFFERS: u64 = 1 << 32;
 
 /// Event channels that count.
 pub(crate) struct FreeEvents(Cell<u64>);
@@ -55,58 +33,6 @@ impl Notify for FreeEvents {
 }
 
 pub(crate) type Core = RingCore<QueuePair<Doorbells>, FreeGrants, FreeEvents>;
-
-/// Bytes of a request slot.
-const SLOT: usize = 112;
-const SLOTS: u32 = 32;
-const REQ_PROD: usize = 0;
-const RSP_PROD: usize = 8;
-const RSP_EVENT: usize = 12;
-/// References below this are Xen's.
-const FIRST_GREF: u64 = 8;
-const PAGES: u64 = 256;
-
-/// A frontend that asks for one page at a time.
-struct Front {
-    ring: SharedPages,
-    operation: Operation,
-    batch: u32,
-    produced: u32,
-}
-
-impl Front {
-    fn slot(index: u32) -> usize {
-        RING_HEADER + SLOT * (index % SLOTS) as usize
-    }
-
-    /// Asks for a batch, with the next of its pages and a sector that depends on them.
-    fn ask(&mut self) {
-        for _ in 0..self.batch {
-            let n = u64::from(self.produced);
-            let words = self.ring.u64s_at::<4>(Self::slot(self.produced));
-            words[0].store(u64::from(self.operation.0) | 1 << 8, Relaxed);
-            words[1].store(n, Relaxed);
-            words[2].store(n % PAGES * 8, Relaxed);
-            words[3].store((FIRST_GREF + n % PAGES) | 7 << 40, Relaxed);
-            self.produced = self.produced.wrapping_add(1);
-        }
-        self.ring.u32_at(REQ_PROD).store(self.produced, Release);
-    }
-
-    /// Takes the answers to a batch, which are all there and good.
-    fn hear(&mut self) {
-        assert_eq!(self.ring.u32_at(RSP_PROD).load(Acquire), self.produced);
-        for back in 1..=self.batch {
-            let words = self
-                .ring
-                .u64s_at::<2>(Self::slot(self.produced.wrapping_sub(back)));
-            assert_eq!(words[1].load(Relaxed), self.operation.0.into());
-        }
-        // It wants to hear of the whole of the next batch, as a busy frontend does.
-        let event = self.produced.wrapping_add(self.batch);
-        self.ring.u32_at(RSP_EVENT).store(event, Release);
-    }
-}
 
 /// A core and all that it serves and is served by.
 pub(crate) struct Lane {
@@ -131,26 +57,40 @@ impl Lane {
         let queue = controller.create_queue(doorbells.clone()).expect("a queue");
         let disk = fake.take_over(queue.id(), doorbells).expect("the same");
         let ring = SharedPages::host(1, 0);
+        let front = Front::new(case, ring.alias());
+        let large = usize::from(case.pages) > MAX_SEGMENTS;
+        let frames = if case.is_large() { 1056 } else { 1024 };
         let attachment = Attachment {
             domain: DomId(1),
             port: Port(1),
             volume: controller.volumes(0, 0).remove(0),
             abi: Abi::Native,
             start: 0,
-            window: (case.path == Path::Persistent).then(|| Window::new(1 << 40, 1024).unwrap()),
-            persistent: true,
-            indirect_segments: 0,
+            window: (case.path != Path::Copy).then(|| Window::new(WINDOW, frames).unwrap()),
+            persistent: case.path == Path::Persistent,
+            indirect_segments: if large {
+                MAX_INDIRECT_SEGMENTS as u16
+            } else {
+                0
+            },
             gate: Gate::members(1).remove(0),
             claims: None,
             losses: Default::default(),
             journal: journal(&ring),
         };
-        let session = Session::new(ring.alias(), attachment).expect("a session");
-        let buffers = SharedPages::host(256, 1 << 32);
+        let session = Session::new(ring, attachment).expect("a session");
+        let buffers = SharedPages::host(if large { 1024 } else { 256 }, BUFFERS);
+        let mut config = Config::default();
+        if large {
+            // As the kernel has it.
+            config.segments = MAX_INDIRECT_SEGMENTS;
+            config.copy_batch = config.copy_batch.max(2 * MAX_INDIRECT_SEGMENTS);
+        }
+        let lists = front.lists().map(|lists| (lists, buffers.alias()));
         let mut core = RingCore::new(
-            Config::default(),
+            config,
             vec![queue],
-            FreeGrants(Cell::new(0)),
+            FreeGrants::new(lists, WINDOW, frames, BUFFERS),
             FreeEvents(Cell::new(0)),
             buffers,
         )
@@ -159,24 +99,15 @@ impl Lane {
         let at_work = AtWork::at(SharedPages::host(1, 0), 0);
         core.note_work(at_work.expect("a page"));
         core.attach(session).expect("a ring");
-        let operation = if case.write {
-            Operation::WRITE
-        } else {
-            Operation::READ
-        };
         let mut lane = Self {
             core,
             disk,
-            front: Front {
-                ring,
-                operation,
-                batch: case.batch,
-                produced: 0,
-            },
+            front,
             now_ns: 0,
         };
         // Twice around everything: grants get mapped, queues and rings wrap.
-        for _ in 0..2 * PAGES / u64::from(case.batch) {
+        let pages = u64::from(case.batch) * u64::from(case.pages);
+        for _ in 0..(2 * case.in_turn / pages).max(16) {
             lane.turn(|core, now_ns| {
                 core.visit(now_ns);
             });
@@ -189,9 +120,15 @@ impl Lane {
     pub(crate) fn turn(&mut self, mut visit: impl FnMut(&mut Core, u64)) {
         self.front.ask();
         visit(&mut self.core, self.now_ns);
-        self.disk.run();
-        self.now_ns += 4096;
-        visit(&mut self.core, self.now_ns);
+        // As often as it takes large requests to get their lists and go through the buffers.
+        loop {
+            self.disk.run();
+            self.now_ns += 4096;
+            visit(&mut self.core, self.now_ns);
+            if self.front.is_answered() {
+                break;
+            }
+        }
         self.front.hear();
     }
 }
