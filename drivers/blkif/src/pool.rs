@@ -12,7 +12,6 @@
 use alloc::boxed::Box;
 use alloc::vec;
 use alloc::vec::Vec;
-use core::sync::atomic::Ordering::Relaxed;
 
 use spindle_hw::{PAGE_SIZE, SharedPages};
 use spindle_xen::DomId;
@@ -329,10 +328,7 @@ impl BufferPool {
     /// Reads words from the start of a page that was taken.
     pub fn read(&self, bus: u64, words: &mut [u64]) {
         let start = bus.wrapping_sub(self.pages.bus()) as usize;
-        for (i, word) in words.iter_mut().enumerate() {
-            let at = self.pages.u64_at(start + i * size_of::<u64>());
-            *word = at.load(Relaxed);
-        }
+        self.pages.load_words(start, words);
     }
 
     /// Pages that nobody holds.
@@ -350,6 +346,8 @@ impl BufferPool {
 
 #[cfg(test)]
 mod tests {
+    use core::sync::atomic::Ordering::Relaxed;
+
     use super::*;
 
     #[test]

@@ -3,7 +3,6 @@
 
 use core::ops::Range;
 use core::ptr::NonNull;
-use core::sync::atomic::Ordering::Relaxed;
 
 use crate::{PAGE_SIZE, SharedPages};
 
@@ -110,9 +109,7 @@ impl IdentityMap {
         let Some((from, inside)) = self.pages(bus, size_of_val(words)) else {
             return false;
         };
-        for (i, word) in words.iter_mut().enumerate() {
-            *word = from.u64_at(inside + i * size_of::<u64>()).load(Relaxed);
-        }
+        from.load_words(inside, words);
         true
     }
 }

@@ -4,9 +4,13 @@
 //! and out by copying.
 
 use core::ptr::NonNull;
+use core::sync::atomic::Ordering::Relaxed;
 use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64};
 
 use crate::PAGE_SIZE;
+
+/// Words that are checked to be in range together where many are loaded or stored.
+const WORDS: usize = 8;
 
 /// A run of whole pages shared with a device or another domain, contiguous for the CPU and on the
 /// bus.
@@ -204,6 +208,47 @@ impl SharedPages {
         unsafe { &*self.base.as_ptr().add(offset).cast() }
     }
 
+    /// Loads words from byte `offset` on, each once.
+    ///
+    /// # Panics
+    /// As [`SharedPages::u64s_at`].
+    #[inline]
+    pub fn load_words(&self, offset: usize, words: &mut [u64]) {
+        let (groups, rest) = words.as_chunks_mut::<WORDS>();
+        let mut at = offset;
+        for group in groups {
+            let from = self.u64s_at::<WORDS>(at);
+            for (word, from) in group.iter_mut().zip(from) {
+                *word = from.load(Relaxed);
+            }
+            at += WORDS * size_of::<u64>();
+        }
+        for word in rest {
+            *word = self.u64_at(at).load(Relaxed);
+            at += size_of::<u64>();
+        }
+    }
+
+    /// Stores words from byte `offset` on, each once.
+    ///
+    /// # Panics
+    /// As [`SharedPages::u64s_at`].
+    #[inline]
+    pub fn store_words(&self, offset: usize, words: impl ExactSizeIterator<Item = u64>) {
+        let mut words = words;
+        let mut at = offset;
+        while words.len() >= WORDS {
+            for (to, word) in self.u64s_at::<WORDS>(at).iter().zip(&mut words) {
+                to.store(word, Relaxed);
+            }
+            at += WORDS * size_of::<u64>();
+        }
+        for word in words {
+            self.u64_at(at).store(word, Relaxed);
+            at += size_of::<u64>();
+        }
+    }
+
     /// Copies bytes out, starting at `offset`. What a racing writer leaves is unspecified.
     ///
     /// # Panics
@@ -269,7 +314,6 @@ impl SharedPages {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use core::sync::atomic::Ordering::Relaxed;
 
     #[test]
     fn both_views_see_the_same_words_and_bytes() {
@@ -289,6 +333,20 @@ mod tests {
         assert_eq!(theirs.u64_at(4096).load(Relaxed), 0xffff_ffff_0000_0000);
         ours.copy_from(8, &theirs, 4, 4);
         assert_eq!(ours.u32_at(8).load(Relaxed), 0x0403_0201);
+    }
+
+    #[test]
+    fn words_go_in_and_out_at_any_offset_and_length() {
+        for (offset, count) in [(0, 0), (8, 7), (16, 8), (24, 9), (4096, 512), (8184, 1)] {
+            let pages = SharedPages::host(2, 0);
+            let words: Vec<u64> = (1..=count).collect();
+            pages.store_words(offset, words.iter().copied());
+            let mut read = vec![0; words.len()];
+            pages.load_words(offset, &mut read);
+            assert_eq!(read, words);
+            let all = (0..1024).map(|at| pages.u64_at(8 * at).load(Relaxed));
+            assert_eq!(all.sum::<u64>(), words.iter().sum());
+        }
     }
 
     #[test]

@@ -49,6 +49,9 @@ pub(crate) const UNALIGNED: u64 = 3;
 
 const OFFSET: u64 = PAGE_SIZE as u64 - 1;
 
+/// Pieces of memory that are looked at together.
+const GROUP: usize = 8;
+
 /// How many blocks less one `segment` is, if it alone is the memory of a command, without a list or a cut:
 /// most are, and [`Runs`] would make one run of it. Bus addresses with a bit of `special` are not
 /// considered, nor are those of [`UNALIGNED`], which are among them.
@@ -60,6 +63,18 @@ pub(crate) fn one_page(segment: Segment, block_shift: u8, special: u64) -> Optio
     let simple = end <= PAGE_SIZE as u64 && segment.bus & special == 0;
     let rest = blocks.checked_sub(1)?;
     (simple && blocks << shift == segment.len).then_some(rest)
+}
+
+/// How many pieces at the beginning of `segments` are whole pages.
+#[inline(never)]
+pub(crate) fn whole_pages(segments: &[Segment]) -> usize {
+    // Bits that a whole page has not got.
+    let odd = |it: &Segment| it.bus & OFFSET | u64::from(it.len ^ PAGE_SIZE as u32);
+    let (groups, _) = segments.as_chunks::<GROUP>();
+    let are_whole = |group: &&[Segment; GROUP]| group.iter().fold(0, |all, it| all | odd(it)) == 0;
+    let grouped = groups.iter().take_while(are_whole).count() * GROUP;
+    let rest = segments[grouped..].iter().take_while(|it| odd(it) == 0);
+    grouped + rest.count()
 }
 
 impl<'a> Runs<'a> {
@@ -97,7 +112,7 @@ impl<'a> Runs<'a> {
     /// How many runs there are, up to the first that there cannot be.
     pub(crate) fn count(mut self) -> usize {
         let mut count = 0;
-        while let Some(Ok(_)) = self.next(|_, _| {}) {
+        while let Some(Ok(_)) = self.next(&mut |_, _| {}) {
             count += 1;
         }
         count
@@ -140,6 +155,17 @@ impl<'a> Runs<'a> {
         Some(Ok(rest))
     }
 
+    /// The whole pages that come next, at most so many; none if a part of the first is taken.
+    #[inline]
+    fn whole_pages(&self, most: usize) -> &'a [Segment] {
+        let segments = match self.segments.get(..most) {
+            _ if self.taken > 0 => return &[],
+            Some(segments) => segments,
+            None => self.segments,
+        };
+        &segments[..whole_pages(segments)]
+    }
+
     /// Takes up to `room` bytes of the first segment, whose rest is `rest`.
     #[inline]
     fn take(&mut self, rest: Segment, room: u32) -> u32 {
@@ -153,12 +179,12 @@ impl<'a> Runs<'a> {
         }
     }
 
-    /// The next run. The entries of its list, if it has one, went to `put` as index and address;
-    /// there are at most `limit / PAGE_SIZE` of them.
-    #[inline]
+    /// The next run. The entries of its list, if it has one, went to `put`: the index of the first of
+    /// some, and the pieces whose addresses they are. There are at most `limit / PAGE_SIZE` of them.
+    #[inline(never)]
     pub(crate) fn next(
         &mut self,
-        mut put: impl FnMut(usize, u64),
+        put: &mut dyn FnMut(usize, &[Segment]),
     ) -> Option<Result<Run, Scattered>> {
         let first = match self.peek()? {
             Ok(first) => first,
@@ -173,26 +199,45 @@ impl<'a> Runs<'a> {
         while bytes < limit
             && let Some(Ok(rest)) = self.peek()
         {
-            if rest.bus & OFFSET == 0 && end & OFFSET == 0 {
-                match second {
-                    Second::None => second = Second::Page(rest.bus),
-                    Second::Page(page) => {
-                        put(0, page);
-                        put(1, rest.bus);
-                        listed = 2;
-                        second = Second::List;
+            let one = [rest];
+            let (pages, took) = if rest.bus & OFFSET == 0 && end & OFFSET == 0 {
+                // Most long commands consist of whole pages, which are not looked at one by one.
+                let most = ((limit - bytes) / PAGE_SIZE as u32) as usize;
+                match self.whole_pages(most) {
+                    [] => {
+                        let took = self.take(rest, limit - bytes);
+                        end = rest.bus.wrapping_add(took.into());
+                        (&one[..], took)
                     }
-                    Second::List => {
-                        put(listed, rest.bus);
-                        listed += 1;
+                    pages => {
+                        self.segments = &self.segments[pages.len()..];
+                        end = 0;
+                        (pages, pages.len() as u32 * PAGE_SIZE as u32)
                     }
                 }
             } else if rest.bus != end || end & OFFSET == 0 {
                 break;
-            }
-            let took = self.take(rest, limit - bytes);
+            } else {
+                let took = self.take(rest, limit - bytes);
+                end = rest.bus.wrapping_add(took.into());
+                (&[][..], took)
+            };
             bytes += took;
-            end = rest.bus.wrapping_add(took.into());
+            match (second, pages) {
+                (_, []) => {}
+                (Second::None, &[page]) => second = Second::Page(page.bus),
+                (Second::Page(page), _) => {
+                    put(0, &[Segment { bus: page, len: 0 }]);
+                    put(1, pages);
+                    listed = 1 + pages.len();
+                    second = Second::List;
+                }
+                _ => {
+                    put(listed, pages);
+                    listed += pages.len();
+                    second = Second::List;
+                }
+            }
         }
         self.edge = match self.edge - bytes {
             0 => self.stride,

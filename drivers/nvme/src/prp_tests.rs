@@ -17,9 +17,9 @@ fn plan(segments: &[(u64, u32)], limit: u32, shift: u8) -> Result<Vec<Plan>, Sca
     let mut plans = Vec::new();
     loop {
         let mut list = Vec::new();
-        let run = runs.next(|index, page| {
+        let run = runs.next(&mut |index, pages| {
             assert_eq!(index, list.len());
-            list.push(page);
+            list.extend(pages.iter().map(|page| page.bus));
         });
         match run {
             None => return Ok(plans),
@@ -219,5 +219,23 @@ proptest! {
                 }
             }
         }
+    }
+}
+
+proptest! {
+    /// However pieces are grouped to be looked at, as many are whole pages as one by one.
+    #[test]
+    fn whole_pages_are_counted_up_to_the_first_other_piece(
+        whole in 0usize..40,
+        other in prop_oneof![Just((0x1200u64, 512u32)), Just((0x1000, 2048)), Just((0x1200, 3584))],
+        after in 0usize..20,
+    ) {
+        let page = |i: usize| Segment { bus: (i as u64 + 1) << 12, len: 4096 };
+        let mut segments: Vec<Segment> = (0..whole).map(page).collect();
+        prop_assert_eq!(whole_pages(&segments), whole);
+        let (bus, len) = other;
+        segments.push(Segment { bus, len });
+        segments.extend((0..after).map(page));
+        prop_assert_eq!(whole_pages(&segments), whole);
     }
 }

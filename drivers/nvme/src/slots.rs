@@ -221,6 +221,13 @@ impl Slots {
         self.commands += 1;
     }
 
+    /// The slot that [`Self::begin_one`] would take.
+    #[inline]
+    pub(crate) fn next(&self) -> Option<usize> {
+        let top = self.available.wrapping_sub(1);
+        self.free.get(top).copied().map(usize::from)
+    }
+
     /// Takes a slot for a command of one part, and returns its entry with the identifier put in:
     /// what `reserve`, `keep` and `begin` do, in one go.
     #[inline(always)]

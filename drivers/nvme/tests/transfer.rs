@@ -467,3 +467,49 @@ fn flushed_writes_outlive_a_power_cut_and_others_do_not() {
     rig.disk.power_cut();
     assert_eq!(rig.disk.contents(1)[4096..8192], [1; 4096]);
 }
+
+#[test]
+fn whole_pages_in_any_order_go_where_they_belong() {
+    let rig = Rig::new(config());
+    let (_controller, mut queue) = rig.running(OPTIONS);
+    let mut page = [0; 4096];
+    for (unit, shift) in [(1, 9), (2, 12)] {
+        for count in [2, 3, 8, 9, 10, 17, 64, 127, 128, 129] {
+            let (from, to) = (rig.memory(count), rig.memory(count));
+            for at in 0..count {
+                from.write_bytes(at * 4096, &[at as u8 ^ 0x5a; 4096]);
+            }
+            // Neither side has them in the order in which they are on the disk.
+            let (mut source, mut target) = (pages(&from), pages(&to));
+            source.reverse();
+            target.rotate_left(1);
+            let write = command(Op::Write, unit, shift, 8, &source);
+            assert_eq!(complete(&mut queue, &write), Ok(Ok(())));
+            let one = rig.memory(1);
+            for at in 0..count {
+                // One page alone takes another way.
+                let block = 8 + ((at as u64 * 4096) >> shift);
+                let alone = pages(&one);
+                let read = command(Op::Read, unit, shift, block, &alone);
+                assert_eq!(complete(&mut queue, &read), Ok(Ok(())));
+                one.read_bytes(0, &mut page);
+                assert_eq!(
+                    page,
+                    [(count - 1 - at) as u8 ^ 0x5a; 4096],
+                    "{at} of {count}"
+                );
+            }
+            let read = command(Op::Read, unit, shift, 8, &target);
+            assert_eq!(complete(&mut queue, &read), Ok(Ok(())));
+            for at in 0..count {
+                to.read_bytes((at + 1) % count * 4096, &mut page);
+                assert_eq!(
+                    page,
+                    [(count - 1 - at) as u8 ^ 0x5a; 4096],
+                    "{at} of {count}"
+                );
+            }
+        }
+    }
+    rig.obeyed();
+}

@@ -1,13 +1,11 @@
 //! Submission: from a command to entries in the submission queue.
 
-use core::sync::atomic::Ordering;
-
 use spindle_block::{Budget, Command, Op, Part, Segment, SubmitError, Tag, Unit};
 use spindle_hw::{PAGE_SIZE, Registers};
 
 use super::QueuePair;
 use crate::command::{Entry, io};
-use crate::prp::{Runs, Second, UNALIGNED};
+use crate::prp::{Runs, Second, UNALIGNED, whole_pages};
 
 /// Which way data goes: opcode, and what is set in doubleword 12 beside the number of blocks.
 #[derive(Clone, Copy)]
@@ -108,6 +106,9 @@ impl<R: Registers> QueuePair<R> {
         transfer: &Transfer<'_>,
         tag: Tag,
     ) -> Result<(), SubmitError> {
+        if self.are_pages(transfer) {
+            return self.transfer_pages(transfer, tag);
+        }
         if self.special != UNALIGNED {
             let cut = self.runs(transfer, 0, self.limit);
             // On a queue as short as that, a boundary is crossed instead.
@@ -117,6 +118,52 @@ impl<R: Registers> QueuePair<R> {
         }
         let runs = Runs::new(transfer.segments, self.limit, transfer.block_shift);
         self.transfer_runs(transfer, runs, tag)
+    }
+
+    /// Whether a read or write is of whole pages, more than one, and one command, which needs nothing of
+    /// what [`Runs`] can do.
+    #[inline]
+    fn are_pages(&self, transfer: &Transfer<'_>) -> bool {
+        let count = transfer.segments.len();
+        let fits = count > 1 && count <= self.limit as usize / PAGE_SIZE;
+        let plain = self.special == UNALIGNED && 1 << (transfer.block_shift & 31) <= PAGE_SIZE;
+        fits && plain && whole_pages(transfer.segments) == count
+    }
+
+    /// Takes such a command.
+    #[inline]
+    fn transfer_pages(&mut self, transfer: &Transfer<'_>, tag: Tag) -> Result<(), SubmitError> {
+        let Some(index) = self.slots.next() else {
+            return Err(self.full());
+        };
+        let (prp1, prp2) = match *transfer.segments {
+            [] => return Err(SubmitError::Scattered),
+            [one] => (one.bus, 0),
+            [first, second] => (first.bus, second.bus),
+            [first, ref rest @ ..] => {
+                let list = index << self.list_shift;
+                let lists = &self.memory.lists;
+                lists.store_words(list, rest.iter().map(|page| page.bus));
+                (first.bus, lists.bus() + list as u64)
+            }
+        };
+        let bytes = transfer.segments.len() * PAGE_SIZE;
+        let blocks = (bytes >> (transfer.block_shift & 31)) as u32;
+        let entry = Entry {
+            opcode: transfer.kind.opcode,
+            cid: 0,
+            namespace: transfer.unit.0,
+            prp1,
+            prp2,
+            cdw10: transfer.block,
+            // As in `build`.
+            cdw12: blocks.wrapping_sub(1) & 0xffff | transfer.kind.flags,
+        };
+        let entry = self.slots.begin_one(tag, self.epoch, entry);
+        let entry = entry.ok_or_else(|| self.full())?;
+        entry.store(&self.memory.submission, self.tail);
+        self.tail = (self.tail + 1) & self.mask;
+        Ok(())
     }
 
     #[inline(always)]
@@ -129,7 +176,7 @@ impl<R: Registers> QueuePair<R> {
         let part = self.build(transfer, 0, &mut runs, WHOLE)?;
         let mut parts = part.commands;
         // A later try helps only if an empty queue would do.
-        while let Some(run) = runs.next(|_, _| {}) {
+        while let Some(run) = runs.next(&mut |_, _| {}) {
             run.map_err(|_| SubmitError::Scattered)?;
             parts += 1;
         }
@@ -207,10 +254,9 @@ impl<R: Registers> QueuePair<R> {
             };
             let list = index << self.list_shift;
             let lists = &self.memory.lists;
-            let run = runs.next(|index, page| {
-                lists
-                    .u64_at(list + index * size_of::<u64>())
-                    .store(page, Ordering::Relaxed);
+            let run = runs.next(&mut |index, pages| {
+                let words = pages.iter().map(|page| page.bus);
+                lists.store_words(list + index * size_of::<u64>(), words);
             });
             let run = match run {
                 None => break,
@@ -254,7 +300,7 @@ impl<R: Registers> QueuePair<R> {
     pub(super) fn count(&self, command: &Command<'_>) -> Result<usize, SubmitError> {
         let mut runs = Runs::new(command.segments, self.limit, command.block_shift);
         let mut count = 0;
-        while let Some(run) = runs.next(|_, _| {}) {
+        while let Some(run) = runs.next(&mut |_, _| {}) {
             run.map_err(|_| SubmitError::Scattered)?;
             count += 1;
         }

@@ -118,9 +118,7 @@ impl GrantOps for FreeGrants {
         let Some(list) = listed.list(gref) else {
             return false;
         };
-        for (i, word) in words.iter_mut().enumerate() {
-            *word = listed.lists.pages.u64_at(list + i * 8).load(Relaxed);
-        }
+        listed.lists.pages.load_words(list, words);
         true
     }
 }
