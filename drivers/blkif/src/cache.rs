@@ -2,15 +2,25 @@
 //! of requests under way, unmapped before their frontend hears that they are done.
 //!
 //! A reference that is mapped is found by one hash and a short probe, and costs one store for
-//! recency. A mapping in use is pinned; the least recently used of the others go first when room
-//! is needed, in batches, since unmapping is the dear half of a grant.
+//! recency. What is kept is not counted while requests use it: whoever gives pages up to make room
+//! marks those of requests under way first ([`GrantCache::mark`]), which is seldom. What is mapped for
+//! one request is pinned, since it goes with the last that uses it.
+//!
+//! A cache that is full gives a page up only if that was not used while the ring used several times
+//! as many pages as there are frames. A frontend with a few more pages in turn than there are frames
+//! thus finds nearly all of them mapped, and what does not fit is copied, which costs less than to
+//! map and unmap it; and grants that are used once do not drive out those that are used again.
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
+use spindle_block::Segment;
+use spindle_hw::PAGE_SIZE;
 use spindle_xen::DomId;
 use spindle_xen::grant::{GrantOps, GrantRef, MapOp, UnmapOp};
 
+use crate::abi::RawSegment;
+use crate::request::extent;
 use crate::room::{NoRoom, filled, room_for};
 use crate::window::Window;
 
@@ -23,6 +33,10 @@ const EVICT: usize = 64;
 
 /// Turns from one eviction to the next. Two turns are an I/O where there is one at a time.
 const EVICT_TURNS: u32 = 32;
+
+/// Pages used in a round, for each frame: what was not used in the last whole round and since may be
+/// given up. As many pages as that may be in turn before any is.
+const ROUND: u32 = 4;
 
 /// A page that has not been used for so long is unmapped, or for up to twice as long. Linux'
 /// backend lets go of them after a minute.
@@ -40,14 +54,22 @@ struct Frame {
     gref: u32,
     /// From the map; [`NOT_MAPPED`] before it and after a failure.
     handle: u32,
-    /// The turn in which it was last used.
-    used: u32,
-    /// Segments of requests between ring and response that use it.
+    /// Segments of requests between ring and response that use it, if it is not kept.
     pins: u32,
     /// Nothing may be written into it.
     read_only: bool,
     /// It is among the idle.
     idle: bool,
+    /// A request under way uses it: as [`GrantCache::mark`] has found, until pages are given up.
+    busy: bool,
+}
+
+impl Frame {
+    /// Whether it is mapped and nothing uses it; forgets that it was marked.
+    fn take_unused(&mut self) -> bool {
+        let busy = core::mem::take(&mut self.busy);
+        !busy && self.pins == 0 && self.handle != NOT_MAPPED
+    }
 }
 
 /// A reference that is not in the cache, and its place in the table, if there is one near enough:
@@ -64,6 +86,8 @@ pub struct GrantCache {
     domain: DomId,
     window: Window,
     frames: Box<[Frame]>,
+    /// The turn in which each frame was last used.
+    used: Box<[u32]>,
     /// Open addressing with linear probing; a place holds reference << 32 | frame.
     table: Box<[u64]>,
     shift: u32,
@@ -76,10 +100,16 @@ pub struct GrantCache {
     look_at: u64,
     /// The first turn in which pages may be given up again to make room.
     evict_from: u32,
+    /// Pages used in this round, when it began, and when the one before it did.
+    uses: u32,
+    round: u32,
+    last_round: u32,
+    /// Nothing was found in this round that could be given up.
+    barren: bool,
 }
 
-/// What a cache allocates: frames, table, free and idle ones.
-type Room = (Box<[Frame]>, Box<[u64]>, Vec<u32>, Vec<u32>);
+/// What a cache allocates: frames, their last uses, table, free and idle ones.
+type Room = (Box<[Frame]>, Box<[u32]>, Box<[u64]>, Vec<u32>, Vec<u32>);
 
 /// Places in the table: about half of them taken at most, so that probes are short.
 fn places(frames: usize) -> usize {
@@ -89,7 +119,7 @@ fn places(frames: usize) -> usize {
 impl GrantCache {
     /// Bytes that a cache of `frames` frames takes.
     pub(crate) fn footprint(frames: usize) -> usize {
-        frames * (size_of::<Frame>() + 2 * size_of::<u32>()) + places(frames) * size_of::<u64>()
+        frames * (size_of::<Frame>() + 3 * size_of::<u32>()) + places(frames) * size_of::<u64>()
     }
 
     /// An empty cache for grants of `domain`, as large as `window`.
@@ -98,7 +128,7 @@ impl GrantCache {
     /// With the window, if there is no memory for it.
     pub fn new(domain: DomId, window: Window) -> Result<Self, (NoRoom, Window)> {
         let count = window.frames();
-        let Ok((frames, table, mut free, idle)) = Self::room(count) else {
+        let Ok((frames, used, table, mut free, idle)) = Self::room(count) else {
             return Err((NoRoom, window));
         };
         let shift = 32 - table.len().ilog2();
@@ -108,6 +138,7 @@ impl GrantCache {
             domain,
             window,
             frames,
+            used,
             table,
             shift,
             free,
@@ -116,6 +147,10 @@ impl GrantCache {
             mark: 0,
             look_at: 0,
             evict_from: 0,
+            uses: 0,
+            round: 0,
+            last_round: 0,
+            barren: false,
         })
     }
 
@@ -123,13 +158,14 @@ impl GrantCache {
         let empty = Frame {
             gref: 0,
             handle: NOT_MAPPED,
-            used: 0,
             pins: 0,
             read_only: false,
             idle: false,
+            busy: false,
         };
         Ok((
             filled(empty, count)?,
+            filled(0, count)?,
             filled(FREE, places(count))?,
             room_for(count)?,
             room_for(count)?,
@@ -148,43 +184,106 @@ impl GrantCache {
         !self.frames[self.window.frame(bus)].read_only
     }
 
-    /// As [`GrantCache::pin`].
-    ///
-    /// # Errors
-    /// If the page is not in the cache, with what [`GrantCache::reserve`] needs.
-    pub fn pin_or_miss(&mut self, gref: u32) -> Result<u64, Missing> {
-        let place = match self.find(gref) {
-            Ok((_, index)) if index < self.frames.len() => {
-                let frame = &mut self.frames[index];
-                frame.used = self.turn;
-                frame.pins += 1;
-                return Ok(self.window.bus(index));
-            }
-            Ok((place, _)) => Some(place),
-            Err(place) => place,
-        };
-        Err(Missing { gref, place })
+    /// Counts pages that were used.
+    #[inline]
+    pub fn note_uses(&mut self, count: u32) {
+        self.uses = self.uses.saturating_add(count);
     }
 
-    /// The bus address of the page that `gref` grants, if it is mapped or about to be. It stays
-    /// until [`GrantCache::unpin`].
+    /// The bus address of the page that `gref` grants, if it is mapped or about to be. It stays as
+    /// long as the caller marks it before any page is given up, or until the next turn.
     #[inline(always)]
-    pub fn pin(&mut self, gref: u32) -> Option<u64> {
-        let (_, index) = self.find(gref).ok()?;
-        let frame = self.frames.get_mut(index)?;
-        frame.used = self.turn;
-        frame.pins += 1;
+    pub fn find(&mut self, gref: u32) -> Option<u64> {
+        let index = self.frame(gref)?;
+        *self.used.get_mut(index)? = self.turn;
         Some(self.window.bus(index))
     }
 
-    /// The place in the table that leads to `gref`, and the frame that it leads to; or else the
-    /// place that it would have, if there is one near enough. A free place, which one reference
-    /// looks the same as, leads to no frame.
+    /// As [`GrantCache::find`].
+    ///
+    /// # Errors
+    /// If the page is not in the cache, with what [`GrantCache::reserve`] needs.
+    #[inline(never)]
+    pub fn find_or_miss(&mut self, gref: u32) -> Result<u64, Missing> {
+        self.find(gref).ok_or_else(|| self.missing(gref))
+    }
+
+    /// As [`GrantCache::find`] for the pages of segments that passed validation, `words`; their memory
+    /// goes to `memory`. `whole` says that all are whole pages. False if any is not in the cache.
+    #[inline]
+    pub(crate) fn find_all(&mut self, words: &[u64], memory: &mut [Segment], whole: bool) -> bool {
+        let pairs = words.iter().zip(memory);
+        self.note_uses(words.len() as u32);
+        if whole {
+            for (&word, piece) in pairs {
+                let Some(bus) = self.find(word as u32) else {
+                    return false;
+                };
+                let len = PAGE_SIZE as u32;
+                *piece = Segment { bus, len };
+            }
+        } else {
+            for (&word, piece) in pairs {
+                let segment = RawSegment::from_word(word);
+                let Some(page) = self.find(segment.gref) else {
+                    return false;
+                };
+                let (offset, len) = extent(segment);
+                let bus = page + u64::from(offset);
+                *piece = Segment { bus, len };
+            }
+        }
+        true
+    }
+
+    /// As [`GrantCache::find_or_miss`] for what is not kept: it stays until [`GrantCache::let_go`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn pin_or_miss(&mut self, gref: u32) -> Result<u64, Missing> {
+        let bus = self.find_or_miss(gref)?;
+        self.frames[self.window.frame(bus)].pins += 1;
+        Ok(bus)
+    }
+
+    /// The frame that the table leads to for `gref`, if it leads anywhere: most are where they are looked
+    /// for first. A free place, which one reference looks the same as, leads to no frame that there is.
     #[inline(always)]
-    fn find(&self, gref: u32) -> Result<(usize, usize), Option<usize>> {
+    fn frame(&self, gref: u32) -> Option<usize> {
+        let home = self.home(gref);
+        let place = *self.table.get(home)?;
+        if (place >> 32) as u32 == gref {
+            return Some(place as u32 as usize);
+        }
+        if place == FREE {
+            return None;
+        }
+        self.probe(gref).ok().map(|(_, index)| index)
+    }
+
+    /// What is known of a reference that is not in the cache: most would be where they are looked for
+    /// first.
+    fn missing(&self, gref: u32) -> Missing {
+        let home = self.home(gref);
+        let place = if self.table.get(home) == Some(&FREE) {
+            Some(home)
+        } else {
+            self.probe(gref)
+                .map_or_else(|place| place, |(place, _)| Some(place))
+        };
+        Missing { gref, place }
+    }
+
+    /// The place in the table that leads to `gref`, and the frame that it leads to; or else the
+    /// place that it would have, if there is one near enough.
+    #[inline(never)]
+    fn probe(&self, gref: u32) -> Result<(usize, usize), Option<usize>> {
         let mask = self.table.len() - 1;
         let home = self.home(gref);
-        for at in home..home + PROBES {
+        // A number that the compiler does not know: it would write the loop out, which is seldom gone
+        // round twice.
+        let most = PROBES.min(self.frames.len() + 1);
+        for at in home..home + most {
             let place = self.table[at & mask];
             if (place >> 32) as u32 == gref {
                 return Ok((at & mask, place as u32 as usize));
@@ -196,10 +295,15 @@ impl GrantCache {
         Err(None)
     }
 
-    /// Takes a free frame for a reference that is not in the cache, pinned. The operation returned
-    /// must be carried out and its outcome handed to [`GrantCache::record`]. `None` if there is
-    /// no free frame, or no place near enough in the table.
-    pub fn reserve(&mut self, missing: Missing, read_only: bool) -> Option<(u64, MapOp)> {
+    /// Takes a free frame for a reference that is not in the cache, pinned unless it is to be `kept`.
+    /// The operation returned must be carried out and its outcome handed to [`GrantCache::record`].
+    /// `None` if there is no free frame, or no place near enough in the table.
+    pub fn reserve(
+        &mut self,
+        missing: Missing,
+        kept: bool,
+        read_only: bool,
+    ) -> Option<(u64, MapOp)> {
         let Missing { gref, place } = missing;
         let at = place.filter(|&at| self.table.get(at) == Some(&FREE))?;
         let index = self.free.pop()?;
@@ -207,12 +311,13 @@ impl GrantCache {
         self.frames[index as usize] = Frame {
             gref,
             handle: NOT_MAPPED,
-            used: self.turn,
-            pins: 1,
+            pins: u32::from(!kept),
             read_only,
             // Its last use may not have been swept up yet.
             idle: self.frames[index as usize].idle,
+            busy: false,
         };
+        self.used[index as usize] = self.turn;
         let bus = self.window.bus(index as usize);
         Some((bus, MapOp::new(self.domain, GrantRef(gref), bus, read_only)))
     }
@@ -232,28 +337,22 @@ impl GrantCache {
         false
     }
 
-    /// Whether the page at `bus`, pinned by the caller, could be mapped.
+    /// Whether the page at `bus`, which the caller has found or reserved, could be mapped.
     #[inline]
     #[must_use]
     pub fn is_mapped(&self, bus: u64) -> bool {
         self.frames[self.window.frame(bus)].handle != NOT_MAPPED
     }
 
-    /// Lets go of a page that [`GrantCache::pin`] or [`GrantCache::reserve`] gave.
-    #[inline(always)]
-    pub fn unpin(&mut self, bus: u64) {
+    /// Lets go of a page that [`GrantCache::pin_or_miss`] or [`GrantCache::reserve`] has pinned; it is
+    /// not to stay mapped: see [`GrantCache::sweep`].
+    pub fn let_go(&mut self, bus: u64) {
         let index = self.window.frame(bus);
         let frame = &mut self.frames[index];
         frame.pins -= 1;
         if frame.pins == 0 && frame.handle == NOT_MAPPED {
             self.release_if_forgotten(index);
         }
-    }
-
-    /// As [`GrantCache::unpin`], for a page that is not to stay mapped: see
-    /// [`GrantCache::sweep`].
-    pub fn let_go(&mut self, bus: u64) {
-        self.unpin(bus);
         self.rest(bus);
     }
 
@@ -307,25 +406,44 @@ impl GrantCache {
         self.free.is_empty()
     }
 
-    /// Unmaps some of the least recently used pages that nothing pins, in one hypercall. Returns
-    /// how many were unmapped and how many frames were lost because that failed.
-    ///
-    /// Only one call in `EVICT_TURNS` turns does anything: a frontend that never uses a
-    /// reference twice must not make the core, which may serve others too, unmap all day. What
-    /// does not fit meanwhile is copied, which costs less than to map and unmap it.
-    pub fn evict(&mut self, grants: &impl GrantOps) -> (usize, usize) {
-        if self.turn.wrapping_sub(self.evict_from) > u32::MAX / 2 {
-            return (0, 0);
+    /// A request under way uses the page at `bus`: [`GrantCache::evict`] or [`GrantCache::trim`], which
+    /// comes next, leaves it.
+    pub fn mark(&mut self, bus: u64) {
+        if let Some(frame) = self.frames.get_mut(self.window.frame(bus)) {
+            frame.busy = true;
         }
+    }
+
+    /// Whether [`GrantCache::evict`] may find anything now.
+    ///
+    /// It may once in `EVICT_TURNS` turns only: a frontend that never uses a reference twice must
+    /// not make the core, which may serve others too, unmap all day. And it may not again in a round
+    /// in which it has found nothing.
+    pub fn may_evict(&mut self) -> bool {
+        if self.uses >= ROUND.saturating_mul(self.frames.len() as u32) {
+            (self.last_round, self.round) = (self.round, self.turn);
+            self.uses = 0;
+            self.barren = false;
+        }
+        !self.barren && self.turn.wrapping_sub(self.evict_from) <= u32::MAX / 2
+    }
+
+    /// Unmaps some of the least recently used pages, in one hypercall, that were not used in the last
+    /// round and are not marked: if [`GrantCache::may_evict`], after all pages of requests under way
+    /// were marked, but for those found in this turn. Returns how many were unmapped and how many
+    /// frames were lost because that failed.
+    pub fn evict(&mut self, grants: &impl GrantOps) -> (usize, usize) {
         self.evict_from = self.turn.wrapping_add(EVICT_TURNS);
+        let limit = self.turn.wrapping_sub(self.last_round);
         let want = (self.frames.len() / 16).clamp(1, EVICT);
         let mut oldest = [(0u32, 0u32); EVICT];
         let mut found = 0;
-        for (index, frame) in self.frames.iter().enumerate() {
-            if frame.pins > 0 || frame.handle == NOT_MAPPED {
+        let frames = self.frames.iter_mut().zip(&self.used);
+        for (index, (frame, used)) in frames.enumerate() {
+            let age = self.turn.wrapping_sub(*used);
+            if !frame.take_unused() || age <= limit {
                 continue;
             }
-            let age = self.turn.wrapping_sub(frame.used);
             if found == want && age <= oldest[found - 1].0 {
                 continue;
             }
@@ -339,21 +457,21 @@ impl GrantCache {
             oldest[to] = (age, index as u32);
             found = end + 1;
         }
+        self.barren = found == 0;
         self.unmap(grants, &oldest.map(|(_, index)| index)[..found])
     }
 
-    /// Unmaps pages that have not been used for a minute or two, if it is time to look for them:
-    /// in one hypercall, and as many as that does. Returns as [`GrantCache::evict`].
+    /// Unmaps pages that have not been used for a minute or two, and are not marked: in one hypercall,
+    /// and as many as that does. It is time for it at [`GrantCache::look_at`]; pages of requests under
+    /// way must have been marked. Returns as [`GrantCache::evict`].
     pub fn trim(&mut self, grants: &impl GrantOps, now_ns: u64) -> (usize, usize) {
-        if now_ns < self.look_at {
-            return (0, 0);
-        }
         let limit = self.turn.wrapping_sub(self.mark);
         let mut unused = [0; EVICT];
         let mut found = 0;
-        for (index, frame) in self.frames.iter().enumerate() {
-            let kept = frame.pins == 0 && frame.handle != NOT_MAPPED;
-            if kept && self.turn.wrapping_sub(frame.used) > limit && found < EVICT {
+        let frames = self.frames.iter_mut().zip(&self.used);
+        for (index, (frame, used)) in frames.enumerate() {
+            let is_free = frame.take_unused();
+            if is_free && self.turn.wrapping_sub(*used) > limit && found < EVICT {
                 unused[found] = index as u32;
                 found += 1;
             }

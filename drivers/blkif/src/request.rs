@@ -213,6 +213,12 @@ impl List {
 /// A segment that moves nothing, whatever its grant.
 pub(crate) const NO_SECTORS: u64 = 1 << 32;
 
+/// Where the first and the last sector of a segment are in its word.
+const SECTORS: u64 = 0xffff << 32;
+
+/// Those of a whole page.
+const WHOLE_PAGE: u64 = (SECTORS_PER_PAGE as u64 - 1) << 40;
+
 /// Sectors of one segment.
 #[inline(always)]
 fn length(word: u64) -> Result<u32, Reject> {
@@ -221,6 +227,14 @@ fn length(word: u64) -> Result<u32, Reject> {
         return Err(Reject::SegmentSectors);
     }
     Ok(u32::from(segment.last_sect - segment.first_sect) + 1)
+}
+
+/// Offset in the page and length of a segment that passed validation, in bytes.
+#[inline]
+pub(crate) fn extent(segment: RawSegment) -> (u32, u32) {
+    let first = u32::from(segment.first_sect);
+    let last = u32::from(segment.last_sect);
+    (first * 512, (last + 1).wrapping_sub(first) * 512)
 }
 
 /// Validates the private copy of an indirect request's list of segments, from `sector` of the
@@ -264,6 +278,12 @@ fn words(count: u8, body: &Body) -> Result<&[u64], Reject> {
 }
 
 fn sum(words: &[u64]) -> Result<(u32, u32), Reject> {
+    // Most are whole pages, all of them.
+    let others = words.iter().fold(0, |all, word| all | (word ^ WHOLE_PAGE));
+    if others & SECTORS == 0 {
+        let page = u32::from(SECTORS_PER_PAGE);
+        return Ok((words.len() as u32 * page, page));
+    }
     let (mut sum, mut all) = (0, 0);
     for &word in words {
         let len = length(word)?;

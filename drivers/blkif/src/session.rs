@@ -11,6 +11,7 @@ mod finish;
 mod indirect;
 mod intake;
 mod ledger;
+mod marks;
 mod prepare;
 mod progress;
 mod redo;
@@ -523,20 +524,6 @@ impl Session {
 
     fn judge_special(&mut self) {
         self.special = self.barrier.is_some() || self.unaligned.is_some() || self.is_empty();
-    }
-
-    /// Unmaps grants that have not been used for long.
-    pub(crate) fn trim(&mut self, grants: &impl GrantOps, now_ns: u64) {
-        if let Some(cache) = &mut self.cache {
-            let (unmapped, lost) = cache.trim(grants, now_ns);
-            self.stats.grants_evicted.add(unmapped as u64);
-            self.stats.frames_lost.add(lost as u64);
-        }
-    }
-
-    /// When [`Session::trim`] has something to do again, if it has any grants mapped.
-    pub(crate) fn trim_at(&self) -> Option<u64> {
-        self.cache.as_ref().and_then(GrantCache::look_at)
     }
 
     /// The disk is lost, and may still write to the memory of what it was given: takes the guest's

@@ -1,6 +1,6 @@
 //! The grant cache against a model: what is mapped, pinned, evicted.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 use spindle_blkif::Window;
@@ -9,7 +9,7 @@ use spindle_hw::SharedPages;
 use spindle_testkit::grants::FakeGrants;
 use spindle_testkit::mem::FakeBus;
 use spindle_xen::DomId;
-use spindle_xen::grant::{GrantOps, GrantRef};
+use spindle_xen::grant::{GrantOps, GrantRef, MapOp};
 
 const DOM: DomId = DomId(4);
 const BASE: u64 = 1 << 40;
@@ -26,21 +26,36 @@ fn colliding(count: usize) -> Vec<u32> {
         .collect()
 }
 
-/// Pins a reference, mapping it if need be; its address.
-fn get(cache: &mut GrantCache, grants: &FakeGrants<'_>, gref: u32) -> Option<u64> {
-    let mut missing = match cache.pin_or_miss(gref) {
+/// Has a reference kept, mapping it if need be, while those at `busy` are in use; its address.
+fn get(
+    cache: &mut GrantCache,
+    grants: &FakeGrants<'_>,
+    gref: u32,
+    busy: impl Iterator<Item = u64>,
+) -> Option<u64> {
+    cache.note_uses(1);
+    let mut missing = match cache.find_or_miss(gref) {
         Ok(bus) => return Some(bus),
         Err(missing) => missing,
     };
-    if cache.is_full() {
+    if cache.is_full() && cache.may_evict() {
+        busy.for_each(|bus| cache.mark(bus));
         cache.evict(&grants);
-        missing = cache.pin_or_miss(gref).expect_err("none has come");
+        missing = cache.find_or_miss(gref).expect_err("none has come");
     }
-    let (bus, op) = cache.reserve(missing, false)?;
+    let (bus, op) = cache.reserve(missing, true, false)?;
+    map(cache, grants, op);
+    Some(bus)
+}
+
+fn map(cache: &mut GrantCache, grants: &FakeGrants<'_>, op: MapOp) {
     let mut ops = [op];
     let _ = grants.map(&mut ops);
     assert!(cache.record(&ops[0]));
-    Some(bus)
+}
+
+fn none() -> impl Iterator<Item = u64> {
+    std::iter::empty()
 }
 
 #[test]
@@ -53,15 +68,13 @@ fn references_chosen_to_collide_cost_a_bounded_probe_and_stay_usable() {
     let mut placed = Vec::new();
     for &gref in &grefs {
         grants.grant_as(DOM, GrantRef(gref), &page, false);
-        if let Some(at) = get(&mut cache, &grants, gref) {
+        if let Some(at) = get(&mut cache, &grants, gref, none()) {
             placed.push((gref, at));
         }
     }
     assert_eq!(placed.len(), 32, "the length of a probe");
     for (gref, at) in placed {
-        assert_eq!(cache.pin(gref), Some(at));
-        cache.unpin(at);
-        cache.unpin(at);
+        assert_eq!(cache.find(gref), Some(at));
     }
     cache.dismantle(&&grants);
     assert_eq!(grants.outstanding(), 0);
@@ -76,22 +89,137 @@ fn frames_that_were_lost_to_an_earlier_ring_are_not_used() {
     let page = SharedPages::host(1, 0);
     let grefs: Vec<_> = (0..4).map(|_| grants.grant(DOM, &page, false).0).collect();
     let mut cache = GrantCache::new(DOM, Window::new(BASE, 2).unwrap()).unwrap();
-    let at = get(&mut cache, &grants, grefs[0]).unwrap();
-    cache.unpin(at);
+    let at = get(&mut cache, &grants, grefs[0], none()).unwrap();
     grants.inject(Call::Unmap, 0, Fault::Operation(Status::GENERAL_ERROR));
     let window = cache.dismantle(&&grants);
     assert_eq!((window.unusable(), window.is_usable(0)), (1, false));
     let mut cache = GrantCache::new(DOM, window).unwrap();
-    let other = get(&mut cache, &grants, grefs[1]).unwrap();
+    let other = get(&mut cache, &grants, grefs[1], none()).unwrap();
     assert_ne!(other, at);
     assert!(
-        get(&mut cache, &grants, grefs[2]).is_none(),
-        "one frame, and it is pinned"
+        get(&mut cache, &grants, grefs[2], none()).is_none(),
+        "one frame, and it was used a moment ago"
     );
 }
 
+#[test]
+fn what_is_not_kept_goes_with_the_last_that_uses_it() {
+    let bus = FakeBus::new();
+    let grants = FakeGrants::new(&bus);
+    let page = SharedPages::host(1, 0);
+    let gref = grants.grant(DOM, &page, false).0;
+    let mut cache = GrantCache::new(DOM, Window::new(BASE, 2).unwrap()).unwrap();
+    let missing = cache.pin_or_miss(gref).unwrap_err();
+    let (at, op) = cache.reserve(missing, false, true).unwrap();
+    map(&mut cache, &grants, op);
+    assert_eq!(cache.pin_or_miss(gref).ok(), Some(at));
+    assert!(!cache.is_writable(at));
+    cache.let_go(at);
+    assert!(!cache.has_idle() && cache.sweep().is_none(), "one has it");
+    cache.let_go(at);
+    let mut op = [cache.sweep().expect("nobody has it")];
+    let _ = (&grants).unmap(&mut op);
+    assert!(cache.swept(&op[0]));
+    assert!(cache.pin_or_miss(gref).is_err());
+    assert_eq!(grants.outstanding(), 0);
+    cache.dismantle(&&grants);
+}
+
+/// A frontend's uses of its pages, and how many of them were found mapped.
+struct Uses<'a> {
+    cache: GrantCache,
+    grants: FakeGrants<'a>,
+    page: SharedPages,
+    granted: BTreeSet<u32>,
+}
+
+impl<'a> Uses<'a> {
+    fn new(bus: &'a FakeBus, frames: usize) -> Self {
+        Self {
+            cache: GrantCache::new(DOM, Window::new(BASE, frames).unwrap()).unwrap(),
+            grants: FakeGrants::new(bus),
+            page: SharedPages::host(1, 0),
+            granted: BTreeSet::new(),
+        }
+    }
+
+    /// Uses pages one after the other, 32 in a turn: how many were found, and how many are mapped anew.
+    fn of(&mut self, grefs: impl Iterator<Item = u32>) -> (usize, usize) {
+        let (mut found, mut mapped) = (0, 0);
+        for (n, gref) in grefs.enumerate() {
+            if n % 32 == 0 {
+                self.cache.next_turn();
+            }
+            if self.cache.find(gref).is_some() {
+                found += 1;
+                self.cache.note_uses(1);
+                continue;
+            }
+            if self.granted.insert(gref) {
+                self.grants.grant_as(DOM, GrantRef(gref), &self.page, false);
+            }
+            let got = get(&mut self.cache, &self.grants, gref, none());
+            mapped += usize::from(got.is_some());
+        }
+        (found, mapped)
+    }
+}
+
+/// So many rounds over so many pages.
+fn rounds(first: u32, pages: u32, rounds: usize) -> impl Iterator<Item = u32> {
+    (0..rounds).flat_map(move |_| first..first + pages)
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "too many uses to interpret")]
+fn a_few_pages_more_in_turn_than_frames_are_nearly_all_found() {
+    let bus = FakeBus::new();
+    for (pages, least) in [
+        (1056, 1056),
+        (1057, 1056),
+        (1100, 1056),
+        (2112, 1056),
+        (4000, 1000),
+    ] {
+        let mut uses = Uses::new(&bus, 1056);
+        uses.of(rounds(8, pages, 2));
+        let (found, mapped) = uses.of(rounds(8, pages, 40));
+        assert!(found >= least * 40, "{found} of {pages} in 40 rounds");
+        assert!(mapped <= 64 * 40 / 4, "{mapped} mapped anew of {pages}");
+        uses.cache.dismantle(&&uses.grants);
+    }
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "too many uses to interpret")]
+fn pages_that_are_used_once_do_not_drive_out_those_that_are_used_again() {
+    let bus = FakeBus::new();
+    let mut uses = Uses::new(&bus, 256);
+    uses.of(rounds(8, 200, 4));
+    for n in 0..200 {
+        // As many that never come again.
+        let (found, _) = uses.of(rounds(8, 200, 1));
+        assert_eq!(found, 200, "after {n} times");
+        let (_, mapped) = uses.of(rounds(1000 + n * 200, 200, 1));
+        assert!(mapped <= 64);
+    }
+    uses.cache.dismantle(&&uses.grants);
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "too many uses to interpret")]
+fn other_pages_are_found_soon_when_a_frontend_turns_to_them() {
+    let bus = FakeBus::new();
+    let mut uses = Uses::new(&bus, 256);
+    uses.of(rounds(8, 256, 8));
+    // Two rounds until the old ones count as unused, and some to replace them.
+    uses.of(rounds(1000, 256, 100));
+    assert_eq!(uses.of(rounds(1000, 256, 4)), (1024, 0));
+    uses.cache.dismantle(&&uses.grants);
+}
+
 proptest! {
-    /// Over any sequence of uses: a reference always leads to its own page, a pinned page never
+    /// Over any sequence of uses: a reference always leads to its own page, a page in use never
     /// moves, at most as many are mapped as there are frames, and nothing is mapped at the end.
     #[test]
     fn agrees_with_a_map(
@@ -108,29 +236,22 @@ proptest! {
             page.write_bytes(0, &[i as u8]);
             grants.grant_as(DOM, GrantRef(gref), &page, false);
         }
-        let mut pinned: BTreeMap<usize, u64> = BTreeMap::new();
+        let mut used: BTreeMap<usize, u64> = BTreeMap::new();
         for (i, keep, turn) in steps {
             if turn {
                 cache.next_turn();
             }
-            if let Some(at) = pinned.remove(&i) {
-                prop_assert_eq!(cache.pin(grefs[i]), Some(at), "a pinned page moved");
-                cache.unpin(at);
-                cache.unpin(at);
-            } else if let Some(at) = get(&mut cache, &grants, grefs[i]) {
+            if let Some(at) = used.remove(&i) {
+                prop_assert_eq!(cache.find(grefs[i]), Some(at), "a page in use moved");
+            } else if let Some(at) = get(&mut cache, &grants, grefs[i], used.values().copied()) {
                 let mut byte = [0];
                 prop_assert!(bus.read(at, &mut byte));
                 prop_assert_eq!(usize::from(byte[0]), i, "another grant's page");
                 if keep {
-                    pinned.insert(i, at);
-                } else {
-                    cache.unpin(at);
+                    used.insert(i, at);
                 }
             }
             prop_assert!(grants.outstanding() <= frames);
-        }
-        for at in pinned.into_values() {
-            cache.unpin(at);
         }
         let window = cache.dismantle(&&grants);
         prop_assert_eq!((window.frames(), window.unusable()), (frames, 0));
@@ -145,12 +266,11 @@ fn what_a_look_up_learnt_is_not_used_once_another_has_the_place() {
     let mut cache = GrantCache::new(DomId(1), Window::new(1 << 40, 4).unwrap()).unwrap();
     let page = SharedPages::host(1, 0);
     let gref = grants.grant(DomId(1), &page, false).0;
-    let missing = cache.pin_or_miss(gref).expect_err("it was never mapped");
-    let at = get(&mut cache, &grants, gref).expect("a frame");
+    let missing = cache.find_or_miss(gref).expect_err("it was never mapped");
+    get(&mut cache, &grants, gref, none()).expect("a frame");
     assert!(
-        cache.reserve(missing, false).is_none(),
+        cache.reserve(missing, true, false).is_none(),
         "the same place twice"
     );
-    cache.unpin(at);
     cache.dismantle(&&grants);
 }

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{PERSISTENT, Rig, Sizes, assert_all};
+use common::{How, PERSISTENT, Rig, Sizes, assert_all};
 use spindle_blkif::abi::{Operation, RspStatus};
 use spindle_block::{IoError, SubmitError};
 use spindle_testkit::blkfront::{Blkfront, GuestPage};
@@ -135,4 +135,47 @@ fn rings_in_line_are_not_overtaken_by_rings_without_a_line() {
     }
     let [deep, shallow] = answered;
     assert!(deep * 3 > shallow && shallow * 3 > deep, "{answered:?}");
+}
+
+#[test]
+fn pages_of_requests_under_way_are_not_given_up() {
+    let mut rig = Rig::new();
+    let frames = Some(4);
+    let how = How {
+        frames,
+        ..PERSISTENT
+    };
+    let (ring, mut front) = rig.attach(1, how);
+    let pages: Vec<_> = (0..5).map(|_| front.page(false)).collect();
+    warm(&mut rig, &mut front, &pages[..4]);
+    let segment = |page: usize| pages[page].segment(0, 7);
+    // Those of the first two are used by nothing else from now on.
+    rig.disk().hold = true;
+    front.push(Operation::READ, 0, &[segment(0)]);
+    front.push(Operation::READ, 0, &[segment(1), segment(2)]);
+    let mut fill = |rig: &mut Rig, count: usize| {
+        for n in 0..count {
+            let often = [segment(3); 11];
+            let one = [segment(4)];
+            // What there is no room for, and enough else for rounds to pass.
+            front.push(Operation::READ, 0, if n % 6 == 5 { &often } else { &one });
+            front.publish();
+            rig.core.visit(0);
+        }
+    };
+    fill(&mut rig, 30);
+    assert_eq!(rig.grants.counts().unmaps, 0, "a page in use");
+    rig.disk().hold = false;
+    assert_all(&rig.settle(&mut front), 32, RspStatus::OKAY);
+    // Now they may go.
+    let fill = |rig: &mut Rig, front: &mut Blkfront<'_>| {
+        front.push(Operation::READ, 0, &[segment(3); 11]);
+        front.push(Operation::READ, 0, &[segment(4)]);
+        front.publish();
+        assert_all(&rig.settle(front), 2, RspStatus::OKAY);
+    };
+    (0..40).for_each(|_| fill(&mut rig, &mut front));
+    assert_eq!(rig.grants.counts().unmaps, 1);
+    rig.detach(ring);
+    rig.assert_nothing_leaked();
 }

@@ -56,7 +56,7 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
                     disk.allow(session);
                     let open = !disk.full && disk.waiting.is_free();
                     let queue = open.then_some(&mut disk.queue);
-                    work.taken += session.intake(ring, self.budget, queue);
+                    work.taken += session.intake(ring, self.budget, queue, &self.grants);
                     disk.charge(session);
                 }
                 if session.is_waiting() {

@@ -4,12 +4,13 @@ use spindle_block::{IoError, IoResult, Op, Segment};
 use spindle_xen::grant::{CopyEnd, CopyOp, GrantRef};
 
 use super::arena::Arena;
-use super::slot::{Freed, Path, Slot, State, extent};
+use super::slot::{Freed, Path, Slot, State};
 use super::{LATENCY_SHIFT, Session, tag};
 use crate::abi::{Operation, RawSegment, RspStatus};
 use crate::batch::CopyBatch;
 use crate::cache::GrantCache;
 use crate::pool::BufferPool;
+use crate::request::extent;
 use crate::ring_core::Shared;
 
 impl Session {
@@ -19,12 +20,11 @@ impl Session {
         let Some(slot) = self.slots.get_mut(usize::from(index)) else {
             return;
         };
-        if slot.state == State::OnePage
-            && let Some(cache) = &mut self.cache
-        {
-            cache.unpin(slot.memory[0].bus);
+        if slot.state == State::OnePage {
             let freed = slot.free();
             self.answer(index, freed, RspStatus::OKAY, now_ns);
+        } else if slot.state == State::Pages {
+            self.finish_pages(index, RspStatus::OKAY, now_ns);
         } else {
             self.complete(index, Ok(()), now_ns, shared);
         }
@@ -67,11 +67,16 @@ impl Session {
                     Ok(()) => RspStatus::OKAY,
                     Err(_) => RspStatus::ERROR,
                 };
-                if let Some(cache) = &mut self.cache {
-                    cache.unpin(slot.memory[0].bus);
-                }
                 let freed = slot.free();
                 self.answer(index, freed, status, now_ns);
+                return;
+            }
+            State::Pages => {
+                let status = match result {
+                    Ok(()) => RspStatus::OKAY,
+                    Err(_) => RspStatus::ERROR,
+                };
+                self.finish_pages(index, status, now_ns);
                 return;
             }
             _ => return,
@@ -238,6 +243,29 @@ impl Session {
         self.answer(index, freed, status, self.now_ns);
     }
 
+    /// The same for one that is with the disk whole, and has its pages in the cache, which is shorter.
+    #[inline(never)]
+    fn finish_pages(&mut self, index: u16, status: RspStatus, now_ns: u64) {
+        let slot = &mut self.slots[usize::from(index)];
+        if !self.persistent
+            && let Some(cache) = &mut self.cache
+        {
+            let pieces = slot.mapped(&self.arena).iter();
+            pieces.for_each(|piece| cache.let_go(piece.bus));
+        }
+        if let Some(run) = slot.run.take() {
+            self.arena.give(run);
+        }
+        self.ledger.take(slot.segments.into());
+        (slot.path, slot.pieces) = (Path::None, 0);
+        let freed = Freed {
+            operation: slot.raw.answered(),
+            ..slot.free()
+        };
+        self.ledger.free();
+        self.answer(index, freed, status, now_ns);
+    }
+
     /// The same for one that has one page in a buffer and is no barrier, which is shorter.
     #[inline(always)]
     fn finish_page(&mut self, index: u16, status: RspStatus, pool: &mut BufferPool) {
@@ -328,14 +356,9 @@ fn let_go(
 ) {
     let path = core::mem::replace(&mut slot.path, Path::None);
     match (path, cache) {
-        (Path::Mapped, Some(cache)) => {
-            for piece in slot.pieces(arena) {
-                if keep {
-                    cache.unpin(piece.bus);
-                } else {
-                    cache.let_go(piece.bus);
-                }
-            }
+        (Path::Mapped, Some(cache)) if !keep => {
+            let pieces = slot.pieces(arena).iter();
+            pieces.for_each(|piece| cache.let_go(piece.bus));
         }
         (Path::Copied, _) => {
             let pieces = slot.pieces(arena);

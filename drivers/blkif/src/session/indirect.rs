@@ -27,37 +27,46 @@ impl Session {
             self.stats.out_of_room.add(1);
             return false;
         }
+        if self.read_list_directly(index, means.grants) {
+            return true;
+        }
+        let slot = &mut self.slots[usize::from(index)];
+        let tried = core::mem::replace(&mut slot.must_copy, true);
+        let Some(cache) = self.cache.as_mut().filter(|_| self.persistent && !tried) else {
+            return false;
+        };
+        // Mapped for the next visit. If that fails it is copied.
+        if let Err(missing) = cache.find_or_miss(slot.list())
+            && means.maps.room() > 0
+            && let Some((_, op)) = cache.reserve(missing, true, false)
+        {
+            means.maps.push(op);
+        }
+        false
+    }
+
+    /// Reads the list of a request if it is mapped and there is room for it; if not, nothing has
+    /// changed.
+    pub(super) fn read_list_directly<G: GrantOps>(&mut self, index: u16, grants: &G) -> bool {
+        if !self.has_room(index) {
+            return false;
+        }
         let slot = &mut self.slots[usize::from(index)];
         let cache = self.cache.as_mut().filter(|_| self.persistent);
         let (Some(cache), Some(run)) = (cache, slot.run) else {
-            slot.must_copy = true;
             return false;
         };
-        let gref = slot.list();
-        let missing = match cache.pin_or_miss(gref) {
-            Ok(page) => {
-                let count = usize::from(slot.segments);
-                let words = &mut self.arena.parts_mut(run).0[..count];
-                let read = cache.is_mapped(page) && means.grants.read(page, words);
-                cache.unpin(page);
-                if read {
-                    self.check_list(index);
-                } else {
-                    slot.must_copy = true;
-                }
-                return read;
-            }
-            Err(missing) => missing,
+        let Some(page) = cache.find(slot.list()) else {
+            return false;
         };
-        // Mapped for the next visit. If that fails it is copied.
-        if !core::mem::replace(&mut slot.must_copy, true)
-            && means.maps.room() > 0
-            && let Some((page, op)) = cache.reserve(missing, false)
-        {
-            means.maps.push(op);
-            cache.unpin(page);
+        cache.note_uses(1);
+        let count = usize::from(slot.segments);
+        let words = &mut self.arena.parts_mut(run).0[..count];
+        let read = cache.is_mapped(page) && grants.read(page, words);
+        if read {
+            self.check_list(index);
         }
-        false
+        read
     }
 
     /// Copies lists from the place `start` in line on, with the batch of this visit.

@@ -3,11 +3,13 @@
 use core::slice;
 
 use spindle_block::{Command, DiskQueue, Extent, Op, Segment, Tag, Unit};
+use spindle_xen::grant::GrantOps;
 
 use super::progress::Progress;
-use super::slot::{Path, Slot, State, extent};
+use super::slot::{Path, Slot, State};
+use super::submit::is_in_pieces;
 use super::{Session, tag};
-use crate::abi::{MAX_SEGMENTS, Operation, RawSegment, RspStatus};
+use crate::abi::{Operation, RawSegment, RspStatus};
 use crate::cache::GrantCache;
 use crate::request::{List, Reject, Request};
 
@@ -43,11 +45,12 @@ impl Session {
     ///
     /// While the line is empty, requests whose pages are all in the cache go straight to `queue`,
     /// if there is one. The first that cannot, and all after it, go in line.
-    pub(crate) fn intake<Q: DiskQueue>(
+    pub(crate) fn intake<Q: DiskQueue, G: GrantOps>(
         &mut self,
         ring: u16,
         budget: u32,
         queue: Option<&mut Q>,
+        grants: &G,
     ) -> u32 {
         // One that takes nothing any more waits for no credit.
         self.throttled = false;
@@ -94,7 +97,7 @@ impl Session {
                 Taken::Settled => {}
                 Taken::Slot(index) => {
                     let sent = queue.as_deref_mut();
-                    if !sent.is_some_and(|queue| self.send_directly(ring, index, queue)) {
+                    if !sent.is_some_and(|queue| self.send_directly(ring, index, queue, grants)) {
                         queue = None;
                         self.line.push(index);
                     }
@@ -176,6 +179,7 @@ impl Session {
             sent += 1;
         };
         self.ledger.sent_pages(sent);
+        cache.note_uses(sent);
         other
     }
 
@@ -317,39 +321,50 @@ impl Session {
         }
     }
 
-    /// Submits a request of several pages that are all in the cache; false if it belongs in line,
-    /// where no other is: with those of its pages pinned that were found, or, if it is only the
-    /// disk that did not take it, as ready.
+    /// Submits a request of several pages that are all in the cache, as is its list if it has one;
+    /// false if it belongs in line, where no other is: as it came or, if its list is read, with that
+    /// checked, or, if it is only the disk that did not take it, as ready.
     #[inline(never)]
-    fn send_directly<Q: DiskQueue>(&mut self, ring: u16, index: u16, queue: &mut Q) -> bool {
+    fn send_directly<Q: DiskQueue, G: GrantOps>(
+        &mut self,
+        ring: u16,
+        index: u16,
+        queue: &mut Q,
+        grants: &G,
+    ) -> bool {
+        if self.slots[usize::from(index)].state == State::Listed
+            && !self.read_list_directly(index, grants)
+        {
+            return false;
+        }
         let slot = &mut self.slots[usize::from(index)];
-        let fits = slot.segments > 1 && !slot.must_copy && slot.state != State::Listed;
+        let fits = slot.segments > 1 && !slot.must_copy && slot.state == State::Waiting;
         let Some(cache) = self.cache.as_mut().filter(|_| fits) else {
             return false;
         };
-        let count = MAX_SEGMENTS.min(slot.segments.into());
-        let words = slot.body[..count].iter();
-        for (found, (&word, piece)) in (0..).zip(words.zip(&mut slot.memory)) {
-            let Some(pinned) = pin(cache, word) else {
-                slot.pieces = found;
-                return false;
-            };
-            *piece = pinned;
+        let load = u32::from(slot.segments);
+        // What may go in parts goes from the line.
+        let large = slot.run.is_some();
+        if large && (load > self.ledger.credit() || is_in_pieces(slot.sectors, slot.segments)) {
+            return false;
+        }
+        let whole = slot.is_whole_pages();
+        let (words, memory) = slot.room(&mut self.arena);
+        if !cache.find_all(words, memory, whole) {
+            return false;
         }
         slot.pieces = slot.segments;
         slot.path = Path::Mapped;
         let progress = &mut self.progress[usize::from(index)];
-        progress.begin(slot.sectors * 512, self.volume.block_shift);
         let command = slot.command(&self.volume, &self.arena, progress);
         if queue.submit(&command, tag(ring, index)).is_err() {
+            progress.begin(slot.sectors * 512, self.volume.block_shift);
             slot.state = State::Ready;
             self.ready = 1;
             return false;
         }
-        slot.state = State::InFlight;
+        slot.state = State::Pages;
         // No more pages or requests to the disk than there are segments.
-        let load = slot.segments.into();
-        progress.give(slot.sectors.into(), load);
         self.ledger.give(load, load);
         true
     }
@@ -374,14 +389,11 @@ fn send_page<Q: DiskQueue>(
     let op = if write { Op::Write } else { Op::Read };
     // The page first: a request whose page is yet to be mapped is validated where that is done.
     let segment = RawSegment::from_word(slot.body[0]);
-    let page = cache.pin(segment.gref)?;
-    let request = match Request::transfer(op, raw, &slot.body, extent) {
-        Ok(request) if request.whole_blocks => request,
-        _ => {
-            unpin(cache, page);
-            return None;
-        }
-    };
+    let page = cache.find(segment.gref)?;
+    let request = Request::transfer(op, raw, &slot.body, extent).ok()?;
+    if !request.whole_blocks {
+        return None;
+    }
     let (offset, len) = (u32::from(segment.first_sect) * 512, request.sectors * 512);
     slot.memory[0] = Segment {
         bus: page + u64::from(offset),
@@ -395,27 +407,6 @@ fn send_page<Q: DiskQueue>(
         blocks: 0,
         segments: slice::from_ref(&slot.memory[0]),
     };
-    if queue.submit(&command, tag).is_err() {
-        unpin(cache, slot.memory[0].bus);
-        return None;
-    }
+    queue.submit(&command, tag).ok()?;
     Some(request.sectors)
-}
-
-/// Pins the page of a segment if it is in the cache.
-#[inline(always)]
-fn pin(cache: &mut GrantCache, word: u64) -> Option<Segment> {
-    let segment = RawSegment::from_word(word);
-    let page = cache.pin(segment.gref)?;
-    let (offset, len) = extent(segment);
-    Some(Segment {
-        bus: page + u64::from(offset),
-        len,
-    })
-}
-
-/// Unpins the page of a request that does not go to the disk as it came.
-#[cold]
-fn unpin(cache: &mut GrantCache, bus: u64) {
-    cache.unpin(bus);
 }

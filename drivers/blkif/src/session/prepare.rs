@@ -5,11 +5,13 @@ use spindle_block::Segment;
 use spindle_hw::PAGE_SIZE;
 use spindle_xen::grant::{CopyEnd, CopyOp, GrantOps, GrantRef};
 
-use super::slot::{Path, State, extent};
+use super::slot::{Path, State};
 use super::{Session, tag};
 use crate::abi::RawSegment;
 use crate::batch::{CopyBatch, MapBatch};
+use crate::cache::GrantCache;
 use crate::pool::{BufferPool, Purpose};
+use crate::request::extent;
 
 /// What a core lends its rings while they prepare their requests.
 pub(crate) struct Means<'a, G> {
@@ -85,7 +87,7 @@ impl Session {
             .is_some_and(|slot| slot.state == State::Listed && slot.must_copy)
     }
 
-    /// Pins the pages of all in line that can be served so. Returns how far it came, and whether
+    /// Finds or maps the pages of all in line that can be served so. Returns how far it came, and whether
     /// there are requests that have to be copied.
     fn map_line<G: GrantOps>(&mut self, means: &mut Means<'_, G>) -> (usize, bool) {
         let mut copying = false;
@@ -102,12 +104,19 @@ impl Session {
             let slot = &mut self.slots[usize::from(index)];
             if slot.state == State::Ready || !slot.has_data() {
                 slot.state = State::Ready;
-            } else if slot.must_copy {
+            } else if slot.must_copy || self.cache.is_none() {
                 copying = true;
             } else {
-                match self.map(index, means) {
+                let mapping = match self.map(index, means) {
+                    Mapping::Impossible if self.make_room(means.grants) => self.map(index, means),
+                    mapping => mapping,
+                };
+                match mapping {
                     Mapping::Done => {}
-                    Mapping::Impossible => copying = true,
+                    Mapping::Impossible => {
+                        self.slots[usize::from(index)].must_copy = true;
+                        copying = true;
+                    }
                     Mapping::Later => {
                         self.stats.out_of_room.add(1);
                         break;
@@ -119,7 +128,7 @@ impl Session {
         (at, copying)
     }
 
-    /// Pins a request's pages in the cache.
+    /// Has a request use pages of the cache, or have them mapped there.
     fn map<G: GrantOps>(&mut self, index: u16, means: &mut Means<'_, G>) -> Mapping {
         let Some(cache) = &mut self.cache else {
             return Mapping::Impossible;
@@ -129,53 +138,15 @@ impl Session {
             return Mapping::Later;
         }
         // What is kept serves reads and writes to come; what is not, this request alone.
-        let (keep, fill) = (self.persistent, !slot.op.writes());
-        // Some may have been found and pinned when it was taken.
-        let pinned = core::mem::take(&mut slot.pieces).into();
+        let (fill, whole) = (!slot.op.writes(), slot.is_whole_pages());
         let (words, memory) = slot.room(&mut self.arena);
-        for (i, &word) in words.iter().enumerate().skip(pinned) {
-            let segment = RawSegment::from_word(word);
-            let mut found = cache.pin_or_miss(segment.gref);
-            if keep && found.is_err() && cache.is_full() {
-                let (unmapped, lost) = cache.evict(means.grants);
-                self.stats.grants_evicted.add(unmapped as u64);
-                self.stats.frames_lost.add(lost as u64);
-                if unmapped + lost > 0 {
-                    // Places in the table have changed.
-                    found = cache.pin_or_miss(segment.gref);
-                }
-            }
-            let page = match found {
-                Ok(page) if fill && !cache.is_writable(page) => {
-                    cache.let_go(page);
-                    None
-                }
-                Ok(page) => Some(page),
-                Err(missing) => {
-                    let reserved = cache.reserve(missing, !keep && !fill);
-                    reserved.map(|(page, op)| {
-                        means.maps.push(op);
-                        page
-                    })
-                }
-            };
-            let Some(page) = page else {
-                // All or nothing. What was reserved for it is still mapped, for the next time.
-                for piece in &memory[..i] {
-                    if keep {
-                        cache.unpin(piece.bus);
-                    } else {
-                        cache.let_go(piece.bus);
-                    }
-                }
-                slot.must_copy = true;
-                return Mapping::Impossible;
-            };
-            let (offset, len) = extent(segment);
-            memory[i] = Segment {
-                bus: page + u64::from(offset),
-                len,
-            };
+        let found = if self.persistent {
+            cache.find_all(words, memory, whole) || map_kept(cache, words, memory, means.maps)
+        } else {
+            map_once(cache, words, memory, means.maps, fill)
+        };
+        if !found {
+            return Mapping::Impossible;
         }
         slot.pieces = slot.segments;
         slot.path = Path::Mapped;
@@ -352,5 +323,70 @@ impl Session {
             means.copies.push(op, tag(ring, index));
         }
         true
+    }
+}
+
+/// Has all pages that segments are in kept in the cache, to be mapped by the batch where they are not;
+/// false if there is no frame for one. What was reserved is still mapped, for the next time.
+fn map_kept(
+    cache: &mut GrantCache,
+    words: &[u64],
+    memory: &mut [Segment],
+    maps: &mut MapBatch,
+) -> bool {
+    for (&word, piece) in words.iter().zip(memory) {
+        let segment = RawSegment::from_word(word);
+        let page = cache.find_or_miss(segment.gref).or_else(|missing| {
+            let (page, op) = cache.reserve(missing, true, false).ok_or(())?;
+            maps.push(op);
+            Ok::<_, ()>(page)
+        });
+        let Ok(page) = page else {
+            return false;
+        };
+        *piece = at(page, segment);
+    }
+    true
+}
+
+/// The same for one request alone, which pins them, and is to `fill` them or not. All or nothing.
+fn map_once(
+    cache: &mut GrantCache,
+    words: &[u64],
+    memory: &mut [Segment],
+    maps: &mut MapBatch,
+    fill: bool,
+) -> bool {
+    for (i, &word) in words.iter().enumerate() {
+        let segment = RawSegment::from_word(word);
+        let page = match cache.pin_or_miss(segment.gref) {
+            Ok(page) if fill && !cache.is_writable(page) => {
+                cache.let_go(page);
+                None
+            }
+            Ok(page) => Some(page),
+            Err(missing) => {
+                let reserved = cache.reserve(missing, false, !fill);
+                reserved.map(|(page, op)| {
+                    maps.push(op);
+                    page
+                })
+            }
+        };
+        let Some(page) = page else {
+            memory[..i].iter().for_each(|piece| cache.let_go(piece.bus));
+            return false;
+        };
+        memory[i] = at(page, segment);
+    }
+    true
+}
+
+/// Where a segment is whose page is at the bus address `page`.
+fn at(page: u64, segment: RawSegment) -> Segment {
+    let (offset, len) = extent(segment);
+    Segment {
+        bus: page + u64::from(offset),
+        len,
     }
 }

@@ -8,8 +8,8 @@ use spindle_xen::grant::{CopyEnd, GrantRef};
 
 use super::arena::{Arena, Run};
 use super::progress::Progress;
-use crate::abi::{MAX_SEGMENTS, Operation, RawSegment};
-use crate::request::{List, Request};
+use crate::abi::{MAX_SEGMENTS, Operation, RawSegment, SECTORS_PER_PAGE};
+use crate::request::{List, Request, extent};
 use crate::ring::{Body, RawRequest};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +30,9 @@ pub(super) enum State {
     /// With the disk, straight from the ring: its only piece of memory is in the cache, and none
     /// of what only the line needs is set.
     OnePage,
+    /// With the disk, whole: its memory, of more pages than one, is in the cache, and nothing depends on
+    /// how it ends but its answer.
+    Pages,
     /// With the disk, from the line: all of it is one page in a buffer, and it is no barrier.
     OneBuffer,
     /// Read into buffers, to be copied to the frontend.
@@ -112,6 +115,22 @@ impl Slot {
         };
         let segments = words.len().min(self.segments.into());
         (&words[..segments], &mut memory[..segments])
+    }
+
+    /// What of its memory is in the cache, for the disk to reach.
+    pub(super) fn mapped<'a>(&'a self, arena: &'a Arena) -> &'a [Segment] {
+        match self.state {
+            State::Free => &[],
+            State::OnePage => &self.memory[..1],
+            _ if self.path == Path::Mapped => self.pieces(arena),
+            _ => &[],
+        }
+    }
+
+    /// Whether all its segments, which are good, are whole pages.
+    #[inline]
+    pub(super) fn is_whole_pages(&self) -> bool {
+        self.sectors == u32::from(self.segments) * u32::from(SECTORS_PER_PAGE)
     }
 
     /// The grant that lists the segments of an indirect request.
@@ -232,11 +251,3 @@ pub(super) const FREE_SLOT: Slot = Slot {
     body: [0; MAX_SEGMENTS],
     block: 0,
 };
-
-/// Offset in the page and length of a segment that passed validation, in bytes.
-#[inline]
-pub(super) fn extent(segment: RawSegment) -> (u32, u32) {
-    let first = u32::from(segment.first_sect);
-    let last = u32::from(segment.last_sect);
-    (first * 512, (last + 1).wrapping_sub(first) * 512)
-}

@@ -151,8 +151,12 @@ impl Session {
             if load <= self.ledger.credit() && !torn {
                 match queue.submit(&command, tag(ring, index)) {
                     Ok(()) => {
-                        progress.give(progress.blocks, load);
-                        slot.state = State::InFlight;
+                        slot.state = if slot.path == Path::Mapped && !self.special {
+                            State::Pages
+                        } else {
+                            progress.give(progress.blocks, load);
+                            State::InFlight
+                        };
                         self.leave_line();
                         self.ledger.give(load, load);
                         return Ok(());
@@ -242,7 +246,7 @@ impl Session {
 
 /// Whether so many sectors in so many segments may take more than [`MOST_COMMANDS`] commands:
 /// each segment that is not a whole page may end one command and begin another.
-fn is_in_pieces(sectors: u32, segments: u16) -> bool {
+pub(super) fn is_in_pieces(sectors: u32, segments: u16) -> bool {
     let missing = u32::from(segments) * u32::from(SECTORS_PER_PAGE) - sectors;
     usize::from(segments) > MOST_COMMANDS && missing as usize * 2 + 1 > MOST_COMMANDS
 }
