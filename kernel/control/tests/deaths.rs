@@ -24,6 +24,17 @@ fn with_ram(cores: usize) -> World {
     })
 }
 
+/// Two guests with a RAM disk each: domains 5 and 6.
+fn with_two_guests() -> (World, [usize; 2]) {
+    let mut world = with_ram(1);
+    let guests = [("ram0", 5), ("ram1", 6)].map(|(disk, domain)| {
+        let guest = world.attach(domain, 51712, disk, "w");
+        world.connect(guest, 1, 1);
+        guest
+    });
+    (world, guests)
+}
+
 /// A controller that does nothing before it is ordered to.
 fn with_slow_nvme(cores: usize) -> (World, FakeNvme) {
     let setup = Setup {
@@ -259,12 +270,7 @@ fn a_frontend_that_is_closing_gets_its_answers_and_is_closed() {
 #[test]
 fn without_its_record_a_frontend_is_closed_with_the_reason_though_it_closes_itself() {
     for state in [4, 5] {
-        let mut world = with_ram(1);
-        let [guest, other] = [("ram0", 5), ("ram1", 6)].map(|(disk, domain)| {
-            let guest = world.attach(domain, 51712, disk, "w");
-            world.connect(guest, 1, 1);
-            guest
-        });
+        let (mut world, [guest, other]) = with_two_guests();
         world.write(other, 0, 0, 3);
         damage(&world, 5);
         world.set_state(guest, state);
@@ -297,12 +303,7 @@ fn damage(world: &World, domain: u16) {
 
 #[test]
 fn without_the_header_all_are_closed_with_the_reason_and_nothing_is_left() {
-    let mut world = with_ram(1);
-    let [guest, other] = [("ram0", 5), ("ram1", 6)].map(|(disk, domain)| {
-        let guest = world.attach(domain, 51712, disk, "w");
-        world.connect(guest, 1, 1);
-        guest
-    });
+    let (mut world, [guest, other]) = with_two_guests();
     world.write(guest, 0, 0, 1);
     world.kept().u64_at(layout::MAGIC_AT).fetch_xor(1, SeqCst);
     world.die();
@@ -313,12 +314,7 @@ fn without_the_header_all_are_closed_with_the_reason_and_nothing_is_left() {
 
 #[test]
 fn a_damaged_journal_costs_its_device_only() {
-    let mut world = with_ram(1);
-    let [guest, other] = [("ram0", 5), ("ram1", 6)].map(|(disk, domain)| {
-        let guest = world.attach(domain, 51712, disk, "w");
-        world.connect(guest, 1, 1);
-        guest
-    });
+    let (mut world, [guest, other]) = with_two_guests();
     world.write(other, 0, 0, 3);
     let first = layout::FIXED_PAGES + journal_of(&world, guest) as usize;
     for at in (0..PAGE_SIZE).step_by(8) {
@@ -499,12 +495,7 @@ fn a_frontend_that_has_new_rings_is_connected_anew() {
 #[test]
 fn a_ring_that_was_at_work_at_two_deaths_within_a_minute_is_left_out() {
     for (seconds, left_out) in [(10, true), (70, false)] {
-        let mut world = with_ram(1);
-        let [guest, other] = [("ram0", 5), ("ram1", 6)].map(|(disk, domain)| {
-            let guest = world.attach(domain, 51712, disk, "w");
-            world.connect(guest, 1, 1);
-            guest
-        });
+        let (mut world, [guest, other]) = with_two_guests();
         for _ in 0..2 {
             world.pass(seconds * 1000);
             let journal = journal_of(&world, guest);
