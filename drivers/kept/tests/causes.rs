@@ -15,6 +15,7 @@ fn each_cause_has_a_name_of_its_own_and_a_later_one_is_not_taken_for_another() {
         (DeathCause::EXCEPTION, 2, "exception"),
         (DeathCause::NMI, 3, "NMI"),
         (DeathCause::HANG, 4, "hang"),
+        (DeathCause::UPDATE, 5, "update"),
         (DeathCause(77), 77, "unknown cause"),
     ];
     for (cause, number, name) in causes {
@@ -27,7 +28,7 @@ fn each_cause_has_a_name_of_its_own_and_a_later_one_is_not_taken_for_another() {
 /// A page has room for a few records: where that of the last life would be, an older one may be left.
 #[test]
 fn a_life_that_ended_without_a_word_is_not_shown_with_the_end_of_an_older_one() {
-    let pages: &_ = Box::leak(Box::new(SharedPages::host(FIXED_PAGES, 0)));
+    let pages: &SharedPages = Box::leak(Box::new(SharedPages::host(FIXED_PAGES, 0)));
     let death = |life: u64| Death {
         cause: DeathCause::PANIC,
         core: 0,
@@ -38,7 +39,12 @@ fn a_life_that_ended_without_a_word_is_not_shown_with_the_end_of_an_older_one() 
         trace: heapless::Vec::new(),
     };
     for life in 1..=40 {
-        let lives = Kept::open(pages).unwrap().lives();
+        let kept = if life == 1 {
+            Kept::open(pages)
+        } else {
+            Kept::open_again(pages)
+        };
+        let lives = kept.unwrap().lives();
         // Every ninth says nothing.
         let before = (life - 1_u64) % 9 != 0;
         let expected = (life > 1 && before).then(|| death(life - 1));

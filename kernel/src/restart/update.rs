@@ -89,7 +89,7 @@ pub(crate) fn version() -> String {
 /// What this image says of itself.
 fn running() -> Result<ImageHead, Unfit> {
     // SAFETY: a constant in the image.
-    ImageHead::read(unsafe { &*&raw const image_head })
+    ImageHead::read(unsafe { &image_head })
 }
 
 /// Carries out an order to update; gives the answer if the same image goes on.
