@@ -43,6 +43,9 @@ pub(super) struct Args {
     /// Leave the page of the results as it is.
     #[arg(long)]
     no_page: bool,
+    /// Hunt none: make the page of the record again.
+    #[arg(long, conflicts_with_all = ["check", "no_page"])]
+    page_only: bool,
 }
 
 /// Runs the task.
@@ -50,6 +53,9 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let sh = Shell::new()?;
     sh.change_dir(root());
     let bugs = patch::all()?;
+    if args.page_only {
+        return page::update(&bugs, Vec::new());
+    }
     if args.check {
         tree::switched(&sh, &bugs)?;
         println!("{} bugs can be planted", bugs.len());
