@@ -46,10 +46,10 @@ fn a_life_that_ended_without_a_word_is_not_shown_with_the_end_of_an_older_one() 
         };
         let lives = kept.unwrap().lives();
         // Every ninth says nothing.
-        let before = (life - 1_u64) % 9 != 0;
+        let before = !(life - 1_u64).is_multiple_of(9);
         let expected = (life > 1 && before).then(|| death(life - 1));
         assert_eq!(lives.last(), expected, "life {life}");
-        if life % 9 != 0 {
+        if !life.is_multiple_of(9) {
             lives.end(&death(life));
         }
     }
