@@ -238,7 +238,10 @@ mod tests {
         assert_eq!((spread.min, spread.max), (0.3, 2.05));
         // A longer one after the second death is none of the first's.
         let mut later = pauses.clone();
-        later.gaps[3].took = 3.0;
+        later.gaps[3] = Gap {
+            at: 40.2,
+            took: 3.0,
+        };
         assert_eq!(later.after(0), pauses.after(0));
         // One that was over before the death is none of it.
         let mut early = pauses.clone();
