@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use spindle_blkif::abi::MAX_SEGMENTS;
+
 /// How a frontend's memory is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Path {
@@ -31,10 +33,14 @@ const AROUND_THE_CACHE: [u64; 3] = [1056, 1057, 2112];
 pub(crate) struct Case {
     pub(crate) path: Path,
     pub(crate) write: bool,
-    /// Requests under way at once on each ring.
+    /// Requests under way at once on each ring that has any; 0 = turns that find nothing.
     pub(crate) batch: u32,
-    /// Rings, each on a core of its own.
-    pub(crate) rings: usize,
+    /// Cores, each with one ring that has requests.
+    pub(crate) cores: usize,
+    /// Rings of each core that have none, each of a guest of its own.
+    pub(crate) idle: usize,
+    /// Disks that each core has queues of; the ring with requests uses one.
+    pub(crate) disks: usize,
     /// Pages of each request.
     pub(crate) pages: u16,
     /// Pages that are used in turn.
@@ -42,9 +48,28 @@ pub(crate) struct Case {
 }
 
 impl Case {
+    /// A core with one ring and one disk, and requests of one page.
+    const ALONE: Self = Self {
+        path: Path::Persistent,
+        write: false,
+        batch: 1,
+        cores: 1,
+        idle: 0,
+        disks: 1,
+        pages: 1,
+        in_turn: PAGES,
+    };
+
     /// All of them.
     pub(crate) fn all() -> impl Iterator<Item = Self> {
-        Self::small().chain(Self::large()).chain(Self::around())
+        let all = Self::small().chain(Self::beside_idle());
+        let mut seen = Vec::new();
+        for case in all.chain(Self::large()).chain(Self::around()) {
+            if !seen.contains(&case) {
+                seen.push(case);
+            }
+        }
+        seen.into_iter()
     }
 
     /// Whether it is for what a ring keeps mapped, so that it has as many frames as the kernel's.
@@ -52,23 +77,44 @@ impl Case {
         self.in_turn != PAGES
     }
 
-    /// Requests of one page, on one ring and several.
+    /// Whether its requests have more pages than a ring has room for, so that they point to lists.
+    pub(crate) fn is_indirect(self) -> bool {
+        usize::from(self.pages) > MAX_SEGMENTS
+    }
+
+    /// What a turn's cost is divided by: its requests, or 1 where there are none.
+    pub(crate) fn requests(&self) -> u32 {
+        self.batch.max(1)
+    }
+
+    /// Requests of one page, on one core and several.
     fn small() -> impl Iterator<Item = Self> {
         let paths = [Path::Persistent, Path::Copy].into_iter();
         paths.flat_map(|path| {
             [false, true].into_iter().flat_map(move |write| {
-                [1, 32].into_iter().flat_map(move |batch| {
-                    [1, 2, 4].into_iter().map(move |rings| Self {
-                        path,
-                        write,
-                        batch,
-                        rings,
-                        pages: 1,
-                        in_turn: PAGES,
-                    })
+                pairs([1, 32], [1, 2, 4]).map(move |(batch, cores)| Self {
+                    path,
+                    write,
+                    batch,
+                    cores,
+                    ..Self::ALONE
                 })
             })
         })
+    }
+
+    /// The same, and turns that find nothing, beside rings and disks that have nothing to do.
+    fn beside_idle() -> impl Iterator<Item = Self> {
+        let rings = pairs([1, 32, 0], [0, 7, 31, 255]).map(|(batch, idle)| Self {
+            batch,
+            idle,
+            ..Self::ALONE
+        });
+        rings.chain(pairs([1, 32, 0], [4, 16]).map(|(batch, disks)| Self {
+            batch,
+            disks,
+            ..Self::ALONE
+        }))
     }
 
     /// Requests of several pages, eight at once.
@@ -80,9 +126,9 @@ impl Case {
                     path,
                     write,
                     batch: 8,
-                    rings: 1,
                     pages,
                     in_turn: MANY_PAGES,
+                    ..Self::ALONE
                 })
             })
         })
@@ -91,14 +137,20 @@ impl Case {
     /// Requests of one page, of as many pages in turn as the cache holds, and of more.
     fn around() -> impl Iterator<Item = Self> {
         AROUND_THE_CACHE.into_iter().map(|in_turn| Self {
-            path: Path::Persistent,
-            write: false,
             batch: 32,
-            rings: 1,
-            pages: 1,
             in_turn,
+            ..Self::ALONE
         })
     }
+}
+
+/// Each of the first with each of the second.
+fn pairs<const M: usize, const N: usize>(
+    batches: [u32; M],
+    others: [usize; N],
+) -> impl Iterator<Item = (u32, usize)> {
+    let with = move |batch| others.into_iter().map(move |other| (batch, other));
+    batches.into_iter().flat_map(with)
 }
 
 impl fmt::Display for Case {
@@ -109,7 +161,17 @@ impl fmt::Display for Case {
             Path::Map => "map",
         };
         let op = if self.write { "write" } else { "read" };
-        write!(f, "{path}-{op}-b{}-r{}", self.batch, self.rings)?;
+        match self.batch {
+            0 => write!(f, "empty")?,
+            batch => write!(f, "{path}-{op}-b{batch}")?,
+        }
+        write!(f, "-r{}", self.cores)?;
+        if self.idle > 0 {
+            write!(f, "-idle{}", self.idle)?;
+        }
+        if self.disks > 1 {
+            write!(f, "-disks{}", self.disks)?;
+        }
         if self.pages > 1 {
             write!(f, "-{}k", self.pages * 4)?;
         } else if self.in_turn != PAGES {

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
-use spindle_blkif::abi::{MAX_SEGMENTS, Operation, RING_HEADER};
+use spindle_blkif::abi::{Operation, RING_HEADER};
 use spindle_hw::{PAGE_SIZE, SharedPages};
 
 use crate::case::Case;
@@ -29,8 +29,10 @@ pub(crate) struct Front {
     ring: SharedPages,
     lists: SharedPages,
     operation: Operation,
-    batch: u32,
+    /// Requests that it asks for at once.
+    pub(crate) batch: u32,
     pages: u16,
+    is_indirect: bool,
     in_turn: u64,
     produced: u32,
     /// Pages used so far.
@@ -49,6 +51,7 @@ impl Front {
             },
             batch: case.batch,
             pages: case.pages,
+            is_indirect: case.is_indirect(),
             in_turn: case.in_turn,
             produced: 0,
             used: 0,
@@ -57,14 +60,10 @@ impl Front {
 
     /// Its lists, if its requests are indirect.
     pub(crate) fn lists(&self) -> Option<Lists> {
-        self.is_indirect().then(|| Lists {
+        self.is_indirect.then(|| Lists {
             pages: self.lists.alias(),
             first: self.list(0) as u32,
         })
-    }
-
-    fn is_indirect(&self) -> bool {
-        usize::from(self.pages) > MAX_SEGMENTS
     }
 
     /// The reference to the list of the request in a slot: those after the pages.
@@ -90,7 +89,7 @@ impl Front {
             let at = Self::slot(self.produced);
             let sector = n % PLACES * 8 * u64::from(self.pages);
             let operation = u64::from(self.operation.0);
-            let head = if self.is_indirect() {
+            let head = if self.is_indirect {
                 let list = self.produced % SLOTS;
                 for i in 0..usize::from(self.pages) {
                     let segment = self.segment();
@@ -130,7 +129,11 @@ impl Front {
             let words = self.ring.u64s_at::<2>(slot);
             assert_eq!(words[1].load(Relaxed), self.operation.0.into());
         }
-        // It wants to hear of the whole of the next batch, as a busy frontend does.
+        self.listen();
+    }
+
+    /// It wants to hear of the whole of the next batch, as a busy frontend does.
+    pub(crate) fn listen(&self) {
         let event = self.produced.wrapping_add(self.batch);
         self.ring.u32_at(RSP_EVENT).store(event, Release);
     }

@@ -1,19 +1,19 @@
-//! Instructions of visits, counted by callgrind.
+//! Instructions of turns, counted by callgrind.
 
 use std::process::Command;
 
 use crate::case::Case;
-use crate::lane::{Lane, measured_visit};
+use crate::lane::{Lane, measured_turn};
 
 /// Turns counted.
 const TURNS: u32 = 256;
 
 /// Runs the turns that callgrind counts.
 pub(crate) fn child(case: Case) {
-    let mut lanes: Vec<Lane> = (0..case.rings).map(|_| Lane::new(case)).collect();
+    let mut lanes: Vec<Lane> = (0..case.cores).map(|_| Lane::new(case)).collect();
     for _ in 0..TURNS {
         for lane in &mut lanes {
-            lane.turn(measured_visit);
+            lane.turn(measured_turn);
         }
     }
 }
@@ -22,8 +22,8 @@ pub(crate) fn child(case: Case) {
 pub(crate) fn count(case: Case) -> Option<f64> {
     let output = Command::new("valgrind")
         .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
-        .arg("--toggle-collect=*measured_visit*")
-        // Inside of a visit, which is left out.
+        .arg("--toggle-collect=*measured_turn*")
+        // Inside of a turn, which is left out.
         .arg("--toggle-collect=*uncounted*")
         .arg(std::env::current_exe().ok()?)
         .args(["--count", &case.to_string()])
@@ -34,6 +34,6 @@ pub(crate) fn count(case: Case) -> Option<f64> {
         .lines()
         .find_map(|line| line.split_once("Collected :"))?;
     let instructions: f64 = collected.1.trim().parse().ok()?;
-    let requests = f64::from(TURNS) * f64::from(case.batch) * case.rings as f64;
+    let requests = f64::from(TURNS) * f64::from(case.requests()) * case.cores as f64;
     Some(instructions / requests)
 }

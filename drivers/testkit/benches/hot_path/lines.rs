@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Release};
 
 use crate::allocator::LINE;
 use crate::case::Case;
-use crate::lane::{Lane, measured_visit};
+use crate::lane::{Lane, measured_turn};
 
 /// A store to the first says that a visit is over, one to another that a visit of that core
 /// begins: they divide the trace.
@@ -36,12 +36,12 @@ pub(crate) fn child(case: Case) {
     let here = 0u8;
     let stack = black_box(&raw const here).addr();
     println!("{} {stack}", (&raw const MARKS).addr());
-    let mut lanes: Vec<Lane> = (0..case.rings).map(|_| Lane::new(case)).collect();
+    let mut lanes: Vec<Lane> = (0..case.cores).map(|_| Lane::new(case)).collect();
     for _ in 0..TURNS {
         for (lane, mark) in lanes.iter_mut().zip(&MARKS[1..]) {
-            lane.turn(|core, now_ns| {
+            lane.turn(|worker, now_ns| {
                 mark.0.store(1, Release);
-                measured_visit(core, now_ns);
+                measured_turn(worker, now_ns);
                 MARKS[0].0.store(1, Release);
             });
         }
@@ -75,7 +75,7 @@ pub(crate) fn shared(case: Case) -> Option<usize> {
         let (marks, stack) = text.trim().split_once(' ')?;
         Some((marks.parse().ok()?, stack.parse().ok()?))
     });
-    let shared = places.and_then(|(marks, stack)| count(&log, marks, stack, case.rings));
+    let shared = places.and_then(|(marks, stack)| count(&log, marks, stack, case.cores));
     let _ = std::fs::remove_file(&log);
     shared
 }

@@ -1,13 +1,15 @@
-//! What an I/O costs between ring and disk: the real ring, blkif, grant cache and NVMe code, in a
-//! closed loop with a frontend, a disk and grant tables that cost nothing.
+//! What an I/O costs between ring and disk: the real ring, blkif, grant cache and NVMe code, with
+//! the types that the kernel has, in a closed loop with a frontend, a disk and grant tables that
+//! cost nothing.
 //!
 //! Without arguments every case is timed, counted under callgrind, and, for several rings, looked
 //! at under lackey for cache lines that more than one core touches. Arguments name what to do:
 //! `time`, `instructions`, `lines`. Lines that begin with `bench` are for programs.
 //!
-//! Only visits of a ring core are measured. The frontend and the disk run between them, so that
-//! neither the one's writing of requests nor the other's of completions is counted; nor is what
-//! grant operations would do, but for the reading of mapped lists.
+//! Whole turns of a worker are measured, but for the clock, which they are handed. The frontend and
+//! the disk run between them, so that neither the one's writing of requests nor the other's of
+//! completions is counted; nor is what grant operations would do, but for the reading of mapped
+//! lists.
 
 mod allocator;
 mod case;
@@ -37,7 +39,8 @@ fn main() {
 /// Measures what is wanted of every case.
 fn report(wanted: impl Fn(&str) -> bool) {
     println!(
-        "per request: ns, ns of the worst sample, cycles, instructions, lines shared by cores"
+        "per request, or per turn that finds nothing: ns, ns of the worst sample, cycles, \
+         instructions, lines shared by cores"
     );
     for case in Case::all() {
         let mut words = vec![format!("bench name={case}")];
@@ -47,7 +50,7 @@ fn report(wanted: impl Fn(&str) -> bool) {
             columns.push(format!("{value:>8}"));
             words.push(format!("{name}={value}"));
         };
-        if wanted("time") {
+        if wanted("time") && case.batch > 0 {
             let spent = time::measure(case);
             add("ns", Some(format!("{:.1}", spent.ns)));
             add("ns_worst", Some(format!("{:.1}", spent.ns_worst)));
@@ -59,7 +62,7 @@ fn report(wanted: impl Fn(&str) -> bool) {
                 instructions::count(case).map(|n| format!("{n:.1}")),
             );
         }
-        if wanted("lines") && case.rings > 1 && case.batch > 1 {
+        if wanted("lines") && case.cores > 1 && case.batch > 1 {
             add("shared_lines", lines::shared(case).map(|n| n.to_string()));
         }
         if words.len() == 1 {

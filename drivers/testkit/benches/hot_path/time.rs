@@ -1,4 +1,4 @@
-//! Nanoseconds and cycles of visits.
+//! Nanoseconds and cycles of turns.
 
 // UNSAFETY: reads the time stamp counter.
 #![expect(unsafe_code)]
@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant};
 
 use crate::case::Case;
-use crate::lane::{Lane, measured_visit};
+use crate::lane::{Lane, measured_turn};
 
 /// What an I/O took: the median and the worst of the samples.
 pub(crate) struct Spent {
@@ -32,7 +32,7 @@ fn frequency() -> f64 {
 }
 
 pub(crate) fn measure(case: Case) -> Spent {
-    let mut lanes: Vec<Lane> = (0..case.rings).map(|_| Lane::new(case)).collect();
+    let mut lanes: Vec<Lane> = (0..case.cores).map(|_| Lane::new(case)).collect();
     // What it costs to look at the counter twice, which every visit is charged with.
     let overhead = (0..1000).map(|_| {
         let from = stamp();
@@ -45,12 +45,12 @@ pub(crate) fn measure(case: Case) -> Spent {
             let start = Instant::now();
             while start.elapsed() < SAMPLE {
                 for lane in &mut lanes {
-                    lane.turn(|core, now_ns| {
+                    lane.turn(|worker, now_ns| {
                         let from = stamp();
-                        measured_visit(core, now_ns);
+                        measured_turn(worker, now_ns);
                         cycles += (stamp() - from).saturating_sub(overhead);
                     });
-                    requests += u64::from(case.batch);
+                    requests += u64::from(case.requests());
                 }
             }
             cycles as f64 / requests as f64

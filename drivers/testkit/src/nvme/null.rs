@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use spindle_hw::Registers;
+use spindle_hw::{Registers, SharedPages};
 
 use super::FakeNvme;
 use super::ring::Ring;
@@ -42,17 +42,48 @@ impl Registers for Doorbells {
     }
 }
 
+/// Where the controller finds what was rung.
+#[derive(Debug)]
+enum Bells {
+    Own(Doorbells),
+    /// Registers in memory, with the pair at this offset.
+    Memory(SharedPages, usize),
+}
+
+impl Bells {
+    fn values(&self) -> (u32, u32) {
+        match self {
+            Self::Own(doorbells) => doorbells.values(),
+            Self::Memory(registers, at) => {
+                let value = |at| registers.u32_at(at).load(Ordering::Acquire);
+                (value(*at), value(*at + size_of::<u32>()))
+            }
+        }
+    }
+}
+
 /// The controller's side of one queue pair.
 #[derive(Debug)]
 pub struct NullNvme {
     ring: Ring,
-    doorbells: Doorbells,
+    doorbells: Bells,
 }
 
 impl FakeNvme {
     /// Takes I/O queue `id` over from the controller, which brought it up; its driver must ring
     /// `doorbells`. `None` if there is no such queue.
     pub fn take_over(&self, id: u16, doorbells: Doorbells) -> Option<NullNvme> {
+        self.take_over_bells(id, Bells::Own(doorbells))
+    }
+
+    /// As [`FakeNvme::take_over`], of a driver whose registers are this memory, of two pages: the
+    /// doorbells of a controller with a stride of 0 (3.1.16).
+    pub fn take_over_memory(&self, id: u16, registers: SharedPages) -> Option<NullNvme> {
+        let at = 0x1000 + 2 * size_of::<u32>() * usize::from(id);
+        self.take_over_bells(id, Bells::Memory(registers, at))
+    }
+
+    fn take_over_bells(&self, id: u16, doorbells: Bells) -> Option<NullNvme> {
         let queue = self.0.queues.get(usize::from(id).checked_sub(1)?)?;
         let ring = queue.lock().unwrap().ring.take()?;
         Some(NullNvme { ring, doorbells })
