@@ -154,9 +154,10 @@ impl Pacer {
     /// nobody knows how long.
     #[inline]
     pub fn wake(&mut self, now_ns: u64) -> bool {
-        let Some(nap) = self.nap.take() else {
+        let Some(nap) = self.nap else {
             return false;
         };
+        self.nap = None;
         let Some(late) = now_ns.checked_sub(nap.until) else {
             return false;
         };
@@ -177,7 +178,14 @@ impl Pacer {
         self.worked_at = now_ns;
     }
 
-    /// What to do after a turn that found nothing, with so much in flight of these rings.
+    /// Notes a turn that found nothing: true if the core is to go on polling, whatever it waits for.
+    #[inline]
+    pub fn goes_on(&mut self, now_ns: u64) -> bool {
+        self.idle = true;
+        now_ns.saturating_sub(self.worked_at) < self.spin
+    }
+
+    /// What to do after such a turn, with so much in flight of these rings.
     pub fn idle<'a>(
         &mut self,
         now_ns: u64,

@@ -269,6 +269,21 @@ impl<M: RingMemory, J: JournalMemory> BackRing<M, J> {
         self.journal.requests()
     }
 
+    /// Whether the frontend may have put in more than was taken. [`BackRing::pending`] tells what.
+    #[inline]
+    #[must_use]
+    pub fn has_new(&self) -> bool {
+        // Relaxed: nothing is read of what it announces.
+        self.memory.load(Index::ReqProd, Ordering::Relaxed) != self.req_cons
+    }
+
+    /// Whether all that was taken has a published response.
+    #[inline]
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.published == self.req_cons
+    }
+
     /// How many requests wait to be taken.
     ///
     /// # Errors

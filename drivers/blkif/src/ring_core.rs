@@ -4,6 +4,7 @@
 //! doorbell per disk, responses published, at most one notification per ring. It neither
 //! allocates nor logs, and locks nothing but the gate of a device with a barrier.
 
+mod awake;
 mod visit;
 
 use alloc::boxed::Box;
@@ -30,6 +31,8 @@ use crate::stats::RingStats;
 use crate::turns::Turns;
 use crate::turnstile::Turnstile;
 use crate::window::Window;
+
+use awake::Awake;
 
 /// Sizes that are fixed when a core starts.
 #[derive(Clone, Copy, Debug)]
@@ -141,8 +144,17 @@ pub struct RingCore<Q, G, N> {
     unmaps: UnmapBatch,
     copies: CopyBatch,
     budget: u32,
-    /// The ring that the next visit starts with.
-    first: usize,
+    awake: Awake,
+    /// Rings that the last visit has done something for, in the order of their turns.
+    served: Vec<u16>,
+    /// Responses that their frontends were yet to be told of after it.
+    held_back: usize,
+    /// Disks that have something of this core.
+    busy: Vec<u16>,
+    /// When the disks were told the time last; nothing if they are to be told in the next visit.
+    told_ns: Option<u64>,
+    /// Whether rings compete for any of the disks.
+    contended: bool,
     /// When the last visit began.
     now_ns: u64,
     /// Where the ring that is served is noted, for the kernel's next life.
@@ -165,6 +177,8 @@ struct Disk<Q> {
     held: bool,
     /// Submitted to since the last commit.
     dirty: bool,
+    /// It is in [`RingCore::busy`].
+    busy: bool,
     /// Some ring found the queue full at its last turn. Nobody submits out of turn then, or those
     /// that wait in line would get less than those with nobody in line.
     full: bool,
@@ -188,7 +202,9 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
     ) -> Result<Self, BadPoolSize> {
         let places = config.rings.min((1 << 16) - 1);
         let segments = config.segments.max(MAX_SEGMENTS);
+        let busy = Vec::with_capacity(queues.len());
         let disk = |queue: Q| Disk {
+            busy: false,
             scheduler: Scheduler::new(queue.depth(), places),
             queue,
             held: false,
@@ -215,7 +231,12 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
             unmaps: UnmapBatch::new(config.map_batch.max(segments)),
             copies: CopyBatch::new(config.copy_batch.max(2 * segments)),
             budget: config.budget.max(1),
-            first: 0,
+            awake: Awake::new(places),
+            served: Vec::with_capacity(places),
+            held_back: 0,
+            busy,
+            told_ns: None,
+            contended: false,
             now_ns: 0,
             at_work: AtWork::nowhere(),
         })
@@ -275,6 +296,7 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
             self.notify.notify(session.port());
         }
         self.rings[place] = Some(session);
+        self.awake.enter(place as u16);
         self.shared.pool.join(guest);
         self.used = self.used.max(place + 1);
         for disk in &mut self.disks {
@@ -330,7 +352,12 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
         if disk.is_some_and(|disk| disk.held) {
             return;
         }
-        reading.submit(|disk| disks.get_mut(disk).map(|disk| &mut disk.queue));
+        let busy = &mut self.busy;
+        reading.submit(|number| {
+            let disk = disks.get_mut(number)?;
+            disk.make_busy(number, busy);
+            Some(&mut disk.queue)
+        });
     }
 
     /// Stops taking requests from a ring; those taken, also by a former life of the kernel, are still
@@ -357,6 +384,7 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
         }
         let place = self.rings.get_mut(usize::from(ring.0));
         let session = place.and_then(Option::take).ok_or(RingError::Unknown)?;
+        self.awake.leave(ring.0);
         let last = self.rings.iter().rposition(Option::is_some);
         self.used = last.map_or(0, |last| last + 1);
         let holder = session.holder(ring.0);
@@ -446,12 +474,18 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
     }
 
     /// Asks every frontend to notify us of its next request, then looks once more; true if there
-    /// is none, whatever is in flight.
+    /// is none, whatever is in flight. The next visit looks at every ring and disk.
     pub fn listen(&mut self) -> bool {
         let mut found = false;
-        for session in self.rings[..self.used].iter_mut().flatten() {
-            found |= session.arm();
+        for (place, session) in self.rings[..self.used].iter_mut().enumerate() {
+            let session = session.as_mut();
+            if session.is_some_and(Session::arm) {
+                found = true;
+                self.awake.wake(place as u16);
+            }
         }
+        self.awake.look_at_all();
+        self.told_ns = None;
         !found
     }
 
@@ -459,37 +493,41 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
     /// responses that frontends are yet to be told of.
     #[must_use]
     pub fn in_flight(&self) -> usize {
-        let with_disks: usize = self.disks.iter().map(|disk| disk.queue.in_flight()).sum();
-        let held: usize = self.sessions().map(|(_, session)| session.held()).sum();
-        with_disks + held
+        let busy = self
+            .busy
+            .iter()
+            .filter_map(|&disk| self.disks.get(usize::from(disk)));
+        let with_disks: usize = busy.map(|disk| disk.queue.in_flight()).sum();
+        with_disks + self.held_back
     }
 
-    /// Notes, after a visit that found work, for how long each ring has been waiting for its disk.
-    /// For `overslept` see [`Wait::note`].
-    pub fn note_waits(&mut self, now_ns: u64, overslept: bool) {
-        for session in self.rings[..self.used].iter_mut().flatten() {
-            session.note_wait(now_ns, overslept);
-        }
-    }
-
-    /// What each ring's waits are like.
+    /// What the waits of each ring are like that may have any.
     pub fn waits(&self) -> impl Iterator<Item = &Wait> + Clone {
-        let rings = self.rings[..self.used].iter().flatten();
-        rings.map(Session::wait)
+        self.awake_sessions().map(Session::wait)
     }
 
     /// Whether a disk's queue needs turns to carry on what it has.
     #[must_use]
     pub fn is_working(&self) -> bool {
-        self.disks.iter().any(|disk| disk.queue.is_working())
+        let mut busy = self
+            .busy
+            .iter()
+            .filter_map(|&disk| self.disks.get(usize::from(disk)));
+        busy.any(|disk| disk.queue.is_working())
     }
 
     /// Whether rings have requests between ring and response that a visit may carry on: of
     /// [`Work::busy`], what is not held.
     #[must_use]
     pub fn has_work(&self) -> bool {
-        let mut rings = self.sessions();
-        rings.any(|(_, session)| session.active() > 0 || session.is_called() || session.is_due())
+        let mut sessions = self.awake_sessions();
+        sessions.any(|session| session.active() > 0 || session.is_called() || session.is_due())
+    }
+
+    /// All rings that have anything between ring and response are among these.
+    fn awake_sessions(&self) -> impl Iterator<Item = &Session> + Clone {
+        let awake = self.awake.places().iter();
+        awake.filter_map(|&place| self.rings.get(usize::from(place))?.as_ref())
     }
 
     /// Rings that can be attached at once.

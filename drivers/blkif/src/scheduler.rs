@@ -17,8 +17,8 @@ mod level;
 use alloc::boxed::Box;
 use alloc::vec;
 
-pub(crate) use level::Account;
 use level::Level;
+pub(crate) use level::{Account, LINGER_NS};
 
 use crate::depth::Depth;
 

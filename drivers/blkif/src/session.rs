@@ -16,6 +16,7 @@ mod prepare;
 mod progress;
 mod redo;
 mod slot;
+mod stir;
 mod submit;
 mod unaligned;
 

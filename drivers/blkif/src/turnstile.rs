@@ -45,6 +45,11 @@ impl Turnstile {
         }
     }
 
+    /// Only those that `want` something still wait.
+    pub(crate) fn retain(&mut self, want: impl Fn(u16) -> bool) {
+        self.waiting.retain(|&ring| want(ring));
+    }
+
     /// `ring` got something, or wants nothing any longer.
     #[inline]
     pub(crate) fn leave(&mut self, ring: u16) {

@@ -16,7 +16,7 @@ use crate::block_read::BlockRead;
 use crate::mailbox::Mailbox;
 use crate::pacer::{self, Pacer, PollTime};
 use crate::ring::Halt;
-use crate::ring_core::{Detached, RingCore, RingError, RingId};
+use crate::ring_core::{Detached, RingCore, RingError, RingId, Work};
 use crate::session::Session;
 use crate::stats::CoreStats;
 use crate::sync::{AtomicU64, Ordering};
@@ -249,25 +249,22 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> Worker<Q, G, N> {
             return Next::Stop;
         };
         let overslept = self.pacer.wake(now_ns);
-        let work = core.visit(now_ns);
+        let work = core.visit_after(now_ns, overslept);
         let busy = work.taken > 0 || work.completed > 0 || work.more;
-        if busy {
-            core.note_waits(now_ns, overslept);
-        }
         let working = !busy && core.is_working();
         let mut ordered = false;
-        if self.link.orders.is_full() || work.fault || self.owing {
+        if self.link.orders.is_full() || work.fault || self.owing || self.report.is_some() {
             ordered = self.attend();
+            self.send();
+            if self.core.is_none() {
+                return if self.report.is_none() {
+                    Next::Stop
+                } else {
+                    Next::Turn
+                };
+            }
         }
-        self.send();
-        if self.core.is_none() {
-            return if self.report.is_none() {
-                Next::Stop
-            } else {
-                Next::Turn
-            };
-        }
-        let again = self.judge_rest(now_ns, busy || working);
+        let again = self.rested.is_some() && self.judge_rest(now_ns, busy || working);
         if !again {
             self.account(now_ns, busy || working);
         }
@@ -276,15 +273,26 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> Worker<Q, G, N> {
             self.trim(now_ns);
         }
         if busy {
+            self.for_nothing = 0;
             self.pacer.worked(now_ns);
             // Grants may have been mapped.
             self.trim_at = self.trim_at.min(now_ns.saturating_add(TRIM_NS));
             return Next::Turn;
         }
         // An order may have ended requests, whose answers go out in the next turn.
-        if working || ordered {
+        if working {
+            self.for_nothing = 0;
             return Next::Turn;
         }
+        if ordered || self.pacer.goes_on(now_ns) {
+            return Next::Turn;
+        }
+        self.idle(now_ns, work, again)
+    }
+
+    /// What to do after a turn that found nothing, when the core has polled for long enough.
+    #[inline(never)]
+    fn idle(&mut self, now_ns: u64, work: Work, again: bool) -> Next {
         // What has been submitted for control since the poll iteration counts, too.
         let in_flight = self.core.as_ref().map_or(0, RingCore::in_flight);
         let waits = self.core.iter().flat_map(RingCore::waits);
@@ -327,11 +335,10 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> Worker<Q, G, N> {
     /// Notes what the rest before this turn was good for. True if it was a sleep that went by, and
     /// there is nothing: the turn was a look, and the sleep goes on. Such a turn is not counted, or
     /// the counters of a core that does nothing would change, and be published, again and again.
+    #[inline(never)]
     fn judge_rest(&mut self, now_ns: u64, busy: bool) -> bool {
         let rested = self.rested.take();
-        if busy {
-            self.for_nothing = 0;
-        } else if let Some(Rested { since, until, what }) = rested {
+        if !busy && let Some(Rested { since, until, what }) = rested {
             let short = now_ns < until.min(since.saturating_add(SHORT_NS));
             if !short {
                 self.for_nothing = 0;

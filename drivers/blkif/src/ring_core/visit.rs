@@ -1,19 +1,124 @@
 //! A visit: one turn over all disks and rings of a core.
 
+use alloc::vec::Vec;
+
 use spindle_block::{DiskQueue, IoError, Tag};
 use spindle_xen::event::Notify;
 use spindle_xen::grant::GrantOps;
 
+use super::awake::ASLEEP_NS;
 use super::{Disk, RingCore, Shared, Work, split};
 use crate::session::{Means, Session};
 
+/// Disks are told the time so often, all of them, and in the first visit after a rest: what they measure
+/// by it takes milliseconds. As late they follow what control orders by other ways than a core's mailbox.
+const TELL_NS: u64 = 16_384;
+
 impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
-    /// One turn over everything. See the module's description. `now_ns` is the caller's clock,
-    /// read once a visit; it dates requests for the latency counters.
+    /// One turn over everything that has something to do. See the module's description. `now_ns` is
+    /// the caller's clock, read once a visit; it dates requests for the latency counters.
     pub fn visit(&mut self, now_ns: u64) -> Work {
+        self.visit_after(now_ns, false)
+    }
+
+    /// The same; for `overslept` see [`Wait::note`]. The one caller in a kernel is
+    /// [`crate::worker::Worker::turn`].
+    #[inline(always)]
+    pub(crate) fn visit_after(&mut self, now_ns: u64, overslept: bool) -> Work {
         self.now_ns = now_ns;
         let mut work = Work::default();
-        for disk in &mut self.disks {
+        self.poll_disks(&mut work);
+        self.tell_time();
+        if self.shared.reading.is_some() {
+            // As long as there are places: some command may have left one.
+            self.submit_read();
+        }
+        self.find_awake();
+        self.count_load();
+        self.served.clear();
+        let mut asleep = None;
+        // `blocked`: a ring waits for what others, perhaps on other cores, write to the same blocks.
+        // No event will wake it.
+        let (mut waiting, mut blocked, mut idle) = (false, false, false);
+        for &ring in self.awake.places() {
+            if let Some(Some(session)) = self.rings.get_mut(usize::from(ring)) {
+                if session.is_still() {
+                    work.busy |= session.is_busy();
+                    if session.is_asleep(now_ns, ASLEEP_NS) {
+                        asleep = Some(ring);
+                    }
+                } else {
+                    self.served.push(ring);
+                    self.at_work.begin(session.journal());
+                    session.start_turn(now_ns);
+                    if session.is_called() {
+                        let notify = &self.notify;
+                        session.attend_barrier(&mut self.shared.pool, |port| notify.notify(port));
+                    }
+                    session.copy_out(ring, &mut self.copies);
+                    let number = session.volume().disk;
+                    if session.takes()
+                        && let Some(disk) = self.disks.get_mut(number)
+                    {
+                        disk.allow(session);
+                        let open = !disk.full && disk.waiting.is_free();
+                        let queue = open.then_some(&mut disk.queue);
+                        work.taken += session.intake(ring, self.budget, queue, &self.grants);
+                        disk.charge(session, number, &mut self.busy);
+                    }
+                    if session.is_waiting() {
+                        waiting = true;
+                        let mut means = Means {
+                            grants: &self.grants,
+                            maps: &mut self.maps,
+                            copies: &mut self.copies,
+                            pool: &mut self.shared.pool,
+                        };
+                        session.prepare(ring, &mut means);
+                        blocked |= session.is_blocked();
+                    }
+                    idle |= session.has_idle();
+                }
+            }
+        }
+        self.awake.turn();
+        if !self.served.is_empty() {
+            self.at_work.end();
+            if waiting {
+                work.more |= self.serve_waiting();
+            }
+            for &disk in &self.busy {
+                if let Some(disk) = self.disks.get_mut(usize::from(disk))
+                    && core::mem::take(&mut disk.dirty)
+                {
+                    disk.queue.commit();
+                }
+            }
+            // Requests may have ended while others were served that wait.
+            if waiting || idle {
+                self.unmap_idle();
+            }
+            self.publish(overslept, &mut work);
+        }
+        if self.awake.len() > 1 {
+            work.more |= self.count_after();
+        }
+        if let Some(ring) = asleep {
+            self.put_to_sleep(ring);
+        }
+        work.more |= blocked;
+        work
+    }
+
+    /// Takes what disks have finished that had something to do.
+    #[inline]
+    fn poll_disks(&mut self, work: &mut Work) {
+        let now_ns = self.now_ns;
+        let mut at = 0;
+        while let Some(&number) = self.busy.get(at) {
+            let Some(disk) = self.disks.get_mut(usize::from(number)) else {
+                return;
+            };
             let (rings, shared) = (&mut self.rings, &mut self.shared);
             let completed = disk.queue.poll(|tag, result| {
                 if let Err(error) = result {
@@ -27,111 +132,112 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
                 }
             });
             work.completed += completed as u32;
-            // After the poll: what has been answered meanwhile is not late.
-            disk.queue.tick(now_ns);
-        }
-        if self.shared.reading.is_some() {
-            // As long as there are places: some command may have left one.
-            self.submit_read();
-        }
-        if self.first >= self.used {
-            self.first = 0;
-        }
-        self.count_load();
-        // `blocked`: a ring waits for what others, perhaps on other cores, write to the same blocks.
-        // No event will wake it.
-        let (mut waiting, mut blocked) = (false, false);
-        for turn in 0..self.used {
-            let place = self.place(turn);
-            if let Some(Some(session)) = self.rings.get_mut(place) {
-                let ring = place as u16;
-                self.at_work.begin(session.journal());
-                session.start_turn(now_ns);
-                if session.is_called() {
-                    let notify = &self.notify;
-                    session.attend_barrier(&mut self.shared.pool, |port| notify.notify(port));
-                }
-                session.copy_out(ring, &mut self.copies);
-                if let Some(disk) = self.disks.get_mut(session.volume().disk) {
-                    disk.allow(session);
-                    let open = !disk.full && disk.waiting.is_free();
-                    let queue = open.then_some(&mut disk.queue);
-                    work.taken += session.intake(ring, self.budget, queue, &self.grants);
-                    disk.charge(session);
-                }
-                if session.is_waiting() {
-                    waiting = true;
-                    let mut means = Means {
-                        grants: &self.grants,
-                        maps: &mut self.maps,
-                        copies: &mut self.copies,
-                        pool: &mut self.shared.pool,
-                    };
-                    session.prepare(ring, &mut means);
-                    blocked |= session.is_blocked();
-                }
+            if disk.queue.in_flight() == 0 {
+                disk.busy = false;
+                self.busy.swap_remove(at);
+            } else {
+                at += 1;
             }
         }
-        self.at_work.end();
-        if waiting {
-            work.more |= self.serve_waiting();
-        }
-        self.first += 1;
-        for disk in &mut self.disks {
-            if core::mem::take(&mut disk.dirty) {
-                disk.queue.commit();
-            }
-        }
-        self.unmap_idle();
-        let shared = self.used > 1;
-        if shared {
+    }
+
+    /// Tells the disks the time, if that is due. After the poll: what has been answered meanwhile is
+    /// not late.
+    #[inline]
+    fn tell_time(&mut self) {
+        let now_ns = self.now_ns;
+        let due = |at| now_ns.saturating_sub(at) >= TELL_NS;
+        if self.told_ns.is_none_or(due) {
+            self.told_ns = Some(now_ns);
             self.disks
                 .iter_mut()
-                .for_each(|disk| disk.scheduler.start());
+                .for_each(|disk| disk.queue.tick(now_ns));
         }
-        for session in self.rings[..self.used].iter_mut().flatten() {
+    }
+
+    /// Looks at some of the rings that are asleep.
+    #[inline]
+    fn find_awake(&mut self) {
+        for _ in 0..self.awake.looks(self.now_ns, self.used) {
+            if let Some(place) = self.awake.next(self.used)
+                && let Some(Some(session)) = self.rings.get(place)
+                && session.is_stirred()
+            {
+                self.awake.wake(place as u16);
+            }
+        }
+    }
+
+    /// This ring has had nothing to do for long.
+    #[cold]
+    fn put_to_sleep(&mut self, ring: u16) {
+        if let Some(Some(session)) = self.rings.get_mut(usize::from(ring)) {
+            // It waits for nothing.
+            session.note_wait(self.now_ns, false);
+        }
+        self.awake.fall_asleep(ring);
+    }
+
+    /// Publishes what was answered of the rings that were served.
+    #[inline]
+    fn publish(&mut self, overslept: bool, work: &mut Work) {
+        self.held_back = 0;
+        for &ring in &self.served {
+            let Some(Some(session)) = self.rings.get_mut(usize::from(ring)) else {
+                continue;
+            };
             if session.publish() {
                 self.notify.notify(session.port());
             }
+            session.note_wait(self.now_ns, overslept);
+            self.held_back += session.held();
             // Whatever waits behind what was answered, or for its memory, can go on now.
             work.more |= session.has_answered();
             work.busy |= session.is_busy() || session.is_called();
             work.fault |= session.has_fault();
-            if shared && let Some(disk) = self.disks.get_mut(session.volume().disk) {
-                disk.count(session, now_ns);
+        }
+    }
+
+    /// Counts what each disk has once all is sent; true if a new round begins.
+    #[inline(never)]
+    fn count_after(&mut self) -> bool {
+        self.count_rings();
+        self.contended = false;
+        for disk in &mut self.disks {
+            disk.scheduler.end_visit(self.now_ns);
+            self.contended |= disk.scheduler.is_contended();
+        }
+        self.next_round()
+    }
+
+    fn count_rings(&mut self) {
+        self.disks
+            .iter_mut()
+            .for_each(|disk| disk.scheduler.start());
+        for &ring in self.awake.places() {
+            if let Some(Some(session)) = self.rings.get_mut(usize::from(ring))
+                && let Some(disk) = self.disks.get_mut(session.volume().disk)
+            {
+                disk.count(session, self.now_ns);
             }
         }
-        if shared {
-            for disk in &mut self.disks {
-                disk.scheduler.end_visit(now_ns);
-            }
-            work.more |= self.next_round();
-        }
-        work.more |= blocked;
-        work
     }
 
     /// Counts what each disk has, where that matters.
     #[inline]
     fn count_load(&mut self) {
-        if self.disks.iter().all(|disk| !disk.scheduler.is_contended()) {
-            return;
+        if self.contended {
+            self.count_again();
         }
-        self.count_again();
     }
 
     #[inline(never)]
     fn count_again(&mut self) {
-        self.disks
-            .iter_mut()
-            .for_each(|disk| disk.scheduler.start());
-        for session in self.rings[..self.used].iter_mut().flatten() {
-            if let Some(disk) = self.disks.get_mut(session.volume().disk) {
-                disk.count(session, self.now_ns);
-            }
-        }
+        self.count_rings();
+        self.contended = false;
         for disk in &mut self.disks {
             disk.scheduler.begin_visit(self.now_ns);
+            self.contended |= disk.scheduler.is_contended();
         }
         self.next_round();
     }
@@ -139,8 +245,9 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
     /// Has new rounds begin where rings with work have used theirs up: true if there are any.
     #[inline(never)]
     fn next_round(&mut self) -> bool {
-        for session in self.rings[..self.used].iter_mut().flatten() {
-            if session.is_throttled()
+        for &ring in self.awake.places() {
+            if let Some(Some(session)) = self.rings.get_mut(usize::from(ring))
+                && session.is_throttled()
                 && let Some(disk) = self.disks.get_mut(session.volume().disk)
                 && disk.scheduler.is_contended()
             {
@@ -159,9 +266,9 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
     /// hear of it (XSA-396): in one hypercall, if the batch holds all of it.
     fn unmap_idle(&mut self) {
         let mut at = 0;
-        while at < self.used {
-            let more = match &mut self.rings[at] {
-                Some(session) if session.has_idle() => session.sweep(at as u16, &mut self.unmaps),
+        while let Some(&ring) = self.served.get(at) {
+            let more = match self.rings.get_mut(usize::from(ring)) {
+                Some(Some(session)) if session.has_idle() => session.sweep(ring, &mut self.unmaps),
                 _ => false,
             };
             if more {
@@ -182,17 +289,6 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
         });
     }
 
-    /// The ring whose turn number `turn` of this visit is.
-    #[inline]
-    fn place(&self, turn: usize) -> usize {
-        let place = self.first + turn;
-        if place < self.used {
-            place
-        } else {
-            place - self.used
-        }
-    }
-
     /// Copies what is to be copied, and submits what is ready then. True if a ring whose place has
     /// passed was given a turn meanwhile.
     #[inline(never)]
@@ -206,27 +302,32 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
         });
         for disk in &mut self.disks {
             disk.full = false;
+            // Those that have nothing to submit any longer may not be among the rings that are served.
+            disk.waiting.retain(|ring| {
+                let session = rings.get(usize::from(ring)).and_then(Option::as_ref);
+                session.is_some_and(Session::is_ready)
+            });
         }
-        for turn in 0..self.used {
-            self.submit(self.place(turn));
+        for at in 0..self.served.len() {
+            self.submit(self.served[at]);
         }
         self.at_work.end();
         self.shared.turns.is_due()
     }
 
     /// Answers a ring's copied reads and submits what it has ready.
-    fn submit(&mut self, place: usize) {
-        let Some(session) = &mut self.rings[place] else {
+    fn submit(&mut self, ring: u16) {
+        let Some(Some(session)) = self.rings.get_mut(usize::from(ring)) else {
             return;
         };
-        let ring = place as u16;
         self.at_work.begin(session.journal());
         session.finish_copies(&mut self.shared.pool);
         session.take_lists(&mut self.shared.pool);
         if session.has_aside() {
             session.resume(ring, &mut self.shared.turns, &mut self.shared.pool);
         }
-        let Some(disk) = self.disks.get_mut(session.volume().disk) else {
+        let number = session.volume().disk;
+        let Some(disk) = self.disks.get_mut(number) else {
             return;
         };
         if !session.is_ready() {
@@ -242,7 +343,7 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
             return;
         }
         let (any, full) = session.submit(ring, &mut disk.queue, &mut self.shared);
-        disk.charge(session);
+        disk.charge(session, number, &mut self.busy);
         disk.full |= full;
         if full && !any {
             disk.waiting.join(ring);
@@ -253,6 +354,15 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
 }
 
 impl<Q> Disk<Q> {
+    /// The disk of this number has something, or is about to.
+    #[inline]
+    pub(super) fn make_busy(&mut self, number: usize, busy: &mut Vec<u16>) {
+        if !self.busy {
+            self.busy = true;
+            busy.push(number as u16);
+        }
+    }
+
     /// Lets a ring send what it may now.
     #[inline(always)]
     fn allow(&mut self, session: &mut Session) {
@@ -271,12 +381,13 @@ impl<Q> Disk<Q> {
         self.scheduler.grant(session.party(own))
     }
 
-    /// Charges a ring for what it sent.
+    /// Charges a ring for what it sent to this disk, which has this number.
     #[inline(always)]
-    fn charge(&mut self, session: &mut Session) {
+    fn charge(&mut self, session: &mut Session, number: usize, busy: &mut Vec<u16>) {
         let (load, cost) = session.take_sent();
         if cost > 0 {
             self.dirty = true;
+            self.make_busy(number, busy);
             if self.scheduler.is_contended() {
                 self.charge_for(session, load, cost);
             }

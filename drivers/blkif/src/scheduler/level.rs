@@ -13,7 +13,7 @@
 pub(super) const QUANTUM: u32 = 32;
 
 /// How long one counts as a rival after its last request.
-const LINGER_NS: u64 = 1_000_000_000;
+pub(crate) const LINGER_NS: u64 = 1_000_000_000;
 
 /// What one has used of its share is kept for it for so long, or up to twice as long.
 const KEEP_NS: u64 = 10_000_000;
