@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use xshell::{Shell, cmd};
 
-use crate::{deny, fuzz, kernel, miri, mutants, root, shell, simulate, test, ui};
+use crate::{bench, deny, fuzz, kernel, miri, mutants, root, shell, simulate, test, ui};
 
 /// For each fuzz target.
 const FUZZ_SECONDS: u64 = 30;
@@ -65,6 +65,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 
     test::host()?;
     unchecked.extend(mutants::in_ci(MUTANTS_TIME)?);
+    unchecked.extend(bench::in_ci()?);
     miri::loom()?;
     fuzz::in_ci(FUZZ_SECONDS)?;
     simulate::in_ci(SIMULATE_SECONDS)?;

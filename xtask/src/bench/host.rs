@@ -30,3 +30,24 @@ pub(super) fn run() -> Result<Vec<Mark>> {
     );
     Ok(marks)
 }
+
+/// Compares the instructions of each case with what they may be. Gives what was not checked if there is
+/// no valgrind to count them with.
+pub(super) fn bounds() -> Result<Option<String>> {
+    let sh = Shell::new()?;
+    sh.change_dir(root());
+    if cmd!(sh, "valgrind --version").quiet().read().is_err() {
+        let what = String::from("the instructions of the hot path: there is no valgrind");
+        ui::step("bench", &format!("NOT RUN: {what}"));
+        return Ok(Some(what));
+    }
+    ui::step("bench", "the instructions of the hot path");
+    cmd!(
+        sh,
+        "cargo bench --quiet -p spindle-testkit --bench hot_path -- bounds"
+    )
+    .quiet()
+    .run()
+    .context("the hot path takes more instructions than it may")?;
+    Ok(None)
+}

@@ -82,6 +82,18 @@ impl Case {
         usize::from(self.pages) > MAX_SEGMENTS
     }
 
+    /// The most instructions that may be counted, a little more than there are: of whole turns, with
+    /// 256 rings on the core as with one.
+    pub(crate) fn bound(&self) -> f64 {
+        match (self.path, self.batch) {
+            (_, 0) => 260.0,
+            (Path::Persistent, 1) => 1600.0,
+            (Path::Persistent, _) => 430.0,
+            (Path::Copy, 1) => 2560.0,
+            (Path::Copy, _) => 970.0,
+        }
+    }
+
     /// What a turn's cost is divided by: its requests, or 1 where there are none.
     pub(crate) fn requests(&self) -> u32 {
         self.batch.max(1)

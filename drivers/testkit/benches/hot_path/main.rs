@@ -4,7 +4,8 @@
 //!
 //! Without arguments every case is timed, counted under callgrind, and, for several rings, looked
 //! at under lackey for cache lines that more than one core touches. Arguments name what to do:
-//! `time`, `instructions`, `lines`. Lines that begin with `bench` are for programs.
+//! `time`, `instructions`, `lines`; or, alone, `bounds`, which fails if more instructions are counted
+//! than may be. Lines that begin with `bench` are for programs.
 //!
 //! Whole turns of a worker are measured, but for the clock, which they are handed. The frontend and
 //! the disk run between them, so that neither the one's writing of requests nor the other's of
@@ -32,8 +33,26 @@ fn main() {
     match args[..] {
         ["--count", case] => instructions::child(case.parse().expect("a case")),
         ["--trace", case] => lines::child(case.parse().expect("a case")),
+        ["bounds"] => check_bounds(),
         _ => report(|what| args.is_empty() || args.contains(&what)),
     }
+}
+
+/// Compares the instructions of every case, on one core, with what they may be.
+fn check_bounds() {
+    let mut exceeded = false;
+    for case in Case::all().filter(|case| case.cores == 1) {
+        let Some(counted) = instructions::count(case) else {
+            println!("there is no valgrind to count instructions with");
+            return;
+        };
+        let bound = case.bound();
+        if counted > bound {
+            println!("{case}: {counted:.1} instructions, of at most {bound}");
+            exceeded = true;
+        }
+    }
+    std::process::exit(exceeded.into());
 }
 
 /// Measures what is wanted of every case.
