@@ -14,7 +14,7 @@ use alloc::vec::Vec;
 use core::arch::global_asm;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
-use log::info;
+use log::{error, info};
 use spindle_hw::{Clock, PAGE_SIZE, SharedPages};
 use spindle_kept::death::DeathCause;
 use spindle_kept::image::{
@@ -246,9 +246,13 @@ fn settle(outcome: UpdateOutcome) {
 
 /// Begins the log of a life that follows an update.
 pub(crate) fn introduce(life: u64, ago_us: u64) {
-    let text = match kept::memory().and_then(|kept| kept.update()) {
-        Some(note) => format!("{} follows {}", note.new, note.old),
-        None => String::new(),
+    let Some(note) = kept::memory().and_then(|kept| kept.update()) else {
+        return;
     };
-    info!("life {life}: an update, {ago_us} us ago: {text}");
+    let (old, new) = (note.old, note.new);
+    if kept::get().is_some_and(|kept| kept.trial() == TRIAL_FAILED) {
+        error!("life {life}: {new} has died at its beginning, {old} runs again");
+    } else {
+        info!("life {life}: an update, {ago_us} us ago: {new} follows {old}");
+    }
 }
