@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Result;
 use spindle_kept::image::{HEAD_LEN, HEAD_MAGIC, HEAD_VERSION, LAYOUTS};
 
-use crate::fake::Fake;
+use crate::fake::{Failure, Fake};
 use crate::update::{Update, update};
 
 const PATH: &str = "/root/new.elf";
@@ -97,6 +97,18 @@ fn what_the_domain_refuses_or_has_undone_is_an_error() {
         let error = run(&mut host(&[answer]), false).unwrap_err().to_string();
         assert!(error.contains(expected), "{error}");
     }
+}
+
+#[test]
+fn a_look_that_fails_is_not_the_last_one() {
+    let mut probe = host(&["done: it runs"]);
+    run(&mut probe, false).expect("updated");
+    let look = |call: &crate::fake::Made| call.text.ends_with("data/spindle/updated");
+    let first = probe.calls.iter().position(look).expect("a look");
+    let mut host = host(&["done: it runs"]);
+    host.fail(first, Failure::Before);
+    host.fail(first + 1, Failure::Before);
+    run(&mut host, false).expect("updated");
 }
 
 #[test]
