@@ -28,7 +28,10 @@ const HYPERCALLS: &str = "Hypercalls per I/O are notifications, sleeps and grant
 
 const HOST: &str = "\n## The hot path on the host\n\n\
     Rings, grant cache and NVMe queues natively, against a software NVMe and fake grants, for one \
-    4 KiB request. `b1`, `b32`: 1 or 32 requests come together; `r1`, `r2`, `r4`: so many rings.\n\n";
+    request, of 4 KiB where no size is named, or for one turn that finds nothing (`empty`). `b1`, \
+    `b8`, `b32`: so many requests come together; `r1`, `r2`, `r4`: so many cores, each with a ring \
+    that has requests; `idle`, `disks`: so many idle rings, or so many disks, on the core; \
+    `in-turn`: so many pages are used in turn, of which a ring keeps 1,056 mapped.\n\n";
 
 /// Writes the page; `age` says how a version relates to the sources of now.
 pub(super) fn write(
