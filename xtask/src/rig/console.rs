@@ -75,6 +75,8 @@ fn drain(line: &mut UnixStream, limit: Duration) -> Result<usize> {
             Ok(0) => bail!("QEMU hung up"),
             Ok(length) => printed += length,
             Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+            // With a time limit it is not begun again by itself where a signal comes.
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) => return Err(error.into()),
         }
     }
