@@ -56,10 +56,17 @@ impl Life {
     /// The kernel dies: what is published of a connection's counters is in its record, and what is on the
     /// way is counted again when it is done again.
     pub(super) fn note_counters(&mut self) {
+        let now = self.now();
+        let is_behind = now < self.prompt_from || self.is_store_slow();
         for front in &mut self.fronts {
             if front.phase == Phase::Running {
                 let text = self.world.published(&node(front)).unwrap_or_default();
-                front.outlive(read(text, front.counted));
+                let mut published = read(text, front.counted);
+                // Those of the connection before may stand there yet.
+                if is_behind || now - front.entered < BEHIND_NS {
+                    published.sums = [0; 4];
+                }
+                front.outlive(published);
             }
         }
     }
