@@ -475,11 +475,15 @@ impl Engine {
             let Some(id) = self.ring.next_used() else {
                 break;
             };
-            let Some(slot) = self.slot(id) else {
+            // An entry that comes twice may name a slot that has another request by then: that one has
+            // no status yet, and goes on.
+            let slot = self.slot(id);
+            let Some((slot, outcome)) = slot.and_then(|it| Some((it, self.areas.outcome(it)?)))
+            else {
                 self.note_spurious();
                 continue;
             };
-            match self.slots.finish(slot, self.areas.outcome(slot)) {
+            match self.slots.finish(slot, outcome) {
                 Finished::Nothing | Finished::Part => {}
                 Finished::Command(leader, Ok(()), next) if next != Next::Done => {
                     let next = self.request(leader, next);

@@ -92,15 +92,17 @@ impl Areas {
     }
 
     /// How a request ended, by its status byte alone: the length in the used ring says nothing
-    /// that can be relied on.
+    /// that can be relied on. `None` if the device has written no status, so that it may not be done
+    /// with the request's memory, whatever it says in the used ring.
     #[inline]
-    pub(crate) fn outcome(&self, slot: u16) -> IoResult {
+    pub(crate) fn outcome(&self, slot: u16) -> Option<IoResult> {
         let status = self.0.u8_at(Self::at(slot, STATUS));
         match status.load(Ordering::Relaxed) {
-            0 => Ok(()),
-            1 => Err(IoError::Medium),
-            2 => Err(IoError::Unsupported),
-            other => Err(IoError::Device(other.into())),
+            0 => Some(Ok(())),
+            1 => Some(Err(IoError::Medium)),
+            2 => Some(Err(IoError::Unsupported)),
+            PENDING => None,
+            other => Some(Err(IoError::Device(other.into()))),
         }
     }
 
