@@ -147,7 +147,7 @@ impl<H: Hypervisor, W: CoreWorker> Control<H, W> {
     /// Whether it is decided what becomes of each device that a former life has served.
     #[must_use]
     pub fn is_settled(&self) -> bool {
-        !self.devices.have_former()
+        !self.devices.have_former(&self.backend)
     }
 
     /// Does what is due, then sleeps until there is something to do. Gives the kind of shutdown once

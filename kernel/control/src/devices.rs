@@ -130,9 +130,10 @@ impl<H: Hypervisor> Devices<H> {
         self.keeper.former(id).is_some()
     }
 
-    /// Whether any device is to be taken up yet.
-    pub(crate) fn have_former(&self) -> bool {
-        self.keeper.waiting().next().is_some()
+    /// Whether any device is to be taken up yet: not those that have gone meanwhile.
+    pub(crate) fn have_former(&self, backend: &Backend) -> bool {
+        let mut waiting = self.keeper.waiting();
+        waiting.any(|(id, _)| backend.may_take_up(id))
     }
 
     /// A device that a former life has served cannot be taken up.

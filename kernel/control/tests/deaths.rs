@@ -235,6 +235,22 @@ fn a_frontend_that_went_away_meanwhile_is_cleaned_up_after() {
     leave(&mut world, &[closed]);
 }
 
+/// An update is given up if it is not settled in time.
+#[test]
+fn a_guest_that_ends_before_it_is_taken_up_is_not_waited_for() {
+    let (mut world, [first, second]) = with_two_guests();
+    assert!(world.is_settled());
+    world.die();
+    let (vbd, at) = (world.guests[second].vbd, world.now());
+    world.poke(|store| vbd.destroy(store));
+    world.until("settled", |w| w.is_settled());
+    assert!(world.now() - at < 5 * SECOND, "{} ns", world.now() - at);
+    world.write(first, 0, 0, 3);
+    world.verify(first, 0, 0, 3);
+    world.pass(70_000);
+    leave(&mut world, &[first]);
+}
+
 #[test]
 fn a_frontend_that_is_closing_gets_its_answers_and_is_closed() {
     for online in [true, false] {

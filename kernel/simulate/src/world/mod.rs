@@ -325,6 +325,12 @@ impl World {
         self.until("removal", |w| w.store.read(&vbd.back_dir()).is_none());
     }
 
+    /// Whether control has nothing left of a former life to take up.
+    pub fn is_settled(&self) -> bool {
+        let control = self.control.as_ref();
+        control.is_some_and(Control::is_settled)
+    }
+
     /// The text of a device's error node.
     pub fn error(&self, guest: usize) -> Option<&str> {
         let Vbd {
