@@ -145,6 +145,8 @@ pub struct RingCore<Q, G, N> {
     copies: CopyBatch,
     budget: u32,
     awake: Awake,
+    /// The ring that was awake alone when it last had requests, and when that was: nothing is counted then.
+    alone: Option<(u16, u64)>,
     /// Rings that the last visit has done something for, in the order of their turns.
     served: Vec<u16>,
     /// Responses that their frontends were yet to be told of after it.
@@ -232,6 +234,7 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
             copies: CopyBatch::new(config.copy_batch.max(2 * segments)),
             budget: config.budget.max(1),
             awake: Awake::new(places),
+            alone: None,
             served: Vec::with_capacity(places),
             held_back: 0,
             busy,
@@ -296,6 +299,7 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
             self.notify.notify(session.port());
         }
         self.rings[place] = Some(session);
+        self.count_alone();
         self.awake.enter(place as u16);
         self.shared.pool.join(guest);
         self.used = self.used.max(place + 1);
@@ -477,12 +481,9 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
     /// is none, whatever is in flight. The next visit looks at every ring and disk.
     pub fn listen(&mut self) -> bool {
         let mut found = false;
-        for (place, session) in self.rings[..self.used].iter_mut().enumerate() {
-            let session = session.as_mut();
-            if session.is_some_and(Session::arm) {
-                found = true;
-                self.awake.wake(place as u16);
-            }
+        // Those that have something are found by the visit that comes next.
+        for session in self.rings[..self.used].iter_mut().flatten() {
+            found |= session.arm();
         }
         self.awake.look_at_all();
         self.told_ns = None;

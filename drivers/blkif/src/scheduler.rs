@@ -141,6 +141,13 @@ impl Scheduler {
         }
     }
 
+    /// Counts a ring alone, which had requests at `at_ns`.
+    pub(crate) fn count_alone(&mut self, ring: Party<'_>, at_ns: u64) {
+        self.start();
+        self.count(ring, true, at_ns);
+        self.count_guests(at_ns);
+    }
+
     /// Once all rings are counted: counts their guests.
     fn count_guests(&mut self, now_ns: u64) {
         self.level.start();

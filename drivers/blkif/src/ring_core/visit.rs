@@ -102,6 +102,10 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
         }
         if self.awake.len() > 1 {
             work.more |= self.count_after();
+        } else if work.busy
+            && let Some(&ring) = self.awake.places().first()
+        {
+            self.alone = Some((ring, now_ns));
         }
         if let Some(ring) = asleep {
             self.put_to_sleep(ring);
@@ -163,8 +167,22 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
                 && let Some(Some(session)) = self.rings.get(place)
                 && session.is_stirred()
             {
+                self.count_alone();
                 self.awake.wake(place as u16);
             }
+        }
+    }
+
+    /// Counts the ring that was awake alone, as of when it last had requests: another one comes now, whose
+    /// rival it may be.
+    #[cold]
+    pub(super) fn count_alone(&mut self) {
+        if let Some((ring, at_ns)) = self.alone.take()
+            && let Some(Some(session)) = self.rings.get_mut(usize::from(ring))
+            && let Some(disk) = self.disks.get_mut(session.volume().disk)
+        {
+            let own = session.outstanding();
+            disk.scheduler.count_alone(session.party(own), at_ns);
         }
     }
 

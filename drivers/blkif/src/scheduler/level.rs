@@ -84,7 +84,7 @@ impl Level {
         now_ns: u64,
     ) -> bool {
         if active {
-            account.busy_ns = Some(now_ns);
+            account.busy_ns = account.busy_ns.max(Some(now_ns));
         }
         account.note(own, now_ns);
         let rival = account.is_rival(now_ns);
