@@ -151,10 +151,14 @@ impl Backend {
     /// ([`Resume`](crate::store::Resume)).
     #[must_use]
     pub fn resume(offer: Offer, former: Vec<FormerDevice>) -> Self {
-        Self {
+        let known: Vec<_> = former.iter().map(|(id, _)| *id).collect();
+        let mut backend = Self {
             former: Some(former),
             ..Self::new(offer)
-        }
+        };
+        // Their frontends wait: they are looked at before it is known what else there is.
+        known.into_iter().for_each(|id| backend.mark(id));
+        backend
     }
 
     /// Whether a device that a former life of the kernel has served may yet be taken up: it is in the
@@ -350,6 +354,10 @@ impl Backend {
         }
         if !entry.vanished {
             self.clear_error(id);
+        }
+        // It has not been seen: that takes a list of all devices, which may show it yet.
+        if let (Some(connection), Some(former)) = (entry.device.into_former(), &mut self.former) {
+            former.push((id, Ok(connection)));
         }
         self.scan_due |= core::mem::take(&mut self.crowded);
     }

@@ -203,12 +203,15 @@ impl Device {
             Link::Connecting | Link::Draining => false,
         };
         let in_use = serving(frontend) || self.former.is_some() && alive(frontend);
-        due && in_use && matches!(self.disk, Disk::Open(_))
+        // One that initialises its rings anew is offered what its disk can do: that is opened first.
+        let known = self.was_connected() && frontend != S::INITIALISED;
+        due && in_use && (known || matches!(self.disk, Disk::Open(_)))
     }
 
     /// Whether a decision may need the frontend's rings, whatever its state.
     pub(super) const fn may_want_rings(&self) -> bool {
-        matches!(self.disk, Disk::Open(_)) && matches!(self.link, Link::Down | Link::Up)
+        let known = self.was_connected() || matches!(self.disk, Disk::Open(_));
+        known && matches!(self.link, Link::Down | Link::Up)
     }
 
     /// Whether nothing is known of the device yet, or it has not got beyond Initialising: a
@@ -248,6 +251,11 @@ impl Device {
     /// Whether a former life of the kernel has connected it, and that may be taken up.
     pub(super) const fn was_connected(&self) -> bool {
         matches!(self.former, Some(Ok(_)))
+    }
+
+    /// What a former life of the kernel had, if that has not been decided on and may be taken up.
+    pub(super) fn into_former(self) -> Option<FormerConnection> {
+        self.former?.ok()
     }
 
     /// The kernel has opened the disk, or not; false if it was not asked to.

@@ -145,7 +145,7 @@ impl Backend {
     }
 
     /// Marks a device, which may be new.
-    fn mark(&mut self, id: DeviceId) {
+    pub(super) fn mark(&mut self, id: DeviceId) {
         if let Some(entry) = self.entry(id) {
             entry.dirty = true;
             return;
@@ -236,6 +236,9 @@ impl Backend {
                 ]);
                 let unit = self.client.send(requests, Priority::Urgent);
                 self.run(unit, Job::Setup);
+                // Devices of a former life; those that the watches tell of are not known yet. The
+                // watches are set before xenstored reads what these looks ask for.
+                self.start_looks();
             }
             return;
         }
@@ -251,6 +254,10 @@ impl Backend {
         if !self.is_running(|job| matches!(job, Job::Scan { .. })) {
             self.start_scan();
         }
+        self.start_looks();
+    }
+
+    fn start_looks(&mut self) {
         while let Some((unit, look)) = self.next_look() {
             self.run(unit, Job::Look(look));
         }
@@ -457,7 +464,7 @@ mod tests {
     use alloc::vec;
 
     use super::*;
-    use crate::xenbus::Offer;
+    use crate::xenbus::{Abi, FormerConnection, Offer, RingLayout};
 
     const DEVICE: DeviceId = DeviceId {
         frontend: DomId(9),
@@ -466,6 +473,14 @@ mod tests {
 
     #[test]
     fn a_former_device_may_come_until_all_are_listed_without_it() {
+        let layout = RingLayout {
+            queues: Vec::new(),
+            abi: Abi::Native,
+            persistent: false,
+            large_sectors: false,
+        };
+        let sectors = 8;
+        let connection = FormerConnection { layout, sectors };
         let mut backend = Backend::resume(
             Offer {
                 max_queues: 1,
@@ -473,8 +488,12 @@ mod tests {
                 max_indirect_segments: 0,
                 persistent: false,
             },
-            vec![(DEVICE, Err(Refusal::new(Errno::EIO, "no matter")))],
+            vec![(DEVICE, Ok(connection))],
         );
+        assert!(backend.may_take_up(DEVICE));
+        // The look at it has found nothing.
+        backend.forget(DEVICE);
+        assert_eq!(backend.device_count(), 0);
         let other = DeviceId {
             device: 51728,
             ..DEVICE

@@ -10,6 +10,10 @@
 //! The frontend's keys are read outside the transaction and before the backend's, so that no
 //! frontend can make our transactions conflict; a change of them after that marks the device
 //! again. The state is read before the rings, which a frontend publishes in the opposite order.
+//!
+//! A connection that a former life of the kernel had is taken up after round trip 2: its rings are read
+//! before its disk is open, and the looks at such devices begin behind the watches, before it is known
+//! what other devices there are.
 
 use alloc::format;
 use alloc::string::ToString;

@@ -1,8 +1,9 @@
 //! How long things take when dom0 is busy: each answer of xenstored takes half a second, and libxl
 //! gives up after ten.
 
-use spindle_testkit::xenbus::{BE, Bed, MS, VBD};
+use spindle_testkit::xenbus::{BE, Bed, MS, OFFER, VBD, id};
 use spindle_testkit::xenstored::Vbd;
+use spindle_xen::xenbus::FormerConnection;
 
 const ROUND_TRIP: u64 = 500;
 
@@ -247,4 +248,30 @@ fn guests_take_turns_not_their_devices() {
     let took = (bed.now - start) / MS;
     println!("{took} ms");
     assert!(took <= 2_500, "{took} ms");
+}
+
+#[test]
+fn what_a_former_life_has_connected_is_taken_up_within_two_round_trips() {
+    let mut bed = Bed::new();
+    let vbds = [VBD, Vbd { frontend: 7, ..VBD }, Vbd { frontend: 9, ..VBD }];
+    vbds.iter().for_each(|vbd| bed.connect(*vbd));
+    let former = vbds.map(|vbd| {
+        let layout = bed.kernel.connections[&id(vbd)].layout.clone();
+        let sectors = 2048;
+        (id(vbd), Ok(FormerConnection { layout, sectors }))
+    });
+    bed.store.set_pace(ROUND_TRIP * MS, 0);
+    bed.restart(OFFER, former.into());
+    let took = bed.run_until(60_000, |bed| bed.kernel.connects == vbds.len());
+    assert_eq!(took, Some(2 * ROUND_TRIP));
+    // Others are found as ever, and nothing is written for these.
+    let new = Vbd {
+        frontend: 11,
+        ..VBD
+    };
+    bed.attach(new);
+    bed.run(10_000);
+    assert_eq!(new.back_state(&bed.store), 2);
+    assert!(vbds.iter().all(|vbd| vbd.back_state(&bed.store) == 4));
+    assert!(bed.kernel.connections.values().all(|it| it.former));
 }

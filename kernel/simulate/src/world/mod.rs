@@ -347,10 +347,11 @@ impl World {
             .text(&format!("/local/domain/{BACKEND}/data/spindle/{leaf}"))
     }
 
-    /// Who has the disk `name`, as it is published.
+    /// Who has the disk `name`, as it is published; empty as long as it is not.
     pub fn holder(&self, name: &str) -> String {
-        let text = self.published(&format!("targets/{name}")).unwrap();
-        text.split(' ').nth(4).unwrap().to_string()
+        let text = self.published(&format!("targets/{name}"));
+        let holder = text.map(|text| text.split(' ').nth(4).unwrap());
+        holder.unwrap_or_default().to_string()
     }
 
     /// Asserts that nothing is left of any device: no grant mapped, no port bound, no frame in use.
