@@ -18,7 +18,8 @@
 //! | 275 | the rest | journals of rings, each a run of whole pages |
 //!
 //! What the kernel has in pages 1 to 12 is its own affair (`kernel/src/restart`), but a change of it is
-//! one of this layout, too. Memory without the magic has never been used, or holds nothing that can
+//! one of this layout, too, unless it is one that images of this layout neither read nor write, and that
+//! is checked, as a [`WordNote`](crate::WordNote) is. Memory without the magic has never been used, or holds nothing that can
 //! be believed: the life that finds it so is the first one.
 
 use core::sync::atomic::Ordering::{Acquire, Release};

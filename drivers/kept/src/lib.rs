@@ -14,6 +14,7 @@
 //! - `image`: the image of a kernel that is to follow, in an update.
 //! - `death`: why and where the last lives ended.
 //! - `log_tail`: the last lines of their logs.
+//! - `word_note`: what else the next life is told, and can do without.
 //!
 //! Kept memory is read by a kernel that may be of another version than the one that wrote it, after
 //! a death that may have been caused by a stray write. Nothing read from it is trusted before it
@@ -35,6 +36,7 @@ mod mappings;
 mod ram_disks;
 mod records;
 mod rooms;
+mod word_note;
 
 use spindle_hw::SharedPages;
 
@@ -48,6 +50,7 @@ pub use mappings::{MOST_IN_CALL, Mappings};
 pub use ram_disks::{RAM_DISKS, RAM_RUNS, RamRecord, RamRecords};
 pub use records::{DeviceRecord, FormerRecords, JournalPlace, QueueRecord, Records};
 pub use rooms::JournalRooms;
+pub use word_note::WordNote;
 
 /// Kept memory, in the hands of one life.
 #[derive(Clone, Copy, Debug)]

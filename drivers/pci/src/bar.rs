@@ -94,7 +94,7 @@ const TYPE_MASK: u32 = 0b110;
 const TYPE_64: u32 = 0b100;
 const PREFETCHABLE: u32 = 0b1000;
 const FLAGS: u64 = 0xf;
-const REGISTERS: u8 = 6;
+pub(crate) const REGISTERS: u8 = 6;
 
 impl<P: Ports> Bus<P> {
     /// Places the memory BARs of the function at `at` and lets it decode memory and master the
@@ -295,6 +295,16 @@ impl<P: Ports> Bus<P> {
             });
         }
         Ok(())
+    }
+
+    /// Where the registers say that `bar` is.
+    pub(crate) fn address_of(&self, at: Address, bar: &MemoryBar) -> u64 {
+        let low = u64::from(self.read32(at, bar_offset(bar.index))) & !FLAGS;
+        let high = match bar.wide {
+            true => self.read32(at, bar_offset(bar.index + 1)),
+            false => 0,
+        };
+        u64::from(high) << 32 | low
     }
 }
 

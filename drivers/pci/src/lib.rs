@@ -14,6 +14,7 @@ mod bar;
 mod capability;
 mod config;
 mod function;
+mod placed;
 mod scan;
 mod window;
 
@@ -22,4 +23,5 @@ pub use bar::{MemoryBar, PciError, Placement};
 pub use capability::{Capabilities, Capability, CapabilityId};
 pub use config::{Bus, CONFIG_ADDRESS, CONFIG_DATA};
 pub use function::{Class, Function};
+pub use placed::PlacedFunction;
 pub use window::Window;

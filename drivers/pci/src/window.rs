@@ -69,6 +69,25 @@ impl Window {
         Some(start)
     }
 
+    /// Takes the `size` bytes at `start`, where a BAR was placed before; false if it could not be placed
+    /// there now.
+    pub(crate) fn hold(&mut self, start: u64, size: u64, wide: bool) -> bool {
+        let size = size.max(PAGE_SIZE as u64);
+        let end = if wide { u64::MAX } else { FOUR_GIB };
+        let Some(last) = start.checked_add(size).filter(|&last| last <= end) else {
+            return false;
+        };
+        let mut places = self.places.iter();
+        let mut taken = self.taken.iter();
+        let is_free = start.is_multiple_of(size)
+            && places.any(|place| place.start <= start && last <= place.end)
+            && taken.all(|other| other.end <= start || last <= other.start);
+        if is_free {
+            self.taken.push(start..last);
+        }
+        is_free
+    }
+
     /// The lowest free address in `place` for so many bytes.
     fn room(&self, place: Range<u64>, size: u64) -> Option<u64> {
         let mut start = place.start.checked_next_multiple_of(size)?;

@@ -8,12 +8,12 @@ use alloc::vec::Vec;
 use log::error;
 use spindle_block::{BusMaster, Unreachable};
 use spindle_hw::{Mmio, X86Ports};
-use spindle_pci::{Address, Bus, Function, MemoryBar, PciError, Placement, Window};
+use spindle_pci::{Address, Bus, Function, MemoryBar, PciError, PlacedFunction, Placement, Window};
 
 use xen_pvh_boot::MapEntry;
 
 use crate::mm::{self, Memory};
-use crate::xen;
+use crate::{restart, xen};
 
 /// Above this there are RAM and grants, up to [`Memory::end`].
 const FOUR_GIB: u64 = 4 << 30;
@@ -24,20 +24,53 @@ pub(super) struct Pci {
     pub(super) bus: Rc<Bus<X86Ports>>,
     functions: Vec<Function>,
     window: Window,
+    /// Those that are switched on.
+    placed: Vec<PlacedFunction>,
+    /// One was left out.
+    lacks_one: bool,
 }
 
 impl Pci {
-    /// Looks at every bus. `map` is the domain's memory map.
+    /// Looks for what the last life has left, or else at every bus. `map` is the domain's memory map.
     pub(super) fn scan(map: &[MapEntry], memory: &Memory) -> Self {
         let bus = Bus::new(crate::log::ports());
         let claimed = map.iter().map(|e| e.start..e.start.saturating_add(e.size));
         let high = FOUR_GIB..memory.end;
+        // Nothing ran before the first life in a domain: what the registers hold there is the host's.
+        let window = Window::around(claimed.chain([high]), mm::address_limit());
+        let mut held = window.clone();
+        let left = left_by_last_life().filter(|left| bus.are_as_left(left, &mut held));
+        let (placed, window) = match left {
+            Some(left) => (left, held),
+            None => (Vec::new(), window),
+        };
+        let functions = match placed.is_empty() {
+            true => bus.scan(),
+            false => placed.iter().map(|left| left.function).collect(),
+        };
+        // The next life must miss none: where it is not known which this one uses, it looks itself.
+        note(&placed);
         Self {
-            functions: bus.scan(),
+            functions,
             bus: Rc::new(bus),
-            // Nothing ran before us in a domain: what the registers hold there is the host's.
-            window: Window::around(claimed.chain([high]), mm::address_limit()),
+            window,
+            placed,
+            lacks_one: false,
         }
+    }
+
+    /// Has the next life find those of `functions` that are switched on, if all that are `wanted` are;
+    /// a life that misses one looks at every bus.
+    pub(super) fn note_for_next_life(&self, wanted: impl Fn(&Function) -> bool) {
+        let wanted = self.functions.iter().filter(|function| wanted(function));
+        let placed = wanted.map(|function| self.placed(function).cloned());
+        let placed = placed.collect::<Option<Vec<_>>>();
+        note(&placed.filter(|_| !self.lacks_one).unwrap_or_default());
+    }
+
+    fn placed(&self, function: &Function) -> Option<&PlacedFunction> {
+        let mut placed = self.placed.iter();
+        placed.find(|placed| placed.function == *function)
     }
 
     /// The functions that are of the type asked for.
@@ -45,22 +78,30 @@ impl Pci {
         self.functions.iter().copied().filter(is_one).collect()
     }
 
-    /// Leaves a function out from now on.
+    /// Switches a function off, and leaves it out from now on.
     pub(super) fn forget(&mut self, address: Address) {
+        self.switch_off(address);
+        self.lacks_one = true;
         self.functions
             .retain(|function| function.address != address);
+    }
+
+    fn switch_off(&mut self, address: Address) {
+        self.bus.disable(address);
+        self.placed
+            .retain(|placed| placed.function.address != address);
     }
 
     /// Passes on what was `started` of a function that is a `what`; one that does not work is
     /// switched off.
     pub(super) fn check<T>(
-        &self,
+        &mut self,
         what: &str,
         function: &Function,
         started: Result<T, String>,
     ) -> Result<T, String> {
         if let Err(reason) = &started {
-            self.bus.disable(function.address);
+            self.switch_off(function.address);
             error!("pci {}: {what} not usable: {reason}", function.address);
         }
         started
@@ -82,18 +123,51 @@ impl Pci {
         }
     }
 
-    /// Switches a function on; gives where those memory BARs are that are `needed`.
+    /// Switches a function on, if it is not; gives where those memory BARs are that are `needed`, for
+    /// which it is always asked with the same answer.
     pub(super) fn enable(
         &mut self,
         function: &Function,
         needed: impl Fn(u8) -> bool,
     ) -> Result<Vec<MemoryBar>, PciError> {
+        if let Some(placed) = self.placed(function) {
+            return Ok(placed.bars.clone());
+        }
         let placement = if xen::is_present() {
             Placement::Assign(&mut self.window)
         } else {
             Placement::Keep
         };
-        self.bus.enable_only(function.address, placement, needed)
+        let bars = self.bus.enable_only(function.address, placement, needed)?;
+        self.placed.push(PlacedFunction {
+            function: *function,
+            bars: bars.clone(),
+        });
+        Ok(bars)
+    }
+}
+
+/// The functions that the last life has noted, if it has. A life of another version, or one that has
+/// ended before, may have used others.
+fn left_by_last_life() -> Option<Vec<PlacedFunction>> {
+    let note = restart::functions().filter(|_| xen::is_present())?.read()?;
+    let (&life, words) = note.split_first()?;
+    let last = restart::memory()?.life().checked_sub(1);
+    let is_last = restart::is_again() && last == Some(life);
+    PlacedFunction::read_all(words).filter(|_| is_last)
+}
+
+/// Notes that these, and no others, are what this life may use; takes the note back if there are none,
+/// or too many for it.
+fn note(placed: &[PlacedFunction]) {
+    let (Some(note), Some(memory)) = (restart::functions(), restart::memory()) else {
+        return;
+    };
+    note.clear();
+    if !placed.is_empty() {
+        let life = core::iter::once(memory.life());
+        let words = life.chain(PlacedFunction::write_all(placed));
+        note.write(&words.collect::<Vec<_>>());
     }
 }
 

@@ -11,6 +11,8 @@ use spindle_config::{Config, DiskSize};
 use spindle_control::RamDisks;
 use spindle_datapath::{Queue, disk_types};
 use spindle_hw::IdentityMap;
+use spindle_pci::Address;
+use spindle_virtio::{Layout, is_block_device};
 use xen_pvh_boot::MapEntry;
 
 use super::pci::Pci;
@@ -33,6 +35,8 @@ pub(super) struct Probe<'a> {
     pub(super) options: DiskOptions,
     pub(super) ram: RamDisks<RamPages>,
     pub(super) pci: Pci,
+    /// Where the registers of virtio devices are.
+    pub(super) layouts: Vec<(Address, Layout)>,
     /// Controllers that serve.
     pub(super) controllers: Vec<AnyController>,
     /// Disks, or controllers with all their disks, that do not: name and reason.
@@ -62,6 +66,7 @@ impl<'a> Probe<'a> {
             },
             ram,
             pci: Pci::scan(map, memory),
+            layouts: Vec::new(),
             controllers: Vec::new(),
             failed: Vec::new(),
         };
@@ -77,6 +82,9 @@ impl<'a> Probe<'a> {
             };
         }
         disk_types!(probe_each);
+        probe.pci.note_for_next_life(|function| {
+            nvme::is_controller(function) || is_block_device(function)
+        });
         probe
     }
 

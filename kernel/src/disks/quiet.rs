@@ -24,13 +24,13 @@ pub(super) fn stop_all(probe: &mut Probe<'_>) {
         } else {
             continue;
         };
-        probe.pci.bus.disable(function.address);
+        // One that has stopped stays switched on, for its driver.
         if let Err(reason) = stopped {
+            probe.pci.forget(function.address);
             error!(
                 "pci {}: not used, it does not stop: {reason}",
                 function.address
             );
-            probe.pci.forget(function.address);
         }
     }
     for at in &probe.config.placed_controllers {

@@ -30,8 +30,14 @@ pub(super) fn find(
 ) -> Result<(Vec<MemoryBar>, Layout), String> {
     let bars = probe.pci.enable(function, |_| true);
     let bars = bars.map_err(|error| error.to_string())?;
-    let layout = Layout::find(&probe.pci.bus, function.address, &bars);
+    let address = function.address;
+    let mut known = probe.layouts.iter();
+    if let Some((_, layout)) = known.find(|(at, _)| *at == address) {
+        return Ok((bars, *layout));
+    }
+    let layout = Layout::find(&probe.pci.bus, address, &bars);
     let layout = layout.map_err(|error| error.to_string())?;
+    probe.layouts.push((address, layout));
     Ok((bars, layout))
 }
 

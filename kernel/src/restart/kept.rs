@@ -16,7 +16,7 @@ use spindle_kept::death::Lives;
 use spindle_kept::layout::{
     CODE as CODE_PAGE, LOG_PAGE, LOG_PAGES, RAM_PAGE, SLOT_PAGES, SLOTS, STATE, TABLE_PAGES, TABLES,
 };
-use spindle_kept::{Kept, LogTail, RamRecords};
+use spindle_kept::{Kept, LogTail, RamRecords, WordNote};
 use xen_pvh_boot::{Boot, PAGE, image};
 
 use super::layout;
@@ -140,6 +140,13 @@ pub(crate) fn give_up_early() {
         // The kept code handles exceptions yet.
         cpu::undefined_instruction()
     }
+}
+
+/// The functions of PCI that this life drives, where the next one finds them; `None` without kept memory.
+pub(crate) fn functions() -> Option<WordNote<'static>> {
+    const MAGIC: u64 = u64::from_le_bytes(*b"PciFunc\x01");
+    let state = &get()?.state;
+    Some(WordNote::new(state, layout::FUNCTIONS, MAGIC))
 }
 
 /// The tail of the log, and what former lives have left in it. Called once.

@@ -1,6 +1,8 @@
 //! What the kernel has in its own pages of kept memory (`spindle_kept::layout` says where these are): the
 //! state page and the cores' slots, which kept_code.S works with.
 
+use core::ops::Range;
+
 use spindle_kept::layout::{FIXED_PAGES, SLOT_PAGES};
 use xen_pvh_boot::PAGE;
 
@@ -42,6 +44,9 @@ pub(super) const BSS: usize = 24;
 pub(super) const BSS_WORDS: usize = 32;
 pub(super) const ENTRY: usize = 40;
 pub(super) const START_INFO: usize = 48;
+/// Where the disks' functions are noted, in words. Images that do not know of it leave it alone; what is
+/// there is checked, and has the life that it is of, so that it needs no version of the layout.
+pub(super) const FUNCTIONS: Range<usize> = 1536..3072;
 /// Above the boot core's stack.
 pub(super) const STACK_TOP: usize = 4096;
 

@@ -33,7 +33,7 @@ pub(crate) use cores::{
 pub(crate) use decision::{may_follow, note, serves, work_is_at};
 pub(crate) use drill::{obey, order};
 pub(crate) use kept::{
-    give_up_early, heap_end, init, is_again, log_tail, memory, open, ram_records,
+    functions, give_up_early, heap_end, init, is_again, log_tail, memory, open, ram_records,
 };
 pub(crate) use layout::pages;
 pub(crate) use store::ring;
