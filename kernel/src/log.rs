@@ -301,18 +301,24 @@ fn to_port(bytes: &[u8]) {
 
 /// The way out for last words: takes no lock, so that it works wherever we died, and writes to
 /// both consoles.
-pub(crate) struct LastWords(());
+pub(crate) struct LastWords {
+    /// Guests wait for the next life, which says how this one ended on the debug port, too, where each
+    /// byte is a trip to the hypervisor.
+    hurry: bool,
+}
 
 impl LastWords {
-    /// Begins, with the lines that no console got yet if they can be had.
-    pub(crate) fn begin() -> Self {
+    /// Begins, with the lines that no console got yet if they can be had. To `hurry`, what the console has
+    /// no room for is left out, and the port gets nothing, if there is a console.
+    pub(crate) fn begin(hurry: bool) -> Self {
         if CONSOLE.get().is_none()
             && !ALL_TO_PORT.load(Relaxed)
             && let Some(sink) = SINK.try_lock()
         {
             to_port(&sink.early);
         }
-        Self(())
+        let hurry = hurry && CONSOLE.get().is_some();
+        Self { hurry }
     }
 
     /// Gives xenconsoled a moment to read.
@@ -325,10 +331,12 @@ impl LastWords {
 
 impl Write for LastWords {
     fn write_str(&mut self, s: &str) -> fmt::Result {
-        to_port(s.as_bytes());
+        if !self.hurry {
+            to_port(s.as_bytes());
+        }
         if let Some(console) = CONSOLE.get() {
             for line in s.split_inclusive('\n') {
-                if console.ring.room() < line.len() + 1 {
+                if !self.hurry && console.ring.room() < line.len() + 1 {
                     console.wait(PATIENCE_NS, || console.ring.room() > line.len());
                 }
                 let _ = console.writer().write_bytes(line.as_bytes());

@@ -48,6 +48,10 @@ pub(crate) fn die(cause: DeathCause, message: fmt::Arguments<'_>, rip: u64, fram
     }
     if stage <= 1 && restart::may_follow().is_ok() {
         restart::start_again();
+        // No other life will say it.
+        let mut out = LastWords::begin(false);
+        let _ = write!(out, "\n{message}cannot start again\n");
+        out.end();
     }
     restart::give_up_early();
     stop(sched::Reason::Crash)
@@ -57,11 +61,12 @@ pub(crate) fn die(cause: DeathCause, message: fmt::Arguments<'_>, rip: u64, fram
 fn report(cause: DeathCause, message: fmt::Arguments<'_>, rip: u64, frame: u64) {
     let trace = backtrace::trace(rip, frame);
     restart::note(cause, message, &trace);
-    let mut out = LastWords::begin();
+    let follows = restart::may_follow();
+    let mut out = LastWords::begin(follows.is_ok());
     // These writers do not fail; if they did, there would be nowhere left to report it.
     let _ = write!(out, "\n{message}");
     let _ = backtrace::write(&mut out, &trace);
-    match restart::may_follow() {
+    match follows {
         Ok(()) => {
             let _ = writeln!(out, "starting again in place");
         }
