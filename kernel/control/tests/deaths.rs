@@ -108,6 +108,8 @@ fn records(world: &World) -> Vec<DeviceRecord> {
 /// Its frontend finds the device closed for `reason`, closes, connects again, and has its disk.
 fn closed_with(world: &mut World, guest: usize, reason: &str) {
     world.until("Closed", |w| w.state(guest) == 6);
+    // What is published gives way to everything else.
+    world.until("reason", |w| w.error(guest).is_some());
     let error = world.error(guest).unwrap_or_default().to_string();
     assert!(error.contains(reason), "{error}");
     world.set_state(guest, 5);

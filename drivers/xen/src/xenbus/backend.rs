@@ -212,8 +212,7 @@ impl Backend {
             return shutdown;
         }
         if !self.set_up {
-            let again =
-                (!self.is_running(|job| matches!(job, Job::Setup))).then_some(self.setup_at);
+            let again = self.may_set_up().then_some(self.setup_at);
             return shutdown.into_iter().chain(again).min();
         }
         if self.count(|job| matches!(job, Job::Look(_))) >= MAX_LOOKS {

@@ -225,8 +225,9 @@ impl Backend {
             self.run(unit, Job::Acknowledge { kind: None });
         }
         if !self.set_up {
+            self.start_first_looks();
             // Until then nothing is published: who is not told of devices does not serve.
-            if self.now >= self.setup_at && !self.is_running(|job| matches!(job, Job::Setup)) {
+            if self.now >= self.setup_at && self.may_set_up() {
                 let requests = Vec::from([
                     Request::Watch(ROOT.into(), ROOT_TOKEN.into()),
                     Request::Watch(SHUTDOWN.into(), SHUTDOWN_TOKEN.into()),
@@ -236,9 +237,6 @@ impl Backend {
                 ]);
                 let unit = self.client.send(requests, Priority::Urgent);
                 self.run(unit, Job::Setup);
-                // Devices of a former life; those that the watches tell of are not known yet. The
-                // watches are set before xenstored reads what these looks ask for.
-                self.start_looks();
             }
             return;
         }
@@ -254,13 +252,26 @@ impl Backend {
         if !self.is_running(|job| matches!(job, Job::Scan { .. })) {
             self.start_scan();
         }
-        self.start_looks();
-    }
-
-    fn start_looks(&mut self) {
         while let Some((unit, look)) = self.next_look() {
             self.run(unit, Job::Look(look));
         }
+    }
+
+    /// Looks at the devices of a former life, the only ones that are known before the watches are set:
+    /// once each. Their frontends wait. What changes meanwhile is seen by the look at every device that
+    /// follows the watches.
+    fn start_first_looks(&mut self) {
+        while self.entries.iter().any(|entry| entry.looked == 0)
+            && let Some((unit, look)) = self.next_look()
+        {
+            self.run(unit, Job::Look(look));
+        }
+    }
+
+    /// Whether the watches are neither being set nor have to wait for first looks.
+    pub(super) fn may_set_up(&self) -> bool {
+        let busy = |job: &Job| matches!(job, Job::Setup | Job::Look(_));
+        !self.is_running(busy) && self.entries.iter().all(|entry| entry.looked > 0)
     }
 
     fn start_scan(&mut self) {

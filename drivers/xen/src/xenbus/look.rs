@@ -12,8 +12,8 @@
 //! again. The state is read before the rings, which a frontend publishes in the opposite order.
 //!
 //! A connection that a former life of the kernel had is taken up after round trip 2: its rings are read
-//! before its disk is open, and the looks at such devices begin behind the watches, before it is known
-//! what other devices there are.
+//! before its disk is open, and such devices are looked at before the watches are set, which tell of all
+//! others.
 
 use alloc::format;
 use alloc::string::ToString;
