@@ -70,6 +70,24 @@ pub(crate) fn notes(spindles: &[Spindle], now: u64) -> Vec<String> {
     spindles.iter().flat_map(of).collect()
 }
 
+/// What the next life of a kernel would take up: a line for each disk whose guest has it connected, and
+/// one for each that it would find as new.
+pub(crate) fn kept(spindle: &Spindle) -> Vec<String> {
+    let line = |disk: &Disk| {
+        let (guest, vdev, target) = (guest(disk), text(&disk.vdev), text(&disk.target));
+        let rings = disk.counters.as_ref().map(|counters| counters.get("rings"));
+        let what = match (disk.state, rings) {
+            // Connected, or asked to close while the guest uses it on.
+            (4 | 5, Some(1)) => "kept, with its ring".into(),
+            (4 | 5, Some(rings @ 2..)) => format!("kept, with its {rings} rings"),
+            (4 | 5, _) => "kept, with its rings".into(),
+            _ => "not connected, nothing to keep".into(),
+        };
+        format!("{guest} {vdev} ({target}): {what}")
+    };
+    spindle.disks.iter().map(line).collect()
+}
+
 /// The counters of all disks, then of all cores, since they began.
 pub(crate) fn stat(spindles: &[Spindle]) -> [Table; 2] {
     let mut disks = table(&[

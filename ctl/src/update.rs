@@ -14,7 +14,7 @@ use spindle_kept::image::elf::{LaidOut, lay_out};
 
 use crate::host::{Call, Host};
 use crate::spindle::Spindle;
-use crate::store;
+use crate::{store, tables};
 
 /// Where an image is installed.
 const IMAGE: &str = "/usr/lib/spindle/spindle.elf";
@@ -71,7 +71,10 @@ pub(crate) fn update(
     if args.dry_run {
         let answer = ask.ask(host, " check", args.patience)?;
         return match answer.as_deref().and_then(|answer| answer.split_once(' ')) {
-            Some(("fits:", _)) => Ok(format!("{name} can be updated; nothing was done")),
+            Some(("fits:", _)) => {
+                tables::kept(spindle).iter().for_each(|line| say(line));
+                Ok(format!("{name} can be updated; nothing was done"))
+            }
             Some(_) => bail!("{name} {}; nothing was done", answer.unwrap_or_default()),
             None => bail!("{}", deaf(name)),
         };

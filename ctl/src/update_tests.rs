@@ -50,14 +50,55 @@ fn host(answers: &[&'static str]) -> Fake {
     host
 }
 
-fn run(host: &mut Fake, dry_run: bool) -> Result<String> {
-    let args = Update {
+fn asked() -> Update<'static> {
+    Update {
         name: "spindle",
         image: Some(PATH),
-        dry_run,
+        dry_run: false,
         patience: Duration::from_secs(10),
-    };
+    }
+}
+
+fn run(host: &mut Fake, dry_run: bool) -> Result<String> {
+    let args = Update { dry_run, ..asked() };
     update(host, &args, &mut |_| {})
+}
+
+#[test]
+fn a_dry_run_names_what_would_be_kept() {
+    let mut host = host(&["fits: 9.9.9 new, 8192 bytes"]);
+    host.store("/local/domain/3/data/spindle/stat/5-51728", "rings=1");
+    for (device, vdev, state) in [
+        (51728, "xvdb", "5"),
+        (51744, "xvdc", "4"),
+        (51760, "xvdd", "2"),
+    ] {
+        let back = format!("/local/domain/3/backend/vbd/5/{device}");
+        host.store(&format!("{back}/dev"), vdev);
+        host.store(&format!("{back}/params"), "ram0");
+        host.store(&format!("{back}/state"), state);
+    }
+    let mut said = Vec::new();
+    let args = Update {
+        dry_run: true,
+        ..asked()
+    };
+    update(&mut host, &args, &mut |line| said.push(line.to_string())).expect("fits");
+    let kept: Vec<_> = said.iter().map(String::as_str).skip(2).collect();
+    assert_eq!(
+        kept,
+        [
+            "web xvda (nvme0n1): kept, with its 2 rings",
+            "web xvdb (ram0): kept, with its ring",
+            "web xvdc (ram0): kept, with its rings",
+            "web xvdd (ram0): not connected, nothing to keep"
+        ]
+    );
+    // What is refused keeps nothing.
+    host.update_answers = vec!["refused: an update is under way"];
+    said.clear();
+    update(&mut host, &args, &mut |line| said.push(line.to_string())).expect_err("refused");
+    assert_eq!(said.len(), 2);
 }
 
 fn changes(host: &Fake) -> Vec<&str> {
