@@ -2,27 +2,8 @@
 
 use std::slice;
 
-use spindle_hw::Ports;
 use spindle_pci::{Address, Bus, CapabilityId, Class, Function, PciError, Placement, Window};
 use spindle_testkit::pci::{FakeFunction, FakePci};
-
-/// Lets the test look at the bus while the driver holds it.
-struct Shared<'a>(&'a FakePci);
-
-impl Ports for Shared<'_> {
-    fn in8(&self, port: u16) -> u8 {
-        self.0.in8(port)
-    }
-    fn out8(&self, port: u16, value: u8) {
-        self.0.out8(port, value);
-    }
-    fn in32(&self, port: u16) -> u32 {
-        self.0.in32(port)
-    }
-    fn out32(&self, port: u16, value: u32) {
-        self.0.out32(port, value);
-    }
-}
 
 fn at(bus: u8, device: u8, function: u8) -> Address {
     Address::new(bus, device, function).unwrap()
@@ -47,7 +28,7 @@ fn a_scan_finds_functions_bridges_and_what_is_behind_them_once() {
     fake.insert((5, 0, 0), nvme());
     fake.insert((5, 1, 0), FakeFunction::bridge(5));
     fake.insert((5, 2, 0), FakeFunction::bridge(0));
-    let found = Bus::new(Shared(&fake)).scan();
+    let found = Bus::new(&fake).scan();
     let places: Vec<_> = found.iter().map(|f| f.address).collect();
     assert_eq!(
         places,
@@ -76,7 +57,7 @@ fn bars_are_sized_and_assigned_whatever_they_held() {
         .memory64(4, 0x38_0000_0000, 0x10000)
         .with(0x04, 0x0010_0007);
     fake.insert((0, 5, 0), function);
-    let bus = Bus::new(Shared(&fake));
+    let bus = Bus::new(&fake);
     let mut window = Window::HVM;
     let bars = bus
         .enable(at(0, 5, 0), Placement::Assign(&mut window))
@@ -119,7 +100,7 @@ fn bars_that_a_driver_does_not_need_are_not_placed_and_decode_nothing() {
         let fake = FakePci::new();
         let buffer = nvme().memory64(2, size, size);
         fake.insert((0, 5, 0), buffer.memory32(4, 0xc000_0000, 1 << 30));
-        let (bus, here) = (Bus::new(Shared(&fake)), at(0, 5, 0));
+        let (bus, here) = (Bus::new(&fake), at(0, 5, 0));
         let mut window = Window::HVM;
         let all = bus.enable(here, Placement::Assign(&mut window));
         assert!(
@@ -152,7 +133,7 @@ fn a_large_bar_is_placed_where_its_register_reaches_and_nothing_else_is() {
         (wide(64 * GIB), 64 * GIB, [64 * GIB, 128 * GIB]),
     ] {
         let fake = FakePci::new();
-        let bus = Bus::new(Shared(&fake));
+        let bus = Bus::new(&fake);
         let mut window = room();
         for (device, place) in (5..).zip(places) {
             fake.insert((0, device, 0), function.clone());
@@ -167,7 +148,7 @@ fn a_large_bar_is_placed_where_its_register_reaches_and_nothing_else_is() {
     let fake = FakePci::new();
     fake.insert((0, 5, 0), narrow(1 << 31));
     let mut window = room();
-    let refused = Bus::new(Shared(&fake)).enable(at(0, 5, 0), Placement::Assign(&mut window));
+    let refused = Bus::new(&fake).enable(at(0, 5, 0), Placement::Assign(&mut window));
     let text = refused.unwrap_err().to_string();
     assert!(
         text.contains("0x80000000 bytes of the 32-bit BAR 0"),
@@ -188,7 +169,7 @@ fn looking_around_and_switching_a_disk_on_takes_few_accesses() {
     fake.insert((0, 1, 3), FakeFunction::device(0x8086, 0x7113, 0x06_80_00));
     fake.insert((0, 2, 0), nvme());
     fake.insert((0, 3, 0), FakeFunction::device(0x5853, 0x0001, 0xff_80_00));
-    let bus = Bus::new(Shared(&fake));
+    let bus = Bus::new(&fake);
     assert_eq!(bus.scan().len(), 6);
     // Two for each of 28 empty places and of 5 functions that are not there; six for each
     // function 0, four for the two others.
@@ -205,7 +186,7 @@ fn assigned_addresses_are_kept_when_asked_and_missing_ones_reported() {
     let fake = FakePci::new();
     fake.insert((0, 5, 0), nvme());
     fake.insert((0, 6, 0), nvme().memory64(0, 0, 0x4000));
-    let bus = Bus::new(Shared(&fake));
+    let bus = Bus::new(&fake);
     let bars = bus.enable(at(0, 5, 0), Placement::Keep).unwrap();
     assert_eq!((bars[0].address, bars[0].size), (0xfebf_8000, 0x4000));
     // One above 4 GiB has its upper half in the second register.
@@ -231,7 +212,7 @@ fn what_cannot_be_enabled_stays_off_and_says_why() {
     let mut wide_at_the_end = FakeFunction::device(1, 1, 0);
     wide_at_the_end = wide_at_the_end.memory32(5, 0, 0x1000).with(0x24, 0b100);
     fake.insert((0, 4, 0), wide_at_the_end);
-    let bus = Bus::new(Shared(&fake));
+    let bus = Bus::new(&fake);
     let mut tiny = Window::new(0xf000_0000..0xf000_1000);
     let mut enable = |device| bus.enable(at(0, device, 0), Placement::Assign(&mut tiny));
     assert!(matches!(
@@ -261,7 +242,7 @@ fn capabilities_are_walked_and_a_circular_list_ends() {
     );
     fake.insert((0, 2, 0), listed.with(0x34, 0x40).with(0x40, 0x4011));
     fake.insert((0, 3, 0), nvme().with(0x34, 0x40).with(0x40, 0x4011));
-    let bus = Bus::new(Shared(&fake));
+    let bus = Bus::new(&fake);
     let list: Vec<_> = bus
         .capabilities(at(0, 1, 0))
         .map(|c| (c.id, c.offset))
@@ -283,7 +264,7 @@ fn is_nvme(function: &Function) -> bool {
 fn a_function_that_lost_its_power_gets_its_place_back_and_another_one_does_not() {
     let fake = FakePci::new();
     fake.insert((0, 4, 0), nvme());
-    let bus = Bus::new(Shared(&fake));
+    let bus = Bus::new(&fake);
     let place = at(0, 4, 0);
     let mut window = Window::around([], 1 << 36);
     let bars = bus

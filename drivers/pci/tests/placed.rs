@@ -1,26 +1,7 @@
 //! What an earlier driver has left on the bus, found again by its notes.
 
-use spindle_hw::Ports;
 use spindle_pci::{Address, Bus, Class, PlacedFunction, Placement, Window};
 use spindle_testkit::pci::{FakeFunction, FakePci};
-
-/// Lets the test look at the bus while the driver holds it.
-struct Shared<'a>(&'a FakePci);
-
-impl Ports for Shared<'_> {
-    fn in8(&self, port: u16) -> u8 {
-        self.0.in8(port)
-    }
-    fn out8(&self, port: u16, value: u8) {
-        self.0.out8(port, value);
-    }
-    fn in32(&self, port: u16) -> u32 {
-        self.0.in32(port)
-    }
-    fn out32(&self, port: u16, value: u32) {
-        self.0.out32(port, value);
-    }
-}
 
 const NVME: (u8, u8, u8) = (0, 2, 0);
 const VIRTIO: (u8, u8, u8) = (0, 31, 3);
@@ -48,7 +29,7 @@ fn left() -> (FakePci, Vec<PlacedFunction>) {
     fake.insert(NVME, nvme());
     let virtio = FakeFunction::device(0x1af4, 0x1042, 0x01_80_00);
     fake.insert(VIRTIO, virtio.memory32(1, 0, 0x1000).memory64(4, 0, 0x4000));
-    let bus = Bus::new(Shared(&fake));
+    let bus = Bus::new(&fake);
     let mut window = window(None);
     let wanted = bus.scan().into_iter();
     let wanted = wanted.filter(|function| [at(NVME), at(VIRTIO)].contains(&function.address));
@@ -63,7 +44,7 @@ fn left() -> (FakePci, Vec<PlacedFunction>) {
 }
 
 fn is_as_left(fake: &FakePci, placed: &[PlacedFunction], mut window: Window) -> bool {
-    Bus::new(Shared(fake)).are_as_left(placed, &mut window)
+    Bus::new(fake).are_as_left(placed, &mut window)
 }
 
 #[test]
@@ -88,9 +69,9 @@ fn what_is_as_it_was_left_is_found_with_few_accesses_and_nothing_written() {
 fn a_window_knows_what_is_there_already() {
     let (fake, placed) = left();
     let mut window = window(None);
-    assert!(Bus::new(Shared(&fake)).are_as_left(&placed, &mut window));
+    assert!(Bus::new(&fake).are_as_left(&placed, &mut window));
     fake.insert((0, 9, 0), nvme());
-    let bus = Bus::new(Shared(&fake));
+    let bus = Bus::new(&fake);
     let bars = bus.enable(at((0, 9, 0)), Placement::Assign(&mut window));
     let new = bars.unwrap()[0].address;
     let mut taken = placed.iter().flat_map(|known| &known.bars);
@@ -100,7 +81,7 @@ fn a_window_knows_what_is_there_already() {
 #[test]
 fn any_change_is_seen() {
     let (fake, placed) = left();
-    let bus = || Bus::new(Shared(&fake));
+    let bus = || Bus::new(&fake);
     let address = placed[0].bars[0].address;
     // Memory or grants are there in this life.
     assert!(!is_as_left(&fake, &placed, window(Some(address + 0x2000))));

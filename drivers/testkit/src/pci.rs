@@ -231,3 +231,22 @@ impl Ports for FakePci {
         }
     }
 }
+
+/// So that a test can look at the bus while a driver has it.
+impl Ports for &FakePci {
+    fn in8(&self, port: u16) -> u8 {
+        (*self).in8(port)
+    }
+
+    fn out8(&self, port: u16, value: u8) {
+        (*self).out8(port, value);
+    }
+
+    fn in32(&self, port: u16) -> u32 {
+        (*self).in32(port)
+    }
+
+    fn out32(&self, port: u16, value: u32) {
+        (*self).out32(port, value);
+    }
+}
