@@ -7,7 +7,7 @@ use core::sync::atomic::Ordering::{Relaxed, Release};
 use spindle_hw::SharedPages;
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
-use crate::fnv;
+use crate::checked::{self, checked_len};
 use crate::layout::{DEATHS, DEATHS_LEN, LIFE_AT, SERVED_AT, UPDATES_AT};
 
 /// Bytes of a message that are kept.
@@ -76,12 +76,10 @@ pub struct Death {
     pub trace: heapless::Vec<u64, TRACE_MAX>,
 }
 
-/// A [`Death`] in memory.
+/// A [`Death`] in memory, behind its checksum.
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 struct DeathRecord {
-    /// Of all that follows, so that a record that was cut off is none.
-    checksum: u64,
     /// The life that ended, 1 for the first.
     life: u64,
     uptime_ns: u64,
@@ -96,14 +94,10 @@ struct DeathRecord {
     message: [u8; MESSAGE_MAX],
     trace: [u64; TRACE_MAX],
 }
-const _: () = assert!(size_of::<DeathRecord>() == RECORD);
+const _: () = assert!(checked_len::<DeathRecord>() == RECORD);
 const _: () = assert!(PLACES * RECORD == DEATHS_LEN);
 
 impl DeathRecord {
-    fn sum(&self) -> u64 {
-        fnv(self.as_bytes().iter().skip(size_of::<u64>()).copied())
-    }
-
     fn death(&self) -> Option<Death> {
         let message = self.message.get(..self.message_len.into())?;
         let message = core::str::from_utf8(message).ok()?;
@@ -180,8 +174,7 @@ impl Lives {
         for (to, from) in record.trace.iter_mut().zip(&death.trace) {
             *to = *from;
         }
-        record.checksum = record.sum();
-        self.pages.write_bytes(place(life), record.as_bytes());
+        checked::write(self.pages, place(life), &record);
     }
 
     /// How the life before this one ended, if it noted that.
@@ -211,9 +204,8 @@ impl Lives {
     }
 
     fn record(&self, life: u64) -> Option<DeathRecord> {
-        let mut record = DeathRecord::new_zeroed();
-        self.pages.read_bytes(place(life), record.as_mut_bytes());
-        (life > 0 && record.life == life && record.checksum == record.sum()).then_some(record)
+        let record: DeathRecord = checked::read(self.pages, place(life))?;
+        (life > 0 && record.life == life).then_some(record)
     }
 }
 

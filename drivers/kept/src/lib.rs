@@ -27,6 +27,7 @@ extern crate alloc;
 extern crate std;
 
 mod at_work;
+mod checked;
 pub mod death;
 pub mod image;
 pub mod journal;

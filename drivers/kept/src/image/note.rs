@@ -3,8 +3,8 @@
 use spindle_hw::SharedPages;
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
-use crate::fnv;
-use crate::layout::UPDATE;
+use crate::checked::{self, checked_len};
+use crate::layout::{UPDATE, UPDATE_LEN};
 
 /// Bytes of a version in words.
 pub const UPDATE_VERSION_MAX: usize = 96;
@@ -37,12 +37,10 @@ pub struct UpdateNote {
     pub new: heapless::String<UPDATE_VERSION_MAX>,
 }
 
-/// An [`UpdateNote`] in memory.
+/// An [`UpdateNote`] in memory, behind its checksum.
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 struct NoteRecord {
-    /// Of all that follows.
-    checksum: u64,
     id: u64,
     at_ns: u64,
     pause_ns: u64,
@@ -52,13 +50,7 @@ struct NoteRecord {
     old: [u8; UPDATE_VERSION_MAX],
     new: [u8; UPDATE_VERSION_MAX],
 }
-const _: () = assert!(size_of::<NoteRecord>() == crate::layout::UPDATE_LEN);
-
-impl NoteRecord {
-    fn sum(&self) -> u64 {
-        fnv(self.as_bytes().iter().skip(size_of::<u64>()).copied())
-    }
-}
+const _: () = assert!(checked_len::<NoteRecord>() == UPDATE_LEN);
 
 impl UpdateNote {
     /// Writes it in place of the one before.
@@ -72,17 +64,12 @@ impl UpdateNote {
         record.new_len = self.new.len() as u16;
         record.old[..self.old.len()].copy_from_slice(self.old.as_bytes());
         record.new[..self.new.len()].copy_from_slice(self.new.as_bytes());
-        record.checksum = record.sum();
-        pages.write_bytes(UPDATE, record.as_bytes());
+        checked::write(pages, UPDATE, &record);
     }
 
     /// The last one, if there was one and its note checks.
     pub(crate) fn read(pages: &SharedPages) -> Option<Self> {
-        let mut record = NoteRecord::new_zeroed();
-        pages.read_bytes(UPDATE, record.as_mut_bytes());
-        if record.checksum != record.sum() {
-            return None;
-        }
+        let record: NoteRecord = checked::read(pages, UPDATE)?;
         let text = |bytes: &[u8], len: u16| {
             let text = core::str::from_utf8(bytes.get(..len.into())?).ok()?;
             heapless::String::try_from(text).ok()
@@ -132,7 +119,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_damaged_note_is_none(at in 0..crate::layout::UPDATE_LEN, flip in 1_u8..) {
+        fn a_damaged_note_is_none(at in 0..UPDATE_LEN, flip in 1_u8..) {
             std::thread_local! {
                 // Pages of the host are never freed.
                 static PAGES: &'static SharedPages =
