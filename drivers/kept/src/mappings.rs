@@ -6,7 +6,6 @@
 //! addresses of a call under way are noted before it, a page for each vCPU, and the handles that may
 //! be theirs are tried.
 
-use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 
@@ -83,7 +82,7 @@ impl Mappings {
         all.filter(|(_, address)| *address != 0)
     }
 
-    /// Addresses at which something may be mapped by a handle that is not known.
+    /// Addresses at which something may be mapped by a handle that is not known, in order.
     #[must_use]
     pub fn under_way(&self) -> Vec<u64> {
         let mut addresses = Vec::new();
@@ -91,12 +90,20 @@ impl Mappings {
             let page = CALLS + caller * PAGE_SIZE;
             let count = self.pages.u64_at(page).load(Acquire);
             let count = usize::try_from(count).unwrap_or(0).min(MOST_IN_CALL);
-            let words = (1..=count).map(|n| self.pages.u64_at(page + n * size_of::<u64>()));
-            addresses.extend(words.map(|word| word.load(Relaxed)));
+            for n in 1..=count {
+                let word = self.pages.u64_at(page + n * size_of::<u64>());
+                let address = word.load(Relaxed);
+                if let Err(place) = addresses.binary_search(&address) {
+                    addresses.insert(place, address);
+                }
+            }
         }
         // Without what the call had noted already.
-        let known: BTreeSet<u64> = self.mapped().map(|(_, address)| address).collect();
-        addresses.retain(|address| !known.contains(address));
+        for (_, address) in self.mapped() {
+            if let Ok(place) = addresses.binary_search(&address) {
+                addresses.remove(place);
+            }
+        }
         addresses
     }
 
