@@ -445,6 +445,45 @@ order() {
 	guest_need $1 "did $orders ok" $2
 }
 
+# under_load TARGET QUEUES KEY=VALUE...: guests `first` and `second` write and verify on so many queues, until
+# `load_ends`: the first on the NVMe disk, the second on this target
+under_load() {
+	local target=$1 on=$2
+	shift 2
+	guest_start first fio-orders "disk=['$(disk xvda)']" "$@"
+	guest_start second fio-orders "disk=['$(disk xvdb $target)']" "$@"
+	guest_need first ready 60
+	guest_need second ready 60
+	order first 60 'fill xvda'
+	order second 60 'fill xvdb'
+	order first 30 "load xvda $on"
+	order second 30 "load xvdb $on"
+	disk_state first xvda > /run/first.before
+	disk_state second xvdb > /run/second.before
+}
+
+# load_goes_on: both of them get answers
+load_goes_on() {
+	order first 60 'answers xvda 64 60'
+	order second 60 'answers xvdb 64 60'
+}
+
+# load_unchanged: what xenstore has about their disks is what it was when their load began
+load_unchanged() {
+	disk_state first xvda | diff /run/first.before - || fail "xenstore has changed for the first guest"
+	disk_state second xvdb | diff /run/second.before - || fail "xenstore has changed for the second guest"
+}
+
+# load_ends: no I/O of theirs has failed, and what was acknowledged is there
+load_ends() {
+	order first 60 enough
+	order second 60 enough
+	order first 60 'same xvda'
+	order second 60 'same xvdb'
+	guest_end first
+	guest_end second
+}
+
 # guest_finish NAME SECONDS: wait until its job is done, then destroy it
 guest_finish() {
 	guest_need $1 'done' $2

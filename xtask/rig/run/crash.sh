@@ -1,9 +1,6 @@
 # What `run --crash` does: Spindle's kernel dies each few seconds while a guest writes and checks what
 # it reads. Tells the host when each death was ordered, by the time since the guest's load began, how long
 # Spindle was down by its own clock, and when the guest's requests were answered.
-life() { read_store $(spindle_home)/data/spindle/life; }
-is_life() { [ "$(life)" = $1 ]; }
-
 spindle_down
 SPINDLE_KNOBS='drill=on'
 spindle_with vcpus=3
@@ -16,7 +13,7 @@ began=$(now) lives=1 due=$EVERY
 for order in $(echo $ORDERS | tr ',' ' '); do
 	until [ "$(since $began | cut -d. -f1)" -ge $due ]; do sleep 0.1; done
 	due=$((due + EVERY)) lives=$((lives + 1)) at=$(since $began)
-	xenstore-write $(spindle_home)/data/spindle/crash "$(echo $order | tr '-' ' ')" || fail "xenstore-write"
+	drill $(echo $order | tr '-' ' ') || fail "xenstore-write"
 	wait_until 60 is_life $lives || fail "no life $lives after '$order': $(end_of spindle)"
 	mark death when=$at order=$order $(read_store $(spindle_home)/data/spindle/start)
 	say "$(/spindle/spindlectl list | tail -n 1)"

@@ -10,8 +10,7 @@ survive() {
 	began=$(now)
 	"$@" || fail "$*"
 	wait_until 60 is_life $lives || fail "no life $lives after '$*': $(end_of spindle)"
-	order first 60 'answers xvda 64 60'
-	order second 60 'answers xvdb 64 60'
+	load_goes_on
 	took="$took${took:+, }$* $(since $began) s"
 	[ "$(xl domid spindle)" = $id ] || fail "another domain after '$*'"
 }
@@ -22,29 +21,14 @@ assignable $VIRTIO_BDF
 spindle_with vcpus=3 memory=128 "pci=[\"$BDF\",\"$VIRTIO_BDF\"]"
 SPINDLE_KNOBS=''
 id=$(xl domid spindle) lives=1 took=''
-guest_start first fio-orders vcpus=2 "disk=['$(disk xvda)']"
-guest_start second fio-orders "disk=['$(disk xvdb vda)']"
-guest_need first ready 60
-guest_need second ready 60
-order first 60 'fill xvda'
-order second 60 'fill xvdb'
-order first 20 'load xvda'
-order second 20 'load xvdb'
-disk_state first xvda > /run/first.before
-disk_state second xvdb > /run/second.before
+under_load vda 1 vcpus=2
 survive drill panic 1
 survive xl sysrq spindle c
 survive drill exception 2
 survive xl trigger spindle nmi
 survive drill hang 1
-disk_state first xvda | diff /run/first.before - || fail "xenstore has changed for the first guest"
-disk_state second xvdb | diff /run/second.before - || fail "xenstore has changed for the second guest"
-order first 60 enough
-order second 60 enough
-order first 60 'same xvda'
-order second 60 'same xvdb'
-guest_end first
-guest_end second
+load_unchanged
+load_ends
 mark note "text=\"from the death to 64 answers in each guest: $took\""
 next_attach_works
 spindle_down

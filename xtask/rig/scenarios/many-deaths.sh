@@ -45,8 +45,7 @@ survive() {
 		deaths=$((deaths + 1))
 		recent="$recent $(now)"
 	done
-	order first 60 'answers xvda 64 60'
-	order second 60 'answers xvdb 64 60'
+	load_goes_on
 	worst=$(echo "$worst $(since $began)" | awk '{print ($2 > $1) ? $2 : $1}')
 	[ "$(xl domid spindle)" = $id ] || fail "another domain after '$*'"
 	[ "$(lost_cores)" = 0 ] || fail "a core is lost after '$*'"
@@ -103,24 +102,15 @@ SPINDLE_KNOBS="drill=on ram0=48M"
 spindle_with vcpus=4 memory=192
 SPINDLE_KNOBS=''
 id=$(xl domid spindle) deaths=0 recent='' worst=0
-guest_start first fio-orders vcpus=2 "disk=['$(disk xvda)']"
-guest_start second fio-orders vcpus=2 "disk=['$(disk xvdb ram0)']"
+under_load ram0 2 vcpus=2
 probe_up
-for who in first:xvda second:xvdb; do
-	guest_need ${who%:*} ready 60
-	order ${who%:*} 60 "fill ${who#*:}"
-	order ${who%:*} 30 "load ${who#*:} 2"
-done
-disk_state first xvda > /run/first.before
-disk_state second xvdb > /run/second.before
 number=0
 survive drill panic 0
 first=$(event_channels)
 while [ $deaths -lt $DEATHS ]; do
 	number=$((number + 1))
 	die $number
-	disk_state first xvda | diff /run/first.before - || fail "xenstore has changed for the first guest"
-	disk_state second xvdb | diff /run/second.before - || fail "xenstore has changed for the second guest"
+	load_unchanged
 done
 [ $((number % 11)) != 4 ] || die $((number + 1))
 last=$(event_channels)
@@ -129,11 +119,7 @@ last=$(event_channels)
 memory=$(says 'KiB for data' | sort -u | tr '\n' ' ')
 [ "${memory% }" = "${memory%% *}" ] || fail "memory differs from life to life: $memory KiB"
 grants=$(says 'grants of the last life' | sort -n | tail -n 1)
-for who in first:xvda second:xvdb; do
-	order ${who%:*} 60 enough
-	order ${who%:*} 60 "same ${who#*:}"
-	guest_end ${who%:*}
-done
+load_ends
 mark note "text=\"$deaths deaths, at most $worst s from the command to 64 answers in each guest, $last event channels, at most $grants grants\""
 next_attach_works
 spindle_down

@@ -7,8 +7,6 @@
 #
 # It runs when it is named, since the emulator ends one of the guests in most runs of several minutes. With
 # `--set ALL=yes` it tries every way to fail, and updates more often.
-is_life() { [ "$(life)" = $1 ]; }
-life() { read_store $(spindle_home)/data/spindle/life; }
 version() { read_store $(spindle_home)/data/spindle/version; }
 
 # image NAME VERSION [PLACE BYTES]...: an image with this version, and with other bytes there
@@ -25,20 +23,11 @@ image() {
 # shellcheck disable=SC2059
 put() { printf "$3" | dd of=$1 bs=1 seek=$2 conv=notrunc 2> /dev/null; }
 
-# state NAME VDEV: all that xenstore has about a guest's disk, on both sides
-state() {
-	local guest
-	guest=$(xl domid $1)
-	xenstore-ls -f $(backend_dir $guest)/$(devid $2)
-	xenstore-ls -f $HOME_DIR/$guest/device/vbd/$(devid $2)
-}
-
 # go_on LIVES: so many more lives have begun, and both guests go on
 go_on() {
 	lives=$((lives + $1))
 	[ "$(life)" = $lives ] || fail "life $(life), not $lives"
-	order first 60 'answers xvda 64 60'
-	order second 60 'answers xvdb 64 60'
+	load_goes_on
 	[ "$(xl domid spindle)" = $id ] || fail "another domain"
 }
 
@@ -83,16 +72,7 @@ image early '9.9.9 early' "$EARLY" '\017\013'
 image later '9.9.9 later' "$LATER" '\017\013'
 image hangs '9.9.9 hangs' "$LATER" '\353\376'
 head -c 300000 /run/next.elf > /run/cut.elf
-guest_start first fio-orders "disk=['$(disk xvda)']"
-guest_start second fio-orders "disk=['$(disk xvdb vda)']"
-guest_need first ready 60
-guest_need second ready 60
-order first 60 'fill xvda'
-order second 60 'fill xvdb'
-order first 20 'load xvda'
-order second 20 'load xvdb'
-state first xvda > /run/first.before
-state second xvdb > /run/second.before
+under_load vda 1
 /spindle/spindlectl update --dry-run --image /run/next.elf spindle > /run/said 2>&1 || fail "dry run: $(cat /run/said)"
 go_on 0
 refused 'cut off' /run/cut.elf
@@ -105,21 +85,15 @@ if [ "${ALL:-}" = yes ]; then
 	undone early 1 60
 	undone hangs 2 15
 	update next '9.9.9 next'
-	xenstore-write $(spindle_home)/data/spindle/crash 'panic 1'
+	drill panic 1
 	wait_until 60 is_life $((lives + 1)) || fail "no life after a panic: $(end_of spindle)"
 	go_on 1
 	[ "$(version)" = '9.9.9 next' ] || fail "after a panic it runs $(version)"
 	update first "$first"
 	update first "$first"
 fi
-state first xvda | diff /run/first.before - || fail "xenstore has changed for the first guest"
-state second xvdb | diff /run/second.before - || fail "xenstore has changed for the second guest"
-order first 60 enough
-order second 60 enough
-order first 60 'same xvda'
-order second 60 'same xvdb'
-guest_end first
-guest_end second
+load_unchanged
+load_ends
 mark note "text=\"pauses of updates, in ms: $pauses\""
 next_attach_works
 spindle_down
