@@ -38,7 +38,7 @@ struct Slot {
     next: Next,
 }
 
-/// Offered since the time was last told, which may be long ago: what it will be told next counts.
+/// Offered since the last tick, which may be long ago: the time of the next one counts.
 const UNDATED: u64 = u64::MAX;
 
 /// The slots of one queue.
@@ -49,7 +49,7 @@ pub(crate) struct Slots {
     free: Box<[u16]>,
     available: usize,
     commands: usize,
-    /// The time, as it was last told.
+    /// The time of the last tick.
     now_ns: u64,
     /// Some request is [`UNDATED`].
     undated: bool,
@@ -181,7 +181,7 @@ impl Slots {
     }
 
     /// Takes the slot of a finished command for another request of it. Commands are finished before
-    /// the time is told, by a core that may have stood still since.
+    /// the tick, by a core that may have stood still since.
     pub(crate) fn again(&mut self, leader: u16, next: Next) {
         if let Some(slot) = self.slots.get_mut(usize::from(leader)) {
             slot.awaited = true;
