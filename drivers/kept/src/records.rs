@@ -21,9 +21,9 @@ use wire::{Reader, Writer};
 
 /// What a record is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Kind(u16);
+struct RecordKind(u16);
 
-impl Kind {
+impl RecordKind {
     /// How many others there are: the first one.
     const HEAD: Self = Self(1);
     const DEVICE: Self = Self(2);
@@ -67,12 +67,12 @@ impl Records {
         bank.clear();
         let mut body = Writer::default();
         body.u32(devices.clone().count() as u32);
-        bank.add(Kind::HEAD.0, VERSION, body.bytes());
+        bank.add(RecordKind::HEAD.0, VERSION, body.bytes());
         let mut left_out = 0;
         for device in devices {
             let mut body = Writer::default();
             device.write(&mut body);
-            left_out += usize::from(!bank.add(Kind::DEVICE.0, VERSION, body.bytes()));
+            left_out += usize::from(!bank.add(RecordKind::DEVICE.0, VERSION, body.bytes()));
         }
         word.store(writing, Release);
         left_out
@@ -98,9 +98,9 @@ impl Records {
                 continue;
             };
             let mut body = Reader::new(&body);
-            match (Kind(kind), version) {
-                (Kind::HEAD, 1) => expected = body.u32(),
-                (Kind::DEVICE, 1) => match DeviceRecord::read_1(&mut body) {
+            match (RecordKind(kind), version) {
+                (RecordKind::HEAD, 1) => expected = body.u32(),
+                (RecordKind::DEVICE, 1) => match DeviceRecord::read_1(&mut body) {
                     Some(device) => former.devices.push(device),
                     None => damaged += 1,
                 },
@@ -137,7 +137,7 @@ mod tests {
     /// As a kernel of a later version may leave them, before one of this version is started again.
     #[test]
     fn records_that_cannot_be_read_are_counted_with_or_without_a_head() {
-        let device = Kind::DEVICE.0;
+        let device = RecordKind::DEVICE.0;
         // The last one is of this version, and too short.
         let strange = [
             (device, VERSION + 1),
@@ -149,7 +149,7 @@ mod tests {
                 let former = found(|records| {
                     let mut bank = records.bank(1);
                     let count = 3u32.to_le_bytes();
-                    assert!(!head || bank.add(Kind::HEAD.0, VERSION, &count));
+                    assert!(!head || bank.add(RecordKind::HEAD.0, VERSION, &count));
                     assert!((0..3).all(|_| bank.add(kind, version, &[1, 2, 3])));
                 });
                 assert_eq!((former.devices.len(), former.damaged), (0, 3));
@@ -158,7 +158,7 @@ mod tests {
         // What an earlier writing has left is damaged, and no head either.
         let former = found(|records| {
             let mut bank = records.bank(3);
-            assert!(bank.add(Kind::HEAD.0, VERSION, &1u32.to_le_bytes()));
+            assert!(bank.add(RecordKind::HEAD.0, VERSION, &1u32.to_le_bytes()));
             assert!((0..3).all(|_| bank.add(device, VERSION, &[1, 2, 3])));
         });
         assert_eq!((former.devices.len(), former.damaged), (0, 4));
