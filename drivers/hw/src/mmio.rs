@@ -51,10 +51,10 @@ pub trait NarrowRegisters: Registers {
 }
 
 /// What a register may be read as: an unsigned integer.
-trait Word: Copy {}
-impl Word for u8 {}
-impl Word for u16 {}
-impl Word for u32 {}
+trait RegisterWord: Copy {}
+impl RegisterWord for u8 {}
+impl RegisterWord for u16 {}
+impl RegisterWord for u32 {}
 
 /// Registers mapped into memory, uncached.
 #[derive(Debug)]
@@ -89,7 +89,7 @@ impl Mmio {
     }
 
     /// The register of type `T` at `offset`.
-    fn register<T: Word>(&self, offset: usize) -> Option<NonNull<T>> {
+    fn register<T: RegisterWord>(&self, offset: usize) -> Option<NonNull<T>> {
         let size = size_of::<T>();
         if !offset.is_multiple_of(size) || offset.checked_add(size)? > self.len {
             return None;
@@ -99,15 +99,15 @@ impl Mmio {
     }
 
     #[inline]
-    fn read<T: Word>(&self, offset: usize) -> Option<T> {
+    fn read<T: RegisterWord>(&self, offset: usize) -> Option<T> {
         // SAFETY: `register` gives only aligned addresses inside the mapped block, and any bits
-        // make a `Word`.
+        // make a `RegisterWord`.
         self.register(offset)
             .map(|at| unsafe { at.read_volatile() })
     }
 
     #[inline]
-    fn write<T: Word>(&self, offset: usize, value: T) {
+    fn write<T: RegisterWord>(&self, offset: usize, value: T) {
         if let Some(at) = self.register(offset) {
             // SAFETY: `register` gives only aligned addresses inside the mapped block.
             unsafe { at.write_volatile(value) };

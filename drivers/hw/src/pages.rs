@@ -54,8 +54,10 @@ impl SharedPages {
     #[must_use]
     pub fn host(count: usize, bus: u64) -> Self {
         #[repr(C, align(4096))]
-        struct Page([u8; PAGE_SIZE]);
-        let pages: Vec<Page> = (0..count.max(1)).map(|_| Page([0; PAGE_SIZE])).collect();
+        struct HostPage([u8; PAGE_SIZE]);
+        let pages: Vec<HostPage> = (0..count.max(1))
+            .map(|_| HostPage([0; PAGE_SIZE]))
+            .collect();
         let base = NonNull::from(pages.leak()).cast();
         Self {
             base,
