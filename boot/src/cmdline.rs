@@ -2,7 +2,7 @@
 
 /// One word of the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Word<'a> {
+pub struct Argument<'a> {
     /// What stands before the first `=`, or the whole word.
     pub key: &'a str,
     /// What stands after it, without quotes; `None` if there is no `=`.
@@ -26,9 +26,9 @@ pub fn words(line: &str) -> Words<'_> {
 }
 
 impl<'a> Iterator for Words<'a> {
-    type Item = Word<'a>;
+    type Item = Argument<'a>;
 
-    fn next(&mut self) -> Option<Word<'a>> {
+    fn next(&mut self) -> Option<Argument<'a>> {
         let rest = self.rest.trim_start();
         if rest.is_empty() {
             self.rest = rest;
@@ -46,7 +46,7 @@ impl<'a> Iterator for Words<'a> {
         {
             let (value, rest) = quoted.split_once('"').unwrap_or((quoted, ""));
             self.rest = rest;
-            return Some(Word {
+            return Some(Argument {
                 key,
                 value: Some(value),
             });
@@ -57,12 +57,12 @@ impl<'a> Iterator for Words<'a> {
     }
 }
 
-fn split(word: &str) -> Word<'_> {
+fn split(word: &str) -> Argument<'_> {
     let (key, value) = match word.split_once('=') {
         Some((key, value)) => (key, Some(value)),
         None => (word, None),
     };
-    Word { key, value }
+    Argument { key, value }
 }
 
 #[cfg(test)]

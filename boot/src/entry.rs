@@ -10,7 +10,7 @@ use core::ptr;
 
 use crate::kept::{self, Kept, START_AGAIN};
 use crate::{
-    BootError, BootInfo, Kind, MapError, PAGE, PageTables, PhysRead, Regions, TableMemory,
+    BootError, BootInfo, MapError, MemoryKind, PAGE, PageTables, PhysRead, Regions, TableMemory,
 };
 
 global_asm!(include_str!("entry.S"));
@@ -238,22 +238,25 @@ fn build(
     kept: &Kept,
 ) -> Result<u64, MapError> {
     let mut tables = PageTables::new(memory)?;
-    tables.map(image.text.clone(), Kind::Text)?;
-    tables.map(image.rodata.clone(), Kind::ReadOnly)?;
-    tables.map(image.data.start..image.stack.start - PAGE, Kind::Memory)?;
-    tables.map(image.stack.start..image.data.end, Kind::Memory)?;
+    tables.map(image.text.clone(), MemoryKind::Text)?;
+    tables.map(image.rodata.clone(), MemoryKind::ReadOnly)?;
+    tables.map(
+        image.data.start..image.stack.start - PAGE,
+        MemoryKind::Memory,
+    )?;
+    tables.map(image.stack.start..image.data.end, MemoryKind::Memory)?;
     let mut rest = ram.clone();
     rest.remove(&image.place);
     // No stray write reaches what later starts are made of.
     rest.remove(&kept.image);
-    tables.map(kept.image.clone(), Kind::ReadOnly)?;
+    tables.map(kept.image.clone(), MemoryKind::ReadOnly)?;
     if kept.again {
         // What happens before the kernel has tables of its own ends there.
         rest.remove(&kept.code());
-        tables.map(kept.code(), Kind::Text)?;
+        tables.map(kept.code(), MemoryKind::Text)?;
     }
     for range in rest.iter() {
-        tables.map(range, Kind::Memory)?;
+        tables.map(range, MemoryKind::Memory)?;
     }
     Ok(tables.root())
 }

@@ -81,13 +81,13 @@ mod regions;
 mod runs;
 mod start_info;
 
-pub use cmdline::{Word, Words, words};
+pub use cmdline::{Argument, Words, words};
 #[cfg(target_os = "none")]
 pub use entry::{Boot, IdentityTables, Image, enable_write_back, image};
 pub use info::{BootError, BootInfo, COMMAND_LINE_MAX, MAP_MAX, MODULES_MAX, MapEntry, PhysRead};
 #[cfg(target_os = "none")]
 pub use kept::{IMAGE_ROOM, KEPT_CODE_PAGE, Kept, START_AGAIN};
-pub use paging::{Kind, LIMIT as MAP_LIMIT, MapError, PageTables, TableMemory};
+pub use paging::{LIMIT as MAP_LIMIT, MapError, MemoryKind, PageTables, TableMemory};
 pub use regions::{REGIONS_MAX, Regions};
 pub use runs::RunAllocator;
 pub use start_info::{MemoryType, START_INFO_MAGIC};

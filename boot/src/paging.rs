@@ -25,7 +25,7 @@ pub const LIMIT: u64 = 1 << 47;
 
 /// What memory is mapped for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum MemoryKind {
     /// Code: read-only, executable.
     Text,
     /// Constants: read-only.
@@ -36,7 +36,7 @@ pub enum Kind {
     Mmio,
 }
 
-impl Kind {
+impl MemoryKind {
     /// Accessed and dirty are set from the start, which spares the processor writing them.
     const fn bits(self) -> u64 {
         match self {
@@ -106,7 +106,7 @@ impl<M: TableMemory> PageTables<M> {
     /// # Errors
     /// If the range is not whole pages, is mapped as something else already (what lies before
     /// that page is mapped then), or no memory is left for tables.
-    pub fn map(&mut self, range: Range<u64>, kind: Kind) -> Result<(), MapError> {
+    pub fn map(&mut self, range: Range<u64>, kind: MemoryKind) -> Result<(), MapError> {
         check(&range)?;
         let mut at = range.start;
         while at < range.end {
@@ -149,7 +149,7 @@ impl<M: TableMemory> PageTables<M> {
     }
 
     /// Maps one page, large if asked and possible, and returns its size.
-    fn map_one(&mut self, at: u64, kind: Kind, large: bool) -> Result<u64, MapError> {
+    fn map_one(&mut self, at: u64, kind: MemoryKind, large: bool) -> Result<u64, MapError> {
         let directory = self.directory(at)?;
         let slot = index(at, 1);
         let entry = self.memory.load(directory, slot);
@@ -293,14 +293,14 @@ mod tests {
     #[test]
     fn large_pages_are_used_where_they_fit() {
         let mut t = tables(16);
-        t.map(0x10_0000..0x40_3000, Kind::Memory).unwrap();
+        t.map(0x10_0000..0x40_3000, MemoryKind::Memory).unwrap();
         assert_eq!(
             walk(&t, 0x10_0000),
-            Some((0x10_0000 | Kind::Memory.bits(), PAGE))
+            Some((0x10_0000 | MemoryKind::Memory.bits(), PAGE))
         );
         assert_eq!(
             walk(&t, 0x20_0000),
-            Some((0x20_0000 | Kind::Memory.bits() | LARGE, LARGE_PAGE))
+            Some((0x20_0000 | MemoryKind::Memory.bits() | LARGE, LARGE_PAGE))
         );
         assert_eq!(walk(&t, 0x40_2000).unwrap().1, PAGE);
         assert_eq!(walk(&t, 0x40_3000), None);
@@ -309,13 +309,18 @@ mod tests {
 
     #[test]
     fn nothing_is_both_writable_and_executable() {
-        for kind in [Kind::Text, Kind::ReadOnly, Kind::Memory, Kind::Mmio] {
+        for kind in [
+            MemoryKind::Text,
+            MemoryKind::ReadOnly,
+            MemoryKind::Memory,
+            MemoryKind::Mmio,
+        ] {
             let bits = kind.bits();
             assert!(bits & WRITABLE == 0 || bits & NO_EXECUTE != 0);
-            assert_eq!(bits & NO_EXECUTE == 0, kind == Kind::Text);
+            assert_eq!(bits & NO_EXECUTE == 0, kind == MemoryKind::Text);
         }
         assert_eq!(
-            Kind::Mmio.bits() & (CACHE_DISABLE | WRITE_THROUGH),
+            MemoryKind::Mmio.bits() & (CACHE_DISABLE | WRITE_THROUGH),
             CACHE_DISABLE | WRITE_THROUGH
         );
     }
@@ -323,12 +328,12 @@ mod tests {
     #[test]
     fn a_guard_page_splits_a_large_page_and_leaves_its_neighbours() {
         let mut t = tables(16);
-        t.map(0x20_0000..0x60_0000, Kind::Memory).unwrap();
+        t.map(0x20_0000..0x60_0000, MemoryKind::Memory).unwrap();
         t.unmap(0x2f_f000..0x30_0000).unwrap();
         assert!(!t.is_mapped(0x2f_f123));
         assert_eq!(
             walk(&t, 0x2f_e000),
-            Some((0x2f_e000 | Kind::Memory.bits(), PAGE))
+            Some((0x2f_e000 | MemoryKind::Memory.bits(), PAGE))
         );
         assert_eq!(walk(&t, 0x30_0000).unwrap().0 & ADDRESS, 0x30_0000);
         assert!(t.is_mapped(0x40_0000));
@@ -339,14 +344,14 @@ mod tests {
     #[test]
     fn mapping_again_is_fine_as_the_same_and_refused_as_another() {
         let mut t = tables(16);
-        t.map(0xfe00_0000..0xfe40_1000, Kind::Mmio).unwrap();
-        t.map(0xfe00_1000..0xfe40_1000, Kind::Mmio).unwrap();
+        t.map(0xfe00_0000..0xfe40_1000, MemoryKind::Mmio).unwrap();
+        t.map(0xfe00_1000..0xfe40_1000, MemoryKind::Mmio).unwrap();
         assert_eq!(
-            t.map(0xfe00_1000..0xfe00_2000, Kind::Memory),
+            t.map(0xfe00_1000..0xfe00_2000, MemoryKind::Memory),
             Err(MapError::Occupied(0xfe00_1000))
         );
         assert_eq!(
-            t.map(0xfe40_0000..0xfe40_1000, Kind::Text),
+            t.map(0xfe40_0000..0xfe40_1000, MemoryKind::Text),
             Err(MapError::Occupied(0xfe40_0000))
         );
     }
@@ -361,7 +366,7 @@ mod tests {
             u64::MAX - 4095..u64::MAX,
         ] {
             assert_eq!(
-                t.map(range.clone(), Kind::Memory),
+                t.map(range.clone(), MemoryKind::Memory),
                 Err(MapError::Range(range.start, range.end))
             );
         }
@@ -369,7 +374,7 @@ mod tests {
         let backwards = 8192..4096;
         assert_eq!(t.unmap(backwards), Err(MapError::Range(8192, 4096)));
         assert_eq!(
-            t.map(0x1000..0x2000, Kind::Memory),
+            t.map(0x1000..0x2000, MemoryKind::Memory),
             Err(MapError::OutOfTables)
         );
     }
@@ -383,7 +388,7 @@ mod tests {
             let mut model = vec![false; 4096];
             for (add, first, count) in steps {
                 let range = first * PAGE..(first + count) * PAGE;
-                if add { t.map(range, Kind::Memory).unwrap() } else { t.unmap(range).unwrap() }
+                if add { t.map(range, MemoryKind::Memory).unwrap() } else { t.unmap(range).unwrap() }
                 model[first as usize..(first + count) as usize].fill(add);
             }
             for (page, mapped) in model.into_iter().enumerate() {

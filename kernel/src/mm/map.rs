@@ -10,7 +10,7 @@ use core::ptr::{self, NonNull};
 
 use spin::Mutex;
 use spindle_hw::{IdentityMap, Mmio, SharedPages};
-use xen_pvh_boot::{IdentityTables, Kind, MapError, PAGE, PageTables};
+use xen_pvh_boot::{IdentityTables, MapError, MemoryKind, PAGE, PageTables};
 
 use crate::arch::cpu;
 
@@ -34,7 +34,7 @@ fn table_page() -> Option<u64> {
 }
 
 /// Maps memory that is not ours alone, and was not mapped before, and returns it.
-fn fresh(range: Range<u64>, kind: Kind) -> Result<NonNull<u8>, MapError> {
+fn fresh(range: Range<u64>, kind: MemoryKind) -> Result<NonNull<u8>, MapError> {
     with_tables(|tables| {
         let mut page = range.start;
         while page < range.end {
@@ -51,7 +51,7 @@ fn fresh(range: Range<u64>, kind: Kind) -> Result<NonNull<u8>, MapError> {
 
 /// Maps the grant window.
 pub(super) fn window(range: Range<u64>) -> Result<(), MapError> {
-    with_tables(|tables| tables.map(range, Kind::Memory))
+    with_tables(|tables| tables.map(range, MemoryKind::Memory))
 }
 
 /// Makes memory code that is not part of the image: executable, and no longer writable.
@@ -61,7 +61,7 @@ pub(super) fn window(range: Range<u64>) -> Result<(), MapError> {
 pub(crate) fn make_code(range: Range<u64>) -> Result<(), MapError> {
     with_tables(|tables| {
         tables.unmap(range.clone())?;
-        tables.map(range, Kind::Text)
+        tables.map(range, MemoryKind::Text)
     })
 }
 
@@ -73,7 +73,7 @@ pub(crate) fn special_page(frame: u64) -> Result<SharedPages, MapError> {
     let at = frame
         .checked_mul(PAGE)
         .ok_or(MapError::Range(frame, frame))?;
-    let base = fresh(at..at.saturating_add(PAGE), Kind::Memory)?;
+    let base = fresh(at..at.saturating_add(PAGE), MemoryKind::Memory)?;
     // SAFETY: just mapped for good; it was not mapped before, so no reference covers it.
     Ok(unsafe { SharedPages::from_raw(base, 1, at) })
 }
@@ -89,7 +89,7 @@ pub(crate) fn registers(at: u64, len: usize) -> Result<Mmio, MapError> {
         return Err(MapError::Range(at, end));
     }
     let pages = at & !(PAGE - 1)..end.checked_next_multiple_of(PAGE).unwrap_or(end);
-    with_tables(|tables| tables.map(pages, Kind::Mmio))?;
+    with_tables(|tables| tables.map(pages, MemoryKind::Mmio))?;
     let base = NonNull::new(ptr::with_exposed_provenance_mut(at as usize));
     let base = base.ok_or(MapError::Range(at, end))?;
     // SAFETY: mapped uncached for good, and not memory: mapping would have failed.
