@@ -8,7 +8,7 @@ use arbitrary::{Arbitrary, Unstructured};
 use liar::Liar;
 use spindle_block::{Command, DiskOptions, DiskQueue, Op, Unit};
 use spindle_hw::DmaAlloc;
-use spindle_pci::{Bus, Placement, Window};
+use spindle_pci::{BarWindow, Bus, Placement};
 use spindle_testkit::mem::FakeBus;
 use spindle_testkit::pci::FakePci;
 use spindle_testkit::virtio::{Config, FakeVirtio, Fault};
@@ -68,7 +68,7 @@ pub fn run(data: &[u8]) {
     pci.insert((0, 5, 0), function);
     let pci = Bus::new(pci);
     let at = pci.scan()[0].address;
-    let mut window = Window::HVM;
+    let mut window = BarWindow::HVM;
     let Ok(bars) = pci.enable(at, Placement::Assign(&mut window)) else {
         return;
     };

@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use spindle_hw::Ports;
 
 use crate::config::{command, register};
-use crate::{Address, Bus, Function, Window};
+use crate::{Address, BarWindow, Bus, Function};
 
 /// Why a function could not be switched on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -71,7 +71,7 @@ pub enum Placement<'a> {
     /// Firmware or the toolstack has placed them: take the addresses as they stand.
     Keep,
     /// They are not placed, whatever the registers show: assign addresses from this window.
-    Assign(&'a mut Window),
+    Assign(&'a mut BarWindow),
 }
 
 /// A block of device memory in the address space.

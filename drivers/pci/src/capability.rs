@@ -33,7 +33,7 @@ pub struct Capability {
 
 /// The capabilities of one function, in the order of its list.
 #[derive(Debug)]
-pub struct Capabilities<'a, P> {
+pub struct CapabilityList<'a, P> {
     bus: &'a Bus<P>,
     at: Address,
     next: u8,
@@ -48,14 +48,14 @@ const HAS_LIST: u32 = 1 << (16 + 4);
 impl<P: Ports> Bus<P> {
     /// The capabilities of the function at `at` (PCI Local Bus 3.0, 6.7).
     #[must_use]
-    pub fn capabilities(&self, at: Address) -> Capabilities<'_, P> {
+    pub fn capabilities(&self, at: Address) -> CapabilityList<'_, P> {
         let status = self.read32(at, register::COMMAND);
         let next = if status & HAS_LIST != 0 && status != u32::MAX {
             self.read32(at, register::CAPABILITIES) as u8
         } else {
             0
         };
-        Capabilities {
+        CapabilityList {
             bus: self,
             at,
             next,
@@ -64,7 +64,7 @@ impl<P: Ports> Bus<P> {
     }
 }
 
-impl<P: Ports> Iterator for Capabilities<'_, P> {
+impl<P: Ports> Iterator for CapabilityList<'_, P> {
     type Item = Capability;
 
     fn next(&mut self) -> Option<Capability> {

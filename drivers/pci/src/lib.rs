@@ -20,8 +20,8 @@ mod window;
 
 pub use address::Address;
 pub use bar::{MemoryBar, PciError, Placement};
-pub use capability::{Capabilities, Capability, CapabilityId};
+pub use capability::{Capability, CapabilityId, CapabilityList};
 pub use config::{Bus, CONFIG_ADDRESS, CONFIG_DATA};
 pub use function::{Class, Function};
 pub use placed::PlacedFunction;
-pub use window::Window;
+pub use window::BarWindow;

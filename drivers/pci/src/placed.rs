@@ -11,7 +11,7 @@ use spindle_hw::Ports;
 
 use crate::bar::REGISTERS;
 use crate::config::{command, register};
-use crate::{Address, Bus, Class, Function, MemoryBar, Window};
+use crate::{Address, BarWindow, Bus, Class, Function, MemoryBar};
 
 /// A function that was switched on by [`Bus::enable`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,11 +102,11 @@ impl<P: Ports> Bus<P> {
     /// all of them in the free room of `window`, from which they are taken. Nothing is written. If not,
     /// none of this may be relied on.
     #[must_use]
-    pub fn are_as_left(&self, known: &[PlacedFunction], window: &mut Window) -> bool {
+    pub fn are_as_left(&self, known: &[PlacedFunction], window: &mut BarWindow) -> bool {
         known.iter().all(|known| self.is_as_left(known, window))
     }
 
-    fn is_as_left(&self, known: &PlacedFunction, window: &mut Window) -> bool {
+    fn is_as_left(&self, known: &PlacedFunction, window: &mut BarWindow) -> bool {
         let at = known.function.address;
         let is_there = self
             .function(at)

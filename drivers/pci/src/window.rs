@@ -19,14 +19,14 @@ const HYPER_TRANSPORT: Range<u64> = 0xfd_0000_0000..0x100_0000_0000;
 
 /// Guest-physical addresses for BARs to be placed in.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Window {
+pub struct BarWindow {
     /// Where BARs may be, best first.
     places: [Range<u64>; 3],
     /// What they must not meet: memory, and BARs placed before.
     taken: Vec<Range<u64>>,
 }
 
-impl Window {
+impl BarWindow {
     /// The 192 MiB that are free in every container with a device model.
     pub const HVM: Self = Self::new(USUAL);
 
@@ -111,18 +111,18 @@ mod tests {
     const GIB: u64 = 1 << 30;
 
     /// 64 MiB of RAM, and a GiB for grants above 4 GiB.
-    fn small() -> Window {
-        Window::around([0..64 * MIB, 4 * GIB..5 * GIB], 1 << 39)
+    fn small() -> BarWindow {
+        BarWindow::around([0..64 * MIB, 4 * GIB..5 * GIB], 1 << 39)
     }
 
     #[test]
     fn a_window_aligns_to_the_size_and_ends() {
-        let mut window = Window::new(0xf000_1000..0xf000_8000);
+        let mut window = BarWindow::new(0xf000_1000..0xf000_8000);
         assert_eq!(window.take(0x10, false), Some(0xf000_1000));
         assert_eq!(window.take(0x4000, false), Some(0xf000_4000));
         assert_eq!(window.take(0x2000, false), Some(0xf000_2000), "before it");
         assert_eq!(window.take(0x10, false), None);
-        let mut last = Window::new(u64::MAX - 10..u64::MAX);
+        let mut last = BarWindow::new(u64::MAX - 10..u64::MAX);
         assert_eq!(last.take(4096, true), None);
     }
 
@@ -145,7 +145,7 @@ mod tests {
 
     #[test]
     fn memory_below_4_gib_is_kept_clear_of() {
-        let mut window = Window::around([0..3 * GIB, 4 * GIB..6 * GIB], 1 << 36);
+        let mut window = BarWindow::around([0..3 * GIB, 4 * GIB..6 * GIB], 1 << 36);
         assert_eq!(window.take(GIB, false), None);
         assert_eq!(window.take(256 * MIB, false), Some(3 * GIB + 256 * MIB));
         assert_eq!(window.take(GIB, true), Some(6 * GIB));
@@ -153,7 +153,7 @@ mod tests {
 
     #[test]
     fn addresses_that_an_iommu_keeps_for_itself_are_left_out() {
-        let mut window = Window::around(core::iter::once(0..64 * MIB), 1 << 42);
+        let mut window = BarWindow::around(core::iter::once(0..64 * MIB), 1 << 42);
         assert_eq!(window.take(512 * GIB, true), Some(1024 * GIB));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::slice;
 
-use spindle_pci::{Address, Bus, CapabilityId, Class, Function, PciError, Placement, Window};
+use spindle_pci::{Address, BarWindow, Bus, CapabilityId, Class, Function, PciError, Placement};
 use spindle_testkit::pci::{FakeFunction, FakePci};
 
 fn at(bus: u8, device: u8, function: u8) -> Address {
@@ -58,7 +58,7 @@ fn bars_are_sized_and_assigned_whatever_they_held() {
         .with(0x04, 0x0010_0007);
     fake.insert((0, 5, 0), function);
     let bus = Bus::new(&fake);
-    let mut window = Window::HVM;
+    let mut window = BarWindow::HVM;
     let bars = bus
         .enable(at(0, 5, 0), Placement::Assign(&mut window))
         .unwrap();
@@ -89,8 +89,8 @@ const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 
 /// What a container with 64 MiB of RAM has: the GiB above 4 GiB is where grants go.
-fn room() -> Window {
-    Window::around([MIB..64 * MIB, 4 * GIB..5 * GIB], 1 << 40)
+fn room() -> BarWindow {
+    BarWindow::around([MIB..64 * MIB, 4 * GIB..5 * GIB], 1 << 40)
 }
 
 /// Controller memory buffers (BAR 2) and persistent memory (BAR 4) of any size.
@@ -101,14 +101,14 @@ fn bars_that_a_driver_does_not_need_are_not_placed_and_decode_nothing() {
         let buffer = nvme().memory64(2, size, size);
         fake.insert((0, 5, 0), buffer.memory32(4, 0xc000_0000, 1 << 30));
         let (bus, here) = (Bus::new(&fake), at(0, 5, 0));
-        let mut window = Window::HVM;
+        let mut window = BarWindow::HVM;
         let all = bus.enable(here, Placement::Assign(&mut window));
         assert!(
             matches!(all, Err(PciError::NoRoom { index: 2, .. })),
             "{all:?}"
         );
         assert_eq!(fake.decoded(here), [], "switched off");
-        let mut window = Window::HVM;
+        let mut window = BarWindow::HVM;
         let placement = Placement::Assign(&mut window);
         let bars = bus.enable_only(here, placement, |bar| bar == 0).unwrap();
         assert_eq!(bars.len(), 1);
@@ -175,7 +175,7 @@ fn looking_around_and_switching_a_disk_on_takes_few_accesses() {
     // function 0, four for the two others.
     let scan = fake.accesses();
     assert_eq!(scan, 2 * 28 + 2 * 5 + 6 * 4 + 4 * 2);
-    let mut window = Window::HVM;
+    let mut window = BarWindow::HVM;
     bus.enable(at(0, 2, 0), Placement::Assign(&mut window))
         .unwrap();
     assert!(fake.accesses() - scan <= 36, "{}", fake.accesses() - scan);
@@ -213,7 +213,7 @@ fn what_cannot_be_enabled_stays_off_and_says_why() {
     wide_at_the_end = wide_at_the_end.memory32(5, 0, 0x1000).with(0x24, 0b100);
     fake.insert((0, 4, 0), wide_at_the_end);
     let bus = Bus::new(&fake);
-    let mut tiny = Window::new(0xf000_0000..0xf000_1000);
+    let mut tiny = BarWindow::new(0xf000_0000..0xf000_1000);
     let mut enable = |device| bus.enable(at(0, device, 0), Placement::Assign(&mut tiny));
     assert!(matches!(
         enable(1),
@@ -266,7 +266,7 @@ fn a_function_that_lost_its_power_gets_its_place_back_and_another_one_does_not()
     fake.insert((0, 4, 0), nvme());
     let bus = Bus::new(&fake);
     let place = at(0, 4, 0);
-    let mut window = Window::around([], 1 << 36);
+    let mut window = BarWindow::around([], 1 << 36);
     let bars = bus
         .enable_only(place, Placement::Assign(&mut window), |bar| bar == 0)
         .unwrap();

@@ -2,7 +2,7 @@
 
 use spindle_hw::Ports;
 use spindle_pci::{
-    Address, Bus, CONFIG_ADDRESS, CONFIG_DATA, Class, MemoryBar, PciError, Placement, Window,
+    Address, BarWindow, Bus, CONFIG_ADDRESS, CONFIG_DATA, Class, MemoryBar, PciError, Placement,
 };
 use spindle_testkit::pci::{FakeFunction, FakePci};
 
@@ -20,11 +20,11 @@ fn at(bus: u8, device: u8, function: u8) -> Address {
 
 /// Places all BARs of a device.
 fn place(function: FakeFunction) -> Result<Vec<MemoryBar>, PciError> {
-    let mut window = Window::HVM;
+    let mut window = BarWindow::HVM;
     place_in(&mut window, function)
 }
 
-fn place_in(window: &mut Window, function: FakeFunction) -> Result<Vec<MemoryBar>, PciError> {
+fn place_in(window: &mut BarWindow, function: FakeFunction) -> Result<Vec<MemoryBar>, PciError> {
     let fake = FakePci::new();
     fake.insert((0, 1, 0), function);
     Bus::new(fake).enable(at(0, 1, 0), Placement::Assign(window))
@@ -162,7 +162,7 @@ fn a_register_that_does_not_take_its_address_is_reported() {
         let fake = FakePci::new();
         fake.insert((0, 1, 0), function);
         let bus = Bus::new(Stuck { fake });
-        let mut window = Window::new(0x1000_0000..0x1001_0000);
+        let mut window = BarWindow::new(0x1000_0000..0x1001_0000);
         let refused = bus.enable(at(0, 1, 0), Placement::Assign(&mut window));
         let expected = PciError::NotTaken {
             at: at(0, 1, 0),
@@ -178,7 +178,7 @@ fn a_register_that_does_not_take_its_address_is_reported() {
 fn what_is_claimed_where_bars_usually_are_does_not_end_the_memory_below() {
     // The usual place is full; the room below begins behind RAM and the 256 MiB after it.
     let ram = 0..0x4000_0000u64;
-    let mut window = Window::around([ram, 0xf000_0000..0xfc00_0000], 1 << 36);
+    let mut window = BarWindow::around([ram, 0xf000_0000..0xfc00_0000], 1 << 36);
     let bars = place_in(&mut window, device().memory32(0, 0, 0x1000)).unwrap();
     assert_eq!(bars[0].address, 0x5000_0000);
 }

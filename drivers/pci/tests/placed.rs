@@ -1,6 +1,6 @@
 //! What an earlier driver has left on the bus, found again by its notes.
 
-use spindle_pci::{Address, Bus, Class, PlacedFunction, Placement, Window};
+use spindle_pci::{Address, BarWindow, Bus, Class, PlacedFunction, Placement};
 use spindle_testkit::pci::{FakeFunction, FakePci};
 
 const NVME: (u8, u8, u8) = (0, 2, 0);
@@ -11,10 +11,10 @@ fn at((bus, device, function): (u8, u8, u8)) -> Address {
 }
 
 /// A usual domain's window for BARs, in which `other` is taken.
-fn window(other: Option<u64>) -> Window {
+fn window(other: Option<u64>) -> BarWindow {
     let other = other.map(|start| start..start + 4096);
     let claimed = [0..64 << 20, 4 << 30..5 << 30].into_iter().chain(other);
-    Window::around(claimed, 1 << 40)
+    BarWindow::around(claimed, 1 << 40)
 }
 
 fn nvme() -> FakeFunction {
@@ -43,7 +43,7 @@ fn left() -> (FakePci, Vec<PlacedFunction>) {
     (fake, placed)
 }
 
-fn is_as_left(fake: &FakePci, placed: &[PlacedFunction], mut window: Window) -> bool {
+fn is_as_left(fake: &FakePci, placed: &[PlacedFunction], mut window: BarWindow) -> bool {
     Bus::new(fake).are_as_left(placed, &mut window)
 }
 
@@ -85,7 +85,7 @@ fn any_change_is_seen() {
     let address = placed[0].bars[0].address;
     // Memory or grants are there in this life.
     assert!(!is_as_left(&fake, &placed, window(Some(address + 0x2000))));
-    assert!(!is_as_left(&fake, &placed, Window::new(0..address)));
+    assert!(!is_as_left(&fake, &placed, BarWindow::new(0..address)));
     let mut narrow = placed.clone();
     narrow[0].bars[0].address = 5 << 30;
     narrow[0].bars[0].wide = false;

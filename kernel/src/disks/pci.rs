@@ -8,7 +8,9 @@ use alloc::vec::Vec;
 use log::error;
 use spindle_block::{BusMaster, Unreachable};
 use spindle_hw::{Mmio, X86Ports};
-use spindle_pci::{Address, Bus, Function, MemoryBar, PciError, PlacedFunction, Placement, Window};
+use spindle_pci::{
+    Address, BarWindow, Bus, Function, MemoryBar, PciError, PlacedFunction, Placement,
+};
 
 use xen_pvh_boot::MapEntry;
 
@@ -23,7 +25,7 @@ const FOUR_GIB: u64 = 4 << 30;
 pub(super) struct Pci {
     pub(super) bus: Rc<Bus<X86Ports>>,
     functions: Vec<Function>,
-    window: Window,
+    window: BarWindow,
     /// Those that are switched on.
     placed: Vec<PlacedFunction>,
     /// One was left out.
@@ -37,7 +39,7 @@ impl Pci {
         let claimed = map.iter().map(|e| e.start..e.start.saturating_add(e.size));
         let high = FOUR_GIB..memory.end;
         // Nothing ran before the first life in a domain: what the registers hold there is the host's.
-        let window = Window::around(claimed.chain([high]), mm::address_limit());
+        let window = BarWindow::around(claimed.chain([high]), mm::address_limit());
         let mut held = window.clone();
         let left = left_by_last_life().filter(|left| bus.are_as_left(left, &mut held));
         let (placed, window) = match left {

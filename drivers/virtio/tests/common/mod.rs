@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use spindle_block::{DiskOptions, Segment};
 use spindle_hw::{DmaAlloc, SharedPages};
-use spindle_pci::{Bus, Placement, Window};
+use spindle_pci::{BarWindow, Bus, Placement};
 use spindle_testkit::mem::{FakeBus, FakeClock};
 use spindle_testkit::pci::FakePci;
 use spindle_testkit::queue::pages;
@@ -32,7 +32,7 @@ pub(crate) fn layout(pci: FakePci) -> Result<Layout, LayoutError> {
     let bus = Bus::new(pci);
     let function = bus.scan()[0];
     assert!(spindle_virtio::is_block_device(&function));
-    let mut window = Window::HVM;
+    let mut window = BarWindow::HVM;
     let bars = bus
         .enable(function.address, Placement::Assign(&mut window))
         .unwrap();

@@ -13,7 +13,7 @@ use spindle_control::{Disks, RamDisks};
 use spindle_hw::{DmaAlloc, NarrowRegisters, Registers, SharedPages};
 use spindle_kept::RamRecords;
 use spindle_nvme::{Controller, NvmeDisk, QueuePair};
-use spindle_pci::{Bus, Placement, Window};
+use spindle_pci::{BarWindow, Bus, Placement};
 use spindle_testkit::mem::FakeBus;
 use spindle_testkit::nvme::FakeNvme;
 use spindle_testkit::pci::FakePci;
@@ -430,7 +430,7 @@ impl Table {
         pci.insert((0, 5, 0), model.function());
         let bus = Bus::new(pci);
         let function = bus.scan()[0];
-        let mut window = Window::HVM;
+        let mut window = BarWindow::HVM;
         let placement = Placement::Assign(&mut window);
         let bars = bus.enable(function.address, placement).unwrap();
         let layout = Layout::find(&bus, function.address, &bars).unwrap();
