@@ -7,8 +7,8 @@ use anyhow::{Result, anyhow, ensure};
 
 use crate::domains::Domains;
 use crate::host::{Call, Host, noted};
-use crate::pci::{Bdf, Device};
-use crate::record::{Record, Taken};
+use crate::pci::{Bdf, PciDevice};
+use crate::record::{Record, TakenDevice};
 use crate::{mapped, store};
 
 /// How long a driver may take to show that it has a function.
@@ -31,7 +31,7 @@ pub(crate) fn driver(host: &mut impl Host, bdf: Bdf) -> Result<Option<String>> {
 /// # Errors
 /// If that cannot be found out.
 pub(crate) fn is_kept(host: &mut impl Host, bdf: Bdf) -> Result<bool> {
-    Ok(driver(host, bdf)?.as_deref() == Some(Device::PCIBACK))
+    Ok(driver(host, bdf)?.as_deref() == Some(PciDevice::PCIBACK))
 }
 
 /// Where a function is, for a message.
@@ -63,7 +63,7 @@ fn settles(host: &mut impl Host, bdf: Bdf, fits: impl Fn(Option<&str>) -> bool) 
 /// If it is not there in the end.
 pub(crate) fn take(host: &mut impl Host, bdf: Bdf) -> Result<()> {
     host.run(&Call::xl(["pci-assignable-add", &bdf.to_string()]))?;
-    let taken = settles(host, bdf, |driver| driver == Some(Device::PCIBACK))?;
+    let taken = settles(host, bdf, |driver| driver == Some(PciDevice::PCIBACK))?;
     ensure!(taken, "`xl pci-assignable-add {bdf}` had no effect");
     Ok(())
 }
@@ -84,12 +84,12 @@ pub(crate) fn keep(host: &mut impl Host, bdf: Bdf) -> Result<()> {
 ///
 /// # Errors
 /// If it is not there in the end, with where it is.
-pub(crate) fn give_back(host: &mut impl Host, taken: &Taken) -> Result<()> {
+pub(crate) fn give_back(host: &mut impl Host, taken: &TakenDevice) -> Result<()> {
     let bdf = taken.bdf;
     let wanted = taken.driver.as_deref();
     let is_back = |driver: Option<&str>| match wanted {
         Some(_) => driver == wanted,
-        None => driver != Some(Device::PCIBACK),
+        None => driver != Some(PciDevice::PCIBACK),
     };
     let mut now = driver(host, bdf)?;
     // Also if it was never taken.
@@ -99,7 +99,7 @@ pub(crate) fn give_back(host: &mut impl Host, taken: &Taken) -> Result<()> {
     let mut cause = None;
     let id = bdf.to_string();
     // Nothing else than xen-pciback or no driver is xl's to act on.
-    if now.is_none() || now.as_deref() == Some(Device::PCIBACK) {
+    if now.is_none() || now.as_deref() == Some(PciDevice::PCIBACK) {
         let remove = Call::xl(["pci-assignable-remove", "-r", &id]);
         let mut removed = match now {
             // Half taken or half given back: whole first.

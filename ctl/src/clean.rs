@@ -5,7 +5,7 @@ use anyhow::{Result, bail, ensure};
 
 use crate::domains::Domains;
 use crate::host::Host;
-use crate::record::{Record, Taken};
+use crate::record::{Record, TakenDevice};
 use crate::{assign, users};
 
 /// Cleans up after the domain of a record. With `keep`, its disks stay with xen-pciback.
@@ -58,7 +58,7 @@ pub(crate) fn up(
     record.forget(host)
 }
 
-fn bdfs(taken: &[Taken]) -> String {
+fn bdfs(taken: &[TakenDevice]) -> String {
     let bdfs = taken.iter().map(|taken| taken.bdf.to_string());
     bdfs.collect::<Vec<_>>().join(", ")
 }

@@ -6,7 +6,7 @@ use anyhow::{Context, Error, Result, anyhow, bail, ensure};
 
 use crate::domains::{self, Domain, Domains};
 use crate::host::{Call, Host, noted};
-use crate::plan::{self, Plan, Step};
+use crate::plan::{self, Plan, PlanStep};
 use crate::record::Record;
 use crate::spindle::Spindle;
 use crate::{assign, clean, console, store};
@@ -31,7 +31,7 @@ pub(crate) enum Failing {
 
 /// How far a plan has got.
 #[derive(Default)]
-struct Progress {
+struct CreateProgress {
     record: Option<Record>,
     domain: Option<Domain>,
     console: console::Marks,
@@ -50,7 +50,7 @@ pub(crate) fn create(
     say: &mut dyn FnMut(&str),
 ) -> Result<Spindle> {
     let name = &plan.record.name;
-    let mut progress = Progress::default();
+    let mut progress = CreateProgress::default();
     for step in &plan.steps {
         let done = if host.interrupted() {
             Err(anyhow!("interrupted"))
@@ -79,8 +79,8 @@ pub(crate) fn create(
 }
 
 /// Whether an earlier domain has left a step done.
-fn is_done(host: &mut impl Host, step: &Step) -> bool {
-    matches!(step, Step::Take(bdf) if assign::is_kept(host, *bdf).unwrap_or(false))
+fn is_done(host: &mut impl Host, step: &PlanStep) -> bool {
+    matches!(step, PlanStep::Take(bdf) if assign::is_kept(host, *bdf).unwrap_or(false))
 }
 
 /// Takes back all steps, of which each may have been done, half done or not done; gives the error
@@ -158,25 +158,25 @@ fn end(host: &mut impl Host, record: &Record) -> Result<()> {
 fn perform(
     host: &mut impl Host,
     plan: &Plan,
-    step: &Step,
-    progress: &mut Progress,
+    step: &PlanStep,
+    progress: &mut CreateProgress,
     patience: Duration,
 ) -> Result<Option<Spindle>> {
     let record = &plan.record;
     let number = progress.domain.as_ref().map(|domain| domain.id);
     let number = number.ok_or_else(|| anyhow!("the domain was not created"));
     match step {
-        Step::Note => record.note(host)?,
+        PlanStep::Note => record.note(host)?,
         // As an earlier domain left it, in a restart.
-        Step::Take(bdf) if assign::is_kept(host, *bdf)? => {}
-        Step::Take(bdf) => assign::take(host, *bdf).map_err(|error| {
+        PlanStep::Take(bdf) if assign::is_kept(host, *bdf)? => {}
+        PlanStep::Take(bdf) => assign::take(host, *bdf).map_err(|error| {
             let hint = "the disk cannot be taken from dom0; does dom0 have xen-pciback (`modprobe \
                         xen-pciback`)?";
             noted(&error, hint)
         })?,
-        Step::Keep(text) => write(host, &record.source(), text)?,
-        Step::Configure(text) => write(host, &record.config(), text)?,
-        Step::Create(shim) => {
+        PlanStep::Keep(text) => write(host, &record.source(), text)?,
+        PlanStep::Configure(text) => write(host, &record.config(), text)?,
+        PlanStep::Create(shim) => {
             let created = host.run(&plan::create(&record.config(), shim.as_deref()));
             created.map_err(|error| {
                 let hint = "`xl -vvv create` would tell more; /var/log/xen may, too";
@@ -194,27 +194,27 @@ fn perform(
             progress.record = Some(noted);
             learnt?;
         }
-        Step::Knobs(knobs) => {
+        PlanStep::Knobs(knobs) => {
             let path = format!("{}/{}", store::home(number?), spindle_config::STORE_PATH);
             store::write(host, &path, knobs)?;
         }
-        Step::Attach(bdf) => {
+        PlanStep::Attach(bdf) => {
             assign::attach(host, number?, *bdf).map_err(|error| {
                 let hint = "the disk cannot be attached; \"Operation not supported\" means that the \
                             shim had no effect on xl (`ldd` shows whether its libraries are there)";
                 noted(&error, hint)
             })?;
         }
-        Step::Enable(bdf) => {
+        PlanStep::Enable(bdf) => {
             let file = bdf.sysfs("config");
             let patched = host.patch(&file, COMMAND, &MEMORY_AND_BUS_MASTER);
             patched.with_context(|| format!("cannot switch {bdf} on through {file}"))?;
         }
-        Step::Unpause => {
+        PlanStep::Unpause => {
             progress.console = console::marks(host, &record.name);
             host.run(&Call::xl(["unpause", &number?.to_string()]))?;
         }
-        Step::Await => {
+        PlanStep::Await => {
             number?;
             return wait(host, plan, progress, patience).map(Some);
         }
@@ -231,7 +231,7 @@ fn write(host: &mut impl Host, path: &str, text: &str) -> Result<()> {
 fn wait(
     host: &mut impl Host,
     plan: &Plan,
-    progress: &Progress,
+    progress: &CreateProgress,
     patience: Duration,
 ) -> Result<Spindle> {
     let name = &plan.record.name;

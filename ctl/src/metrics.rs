@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use crate::counters::Counters;
 use crate::life::KernelLife;
-use crate::spindle::{Disk, Spindle};
+use crate::spindle::{PublishedDisk, Spindle};
 use crate::tables;
 
 /// Counters of a disk: as Spindle names them, as Prometheus does, a label, help. Sectors become
@@ -259,7 +259,7 @@ fn disks(spindles: &[Spindle]) -> impl Iterator<Item = (String, &Counters)> {
     // broken, and the first counts.
     let mut seen = BTreeSet::new();
     let all = spindles.iter().flat_map(|spindle| {
-        let labels = |disk: &Disk| {
+        let labels = |disk: &PublishedDisk| {
             let (domain, target) = (label(&spindle.name), label(&disk.target));
             let (guest, id, vdev) = (label(&disk.guest_name), disk.guest, label(&disk.vdev));
             format!("domain={domain},guest={guest},guest_id=\"{id}\",disk={vdev},target={target}")

@@ -74,7 +74,7 @@ impl Bdf {
 
 /// What kind of disk a function is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum PciKind {
     /// An NVMe controller.
     Nvme,
     /// A virtio disk.
@@ -92,16 +92,16 @@ pub(crate) struct Frames {
 
 /// A function that holds a disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Device {
+pub(crate) struct PciDevice {
     /// Where it is.
     pub(crate) bdf: Bdf,
     /// What it is.
-    pub(crate) kind: Kind,
+    pub(crate) kind: PciKind,
     /// Who drives it in dom0.
     pub(crate) driver: Option<String>,
 }
 
-impl Device {
+impl PciDevice {
     /// The driver that holds functions for other domains.
     pub(crate) const PCIBACK: &str = "pciback";
 
@@ -126,8 +126,8 @@ impl Device {
             bdf.sysfs("sriov_numvfs")
         );
         let kind = match (number(&class), number(&vendor)) {
-            (Some(NVME), _) => Kind::Nvme,
-            (Some(SCSI | STORAGE), Some(VIRTIO_VENDOR)) => Kind::Virtio,
+            (Some(NVME), _) => PciKind::Nvme,
+            (Some(SCSI | STORAGE), Some(VIRTIO_VENDOR)) => PciKind::Virtio,
             _ => bail!(
                 "PCI device {bdf} has class {}, which is no NVMe controller (0x010802) and no \
                  virtio disk; `lspci -D` shows what there is",
@@ -233,9 +233,12 @@ mod tests {
     #[test]
     fn an_nvme_controller_is_known_with_its_driver_and_registers() {
         let mut host = Fake::with_nvme("nvme");
-        let device = Device::inspect(&mut host, BDF.parse().expect("an address"));
+        let device = PciDevice::inspect(&mut host, BDF.parse().expect("an address"));
         let device = device.expect("a disk");
-        assert_eq!((device.kind, device.is_assignable()), (Kind::Nvme, false));
+        assert_eq!(
+            (device.kind, device.is_assignable()),
+            (PciKind::Nvme, false)
+        );
         let frames = device.registers(&mut host).expect("registers");
         assert_eq!((frames.first, frames.pages), (0xfebf8, 4));
     }
@@ -274,10 +277,10 @@ mod tests {
             let mut host = Fake::with_nvme("pciback");
             host.put(&bdf.sysfs("class"), class);
             host.put(&bdf.sysfs("vendor"), vendor);
-            let device = Device::inspect(&mut host, bdf).map(|device| device.kind);
+            let device = PciDevice::inspect(&mut host, bdf).map(|device| device.kind);
             assert_eq!(
                 device.ok(),
-                is_disk.then_some(Kind::Virtio),
+                is_disk.then_some(PciKind::Virtio),
                 "{class}{vendor}"
             );
         }
@@ -288,16 +291,16 @@ mod tests {
         let bdf: Bdf = BDF.parse().expect("an address");
         let mut host = Fake::with_nvme("nvme");
         host.put(&bdf.sysfs("class"), "0x020000\n");
-        assert!(Device::inspect(&mut host, bdf).is_err());
+        assert!(PciDevice::inspect(&mut host, bdf).is_err());
         let mut host = Fake::with_nvme("nvme");
         host.put(&bdf.sysfs("sriov_numvfs"), "0\n");
-        assert!(Device::inspect(&mut host, bdf).is_ok());
+        assert!(PciDevice::inspect(&mut host, bdf).is_ok());
         host.put(&bdf.sysfs("sriov_numvfs"), "2\n");
-        let error = Device::inspect(&mut host, bdf).expect_err("it has some");
+        let error = PciDevice::inspect(&mut host, bdf).expect_err("it has some");
         let text = error.to_string();
         assert!(text.contains("2 virtual functions"), "{text}");
         let absent = "0000:07:00.0".parse().expect("an address");
-        let error = Device::inspect(&mut host, absent).expect_err("none there");
+        let error = PciDevice::inspect(&mut host, absent).expect_err("none there");
         assert!(error.to_string().contains("lspci -D"), "{error}");
         for bar in [
             "0x0 0x0 0x0",
@@ -308,7 +311,7 @@ mod tests {
         ] {
             let mut host = Fake::with_nvme("nvme");
             host.put(&bdf.sysfs("resource"), bar);
-            let device = Device::inspect(&mut host, bdf).expect("a disk");
+            let device = PciDevice::inspect(&mut host, bdf).expect("a disk");
             assert!(device.registers(&mut host).is_err(), "{bar}");
         }
     }

@@ -4,7 +4,7 @@
 use anyhow::{Context, Result, ensure};
 
 use crate::host::Host;
-use crate::pci::{Device, Frames, Kind};
+use crate::pci::{Frames, PciDevice, PciKind};
 use crate::xlcfg::XlConfig;
 
 /// The first guest frame for registers, and the end of the room for them: a hole below 4 GiB in
@@ -48,7 +48,7 @@ pub(crate) fn never_restart(config: &mut XlConfig) -> Result<()> {
 pub(crate) fn place(
     host: &mut impl Host,
     config: &mut XlConfig,
-    devices: &[Device],
+    devices: &[PciDevice],
 ) -> Result<Vec<String>> {
     for key in ["memory", "maxmem"] {
         let text = config.text(key)?.unwrap_or("0");
@@ -69,7 +69,7 @@ pub(crate) fn place(
     let mut next = FIRST;
     for (number, device) in devices.iter().enumerate() {
         ensure!(
-            device.kind == Kind::Nvme,
+            device.kind == PciKind::Nvme,
             "{} is a virtio disk; on the PVH route only NVMe controllers work: --route hvm",
             device.bdf
         );

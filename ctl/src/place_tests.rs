@@ -4,7 +4,7 @@
 use anyhow::Result;
 
 use crate::fake::{BDF, Fake};
-use crate::pci::{Bdf, Device};
+use crate::pci::{Bdf, PciDevice};
 use crate::place::{never_restart, place};
 use crate::xlcfg::XlConfig;
 
@@ -12,7 +12,7 @@ fn placed(config: &str, bar: &str) -> Result<String> {
     let mut host = Fake::with_nvme("nvme");
     let bdf: Bdf = BDF.parse()?;
     host.put(&bdf.sysfs("resource"), bar);
-    let device = Device::inspect(&mut host, bdf)?;
+    let device = PciDevice::inspect(&mut host, bdf)?;
     let mut config = XlConfig::parse(config)?;
     let knobs = place(&mut host, &mut config, &[device])?;
     Ok(format!(

@@ -6,8 +6,8 @@ use clap::ValueEnum;
 
 use crate::domains::{self, Domains};
 use crate::host::{Call, Host, quoted};
-use crate::pci::{Bdf, Device};
-use crate::record::{CONFIGS, Record, Taken};
+use crate::pci::{Bdf, PciDevice};
+use crate::record::{CONFIGS, Record, TakenDevice};
 use crate::xlcfg::XlConfig;
 use crate::{check, place, store};
 
@@ -71,7 +71,7 @@ pub(crate) struct Wanted {
 
 /// One thing to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Step {
+pub(crate) enum PlanStep {
     /// Note what is going to be done.
     Note,
     /// Take a function from its driver in dom0.
@@ -104,7 +104,7 @@ pub(crate) struct Plan {
     /// Whether the domain is given disks, so that it must serve some.
     pub(crate) has_disks: bool,
     /// What to do, in this order.
-    pub(crate) steps: Vec<Step>,
+    pub(crate) steps: Vec<PlanStep>,
 }
 
 impl Plan {
@@ -145,8 +145,10 @@ impl Plan {
             check::iommu(host)?;
             notes.extend(check::remapping(host));
         }
-        let devices: Result<Vec<Device>> =
-            bdfs.iter().map(|&bdf| Device::inspect(host, bdf)).collect();
+        let devices: Result<Vec<PciDevice>> = bdfs
+            .iter()
+            .map(|&bdf| PciDevice::inspect(host, bdf))
+            .collect();
         let devices = devices?;
         let uuid = host.read("/proc/sys/kernel/random/uuid");
         let uuid = uuid.context("no UUID from the kernel")?.trim().to_string();
@@ -186,28 +188,31 @@ impl Plan {
                     .as_ref()
                     .map(|driver| hint(device.bdf, driver)),
             );
-            taken.push(Taken {
+            taken.push(TakenDevice {
                 bdf: device.bdf,
                 driver: device.driver.clone(),
             });
         }
-        let mut steps = vec![Step::Note];
+        let mut steps = vec![PlanStep::Note];
         steps.extend(devices.iter().filter_map(|device| {
             let taken = taken.iter().any(|taken| taken.bdf == device.bdf);
-            taken.then_some(Step::Take(device.bdf))
+            taken.then_some(PlanStep::Take(device.bdf))
         }));
-        steps.extend([Step::Keep(source), Step::Configure(config.to_string())]);
-        steps.push(Step::Create(shim));
+        steps.extend([
+            PlanStep::Keep(source),
+            PlanStep::Configure(config.to_string()),
+        ]);
+        steps.push(PlanStep::Create(shim));
         if !knobs.is_empty() {
-            steps.push(Step::Knobs(knobs.join(" ")));
+            steps.push(PlanStep::Knobs(knobs.join(" ")));
         }
         if route == Route::Pvh {
             for device in &devices {
                 // In this order: xl resets the function when it attaches it.
-                steps.extend([Step::Attach(device.bdf), Step::Enable(device.bdf)]);
+                steps.extend([PlanStep::Attach(device.bdf), PlanStep::Enable(device.bdf)]);
             }
         }
-        steps.extend([Step::Unpause, Step::Await]);
+        steps.extend([PlanStep::Unpause, PlanStep::Await]);
         let record = Record {
             name,
             uuid,
@@ -273,7 +278,7 @@ fn base(wanted: &Wanted) -> Result<(Route, XlConfig)> {
     Ok((route, config))
 }
 
-impl Step {
+impl PlanStep {
     /// The step as a shell would do it.
     pub(crate) fn shell(&self, record: &Record) -> String {
         let (name, config) = (&record.name, &record.config());

@@ -4,7 +4,7 @@ use anyhow::Result;
 
 use crate::fake::{BDF, Fake, wanted};
 use crate::pci::Bdf;
-use crate::plan::{Plan, Route, Step, Wanted};
+use crate::plan::{Plan, PlanStep, Route, Wanted};
 use crate::xlcfg::XlConfig;
 
 /// A configuration that lacks nothing.
@@ -27,15 +27,15 @@ fn the_pvh_route_places_registers_and_attaches_after_creation() -> Result<()> {
     let plan = Plan::new(&mut host, &wanted, None)?;
     let bdf: Bdf = BDF.parse()?;
     let [
-        Step::Note,
-        Step::Take(taken),
-        Step::Keep(_),
-        Step::Configure(text),
-        Step::Create(Some(shim)),
-        Step::Attach(attached),
-        Step::Enable(enabled),
-        Step::Unpause,
-        Step::Await,
+        PlanStep::Note,
+        PlanStep::Take(taken),
+        PlanStep::Keep(_),
+        PlanStep::Configure(text),
+        PlanStep::Create(Some(shim)),
+        PlanStep::Attach(attached),
+        PlanStep::Enable(enabled),
+        PlanStep::Unpause,
+        PlanStep::Await,
     ] = &plan.steps[..]
     else {
         panic!("{:?}", plan.steps);
@@ -59,7 +59,7 @@ fn of_a_large_bar_only_the_registers_are_mapped() -> Result<()> {
         host.put(&bdf.sysfs("resource"), &bar);
         let plan = Plan::new(&mut host, &wanted(Route::Pvh), None)?;
         let configured = plan.steps.iter().find_map(|step| match step {
-            Step::Configure(text) => Some(text),
+            PlanStep::Configure(text) => Some(text),
             _ => None,
         });
         let config = XlConfig::parse(configured.expect("a configuration"))?;
@@ -80,13 +80,13 @@ fn the_hvm_route_is_what_stock_xl_does_with_knobs_in_xenstore() -> Result<()> {
     wanted.knobs = vec!["queues=2".into()];
     let plan = Plan::new(&mut host, &wanted, None)?;
     let [
-        Step::Note,
-        Step::Keep(_),
-        Step::Configure(text),
-        Step::Create(None),
-        Step::Knobs(knobs),
-        Step::Unpause,
-        Step::Await,
+        PlanStep::Note,
+        PlanStep::Keep(_),
+        PlanStep::Configure(text),
+        PlanStep::Create(None),
+        PlanStep::Knobs(knobs),
+        PlanStep::Unpause,
+        PlanStep::Await,
     ] = &plan.steps[..]
     else {
         panic!("{:?}", plan.steps);
@@ -242,7 +242,7 @@ fn a_users_configuration_keeps_its_other_lines() -> Result<()> {
     ));
     let plan = Plan::new(&mut host, &wanted, None)?;
     let text = plan.steps.iter().find_map(|step| match step {
-        Step::Configure(text) => Some(text.clone()),
+        PlanStep::Configure(text) => Some(text.clone()),
         _ => None,
     });
     let text = text.expect("a configuration");

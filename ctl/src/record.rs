@@ -30,12 +30,12 @@ pub(crate) struct Record {
     /// The functions that the domain has; `None` if the note does not say.
     pub(crate) disks: Option<Vec<Bdf>>,
     /// The functions that were taken from dom0, to be given back.
-    pub(crate) taken: Vec<Taken>,
+    pub(crate) taken: Vec<TakenDevice>,
 }
 
 /// A function that was taken from dom0.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Taken {
+pub(crate) struct TakenDevice {
     /// Where it is.
     pub(crate) bdf: Bdf,
     /// The driver that had it; `None` if none had.
@@ -153,7 +153,7 @@ impl Record {
                     let taken = |value: &str| {
                         let (bdf, driver) = value.split_once('/').unwrap_or((value, ""));
                         let driver = (!driver.is_empty()).then(|| driver.to_string());
-                        Some(Taken {
+                        Some(TakenDevice {
                             bdf: bdf.parse().ok()?,
                             driver,
                         })
@@ -249,7 +249,7 @@ mod tests {
     #[test]
     fn a_record_is_read_as_it_was_written_and_nonsense_refused() {
         let bdf: Bdf = "0000:01:00.0".parse().expect("an address");
-        let taken = |driver: Option<&str>| Taken {
+        let taken = |driver: Option<&str>| TakenDevice {
             bdf,
             driver: driver.map(str::to_string),
         };

@@ -34,7 +34,7 @@ pub(crate) struct Spindle {
     /// What guests can name in `target=`.
     pub(crate) targets: Vec<Target>,
     /// The disks that guests have been given.
-    pub(crate) disks: Vec<Disk>,
+    pub(crate) disks: Vec<PublishedDisk>,
     /// Its ring cores, by number.
     pub(crate) cores: Vec<(u32, Counters)>,
 }
@@ -53,14 +53,14 @@ pub(crate) struct Target {
     /// Whether its controller is lost: whoever asks for it is refused.
     pub(crate) lost: bool,
     /// The disks that guests have of it.
-    pub(crate) holders: Vec<Holder>,
+    pub(crate) holders: Vec<DiskHolder>,
     /// What is known about it: a disk's model and serial number, a partition's other names.
     pub(crate) about: String,
 }
 
 /// A guest's claim on a target.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Holder {
+pub(crate) struct DiskHolder {
     /// The guest's number.
     pub(crate) guest: u32,
     /// The number of the disk among its devices.
@@ -71,7 +71,7 @@ pub(crate) struct Holder {
 
 /// A guest's disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Disk {
+pub(crate) struct PublishedDisk {
     /// The guest's number.
     pub(crate) guest: u32,
     /// The guest's name; empty once it is gone.
@@ -207,7 +207,7 @@ impl Target {
         let holder = |text: &str| {
             let (device, how) = text.split_once(':')?;
             let (guest, device) = device.split_once('/')?;
-            Some(Holder {
+            Some(DiskHolder {
                 guest: guest.parse().ok()?,
                 device: device.parse().ok()?,
                 how: how.into(),
@@ -250,7 +250,12 @@ fn below(nodes: &Nodes, prefix: &str) -> Nodes {
     rest.collect()
 }
 
-fn disks(host: &mut impl Host, backends: &Nodes, errors: &Nodes, own: &Nodes) -> Result<Vec<Disk>> {
+fn disks(
+    host: &mut impl Host,
+    backends: &Nodes,
+    errors: &Nodes,
+    own: &Nodes,
+) -> Result<Vec<PublishedDisk>> {
     // By number: `077` names no other device than `77`.
     let mut disks = BTreeMap::new();
     for (path, state) in backends.iter().filter(|(path, _)| path.ends_with("/state")) {
@@ -268,17 +273,19 @@ fn disks(host: &mut impl Host, backends: &Nodes, errors: &Nodes, own: &Nodes) ->
         };
         let name = store::read(host, &format!("{}/name", store::home(guest)))?;
         let line = own.get(&format!("stat/{guest}-{device}"));
-        disks.entry((guest, device)).or_insert_with(|| Disk {
-            guest,
-            guest_name: name.unwrap_or_default(),
-            device,
-            vdev: text("dev"),
-            target: text("params"),
-            writable: text("mode").starts_with('w'),
-            state: state.parse().unwrap_or(0),
-            counters: line.map(|line| Counters::parse(line)),
-            error: errors.get(&format!("{guest}/{device}/error")).cloned(),
-        });
+        disks
+            .entry((guest, device))
+            .or_insert_with(|| PublishedDisk {
+                guest,
+                guest_name: name.unwrap_or_default(),
+                device,
+                vdev: text("dev"),
+                target: text("params"),
+                writable: text("mode").starts_with('w'),
+                state: state.parse().unwrap_or(0),
+                counters: line.map(|line| Counters::parse(line)),
+                error: errors.get(&format!("{guest}/{device}/error")).cloned(),
+            });
     }
     Ok(disks.into_values().collect())
 }
@@ -300,7 +307,7 @@ mod tests {
         assert_eq!((target.name.as_str(), target.sectors), ("nvme0n1", 2048));
         assert_eq!((target.block, target.writable), (4096, true));
         assert_eq!(target.about, "QEMU NVMe Ctrl, serial spindle0");
-        let holder = Holder {
+        let holder = DiskHolder {
             guest: 5,
             device: 51712,
             how: "w".into(),

@@ -3,7 +3,7 @@
 use comfy_table::{Table, presets};
 
 use crate::counters::Counters;
-use crate::spindle::{Disk, Holder, Spindle};
+use crate::spindle::{DiskHolder, PublishedDisk, Spindle};
 
 /// What serves what to whom: a row for each target.
 pub(crate) fn list(spindles: &[Spindle]) -> Table {
@@ -56,7 +56,7 @@ pub(crate) fn list(spindles: &[Spindle]) -> Table {
 /// were refused or closed.
 pub(crate) fn notes(spindles: &[Spindle], now: u64) -> Vec<String> {
     let of = |spindle: &Spindle| {
-        let disk = |disk: &Disk| {
+        let disk = |disk: &PublishedDisk| {
             let error = disk.error.as_ref()?;
             let (guest, vdev, target) = (guest(disk), text(&disk.vdev), text(&disk.target));
             Some(format!("{guest} {vdev} ({target}): {}", text(error)))
@@ -73,7 +73,7 @@ pub(crate) fn notes(spindles: &[Spindle], now: u64) -> Vec<String> {
 /// What the next life of a kernel would take up: a line for each disk whose guest has it connected, and
 /// one for each that it would find as new.
 pub(crate) fn kept(spindle: &Spindle) -> Vec<String> {
-    let line = |disk: &Disk| {
+    let line = |disk: &PublishedDisk| {
         let (guest, vdev, target) = (guest(disk), text(&disk.vdev), text(&disk.target));
         let rings = disk.counters.as_ref().map(|counters| counters.get("rings"));
         let what = match (disk.state, rings) {
@@ -163,7 +163,7 @@ pub(crate) fn top(before: &[Spindle], now: &[Spindle], seconds: f64) -> [Table; 
             let Some(counters) = &disk.counters else {
                 continue;
             };
-            let same = |old: &&Disk| (old.guest, old.device) == (disk.guest, disk.device);
+            let same = |old: &&PublishedDisk| (old.guest, old.device) == (disk.guest, disk.device);
             let old = old.and_then(|old| old.disks.iter().find(same));
             let since = match old.and_then(|old| old.counters.as_ref()) {
                 Some(old) => counters.since(old),
@@ -241,8 +241,8 @@ pub(crate) fn time(seconds: Option<f64>) -> String {
 }
 
 /// Who has a target, and how: `web xvda`, `web xvda (ro)`.
-fn user(spindle: &Spindle, holder: &Holder) -> String {
-    let same = |disk: &&Disk| (disk.guest, disk.device) == (holder.guest, holder.device);
+fn user(spindle: &Spindle, holder: &DiskHolder) -> String {
+    let same = |disk: &&PublishedDisk| (disk.guest, disk.device) == (holder.guest, holder.device);
     let how = match holder.how.as_str() {
         "w" => "",
         "w!" => " (shared)",
@@ -259,7 +259,7 @@ fn user(spindle: &Spindle, holder: &Holder) -> String {
     }
 }
 
-fn guest(disk: &Disk) -> String {
+fn guest(disk: &PublishedDisk) -> String {
     match disk.guest_name.as_str() {
         "" => disk.guest.to_string(),
         name => text(name),
@@ -267,7 +267,7 @@ fn guest(disk: &Disk) -> String {
 }
 
 /// What is to be said of a disk that is not connected.
-fn unsettled(disk: &Disk) -> &'static str {
+fn unsettled(disk: &PublishedDisk) -> &'static str {
     match disk.state {
         4 => "",
         0..=3 => " (connecting)",
@@ -371,7 +371,7 @@ mod tests {
         let mut spindles = serving();
         let mut holder = |device, how: &str| {
             spindles[0].disks[0].state = 2;
-            let holder = Holder {
+            let holder = DiskHolder {
                 guest: 5,
                 device,
                 how: how.into(),
