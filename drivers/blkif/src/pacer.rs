@@ -185,6 +185,13 @@ impl Pacer {
         now_ns.saturating_sub(self.worked_at) < self.spin
     }
 
+    /// Until when [`Pacer::goes_on`] says so if no turn finds anything.
+    #[inline]
+    #[must_use]
+    pub fn polls_until(&self) -> u64 {
+        self.worked_at.saturating_add(self.spin)
+    }
+
     /// What to do after such a turn, with so much in flight of these rings.
     pub fn idle<'a>(
         &mut self,

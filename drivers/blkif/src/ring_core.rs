@@ -5,6 +5,7 @@
 //! allocates nor logs, and locks nothing but the gate of a device with a barrier.
 
 mod awake;
+mod quiet;
 mod visit;
 
 use alloc::boxed::Box;

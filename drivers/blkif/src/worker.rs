@@ -216,6 +216,10 @@ pub struct Worker<Q, G, N> {
     trim_at: u64,
     /// How many rests in a row were short, and for nothing.
     for_nothing: u32,
+    /// Until then a turn need not visit anything unless something has come from outside.
+    quiet_until: u64,
+    /// Such turns since the last that was counted.
+    quiet: u64,
 }
 
 impl<Q: DiskQueue, G: GrantOps, N: Notify> Worker<Q, G, N> {
@@ -240,11 +244,29 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> Worker<Q, G, N> {
             rested: None,
             trim_at: 0,
             for_nothing: 0,
+            quiet_until: 0,
+            quiet: 0,
         }
     }
 
     /// One turn: orders, a visit to all rings and disks, reports.
+    #[inline]
     pub fn turn(&mut self, now_ns: u64) -> Next {
+        if now_ns < self.quiet_until
+            && !self.link.orders.is_full()
+            && let Some(core) = &mut self.core
+            && core.is_quiet(now_ns)
+        {
+            self.quiet += 1;
+            return Next::Turn;
+        }
+        self.turn_fully(now_ns)
+    }
+
+    /// The same whatever has come. Not part of the turns that find nothing, which are short.
+    #[inline(never)]
+    fn turn_fully(&mut self, now_ns: u64) -> Next {
+        self.quiet_until = 0;
         let Some(core) = &mut self.core else {
             return Next::Stop;
         };
@@ -284,10 +306,26 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> Worker<Q, G, N> {
             self.for_nothing = 0;
             return Next::Turn;
         }
-        if ordered || self.pacer.goes_on(now_ns) {
+        if ordered {
+            return Next::Turn;
+        }
+        if self.pacer.goes_on(now_ns) {
+            self.be_quiet();
             return Next::Turn;
         }
         self.idle(now_ns, work, again)
+    }
+
+    /// Has the next turns do without a visit until something comes, if nothing is left to be done.
+    #[inline]
+    fn be_quiet(&mut self) {
+        if let Some(core) = &self.core
+            && !self.owing
+            && self.report.is_none()
+        {
+            let until = core.quiet_until();
+            self.quiet_until = until.min(self.pacer.polls_until()).min(self.trim_at);
+        }
     }
 
     /// What to do after a turn that found nothing, when the core has polled for long enough.
@@ -400,12 +438,17 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> Worker<Q, G, N> {
         self.link.orders.is_full()
     }
 
-    /// Counts a turn, and the time since the last one by what that one found.
+    /// Counts a turn, with the quiet ones before it, and the time since the last one by what that one
+    /// found.
     fn account(&mut self, now_ns: u64, busy: bool) {
+        let idle = core::mem::take(&mut self.quiet);
         if busy {
             self.stats.polls_busy.add(1);
+            if idle > 0 {
+                self.stats.polls_idle.add(idle);
+            }
         } else {
-            self.stats.polls_idle.add(1);
+            self.stats.polls_idle.add(idle + 1);
         }
         if let Some((at, busy)) = self.last.replace((now_ns, busy)) {
             let time = now_ns.saturating_sub(at);

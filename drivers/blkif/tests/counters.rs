@@ -172,6 +172,11 @@ fn a_cores_counters_are_of_all_its_rings_and_of_no_other_core() {
             fronts.push((core, front, page));
         }
     }
+    // Turns in which nothing came are counted by the next visit, which is due by then.
+    now += 20_000;
+    for (worker, ..) in &mut cores {
+        worker.turn(now);
+    }
     let before: Vec<_> = cores.iter().map(|core| core.2.snapshot()).collect();
     let start = now;
     let mut busy = [0; 2];
@@ -192,13 +197,17 @@ fn a_cores_counters_are_of_all_its_rings_and_of_no_other_core() {
             front.answers();
         }
     }
+    now += 20_000;
+    for (worker, ..) in &mut cores {
+        worker.turn(now);
+    }
     // A request is taken in one turn and answered in the next.
     assert_eq!(busy, [200, 0]);
     for (core, (_, _, stats, _)) in cores.iter().enumerate() {
         let (before, after) = (before[core], stats.snapshot());
         let polls = after.polls_busy - before.polls_busy;
         assert_eq!(polls, busy[core], "core {core}");
-        assert_eq!(after.polls_idle - before.polls_idle, 300 - busy[core]);
+        assert_eq!(after.polls_idle - before.polls_idle, 301 - busy[core]);
         assert_eq!(after.sleeps, before.sleeps);
         let time = |of: CoreSnapshot| of.busy_ns + of.idle_ns;
         let passed = time(after) - time(before);
@@ -207,7 +216,7 @@ fn a_cores_counters_are_of_all_its_rings_and_of_no_other_core() {
             passed.abs_diff(now - start) <= 1000,
             "core {core}: {passed}"
         );
-        let share = (after.busy_ns - before.busy_ns) * 300 / passed;
+        let share = (after.busy_ns - before.busy_ns) * 320 / passed;
         assert!(share.abs_diff(busy[core]) <= 2, "core {core}: {share}");
     }
 }

@@ -132,6 +132,14 @@ pub trait DiskQueue {
     /// Commands taken and not yet handed back.
     fn in_flight(&self) -> usize;
 
+    /// Whether [`DiskQueue::poll`] might find anything now. As long as it would not, a core that has
+    /// nothing else to do need not poll. A queue that cannot say so at the price of a look is always
+    /// polled.
+    #[inline]
+    fn is_stirred(&self) -> bool {
+        true
+    }
+
     /// Whether it is the polls that carry a command on, and not a disk: the core then takes turns
     /// without a rest until that is done.
     #[inline]

@@ -307,6 +307,11 @@ impl<R: Registers> DiskQueue for QueuePair<R> {
     }
 
     #[inline]
+    fn is_stirred(&self) -> bool {
+        self.stopped || self.answer(self.head).is_some()
+    }
+
+    #[inline]
     fn tick(&mut self, now_ns: u64) {
         self.epoch = (now_ns >> recover::EPOCH_SHIFT) as u32;
         let order = self.link.order();

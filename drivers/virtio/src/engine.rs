@@ -465,6 +465,12 @@ impl Engine {
         self.ring.publish()
     }
 
+    /// Whether a poll would find anything.
+    #[inline]
+    pub(crate) fn is_stirred(&self) -> bool {
+        self.ring.has_used()
+    }
+
     /// Hands every finished command to `done`; returns how many there were, and whether any
     /// went on to another request, which is to be published.
     #[inline]

@@ -125,6 +125,11 @@ impl<R: NarrowRegisters> DiskQueue for BlockQueue<R> {
     }
 
     #[inline]
+    fn is_stirred(&self) -> bool {
+        self.engine.as_ref().is_some_and(Engine::is_stirred)
+    }
+
+    #[inline]
     fn tick(&mut self, now_ns: u64) {
         match &mut self.engine {
             Some(engine) => engine.tick(now_ns),

@@ -139,10 +139,16 @@ impl Ring {
         self.used.u16_at(0).load(Ordering::Relaxed) & NO_NOTIFY == 0
     }
 
+    /// Whether there is a next entry in the used ring.
+    #[inline]
+    pub(crate) fn has_used(&self) -> bool {
+        self.used.u16_at(2).load(Ordering::Acquire) != self.seen
+    }
+
     /// The number in the next entry of the used ring, if there is one.
     #[inline]
     pub(crate) fn next_used(&mut self) -> Option<u32> {
-        if self.used.u16_at(2).load(Ordering::Acquire) == self.seen {
+        if !self.has_used() {
             return None;
         }
         let at = ENTRIES + self.entry(self.seen) * USED;

@@ -113,6 +113,14 @@ macro_rules! queue {
                 }
             }
 
+            #[inline]
+            fn is_stirred(&self) -> bool {
+                match self {
+                    $(Self::$kind(queue) => queue.is_stirred(),)*
+                    Self::None => false,
+                }
+            }
+
             fn is_working(&self) -> bool {
                 match self {
                     $(Self::$kind(queue) => queue.is_working(),)*

@@ -12,7 +12,7 @@ use crate::session::{Means, Session};
 
 /// Disks are told the time so often, all of them, and in the first visit after a rest: what they measure
 /// by it takes milliseconds. As late they follow what control orders by other ways than a core's mailbox.
-const TELL_NS: u64 = 16_384;
+pub(super) const TELL_NS: u64 = 16_384;
 
 impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
     /// One turn over everything that has something to do. See the module's description. `now_ns` is
@@ -33,7 +33,7 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
             // As long as there are places: some command may have left one.
             self.submit_read();
         }
-        self.find_awake();
+        self.find_awake(now_ns);
         self.count_load();
         self.served.clear();
         let mut asleep = None;
@@ -161,8 +161,17 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
 
     /// Looks at some of the rings that are asleep.
     #[inline]
-    fn find_awake(&mut self) {
-        for _ in 0..self.awake.looks(self.now_ns, self.used) {
+    pub(super) fn find_awake(&mut self, now_ns: u64) {
+        let looks = self.awake.looks(now_ns, self.used);
+        if looks > 0 {
+            self.look_at(looks);
+        }
+    }
+
+    /// Looks at so many places.
+    #[inline(never)]
+    fn look_at(&mut self, looks: usize) {
+        for _ in 0..looks {
             if let Some(place) = self.awake.next(self.used)
                 && let Some(Some(session)) = self.rings.get(place)
                 && session.is_stirred()

@@ -241,6 +241,10 @@ impl<Q: DiskQueue> DiskQueue for Watched<Q> {
         self.queue.in_flight()
     }
 
+    fn is_stirred(&self) -> bool {
+        self.queue.is_stirred()
+    }
+
     fn is_working(&self) -> bool {
         self.queue.is_working()
     }

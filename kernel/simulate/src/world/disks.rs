@@ -110,6 +110,10 @@ impl DiskQueue for Queue {
         on!(self, in_flight(), 0)
     }
 
+    fn is_stirred(&self) -> bool {
+        on!(self, is_stirred(), false)
+    }
+
     fn is_working(&self) -> bool {
         on!(self, is_working(), false)
     }
