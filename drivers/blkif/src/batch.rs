@@ -140,7 +140,8 @@ impl UnmapBatch {
 #[derive(Debug)]
 pub struct CopyBatch {
     ops: Vec<CopyOp>,
-    tags: Vec<Tag>,
+    /// Where the operations of each request end, and its tag.
+    ends: Vec<(u32, Tag)>,
 }
 
 impl CopyBatch {
@@ -149,7 +150,7 @@ impl CopyBatch {
     pub fn new(capacity: usize) -> Self {
         Self {
             ops: Vec::with_capacity(capacity),
-            tags: Vec::with_capacity(capacity),
+            ends: Vec::with_capacity(capacity),
         }
     }
 
@@ -157,7 +158,7 @@ impl CopyBatch {
     #[inline]
     #[must_use]
     pub fn room(&self) -> usize {
-        self.ops.capacity().min(self.tags.capacity()) - self.ops.len()
+        self.ops.capacity().min(self.ends.capacity()) - self.ops.len()
     }
 
     /// Adds an operation on behalf of the request `tag`; there must be room.
@@ -165,17 +166,37 @@ impl CopyBatch {
     pub fn push(&mut self, op: CopyOp, tag: Tag) {
         debug_assert!(self.room() > 0);
         self.ops.push(op);
-        self.tags.push(tag);
+        self.ends.push((self.ops.len() as u32, tag));
+    }
+
+    /// The same for several operations; there must be room for all.
+    #[inline]
+    pub fn push_all(&mut self, tag: Tag, ops: impl Iterator<Item = CopyOp>) {
+        self.ops.extend(ops);
+        self.ends.push((self.ops.len() as u32, tag));
+        debug_assert!(self.ops.len() <= self.ends.capacity());
     }
 
     /// Carries the batch out in one hypercall, if there is anything in it, and empties it; calls
-    /// `failed` with the tag of every operation that failed.
+    /// `failed` with the tag of every request of which an operation failed, once or more often.
     pub fn execute(&mut self, grants: &impl GrantOps, mut failed: impl FnMut(Tag)) {
         if self.ops.is_empty() {
             return;
         }
         // As in `MapBatch::execute`.
         let _ = grants.copy(&mut self.ops);
+        // Most succeed, which one look tells.
+        let statuses = self.ops.iter().fold(0, |all, op| all | op.status.0);
+        if !Status(statuses).is_ok() {
+            self.execute_again(grants, &mut failed);
+        }
+        self.ops.clear();
+        self.ends.clear();
+    }
+
+    /// Some did not succeed.
+    #[cold]
+    fn execute_again(&mut self, grants: &impl GrantOps, failed: &mut impl FnMut(Tag)) {
         retry(
             &mut self.ops,
             |op| op.status,
@@ -183,18 +204,20 @@ impl CopyBatch {
                 let _ = grants.copy(run);
             },
         );
-        for (op, &tag) in self.ops.iter().zip(&self.tags) {
-            if !op.status.is_ok() {
+        let mut start = 0;
+        for &(end, tag) in &self.ends {
+            let ops = self.ops.get(start..end as usize);
+            if ops.is_some_and(|ops| ops.iter().any(|op| !op.status.is_ok())) {
                 failed(tag);
             }
+            start = end as usize;
         }
-        self.ops.clear();
-        self.tags.clear();
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use spindle_hw::{DmaAlloc, SharedPages};
     use spindle_testkit::grants::FakeGrants;
     use spindle_testkit::mem::FakeBus;
     use spindle_xen::DomId;
@@ -237,5 +260,29 @@ mod tests {
             assert!(!unmaps.is_full());
             assert_eq!([maps.room(), copies.room()], all, "no other memory");
         }
+    }
+
+    #[test]
+    fn a_request_fails_if_any_of_its_copies_does_and_no_other_with_it() {
+        let bus = FakeBus::new();
+        let grants = FakeGrants::new(&bus);
+        let (page, own) = (SharedPages::host(1, 0), bus.alloc(1).unwrap());
+        let good = grants.grant(DomId(1), &page, false);
+        let copy = |gref| CopyOp::from_grant(CopyEnd::granted(DomId(1), gref, 0), own.bus(), 512);
+        let (good, bad) = (copy(good), copy(GrantRef(1000)));
+        let mut copies = CopyBatch::new(16);
+        let mut outcome = |requests: &[&[CopyOp]]| {
+            for (tag, ops) in (0..).zip(requests) {
+                copies.push_all(Tag(tag), ops.iter().copied());
+            }
+            let mut failed = Vec::new();
+            copies.execute(&&grants, |tag| failed.push(tag.0));
+            failed.dedup();
+            failed
+        };
+        assert_eq!(outcome(&[&[good; 3], &[good]]), []);
+        assert_eq!(outcome(&[&[good, bad, bad], &[good; 2], &[bad]]), [0, 2]);
+        assert_eq!(outcome(&[&[good; 4], &[good, bad]]), [1]);
+        assert_eq!(outcome(&[&[good]]), []);
     }
 }

@@ -13,6 +13,7 @@ use alloc::boxed::Box;
 use alloc::vec;
 use alloc::vec::Vec;
 
+use spindle_block::Segment;
 use spindle_hw::{PAGE_SIZE, SharedPages};
 use spindle_xen::DomId;
 
@@ -236,10 +237,62 @@ impl BufferPool {
     /// The bus address of a page for a request, after a successful [`BufferPool::claim`].
     #[inline(always)]
     pub fn take(&mut self, holder: Holder, purpose: Purpose) -> Option<u64> {
+        let bus = self.take_page(holder, purpose)?;
+        self.hold(holder, 1);
+        Some(bus)
+    }
+
+    /// As [`BufferPool::take`], whole pages for all of `memory`, after a successful claim of as many.
+    /// Returns how many there were.
+    pub fn take_all(&mut self, holder: Holder, purpose: Purpose, memory: &mut [Segment]) -> usize {
+        let len = PAGE_SIZE as u32;
+        let mut taken = self.take_clean(holder, purpose, memory);
+        for piece in &mut memory[taken..] {
+            let Some(bus) = self.take_page(holder, purpose) else {
+                break;
+            };
+            *piece = Segment { bus, len };
+            taken += 1;
+        }
+        if taken > 0 {
+            self.hold(holder, taken as u16);
+        }
+        taken
+    }
+
+    /// Takes the next pages up to the first that would have to be cleaned; returns how many.
+    #[inline]
+    fn take_clean(&mut self, holder: Holder, purpose: Purpose, memory: &mut [Segment]) -> usize {
+        let own = Contents::Of(holder.domain);
+        let (base, len) = (self.pages.bus(), PAGE_SIZE as u32);
+        let mut taken = 0;
+        for (piece, &number) in memory.iter_mut().zip(self.free.iter().rev()) {
+            let Some(page) = self.state.get_mut(usize::from(number)) else {
+                break;
+            };
+            if page.contents != own {
+                if purpose == Purpose::FromDisk {
+                    break;
+                }
+                page.contents = Contents::Mixed;
+            }
+            (page.guest, page.ring) = (holder.guest, holder.ring);
+            let bus = base + u64::from(number) * PAGE_SIZE as u64;
+            *piece = Segment { bus, len };
+            taken += 1;
+        }
+        self.free.truncate(self.free.len() - taken);
+        taken
+    }
+
+    /// The next page, which is not counted among those that its ring holds yet.
+    #[inline(always)]
+    fn take_page(&mut self, holder: Holder, purpose: Purpose) -> Option<u64> {
         let domain = holder.domain;
         let number = self.pick(domain, purpose)?;
         let page = self.state.get_mut(usize::from(number))?;
         page.guest = holder.guest;
+        page.ring = holder.ring;
         let start = usize::from(number) * PAGE_SIZE;
         if page.contents != Contents::Of(domain) {
             page.contents = match purpose {
@@ -250,17 +303,21 @@ impl BufferPool {
                 Purpose::FromGuest => Contents::Mixed,
             };
         }
+        Some(self.pages.bus() + start as u64)
+    }
+
+    /// A ring holds so many pages more, at least one.
+    #[inline(always)]
+    fn hold(&mut self, holder: Holder, pages: u16) {
         if let Some(guest) = self.guests.get_mut(usize::from(holder.guest)) {
             self.holders += u32::from(guest.held == 0);
-            guest.held += 1;
-            page.ring = holder.ring;
+            guest.held += pages;
             // Of an only ring too: its guest may have another before the page comes back.
             if let Some(held) = self.held.get_mut(usize::from(holder.ring)) {
                 guest.holders += u32::from(*held == 0);
-                *held += 1;
+                *held += pages;
             }
         }
-        Some(self.pages.bus() + start as u64)
     }
 
     /// The next free page. If it would have to be cleaned, one of those that are near and would not.
@@ -294,26 +351,40 @@ impl BufferPool {
         let number = bus.wrapping_sub(self.pages.bus()) / PAGE_SIZE as u64;
         debug_assert!(self.free.len() < self.free.capacity());
         self.free.push(number as u16);
-        self.release(number as usize);
+        self.release(number as usize, 1);
+    }
+
+    /// Takes pages back that one ring holds.
+    pub fn give_all(&mut self, pages: &[Segment]) {
+        let Some(first) = pages.first() else {
+            return;
+        };
+        debug_assert!(self.free.len() + pages.len() <= self.free.capacity());
+        let base = self.pages.bus();
+        let number = |page: &Segment| page.bus.wrapping_sub(base) / PAGE_SIZE as u64;
+        self.free
+            .extend(pages.iter().map(|page| number(page) as u16));
+        self.release(number(first) as usize, pages.len() as u16);
     }
 
     /// Gives up for good a page that was taken: something may still write into it.
     pub fn lose(&mut self, bus: u64) {
         let number = bus.wrapping_sub(self.pages.bus()) / PAGE_SIZE as u64;
         self.lost += 1;
-        self.release(number as usize);
+        self.release(number as usize, 1);
     }
 
-    fn release(&mut self, number: usize) {
+    /// The ring that took this page holds so many pages less, of those that it holds.
+    fn release(&mut self, number: usize, pages: u16) {
         let Some(page) = self.state.get(number) else {
             return;
         };
         if let Some(guest) = self.guests.get_mut(usize::from(page.guest)) {
-            self.holders -= u32::from(guest.held == 1);
-            guest.held = guest.held.saturating_sub(1);
+            self.holders -= u32::from(guest.held == pages);
+            guest.held = guest.held.saturating_sub(pages);
             if let Some(held) = self.held.get_mut(usize::from(page.ring)) {
-                guest.holders -= u32::from(*held == 1);
-                *held = held.saturating_sub(1);
+                guest.holders -= u32::from(*held == pages);
+                *held = held.saturating_sub(pages);
             }
         }
     }
@@ -402,6 +473,52 @@ mod tests {
     /// For the only ring of a guest.
     fn take(pool: &mut BufferPool, guest: u16, wanted: usize) -> Vec<u64> {
         take_for(pool, holder(guest, guest), wanted)
+    }
+
+    /// One pool gives pages one by one, another all at once: they never differ, and no page that was
+    /// another guest's reaches a disk's read as it is.
+    #[test]
+    fn pages_taken_and_given_together_are_as_those_that_are_taken_and_given_alone() {
+        use Purpose::{FromDisk, FromGuest};
+        let (mut alone, mut together) = (pool(16, &[0, 1, 1]), pool(16, &[0, 1, 1]));
+        for (ring, guest, purpose, wanted) in [
+            (0, 0, FromGuest, 5),
+            (1, 1, FromDisk, 3),
+            (0, 0, FromDisk, 16),
+            (2, 1, FromDisk, 9),
+            (1, 1, FromGuest, 4),
+            (0, 0, FromDisk, 7),
+        ] {
+            let holder = holder(ring, guest);
+            let count = alone.claim(holder, wanted);
+            assert_eq!(together.claim(holder, wanted), count);
+            let one: Vec<_> = (0..count).map(|_| alone.take(holder, purpose)).collect();
+            let mut all = vec![Segment::default(); count];
+            assert_eq!(together.take_all(holder, purpose, &mut all), count);
+            for (piece, bus) in all.iter().zip(&one) {
+                assert_eq!((Some(piece.bus), piece.len), (*bus, 4096));
+                let at = (piece.bus - (1 << 32)) as usize;
+                let word = together.pages.u64_at(at);
+                assert!(
+                    purpose == FromGuest || [0, u64::from(guest) + 1].contains(&word.load(Relaxed))
+                );
+                word.store(u64::from(guest) + 1, Relaxed);
+            }
+            if purpose == FromDisk {
+                one.into_iter().flatten().for_each(|bus| alone.give(bus));
+                together.give_all(&all);
+            }
+            assert_eq!(alone.free, together.free);
+            assert_eq!(alone.held, together.held);
+            assert_eq!(alone.holders, together.holders);
+            let sides = |pool: &BufferPool| {
+                let side = |guest: &Guest| (guest.held, guest.rings, guest.holders);
+                pool.guests.iter().map(side).collect::<Vec<_>>()
+            };
+            assert_eq!(sides(&alone), sides(&together));
+        }
+        assert_eq!(together.take_all(holder(0, 0), FromDisk, &mut []), 0);
+        together.give_all(&[]);
     }
 
     #[test]

@@ -7,6 +7,7 @@
 mod arena;
 mod aside;
 mod barrier;
+mod copies;
 mod finish;
 mod indirect;
 mod intake;

@@ -1,7 +1,7 @@
 //! From the disk's word back to the ring: completions, copies of what was read, responses.
 
 use spindle_block::{IoError, IoResult, Op, Segment};
-use spindle_xen::grant::{CopyEnd, CopyOp, GrantRef};
+use spindle_xen::grant::CopyOp;
 
 use super::arena::Arena;
 use super::slot::{Freed, Path, Slot, State};
@@ -177,16 +177,14 @@ impl Session {
                 self.stats.out_of_room.add(1);
                 return;
             }
-            let domain = self.domain;
             if slot.is_one_page() {
-                let (granted, bus, len) = slot.page_copy(domain);
+                let (granted, bus, len) = slot.page_copy(self.domain);
                 copies.push(CopyOp::to_grant(bus, granted, len), tag(ring, index));
                 self.copying += 1;
                 continue;
             }
-            self.each_copy(index, |segment, offset, bus, len| {
-                let granted = CopyEnd::granted(domain, GrantRef(segment.gref), offset);
-                copies.push(CopyOp::to_grant(bus, granted, len), tag(ring, index));
+            self.push_copies(ring, index, copies, |granted, bus, len| {
+                CopyOp::to_grant(bus, granted, len)
             });
             self.copying += 1;
         }
@@ -361,8 +359,7 @@ fn let_go(
             pieces.for_each(|piece| cache.let_go(piece.bus));
         }
         (Path::Copied, _) => {
-            let pieces = slot.pieces(arena);
-            pieces.iter().for_each(|piece| pool.give(piece.bus));
+            pool.give_all(slot.pieces(arena));
         }
         _ => {}
     }

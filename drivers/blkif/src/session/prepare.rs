@@ -3,7 +3,7 @@
 
 use spindle_block::Segment;
 use spindle_hw::PAGE_SIZE;
-use spindle_xen::grant::{CopyEnd, CopyOp, GrantOps, GrantRef};
+use spindle_xen::grant::{CopyOp, GrantOps};
 
 use super::slot::{Path, State};
 use super::{Session, tag};
@@ -246,38 +246,26 @@ impl Session {
         };
         let pieces = usize::from(slot.pieces);
         let memory = slot.room(&mut self.arena).1;
-        for piece in memory[..pieces].iter().skip(kept) {
-            means.pool.give(piece.bus);
-        }
+        means.pool.give_all(&memory[kept..pieces]);
         // Filled page by page, so that the disk sees one run without holes.
-        let (mut taken, mut chunk) = (0, 0);
-        for (at, piece) in memory.iter_mut().take(kept + claimed).enumerate() {
-            let bus = if at < kept {
-                Some(piece.bus)
-            } else {
-                means.pool.take(holder, purpose)
-            };
-            let Some(bus) = bus else {
-                break;
-            };
-            let len = left.min(PAGE_SIZE as u32);
-            *piece = Segment { bus, len };
-            left -= len;
-            chunk += len;
-            taken += 1;
+        let most = memory.len().min(kept + claimed);
+        let memory = &mut memory[..most];
+        let taken = kept + means.pool.take_all(holder, purpose, &mut memory[kept..]);
+        for piece in &mut memory[..kept] {
+            piece.len = PAGE_SIZE as u32;
+        }
+        let chunk = left.min(taken as u32 * PAGE_SIZE as u32);
+        left -= chunk;
+        if let Some(last) = memory[..taken].last_mut() {
+            last.len = chunk - (taken as u32 - 1) * PAGE_SIZE as u32;
         }
         slot.path = Path::Copied;
         slot.state = State::Ready;
-        slot.pieces = taken;
+        slot.pieces = taken as u16;
         progress.begin(chunk, self.volume.block_shift);
         self.partial = (left > 0).then_some(index);
         if write && !(unaligned && self.begin_fill(index)) {
-            let domain = self.domain;
-            self.each_copy(index, |segment, offset, bus, len| {
-                let granted = CopyEnd::granted(domain, GrantRef(segment.gref), offset);
-                let op = CopyOp::from_grant(granted, bus, len);
-                means.copies.push(op, tag(ring, index));
-            });
+            self.push_copies(ring, index, means.copies, CopyOp::from_grant);
         }
         true
     }

@@ -13,7 +13,7 @@ use core::slice;
 
 use spindle_block::{Command, DiskQueue, Op, SubmitError};
 use spindle_hw::PAGE_SIZE;
-use spindle_xen::grant::{CopyEnd, CopyOp, GrantOps, GrantRef};
+use spindle_xen::grant::{CopyOp, GrantOps};
 
 use super::prepare::Means;
 use super::slot::State;
@@ -285,12 +285,7 @@ impl Session {
             return false;
         }
         self.set_fill(index, Fill::None);
-        let domain = self.domain;
-        self.each_copy(index, |segment, offset, bus, len| {
-            let granted = CopyEnd::granted(domain, GrantRef(segment.gref), offset);
-            let op = CopyOp::from_grant(granted, bus, len);
-            means.copies.push(op, tag(ring, index));
-        });
+        self.push_copies(ring, index, means.copies, CopyOp::from_grant);
         self.slots[usize::from(index)].state = State::Ready;
         true
     }
