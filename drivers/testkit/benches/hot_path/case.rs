@@ -90,15 +90,15 @@ impl Case {
             size.map_or(0.0, |size| bounds[size])
         };
         match (self.path, self.batch) {
-            (_, 0) => 265.0,
-            (Path::Persistent, 1) => 1580.0,
+            (_, 0) => 97.0,
+            (Path::Persistent, 1) => 1650.0,
             // Half of the pages are not mapped.
             (Path::Persistent, 32) if self.in_turn == AROUND_THE_CACHE[2] => 865.0,
             (Path::Persistent, 32) => 400.0,
             (Path::Persistent, _) => large([1050.0, 1600.0, 2700.0, 13_100.0]),
             (Path::Copy, 1) => 2560.0,
             (Path::Copy, 32) => 970.0,
-            (Path::Copy, _) => large([2060.0, 4370.0, 9900.0, 66_500.0]),
+            (Path::Copy, _) => large([1910.0, 2770.0, 4850.0, 23_900.0]),
             (Path::Map, _) => large([1970.0, 5770.0, 14_800.0, 107_500.0]),
         }
     }
