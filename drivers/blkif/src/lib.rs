@@ -19,7 +19,7 @@
 //! | core | [`ring_core`] | turns over many rings: poll, take, resolve, submit, answer |
 //! | | `block_read` | blocks that control wants to see |
 //! | telling | [`moderation`] | whether a frontend is notified at once |
-//! | around it | [`worker`], [`mailbox`], [`pacer`] | orders from control, and rest |
+//! | around it | [`worker`], [`mailbox`], [`pacer`], [`wait`] | orders from control, and rest |
 //!
 //! # Example
 //! A guest reads a page of a RAM disk. Guest, grant table, event channels and memory are the test
@@ -111,6 +111,7 @@ pub mod stats;
 mod sync;
 mod turns;
 mod turnstile;
+pub mod wait;
 pub mod window;
 pub mod worker;
 

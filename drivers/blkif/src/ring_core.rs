@@ -23,7 +23,6 @@ use crate::abi::MAX_SEGMENTS;
 use crate::batch::{CopyBatch, MapBatch, UnmapBatch};
 use crate::block_read::{BlockRead, Reading};
 use crate::guests::Guests;
-use crate::pacer::Wait;
 use crate::pool::{BadPoolSize, BufferPool};
 use crate::ring::Halt;
 use crate::scheduler::Scheduler;
@@ -31,6 +30,7 @@ use crate::session::Session;
 use crate::stats::RingStats;
 use crate::turns::Turns;
 use crate::turnstile::Turnstile;
+use crate::wait::Wait;
 use crate::window::Window;
 
 use awake::Awake;

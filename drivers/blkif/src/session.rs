@@ -40,13 +40,13 @@ use crate::fifo::Fifo;
 use crate::gate::Member;
 use crate::losses::{Known, Losses};
 use crate::moderation::Moderator;
-use crate::pacer::Wait;
 use crate::pool::{BufferPool, Holder};
 use crate::ring::{BackRing, BadRingSize, Halt, slots_in};
 use crate::ring_core::Detached;
 use crate::room::{NoRoom, filled};
 use crate::scheduler::{Account, Party};
 use crate::stats::{RingSnapshot, RingStats};
+use crate::wait::Wait;
 use crate::window::Window;
 
 use arena::Arena;
@@ -662,9 +662,9 @@ impl Session {
 
     /// Notes for how long it has been waiting.
     #[inline]
-    pub(crate) fn note_wait(&mut self, now_ns: u64, overslept: bool) {
+    pub(crate) fn note_wait(&mut self, now_ns: u64, slept_ns: u64) {
         let in_flight = self.active() + self.held();
-        self.wait.note(now_ns, self.answered, in_flight, overslept);
+        self.wait.note(now_ns, self.answered, in_flight, slept_ns);
     }
 
     /// Whether there is anything between ring and response, be it that it is held.

@@ -270,8 +270,8 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> Worker<Q, G, N> {
         let Some(core) = &mut self.core else {
             return Next::Stop;
         };
-        let overslept = self.pacer.wake(now_ns);
-        let work = core.visit_after(now_ns, overslept);
+        let slept_ns = self.pacer.wake(now_ns);
+        let work = core.visit_after(now_ns, slept_ns);
         let busy = work.taken > 0 || work.completed > 0 || work.more;
         let working = !busy && core.is_working();
         let mut ordered = false;

@@ -7,8 +7,9 @@ use std::sync::Arc;
 
 use common::{COPIED, How, PERSISTENT, Rig, Sizes, TestDisk};
 use spindle_blkif::abi::Operation;
-use spindle_blkif::pacer::{Pacer, PollTime, Rest, Wait};
+use spindle_blkif::pacer::{Pacer, PollTime, Rest};
 use spindle_blkif::stats::CoreStats;
+use spindle_blkif::wait::Wait;
 use spindle_blkif::worker::{Link, Order, Report, Worker};
 use spindle_blkif::{Gate, Session};
 use spindle_block::DiskQueue;
@@ -177,11 +178,11 @@ fn neighbours_wait(hostile: usize, slow_ns: u64) -> (u64, u64) {
             next_request = u64::MAX;
             taken = true;
         }
-        let overslept = pacer.wake(now);
+        let slept = pacer.wake(now);
         let own = usize::from(fast.is_some());
         if completed || taken || slow_done {
-            slow_wait.note(now, slow_done, hostile, overslept);
-            fast_wait.note(now, completed, own, overslept);
+            slow_wait.note(now, slow_done, hostile, slept);
+            fast_wait.note(now, completed, own, slept);
             pacer.worked(now);
             now += 1000;
             continue;

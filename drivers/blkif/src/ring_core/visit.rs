@@ -18,13 +18,13 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
     /// One turn over everything that has something to do. See the module's description. `now_ns` is
     /// the caller's clock, read once a visit; it dates requests for the latency counters.
     pub fn visit(&mut self, now_ns: u64) -> Work {
-        self.visit_after(now_ns, false)
+        self.visit_after(now_ns, 0)
     }
 
-    /// The same; for `overslept` see [`Wait::note`]. The one caller in a kernel is
+    /// The same; for `slept_ns` see [`crate::wait::Wait::note`]. The one caller in a kernel is
     /// [`crate::worker::Worker::turn`].
     #[inline(always)]
-    pub(crate) fn visit_after(&mut self, now_ns: u64, overslept: bool) -> Work {
+    pub(crate) fn visit_after(&mut self, now_ns: u64, slept_ns: u64) -> Work {
         self.now_ns = now_ns;
         let mut work = Work::default();
         self.poll_disks(&mut work);
@@ -98,7 +98,7 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
             if waiting || idle {
                 self.unmap_idle();
             }
-            self.publish(overslept, &mut work);
+            self.publish(slept_ns, &mut work);
         }
         if self.awake.len() > 1 {
             work.more |= self.count_after();
@@ -200,14 +200,14 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
     fn put_to_sleep(&mut self, ring: u16) {
         if let Some(Some(session)) = self.rings.get_mut(usize::from(ring)) {
             // It waits for nothing.
-            session.note_wait(self.now_ns, false);
+            session.note_wait(self.now_ns, 0);
         }
         self.awake.fall_asleep(ring);
     }
 
     /// Publishes what was answered of the rings that were served.
     #[inline]
-    fn publish(&mut self, overslept: bool, work: &mut Work) {
+    fn publish(&mut self, slept_ns: u64, work: &mut Work) {
         self.held_back = 0;
         for &ring in &self.served {
             let Some(Some(session)) = self.rings.get_mut(usize::from(ring)) else {
@@ -216,7 +216,7 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
             if session.publish() {
                 self.notify.notify(session.port());
             }
-            session.note_wait(self.now_ns, overslept);
+            session.note_wait(self.now_ns, slept_ns);
             self.held_back += session.held();
             // Whatever waits behind what was answered, or for its memory, can go on now.
             work.more |= session.has_answered();

@@ -119,6 +119,9 @@ impl Session {
             requests: [reads, writes],
             sectors: [read, written],
         } = *tally;
+        if taken > 0 {
+            self.wait.took(read, written);
+        }
         self.stats.reads.add(reads);
         self.stats.writes.add(writes);
         self.stats.sectors_read.add(read);
