@@ -21,6 +21,7 @@ pub mod blkfront;
 pub mod frontends;
 pub mod gpt;
 pub mod grants;
+pub mod idle;
 pub mod image;
 pub mod mem;
 pub mod neighbours;
