@@ -6,6 +6,8 @@
 mod fairness;
 mod fio;
 mod host;
+mod idle;
+mod idle_plot;
 mod page;
 mod plan;
 mod plot;
@@ -65,6 +67,9 @@ pub(crate) struct Args {
     /// time, and write the page of it.
     #[arg(long)]
     fairness: bool,
+    /// Only compare Spindle's idle policy with others', in virtual time, and write the page of it.
+    #[arg(long)]
+    idle: bool,
     /// Measure nothing: make the page of the record again.
     #[arg(long)]
     page_only: bool,
@@ -92,6 +97,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     });
     if args.fairness {
         return fairness::run(&folder);
+    }
+    if args.idle {
+        return idle::run(&folder);
     }
     let mut record = Record::open(&folder)?;
     if !args.page_only {
