@@ -75,6 +75,8 @@ pub struct Xenstored {
     transaction_quota: usize,
     /// How often the client has written each path.
     written: BTreeMap<String, usize>,
+    /// Requests that the client has made.
+    requests: usize,
 }
 
 impl Xenstored {
@@ -105,6 +107,7 @@ impl Xenstored {
             watch_quota: 128,
             transaction_quota: 10,
             written: BTreeMap::new(),
+            requests: 0,
         };
         let home = format!("/local/domain/{client}");
         daemon.make(&home, b"", 0, &[client]);
@@ -177,6 +180,12 @@ impl Xenstored {
     #[must_use]
     pub fn writes(&self, path: &str) -> usize {
         self.written.get(path).copied().unwrap_or(0)
+    }
+
+    /// Requests that the client has made so far, of any kind.
+    #[must_use]
+    pub fn requests(&self) -> usize {
+        self.requests
     }
 
     /// Watches the client has.
@@ -389,6 +398,7 @@ impl Xenstored {
     }
 
     fn handle(&mut self, header: wire::Header, payload: &[u8]) {
+        self.requests += 1;
         self.busy_until = self.busy_until.max(self.now) + self.cost;
         let outcome = self.execute(header.message, header.transaction, payload);
         let (message, body) = match &outcome {

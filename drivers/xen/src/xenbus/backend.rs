@@ -99,7 +99,9 @@ pub struct Backend {
     pub(super) scan_due: bool,
     /// Guests of which new devices are to be looked for.
     pub(super) scan_guests: Vec<DomId>,
-    /// Some device found no room.
+    /// Devices that found no place, and wait for one.
+    pub(super) turned_away: VecDeque<DeviceId>,
+    /// More found no place than are remembered.
     pub(super) crowded: bool,
     /// The watch for such requests has been set, and has sent its first event, which is none.
     pub(super) rescan_watched: bool,
@@ -135,6 +137,7 @@ impl Backend {
             setup_at: 0,
             scan_due: false,
             scan_guests: Vec::new(),
+            turned_away: VecDeque::new(),
             crowded: false,
             rescan_watched: false,
             orders: Orders::default(),
@@ -358,7 +361,7 @@ impl Backend {
         if let (Some(connection), Some(former)) = (entry.device.into_former(), &mut self.former) {
             former.push((id, Ok(connection)));
         }
-        self.scan_due |= core::mem::take(&mut self.crowded);
+        self.fill_place();
     }
 }
 

@@ -20,6 +20,8 @@ use crate::{DomId, Errno};
 
 /// Devices served at once, at most; the frontends' watches count against xenstored's 128.
 const MAX_DEVICES: usize = 64;
+/// Devices that wait for a place, at most, before all are looked for again once one is free.
+const MAX_TURNED_AWAY: usize = 1024;
 /// Of one guest, so that there is room for others.
 const MAX_PER_GUEST: usize = 32;
 /// Guests to be scanned at once, at most, before all are.
@@ -158,10 +160,15 @@ impl Backend {
             None
         };
         if let Some(text) = full {
-            self.crowded = true;
-            if !self.errors.contains(&id) {
-                self.publish_error(id, &Refusal::new(Errno::ENOSPC, text));
+            if self.turned_away.contains(&id) {
+                return;
             }
+            if self.turned_away.len() < MAX_TURNED_AWAY {
+                self.turned_away.push_back(id);
+            } else {
+                self.crowded = true;
+            }
+            self.publish_error(id, &Refusal::new(Errno::ENOSPC, text));
             return;
         }
         let device = match &mut self.former {
@@ -190,6 +197,18 @@ impl Backend {
             told: false,
             vanished: false,
         });
+    }
+
+    /// A place is free: the device that has waited for one longest gets it, of those whose guest may
+    /// have another. Whether it is still in the store, its first look finds out.
+    pub(super) fn fill_place(&mut self) {
+        let may_have = |id: &DeviceId| self.count_of(id.frontend) < MAX_PER_GUEST;
+        if let Some(at) = self.turned_away.iter().position(may_have)
+            && let Some(id) = self.turned_away.remove(at)
+        {
+            self.mark(id);
+        }
+        self.scan_due |= self.turned_away.is_empty() && core::mem::take(&mut self.crowded);
     }
 
     pub(super) fn count_of(&self, guest: DomId) -> usize {

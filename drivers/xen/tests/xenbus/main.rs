@@ -4,6 +4,7 @@ mod frontends;
 mod interleavings;
 mod life;
 mod limits;
+mod many;
 mod offers;
 mod orders;
 mod refusals;
