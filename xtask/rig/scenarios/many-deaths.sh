@@ -66,7 +66,7 @@ busy() {
 	drill panic 0
 	wait $! || fail "$*, with a death meanwhile: $(refusal)"
 }
-attach() { try_xl 60 block-attach probe "$(disk xvdp)"; }
+attach() { try_xl 60 block-attach probe "$(disk xvdp ram1)"; }
 detach() { try_xl 60 block-detach probe xvdp; }
 
 # die NUMBER: the death of this number
@@ -98,7 +98,7 @@ die() {
 }
 
 spindle_down
-SPINDLE_KNOBS="drill=on ram0=48M"
+SPINDLE_KNOBS="drill=on ram0=48M ram1=16M"
 spindle_with vcpus=4 memory=192
 SPINDLE_KNOBS=''
 id=$(xl domid spindle) deaths=0 recent='' worst=0
