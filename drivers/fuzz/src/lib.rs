@@ -8,6 +8,7 @@
 //! | [`config`] | who writes the options | the same text again changes nothing |
 //! | [`image`] | who gives a domain another kernel | what is taken is whole, and lies where an image lies |
 //! | [`kept`] | a stray write into kept memory | what is read was written, journals are apart |
+//! | [`lvm`] | who had a disk with LVM metadata | maps are inside their physical volumes and apart from each other |
 //! | [`partitions`] | who has a whole disk | partitions are parts of that disk, apart from each other, with names of their own |
 //! | [`store`] | xenstored | one end to each unit of work, no work without end |
 //! | [`xenbus`] | toolstack and a frontend | the kernel's books add up, all ends clean, another guest is served |
@@ -22,6 +23,7 @@ pub mod config;
 mod disk;
 pub mod image;
 pub mod kept;
+pub mod lvm;
 pub mod neighbours;
 pub mod nvme;
 pub mod partitions;
@@ -51,11 +53,12 @@ fn steps<'a, S: Arbitrary<'a>>(
 pub type Run = fn(&[u8]);
 
 /// Every target by name.
-pub const TARGETS: [(&str, Run); 12] = [
+pub const TARGETS: [(&str, Run); 13] = [
     ("boot", boot::run),
     ("config", config::run),
     ("image", image::run),
     ("kept", kept::run),
+    ("lvm", lvm::run),
     ("neighbours", neighbours::run),
     ("nvme", nvme::run),
     ("partitions", partitions::run),

@@ -45,5 +45,6 @@ macro_rules! targets {
 }
 
 targets!(
-    boot, config, image, kept, neighbours, nvme, partitions, recovery, ring, store, virtio, xenbus
+    boot, config, image, kept, lvm, neighbours, nvme, partitions, recovery, ring, store, virtio,
+    xenbus
 );

@@ -11,6 +11,7 @@
 //! | [`blkfront`] | a guest's block frontend |
 //! | [`frontends`] | what the frontends of the field do in xenstore |
 //! | [`gpt`], [`image`] | a disk with a partition table; a disk to read from |
+//! | [`lvm`] | a disk with an LVM2 physical volume |
 //! | [`queue`] | whoever submits to a disk's queue |
 //! | [`neighbours`] | a ring core with a well-behaved guest and hostile ones, in virtual time |
 //! | [`xenbus`] | the kernel around the xenbus backend |
@@ -23,6 +24,7 @@ pub mod gpt;
 pub mod grants;
 pub mod idle;
 pub mod image;
+pub mod lvm;
 pub mod mem;
 pub mod neighbours;
 pub mod nvme;

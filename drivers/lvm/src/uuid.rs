@@ -1,0 +1,46 @@
+//! LVM's identifiers: 32 characters, in text in groups with hyphens between.
+
+use core::fmt::{self, Display, Formatter, Write as _};
+
+/// The identifier of a physical volume, a volume group or a logical volume.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LvmUuid([u8; 32]);
+
+impl LvmUuid {
+    /// From its 32 characters, without hyphens; `None` if one of them is no letter, digit, `!` or `#`.
+    #[must_use]
+    pub fn new(characters: [u8; 32]) -> Option<Self> {
+        let fits = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'!' | b'#');
+        characters.iter().all(fits).then_some(Self(characters))
+    }
+
+    /// From text, in which hyphens may stand anywhere.
+    #[must_use]
+    pub fn from_text(text: &[u8]) -> Option<Self> {
+        let mut characters = [0; 32];
+        let mut from = text.iter().filter(|byte| **byte != b'-');
+        for place in &mut characters {
+            *place = *from.next()?;
+        }
+        from.next().is_none().then(|| Self::new(characters))?
+    }
+
+    /// Its characters, without hyphens.
+    #[must_use]
+    pub fn characters(&self) -> &str {
+        str::from_utf8(&self.0).unwrap_or_default()
+    }
+}
+
+/// As LVM prints it: groups of 6, five times 4, and 6 characters.
+impl Display for LvmUuid {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        for (index, byte) in self.0.iter().enumerate() {
+            if (6..=26).contains(&index) && (index - 6).is_multiple_of(4) {
+                f.write_char('-')?;
+            }
+            f.write_char(char::from(*byte))?;
+        }
+        Ok(())
+    }
+}
