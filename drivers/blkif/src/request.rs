@@ -315,6 +315,7 @@ mod tests {
             write_cache: true,
             discard: None,
             description: String::new(),
+            map: None,
         }
     }
 

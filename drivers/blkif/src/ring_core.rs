@@ -279,7 +279,8 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
     /// # Errors
     /// [`RingError::Crowded`], [`RingError::Segments`] or [`RingError::NoDisk`], with the session.
     pub fn attach(&mut self, mut session: Session) -> Result<RingId, (RingError, Box<Session>)> {
-        if session.volume().disk >= self.disks.len() {
+        // One that is spread over several runs is not served yet.
+        if session.volume().disk >= self.disks.len() || session.volume().map.is_some() {
             return Err((RingError::NoDisk, session.into()));
         }
         if session.most_segments() > self.segments {

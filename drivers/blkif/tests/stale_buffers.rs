@@ -62,6 +62,7 @@ fn what_a_disk_did_not_read_is_not_another_guests_data() {
                 write_cache: false,
                 discard: None,
                 description: String::new(),
+                map: None,
             };
             let attachment = Attachment {
                 domain: DomId(dom),

@@ -11,6 +11,7 @@ extern crate alloc;
 
 mod command;
 mod controller;
+mod map;
 mod null;
 mod options;
 mod partition;
@@ -28,6 +29,7 @@ pub use controller::{
     BlockController, BusMaster, ControllerBack, DiskEvents, LostController, SpuriousCompletions,
     UnitChange, Unreachable,
 };
+pub use map::{MAX_RUNS, Map, MapError, MappedDisk, Place, Run, Stretch};
 pub use null::{NullController, NullQueue};
 pub use options::DiskOptions;
 pub use partition::{Table, TableReader, TableStep, partitions};

@@ -75,6 +75,7 @@ where
                 secure: true,
             }),
             description: String::from("null disk: writes are dropped, reads give zeroes"),
+            map: None,
         }])
     }
 

@@ -66,6 +66,7 @@ impl RamDisk {
                 secure: true,
             }),
             description: format!("RAM disk, {} MiB", self.bytes >> 20),
+            map: None,
         }
     }
 

@@ -1,9 +1,10 @@
 //! A volume: the run of a disk's blocks that one attachment serves.
 
 use alloc::string::String;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use crate::SECTOR_SIZE;
+use crate::{Map, SECTOR_SIZE};
 
 /// A part of a controller with its own block addresses: an NVMe namespace, a RAM disk's number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -46,7 +47,8 @@ pub struct Volume {
     /// Other names for it, which stay the same wherever the disk is plugged in: by serial number,
     /// by EUI-64 or NGUID, by partition UUID or label.
     pub aliases: Vec<String>,
-    /// Index of the disk (controller) in the kernel's table.
+    /// Index of the disk (controller) in the kernel's table. Of a volume with a map: of one of its
+    /// disks, as are the unit and the first block.
     pub disk: usize,
     /// Which part of the disk.
     pub unit: Unit,
@@ -66,6 +68,9 @@ pub struct Volume {
     pub discard: Option<Discard>,
     /// Model, serial number and whatever tells a person which disk this is.
     pub description: String,
+    /// Where its blocks are, if they are more than one run. Its blocks are then counted from its own
+    /// start wherever they are not asked of the map.
+    pub map: Option<Arc<Map>>,
 }
 
 impl Volume {
@@ -81,7 +86,7 @@ impl Volume {
     #[must_use]
     pub fn extent(&self) -> Extent {
         Extent {
-            start: self.start,
+            start: if self.map.is_some() { 0 } else { self.start },
             sectors: self.sectors,
             odd: self.sectors_per_block() - 1,
             shift: self.block_shift - 9,

@@ -28,6 +28,7 @@ fn read(bytes: Vec<u8>) -> Table {
         write_cache: true,
         discard: None,
         description: String::new(),
+        map: None,
     };
     let mut image = Image {
         bytes,

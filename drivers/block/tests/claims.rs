@@ -48,6 +48,7 @@ fn volume(row: &Row) -> Volume {
         write_cache: false,
         discard: None,
         description: String::new(),
+        map: None,
     }
 }
 

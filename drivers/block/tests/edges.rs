@@ -30,6 +30,7 @@ fn volume(name: &str, start: u64, sectors: u64, block_shift: u8) -> Volume {
         write_cache: false,
         discard: None,
         description: String::new(),
+        map: None,
     }
 }
 

@@ -32,6 +32,7 @@ fn disk(name: &str, shift: u8, blocks: u64) -> Volume {
         write_cache: true,
         discard: None,
         description: String::new(),
+        map: None,
     }
 }
 

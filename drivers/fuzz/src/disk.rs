@@ -51,6 +51,7 @@ pub(crate) fn volume(half: u64) -> Volume {
             secure: true,
         }),
         description: String::new(),
+        map: None,
     }
 }
 

@@ -116,6 +116,7 @@ fn check(mut image: Image, granularity: u16) {
             secure: false,
         }),
         description: String::new(),
+        map: None,
     };
     let found = partitions(&disk, &mut image).expect("within the disk");
     assert!(found.notes.len() <= 3 && found.notes.iter().all(|note| note.len() < 200));

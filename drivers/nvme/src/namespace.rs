@@ -176,6 +176,7 @@ impl Namespace {
                 secure: false,
             }),
             description: self.describe(identity),
+            map: None,
         }
     }
 

@@ -66,6 +66,7 @@ pub(crate) fn describe(
         write_cache: features.contains(Features::FLUSH),
         discard,
         description,
+        map: None,
     }
 }
 

@@ -180,6 +180,7 @@ mod tests {
             write_cache: false,
             discard: None,
             description: String::new(),
+            map: None,
         }
     }
 

@@ -19,6 +19,7 @@ fn volume(name: &str, disk: usize, start: u64, sectors: u64) -> Volume {
         write_cache: false,
         discard: None,
         description: String::new(),
+        map: None,
     }
 }
 

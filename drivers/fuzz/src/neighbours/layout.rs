@@ -86,6 +86,7 @@ impl Layout {
                 secure: false,
             }),
             description: String::new(),
+            map: None,
         }
     }
 

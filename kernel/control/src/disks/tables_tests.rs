@@ -63,6 +63,7 @@ impl Bench {
             write_cache: false,
             discard: None,
             description: String::new(),
+            map: None,
         };
         let controller: Box<dyn BlockController<()>> = Box::new(Still(volume));
         let no_tables = None::<fn(&Volume, &mut ()) -> Table>;
