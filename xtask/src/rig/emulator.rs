@@ -1,6 +1,6 @@
 //! Which QEMU emulates the machine: the host's if it is the version of Debian 12, and otherwise
 //! that version, fetched once and run from a folder with libraries of its own. In either case a
-//! copy without the fault that `mend` is about.
+//! copy without the faults that `mend` is about.
 //!
 //! Under QEMU 10.0 (Debian 13) Linux guests of the nested Xen stop before their first console line;
 //! `xtask/README.md` has what was tried.
@@ -34,7 +34,7 @@ pub(crate) struct Emulator {
 }
 
 impl Emulator {
-    /// Finds the host's QEMU fit, or fetches one, and makes a copy without the fault.
+    /// Finds the host's QEMU fit, or fetches one, and makes a copy without the faults.
     pub(super) fn prepare(sh: &Shell) -> Result<Self> {
         let host = cmd!(sh, "{QEMU} --version").quiet().ignore_stderr().read();
         let (root, original) = if host.is_ok_and(|text| is_fit(&text)) {
@@ -72,9 +72,9 @@ impl Emulator {
 /// Makes the copy that runs.
 fn copy(original: &Path) -> Result<PathBuf> {
     let mut program = fs::read(original)?;
-    if !mend(&mut program) {
-        let note = "this QEMU lacks the code that is to be mended: guests may die now and then";
-        ui::step("rig", note);
+    for name in mend(&mut program) {
+        let note = format!("this QEMU lacks the code of {name}: guests may die now and then");
+        ui::step("rig", &note);
     }
     let dir = root().join("target/rig/mended");
     fs::create_dir_all(&dir)?;
