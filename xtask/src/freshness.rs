@@ -12,7 +12,7 @@ use crate::rig::Mark;
 use crate::{root, ui};
 
 /// The sources, without tests and documents, that figures depend on.
-const DATA_PATH: [&str; 13] = [
+pub(crate) const DATA_PATH: [&str; 13] = [
     ".cargo/config.toml",
     "Cargo.lock",
     "Cargo.toml",

@@ -1,7 +1,7 @@
 //! When a core that finds no work goes on polling, and when it rests.
 //!
 //! A core waits for guests, or for a disk, and those are two things. A guest's request sends an event if
-//! the core asks for that, so that to sleep costs a wake-up; no event tells of a disk's end, so that to sleep
+//! the core asks for that, so that to sleep costs a wake-up; no event announces a command's end, so that to sleep
 //! costs as much as the guess was wrong by. Both kinds of spinning are bounded by `poll_us`, the latter also
 //! by what a sleep has been measured to cost, if that is more.
 //!
@@ -359,7 +359,7 @@ impl Trip {
         *trip = *trip - *trip / 8 + late / 8;
     }
 
-    /// A core that spins because naps are dear is to find out that they are no longer.
+    /// A core that spins because naps end late is to find out when they no longer do.
     fn fade(&mut self) {
         self.short -= self.short >> 11;
         self.long -= self.long >> 11;
@@ -553,7 +553,7 @@ mod tests {
     }
 
     /// With naps that end 200 us late, and with so much in flight.
-    fn nap_where_trips_are_dear(in_flight: usize) -> (u64, bool) {
+    fn nap_where_trips_are_long(in_flight: usize) -> (u64, bool) {
         let mut pacer = Pacer::new(PollTime::For(0));
         let mut now = 0;
         pacer.worked(now, false, in_flight);
@@ -565,11 +565,11 @@ mod tests {
     }
 
     #[test]
-    fn where_trips_are_dear_naps_are_longer_the_more_is_in_flight() {
-        let (one, listen) = nap_where_trips_are_dear(1);
+    fn where_trips_are_long_naps_are_longer_the_more_is_in_flight() {
+        let (one, listen) = nap_where_trips_are_long(1);
         assert!((40 * US..=120 * US).contains(&one), "{one}");
         assert!(listen);
-        let (many, listen) = nap_where_trips_are_dear(32);
+        let (many, listen) = nap_where_trips_are_long(32);
         assert!((720 * US..=800 * US).contains(&many), "{many}");
         assert!(!listen, "nothing new is to be expected");
     }

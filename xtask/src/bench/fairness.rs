@@ -2,15 +2,10 @@
 //! time, as a page.
 
 use std::fmt::{self, Write};
-use std::fs;
-use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
-use xshell::{Shell, cmd};
-
-use crate::freshness::{self, Age};
+use super::played::Played;
+use crate::freshness;
 use crate::rig::Mark;
-use crate::{root, ui};
 
 const HEAD: &str = "# Fairness\n\n\
     Written by `cargo xtask bench --fairness` from `fairness.txt`; do not edit by hand.\n\n\
@@ -44,37 +39,16 @@ const KINDS: [(&str, &str); 9] = [
     ("Mixed", "the first five kinds by turns"),
 ];
 
-/// Plays them, and writes record and page into `folder`.
-pub(super) fn run(folder: &Path) -> Result<()> {
-    let sh = Shell::new()?;
-    sh.change_dir(root());
-    let version = Mark::new("circumstances").with("spindle", freshness::version());
-    ui::step("bench", "neighbours in virtual time");
-    let output = cmd!(
-        sh,
-        "cargo run --quiet --release -p spindle-testkit --example fairness"
-    )
-    .quiet()
-    .read()
-    .context("neighbours could not be played")?;
-    let lines = output.lines().filter_map(Mark::parse);
-    let mut record: Vec<Mark> = lines.filter(|mark| mark.name == "fairness").collect();
-    ensure!(!record.is_empty(), "the example says nothing");
-    record.insert(0, version);
-    fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
-    let text: String = record.iter().map(|mark| format!("{mark}\n")).collect();
-    write_file(folder, "fairness.txt", &text)?;
-    let page = page(&record, Age::of)?;
-    println!("{page}");
-    write_file(folder, "fairness.md", &page)
-}
+/// The comparison.
+pub(super) const FAIRNESS: Played = Played {
+    name: "fairness",
+    what: "neighbours",
+    sources: &freshness::DATA_PATH,
+    page,
+    draw: None,
+};
 
-fn write_file(folder: &Path, name: &str, text: &str) -> Result<()> {
-    let path = folder.join(name);
-    fs::write(&path, text).with_context(|| format!("write {}", path.display()))
-}
-
-fn page(record: &[Mark], age: impl Fn(&str) -> Age) -> Result<String, fmt::Error> {
+fn page(record: &[Mark], version: &str) -> Result<String, fmt::Error> {
     let mut page = HEAD.to_string();
     let rows: Vec<&Mark> = record
         .iter()
@@ -90,10 +64,7 @@ fn page(record: &[Mark], age: impl Fn(&str) -> Age) -> Result<String, fmt::Error
         )?;
     }
     page.push_str(COLUMNS);
-    for mark in record.iter().filter(|mark| mark.name == "circumstances") {
-        let version = mark.get("spindle");
-        writeln!(page, "- Spindle {version}{}", age(version).note())?;
-    }
+    page.push_str(version);
     page.push_str(
         "\n| neighbours | rings of each | what they do | mean, us | worst, us | to alone | share |\n\
          | --- | --- | --- | --- | --- | --- | --- |\n",
@@ -129,31 +100,23 @@ mod tests {
     #[test]
     fn a_row_says_who_and_how_much() {
         let record: Vec<Mark> = [
-            "circumstances spindle=abc",
             "fairness kind=none neighbours=0 rings=0 channels=32 page_us=80 mean_us=80 worst_us=80 share=1.00",
             "fairness kind=Flushes neighbours=4 rings=1 channels=32 page_us=80 mean_us=90 worst_us=120 share=2.50",
         ]
         .into_iter()
         .filter_map(Mark::parse)
         .collect();
-        let page = page(&record, |_| Age::Stale).expect("written");
+        let page = page(&record, "- Spindle abc\n").expect("written");
         assert!(page.contains("32 pages at once, 80 us each"), "{page}");
-        assert!(page.contains("- Spindle abc (**stale**"), "{page}");
+        assert!(page.contains("- Spindle abc\n"), "{page}");
         assert!(
             page.ends_with("| 4 | 1 | flushes | 90 | 120 | 1.50 | 2.50 |\n"),
             "{page}"
         );
     }
 
-    /// What the repository has is what the command writes; but the age, which changes by itself.
     #[test]
     fn the_page_is_made_of_the_record() {
-        let folder = root().join("xtask/results");
-        let read = |name: &str| fs::read_to_string(folder.join(name)).expect("a result");
-        let text = read("fairness.txt");
-        let record: Vec<Mark> = text.lines().filter_map(Mark::parse).collect();
-        let page = page(&record, |_| Age::Current).expect("written");
-        let kept = read("fairness.md");
-        assert_eq!(freshness::without(&kept), freshness::without(&page));
+        FAIRNESS.check_results();
     }
 }

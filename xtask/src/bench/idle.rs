@@ -2,16 +2,10 @@
 //! with the argument that follows from it, and a plot.
 
 use std::fmt::{self, Write};
-use std::fs;
-use std::path::Path;
-
-use anyhow::{Context, Result, ensure};
-use xshell::{Shell, cmd};
 
 use super::idle_plot;
-use crate::freshness::{self, Age};
+use super::played::Played;
 use crate::rig::Mark;
-use crate::{root, ui};
 
 const HEAD: &str = "# Idle policy\n\n\
     Written by `cargo xtask bench --idle` from `idle.txt`; do not edit by hand.\n\n\
@@ -24,7 +18,7 @@ const HEAD: &str = "# Idle policy\n\n\
 const ARGUMENT: &str = "## The argument\n\n\
     A core without work waits for a guest or for a disk, and a wrong guess costs different things. A guest's \
     request sends an event: to sleep costs one wake-up, whenever it comes, and so spinning is worth it \
-    only where requests come within `poll_us`. No event tells of a disk's end (the kernel has no \
+    only where requests come within `poll_us`. No event announces the end of a disk's command (the kernel has no \
     interrupts): to sleep until a time costs what that time was wrong by. One spin time for both made the \
     short waits for a quick disk keep the core spinning through its guest's pauses.\n\n\
     For a disk the core knows by ring and kind of request (reads and writes, from 32 KiB on apart, and the \
@@ -43,7 +37,7 @@ const ARGUMENT: &str = "## The argument\n\n\
     50 us by default. On such a host (*stock*) sleeps of 55 us would be late by more than half of an 80 us wait, \
     and Spindle spins for most of it, within a third of the processor time of polling; Xen's `timer_slop=5000` \
     on its command line makes it *quick*.\n\n\
-    What an interrupt would add, if it could end a nap (an event channel through MSI, on the HVM route), is \
+    What an interrupt would add, if it could end a sleep (an event channel through MSI, on the HVM route), is \
     the row *Spindle with interrupts*. Where waits are steady it adds nothing. Where they vary and timers are \
     quick it gains some 2 us of 90; on a stock host it gains about 7 us, and could save most of the spinning: that is \
     where it is worth building. It is not there today.\n\n\
@@ -84,46 +78,18 @@ pub(super) const POLICIES: [(&str, &str); 6] = [
     ("napi", "NAPI"),
 ];
 
-/// What the figures depend on.
-const SOURCES: [&str; 2] = ["drivers/blkif/src/pacer.rs", "drivers/blkif/src/wait.rs"];
+/// The comparison.
+pub(super) const IDLE: Played = Played {
+    name: "idle",
+    what: "idle policies",
+    sources: &["drivers/blkif/src/pacer.rs", "drivers/blkif/src/wait.rs"],
+    page,
+    draw: Some(idle_plot::draw),
+};
 
-/// Plays them, and writes record, page and plot into `folder`.
-pub(super) fn run(folder: &Path) -> Result<()> {
-    let sh = Shell::new()?;
-    sh.change_dir(root());
-    let version = Mark::new("circumstances").with("version", freshness::version());
-    ui::step("bench", "idle policies in virtual time");
-    let output = cmd!(
-        sh,
-        "cargo run --quiet --release -p spindle-testkit --example idle"
-    )
-    .quiet()
-    .read()
-    .context("idle policies could not be played")?;
-    let lines = output.lines().filter_map(Mark::parse);
-    let mut record: Vec<Mark> = lines.filter(|mark| mark.name == "idle").collect();
-    ensure!(!record.is_empty(), "the example says nothing");
-    record.insert(0, version);
-    fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
-    let text: String = record.iter().map(|mark| format!("{mark}\n")).collect();
-    write_file(folder, "idle.txt", &text)?;
-    idle_plot::draw(&record, &folder.join("idle.svg"))?;
-    let page = page(&record, |version| Age::of_paths(version, &SOURCES))?;
-    println!("{page}");
-    write_file(folder, "idle.md", &page)
-}
-
-fn write_file(folder: &Path, name: &str, text: &str) -> Result<()> {
-    let path = folder.join(name);
-    fs::write(&path, text).with_context(|| format!("write {}", path.display()))
-}
-
-fn page(record: &[Mark], age: impl Fn(&str) -> Age) -> Result<String, fmt::Error> {
+fn page(record: &[Mark], version: &str) -> Result<String, fmt::Error> {
     let mut page = HEAD.to_string();
-    for mark in record.iter().filter(|mark| mark.name == "circumstances") {
-        let version = mark.get("version");
-        writeln!(page, "- Spindle {version}{}\n", age(version).note())?;
-    }
+    writeln!(page, "{version}")?;
     page.push_str(
         "![mean latency and processor time of a request, with 105 us of think time](idle.svg)\n\n",
     );
@@ -161,27 +127,19 @@ mod tests {
     #[test]
     fn a_row_says_what_a_policy_comes_to() {
         let record: Vec<Mark> = [
-            "circumstances version=abc",
             "idle host=quick disk=fixed-10 think=105 policy=napi mean_us=20.3 p99_us=20 cpu_us=4.2 sleeps=2.0",
         ]
         .into_iter()
         .filter_map(Mark::parse)
         .collect();
-        let page = page(&record, |_| Age::Stale).expect("written");
-        assert!(page.contains("- Spindle abc (**stale**"), "{page}");
+        let page = page(&record, "- Spindle abc\n").expect("written");
+        assert!(page.contains("- Spindle abc\n"), "{page}");
         let row = "| fixed-10 | 105 | NAPI | 20.3 | 20 | 4.2 | 2.0 |\n";
         assert!(page.contains(row), "{page}");
     }
 
-    /// What the repository has is what the command writes; but the age, which changes by itself.
     #[test]
     fn the_page_is_made_of_the_record() {
-        let folder = root().join("xtask/results");
-        let read = |name: &str| fs::read_to_string(folder.join(name)).expect("a result");
-        let text = read("idle.txt");
-        let record: Vec<Mark> = text.lines().filter_map(Mark::parse).collect();
-        let page = page(&record, |_| Age::Current).expect("written");
-        let kept = read("idle.md");
-        assert_eq!(freshness::without(&kept), freshness::without(&page));
+        IDLE.check_results();
     }
 }

@@ -10,6 +10,7 @@ mod idle;
 mod idle_plot;
 mod page;
 mod plan;
+mod played;
 mod plot;
 mod record;
 mod samples;
@@ -96,10 +97,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         })
     });
     if args.fairness {
-        return fairness::run(&folder);
+        return fairness::FAIRNESS.run(&folder);
     }
     if args.idle {
-        return idle::run(&folder);
+        return idle::IDLE.run(&folder);
     }
     let mut record = Record::open(&folder)?;
     if !args.page_only {
