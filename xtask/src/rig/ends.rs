@@ -1,25 +1,30 @@
-//! Guests that the emulator has ended: Xen says that one of their processors took a triple fault,
-//! which QEMU brings about now and then (`xtask/README.md`). Read from Xen's log and from those of
-//! the `xl` that waits for each domain's end, and distinguished from what Spindle might have done.
+//! Guests that the emulator has ended (`xtask/README.md`): Xen says that one of their processors took a
+//! triple fault, or their Linux met a breakpoint of its own that it had removed. Read from Xen's log, the
+//! guests' and those of the `xl` that waits for each domain's end, and distinguished from what Spindle
+//! might have done.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use super::console;
-use super::triple_fault::{Domain, crashed, faulted, state, waited_for};
+use super::triple_fault::{Domain, breakpoints, crashed, faulted, state, waited_for};
 
 /// How often something is tried in all, as long as it is the emulator that makes it fail.
 pub(crate) const MOST_TRIES: usize = 4;
 
 /// How the reason of such a failure begins.
-const BEGIN: &str = "emulator: triple fault of guest ";
+const BEGIN: &str = "emulator: ";
 
 /// The log in which dom0 writes the names of all domains that are guests, one a line.
 const GUESTS: &str = "guests.log";
+
+/// What ends a guest.
+const TRIPLE_FAULT: &str = "triple fault";
+const BREAKPOINT: &str = "removed breakpoint";
 
 /// How a guest reports that something is wrong: that is not the emulator's fault, whatever else is.
 const REPORTED: &str = "%% fail";
@@ -33,7 +38,9 @@ pub(crate) struct End {
     domain: Domain,
     /// The guest's name.
     pub(crate) guest: String,
-    /// Which vCPU, and in which state: numbers in C's notation.
+    /// What ended it.
+    kind: &'static str,
+    /// Which vCPU, and in which state: numbers in C's notation; or where it met the breakpoint.
     pub(crate) state: String,
     /// Whether it had not come up yet, so that it was started again.
     pub(crate) early: bool,
@@ -46,6 +53,7 @@ impl End {
         Self {
             domain: Domain(7),
             guest: guest.to_string(),
+            kind: TRIPLE_FAULT,
             state: "d7v1, RIP 0x0".to_string(),
             early,
         }
@@ -54,7 +62,11 @@ impl End {
 
 impl fmt::Display for End {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{BEGIN}{} ({})", self.guest, self.state)
+        write!(
+            f,
+            "{BEGIN}{} of guest {} ({})",
+            self.kind, self.guest, self.state
+        )
     }
 }
 
@@ -64,6 +76,8 @@ pub(crate) struct Ends {
     logs: PathBuf,
     /// Where Xen's log was when the scenario began.
     from: Rc<Cell<usize>>,
+    /// Which domains had crashed by then.
+    before: Rc<RefCell<BTreeSet<Domain>>>,
     /// Those that were started again.
     early: Rc<RefCell<Vec<Domain>>>,
 }
@@ -81,6 +95,7 @@ impl Ends {
         Self {
             logs: logs.to_path_buf(),
             from: Rc::default(),
+            before: Rc::default(),
             early: Rc::default(),
         }
     }
@@ -89,6 +104,7 @@ impl Ends {
     pub(crate) fn begin(&self) {
         let log = fs::metadata(self.logs.join(console::LOG));
         self.from.set(log.map_or(0, |log| log.len() as usize));
+        *self.before.borrow_mut() = self.read("xl-").lines().filter_map(crashed).collect();
         self.early.borrow_mut().clear();
     }
 
@@ -131,8 +147,16 @@ impl Ends {
         let log = fs::read(self.logs.join(console::LOG)).unwrap_or_default();
         let log = log.get(self.from.get()..).unwrap_or_default();
         let log = String::from_utf8_lossy(log);
-        let early = self.early.borrow();
-        find(&log, &self.read("xl-"), &self.read(GUESTS), &early)
+        let (early, before) = (self.early.borrow(), self.before.borrow());
+        let (xl, guests) = (self.read("xl-"), self.read(GUESTS));
+        let mut found = find(&log, &xl, &guests, &early);
+        for guest in guests.lines() {
+            let console = self.read(&format!("guest-{guest}.log"));
+            let ends = kept_breakpoints(guest, &console, &xl, &early);
+            let ends = ends.into_iter().filter(|end| !before.contains(&end.domain));
+            found.guests.extend(ends);
+        }
+        found
     }
 
     /// The logs whose names begin like this, one behind the other.
@@ -181,11 +205,34 @@ fn find(log: &str, xl: &str, guests: &str, early: &[Domain]) -> Found {
         found.guests.push(End {
             domain,
             guest: guest.to_string(),
+            kind: TRIPLE_FAULT,
             state: format!("{vcpu}{state}"),
             early: early.contains(&domain),
         });
     }
     found
+}
+
+/// The crashes of a guest's domains, if each was by a breakpoint that the emulator had kept. One that
+/// crashed in another way makes it doubtful which is which: then none is.
+fn kept_breakpoints(guest: &str, console: &str, xl: &str, early: &[Domain]) -> Vec<End> {
+    let places = breakpoints(console);
+    let all: BTreeSet<Domain> = xl.lines().filter_map(crashed).collect();
+    let waited = xl.lines().filter_map(waited_for);
+    let domains = waited.filter(|(domain, name)| *name == guest && all.contains(domain));
+    let domains: BTreeSet<Domain> = domains.map(|(domain, _)| domain).collect();
+    if domains.len() != places.len() {
+        return Vec::new();
+    }
+    let ends = domains.into_iter().zip(places);
+    ends.map(|(domain, place)| End {
+        domain,
+        guest: guest.to_string(),
+        kind: BREAKPOINT,
+        state: format!("RIP {place}"),
+        early: early.contains(&domain),
+    })
+    .collect()
 }
 
 #[cfg(test)]
@@ -336,5 +383,32 @@ mod tests {
         let ends = logs.ends().list();
         assert_eq!(ends.len(), 2);
         assert_eq!(ends[1].state, format!("d8v0, {STATE}"));
+    }
+
+    #[test]
+    fn a_kept_breakpoint_is_the_emulators_but_another_crash_of_the_guest_is_not() {
+        let oops = "Oops: int3: 0000 [#1] SMP\r\nRIP: 0010:clock+0x9/0x1d0\r\nKernel panic\r\n";
+        let xl = XL.to_string() + "Domain 8 has shut down, reason code 3 0x3\n";
+        let logs = Logs::new("breakpoint", "", &xl);
+        let console = logs.0.join("guest-writer.log");
+        // A panic for another reason.
+        fs::write(&console, "Kernel panic\r\n").expect("written");
+        assert_eq!(logs.ends().explain("no disk"), None);
+        fs::write(&console, oops).expect("written");
+        let why = logs.ends().explain("no disk").expect("explained");
+        let expected =
+            "emulator: removed breakpoint of guest writer (RIP 0010:clock+0x9/0x1d0); no disk";
+        assert_eq!(why, expected);
+        assert!(is_emulator(&why) && logs.ends().restart("writer").is_some());
+        // Not in this scenario.
+        let ends = logs.ends();
+        ends.begin();
+        assert_eq!(ends.explain("no disk"), None);
+        // One of two was for another reason.
+        let more = "Waiting for domain writer (domid 9) to die [pid 1]\n\
+                    Domain 9 has shut down, reason code 3 0x3\n";
+        let logs = Logs::new("breakpoint", "", &(xl + more));
+        fs::write(logs.0.join("guest-writer.log"), oops).expect("written");
+        assert_eq!(logs.ends().explain("no disk"), None);
     }
 }

@@ -1,5 +1,6 @@
-//! What Xen and `xl` write of a domain's end, line by line: a vCPU's triple fault with its registers, the
-//! domain that an `xl` waits for, and a crash. `ends` makes sense of it.
+//! What Xen, `xl` and a guest's Linux write of a domain's end, line by line: a vCPU's triple fault with
+//! its registers, the domain that an `xl` waits for, a crash, and a breakpoint of Linux' own that the
+//! emulator has kept. `ends` makes sense of it.
 
 /// What Xen prints of a triple fault, behind the domain and the vCPU.
 const FAULT: &str = " Triple fault - invoking HVM shutdown action";
@@ -74,6 +75,22 @@ pub(super) fn crashed(line: &str) -> Option<Domain> {
     (reason == "3").then(|| domain.parse().ok().map(Domain))?
 }
 
+/// How Linux reports a breakpoint that it does not know of.
+const BREAKPOINT: &str = "int3: 0000 [#";
+
+/// Where Linux met breakpoints that it did not know of, in the console of a guest. While it changes its
+/// own code it has one there, and knows of it; QEMU 7.2 may keep a translation of that.
+pub(super) fn breakpoints(console: &str) -> Vec<&str> {
+    let mut reports = console.split(BREAKPOINT);
+    reports.next();
+    reports
+        .map(|report| {
+            let line = report.lines().find_map(|line| line.split_once("RIP: "));
+            line.map_or("", |(_, place)| place.trim_end())
+        })
+        .collect()
+}
+
 /// A triple fault for tests.
 #[cfg(test)]
 pub(super) mod samples {
@@ -102,6 +119,17 @@ pub(super) mod samples {
 mod tests {
     use super::samples::{STATE, fault};
     use super::*;
+
+    #[test]
+    fn breakpoints_are_found_with_their_places() {
+        let oops = "[    9.10] Oops: int3: 0000 [#1] PREEMPT SMP NOPTI\r\n\
+                    [    9.10] CPU: 1 PID: 0\r\n\
+                    [    9.10] RIP: 0010:sched_clock_cpu+0x9/0x1d0\r\n\
+                    [    9.11] RIP: 0010:pv_native_safe_halt+0xf/0x20\r\n";
+        assert_eq!(breakpoints(oops), ["0010:sched_clock_cpu+0x9/0x1d0"]);
+        assert_eq!(breakpoints(&oops[..60]), [""]);
+        assert_eq!(breakpoints("RIP: 0010:foo\n%% up\n"), [""; 0]);
+    }
 
     #[test]
     fn the_lines_of_xen_and_xl_are_read() {
