@@ -16,7 +16,6 @@ mod ring_cores;
 mod settings;
 mod xen;
 
-use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec;
 
@@ -25,6 +24,8 @@ use spindle_control::{Control, Keep, RamDisks, Store, Suspect};
 use spindle_hw::Clock;
 use spindle_kept::Kept;
 use spindle_kept::death::{Death, DeathCause};
+use spindle_status::lives::{DeathLine, StartLine};
+use spindle_status::path;
 use spindle_xen::event::Port;
 use spindle_xen::xenbus::ShutdownKind;
 use xen_pvh_boot::{Boot, BootError};
@@ -37,9 +38,6 @@ xen_pvh_boot::entry!(main, kept: restart::pages);
 
 /// What is built in, for the first line of the log.
 const FEATURES: &str = "nvme, virtio, ram, multi-queue, persistent grants, grant copy, flush";
-
-/// Where it is said what became of an update.
-const UPDATED: &str = "data/spindle/updated";
 
 /// The machine, set up.
 #[derive(Debug)]
@@ -160,21 +158,28 @@ fn publish_life(life: u64, last: Option<&Death>, mut publish: impl FnMut(&str, S
     let now = xen::time::clock().map_or(0, Clock::now_ns);
     let down = last.map_or(0, |death| now.saturating_sub(death.at_ns) / 1000);
     let began = xen::time::unix_s();
-    let start = format!("at={began} down_us={down} deaths={deaths}");
-    publish("data/spindle/start", start);
+    let start = StartLine {
+        at: began,
+        down_us: down,
+        deaths,
+    };
+    publish(path::START, start.to_string());
     // An update is no death.
     if life > 1 && last.is_none_or(|death| death.cause != DeathCause::UPDATE) {
         let text = last.map(|death| {
-            let (cause, core) = (death.cause, death.core);
-            let message = death.message.trim().replace('\n', " ");
-            format!("{cause} core={core} {message}")
+            let line = DeathLine {
+                cause: death.cause.to_string(),
+                core: Some(death.core),
+                message: death.message.as_str().into(),
+            };
+            line.to_string()
         });
         publish(
-            "data/spindle/death",
-            text.unwrap_or_else(|| "unknown cause".into()),
+            path::DEATH,
+            text.unwrap_or_else(|| DeathLine::UNKNOWN.into()),
         );
     }
-    publish("data/spindle/life", life.to_string());
+    publish(path::LIFE, life.to_string());
 }
 
 /// Finds the disks, starts the ring cores, and serves until the toolstack ends it.
@@ -243,7 +248,7 @@ fn serve(machine: Machine) -> ! {
     );
     let mut on_trial = restart::is_on_trial();
     if let Some(outcome) = restart::outcome() {
-        control.publish(UPDATED, outcome);
+        control.publish(path::UPDATED, outcome);
     }
     publish_life(life, last.as_ref(), |path, value| {
         control.publish(path, value)
@@ -257,7 +262,7 @@ fn serve(machine: Machine) -> ! {
         if on_trial && control.is_settled() {
             on_trial = false;
             restart::accept();
-            control.publish(UPDATED, restart::outcome().unwrap_or_default());
+            control.publish(path::UPDATED, restart::outcome().unwrap_or_default());
         }
         restart::obey(0);
         let now = clock.now_ns();

@@ -21,6 +21,7 @@ const CRATES: &[&str] = &[
     "drivers/nvme",
     "drivers/virtio",
     "drivers/pci",
+    "drivers/status",
     "drivers/testkit",
     "drivers/fuzz",
     "ctl",

@@ -55,8 +55,8 @@ fn every_counter_is_summed_over_the_rings_but_the_peak() {
 fn every_counter_is_shown_under_its_own_name() {
     assert_eq!(
         ring(1).to_string(),
-        "oo_req=1 rd_req=2 wr_req=3 f_req=4 ds_req=5 rd_sect=7 wr_sect=8 err=6 peak=9 \
-         notify=10 mapped=11 evicted=12 lost=14 copied=13 batch=1:15,2:16 lat_us=4:17,16:18"
+        "oo_req=1 rd_req=2 wr_req=3 f_req=4 ds_req=5 err=6 rd_sect=7 wr_sect=8 peak=9 \
+         notify=10 mapped=11 evicted=12 copied=13 lost=14 batch=1:15,2:16 lat_us=4:17,16:18"
     );
     let core = CoreSnapshot {
         polls_busy: 1,

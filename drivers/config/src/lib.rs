@@ -15,4 +15,4 @@ mod value;
 pub use knobs::{Config, ConfigError, DataPath, DiskSize, PlacedController, PollUs};
 
 /// Where the options are in xenstore, relative to Spindle's own home.
-pub const STORE_PATH: &str = "data/spindle/config";
+pub const STORE_PATH: &str = spindle_status::path::CONFIG;

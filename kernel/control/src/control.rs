@@ -9,6 +9,7 @@ use spindle_blkif::BlockRead;
 use spindle_blkif::worker::{LOOK_WITHOUT_RINGS_NS, Order, Report};
 use spindle_block::SubmitError;
 use spindle_config::Config;
+use spindle_status::path;
 use spindle_xen::event::Port;
 use spindle_xen::store::Ring as StoreRing;
 use spindle_xen::xenbus::{
@@ -35,14 +36,6 @@ const SHUTDOWN_NS: u64 = 8_000_000_000;
 const STOP_NS: u64 = LOOK_WITHOUT_RINGS_NS + 2_000_000_000;
 /// How often the disks are asked for their SMART logs, as long as any is in use.
 const SMART_NS: u64 = 60_000_000_000;
-
-/// Where nodes are that come and go with what they are about.
-const PUBLISHED: [&str; 4] = [
-    "data/spindle/targets",
-    "data/spindle/stat",
-    "data/spindle/core",
-    "data/spindle/disk",
-];
 
 /// The control core's state.
 pub struct Control<H, W: CoreWorker> {
@@ -98,7 +91,7 @@ impl<H: Hypervisor, W: CoreWorker> Control<H, W> {
             (0..disks.count()).for_each(|disk| cores.order_all(|| Order::Begin(disk)));
             let mut backend = Backend::resume(offer, former);
             // What the last life has said of what is no longer there.
-            for path in PUBLISHED {
+            for path in path::FOLDERS {
                 backend.unpublish(path);
             }
             backend
@@ -110,12 +103,12 @@ impl<H: Hypervisor, W: CoreWorker> Control<H, W> {
         }
         backend.take_updates();
         let drill = if config.drill { "on" } else { "off" };
-        backend.publish("data/spindle/drill", drill);
-        backend.publish("data/spindle/version", version);
-        backend.publish("data/spindle/disks", disks.list());
+        backend.publish(path::DRILL, drill);
+        backend.publish(path::VERSION, version);
+        backend.publish(path::DISKS, disks.list());
         let mut listing = Listing::default();
         listing.publish(&disks.targets, &mut backend);
-        backend.publish("data/spindle/ready", "1");
+        backend.publish(path::READY, "1");
         Self {
             hypervisor,
             store,
@@ -217,7 +210,7 @@ impl<H: Hypervisor, W: CoreWorker> Control<H, W> {
                 Action::Update(order) => {
                     let answer = self.hypervisor.update(&order);
                     info!("update {answer}");
-                    self.backend.publish("data/spindle/updated", answer);
+                    self.backend.publish(path::UPDATED, answer);
                 }
                 Action::ShutdownRequested(kind) => {
                     info!("shutdown requested: {kind:?}");
@@ -401,15 +394,14 @@ impl<H: Hypervisor, W: CoreWorker> Control<H, W> {
             self.list_disks();
         }
         if let Some(answer) = self.disks.rescanned(pace != Pace::Idle, now) {
-            self.backend.publish("data/spindle/rescanned", answer);
+            self.backend.publish(path::RESCANNED, answer);
             self.rounds.pump_soon();
         }
     }
 
     /// Publishes which disks there are.
     fn list_disks(&mut self) {
-        self.backend
-            .publish("data/spindle/disks", self.disks.list());
+        self.backend.publish(path::DISKS, self.disks.list());
         self.listing.publish(&self.disks.targets, &mut self.backend);
         self.rounds.pump_soon();
     }

@@ -1,9 +1,8 @@
 //! What can be attached and who has it, published in xenstore for dom0 to read: a node for each
 //! disk, with a line for the disk and for each of its partitions.
 
-use alloc::format;
-
 use spindle_block::Targets;
+use spindle_status::path;
 use spindle_xen::xenbus::{Backend, DeviceId};
 
 use crate::published::{Published, PublishedNode, Subject};
@@ -17,7 +16,7 @@ impl Listing {
     pub(crate) fn publish(&mut self, targets: &Targets<DeviceId>, backend: &mut Backend) {
         let nodes = targets.lists().map(|(disk, name, text)| PublishedNode {
             subject: Subject::Disk(disk),
-            path: format!("data/spindle/targets/{name}"),
+            path: path::targets(name),
             text,
         });
         self.0.update(nodes.collect(), backend);

@@ -8,7 +8,6 @@ use alloc::vec::Vec;
 use core::sync::atomic::Ordering::Acquire;
 
 use log::error;
-use spindle_blkif::stats::RingSnapshot;
 use spindle_blkif::{
     Attachment, Claims, Detached, Losses, Member, Session, Unusable, Window, guest_share,
 };
@@ -16,6 +15,7 @@ use spindle_block::Volume;
 use spindle_config::DataPath;
 use spindle_hw::{PAGE_SIZE, SharedPages};
 use spindle_kept::{JournalPages, JournalPlace, Mappings};
+use spindle_status::stats::RingSnapshot;
 use spindle_xen::event::Port;
 use spindle_xen::grant::{GrantOps, MapOp, UnmapOp};
 use spindle_xen::xenbus::{QueueParams, Refusal, RingLayout};

@@ -1,11 +1,11 @@
 //! The counters, published in xenstore for dom0 to read: one line for each attached disk, summed
 //! over its rings, and one for each core.
 
-use alloc::format;
 use alloc::string::ToString;
 use alloc::vec::Vec;
 
-use spindle_blkif::stats::{RingSnapshot, RingStats};
+use spindle_status::path;
+use spindle_status::stats::{DeviceLine, RingSnapshot, RingStats};
 use spindle_xen::xenbus::Backend;
 
 use crate::cores::Cores;
@@ -48,18 +48,21 @@ impl Statistics {
         self.due = now + PERIOD_NS;
         let mut nodes = Vec::new();
         for device in devices.connected() {
-            let (id, rings) = (device.id, device.rings.len());
-            let sum = RingSnapshot::sum(device.stats().map(RingStats::snapshot));
+            let id = device.id;
+            let line = DeviceLine {
+                rings: device.rings.len() as u64,
+                counters: RingSnapshot::sum(device.stats().map(RingStats::snapshot)),
+            };
             nodes.push(PublishedNode {
                 subject: Subject::Device(id),
-                path: format!("data/spindle/stat/{}-{}", id.frontend.0, id.device),
-                text: format!("rings={rings} {sum}"),
+                path: path::stat(id.frontend.0, id.device),
+                text: line.to_string(),
             });
         }
         for (core, stats) in cores.stats() {
             nodes.push(PublishedNode {
                 subject: Subject::Core(core),
-                path: format!("data/spindle/core/{core}"),
+                path: path::core(core),
                 text: stats.snapshot().to_string(),
             });
         }

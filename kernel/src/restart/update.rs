@@ -21,6 +21,7 @@ use spindle_kept::image::{
     HEAD_LEN, HEAD_MAGIC, HEAD_VERSION, ImageHead, ImageOffer, LAYOUTS, Unfit, UpdateNote,
     UpdateOutcome,
 };
+use spindle_status::orders::{UpdateAnswer, UpdateOrder};
 use spindle_xen::DomId;
 use spindle_xen::grant::{CopyEnd, CopyOp, GrantOps, GrantRef};
 
@@ -61,26 +62,6 @@ const BATCH: usize = 64;
 /// Why there is no room: a domain with little memory, or one that cannot start again at all.
 const NO_ROOM: &str = "the domain has no memory for a second image: 16 MiB are needed";
 
-/// What an order asks for.
-#[derive(Debug)]
-struct UpdateOrder {
-    id: u64,
-    offer: GrantRef,
-    /// Nothing is to be done beyond the checks.
-    check: bool,
-}
-
-impl UpdateOrder {
-    fn read(order: &[u8]) -> Option<Self> {
-        let mut words = core::str::from_utf8(order).ok()?.split_ascii_whitespace();
-        Some(Self {
-            id: words.next()?.parse().ok()?,
-            offer: GrantRef(words.next()?.parse().ok()?),
-            check: words.next() == Some("check"),
-        })
-    }
-}
-
 /// This image's version, in words.
 pub(crate) fn version() -> String {
     running().map_or(String::new(), |head| head.to_string())
@@ -94,14 +75,18 @@ fn running() -> Result<ImageHead, Unfit> {
 
 /// Carries out an order to update; gives the answer if the same image goes on.
 pub(crate) fn update(order: &[u8], grants: &impl GrantOps) -> String {
-    let Some(order) = UpdateOrder::read(order) else {
-        return String::from("0 refused: the order is not a number and a grant");
+    let text = core::str::from_utf8(order).unwrap_or_default();
+    let Some(order) = UpdateOrder::parse(text) else {
+        return UpdateAnswer::Refused.line(0, "the order is not a number and a grant");
     };
-    let id = order.id;
-    match begin(&order, grants) {
-        Ok(head) => format!("{id} fits: {head}, {} bytes", head.loaded()),
-        Err(reason) => format!("{id} refused: {reason}"),
-    }
+    let (answer, more) = match begin(&order, grants) {
+        Ok(head) => {
+            let bytes = head.loaded();
+            (UpdateAnswer::Fits, format!("{head}, {bytes} bytes"))
+        }
+        Err(reason) => (UpdateAnswer::Refused, reason),
+    };
+    answer.line(order.number, more)
 }
 
 fn begin(order: &UpdateOrder, grants: &impl GrantOps) -> Result<ImageHead, String> {
@@ -114,7 +99,7 @@ fn begin(order: &UpdateOrder, grants: &impl GrantOps) -> Result<ImageHead, Strin
         return Err("an update is under way".into());
     }
     let size = room.len() as u64;
-    fetch(room, &[order.offer], grants)?;
+    fetch(room, &[GrantRef(order.grant)], grants)?;
     let offer = ImageOffer::read(room, size).map_err(unfit)?;
     let refs: Vec<_> = offer.refs.iter().copied().map(GrantRef).collect();
     fetch(room, &refs, grants)?;
@@ -125,7 +110,7 @@ fn begin(order: &UpdateOrder, grants: &impl GrantOps) -> Result<ImageHead, Strin
     }
     let text = |head: &ImageHead| heapless::String::try_from(head.version()).unwrap_or_default();
     memory.note_update(&UpdateNote {
-        id: order.id,
+        id: order.number,
         at_ns: time::clock().map_or(0, Clock::now_ns),
         pause_ns: 0,
         outcome: UpdateOutcome::Open,
@@ -203,11 +188,18 @@ pub(crate) fn outcome() -> Option<String> {
     let note = kept::memory()?.update()?;
     let UpdateNote { id, old, new, .. } = &note;
     let pause = note.pause_ns / 1_000_000;
-    Some(match note.outcome {
+    let (answer, more) = match note.outcome {
         UpdateOutcome::Open => return None,
-        UpdateOutcome::Done => format!("{id} done: {new} follows {old}, {pause} ms"),
-        UpdateOutcome::Failed => format!("{id} failed: {old} runs again instead of {new}"),
-    })
+        UpdateOutcome::Done => (
+            UpdateAnswer::Done,
+            format!("{new} follows {old}, {pause} ms"),
+        ),
+        UpdateOutcome::Failed => (
+            UpdateAnswer::Failed,
+            format!("{old} runs again instead of {new}"),
+        ),
+    };
+    Some(answer.line(*id, more))
 }
 
 /// Whether this life is the trial of an image; notes it if the one before was, in vain.

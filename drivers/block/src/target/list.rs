@@ -5,6 +5,9 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt::Display;
 
+use spindle_status::targets::{HolderWord, TargetLine, TargetMode};
+use spindle_status::words::as_word;
+
 use super::{TargetKind, Targets, VolumeId};
 use crate::{Access, Volume};
 
@@ -22,13 +25,13 @@ impl<H: Copy + PartialEq + Display> Targets<H> {
         disks.map(|(index, entry)| (VolumeId(index), &*entry.volume.name, self.list(index)))
     }
 
-    /// What can be done with a volume: `r` or `w`, or `-` as long as its controller is lost.
+    /// What can be done with a volume.
     #[must_use]
-    pub fn mode(&self, volume: &Volume) -> char {
+    pub fn mode(&self, volume: &Volume) -> TargetMode {
         match volume.read_only {
-            _ if self.lost(volume.disk).is_some() => '-',
-            true => 'r',
-            false => 'w',
+            _ if self.lost(volume.disk).is_some() => TargetMode::Lost,
+            true => TargetMode::Read,
+            false => TargetMode::Write,
         }
     }
 
@@ -54,44 +57,33 @@ impl<H: Copy + PartialEq + Display> Targets<H> {
 
     fn line(&self, index: usize, aliases: bool) -> String {
         let volume = &self.entries[index].volume;
-        let Volume { name, sectors, .. } = volume;
-        let mode = self.mode(volume);
         let claims = self.claims.iter().filter(|claim| claim.volume == index);
         let holders: Vec<String> = claims
             .map(|claim| {
                 let how = match claim.access {
-                    Access::Read => "r",
-                    Access::Write => "w",
-                    Access::SharedWrite => "w!",
+                    Access::Read => HolderWord::READ,
+                    Access::Write => HolderWord::WRITE,
+                    Access::SharedWrite => HolderWord::SHARED_WRITE,
                 };
                 format!("{}:{how}", claim.holder)
             })
             .collect();
         let holders = match holders[..] {
-            [] => "-".to_string(),
+            [] => HolderWord::NONE.to_string(),
             _ => holders.join(","),
         };
-        let mut line = format!(
-            "{name} {sectors} {} {mode} {holders}",
-            1 << volume.block_shift
-        );
+        let mut rest = holders;
         for alias in volume.aliases.iter().filter(|_| aliases) {
-            line.push(' ');
-            line += &word(alias);
+            rest.push(' ');
+            rest += &as_word(alias);
         }
-        line
+        let line = TargetLine {
+            name: &volume.name,
+            sectors: volume.sectors,
+            block: 1 << volume.block_shift,
+            mode: self.mode(volume),
+            rest: &rest,
+        };
+        line.to_string()
     }
-}
-
-/// A name that may come from a disk, as one harmless word.
-fn word(name: &str) -> String {
-    let mut word = String::new();
-    for byte in name.bytes() {
-        if byte.is_ascii_graphic() && byte != b'\\' {
-            word.push(char::from(byte));
-        } else {
-            word += &format!("\\x{byte:02x}");
-        }
-    }
-    word
 }

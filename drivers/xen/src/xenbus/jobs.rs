@@ -37,7 +37,7 @@ pub(super) const ROOT: &str = "backend/vbd";
 const SHUTDOWN: &str = "control/shutdown";
 const ROOT_TOKEN: &str = "backend";
 const SHUTDOWN_TOKEN: &str = "shutdown";
-const RESCAN: &str = "data/spindle/rescan";
+const RESCAN: &str = spindle_status::path::RESCAN;
 const RESCAN_TOKEN: &str = "rescan";
 
 /// A unit of work under way.

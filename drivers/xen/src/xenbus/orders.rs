@@ -3,6 +3,8 @@
 
 use alloc::vec::Vec;
 
+use spindle_status::path;
+
 use super::jobs::Job;
 use super::{Action, Backend};
 use crate::store::{Priority, Reply, Request, TransactionError, UnitId};
@@ -25,8 +27,8 @@ impl OrderNode {
     const fn path(self) -> &'static str {
         match self {
             Self::SysRq => "control/sysrq",
-            Self::Crash => "data/spindle/crash",
-            Self::Update => "data/spindle/update",
+            Self::Crash => path::CRASH,
+            Self::Update => path::UPDATE,
         }
     }
 

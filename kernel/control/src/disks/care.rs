@@ -5,7 +5,6 @@
 //! late of a lost disk would stop its queue on one that is back. So a controller goes on only once
 //! every core has carried out what was ordered ([`Disks::ordered`]).
 
-use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
@@ -13,6 +12,7 @@ use log::{Level, error, info, log, warn};
 use spindle_block::{
     ControllerBack, DiskEvents, LostController, Unit, UnitChange, Volume, VolumeId,
 };
+use spindle_status::path;
 
 use super::{Disks, Ordered};
 use crate::cores::{CoreId, Given};
@@ -156,7 +156,7 @@ impl<Q> Disks<Q> {
         let disk = &mut self.disks[number];
         let name = String::from(disk.controller.name());
         if let Some(health) = events.health {
-            care.health.push((health_path(&name), health));
+            care.health.push((path::health(&name), health));
         }
         for change in events.changes {
             match change {
@@ -223,7 +223,7 @@ impl<Q> Disks<Q> {
         // One that was stopped since, or that came to nothing once more, is given nothing new.
         let stopped = lost.stopped || lost.again && !self.targets.may_write(number);
         self.targets.set_lost(number, name.into(), reason, !stopped);
-        care.withdrawn.push(health_path(name));
+        care.withdrawn.push(path::health(name));
         let disk = &mut self.disks[number];
         (disk.probing, disk.ordering) = (false, true);
         disk.retry.lost(now);
@@ -245,7 +245,7 @@ impl<Q> Disks<Q> {
                 let number_of_new = self.next_number(number);
                 let disk = &mut self.disks[number];
                 disk.controller.rename(number_of_new);
-                care.withdrawn.push(health_path(&name));
+                care.withdrawn.push(path::health(&name));
                 let new = disk.controller.name();
                 warn!("another disk is in the place of {name}: it is {new}");
             }
@@ -286,11 +286,6 @@ impl<Q> Disks<Q> {
             disk.controller.ask_health();
         }
     }
-}
-
-/// Where a disk's own account of its health stands.
-fn health_path(disk: &str) -> String {
-    format!("data/spindle/disk/{disk}")
 }
 
 /// Notes that a volume gets another size.

@@ -7,12 +7,12 @@ mod tables;
 mod tables_tests;
 
 use alloc::boxed::Box;
-use alloc::format;
-use alloc::string::String;
+use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use log::{error, info, warn};
 use spindle_block::{BlockController, Retry, Table, Targets, Volume};
+use spindle_status::targets::TargetLine;
 use spindle_xen::xenbus::DeviceId;
 
 use crate::cores::Given;
@@ -171,9 +171,14 @@ impl<Q: Default> Disks<Q> {
     /// `r`, `w` or `-` ([`Targets::mode`]), description. As many disks as a xenstore node holds.
     pub(crate) fn list(&self) -> String {
         let line = |volume: &Volume| {
-            let mode = self.targets.mode(volume);
-            let (name, sectors, what) = (&volume.name, volume.sectors, &volume.description);
-            format!("{name} {sectors} {} {mode} {what}", 1 << volume.block_shift)
+            let line = TargetLine {
+                name: &volume.name,
+                sectors: volume.sectors,
+                block: 1 << volume.block_shift,
+                mode: self.targets.mode(volume),
+                rest: &volume.description,
+            };
+            line.to_string()
         };
         let mut room = MAX_LIST;
         let fits = |line: &String| {

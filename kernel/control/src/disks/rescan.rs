@@ -2,9 +2,9 @@
 
 use alloc::format;
 use alloc::string::{String, ToString};
-use alloc::vec::Vec;
 
 use log::info;
+use spindle_status::orders::Rescanned;
 
 use super::Disks;
 
@@ -49,8 +49,10 @@ impl<Q> Disks<Q> {
                 None => format!("{name} works"),
             }
         });
-        let first = self.rescan.answered.to_string();
-        let lines: Vec<_> = [first].into_iter().chain(lines).collect();
-        Some(lines.join("\n"))
+        let answer = Rescanned {
+            number: self.rescan.answered,
+            lines: lines.collect(),
+        };
+        Some(answer.to_string())
     }
 }

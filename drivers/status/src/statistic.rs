@@ -1,0 +1,119 @@
+//! What a counter is: its word in a line, how those of several rings are taken together, its unit, its
+//! column, its metric, and what it means.
+
+/// How the values of several rings become one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Merge {
+    /// They are added.
+    Sum,
+    /// The highest counts.
+    Highest,
+}
+
+/// What is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unit {
+    /// Times, requests, grants: a number of something.
+    Count,
+    /// Sectors of 512 bytes; bytes in metrics.
+    Sectors,
+    /// Nanoseconds; seconds in metrics.
+    Nanoseconds,
+    /// Units of 1,024 ns; seconds in metrics.
+    Microseconds,
+}
+
+impl Unit {
+    /// What one of it is in metrics.
+    #[must_use]
+    pub const fn scale(self) -> f64 {
+        match self {
+            Self::Count => 1.0,
+            Self::Sectors => 512.0,
+            Self::Nanoseconds => 1e-9,
+            Self::Microseconds => 1024e-9,
+        }
+    }
+}
+
+/// A word of a line of counters, as far as writing and reading it needs.
+#[derive(Clone, Copy, Debug)]
+pub struct Key {
+    /// Its name.
+    pub name: &'static str,
+    /// How several become one.
+    pub merge: Merge,
+}
+
+/// A counter or histogram, for people and for Prometheus.
+#[derive(Clone, Copy, Debug)]
+pub struct Statistic {
+    /// Its word.
+    pub key: Key,
+    /// How many places its histogram has; 1 for a counter.
+    pub places: usize,
+    /// What it is in.
+    pub unit: Unit,
+    /// The heading of its column in `stat` and `top`.
+    pub heading: &'static str,
+    /// The metric, without the prefix that says of what, and without `_total`.
+    pub family: &'static str,
+    /// A label and its value, where several counters are one metric.
+    pub label: Option<(&'static str, &'static str)>,
+    /// What it means.
+    pub help: &'static str,
+}
+
+impl Statistic {
+    /// One that goes up, by its word, heading and metric.
+    #[must_use]
+    pub const fn sum(name: &'static str, heading: &'static str, family: &'static str) -> Self {
+        Self {
+            key: Key {
+                name,
+                merge: Merge::Sum,
+            },
+            places: 1,
+            unit: Unit::Count,
+            heading,
+            family,
+            label: None,
+            help: "",
+        }
+    }
+
+    /// One whose highest value counts.
+    #[must_use]
+    pub const fn highest(name: &'static str, heading: &'static str, family: &'static str) -> Self {
+        let mut highest = Self::sum(name, heading, family);
+        highest.key.merge = Merge::Highest;
+        highest
+    }
+
+    /// The same in this unit.
+    #[must_use]
+    pub const fn unit(mut self, unit: Unit) -> Self {
+        self.unit = unit;
+        self
+    }
+
+    /// The same as one of several of a metric.
+    #[must_use]
+    pub const fn label(mut self, name: &'static str, value: &'static str) -> Self {
+        self.label = Some((name, value));
+        self
+    }
+
+    /// The same with its number of places and what it means.
+    #[must_use]
+    pub(crate) const fn with(mut self, places: usize, help: &'static str) -> Self {
+        (self.places, self.help) = (places, help);
+        self
+    }
+
+    /// Whether it is a histogram.
+    #[must_use]
+    pub const fn is_histogram(&self) -> bool {
+        self.places > 1
+    }
+}
