@@ -29,9 +29,12 @@ pub(crate) fn build() -> Result<Image> {
     sh.change_dir(root());
     install_target(&sh)?;
     ui::step("build", "kernel for x86_64-unknown-none");
+    // Joined with those in .cargo/config.toml.
+    let remap = serde_json::to_string(&remap()?)?;
+    let remap = format!("target.{TARGET}.rustflags={remap}");
     cmd!(
         sh,
-        "cargo build --quiet --release -p spindle --target {TARGET}"
+        "cargo build --quiet --release -p spindle --target {TARGET} --config {remap}"
     )
     .quiet()
     .run()
@@ -62,6 +65,18 @@ pub(crate) fn build() -> Result<Image> {
         debug.display()
     );
     Ok(Image { path, size })
+}
+
+/// The compiler's options that keep the folders of this machine out of what is built, so that the same
+/// sources give the same bytes everywhere.
+pub(crate) fn remap() -> Result<Vec<String>> {
+    let home = env::var_os("CARGO_HOME").map(PathBuf::from);
+    let home = home.or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".cargo")));
+    let home = home.context("neither CARGO_HOME nor HOME is set")?;
+    let folders = [(home, "/cargo"), (root(), "/spindle")];
+    let option =
+        |(from, to): (PathBuf, &str)| format!("--remap-path-prefix={}={to}", from.display());
+    Ok(folders.into_iter().map(option).collect())
 }
 
 /// Makes sure that the compiler has the bare-metal target.

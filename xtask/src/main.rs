@@ -1,7 +1,7 @@
 //! `cargo xtask`: builds Spindle, boots it under nested Xen and tests it there.
 //!
 //! One file or folder per task (`kernel`, `run`, `test`, `bench`, `interop`, `fuzz`, `miri`, `mutants`,
-//! `simulate`, `ci`, `shell`, `lvm`, `size`); `rig` holds the machine they share, `scenario` what is done with it; `freshness`
+//! `simulate`, `ci`, `shell`, `lvm`, `package`, `size`); `rig` holds the machine they share, `scenario` what is done with it; `freshness`
 //! compares results with the sources of now.
 
 #![forbid(unsafe_code)]
@@ -20,6 +20,7 @@ mod limits;
 mod lvm;
 mod miri;
 mod mutants;
+mod package;
 mod rig;
 mod run;
 mod scenario;
@@ -87,6 +88,8 @@ enum Task {
     /// Compare the reader of LVM2 metadata with LVM itself, on volume groups that LVM's tools change at
     /// random (root; a second for each group).
     Lvm(lvm::Args),
+    /// Make a Debian package of the image, the tool and its systemd unit, with a list of what it is made of.
+    Package(package::Args),
     /// Print the size of the image and of each crate (lines, `unsafe` blocks).
     Size,
 }
@@ -113,6 +116,7 @@ fn main() -> ExitCode {
         Task::Mutants(args) => mutants::run(&args),
         Task::Simulate(args) => simulate::run(&args),
         Task::Lvm(args) => lvm::run(&args),
+        Task::Package(args) => package::run(&args),
         Task::Size => size::run(),
     };
     match result {
