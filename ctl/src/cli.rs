@@ -1,8 +1,11 @@
 //! The command line: commands, options, their defaults and limits.
 
+use std::path::PathBuf;
+
 use clap::{Args, Parser, Subcommand, value_parser};
 
 use crate::crash::{self, How};
+use crate::generate::What;
 use crate::plan::Route;
 
 /// The longest time that can be waited for, in seconds: a day.
@@ -14,6 +17,12 @@ const DAY: u64 = 24 * 60 * 60;
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) verb: Verb,
+    /// Print data as JSON.
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Print tables whole, however narrow the terminal is.
+    #[arg(long, global = true)]
+    pub(crate) wide: bool,
 }
 
 #[derive(Subcommand)]
@@ -40,12 +49,14 @@ pub(crate) enum Verb {
     /// List Spindle domains, their disks, and the guests that use them.
     List,
     /// Print the counters of all disks and cores.
-    Stat,
+    Stat(StatArgs),
     /// Show the rates of all disks and cores, again and again.
     Top(Top),
     /// Print the counters of disks and cores in the format of Prometheus, for the textfile collector
-    /// of its node exporter. Left out are `peak`, `batch` and `busy`, which are not sums.
+    /// of its node exporter.
     Metrics,
+    /// Print completions of shells, manual pages, and tables of what is published.
+    Generate(GenerateArgs),
 }
 
 #[derive(Args)]
@@ -172,6 +183,23 @@ pub(crate) struct CrashArgs {
     /// Seconds to wait until it serves again; a hang alone takes 20 to be noticed.
     #[arg(long, default_value_t = 60, value_parser = value_parser!(u64).range(..=DAY))]
     pub(crate) timeout: u64,
+}
+
+#[derive(Args)]
+pub(crate) struct StatArgs {
+    /// Print every counter on a line of its own, with what it means.
+    #[arg(long)]
+    pub(crate) explain: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct GenerateArgs {
+    /// What to generate.
+    #[arg(value_enum)]
+    pub(crate) what: What,
+    /// Write into files of this folder, instead of to standard output.
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) into: Option<PathBuf>,
 }
 
 #[derive(Args)]

@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
+use spindle_status::path;
 
+use crate::fault::FaultKind;
 use crate::host::Host;
 use crate::spindle::Spindle;
 use crate::store;
@@ -67,12 +69,12 @@ pub(crate) fn crash(host: &mut impl Host, order: &Crash<'_>) -> Result<String> {
     let spindle = find(host, name)?;
     check(host, &spindle, order)?;
     let home = store::home(spindle.id);
-    let node = format!("{home}/data/spindle/crash");
+    let node = format!("{home}/{}", path::CRASH);
     let began = host.now();
     let deadline = began.saturating_add(order.patience);
     store::write(host, &node, &format!("{} {}", order.how, order.core))
         .with_context(|| format!("cannot ask {name}"))?;
-    let life = format!("{home}/data/spindle/life");
+    let life = format!("{home}/{}", path::LIFE);
     loop {
         let number = store::read(host, &life)?;
         if number.is_some_and(|number| number.parse::<u64>().is_ok_and(|n| n > spindle.life.number))
@@ -90,7 +92,7 @@ pub(crate) fn crash(host: &mut impl Host, order: &Crash<'_>) -> Result<String> {
             "interrupted before {name} served again"
         );
         if host.now() >= deadline {
-            bail!("{}", silence(host, order, &node)?);
+            return Err(FaultKind::Late.error(silence(host, order, &node)?));
         }
         host.sleep(LOOK);
     }
@@ -119,10 +121,14 @@ fn find(host: &mut impl Host, name: &str) -> Result<Spindle> {
     for id in store::domain_ids(host)? {
         let other = store::read(host, &format!("{}/name", store::home(id)))?;
         if other.as_deref() == Some(name) {
-            bail!("domain {id}, {name}, is no Spindle; `spindlectl list` shows those that run");
+            return Err(FaultKind::Absent.error(format!(
+                "domain {id}, {name}, is no Spindle\n`spindlectl list` shows those that run"
+            )));
         }
     }
-    bail!("no Spindle named {name} runs; `spindlectl list` shows those that do")
+    Err(FaultKind::Absent.error(format!(
+        "no Spindle named {name} runs\n`spindlectl list` shows those that do"
+    )))
 }
 
 /// Whether it will do as it is asked to.
@@ -140,8 +146,9 @@ fn check(host: &mut impl Host, spindle: &Spindle, order: &Crash<'_>) -> Result<(
         spindle.drill,
         "{name} does not take such orders: its option drill is off\nit is set when the domain is \
          created: `spindlectl create --set drill=on ...`; with xl, by `xenstore-write \
-         {}/data/spindle/config drill=on` between `xl create -p` and `xl unpause`",
-        store::home(spindle.id)
+         {}/{} drill=on` between `xl create -p` and `xl unpause`",
+        store::home(spindle.id),
+        path::CONFIG
     );
     let cpus = format!("{}/cpu/", store::home(spindle.id));
     let nodes = store::tree(host, cpus.trim_end_matches('/'))?;
@@ -183,7 +190,7 @@ fn silence(host: &mut impl Host, order: &Crash<'_>, node: &str) -> Result<String
     };
     let seconds = patience.as_secs();
     Ok(format!(
-        "no next life of {name} within {seconds} s: it {what}; `xl console -t pv {name}` shows more"
+        "no next life of {name} within {seconds} s: it {what}\n`xl console -t pv {name}` shows more"
     ))
 }
 

@@ -117,6 +117,12 @@ pub(crate) struct Fake {
     pub(crate) dmesg: String,
     /// What xl says of Xen's version.
     pub(crate) version: String,
+    /// What xl says of Xen's scheduler.
+    pub(crate) scheduler: String,
+    /// What xl says of the vCPUs.
+    pub(crate) vcpus: String,
+    /// What xenstored says of its quota; nothing if it cannot be asked.
+    pub(crate) quota: String,
     pub(crate) shim_works: bool,
     pub(crate) fate: Fate,
     /// xl does not believe that the domain can shut down.
@@ -170,6 +176,9 @@ impl Fake {
             virt_caps: "pv hvm hvm_directio hap".into(),
             dmesg: "(XEN) Interrupt remapping enabled\n".into(),
             version: "xen_major : 4\nxen_minor : 17\nxen_extra : .5\n".into(),
+            scheduler: "credit".into(),
+            vcpus: String::new(),
+            quota: String::new(),
             shim_works: true,
             fate: Fate::Serves,
             shutdown_refused: false,

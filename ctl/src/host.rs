@@ -7,7 +7,9 @@ use std::fmt::{self, Write as _};
 use std::io;
 use std::time::Duration;
 
-use anyhow::{Error, anyhow};
+use anyhow::Error;
+
+use crate::fault::FaultKind;
 
 /// What is done to and learnt from dom0.
 pub(crate) trait Host {
@@ -110,7 +112,7 @@ pub(crate) fn found<T>(looked: io::Result<T>) -> io::Result<Option<T>> {
 
 /// The error with what it means and what to do, each on a line of its own: the cause comes first.
 pub(crate) fn noted(error: &Error, note: impl fmt::Display) -> Error {
-    anyhow!("{error:#}\n{note}")
+    FaultKind::of(error).error(format!("{error:#}\n{note}"))
 }
 
 /// How long a look-up may take.

@@ -3,7 +3,8 @@
 
 use std::time::Duration;
 
-use crate::counters::Counters;
+use spindle_status::lives::{DeathLine, StartLine};
+
 use crate::store::Nodes;
 use crate::tables;
 
@@ -38,14 +39,14 @@ impl KernelLife {
     pub(crate) fn read(own: &Nodes) -> Self {
         let text = |key: &str| own.get(key).map_or("", String::as_str);
         let number = text("life").parse().unwrap_or(0);
-        let start = Counters::parse(text("start"));
-        let deaths = start.get("deaths");
-        let known = |name: &str| Some(start.get(name)).filter(|&value| value > 0);
+        let start = StartLine::parse(text("start"));
+        let deaths = start.deaths;
+        let known = |value: u64| Some(value).filter(|&value| value > 0);
         Self {
             number,
             deaths,
-            began: known("at"),
-            down: known("down_us").map(Duration::from_micros),
+            began: known(start.at),
+            down: known(start.down_us).map(Duration::from_micros),
             last: (deaths > 0).then(|| LastDeath::parse(text("death"))),
         }
     }
@@ -77,22 +78,15 @@ impl KernelLife {
 impl LastDeath {
     /// Reads `CAUSE core=N MESSAGE`.
     fn parse(text: &str) -> Self {
-        let Some((cause, rest)) = text.split_once(" core=") else {
-            return Self {
-                cause: if text.is_empty() {
-                    "unknown cause"
-                } else {
-                    text
-                }
-                .into(),
-                ..Self::default()
-            };
-        };
-        let (core, message) = rest.split_once(' ').unwrap_or((rest, ""));
+        let DeathLine {
+            cause,
+            core,
+            message,
+        } = DeathLine::parse(text);
         Self {
-            cause: cause.into(),
-            core: core.parse().ok(),
-            message: message.trim().into(),
+            cause,
+            core,
+            message,
         }
     }
 }

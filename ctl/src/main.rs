@@ -15,7 +15,6 @@ mod check;
 mod clean;
 mod cli;
 mod console;
-mod counters;
 mod crash;
 mod create;
 #[cfg(test)]
@@ -31,7 +30,10 @@ mod domains;
 mod failure_tests;
 #[cfg(test)]
 mod fake;
+mod fault;
+mod generate;
 mod host;
+mod json;
 mod life;
 mod lock;
 mod lost;
@@ -53,6 +55,7 @@ mod rescan;
 mod restart;
 #[cfg(test)]
 mod restart_tests;
+mod sheet;
 #[cfg(test)]
 mod shutdown_tests;
 mod spindle;
@@ -74,18 +77,21 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use clap::Parser;
 
 use cli::{
-    Cli, CrashArgs, CreateArgs, DestroyArgs, RescanArgs, RestartArgs, Top, UpdateArgs, Verb,
+    Cli, CrashArgs, CreateArgs, DestroyArgs, GenerateArgs, RescanArgs, RestartArgs, StatArgs, Top,
+    UpdateArgs, Verb,
 };
 use crash::Crash;
 use create::Failing;
 use destroy::Destroy;
 use dom0::Dom0;
+use fault::FaultKind;
 use host::Host;
 use plan::{Plan, Wanted};
+use sheet::{Paper, Sheet};
 use spindle::Spindle;
 use update::Update;
 
@@ -97,25 +103,31 @@ const PUBLISHED: Duration = Duration::from_secs(6);
 const LOOK: Duration = Duration::from_millis(500);
 
 fn main() -> ExitCode {
-    let result = match Cli::parse().verb {
-        Verb::Create(args) => create(args),
+    let cli = Cli::parse();
+    let out = Output {
+        json: cli.json,
+        paper: Paper::of_output(cli.wide),
+    };
+    let result = match cli.verb {
+        Verb::Create(args) => create(out, args),
         Verb::Destroy(args) => destroy(&args),
-        Verb::Restart(args) => restart(args),
-        Verb::Update(args) => update(&args),
-        Verb::Rescan(args) => rescan(&args),
-        Verb::Crash(args) => crash(&args),
-        Verb::List => list(),
-        Verb::Stat => all().and_then(|all| print(&tables::stat(&all))),
-        Verb::Top(args) => top(&args),
+        Verb::Restart(args) => restart(out, args),
+        Verb::Update(args) => update(out, &args),
+        Verb::Rescan(args) => rescan(out, &args),
+        Verb::Crash(args) => crash(out, &args),
+        Verb::List => list(out),
+        Verb::Stat(args) => stat(out, &args),
+        Verb::Top(args) => top(out, &args),
         Verb::Metrics => all().and_then(|all| show(metrics::text(&all).trim_end())),
+        Verb::Generate(args) => generate(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let error = format!("{error:#}").replace('\n', "\n  ");
+            let text = format!("{error:#}").replace('\n', "\n  ");
             // Without a place to say it, the status still tells.
-            let _ = writeln!(io::stderr(), "error: {error}");
-            ExitCode::FAILURE
+            let _ = writeln!(io::stderr(), "error: {text}");
+            ExitCode::from(FaultKind::of(&error).status())
         }
     }
 }
@@ -141,7 +153,7 @@ fn compare(spindles: &[Spindle]) {
     }
 }
 
-fn create(args: CreateArgs) -> Result<()> {
+fn create(out: Output, args: CreateArgs) -> Result<()> {
     let config = args
         .config
         .map(|path| fs::read_to_string(&path).with_context(|| format!("cannot read {path}")));
@@ -178,7 +190,7 @@ fn create(args: CreateArgs) -> Result<()> {
     };
     let spindle = create::create(&mut host, &plan, patience, failing, &mut say)?;
     compare(std::slice::from_ref(&spindle));
-    show(tables::list(&[spindle]))
+    out.list(&[spindle])
 }
 
 fn destroy(args: &DestroyArgs) -> Result<()> {
@@ -197,7 +209,7 @@ fn destroy(args: &DestroyArgs) -> Result<()> {
     destroy::destroy(&mut host, &args, &mut say)
 }
 
-fn restart(args: RestartArgs) -> Result<()> {
+fn restart(out: Output, args: RestartArgs) -> Result<()> {
     let mut host = Dom0::new();
     alone(
         &mut host,
@@ -209,8 +221,8 @@ fn restart(args: RestartArgs) -> Result<()> {
     let (spindle, guests) =
         restart::restart(&mut host, &args.name, args.force, shims, patience, &mut say)?;
     compare(std::slice::from_ref(&spindle));
-    show(tables::list(&[spindle]))?;
-    if !guests.is_empty() {
+    out.list(&[spindle])?;
+    if !guests.is_empty() && !out.json {
         let guests = guests.join(", ");
         show(format!("These guests had disks from it: {guests}."))?;
         show("One whose disk was at rest gets it back without a reboot, as a new one:")?;
@@ -220,7 +232,7 @@ fn restart(args: RestartArgs) -> Result<()> {
     Ok(())
 }
 
-fn update(args: &UpdateArgs) -> Result<()> {
+fn update(out: Output, args: &UpdateArgs) -> Result<()> {
     let mut host = Dom0::new();
     alone(
         &mut host,
@@ -233,24 +245,32 @@ fn update(args: &UpdateArgs) -> Result<()> {
         dry_run: args.dry_run,
         patience: Duration::from_secs(args.timeout),
     };
-    show(update::update(&mut host, &args, &mut say)?)
+    out.message(&update::update(&mut host, &args, &mut say)?)
 }
 
-fn rescan(args: &RescanArgs) -> Result<()> {
+fn rescan(out: Output, args: &RescanArgs) -> Result<()> {
     let patience = Duration::from_secs(args.timeout);
     let mut host = Dom0::new();
     let disk = args.disk.as_deref();
-    show(rescan::rescan(&mut host, &args.name, disk, patience)?)
+    let answer = rescan::rescan(&mut host, &args.name, disk, patience)?;
+    if out.json {
+        let lines = answer.lines().map(|line| {
+            let (disk, state) = line.split_once(' ').unwrap_or((line, ""));
+            serde_json::json!({ "disk": disk, "state": state })
+        });
+        return show(serde_json::Value::from_iter(lines));
+    }
+    show(answer)
 }
 
-fn crash(args: &CrashArgs) -> Result<()> {
+fn crash(out: Output, args: &CrashArgs) -> Result<()> {
     let order = Crash {
         name: &args.name,
         how: args.how,
         core: args.core,
         patience: Duration::from_secs(args.timeout),
     };
-    show(crash::crash(&mut Dom0::new(), &order)?)
+    out.message(&crash::crash(&mut Dom0::new(), &order)?)
 }
 
 /// Has whoever else changes something end first, and what we change not be cut off by Ctrl-C.
@@ -266,6 +286,46 @@ fn alone(host: &mut Dom0, patience: u64, me: &str) -> Result<()> {
     })?;
     host.hold(lock);
     Ok(())
+}
+
+/// How to print.
+#[derive(Clone, Copy)]
+struct Output {
+    json: bool,
+    paper: Paper,
+}
+
+impl Output {
+    /// Prints tables, or what is the same as JSON.
+    fn sheets(self, sheets: &[Sheet], json: impl FnOnce() -> serde_json::Value) -> Result<()> {
+        if self.json {
+            return show(json());
+        }
+        let mut sheets = sheets.iter().map(|sheet| sheet.render(self.paper));
+        sheets.try_for_each(show)
+    }
+
+    /// Prints what serves what, and what there is to be said of it.
+    fn list(self, all: &[Spindle]) -> Result<()> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let notes = tables::notes(all, now.map_or(0, |now| now.as_secs()));
+        self.sheets(&[tables::list(all)], || json::list(all, &notes))?;
+        if self.json {
+            return Ok(());
+        }
+        let width = self.paper.width.unwrap_or(usize::MAX);
+        notes
+            .iter()
+            .try_for_each(|note| show(sheet::wrap("", note, width)))
+    }
+
+    /// Prints what was done.
+    fn message(self, text: &str) -> Result<()> {
+        if self.json {
+            return show(serde_json::json!({ "message": text }));
+        }
+        show(text)
+    }
 }
 
 /// Prints. Ends the program where the output is not read any more, as by `head`.
@@ -294,19 +354,32 @@ fn shims() -> Vec<String> {
     beside.into_iter().chain([installed]).collect()
 }
 
-fn list() -> Result<()> {
+fn list(out: Output) -> Result<()> {
     let all = all()?;
-    ensure!(
-        !all.is_empty(),
-        "no Spindle runs; `spindlectl create --help` tells how to start one"
-    );
-    show(tables::list(&all))?;
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    let now = now.map_or(0, |now| now.as_secs());
-    tables::notes(&all, now).iter().try_for_each(show)
+    if all.is_empty() {
+        let text = "no Spindle runs\n`spindlectl create --help` tells how to start one";
+        return Err(FaultKind::Absent.error(text));
+    }
+    out.list(&all)
 }
 
-fn top(args: &Top) -> Result<()> {
+fn stat(out: Output, args: &StatArgs) -> Result<()> {
+    let all = all()?;
+    if args.explain && !out.json {
+        return show(tables::explained(&all));
+    }
+    out.sheets(&tables::stat(&all), || json::stat(&all))
+}
+
+fn generate(args: &GenerateArgs) -> Result<()> {
+    let text = generate::generate(args.what, args.into.as_deref())?;
+    if text.is_empty() {
+        return Ok(());
+    }
+    show(text.trim_end())
+}
+
+fn top(out: Output, args: &Top) -> Result<()> {
     let mut host = Dom0::new();
     let every = Duration::from_secs(args.every);
     let (mut before, mut looked) = (Spindle::all(&mut host)?, Instant::now());
@@ -322,18 +395,15 @@ fn top(args: &Top) -> Result<()> {
         }
         let seconds = looked.elapsed().as_secs_f64();
         looked = Instant::now();
-        if io::stdout().is_terminal() {
+        if io::stdout().is_terminal() && !out.json {
             // Clears the screen, and goes to its top (ECMA-48).
             print!("\x1b[2J\x1b[H");
         }
-        print(&tables::top(&before, &now, seconds))?;
+        let sheets = tables::top(&before, &now, seconds);
+        out.sheets(&sheets, || json::stat(&now))?;
         before = now;
     }
     Ok(())
-}
-
-fn print(tables: &[comfy_table::Table]) -> Result<()> {
-    tables.iter().try_for_each(show)
 }
 
 #[cfg(test)]

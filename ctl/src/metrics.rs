@@ -3,114 +3,14 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
-use crate::counters::Counters;
+use spindle_status::counter;
+use spindle_status::statistic::{Statistic, Unit};
+use spindle_status::stats::{CoreSnapshot, DeviceLine, RingSnapshot};
+
 use crate::life::KernelLife;
 use crate::spindle::{PublishedDisk, Spindle};
 use crate::tables;
 
-/// Counters of a disk: as Spindle names them, as Prometheus does, a label, help. Sectors become
-/// bytes.
-const DISK: &[(&str, &str, &str, &str)] = &[
-    (
-        "rd_req",
-        "spindle_disk_requests_total",
-        "op=\"read\"",
-        "Requests accepted.",
-    ),
-    ("wr_req", "spindle_disk_requests_total", "op=\"write\"", ""),
-    ("f_req", "spindle_disk_requests_total", "op=\"flush\"", ""),
-    (
-        "ds_req",
-        "spindle_disk_requests_total",
-        "op=\"discard\"",
-        "",
-    ),
-    (
-        "rd_sect",
-        "spindle_disk_bytes_total",
-        "op=\"read\"",
-        "Bytes asked for.",
-    ),
-    ("wr_sect", "spindle_disk_bytes_total", "op=\"write\"", ""),
-    (
-        "err",
-        "spindle_disk_errors_total",
-        "",
-        "Requests not answered with success.",
-    ),
-    (
-        "oo_req",
-        "spindle_disk_out_of_room_total",
-        "",
-        "Times that a request waited for room.",
-    ),
-    (
-        "notify",
-        "spindle_disk_notifications_total",
-        "",
-        "Events sent to the guest.",
-    ),
-    (
-        "copied",
-        "spindle_disk_copied_requests_total",
-        "",
-        "Requests that were copied, not mapped.",
-    ),
-    (
-        "mapped",
-        "spindle_disk_grants_mapped_total",
-        "",
-        "Grants mapped.",
-    ),
-    (
-        "evicted",
-        "spindle_disk_grants_evicted_total",
-        "",
-        "Grants unmapped to make room, or because they were not used for long.",
-    ),
-    (
-        "lost",
-        "spindle_disk_frames_lost_total",
-        "",
-        "Guest frames lost because an unmap failed.",
-    ),
-];
-
-/// Counters of a core.
-const CORE: &[(&str, &str, &str)] = &[
-    (
-        "busy_ns",
-        "spindle_core_busy_seconds_total",
-        "Time in visits that found work.",
-    ),
-    (
-        "idle_ns",
-        "spindle_core_idle_seconds_total",
-        "Time asleep or without work.",
-    ),
-    (
-        "sleeps",
-        "spindle_core_sleeps_total",
-        "Times that the core slept.",
-    ),
-    (
-        "polls",
-        "spindle_core_busy_visits_total",
-        "Visits that found work.",
-    ),
-    (
-        "idle_polls",
-        "spindle_core_idle_visits_total",
-        "Visits that found none.",
-    ),
-    (
-        "grant_calls",
-        "spindle_core_grant_calls_total",
-        "Grant hypercalls, each of a batch.",
-    ),
-];
-
-const LATENCY: &str = "spindle_disk_latency_seconds_bucket";
 const SECTOR: u64 = 512;
 
 /// All metrics of these domains.
@@ -150,50 +50,97 @@ pub(crate) fn text(spindles: &[Spindle]) -> String {
             line(&mut out, "spindle_target_bytes", &labels, &bytes);
         }
     }
-    for &(key, name, extra, help) in DISK {
-        if !help.is_empty() {
-            family(&mut out, name, "counter", help);
+    let disks: Vec<_> = disks(spindles).collect();
+    let readings: Vec<_> = disks
+        .iter()
+        .map(|(labels, line)| (labels.as_str(), line.counters.readings()))
+        .collect();
+    counted(&mut out, "disk", &RingSnapshot::ABOUT, &readings);
+    let cores: Vec<_> = cores(spindles).collect();
+    let readings: Vec<_> = cores
+        .iter()
+        .map(|(labels, core)| (labels.as_str(), core.readings()))
+        .collect();
+    counted(&mut out, "core", &CoreSnapshot::ABOUT, &readings);
+    out
+}
+
+/// The metrics of these statistics, for each thing that has them, by its labels.
+fn counted<const N: usize>(
+    out: &mut String,
+    of: &str,
+    all: &[Statistic; N],
+    readings: &[(&str, [&[u64]; N])],
+) {
+    for (first, about) in all.iter().enumerate() {
+        let name = about.metric(of);
+        let of_family = |other: &&Statistic| other.family == about.family;
+        if all.iter().position(|other| of_family(&other)) != Some(first) {
+            continue;
         }
-        let unit = if key.ends_with("_sect") { SECTOR } else { 1 };
-        for (labels, counters) in disks(spindles) {
-            let separator = if extra.is_empty() { "" } else { "," };
-            let value = counters.get(key).saturating_mul(unit);
-            line(
-                &mut out,
-                name,
-                &format!("{labels}{separator}{extra}"),
-                &value,
-            );
-        }
-    }
-    let help = "Requests that took no longer than le seconds.";
-    family(&mut out, LATENCY, "counter", help);
-    for (labels, counters) in disks(spindles) {
-        for (bound, count) in counters.latency_buckets() {
-            let bound = match bound {
-                bound if bound.is_infinite() => "+Inf".to_string(),
-                bound => bound.to_string(),
-            };
-            line(
-                &mut out,
-                LATENCY,
-                &format!("{labels},le=\"{bound}\""),
-                &count,
-            );
-        }
-    }
-    for &(key, name, help) in CORE {
-        family(&mut out, name, "counter", help);
-        for spindle in spindles {
-            for (number, counters) in &spindle.cores {
-                let labels = format!("domain={},core=\"{number}\"", label(&spindle.name));
-                let value = counters.get(key);
-                if key.ends_with("_ns") {
-                    line(&mut out, name, &labels, &(value as f64 / 1e9));
-                } else {
-                    line(&mut out, name, &labels, &value);
+        family(out, &name, about.kind(), &help(all, about));
+        for (at, about) in all.iter().enumerate().filter(|(_, other)| of_family(other)) {
+            for (labels, readings) in readings {
+                let label = about
+                    .label
+                    .map(|(name, value)| format!(",{name}=\"{value}\""));
+                let labels = format!("{labels}{}", label.unwrap_or_default());
+                match readings[at] {
+                    [number] => line(out, &name, &labels, &scaled(about, *number)),
+                    places => histogram(out, &name, &labels, about, places),
                 }
             }
+        }
+    }
+}
+
+/// What the family of a statistic means: what each of it does.
+fn help(all: &[Statistic], about: &Statistic) -> String {
+    let of_family = all.iter().filter(|other| other.family == about.family);
+    let texts = of_family.map(|other| other.help.trim());
+    texts.collect::<Vec<_>>().join(" ")
+}
+
+/// A number in the unit of metrics: whole where it is one.
+fn scaled(about: &Statistic, number: u64) -> String {
+    match about.unit {
+        Unit::Count => number.to_string(),
+        Unit::Sectors => number.saturating_mul(SECTOR).to_string(),
+        Unit::Nanoseconds | Unit::Ns1024 => (number as f64 * about.unit.scale()).to_string(),
+    }
+}
+
+/// A histogram, without the sum of its values, which is not kept.
+fn histogram(out: &mut String, name: &str, labels: &str, about: &Statistic, places: &[u64]) {
+    let mut sum = 0u64;
+    for (place, count) in places.iter().enumerate() {
+        sum = sum.saturating_add(*count);
+        let bound = match (counter::end(place, places.len()), about.unit) {
+            (u64::MAX, _) => "+Inf".to_string(),
+            // All whole numbers below it.
+            (end, Unit::Count) => (end - 1).to_string(),
+            (end, unit) => (end as f64 * unit.scale()).to_string(),
+        };
+        let labels = format!("{labels},le=\"{bound}\"");
+        line(out, &format!("{name}_bucket"), &labels, &sum);
+    }
+    line(out, &format!("{name}_count"), labels, &sum);
+}
+
+/// The metrics of disks and cores as a table in Markdown.
+pub(crate) fn markdown() -> String {
+    let mut out = "| metric | type | meaning |\n| --- | --- | --- |\n".to_string();
+    for (of, all) in [
+        ("disk", &RingSnapshot::ABOUT[..]),
+        ("core", &CoreSnapshot::ABOUT[..]),
+    ] {
+        for about in all {
+            let label = about
+                .label
+                .map(|(name, value)| format!("{{{name}=\"{value}\"}}"));
+            let (name, label) = (about.metric(of), label.unwrap_or_default());
+            let (kind, help) = (about.kind(), about.help.trim());
+            out += &format!("| `{name}{label}` | {kind} | {help} |\n");
         }
     }
     out
@@ -253,8 +200,17 @@ fn lives(out: &mut String, spindles: &[Spindle]) {
     }
 }
 
+/// All cores with their labels.
+fn cores(spindles: &[Spindle]) -> impl Iterator<Item = (String, &CoreSnapshot)> {
+    spindles.iter().flat_map(|spindle| {
+        let labels = |number| format!("domain={},core=\"{number}\"", label(&spindle.name));
+        let cores = spindle.cores.iter();
+        cores.map(move |(number, counters)| (labels(number), counters))
+    })
+}
+
 /// All connected disks with their labels.
-fn disks(spindles: &[Spindle]) -> impl Iterator<Item = (String, &Counters)> {
+fn disks(spindles: &[Spindle]) -> impl Iterator<Item = (String, &DeviceLine)> {
     // Two disks under one name would make the whole answer unreadable; a domain that shows them is
     // broken, and the first counts.
     let mut seen = BTreeSet::new();
@@ -356,7 +312,9 @@ mod tests {
                 assert!(families.insert(current), "{current} twice");
             } else if !line.starts_with('#') {
                 let (name, value) = line.rsplit_once(' ').expect("a value");
-                assert!(name.starts_with(&format!("{current}{{")), "{line}");
+                let ends = ["{", "_bucket{", "_count{"];
+                let fits = |end| name.starts_with(&format!("{current}{end}"));
+                assert!(ends.into_iter().any(fits), "{line}");
                 assert!(
                     value.parse::<f64>().is_ok() && samples.insert(name),
                     "{line}"
@@ -367,19 +325,22 @@ mod tests {
     }
 
     #[test]
-    fn every_counter_that_spindle_has_is_there() {
-        let known = DISK.iter().map(|entry| entry.0);
-        let known: BTreeSet<&str> = known.chain(CORE.iter().map(|entry| entry.0)).collect();
-        let lines = [
-            spindle_blkif::stats::RingSnapshot::default().to_string(),
-            spindle_blkif::stats::CoreSnapshot::default().to_string(),
-        ];
-        let names = lines.iter().flat_map(|line| line.split(' '));
-        for name in names.filter_map(|word| Some(word.split_once('=')?.0)) {
-            // A share, a highest value, and histograms, of which one has a form of its own.
-            let other = ["busy", "peak", "batch", "lat_us"].contains(&name);
-            assert!(other || known.contains(name), "{name}");
+    fn every_statistic_is_a_metric_and_stands_in_the_readme() {
+        let text = metrics(&mut Fake::serving());
+        for (of, all) in [
+            ("disk", &RingSnapshot::ABOUT[..]),
+            ("core", &CoreSnapshot::ABOUT[..]),
+        ] {
+            for about in all {
+                let declared = format!("# TYPE {} {}", about.metric(of), about.kind());
+                assert!(text.lines().any(|line| line == declared), "{declared}");
+            }
         }
+        let readme = include_str!("../../README.md");
+        assert!(
+            readme.contains(&markdown()),
+            "README.md needs what `spindlectl generate metrics` prints"
+        );
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Every sample of `metrics` for a domain whose counters all differ, and by the names that Spindle
 //! itself gives them.
 
-use spindle_blkif::stats::{CoreSnapshot, Counts, RingSnapshot};
+use spindle_status::stats::{CoreSnapshot, Counts, RingSnapshot};
 
 use crate::fake::Fake;
 use crate::metrics;
@@ -55,6 +55,10 @@ fn every_counter_of_a_disk_is_its_own_sample_in_its_own_unit() {
             latency,
         },
         &[],
+    );
+    assert_eq!(
+        samples(&text, "spindle_disk_in_flight_peak"),
+        [format!("{DISK}}} 109")]
     );
     for (family, expected) in [
         ("out_of_room", &[("", 101)][..]),

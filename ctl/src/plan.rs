@@ -312,7 +312,8 @@ impl PlanStep {
             ),
             Self::Unpause => format!("xl unpause {name}"),
             Self::Await => {
-                format!("until xenstore-exists {home}/data/spindle/ready; do sleep 1; done")
+                let ready = spindle_status::path::READY;
+                format!("until xenstore-exists {home}/{ready}; do sleep 1; done")
             }
         }
     }

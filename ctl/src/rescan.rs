@@ -6,10 +6,13 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
+use spindle_status::orders::Rescanned;
+use spindle_status::path;
 
+use crate::fault::FaultKind;
 use crate::host::Host;
-use crate::spindle::Spindle;
+use crate::spindle::{self, Spindle};
 use crate::store;
 
 /// How often the answer is looked for.
@@ -27,18 +30,17 @@ pub(crate) fn rescan(
     patience: Duration,
 ) -> Result<String> {
     let all = Spindle::all(host)?;
-    let Some(spindle) = all.iter().find(|spindle| spindle.name == name) else {
-        bail!("no Spindle named {name} runs; `spindlectl list` shows those that do");
-    };
+    let spindle = spindle::named(&all, name)?;
     if !spindle.ready {
-        bail!("{name} does not serve yet: it looks at its disks when it starts");
+        let why = format!("{name} does not serve yet: it looks at its disks when it starts");
+        return Err(FaultKind::Refused.error(why));
     }
-    let node = |leaf: &str| format!("{}/data/spindle/{leaf}", store::home(spindle.id));
-    let before = store::read(host, &node("rescanned"))?;
+    let node = |path: &str| format!("{}/{path}", store::home(spindle.id));
+    let before = store::read(host, &node(path::RESCANNED))?;
     let deadline = host.now().saturating_add(patience);
-    store::write(host, &node("rescan"), "1").with_context(|| format!("cannot ask {name}"))?;
+    store::write(host, &node(path::RESCAN), "1").with_context(|| format!("cannot ask {name}"))?;
     let answer = loop {
-        let answer = store::read(host, &node("rescanned"))?;
+        let answer = store::read(host, &node(path::RESCANNED))?;
         if answer != before
             && let Some(answer) = answer
         {
@@ -46,20 +48,20 @@ pub(crate) fn rescan(
         }
         ensure!(!host.interrupted(), "interrupted before {name} answered");
         if host.now() >= deadline {
-            bail!(
-                "{name} was asked, but has not answered within {} s; its console shows what it does",
+            return Err(FaultKind::Late.error(format!(
+                "{name} was asked, but has not answered within {} s\nits console shows what it does",
                 patience.as_secs()
-            );
+            )));
         }
         host.sleep(LOOK);
     };
-    let lines = answer.lines().skip(1);
+    let lines = Rescanned::parse(&answer).unwrap_or_default().lines;
     let Some(disk) = disk else {
-        return Ok(lines.collect::<Vec<_>>().join("\n"));
+        return Ok(lines.join("\n"));
     };
-    let mut lines = lines.filter(|line| line.split(' ').next() == Some(disk));
-    let line = lines.next().map(str::to_string);
-    line.with_context(|| format!("{name} has no controller or disk {disk}"))
+    let mut lines = lines.into_iter();
+    let line = lines.find(|line| line.split(' ').next() == Some(disk));
+    line.ok_or_else(|| FaultKind::Absent.error(format!("{name} has no controller or disk {disk}")))
 }
 
 #[cfg(test)]

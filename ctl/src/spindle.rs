@@ -4,8 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Result;
+use spindle_status::path;
+use spindle_status::stats::{CoreSnapshot, DeviceLine};
+use spindle_status::targets::{HolderWord, TargetLine, TargetMode};
 
-use crate::counters::Counters;
+use crate::fault::FaultKind;
 use crate::host::Host;
 use crate::life::KernelLife;
 use crate::record::Record;
@@ -36,7 +39,9 @@ pub(crate) struct Spindle {
     /// The disks that guests have been given.
     pub(crate) disks: Vec<PublishedDisk>,
     /// Its ring cores, by number.
-    pub(crate) cores: Vec<(u32, Counters)>,
+    pub(crate) cores: Vec<(u32, CoreSnapshot)>,
+    /// What its controllers say of their health, by their names.
+    pub(crate) health: Vec<(String, String)>,
 }
 
 /// Something to be served.
@@ -53,20 +58,9 @@ pub(crate) struct Target {
     /// Whether its controller is lost: whoever asks for it is refused.
     pub(crate) lost: bool,
     /// The disks that guests have of it.
-    pub(crate) holders: Vec<DiskHolder>,
+    pub(crate) holders: Vec<HolderWord>,
     /// What is known about it: a disk's model and serial number, a partition's other names.
     pub(crate) about: String,
-}
-
-/// A guest's claim on a target.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct DiskHolder {
-    /// The guest's number.
-    pub(crate) guest: u32,
-    /// The number of the disk among its devices.
-    pub(crate) device: u32,
-    /// `r`, `w`, or `w!` for writing what others write, too.
-    pub(crate) how: String,
 }
 
 /// A guest's disk.
@@ -87,9 +81,22 @@ pub(crate) struct PublishedDisk {
     /// XenbusState of our end: 2 waits for the guest, 4 is connected, 6 closed.
     pub(crate) state: u32,
     /// What was counted since it connected.
-    pub(crate) counters: Option<Counters>,
+    pub(crate) counters: Option<DeviceLine>,
     /// Why it was refused, closed or taken from its guest.
     pub(crate) error: Option<String>,
+}
+
+/// The one of this name.
+///
+/// # Errors
+/// If there is none.
+pub(crate) fn named<'a>(all: &'a [Spindle], name: &str) -> Result<&'a Spindle> {
+    let found = all.iter().find(|spindle| spindle.name == name);
+    found.ok_or_else(|| {
+        FaultKind::Absent.error(format!(
+            "no Spindle named {name} runs\n`spindlectl list` shows those that do"
+        ))
+    })
 }
 
 impl Spindle {
@@ -99,8 +106,9 @@ impl Spindle {
     /// If xenstore does not answer.
     pub(crate) fn read(host: &mut impl Host, id: u32) -> Result<Option<Self>> {
         let home = store::home(id);
-        let own = store::tree(host, &format!("{home}/data/spindle"))?;
-        let own = below(&own, &format!("{home}/data/spindle/"));
+        let root = format!("{home}/{}", path::ROOT);
+        let own = store::tree(host, &root)?;
+        let own = below(&own, &format!("{root}/"));
         let Some(version) = own.get("version").cloned() else {
             return Ok(None);
         };
@@ -116,10 +124,11 @@ impl Spindle {
         let name = store::read(host, &format!("{home}/name"))?.unwrap_or_default();
         let core = |(path, line): (&String, &String)| {
             let number = path.strip_prefix("core/")?.parse().ok()?;
-            Some((number, Counters::parse(line)))
+            Some((number, CoreSnapshot::parse(line)))
         };
+        let health = below(&own, "disk/").into_iter().collect();
         // By number: `01` names no other core than `1`.
-        let cores: BTreeMap<u32, Counters> = own.iter().filter_map(core).collect();
+        let cores: BTreeMap<u32, CoreSnapshot> = own.iter().filter_map(core).collect();
         Ok(Some(Self {
             id,
             name,
@@ -132,6 +141,7 @@ impl Spindle {
             targets: targets(&own),
             disks: disks(host, &backends, &errors, &own)?,
             cores: cores.into_iter().collect(),
+            health,
         }))
     }
 
@@ -183,39 +193,27 @@ impl Spindle {
 }
 
 impl Target {
-    /// Reads a line of `data/spindle/disks` or `data/spindle/targets/<disk>`: name, sectors, bytes
-    /// in a block, `r`, `w`, or `-` for one that is lost, and what each of the nodes has besides.
-    fn parse(line: &str) -> Option<Self> {
-        let mut words = line.splitn(5, ' ');
-        let (name, sectors, block) = (words.next()?, words.next()?, words.next()?);
-        let mode = words.next()?;
-        Some(Self {
-            name: name.into(),
-            sectors: sectors.parse().ok()?,
-            block: block.parse().ok()?,
-            writable: mode == "w",
-            lost: mode == "-",
+    /// One by a line of [`path::DISKS`].
+    fn of_disk(line: &TargetLine<'_>) -> Self {
+        Self {
+            name: line.name.into(),
+            sectors: line.sectors,
+            block: line.block,
+            writable: line.mode == TargetMode::Write,
+            lost: line.mode == TargetMode::Lost,
             holders: Vec::new(),
-            about: words.next().unwrap_or_default().into(),
-        })
+            about: line.rest.into(),
+        }
     }
 
-    /// Reads the rest of a line of `data/spindle/targets/<disk>`: the holders with commas between,
-    /// or `-`, then other names.
-    fn with_holders(mut self) -> Self {
-        let (holders, names) = self.about.split_once(' ').unwrap_or((&self.about, ""));
-        let holder = |text: &str| {
-            let (device, how) = text.split_once(':')?;
-            let (guest, device) = device.split_once('/')?;
-            Some(DiskHolder {
-                guest: guest.parse().ok()?,
-                device: device.parse().ok()?,
-                how: how.into(),
-            })
-        };
-        self.holders = holders.split(',').filter_map(holder).collect();
-        self.about = names.into();
-        self
+    /// One by a line of [`path::TARGETS`].
+    fn of_family(line: &TargetLine<'_>) -> Self {
+        let (holders, names) = line.holders();
+        Self {
+            holders,
+            about: names.into(),
+            ..Self::of_disk(line)
+        }
     }
 }
 
@@ -223,12 +221,13 @@ impl Target {
 fn targets(own: &Nodes) -> Vec<Target> {
     let disks = own.get("disks").map_or("", String::as_str);
     let mut all = Vec::new();
-    for disk in disks.lines().filter_map(Target::parse) {
+    for disk in disks.lines().filter_map(TargetLine::parse) {
+        let disk = Target::of_disk(&disk);
         let family = own.get(&format!("targets/{}", disk.name));
         let family = family.map_or("", String::as_str).lines();
         let mut family: Vec<Target> = family
-            .filter_map(Target::parse)
-            .map(Target::with_holders)
+            .filter_map(TargetLine::parse)
+            .map(|line| Target::of_family(&line))
             .collect();
         match family.first_mut() {
             Some(first) => first.about = disk.about,
@@ -283,7 +282,7 @@ fn disks(
                 target: text("params"),
                 writable: text("mode").starts_with('w'),
                 state: state.parse().unwrap_or(0),
-                counters: line.map(|line| Counters::parse(line)),
+                counters: line.map(|line| DeviceLine::parse(line)),
                 error: errors.get(&format!("{guest}/{device}/error")).cloned(),
             });
     }
@@ -307,7 +306,7 @@ mod tests {
         assert_eq!((target.name.as_str(), target.sectors), ("nvme0n1", 2048));
         assert_eq!((target.block, target.writable), (4096, true));
         assert_eq!(target.about, "QEMU NVMe Ctrl, serial spindle0");
-        let holder = DiskHolder {
+        let holder = HolderWord {
             guest: 5,
             device: 51712,
             how: "w".into(),
@@ -327,8 +326,8 @@ mod tests {
             ("web", "xvda")
         );
         let counters = disk.counters.as_ref().expect("counters");
-        assert_eq!(counters.get("rd_req"), 100);
-        assert_eq!(spindle.cores[0].1.get("busy_ns"), 2_000_000_000);
+        assert_eq!(counters.counters.reads, 100);
+        assert_eq!(spindle.cores[0].1.busy_ns, 2_000_000_000);
     }
 
     #[test]

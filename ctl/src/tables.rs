@@ -1,15 +1,19 @@
 //! `list`, `stat` and `top` as tables.
 
-use comfy_table::{Table, presets};
+use spindle_status::counter;
+use spindle_status::statistic::{Merge, Statistic, Unit};
+use spindle_status::stats::{CoreSnapshot, DeviceLine, RingSnapshot};
+use spindle_status::targets::HolderWord;
 
-use crate::counters::Counters;
-use crate::spindle::{DiskHolder, PublishedDisk, Spindle};
+use crate::sheet::Sheet;
+use crate::spindle::{PublishedDisk, Spindle};
 
 /// What serves what to whom: a row for each target.
-pub(crate) fn list(spindles: &[Spindle]) -> Table {
-    let mut table = table(&[
-        "domain", "id", "state", "target", "MiB", "block", "mode", "used by", "about",
-    ]);
+pub(crate) fn list(spindles: &[Spindle]) -> Sheet {
+    let headings = [
+        "domain", "id", "state", "target", "size", "mode", "used by", "block", "about",
+    ];
+    let mut table = Sheet::new(headings, 4);
     for spindle in spindles {
         let state = match (spindle.readable, spindle.ready) {
             (false, _) => "cannot be read",
@@ -28,7 +32,7 @@ pub(crate) fn list(spindles: &[Spindle]) -> Table {
         let state = format!("{state}{life}{by}");
         let who = [text(&spindle.name), spindle.id.to_string(), state];
         if spindle.targets.is_empty() {
-            table.add_row(who.into_iter().chain(["none".into()]));
+            table.add(who.into_iter().chain(["none".into()]));
             continue;
         }
         for target in &spindle.targets {
@@ -39,12 +43,12 @@ pub(crate) fn list(spindles: &[Spindle]) -> Table {
                 true => "rw",
                 false => "ro",
             };
-            table.add_row(who.clone().into_iter().chain([
+            table.add(who.clone().into_iter().chain([
                 text(&target.name),
-                (target.sectors >> 11).to_string(),
-                target.block.to_string(),
+                size(target.sectors as f64 * Unit::Sectors.scale()),
                 mode.into(),
-                users.join("\n"),
+                users.join(", "),
+                target.block.to_string(),
                 text(&target.about),
             ]));
         }
@@ -75,7 +79,7 @@ pub(crate) fn notes(spindles: &[Spindle], now: u64) -> Vec<String> {
 pub(crate) fn kept(spindle: &Spindle) -> Vec<String> {
     let line = |disk: &PublishedDisk| {
         let (guest, vdev, target) = (guest(disk), text(&disk.vdev), text(&disk.target));
-        let rings = disk.counters.as_ref().map(|counters| counters.get("rings"));
+        let rings = disk.counters.map(|line| line.rings);
         let what = match (disk.state, rings) {
             // Connected, or asked to close while the guest uses it on.
             (4 | 5, Some(1)) => "kept, with its ring".into(),
@@ -88,145 +92,241 @@ pub(crate) fn kept(spindle: &Spindle) -> Vec<String> {
     spindle.disks.iter().map(line).collect()
 }
 
+/// What comes first of a disk's counters; all others follow as they are declared.
+const FIRST: [&str; 6] = ["rd_req", "wr_req", "rd_sect", "wr_sect", "lat_us", "err"];
+
+/// The shares of the requests that `stat` and `top` give an upper bound of the latency for.
+const SHARES: [(&str, f64); 3] = [("50%", 0.5), ("99%", 0.99), ("99.9%", 0.999)];
+
+/// Statistics with their numbers, those of [`FIRST`] first.
+fn ordered<'a, const N: usize>(
+    about: &'static [Statistic; N],
+    readings: [&'a [u64]; N],
+) -> impl Iterator<Item = (&'static Statistic, &'a [u64])> {
+    let mut all: Vec<_> = about.iter().zip(readings).collect();
+    let place = |about: &Statistic| FIRST.iter().position(|name| *name == about.key.name);
+    all.sort_by_key(|(about, _)| place(about).unwrap_or(FIRST.len()));
+    all.into_iter()
+}
+
+/// The headings of a statistic: one, or one for each share.
+fn headings(about: &Statistic, rates: bool) -> Vec<String> {
+    let heading = about.heading;
+    if about.is_histogram() {
+        let of = |(name, _): &(&str, f64)| format!("{heading} {name}");
+        return SHARES.iter().map(of).collect();
+    }
+    let per = if rates && about.key.merge == Merge::Sum {
+        "/s"
+    } else {
+        ""
+    };
+    vec![format!("{heading}{per}")]
+}
+
+/// The cells of a statistic; rates where it was counted in so many seconds.
+fn cells(about: &Statistic, reading: &[u64], seconds: Option<f64>) -> Vec<String> {
+    if about.is_histogram() {
+        let bound = |share| match about.unit {
+            Unit::Ns1024 => time(seconds_within(reading, share)),
+            _ => count_within(reading, share),
+        };
+        return SHARES.iter().map(|&(_, share)| bound(share)).collect();
+    }
+    let number = reading.iter().fold(0, |sum: u64, n| sum.saturating_add(*n)) as f64;
+    let seconds = seconds.filter(|_| about.key.merge == Merge::Sum);
+    let number = number / seconds.unwrap_or(1.0);
+    vec![match about.unit {
+        Unit::Sectors => size(number * about.unit.scale()),
+        Unit::Nanoseconds => format!("{:.1}", number * about.unit.scale()),
+        Unit::Count | Unit::Ns1024 => format!("{number:.0}"),
+    }]
+}
+
+/// The latency that this share of the requests kept within, in seconds; infinite beyond the histogram.
+pub(crate) fn seconds_within(places: &[u64], share: f64) -> Option<f64> {
+    Some(match counter::bound(places, share)? {
+        u64::MAX => f64::INFINITY,
+        bound => bound as f64 * Unit::Ns1024.scale(),
+    })
+}
+
+fn count_within(places: &[u64], share: f64) -> String {
+    match counter::bound(places, share) {
+        None => "-".into(),
+        Some(u64::MAX) => "more".into(),
+        Some(bound) => (bound - 1).to_string(),
+    }
+}
+
 /// The counters of all disks, then of all cores, since they began.
-pub(crate) fn stat(spindles: &[Spindle]) -> [Table; 2] {
-    let mut disks = table(&[
-        "domain",
-        "guest",
-        "disk",
-        "target",
-        "rings",
-        "reads",
-        "writes",
-        "flushes",
-        "MiB read",
-        "MiB written",
-        "errors",
-        "50% within",
-        "99% within",
-    ]);
-    let mut cores = table(&["domain", "core", "busy", "sleeps"]);
+pub(crate) fn stat(spindles: &[Spindle]) -> [Sheet; 2] {
+    counted(
+        spindles,
+        |spindle, disk| {
+            let line = disk.counters.unwrap_or_default();
+            Some((line, None)).filter(|_| spindle.readable)
+        },
+        |_, _, core| (*core, None),
+    )
+}
+
+/// Rates between two looks, `seconds` apart by dom0's clock.
+pub(crate) fn top(before: &[Spindle], now: &[Spindle], seconds: f64) -> [Sheet; 2] {
+    let old = |spindle: &Spindle| before.iter().find(|old| old.id == spindle.id);
+    let time = |spindle: &Spindle| {
+        let between = old(spindle).and_then(|old| between(old, spindle));
+        Some(between.unwrap_or(seconds).max(0.001))
+    };
+    counted(
+        now,
+        |spindle, disk| {
+            let mut line = disk.counters?;
+            let same = |old: &&PublishedDisk| (old.guest, old.device) == (disk.guest, disk.device);
+            let old = old(spindle).and_then(|old| old.disks.iter().find(same));
+            let peak = line.counters.in_flight_peak;
+            if let Some(old) = old.and_then(|old| old.counters.as_ref()) {
+                line.counters = line.counters.since(&old.counters);
+                // No count, but a state.
+                line.counters.in_flight_peak = peak;
+            }
+            Some((line, time(spindle)))
+        },
+        |spindle, number, counters| {
+            let old = old(spindle).and_then(|old| core(old, number));
+            let since = old.map_or(*counters, |old| counters.since(old));
+            (since, time(spindle))
+        },
+    )
+}
+
+/// Tables of what a device and a core have counted, and in how many seconds; of all time without.
+fn counted(
+    spindles: &[Spindle],
+    of_disk: impl Fn(&Spindle, &PublishedDisk) -> Option<(DeviceLine, Option<f64>)>,
+    of_core: impl Fn(&Spindle, u32, &CoreSnapshot) -> (CoreSnapshot, Option<f64>),
+) -> [Sheet; 2] {
+    let (mut disk_rows, mut core_rows, mut rates) = (Vec::new(), Vec::new(), false);
     for spindle in spindles {
         for disk in &spindle.disks {
-            let counters = disk.counters.clone().unwrap_or_default();
-            let count = |name: &str| counters.get(name).to_string();
-            disks.add_row([
+            let Some((line, seconds)) = of_disk(spindle, disk) else {
+                continue;
+            };
+            rates |= seconds.is_some();
+            let who = [
                 text(&spindle.name),
                 guest(disk),
                 format!("{}{}", text(&disk.vdev), unsettled(disk)),
                 text(&disk.target),
-                count("rings"),
-                count("rd_req"),
-                count("wr_req"),
-                count("f_req"),
-                (counters.get("rd_sect") >> 11).to_string(),
-                (counters.get("wr_sect") >> 11).to_string(),
-                count("err"),
-                time(counters.latency(0.5)),
-                time(counters.latency(0.99)),
-            ]);
+            ];
+            let counters = ordered(&RingSnapshot::ABOUT, line.counters.readings());
+            let counters = counters.flat_map(|(about, reading)| cells(about, reading, seconds));
+            let rings = line.rings.to_string();
+            disk_rows.push(
+                who.into_iter()
+                    .chain(counters)
+                    .chain([rings])
+                    .collect::<Vec<_>>(),
+            );
         }
         for (number, counters) in &spindle.cores {
-            let sleeps = counters.get("sleeps").to_string();
-            cores.add_row([
-                text(&spindle.name),
-                number.to_string(),
-                busy(counters),
-                sleeps,
-            ]);
+            let (counters, seconds) = of_core(spindle, *number, counters);
+            rates |= seconds.is_some();
+            let who = [text(&spindle.name), number.to_string(), busy(&counters)];
+            let counters = ordered(&CoreSnapshot::ABOUT, counters.readings());
+            let counters = counters.flat_map(|(about, reading)| cells(about, reading, seconds));
+            core_rows.push(who.into_iter().chain(counters).collect::<Vec<_>>());
         }
     }
+    let none = RingSnapshot::default();
+    let disk = ordered(&RingSnapshot::ABOUT, none.readings());
+    let disk: Vec<String> = disk.flat_map(|(about, _)| headings(about, rates)).collect();
+    let none = CoreSnapshot::default();
+    let core = ordered(&CoreSnapshot::ABOUT, none.readings());
+    let core: Vec<String> = core.flat_map(|(about, _)| headings(about, rates)).collect();
+    let words = |list: &'static [&'static str]| list.iter().copied();
+    let heads = words(&["domain", "guest", "disk", "target"]);
+    let heads = heads
+        .chain(disk.iter().map(String::as_str))
+        .chain(["rings"]);
+    let mut disks = Sheet::new(heads, 4);
+    disk_rows.into_iter().for_each(|row| disks.add(row));
+    let heads = words(&["domain", "core", "busy"]);
+    let mut cores = Sheet::new(heads.chain(core.iter().map(String::as_str)), 3);
+    core_rows.into_iter().for_each(|row| cores.add(row));
     [disks, cores]
 }
 
-/// Rates between two looks, `seconds` apart by dom0's clock.
-pub(crate) fn top(before: &[Spindle], now: &[Spindle], seconds: f64) -> [Table; 2] {
-    let mut disks = table(&[
-        "domain",
-        "guest",
-        "disk",
-        "target",
-        "reads/s",
-        "writes/s",
-        "MiB/s read",
-        "MiB/s written",
-        "50% within",
-        "99% within",
-        "errors",
-    ]);
-    let mut cores = table(&["domain", "core", "busy", "sleeps/s"]);
-    for spindle in now {
-        let old = before.iter().find(|old| old.id == spindle.id);
-        let seconds = old.and_then(|old| between(old, spindle)).unwrap_or(seconds);
-        let rate = |count: u64| count as f64 / seconds.max(0.001);
+/// All that one has counted, a line each with what it means.
+pub(crate) fn explained(spindles: &[Spindle]) -> String {
+    let mut out = String::new();
+    let mut block = |title: String, all: Vec<(&'static Statistic, &[u64])>| {
+        out += &format!("{title}\n");
+        for (about, reading) in all {
+            let values = cells(about, reading, None).join(" / ");
+            out += &format!(
+                "  {:<12} {values:>12}  {}\n",
+                about.heading,
+                about.help.trim()
+            );
+        }
+    };
+    for spindle in spindles {
+        let name = text(&spindle.name);
         for disk in &spindle.disks {
-            let Some(counters) = &disk.counters else {
-                continue;
-            };
-            let same = |old: &&PublishedDisk| (old.guest, old.device) == (disk.guest, disk.device);
-            let old = old.and_then(|old| old.disks.iter().find(same));
-            let since = match old.and_then(|old| old.counters.as_ref()) {
-                Some(old) => counters.since(old),
-                None => counters.clone(),
-            };
-            let count = |name: &str| format!("{:.0}", rate(since.get(name)));
-            let mib = |name: &str| format!("{:.1}", rate(since.get(name)) / 2048.0);
-            disks.add_row([
-                text(&spindle.name),
-                guest(disk),
-                text(&disk.vdev),
-                text(&disk.target),
-                count("rd_req"),
-                count("wr_req"),
-                mib("rd_sect"),
-                mib("wr_sect"),
-                time(since.latency(0.5)),
-                time(since.latency(0.99)),
-                since.get("err").to_string(),
-            ]);
+            let (guest, vdev, target) = (guest(disk), text(&disk.vdev), text(&disk.target));
+            let line = disk.counters.unwrap_or_default();
+            let title = format!("{name}: {guest} {vdev} ({target}), rings: {}", line.rings);
+            let all = ordered(&RingSnapshot::ABOUT, line.counters.readings());
+            block(title, all.collect());
         }
         for (number, counters) in &spindle.cores {
-            let old = old.and_then(|old| core(old, *number));
-            let since = old.map_or_else(|| counters.clone(), |old| counters.since(old));
-            cores.add_row([
-                text(&spindle.name),
-                number.to_string(),
-                busy(&since),
-                format!("{:.0}", rate(since.get("sleeps"))),
-            ]);
+            let title = format!("{name}: core {number}, busy {}", busy(counters));
+            let all = ordered(&CoreSnapshot::ABOUT, counters.readings());
+            block(title, all.collect());
         }
     }
-    [disks, cores]
+    out.trim_end().to_string()
 }
 
 /// Seconds between two publications, by the clock of the cores, which is what the counters go by:
 /// Spindle publishes at its own times. `None` if nothing was published in between.
 fn between(old: &Spindle, now: &Spindle) -> Option<f64> {
-    let lived = |counters: &Counters| {
-        let (busy, idle) = (counters.get("busy_ns"), counters.get("idle_ns"));
-        busy.saturating_add(idle)
-    };
+    let lived = |counters: CoreSnapshot| counters.busy_ns.saturating_add(counters.idle_ns);
     let spent = now.cores.iter().filter_map(|(number, counters)| {
-        let spent = lived(&counters.since(core(old, *number)?));
+        let spent = lived(counters.since(core(old, *number)?));
         (spent > 0).then_some(spent as f64 / 1e9)
     });
     spent.reduce(f64::max)
 }
 
-fn core(spindle: &Spindle, number: u32) -> Option<&Counters> {
+fn core(spindle: &Spindle, number: u32) -> Option<&CoreSnapshot> {
     let core = spindle.cores.iter().find(|(other, _)| *other == number)?;
     Some(&core.1)
 }
 
-fn busy(counters: &Counters) -> String {
-    let (busy, idle) = (
-        counters.get("busy_ns") as f64,
-        counters.get("idle_ns") as f64,
-    );
-    if busy + idle == 0.0 {
-        return "-".into();
+/// The share of time in visits that found work.
+pub(crate) fn busy(counters: &CoreSnapshot) -> String {
+    match (counters.busy_ns, counters.idle_ns) {
+        (0, 0) => "-".into(),
+        _ => {
+            let busy = counters.busy_permille();
+            format!("{}.{} %", busy / 10, busy % 10)
+        }
     }
-    format!("{:.1} %", 100.0 * busy / (busy + idle))
+}
+
+/// Bytes in the unit that fits.
+pub(crate) fn size(bytes: f64) -> String {
+    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let (mut number, mut unit) = (bytes, 0);
+    // What would be printed as 1024 is one of the next.
+    while number >= 1023.95 && unit + 1 < UNITS.len() {
+        number /= 1024.0;
+        unit += 1;
+    }
+    let places = usize::from(unit > 0 && number < 99.95);
+    format!("{number:.places$} {}", UNITS[unit])
 }
 
 /// A duration in the unit that fits, `-` if it is not known.
@@ -241,7 +341,7 @@ pub(crate) fn time(seconds: Option<f64>) -> String {
 }
 
 /// Who has a target, and how: `web xvda`, `web xvda (ro)`.
-fn user(spindle: &Spindle, holder: &DiskHolder) -> String {
+pub(crate) fn user(spindle: &Spindle, holder: &HolderWord) -> String {
     let same = |disk: &&PublishedDisk| (disk.guest, disk.device) == (holder.guest, holder.device);
     let how = match holder.how.as_str() {
         "w" => "",
@@ -259,7 +359,7 @@ fn user(spindle: &Spindle, holder: &DiskHolder) -> String {
     }
 }
 
-fn guest(disk: &PublishedDisk) -> String {
+pub(crate) fn guest(disk: &PublishedDisk) -> String {
     match disk.guest_name.as_str() {
         "" => disk.guest.to_string(),
         name => text(name),
@@ -267,7 +367,7 @@ fn guest(disk: &PublishedDisk) -> String {
 }
 
 /// What is to be said of a disk that is not connected.
-fn unsettled(disk: &PublishedDisk) -> &'static str {
+pub(crate) fn unsettled(disk: &PublishedDisk) -> &'static str {
     match disk.state {
         4 => "",
         0..=3 => " (connecting)",
@@ -287,25 +387,13 @@ pub(crate) fn text(text: &str) -> String {
     text.chars().map(visible).collect()
 }
 
-fn table(headings: &[&str]) -> Table {
-    let mut table = Table::new();
-    table
-        .load_preset(presets::UTF8_FULL_CONDENSED)
-        .set_header(headings);
-    table
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::fake::Fake;
 
-    fn rows(table: &Table) -> Vec<Vec<String>> {
-        let cells = |row: &comfy_table::Row| {
-            let cells = row.cell_iter().map(comfy_table::Cell::content);
-            cells.collect()
-        };
-        table.row_iter().map(cells).collect()
+    fn rows(table: &Sheet) -> Vec<Vec<String>> {
+        table.rows().to_vec()
     }
 
     fn serving() -> Vec<Spindle> {
@@ -317,18 +405,18 @@ mod tests {
         let who = ["spindle", "3", "serves"];
         let disk = [
             "nvme0n1",
-            "1",
-            "4096",
+            "1.0 MiB",
             "rw",
             "web xvda",
+            "4096",
             "QEMU NVMe Ctrl, serial spindle0",
         ];
         let partition = [
             "nvme0n1p1",
-            "0",
-            "4096",
+            "512 KiB",
             "rw",
             "",
+            "4096",
             "PARTLABEL=root nvme-x-part1",
         ];
         let expected = [disk, partition].map(|target| [&who[..], &target[..]].concat());
@@ -371,7 +459,7 @@ mod tests {
         let mut spindles = serving();
         let mut holder = |device, how: &str| {
             spindles[0].disks[0].state = 2;
-            let holder = DiskHolder {
+            let holder = HolderWord {
                 guest: 5,
                 device,
                 how: how.into(),
@@ -395,12 +483,50 @@ mod tests {
     #[test]
     fn counters_are_told_with_latencies() {
         let [disks, cores] = stat(&serving());
-        let expected = [
-            "spindle", "web", "xvda", "nvme0n1", "2", "100", "7", "2", "0", "0", "0", "66 µs",
-            "131 µs",
-        ];
-        assert_eq!(rows(&disks), [expected]);
-        assert_eq!(rows(&cores), [["spindle", "1", "20.0 %", "4"]]);
+        for (heading, cell) in [
+            ("domain", "spindle"),
+            ("guest", "web"),
+            ("disk", "xvda"),
+            ("target", "nvme0n1"),
+            ("reads", "100"),
+            ("writes", "7"),
+            ("read", "400 KiB"),
+            ("written", "28.0 KiB"),
+            ("flushes", "2"),
+            ("lat 50%", "66 µs"),
+            ("lat 99%", "131 µs"),
+            ("rings", "2"),
+        ] {
+            assert_eq!(disks.cell(0, heading), cell, "{heading}");
+        }
+        assert_eq!(rows(&cores)[0][..3], ["spindle", "1", "20.0 %"]);
+        assert_eq!(
+            (cores.cell(0, "sleeps"), cores.cell(0, "busy s")),
+            ("4", "2.0")
+        );
+    }
+
+    /// What is counted is shown, whatever is added to it.
+    #[test]
+    fn every_statistic_has_its_column_and_its_line() {
+        let spindles = serving();
+        let texts = [explained(&spindles)];
+        for sheets in [stat(&spindles), top(&spindles, &spindles, 1.0)] {
+            let [disks, cores] = sheets.map(|sheet| sheet.render(crate::sheet::Paper::PLAIN));
+            for (sheet, all) in [
+                (disks, &RingSnapshot::ABOUT[..]),
+                (cores, &CoreSnapshot::ABOUT[..]),
+            ] {
+                let heads = sheet.lines().next().unwrap_or_default();
+                for about in all {
+                    assert!(heads.contains(about.heading), "{}: {heads}", about.heading);
+                    assert!(texts[0].contains(about.help.trim()), "{}", about.help);
+                }
+            }
+        }
+        let first: Vec<_> = texts[0].lines().take(2).collect();
+        assert_eq!(first[0], "spindle: web xvda (nvme0n1), rings: 2");
+        assert!(first[1].contains(" 100 ") && first[1].ends_with("Read requests accepted."));
     }
 
     #[test]
@@ -410,27 +536,58 @@ mod tests {
         let data = "/local/domain/3/data/spindle";
         host.store(
             &format!("{data}/stat/5-51712"),
-            "rings=2 rd_req=1100 wr_req=7 rd_sect=8192800 wr_sect=56 err=3 lat_us=32:1099,64:8",
+            "rings=2 rd_req=1100 wr_req=7 rd_sect=8192800 wr_sect=56 err=15 peak=9 \
+             lat_us=32:1099,64:8",
         );
         let core = "busy_ns=4500000000 idle_ns=10500000000 sleeps=14";
         host.store(&format!("{data}/core/1"), core);
         let now = Spindle::all(&mut host).expect("xenstore");
         // Five seconds by the core, whatever dom0's clock says.
         let [disks, cores] = top(&before, &now, 1.0);
-        let expected = [
-            "spindle", "web", "xvda", "nvme0n1", "200", "0", "800.0", "0.0", "66 µs", "66 µs", "3",
-        ];
-        assert_eq!(rows(&disks), [expected]);
-        assert_eq!(rows(&cores), [["spindle", "1", "50.0 %", "2"]]);
+        for (heading, cell) in [
+            ("reads/s", "200"),
+            ("writes/s", "0"),
+            ("read/s", "800 MiB"),
+            ("written/s", "0 B"),
+            ("lat 50%", "66 µs"),
+            ("lat 99%", "66 µs"),
+            ("errors/s", "3"),
+            ("peak", "9"),
+        ] {
+            assert_eq!(disks.cell(0, heading), cell, "{heading}");
+        }
+        assert_eq!(
+            (cores.cell(0, "busy"), cores.cell(0, "sleeps/s")),
+            ("50.0 %", "2")
+        );
         // A disk whose core has published nothing: by dom0's clock.
         let mut stopped = before.clone();
         stopped[0].disks.clone_from(&now[0].disks);
         let [disks, _] = top(&before, &stopped, 2.0);
-        assert_eq!(rows(&disks)[0][4], "500");
+        assert_eq!(disks.cell(0, "reads/s"), "500");
         // Nothing was published in between: nothing has happened.
         let [disks, cores] = top(&now, &now, 1.0);
-        assert_eq!(rows(&disks)[0][4..8], ["0", "0", "0.0", "0.0"]);
-        assert_eq!(rows(&cores)[0][2], "-");
+        assert_eq!(
+            (disks.cell(0, "reads/s"), disks.cell(0, "read/s")),
+            ("0", "0 B")
+        );
+        assert_eq!(cores.cell(0, "busy"), "-");
+    }
+
+    #[test]
+    fn sizes_have_the_unit_that_fits() {
+        for (bytes, text) in [
+            (0.0, "0 B"),
+            (1023.0, "1023 B"),
+            (1024.0, "1.0 KiB"),
+            (1536.0 * 1024.0, "1.5 MiB"),
+            (99.97 * 1024.0, "100 KiB"),
+            (1023.96 * 1024.0, "1.0 MiB"),
+            (3.84e12, "3.5 TiB"),
+            (1e18, "909495 TiB"),
+        ] {
+            assert_eq!(size(bytes), text);
+        }
     }
 
     #[test]
@@ -442,7 +599,7 @@ mod tests {
             "nvme0n1 2048 4096 - 5/51712:w\nnvme0n1p1 1024 4096 - -",
         );
         let table = list(&Spindle::all(&mut host).expect("xenstore"));
-        let modes: Vec<_> = rows(&table).into_iter().map(|row| row[6].clone()).collect();
+        let modes: Vec<_> = rows(&table).into_iter().map(|row| row[5].clone()).collect();
         assert_eq!(modes, ["lost", "lost"]);
     }
 
@@ -469,7 +626,8 @@ mod tests {
             "/local/domain/3/data/spindle/disks",
             "\u{1b}[2J 1 512 w \u{7}bell",
         );
-        let table = list(&Spindle::all(&mut host).expect("xenstore")).to_string();
+        let table = list(&Spindle::all(&mut host).expect("xenstore"));
+        let table = table.render(crate::sheet::Paper::PLAIN);
         assert!(!table.contains(['\u{1b}', '\u{7}']), "{table}");
         assert_eq!(text("a\u{202e}b\u{200b}é"), "a?b?é");
     }

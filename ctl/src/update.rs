@@ -11,9 +11,12 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use spindle_kept::image::ImageOffer;
 use spindle_kept::image::elf::{LaidOut, lay_out};
+use spindle_status::orders::{UpdateAnswer, UpdateOrder};
+use spindle_status::path;
 
+use crate::fault::FaultKind;
 use crate::host::{Call, Host};
-use crate::spindle::Spindle;
+use crate::spindle::{self, Spindle};
 use crate::{store, tables};
 
 /// Where an image is installed.
@@ -50,18 +53,19 @@ pub(crate) fn update(
     );
     let name = args.name;
     let all = Spindle::all(host)?;
-    let Some(spindle) = all.iter().find(|spindle| spindle.name == name) else {
-        bail!("no Spindle named {name} runs; `spindlectl list` shows those that do");
-    };
-    ensure!(spindle.ready, "{name} does not serve yet");
-    let path = args.image.unwrap_or(IMAGE);
-    let bytes = host.bytes(path);
-    let bytes = bytes.with_context(|| format!("cannot read {path}; nothing was done"))?;
+    let spindle = spindle::named(&all, name)?;
+    ensure!(
+        spindle.ready,
+        FaultKind::Refused.error(format!("{name} does not serve yet"))
+    );
+    let file = args.image.unwrap_or(IMAGE);
+    let bytes = host.bytes(file);
+    let bytes = bytes.with_context(|| format!("cannot read {file}; nothing was done"))?;
     let image = lay_out(&bytes);
-    let image = image.with_context(|| format!("{path} cannot be updated to; nothing was done"))?;
+    let image = image.with_context(|| format!("{file} cannot be updated to; nothing was done"))?;
     let served = spindle.disks.iter().filter(|disk| disk.state == 4);
     say(&format!(
-        "{name} runs {}; {path} is {}, {} KiB",
+        "{name} runs {}; {file} is {}, {} KiB",
         spindle.version,
         image.head,
         image.bytes.len() / 1024
@@ -69,9 +73,12 @@ pub(crate) fn update(
     say(&format!("{} disks of guests are connected", served.count()));
     let ask = UpdateQuestion::new(host, spindle.id, &image)?;
     if args.dry_run {
-        let answer = ask.ask(host, " check", args.patience)?;
-        return match answer.as_deref().and_then(|answer| answer.split_once(' ')) {
-            Some(("fits:", _)) => {
+        let answer = ask.ask(host, true, args.patience)?;
+        return match answer
+            .as_deref()
+            .and_then(|answer| UpdateAnswer::parse_rest(answer))
+        {
+            Some((UpdateAnswer::Fits, _)) => {
                 tables::kept(spindle).iter().for_each(|line| say(line));
                 Ok(format!("{name} can be updated; nothing was done"))
             }
@@ -80,9 +87,9 @@ pub(crate) fn update(
         };
     }
     ensure!(!host.interrupted(), "interrupted; nothing was done");
-    let mut answer = ask.ask(host, "", args.patience)?;
+    let mut answer = ask.ask(host, false, args.patience)?;
     if answer.is_none() {
-        let running = store::read(host, &ask.node("update"))?;
+        let running = store::read(host, &ask.node(path::UPDATE))?;
         ensure!(
             running.is_none_or(|order| order.is_empty()),
             "{}",
@@ -96,12 +103,12 @@ pub(crate) fn update(
     let Some(answer) = answer else {
         bail!("{name} does not answer any more; its console shows what it does");
     };
-    match answer.split_once(' ') {
-        Some(("done:", what)) => Ok(format!(
+    match UpdateAnswer::parse_rest(&answer) {
+        Some((UpdateAnswer::Done, what)) => Ok(format!(
             "{name}: {what}\nIts configuration still names the file that it was created with: copy \
              the image there, or `xl reboot` and the next start bring the old one back."
         )),
-        Some(("failed:", what)) => {
+        Some((UpdateAnswer::Failed, what)) => {
             bail!("{name}: the update failed: {what}; its console shows why")
         }
         _ => bail!("{name} {answer}; nothing was done"),
@@ -140,14 +147,18 @@ impl UpdateQuestion {
         })
     }
 
-    fn node(&self, leaf: &str) -> String {
-        format!("{}/data/spindle/{leaf}", self.home)
+    fn node(&self, path: &str) -> String {
+        format!("{}/{path}", self.home)
     }
 
     /// Asks, and gives the answer.
-    fn ask(&self, host: &mut impl Host, how: &str, patience: Duration) -> Result<Option<String>> {
-        let order = format!("{} {}{how}", self.id, self.offer);
-        store::write(host, &self.node("update"), &order).context("cannot ask")?;
+    fn ask(&self, host: &mut impl Host, check: bool, patience: Duration) -> Result<Option<String>> {
+        let order = UpdateOrder {
+            number: self.id,
+            grant: self.offer,
+            check,
+        };
+        store::write(host, &self.node(path::UPDATE), &order.to_string()).context("cannot ask")?;
         self.wait(host, patience)
     }
 
@@ -157,7 +168,7 @@ impl UpdateQuestion {
         let number = format!("{} ", self.id);
         loop {
             // A look that meets the node being made fails; the next one does not.
-            let looked = store::read(host, &self.node("updated"));
+            let looked = store::read(host, &self.node(path::UPDATED));
             let answer = looked.as_ref().ok().and_then(Option::as_deref);
             if let Some(answer) = answer.and_then(|answer| answer.strip_prefix(&number)) {
                 return Ok(Some(answer.to_string()));

@@ -33,6 +33,8 @@ impl Host for Fake {
             "xl info",
             "xl dmesg",
             "xl list",
+            "xl vcpu-list",
+            "xenstore-control quota",
             "xenstore-read",
             "xenstore-ls",
             "xenstore-list",

@@ -42,9 +42,16 @@ impl Fake {
         match words[..] {
             ["xl", "info"] => {
                 let (caps, version) = (&self.virt_caps, &self.version);
+                let scheduler = &self.scheduler;
                 return Ok(format!(
-                    "nr_cpus : 4\nvirt_caps              : {caps}\n{version}"
+                    "nr_cpus : 4\nvirt_caps              : {caps}\nxen_scheduler : {scheduler}\n\
+                     {version}"
                 ));
+            }
+            ["xl", "vcpu-list"] => return Ok(self.vcpus.clone()),
+            ["xenstore-control", "quota"] => {
+                ensure!(!self.quota.is_empty(), "xenstore-control: no such command");
+                return Ok(self.quota.clone());
             }
             ["xl", "dmesg"] => return Ok(self.dmesg.clone()),
             ["xl", "list", "-v"] => return Ok(self.listing()),

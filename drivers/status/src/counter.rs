@@ -81,33 +81,44 @@ impl<const N: usize> Default for Counts<N> {
 }
 
 impl<const N: usize> Counts<N> {
-    /// How many values were counted.
-    #[must_use]
-    pub fn total(&self) -> u64 {
-        self.0.iter().fold(0, |sum, n| sum.saturating_add(*n))
-    }
-
-    /// A value that this share of all values is below, from 0 to 1; `None` without any, `u64::MAX` where the
-    /// last place is needed, which has no upper bound.
+    /// [`bound`] of these places.
     #[must_use]
     pub fn bound(&self, share: f64) -> Option<u64> {
-        let total = self.total();
-        // The least whole number that is not below it, without the library's `ceil`.
-        let exact = total as f64 * share;
-        let wanted = exact as u64;
-        let wanted = wanted.saturating_add(u64::from((wanted as f64) < exact));
-        let mut seen = 0u64;
-        let place = self.0.iter().position(|count| {
-            seen = seen.saturating_add(*count);
-            seen >= wanted
-        });
-        place.filter(|_| total > 0).map(Self::end)
+        bound(&self.0, share)
     }
+}
 
-    /// The value that all values of a place are below; `u64::MAX` for the last.
-    #[must_use]
-    pub const fn end(place: usize) -> u64 {
-        if place + 1 < N { 1 << place } else { u64::MAX }
+/// A value that this share of all values of a histogram is below, from 0 to 1; `None` without any,
+/// `u64::MAX` where the last place is needed, which has no upper bound.
+#[must_use]
+pub fn bound(places: &[u64], share: f64) -> Option<u64> {
+    let total = total(places);
+    // The least whole number that is not below it, without the library's `ceil`.
+    let exact = total as f64 * share;
+    let wanted = exact as u64;
+    let wanted = wanted.saturating_add(u64::from((wanted as f64) < exact));
+    let mut seen = 0u64;
+    let place = places.iter().position(|count| {
+        seen = seen.saturating_add(*count);
+        seen >= wanted
+    });
+    let place = place.filter(|_| total > 0);
+    place.map(|place| end(place, places.len()))
+}
+
+/// How many values a histogram has counted.
+#[must_use]
+pub fn total(places: &[u64]) -> u64 {
+    places.iter().fold(0, |sum, n| sum.saturating_add(*n))
+}
+
+/// The value that all values of a place of so many are below; `u64::MAX` for the last.
+#[must_use]
+pub const fn end(place: usize, places: usize) -> u64 {
+    if place + 1 < places {
+        1 << place
+    } else {
+        u64::MAX
     }
 }
 
@@ -177,8 +188,8 @@ mod tests {
         assert_eq!(histogram.get(), Counts([1, 1, 2, 2, 3]));
         assert_eq!(histogram.get().to_string(), "0:1,1:1,2:2,4:2,8:3");
         assert_eq!(Counts::<5>::default().to_string(), "-");
-        assert_eq!(histogram.get().total(), 9);
-        let ends: [u64; 5] = core::array::from_fn(Counts::<5>::end);
+        assert_eq!(total(&histogram.get().0), 9);
+        let ends: [u64; 5] = core::array::from_fn(|place| end(place, 5));
         assert_eq!(ends, [1, 2, 4, 8, u64::MAX]);
     }
 

@@ -102,8 +102,14 @@ impl UpdateAnswer {
     #[must_use]
     pub fn parse(text: &str, number: u64) -> Option<(Self, &str)> {
         let (answered, rest) = text.split_once(' ')?;
+        Self::parse_rest(rest).filter(|_| answered.parse() == Ok(number))
+    }
+
+    /// Reads an answer whose number has been taken off.
+    #[must_use]
+    pub fn parse_rest(rest: &str) -> Option<(Self, &str)> {
         let (word, more) = rest.split_once(' ').unwrap_or((rest, ""));
         let answer = Self::ALL.into_iter().find(|answer| answer.word() == word)?;
-        (answered.parse() == Ok(number)).then_some((answer, more))
+        Some((answer, more))
     }
 }

@@ -1,6 +1,9 @@
 //! What a counter is: its word in a line, how those of several rings are taken together, its unit, its
 //! column, its metric, and what it means.
 
+use alloc::format;
+use alloc::string::String;
+
 /// How the values of several rings become one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Merge {
@@ -20,7 +23,7 @@ pub enum Unit {
     /// Nanoseconds; seconds in metrics.
     Nanoseconds,
     /// Units of 1,024 ns; seconds in metrics.
-    Microseconds,
+    Ns1024,
 }
 
 impl Unit {
@@ -31,7 +34,7 @@ impl Unit {
             Self::Count => 1.0,
             Self::Sectors => 512.0,
             Self::Nanoseconds => 1e-9,
-            Self::Microseconds => 1024e-9,
+            Self::Ns1024 => 1024e-9,
         }
     }
 }
@@ -109,6 +112,24 @@ impl Statistic {
     pub(crate) const fn with(mut self, places: usize, help: &'static str) -> Self {
         (self.places, self.help) = (places, help);
         self
+    }
+
+    /// Its metric: `spindle_`, of what it is (`disk`, `core`), its family, and `_total` where it only grows.
+    #[must_use]
+    pub fn metric(&self, of: &str) -> String {
+        let grows = !self.is_histogram() && self.key.merge == Merge::Sum;
+        let end = if grows { "_total" } else { "" };
+        format!("spindle_{of}_{}{end}", self.family)
+    }
+
+    /// The type of its metric.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        match self.key.merge {
+            _ if self.is_histogram() => "histogram",
+            Merge::Sum => "counter",
+            Merge::Highest => "gauge",
+        }
     }
 
     /// Whether it is a histogram.

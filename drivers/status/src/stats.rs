@@ -18,7 +18,7 @@ use crate::statistic::{Key, Statistic, Unit};
 /// Places of the histogram of batches: up to 512, the largest ring.
 pub const BATCH_PLACES: usize = 11;
 
-/// Places of the histogram of latencies: up to 4 seconds, and what takes longer.
+/// Places of the histogram of latencies, in units of 1,024 ns: up to 4 seconds, and what takes longer.
 pub const LATENCY_PLACES: usize = 24;
 
 macro_rules! counters {
@@ -136,10 +136,10 @@ counters! {
     discards: Counter = Statistic::sum("ds_req", "discards", "requests").label("op", "discard");
     /// Requests answered with anything but success.
     errors: Counter = Statistic::sum("err", "errors", "errors");
-    /// 512-byte sectors asked to be read.
+    /// Data asked to be read.
     sectors_read: Counter =
         Statistic::sum("rd_sect", "read", "bytes").label("op", "read").unit(Unit::Sectors);
-    /// 512-byte sectors asked to be written.
+    /// Data asked to be written.
     sectors_written: Counter =
         Statistic::sum("wr_sect", "written", "bytes").label("op", "write").unit(Unit::Sectors);
     /// Most requests that were ever between ring and response at once.
@@ -156,10 +156,10 @@ counters! {
     frames_lost: Counter = Statistic::sum("lost", "lost", "frames_lost");
     /// Requests taken per visit, of the visits that found any.
     batches: Histogram<BATCH_PLACES> = Statistic::sum("batch", "batch", "batch_requests");
-    /// Time from the visit that took a request to the visit that answered it, in units of
-    /// 1,024 ns; of the requests that went to the disk.
+    /// Time from the visit that took a request to the visit that answered it, of the requests that went to
+    /// the disk.
     latency: Histogram<LATENCY_PLACES> =
-        Statistic::sum("lat_us", "latency", "latency_seconds").unit(Unit::Microseconds);
+        Statistic::sum("lat_us", "lat", "latency_seconds").unit(Unit::Ns1024);
 }
 
 /// One line of `name=value`, with the names of Linux's blkback where it counts the same thing.
@@ -182,9 +182,9 @@ counters! {
     sleeps: Counter = Statistic::sum("sleeps", "sleeps", "sleeps");
     /// Grant hypercalls: maps, unmaps and copies, each of a batch.
     grant_calls: Counter = Statistic::sum("grant_calls", "grant calls", "grant_calls");
-    /// Nanoseconds in visits that found work.
+    /// Time in visits that found work.
     busy_ns: Counter = Statistic::sum("busy_ns", "busy s", "busy_seconds").unit(Unit::Nanoseconds);
-    /// Nanoseconds in visits that found none, and asleep.
+    /// Time in visits that found none, and asleep.
     idle_ns: Counter = Statistic::sum("idle_ns", "idle s", "idle_seconds").unit(Unit::Nanoseconds);
 }
 
