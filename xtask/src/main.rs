@@ -8,6 +8,8 @@
 
 mod bench;
 mod ci;
+#[cfg(test)]
+mod contract;
 mod ctl;
 mod deny;
 mod freshness;

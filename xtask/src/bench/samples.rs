@@ -1,5 +1,7 @@
 //! What the record says, ordered: the samples of each backend, job and number of queues.
 
+use spindle_status::words::words;
+
 use super::fio;
 use super::plan::BASELINE;
 use crate::rig::Mark;
@@ -81,9 +83,9 @@ pub(super) fn rounds(record: &[Mark], runs: usize) -> u32 {
 /// Hypercalls for each request between two readings of a backend's counters: notifications,
 /// sleeps and grant operations are all that its data path makes. Empty if it counts nothing.
 fn hypercalls(before: &str, after: &str) -> String {
+    // Of all its devices and cores at once.
     let total = |text: &str, keys: &[&str]| -> f64 {
-        text.split(' ')
-            .filter_map(|word| word.split_once('='))
+        words(text)
             .filter(|(key, _)| keys.contains(key))
             .filter_map(|(_, value)| value.parse::<f64>().ok())
             .sum()
