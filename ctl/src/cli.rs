@@ -55,6 +55,11 @@ pub(crate) enum Verb {
     /// Print the counters of disks and cores in the format of Prometheus, for the textfile collector
     /// of its node exporter.
     Metrics,
+    /// Say what a guest's disk waits for, why it was refused, what its guest and Spindle have agreed on, and
+    /// what would make it faster.
+    Why(WhyArgs),
+    /// Look whether this host is fit for Spindle, and what to do where it is not.
+    Check(CheckArgs),
     /// Print completions of shells, manual pages, and tables of what is published.
     Generate(GenerateArgs),
 }
@@ -190,6 +195,19 @@ pub(crate) struct StatArgs {
     /// Print every counter on a line of its own, with what it means.
     #[arg(long)]
     pub(crate) explain: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct WhyArgs {
+    /// The guest and what it calls the disk, such as web/xvda; one of them where that is enough.
+    pub(crate) device: String,
+}
+
+#[derive(Args)]
+pub(crate) struct CheckArgs {
+    /// The PCI address of a disk that Spindle is to have; may be repeated [default: all disks there are].
+    #[arg(long, value_name = "BDF")]
+    pub(crate) pci: Vec<String>,
 }
 
 #[derive(Args)]

@@ -14,11 +14,13 @@ pub(crate) enum FaultKind {
     Refused,
     /// There was no answer in time.
     Late,
+    /// `check` has found what keeps Spindle from working.
+    Unfit,
 }
 
 impl FaultKind {
     /// Each with what the manual says of it.
-    pub(crate) const ALL: [(Self, &'static str); 4] = [
+    pub(crate) const ALL: [(Self, &'static str); 5] = [
         (
             Self::Other,
             "it failed; the message says why, and what was done",
@@ -29,6 +31,10 @@ impl FaultKind {
             "refused, as something is in use or in a state that does not allow it; nothing was changed",
         ),
         (Self::Late, "no answer in time"),
+        (
+            Self::Unfit,
+            "`check` has found what keeps Spindle from working",
+        ),
     ];
 
     /// The status of the program. 0 is success, 2 is clap's for a command line that is none.
@@ -38,6 +44,7 @@ impl FaultKind {
             Self::Absent => 3,
             Self::Refused => 4,
             Self::Late => 5,
+            Self::Unfit => 6,
         }
     }
 
@@ -116,6 +123,6 @@ mod tests {
     #[test]
     fn every_kind_has_a_status_of_its_own() {
         let statuses: Vec<u8> = statuses().into_iter().map(|(status, _)| status).collect();
-        assert_eq!(statuses, [0, 1, 2, 3, 4, 5]);
+        assert_eq!(statuses, [0, 1, 2, 3, 4, 5, 6]);
     }
 }

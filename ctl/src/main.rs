@@ -60,12 +60,16 @@ mod sheet;
 mod shutdown_tests;
 mod spindle;
 mod store;
+mod survey;
+#[cfg(test)]
+mod survey_tests;
 mod tables;
 mod update;
 #[cfg(test)]
 mod update_tests;
 mod usage;
 mod users;
+mod why;
 mod xlcfg;
 
 use std::env;
@@ -81,8 +85,8 @@ use anyhow::{Context, Result};
 use clap::Parser;
 
 use cli::{
-    Cli, CrashArgs, CreateArgs, DestroyArgs, GenerateArgs, RescanArgs, RestartArgs, StatArgs, Top,
-    UpdateArgs, Verb,
+    CheckArgs, Cli, CrashArgs, CreateArgs, DestroyArgs, GenerateArgs, RescanArgs, RestartArgs,
+    StatArgs, Top, UpdateArgs, Verb, WhyArgs,
 };
 use crash::Crash;
 use create::Failing;
@@ -119,6 +123,8 @@ fn main() -> ExitCode {
         Verb::Stat(args) => stat(out, &args),
         Verb::Top(args) => top(out, &args),
         Verb::Metrics => all().and_then(|all| show(metrics::text(&all).trim_end())),
+        Verb::Why(args) => why(out, &args),
+        Verb::Check(args) => survey(out, &args),
         Verb::Generate(args) => generate(&args),
     };
     match result {
@@ -369,6 +375,24 @@ fn stat(out: Output, args: &StatArgs) -> Result<()> {
         return show(tables::explained(&all));
     }
     out.sheets(&tables::stat(&all), || json::stat(&all))
+}
+
+fn why(out: Output, args: &WhyArgs) -> Result<()> {
+    let reasons = why::why(&mut Dom0::new(), &args.device)?;
+    if out.json {
+        return show(reasons.json());
+    }
+    show(reasons.text(out.paper.width.unwrap_or(80)))
+}
+
+fn survey(out: Output, args: &CheckArgs) -> Result<()> {
+    let findings = survey::survey(&mut Dom0::new(), &args.pci, &shims())?;
+    if out.json {
+        show(survey::json(&findings))?;
+    } else {
+        show(survey::text(&findings, out.paper.width.unwrap_or(80)))?;
+    }
+    survey::verdict(&findings)
 }
 
 fn generate(args: &GenerateArgs) -> Result<()> {
