@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Result, anyhow, ensure};
 
 use crate::domains::Domains;
+use crate::fault::FaultKind;
 use crate::host::{Call, Host, noted};
 use crate::pci::{Bdf, PciDevice};
 use crate::record::{Record, TakenDevice};
@@ -183,22 +184,26 @@ pub(crate) fn ensure_free(
         match domains.by_uuid(&record.uuid) {
             Some(domain) => ensure!(
                 listed == Some(false) && !taken,
-                "domain {} ({}) {} {bdf}; `spindlectl destroy {}` ends it (`xl pci-detach` would \
-                 leave the registers of the disk with it)",
-                domain.id,
-                domain.name,
-                if listed.is_none() && !taken {
-                    "may have"
-                } else {
-                    "has"
-                },
-                record.known_as(domain)
+                FaultKind::Refused.error(format!(
+                    "domain {} ({}) {} {bdf}\n`spindlectl destroy {}` ends it (`xl pci-detach` would \
+                     leave the registers of the disk with it)",
+                    domain.id,
+                    domain.name,
+                    if listed.is_none() && !taken {
+                        "may have"
+                    } else {
+                        "has"
+                    },
+                    record.known_as(domain)
+                ))
             ),
             // What an earlier one had matters no more where it is in other hands already.
             None => ensure!(
                 has(own) || listed != Some(true) && !taken,
-                "{name}, which does not run any more, had {bdf}; `spindlectl restart {name}` or \
-                 `spindlectl destroy {name}` first"
+                FaultKind::Refused.error(format!(
+                    "{name}, which does not run any more, had {bdf}\n`spindlectl restart {name}` or \
+                     `spindlectl destroy {name}` first"
+                ))
             ),
         }
     }
@@ -215,8 +220,10 @@ pub(crate) fn ensure_free(
         let (id, name) = (domain.id, &domain.name);
         ensure!(
             value.parse::<Bdf>().ok() != Some(bdf),
-            "domain {id} ({name}) has {bdf}; end it first (`xl shutdown {id}`): after `xl \
-             pci-detach`, a PVH domain would still have the registers of the disk"
+            FaultKind::Refused.error(format!(
+                "domain {id} ({name}) has {bdf}\nend it first (`xl shutdown {id}`): after `xl \
+                 pci-detach`, a PVH domain would still have the registers of the disk"
+            ))
         );
     }
     mapped::ensure_unmapped(host, domains, bdf, own)

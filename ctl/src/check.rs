@@ -4,6 +4,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::assign;
 use crate::domains::{Domain, Domains};
+use crate::fault::FaultKind;
 use crate::host::{Call, Host, found};
 use crate::pci::Bdf;
 use crate::plan::Route;
@@ -77,16 +78,18 @@ pub(crate) fn is_free(
 ) -> Result<()> {
     let own = |domain: &&Domain| !earlier.is_some_and(|earlier| earlier.is_of(domain));
     if let Some(Domain { id, .. }) = domains.by_name(name).filter(own) {
-        bail!(
-            "a domain {name} runs already (number {id}); choose another --name, or `xl rename` it"
-        );
+        return Err(FaultKind::Refused.error(format!(
+            "a domain {name} runs already (number {id})\nchoose another --name, or `xl rename` it"
+        )));
     }
     let records = Record::all(host)?;
     let mut others = records.iter().filter(|record| Some(*record) != earlier);
     ensure!(
         others.all(|record| record.name != name),
-        "an earlier domain {name} was not cleaned up; `spindlectl restart {name}` puts a new one in \
-         its place, `spindlectl destroy {name}` cleans up"
+        FaultKind::Refused.error(format!(
+            "an earlier domain {name} was not cleaned up\n`spindlectl restart {name}` puts a new one in \
+             its place, `spindlectl destroy {name}` cleans up"
+        ))
     );
     Ok(())
 }
@@ -103,7 +106,7 @@ pub(crate) fn image(host: &mut impl Host, route: Route, config: &XlConfig) -> Re
     let there = host.exists(image);
     ensure!(
         image.starts_with('/') && there.with_context(|| format!("cannot look for {image}"))?,
-        "there is no image {image} (an absolute path is needed); `cargo xtask build` makes \
+        "there is no image {image} (an absolute path is needed)\n`cargo xtask build` makes \
          target/spindle.elf, --image says where it is"
     );
     Ok(())
@@ -121,7 +124,7 @@ pub(crate) fn iommu(host: &mut impl Host) -> Result<()> {
         capabilities
             .split([' ', ':', '\t'])
             .any(|word| word == "hvm_directio"),
-        "Xen uses no IOMMU (virt_caps has no hvm_directio): switch AMD-Vi or VT-d on in the \
+        "Xen uses no IOMMU (virt_caps has no hvm_directio)\nswitch AMD-Vi or VT-d on in the \
          firmware setup, and boot Xen without iommu=off; `xl dmesg | grep -i iommu` tells more"
     );
     Ok(())
@@ -167,7 +170,7 @@ pub(crate) fn shim_fits(host: &mut impl Host) -> Result<Option<String>> {
     match number("xen_major").zip(number("xen_minor")) {
         Some((4, minor)) if SHIM_KNOWS.contains(&minor) => Ok(None),
         Some((major, minor)) if (major, minor) < (4, *first) => {
-            bail!("{known}, and this is Xen {major}.{minor}: use --route hvm")
+            bail!("{known}, and this is Xen {major}.{minor}\nuse --route hvm")
         }
         Some((major, minor)) => Ok(Some(format!(
             "{known}, and this is Xen {major}.{minor}: look whether `struct \
@@ -197,7 +200,7 @@ pub(crate) fn shim(host: &mut impl Host, places: &[String]) -> Result<String> {
         return Ok(shim);
     }
     bail!(
-        "the PVH route needs libspindle_shim.so, looked for at {}; `cargo build --release -p \
+        "the PVH route needs libspindle_shim.so, looked for at {}\n`cargo build --release -p \
          spindlectl-shim` makes it, --shim says where it is",
         places.join(", ")
     );

@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Error, Result, anyhow, bail, ensure};
 
 use crate::domains::{self, Domain, Domains};
+use crate::fault::FaultKind;
 use crate::host::{Call, Host, noted};
 use crate::plan::{self, Plan, PlanStep};
 use crate::record::Record;
@@ -259,11 +260,11 @@ fn wait(
         ensure!(!host.interrupted(), "interrupted before {name} served");
         if host.now() >= deadline {
             looked.with_context(|| format!("cannot look whether {name} serves"))?;
-            bail!(
+            return Err(FaultKind::Late.error(format!(
                 "{name} does not serve after {} s; {}",
                 patience.as_secs(),
                 words(host)
-            );
+            )));
         }
         host.sleep(LOOK);
     }

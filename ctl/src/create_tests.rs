@@ -187,7 +187,7 @@ fn registers_are_mapped_in_one_domain_at_a_time() {
     };
     let text = refusal(&mut host);
     assert!(
-        text.contains("has 0000:01:00.0; `spindlectl destroy spindle`"),
+        text.contains("has 0000:01:00.0\n`spindlectl destroy spindle`"),
         "{text}"
     );
     // Also under another name, and with a note that does not say what the domain has.
@@ -272,7 +272,7 @@ fn the_shim_is_not_used_with_a_xen_that_it_does_not_know() {
         let error = plan(Route::Pvh, major, minor).expect_err("too old");
         let text = format!("{error:#}");
         assert!(
-            text.contains(&format!("this is Xen {major}.{minor}: use --route hvm")),
+            text.contains(&format!("this is Xen {major}.{minor}\nuse --route hvm")),
             "{text}"
         );
     }

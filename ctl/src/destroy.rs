@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, ensure};
 
 use crate::domains::{self, Domain, Domains};
+use crate::fault::FaultKind;
 use crate::host::{Call, Host, noted};
 use crate::record::Record;
 use crate::spindle::Spindle;
@@ -66,7 +67,11 @@ pub(crate) fn destroy(
             }
             end(host, domain, hears, args.patience, say)?;
         }
-        None if record.is_none() => bail!("there is no domain {name}; `spindlectl list` shows all"),
+        None if record.is_none() => {
+            return Err(FaultKind::Absent.error(format!(
+                "there is no domain {name}\n`spindlectl list` shows all"
+            )));
+        }
         None => say(&format!("{name} does not run; cleaning up after it")),
     }
     if let Some(record) = record {
@@ -95,7 +100,7 @@ fn may_end(
     let is_ours = record.is_some();
     ensure!(
         domain.id != 0,
-        "{name} is dom0 itself, which no tool can destroy"
+        FaultKind::Refused.error(format!("{name} is dom0 itself, which no tool can destroy"))
     );
     let looked = look(host, domains, domain, record);
     if args.force && is_ours {
@@ -106,13 +111,17 @@ fn may_end(
     let (spindle, users) = looked.map_err(|error| unknown(&error, name))?;
     ensure!(
         is_ours || spindle.is_some(),
-        "domain {name} is no Spindle; `xl destroy {name}` if you mean it"
+        FaultKind::Refused.error(format!(
+            "domain {name} is no Spindle\n`xl destroy {name}` if you mean it"
+        ))
     );
     ensure!(
         args.force || users.is_empty(),
-        "guests use disks of {name}: {}; detach these (`xl block-detach`) or shut the guests down, \
-         or say --force",
-        users::list(&users)
+        FaultKind::Refused.error(format!(
+            "guests use disks of {name}: {}\ndetach these (`xl block-detach`) or shut the guests down, \
+             or say --force",
+            users::list(&users)
+        ))
     );
     Ok(spindle.is_some_and(|spindle| spindle.ready))
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::fault::FaultKind;
 use crate::host::Host;
 
 /// How often to look whether it is free.
@@ -40,7 +41,7 @@ pub(crate) fn lock(
     let about = file.metadata()?;
     ensure!(
         about.uid() == host.user(),
-        "{shown} belongs to user {}; remove it",
+        "{shown} belongs to user {}\nremove it",
         about.uid()
     );
     if about.mode() & 0o077 != 0 {
@@ -57,9 +58,12 @@ pub(crate) fn lock(
         let holder = holder(host, &mut file);
         ensure!(
             host.now() < deadline,
-            "{holder} still works after {} s of waiting; nothing was done\n`fuser -v {shown}` shows \
-             what holds the lock; try again once that has ended, or with a longer --lock-timeout",
-            patience.as_secs()
+            FaultKind::Late.error(format!(
+                "{holder} still works after {} s of waiting; nothing was done\n`fuser -v {shown}` \
+                 shows what holds the lock; try again once that has ended, or with a longer \
+                 --lock-timeout",
+                patience.as_secs()
+            ))
         );
         ensure!(!host.interrupted(), "interrupted while {holder} worked");
         if let Some(wait) = wait.take() {

@@ -3,11 +3,12 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 
 use crate::create::{self, Failing};
 use crate::destroy;
 use crate::domains::Domains;
+use crate::fault::FaultKind;
 use crate::host::{Host, noted};
 use crate::plan::{Plan, Wanted};
 use crate::record::Record;
@@ -34,12 +35,14 @@ pub(crate) fn restart(
     );
     let domains = Domains::look(host)?;
     let Some(mut record) = Record::find(host, &domains, name)? else {
-        bail!("spindlectl did not create a domain {name}; end it by `xl shutdown` or `xl destroy`");
+        return Err(FaultKind::Absent.error(format!(
+            "spindlectl did not create a domain {name}\nend it by `xl shutdown` or `xl destroy`"
+        )));
     };
     let source = record.source();
     let config = host.read(&source).with_context(|| {
         format!(
-            "cannot read {source}, and with it the settings; nothing was done. `spindlectl destroy \
+            "cannot read {source}, and with it the settings; nothing was done\n`spindlectl destroy \
              {name}` and `spindlectl create` do the same in two steps"
         )
     });
@@ -65,9 +68,11 @@ pub(crate) fn restart(
         };
         ensure!(
             force || users.is_empty(),
-            "guests use disks of {name}: {}; put them aside meanwhile (`xl save GUEST FILE`, then \
-             `xl restore FILE`), and they notice nothing; or say --force",
-            users::list(&users)
+            FaultKind::Refused.error(format!(
+                "guests use disks of {name}: {}\nput them aside meanwhile (`xl save GUEST FILE`, then \
+                 `xl restore FILE`), and they notice nothing; or say --force",
+                users::list(&users)
+            ))
         );
         ensure!(!host.interrupted(), "interrupted; nothing was done");
         record.learn(host, domain.id)?;

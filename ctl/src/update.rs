@@ -82,8 +82,11 @@ pub(crate) fn update(
                 tables::kept(spindle).iter().for_each(|line| say(line));
                 Ok(format!("{name} can be updated; nothing was done"))
             }
-            Some(_) => bail!("{name} {}; nothing was done", answer.unwrap_or_default()),
-            None => bail!("{}", deaf(name)),
+            Some(_) => {
+                let answer = answer.unwrap_or_default();
+                Err(FaultKind::Refused.error(format!("{name} {answer}; nothing was done")))
+            }
+            None => Err(FaultKind::Late.error(deaf(name))),
         };
     }
     ensure!(!host.interrupted(), "interrupted; nothing was done");
@@ -92,8 +95,7 @@ pub(crate) fn update(
         let running = store::read(host, &ask.node(path::UPDATE))?;
         ensure!(
             running.is_none_or(|order| order.is_empty()),
-            "{}",
-            deaf(name)
+            FaultKind::Late.error(deaf(name))
         );
         say("no answer; the new image is ended, so that the old one goes on");
         let id = spindle.id.to_string();
@@ -101,7 +103,9 @@ pub(crate) fn update(
         answer = ask.wait(host, BACK)?;
     }
     let Some(answer) = answer else {
-        bail!("{name} does not answer any more; its console shows what it does");
+        return Err(FaultKind::Late.error(format!(
+            "{name} does not answer any more\nits console shows what it does"
+        )));
     };
     match UpdateAnswer::parse_rest(&answer) {
         Some((UpdateAnswer::Done, what)) => Ok(format!(
@@ -109,9 +113,9 @@ pub(crate) fn update(
              the image there, or `xl reboot` and the next start bring the old one back."
         )),
         Some((UpdateAnswer::Failed, what)) => {
-            bail!("{name}: the update failed: {what}; its console shows why")
+            bail!("{name}: the update failed: {what}\nits console shows why")
         }
-        _ => bail!("{name} {answer}; nothing was done"),
+        _ => Err(FaultKind::Refused.error(format!("{name} {answer}; nothing was done"))),
     }
 }
 

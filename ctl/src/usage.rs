@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
+use crate::fault::FaultKind;
 use crate::host::{Host, Node, found};
 use crate::pci::Bdf;
 use crate::store::{self, Nodes};
@@ -64,8 +65,10 @@ pub(crate) fn ensure_unused(host: &mut impl Host, bdf: Bdf) -> Result<()> {
     }
     ensure!(
         users.is_empty(),
-        "dom0 uses the disk at {bdf}: {}; it cannot be given away until that ends",
-        users.join(", ")
+        FaultKind::Refused.error(format!(
+            "dom0 uses the disk at {bdf}: {}\nit cannot be given away until that ends",
+            users.join(", ")
+        ))
     );
     Ok(())
 }

@@ -181,7 +181,7 @@ fn a_failure_is_said_and_is_the_status() {
     };
     let (good, out, said) = machine.run(&["list"]);
     assert!(!good && out.is_empty());
-    assert!(said.starts_with("error: no Spindle runs"), "{said}");
+    assert!(said.starts_with("error: no Spindle runs\n  `"), "{said}");
     fs::remove_file(machine.0.join("xenstore-list")).expect("removed");
     let (good, _, said) = machine.run(&["stat"]);
     assert!(!good && said.contains("dom0"), "{said}");
@@ -189,6 +189,50 @@ fn a_failure_is_said_and_is_the_status() {
         said.contains("xenstore-list") && said.contains("xen-utils"),
         "{said}"
     );
+}
+
+#[test]
+fn programs_get_data_and_can_tell_failures_apart() {
+    let Some(machine) = Machine::new("json", NODES, None) else {
+        return;
+    };
+    for (arguments, path, value) in [
+        (
+            &["list", "--json"][..],
+            "/domains/0/targets/0/name",
+            "nvme0n1",
+        ),
+        (&["--json", "stat"], "/domains/0/devices/0/vdev", "xvda"),
+        (&["why", "web", "--json"], "/device/target", "nvme0n1"),
+        (
+            &["top", "--every", "1", "--count", "1", "--json"],
+            "/domains/0/name",
+            "spindle",
+        ),
+    ] {
+        let (good, out, said) = machine.run(arguments);
+        let data: serde_json::Value = serde_json::from_str(&out).expect("JSON");
+        let found = data.pointer(path).and_then(serde_json::Value::as_str);
+        assert!(good && found == Some(value), "{arguments:?}: {out} {said}");
+    }
+    for (arguments, status, words) in [
+        (
+            &["why", "web/xvdz"][..],
+            3,
+            "error: no Spindle has a disk web/xvdz for a guest\n  `",
+        ),
+        (
+            &["rescan", "other"],
+            3,
+            "error: no Spindle named other runs\n  `spindlectl list`",
+        ),
+        (&["stat", "--nonsense"], 2, "unexpected argument"),
+    ] {
+        let output = machine.command(arguments).output().expect("it is run");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(status), "{arguments:?}: {said}");
+        assert!(said.contains(words) && output.stdout.is_empty(), "{said}");
+    }
 }
 
 #[test]
