@@ -29,7 +29,7 @@ pub use controller::{
     BlockController, BusMaster, ControllerBack, DiskEvents, LostController, SpuriousCompletions,
     UnitChange, Unreachable,
 };
-pub use map::{MAX_RUNS, Map, MapError, MappedDisk, Place, Run, Stretch};
+pub use map::{MAX_MAPPED_DISKS, MAX_RUNS, Map, MapError, MappedDisk, Place, Run, Stretch};
 pub use null::{NullController, NullQueue};
 pub use options::DiskOptions;
 pub use partition::{Table, TableReader, TableStep, partitions};

@@ -4,6 +4,8 @@
 //! deals its blocks out in chunks to runs of several. A volume that comes to a single run has no map
 //! and is served like a whole disk or a partition.
 
+mod gather;
+
 use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -12,6 +14,9 @@ use crate::{Discard, SECTOR_SIZE, Unit, Volume};
 
 /// Runs that a map has at most, stripes counted each. A map of so many takes 100 KiB.
 pub const MAX_RUNS: usize = 2048;
+
+/// Disks, or parts of disks, that a map leads to at most.
+pub const MAX_MAPPED_DISKS: usize = 64;
 
 /// A part of a volume, as a source of volumes describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,6 +47,9 @@ pub enum MapError {
     /// More runs than a map may have.
     #[error("it is in more than {MAX_RUNS} pieces")]
     Pieces,
+    /// More disks than a map may lead to.
+    #[error("it is on more than {MAX_MAPPED_DISKS} disks")]
+    Disks,
     /// A run is on a volume that was not given, or that is itself spread over several runs.
     #[error("a piece of it is on no disk or partition")]
     Nowhere,
@@ -235,6 +243,9 @@ impl Map {
         }
         if rows.is_empty() {
             return Err(MapError::Empty);
+        }
+        if disks.len() > MAX_MAPPED_DISKS {
+            return Err(MapError::Disks);
         }
         let map = Self {
             rows: rows.into(),

@@ -109,6 +109,28 @@ proptest! {
                 (first..first + blocks).map(|block| (disk.disk, disk.unit, block))
             })
             .collect();
+        // What is gathered of a part of it is that part, and in no more pieces than it has runs.
+        let count = expected.len() as u64;
+        for (first, blocks) in [(0, count), (count / 3, count / 2), (count - 1, 1), (0, 1)] {
+            for share in [1, 2] {
+                let (mut gathered, mut pieces) = (vec![], 0);
+                while let Some(place) = map.gather(first, blocks, gathered.len() as u64) {
+                    prop_assert!(place.blocks > 0);
+                    let disk = map.disks()[place.part].disk;
+                    // Some of it, as a disk may take less than all.
+                    let end = place.block + place.blocks.div_ceil(share);
+                    gathered.extend((place.block..end).map(|block| (disk, place.unit, block)));
+                    pieces += 1;
+                }
+                prop_assert!(share > 1 || pieces <= map.runs().count());
+                let mut wanted = expected[first as usize..(first + blocks) as usize].to_vec();
+                gathered.sort_unstable();
+                wanted.sort_unstable();
+                prop_assert_eq!(gathered, wanted);
+            }
+        }
+        prop_assert_eq!(map.gather(count, 1, 0), None);
+        prop_assert_eq!(map.gather(u64::MAX, 1, 0), None);
         let mut expected = expected;
         all.sort_unstable();
         expected.sort_unstable();
@@ -188,6 +210,17 @@ fn what_makes_no_volume_is_refused_with_the_reason() {
     assert_eq!(refused(&twice), Some(MapError::Overlap));
     let many = vec![linear(0, 0, 8); MAX_RUNS + 1];
     assert_eq!(refused(&many), Some(MapError::Pieces));
+    let disk = |disk| Volume {
+        disk,
+        ..disks[0].clone()
+    };
+    let many: Vec<_> = (0..=MAX_MAPPED_DISKS).map(disk).collect();
+    let one_each = |count| {
+        let stretches: Vec<_> = (0..count).map(|volume| linear(volume, 0, 8)).collect();
+        Volume::assembled("lv".into(), &stretches, &many).err()
+    };
+    assert_eq!(one_each(MAX_MAPPED_DISKS), None);
+    assert_eq!(one_each(MAX_MAPPED_DISKS + 1), Some(MapError::Disks));
     let mut mixed = disks.clone();
     mixed[1].block_shift = 9;
     let stretches = [linear(0, 0, 8), linear(1, 0, 8)];
