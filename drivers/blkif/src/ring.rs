@@ -130,6 +130,13 @@ const PAIR: usize = 2 * size_of::<u64>();
 const _: () = assert!(RING_HEADER.is_multiple_of(PAIR));
 const _: () = assert!(Abi::Native.slot_bytes().is_multiple_of(PAIR));
 
+/// Slots of the largest ring, of whichever layout.
+pub(crate) const MOST_SLOTS: usize = {
+    let bytes = MAX_RING_PAGES * PAGE_SIZE - RING_HEADER;
+    1 << (bytes / Abi::X86_32.slot_bytes()).ilog2()
+};
+const _: () = assert!(Abi::X86_32.slot_bytes() <= Abi::Native.slot_bytes());
+
 /// Why a ring can no longer be served: the frontend broke the protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Halt {

@@ -6,6 +6,7 @@
 
 mod awake;
 mod quiet;
+mod spread;
 mod visit;
 
 use alloc::boxed::Box;
@@ -13,7 +14,7 @@ use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
 
-use spindle_block::{DiskQueue, Tag, Unit};
+use spindle_block::{DiskQueue, Tag, Unit, Volume};
 use spindle_hw::SharedPages;
 use spindle_kept::{AtWork, JournalPages};
 use spindle_xen::event::{Notify, Port};
@@ -162,6 +163,8 @@ pub struct RingCore<Q, G, N> {
     now_ns: u64,
     /// Where the ring that is served is noted, for the kernel's next life.
     at_work: AtWork,
+    /// Disks that are to be cut off.
+    cutting: Vec<usize>,
 }
 
 /// What the rings of a core share, besides its disks.
@@ -174,8 +177,8 @@ pub(crate) struct Shared {
 }
 
 #[derive(Debug)]
-struct Disk<Q> {
-    queue: Q,
+pub(crate) struct Disk<Q> {
+    pub(crate) queue: Q,
     /// It gets no commands before [`RingCore::begin`].
     held: bool,
     /// Submitted to since the last commit.
@@ -186,7 +189,7 @@ struct Disk<Q> {
     /// that wait in line would get less than those with nobody in line.
     full: bool,
     /// Rings of which the full queue took nothing at their last turn.
-    waiting: Turnstile,
+    pub(crate) waiting: Turnstile,
     /// How the rings share it.
     scheduler: Scheduler,
 }
@@ -206,6 +209,7 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
         let places = config.rings.min((1 << 16) - 1);
         let segments = config.segments.max(MAX_SEGMENTS);
         let busy = Vec::with_capacity(queues.len());
+        let cutting = Vec::with_capacity(queues.len());
         let disk = |queue: Q| Disk {
             busy: false,
             scheduler: Scheduler::new(queue.depth(), places),
@@ -243,6 +247,7 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
             contended: false,
             now_ns: 0,
             at_work: AtWork::nowhere(),
+            cutting,
         })
     }
 
@@ -268,7 +273,7 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
         };
         *held = false;
         for session in self.rings[..self.used].iter_mut().flatten() {
-            if session.volume().disk == disk {
+            if session.volume().is_on(disk) && !is_held(&self.disks, session.volume()) {
                 session.begin();
             }
         }
@@ -279,8 +284,11 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
     /// # Errors
     /// [`RingError::Crowded`], [`RingError::Segments`] or [`RingError::NoDisk`], with the session.
     pub fn attach(&mut self, mut session: Session) -> Result<RingId, (RingError, Box<Session>)> {
-        // One that is spread over several runs is not served yet.
-        if session.volume().disk >= self.disks.len() || session.volume().map.is_some() {
+        if session
+            .volume()
+            .disks()
+            .any(|disk| disk >= self.disks.len())
+        {
             return Err((RingError::NoDisk, session.into()));
         }
         if session.most_segments() > self.segments {
@@ -294,9 +302,10 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
             return Err((RingError::Crowded, session.into()));
         };
         session.enter(guest);
-        if self.disks[session.volume().disk].held {
+        if is_held(&self.disks, session.volume()) {
             session.hold();
         }
+        session.pause(&self.cutting);
         if session.take_owed_event() {
             self.notify.notify(session.port());
         }
@@ -322,8 +331,7 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
     /// submitted, fails.
     pub fn remove(&mut self, disk: usize, unit: Unit) {
         for session in self.rings[..self.used].iter_mut().flatten() {
-            let volume = session.volume();
-            if (volume.disk, volume.unit) == (disk, unit) {
+            if session.volume().is_on_unit(disk, unit) {
                 session.remove();
             }
         }
@@ -412,7 +420,7 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
     /// back. With a write cache, the first flush of each device after that fails too.
     pub fn fail_disk(&mut self, disk: usize) {
         for session in self.rings[..self.used].iter_mut().flatten() {
-            if session.volume().disk == disk {
+            if session.volume().is_on(disk) {
                 session.note_loss();
             }
         }
@@ -442,19 +450,6 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
             session.trim(&self.grants, now_ns);
         }
         self.sessions().filter_map(|(_, s)| s.trim_at()).min()
-    }
-
-    /// As [`RingCore::fail_disk`], for a disk of which nobody knows whether it has stopped. What it
-    /// may still write to is put out of its reach first: guests' pages are unmapped, buffers and
-    /// frames are never used again.
-    pub fn cut_off(&mut self, disk: usize) {
-        for session in self.rings.iter_mut().flatten() {
-            if session.volume().disk == disk {
-                session.cut_off(&self.grants, &mut self.shared.pool);
-            }
-        }
-        self.shared.reading.cut_off(disk);
-        self.fail_disk(disk);
     }
 
     /// A disk that was lost is back: from now on its rings share what its queue holds now.
@@ -577,6 +572,12 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
     fn session_mut(&mut self, ring: RingId) -> Option<&mut Session> {
         self.rings.get_mut(usize::from(ring.0))?.as_mut()
     }
+}
+
+/// Whether any disk of a volume is held.
+fn is_held<Q>(disks: &[Disk<Q>], volume: &Volume) -> bool {
+    let held = |disk: usize| disks.get(disk).is_some_and(|disk| disk.held);
+    volume.disks().any(held)
 }
 
 /// Ring and slot of a tag.

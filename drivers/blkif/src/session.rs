@@ -13,10 +13,12 @@ mod indirect;
 mod intake;
 mod ledger;
 mod marks;
+mod pieces;
 mod prepare;
 mod progress;
 mod redo;
 mod slot;
+mod spread;
 mod stir;
 mod submit;
 mod unaligned;
@@ -24,7 +26,7 @@ mod unaligned;
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 
-use spindle_block::{Tag, Unit, Volume};
+use spindle_block::{Map, Tag, Unit, Volume};
 use spindle_hw::{PAGE_SIZE, SharedPages};
 use spindle_kept::JournalPages;
 use spindle_kept::journal::{BadJournal, Journal, Unanswered};
@@ -57,6 +59,7 @@ pub(crate) use prepare::Means;
 use progress::Progress;
 use redo::Redo;
 use slot::{FREE_SLOT, Path, Slot, State};
+use spread::Spread;
 use unaligned::Unaligned;
 
 /// What a frontend and the toolstack agreed on for a ring.
@@ -128,11 +131,19 @@ struct Room {
     flushes: Aside,
     discards: Aside,
     unaligned: Option<Unaligned>,
+    spread: Option<Box<Spread>>,
 }
 
 impl Room {
-    fn new(requests: usize, indirect: bool, claims: Option<Arc<Claims>>) -> Result<Self, NoRoom> {
+    fn new(
+        requests: usize,
+        indirect: usize,
+        claims: Option<Arc<Claims>>,
+        map: Option<&Map>,
+    ) -> Result<Self, NoRoom> {
         let unaligned = claims.map(|claims| Unaligned::new(claims, requests));
+        let spread = map.map(|map| Spread::new(map, requests, indirect.max(MAX_SEGMENTS)));
+        let indirect = indirect > 0;
         Ok(Self {
             slots: filled(FREE_SLOT, requests)?,
             arena: Arena::new(indirect)?,
@@ -143,11 +154,12 @@ impl Room {
             flushes: Aside::new(requests)?,
             discards: Aside::new(requests)?,
             unaligned: unaligned.transpose()?,
+            spread: spread.transpose()?.map(Box::new),
         })
     }
 
     /// Bytes of all that.
-    const fn footprint(requests: usize, indirect: bool, unaligned: bool) -> usize {
+    const fn footprint(requests: usize, indirect: bool, unaligned: bool, disks: usize) -> usize {
         // In line, finished, two kinds aside, and to be done again.
         let numbers = 5 * size_of::<u16>();
         let beside = size_of::<Progress>() + size_of::<Known>();
@@ -157,7 +169,13 @@ impl Room {
         } else {
             0
         };
-        requests * each + Arena::footprint(indirect) + unaligned
+        let segments = if indirect {
+            MAX_INDIRECT_SEGMENTS
+        } else {
+            MAX_SEGMENTS
+        };
+        let spread = Spread::footprint(requests, segments, disks);
+        requests * each + Arena::footprint(indirect) + unaligned + spread
     }
 }
 
@@ -221,8 +239,10 @@ pub struct Session {
     barrier: Option<Barrier>,
     /// What requests of parts of blocks need, where there may be any.
     unaligned: Option<Unaligned>,
-    /// There is a barrier, or writes claim their blocks, or nothing is left of the volume: what is
-    /// shorter for lack of all these is not done.
+    /// What requests need that go to several disks, or to several runs of one, where there may be any.
+    spread: Option<Box<Spread>>,
+    /// There is a barrier, or writes claim their blocks, or the volume is spread over several runs, or
+    /// nothing is left of it: what is shorter for lack of all these is not done.
     special: bool,
     /// Its volume was removed, and is never one that has its place.
     removed: bool,
@@ -241,7 +261,7 @@ pub struct Session {
 impl Session {
     /// Bytes of memory that a session takes for a ring of `pages` pages, with a window of `frames`
     /// frames, with indirect requests or without, for a volume that is shown with smaller sectors
-    /// than it has blocks or not.
+    /// than it has blocks or not. If the volume has a map, `disks` are those that it leads to.
     #[must_use]
     pub fn footprint(
         pages: usize,
@@ -249,6 +269,7 @@ impl Session {
         frames: usize,
         indirect: bool,
         unaligned: bool,
+        disks: usize,
     ) -> usize {
         // What is no ring takes nothing.
         let requests = slots_in(pages * PAGE_SIZE, abi).unwrap_or(0) as usize;
@@ -257,7 +278,7 @@ impl Session {
         } else {
             0
         };
-        Room::footprint(requests, indirect, unaligned) + cache + size_of::<RingStats>()
+        Room::footprint(requests, indirect, unaligned, disks) + cache + size_of::<RingStats>()
     }
 
     /// Takes over the ring in `pages`. Its journal begins.
@@ -292,6 +313,10 @@ impl Session {
         let (domain, abi) = (attachment.domain, attachment.abi);
         let indirect = attachment.indirect_segments;
         let mut volume = attachment.volume;
+        if volume.map.is_some() {
+            // None, so that whatever is done for a ring of one disk is not done for this one.
+            volume.disk = usize::MAX;
+        }
         let claims = attachment.claims;
         if let (Some(_), Some(discard)) = (&claims, &mut volume.discard) {
             // A part of a block cannot be erased, nor what another request is about to write back.
@@ -301,7 +326,8 @@ impl Session {
         let room = slots_in(pages.len(), abi)
             .map_err(Unusable::from)
             .and_then(|slots| {
-                let room = Room::new(slots as usize, indirect > 0, claims)?;
+                let segments = usize::from(indirect).min(MAX_INDIRECT_SEGMENTS);
+                let room = Room::new(slots as usize, segments, claims, volume.map.as_deref())?;
                 let redo = Redo::room(slots as usize)?;
                 Ok((slots, room, redo))
             });
@@ -391,8 +417,9 @@ impl Session {
             copying: 0,
             gate: attachment.gate,
             barrier: None,
-            special: room.unaligned.is_some(),
+            special: room.unaligned.is_some() || room.spread.is_some(),
             unaligned: room.unaligned,
+            spread: room.spread,
             removed: false,
             stats: former.map_or_else(Arc::default, |stats| Arc::new(RingStats::resume(stats))),
             now_ns: 0,
@@ -525,23 +552,34 @@ impl Session {
     }
 
     fn judge_special(&mut self) {
-        self.special = self.barrier.is_some() || self.unaligned.is_some() || self.is_empty();
+        let spread = self.volume.map.is_some();
+        self.special =
+            self.barrier.is_some() || self.unaligned.is_some() || spread || self.is_empty();
     }
 
-    /// The disk is lost, and may still write to the memory of what it was given: takes the guest's
-    /// pages from it, and gives up the buffers that it was given.
-    pub(crate) fn cut_off(&mut self, grants: &impl GrantOps, pool: &mut BufferPool) {
+    /// A disk is lost, and may still write to the memory of what it was given: takes the guest's
+    /// pages from it, and gives up the buffers that it was given. No other disk that works may have
+    /// anything of this ring.
+    pub(crate) fn cut_off(&mut self, disk: usize, grants: &impl GrantOps, pool: &mut BufferPool) {
         if let Some(cache) = &mut self.cache {
             self.stats.frames_lost.add(cache.cut_off(grants) as u64);
         }
-        for (slot, progress) in self.slots.iter_mut().zip(&self.progress) {
-            let busy =
-                matches!(slot.state, State::InFlight | State::OneBuffer) || progress.is_with_disk();
+        for (index, slot) in self.slots.iter_mut().enumerate() {
+            let busy = match &self.spread {
+                None => {
+                    matches!(slot.state, State::InFlight | State::OneBuffer)
+                        || self.progress[index].is_with_disk()
+                }
+                Some(spread) => spread.has(index, disk),
+            };
             if busy && slot.path == Path::Copied {
                 slot.path = Path::None;
                 let pieces = slot.pieces(&self.arena);
                 pieces.iter().for_each(|piece| pool.lose(piece.bus));
             }
+        }
+        if self.spread.is_some() {
+            self.take_back_mapped(pool);
         }
     }
 

@@ -21,7 +21,7 @@ pub(crate) enum Kind {
 /// Those that take turns with each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Lane {
-    /// The disk's number on the core.
+    /// The disk's number on the core, or another number of a volume that is spread over several runs.
     pub(crate) disk: usize,
     /// The guest's place on the core.
     pub(crate) guest: u16,

@@ -204,8 +204,11 @@ pub struct Worker<Q, G, N> {
     report: Option<Report<Q>>,
     /// Rings to be given back once they are drained.
     draining: Vec<RingId>,
-    /// Something that was ordered is not done yet: a ring is being drained, or blocks are being read.
+    /// Something that was ordered is not done yet: a ring is being drained, blocks are being read, or a
+    /// disk is to be cut off.
     owing: bool,
+    /// Orders that were carried out and do not count as such yet, since an earlier one has not been.
+    early: u64,
     reported: bool,
     stats: Arc<CoreStats>,
     /// When the last turn was, and whether it found work.
@@ -238,6 +241,7 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> Worker<Q, G, N> {
             pacer: Pacer::new(poll),
             report: None,
             owing: false,
+            early: 0,
             reported: false,
             stats,
             last: None,
@@ -472,6 +476,10 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> Worker<Q, G, N> {
         let Some(core) = &mut self.core else {
             return false;
         };
+        if core.is_cutting() && core.attend_cut_off() {
+            self.note_done();
+            return true;
+        }
         if self.report.is_some() {
             return false;
         }
@@ -492,7 +500,7 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> Worker<Q, G, N> {
             self.report = Some(Report::Read(read));
             return false;
         }
-        self.owing = core.is_reading() || !self.draining.is_empty();
+        self.owing = core.is_reading() || !self.draining.is_empty() || core.is_cutting();
         let Some(order) = self.link.orders.take() else {
             return false;
         };
@@ -517,7 +525,7 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> Worker<Q, G, N> {
             Order::Resize { ring, sectors } => core.resize(ring, sectors),
             Order::Remove { disk, unit } => core.remove(disk, unit),
             Order::FailDisk(disk) => core.fail_disk(disk),
-            Order::CutOff(disk) => core.cut_off(disk),
+            Order::CutOff(disk) => self.owing |= !core.cut_off(disk),
             Order::Renew(disk) => core.renew(disk),
             Order::Begin(disk) => core.begin(disk),
             Order::Read(read) => match core.begin_read(read) {
@@ -535,10 +543,18 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> Worker<Q, G, N> {
                 self.report = Some(Report::Stopped(queues.unwrap_or_default()));
             }
         }
-        // Only this core writes it. Release: see [`Link::done`].
-        let done = self.link.done.load(Ordering::Relaxed) + 1;
-        self.link.done.store(done, Ordering::Release);
+        self.early += 1;
+        if !self.core.as_ref().is_some_and(RingCore::is_cutting) {
+            self.note_done();
+        }
         true
+    }
+
+    /// Counts what was carried out.
+    fn note_done(&mut self) {
+        // Only this core writes it. Release: see [`Link::done`].
+        let done = self.link.done.load(Ordering::Relaxed) + core::mem::take(&mut self.early);
+        self.link.done.store(done, Ordering::Release);
     }
 
     fn send(&mut self) {

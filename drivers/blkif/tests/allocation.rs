@@ -15,7 +15,7 @@ use std::ptr;
 use common::{COPIED, How, PERSISTENT, Rig, assert_all};
 use spindle_blkif::abi::{Abi, Operation, RspStatus};
 use spindle_blkif::{Claims, NoRoom, Session, Unusable};
-use spindle_block::IoError;
+use spindle_block::{IoError, Run, Stretch, Volume};
 use spindle_hw::SharedPages;
 
 thread_local! {
@@ -103,12 +103,30 @@ const INDIRECT: How = How {
     ..PERSISTENT
 };
 
+/// A volume of the first blocks of so many disks.
+fn spread(disk: &Volume, disks: usize) -> Volume {
+    let backing: Vec<_> = (0..disks)
+        .map(|number| Volume {
+            disk: number,
+            ..disk.clone()
+        })
+        .collect();
+    let stretch = |volume| Stretch {
+        sectors: 64,
+        chunk: 0,
+        runs: vec![Run { volume, sector: 0 }],
+    };
+    let stretches: Vec<_> = (0..disks).map(stretch).collect();
+    Volume::assembled("vg/lv".into(), &stretches, &backing).unwrap()
+}
+
 #[test]
 fn a_ring_takes_the_memory_that_it_is_said_to_take() {
-    for (how, pages, unaligned) in [
-        (COPIED, 1, false),
-        (PERSISTENT, 2, true),
-        (INDIRECT, 16, false),
+    for (how, pages, unaligned, disks) in [
+        (COPIED, 1, false, 0),
+        (PERSISTENT, 2, true, 2),
+        (INDIRECT, 16, false, 0),
+        (INDIRECT, 16, false, 3),
     ] {
         let said = Session::footprint(
             pages,
@@ -116,8 +134,12 @@ fn a_ring_takes_the_memory_that_it_is_said_to_take() {
             how.frames.unwrap_or(0),
             how.indirect > 0,
             unaligned,
+            disks,
         );
         let mut rig = Rig::new();
+        if disks > 0 {
+            rig.volume = spread(&rig.volume, disks);
+        }
         rig.claims = unaligned.then(|| Arc::new(Claims::new().unwrap()));
         let how = How {
             ring_pages: pages,
@@ -134,8 +156,8 @@ fn a_ring_takes_the_memory_that_it_is_said_to_take() {
         assert!(BYTES.get() <= before);
     }
     assert_eq!(
-        Session::footprint(3, Abi::Native, 0, false, false),
-        Session::footprint(0, Abi::Native, 0, false, false)
+        Session::footprint(3, Abi::Native, 0, false, false, 0),
+        Session::footprint(0, Abi::Native, 0, false, false, 0)
     );
 }
 

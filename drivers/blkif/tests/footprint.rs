@@ -22,7 +22,7 @@ fn said() -> Vec<usize> {
 #[test]
 fn a_ring_takes_as_many_kib_as_is_documented() {
     let kib = |pages| {
-        let bytes = Session::footprint(pages, Abi::Native, CACHED_GRANTS, true, false);
+        let bytes = Session::footprint(pages, Abi::Native, CACHED_GRANTS, true, false, 0);
         bytes.div_ceil(1024)
     };
     let &[one, sixteen, pages, ..] = &said()[..] else {

@@ -82,7 +82,7 @@ proptest! {
         poll in prop::sample::select(vec![0u64, 1000]),
     ) {
         let config = Config { copy_batch, rings: 8, ..Config::default() };
-        let mut rig = Rig::sized(&Sizes { disks: 2, depth, buffers, config });
+        let mut rig = Rig::sized(&Sizes { disks: 2, apart: false, depth, buffers, config });
         for disk in 0..2 {
             rig.core.queue_mut(disk).unwrap().hold = true;
         }

@@ -126,12 +126,6 @@ impl Map {
         &self.disks
     }
 
-    /// Whether any of its blocks is on `disk`.
-    #[must_use]
-    pub fn is_on(&self, disk: usize) -> bool {
-        self.disks.iter().any(|part| part.disk == disk)
-    }
-
     /// Where this block of the volume is; `None` if it is beyond the end.
     #[must_use]
     pub fn locate(&self, block: u64) -> Option<Place> {
@@ -342,25 +336,28 @@ impl Volume {
         Ok(volume)
     }
 
+    /// The parts of disks that its blocks are on.
+    pub fn units(&self) -> impl Iterator<Item = (usize, Unit)> {
+        let single = self.map.is_none().then_some((self.disk, self.unit));
+        let mapped = self.map.iter().flat_map(|map| map.disks.iter());
+        mapped.map(|it| (it.disk, it.unit)).chain(single)
+    }
+
+    /// The disks that its blocks are on; one of which it has several parts is there as often.
+    pub fn disks(&self) -> impl Iterator<Item = usize> {
+        self.units().map(|(disk, _)| disk)
+    }
+
     /// Whether any of its blocks is on this disk.
     #[must_use]
     pub fn is_on(&self, disk: usize) -> bool {
-        match &self.map {
-            None => self.disk == disk,
-            Some(map) => map.is_on(disk),
-        }
+        self.disks().any(|it| it == disk)
     }
 
     /// Whether any of its blocks is on this part of a disk.
     #[must_use]
     pub fn is_on_unit(&self, disk: usize, unit: Unit) -> bool {
-        match &self.map {
-            None => (self.disk, self.unit) == (disk, unit),
-            Some(map) => {
-                let is_it = |it: &MappedDisk| (it.disk, it.unit) == (disk, unit);
-                map.disks.iter().any(is_it)
-            }
-        }
+        self.units().any(|it| it == (disk, unit))
     }
 }
 

@@ -288,6 +288,7 @@ fn footprint(
         CACHED_GRANTS,
         indirect,
         disk.claims.is_some(),
+        disk.volume.map.as_ref().map_or(0, |map| map.disks().len()),
     )
 }
 

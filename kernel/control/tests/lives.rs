@@ -59,7 +59,7 @@ fn with_nvme(cores: usize) -> (World, FakeNvme) {
 
 /// Bytes of heap that a ring of one page takes.
 fn footprint() -> usize {
-    Session::footprint(1, Abi::Native, CACHE, true, false)
+    Session::footprint(1, Abi::Native, CACHE, true, false, 0)
 }
 
 /// Publishes two rings, of which something refuses the second or a page of it, and expects an error

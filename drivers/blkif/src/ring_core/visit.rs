@@ -7,7 +7,7 @@ use spindle_xen::event::Notify;
 use spindle_xen::grant::GrantOps;
 
 use super::awake::ASLEEP_NS;
-use super::{Disk, RingCore, Shared, Work, split};
+use super::{Disk, RingCore, Shared, Work, split, spread};
 use crate::session::{Means, Session};
 
 /// Disks are told the time so often, all of them, and in the first visit after a rest: what they measure
@@ -57,14 +57,18 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
                     }
                     session.copy_out(ring, &mut self.copies);
                     let number = session.volume().disk;
-                    if session.takes()
-                        && let Some(disk) = self.disks.get_mut(number)
-                    {
-                        disk.allow(session);
-                        let open = !disk.full && disk.waiting.is_free();
-                        let queue = open.then_some(&mut disk.queue);
-                        work.taken += session.intake(ring, self.budget, queue, &self.grants);
-                        disk.charge(session, number, &mut self.busy);
+                    if session.takes() {
+                        if let Some(disk) = self.disks.get_mut(number) {
+                            disk.allow(session);
+                            let open = !disk.full && disk.waiting.is_free();
+                            let queue = open.then_some(&mut disk.queue);
+                            work.taken += session.intake(ring, self.budget, queue, &self.grants);
+                            disk.charge(session, number, &mut self.busy);
+                        } else {
+                            // It is on several disks.
+                            let (disks, grants) = (&mut self.disks, &self.grants);
+                            work.taken += spread::intake(disks, session, ring, self.budget, grants);
+                        }
                     }
                     if session.is_waiting() {
                         waiting = true;
@@ -188,8 +192,10 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
     pub(super) fn count_alone(&mut self) {
         if let Some((ring, at_ns)) = self.alone.take()
             && let Some(Some(session)) = self.rings.get_mut(usize::from(ring))
-            && let Some(disk) = self.disks.get_mut(session.volume().disk)
         {
+            let Some(disk) = self.disks.get_mut(session.volume().disk) else {
+                return spread::count_alone(&mut self.disks, session, at_ns);
+            };
             let own = session.outstanding();
             disk.scheduler.count_alone(session.party(own), at_ns);
         }
@@ -242,10 +248,11 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
             .iter_mut()
             .for_each(|disk| disk.scheduler.start());
         for &ring in self.awake.places() {
-            if let Some(Some(session)) = self.rings.get_mut(usize::from(ring))
-                && let Some(disk) = self.disks.get_mut(session.volume().disk)
-            {
-                disk.count(session, self.now_ns);
+            if let Some(Some(session)) = self.rings.get_mut(usize::from(ring)) {
+                match self.disks.get_mut(session.volume().disk) {
+                    Some(disk) => disk.count(session, self.now_ns),
+                    None => spread::count(&mut self.disks, session, self.now_ns),
+                }
             }
         }
     }
@@ -273,11 +280,17 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
     #[inline(never)]
     fn next_round(&mut self) -> bool {
         for &ring in self.awake.places() {
-            if let Some(Some(session)) = self.rings.get_mut(usize::from(ring))
-                && session.is_throttled()
-                && let Some(disk) = self.disks.get_mut(session.volume().disk)
-                && disk.scheduler.is_contended()
-            {
+            let Some(Some(session)) = self.rings.get_mut(usize::from(ring)) else {
+                continue;
+            };
+            if !session.is_throttled() {
+                continue;
+            }
+            let Some(disk) = self.disks.get_mut(session.volume().disk) else {
+                spread::leave_over(&mut self.disks, session);
+                continue;
+            };
+            if disk.scheduler.is_contended() {
                 let own = session.outstanding();
                 disk.scheduler.left_over(&session.party(own));
             }
@@ -355,7 +368,8 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
         }
         let number = session.volume().disk;
         let Some(disk) = self.disks.get_mut(number) else {
-            return;
+            let (shared, busy) = (&mut self.shared, &mut self.busy);
+            return spread::submit(&mut self.disks, session, ring, shared, busy);
         };
         if !session.is_ready() {
             disk.waiting.leave(ring);
@@ -387,6 +401,16 @@ impl<Q> Disk<Q> {
         if !self.busy {
             self.busy = true;
             busy.push(number as u16);
+        }
+    }
+
+    /// Its queue is full at the turn of a ring, of which it took `any` commands or none before.
+    pub(crate) fn note_full(&mut self, ring: u16, any: bool) {
+        self.full = true;
+        if any {
+            self.waiting.leave(ring);
+        } else {
+            self.waiting.join(ring);
         }
     }
 

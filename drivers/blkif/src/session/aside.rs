@@ -1,6 +1,8 @@
 //! Flushes and discards of a ring that wait for their turn: aside, where they hold up nothing of
 //! their ring. Its guest has one of each with a disk at a time (`turns`).
 
+use alloc::sync::Arc;
+
 use spindle_block::{IoError, IoResult, Op};
 
 use super::Session;
@@ -29,9 +31,16 @@ impl Aside {
 }
 
 impl Session {
+    /// Rings of a volume that is spread over several runs have lanes to themselves: no disk's own can
+    /// tell them from others.
     fn lane(&self, kind: Kind) -> Lane {
+        let disk = match &self.volume.map {
+            None => self.volume.disk,
+            // No disk has the number of an address, and no two maps that are in use have one.
+            Some(map) => Arc::as_ptr(map).addr(),
+        };
         Lane {
-            disk: self.volume.disk,
+            disk,
             guest: self.guest,
             kind,
         }

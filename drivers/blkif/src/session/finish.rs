@@ -17,17 +17,17 @@ impl Session {
     /// The disk has done what a request asked for, unless it makes that up.
     #[inline(always)]
     pub(crate) fn succeed(&mut self, index: u16, now_ns: u64, shared: &mut Shared) {
-        let Some(slot) = self.slots.get_mut(usize::from(index)) else {
-            return;
-        };
-        if slot.state == State::OnePage {
-            let freed = slot.free();
-            self.answer(index, freed, RspStatus::OKAY, now_ns);
-        } else if slot.state == State::Pages {
-            self.finish_pages(index, RspStatus::OKAY, now_ns);
-        } else {
-            self.complete(index, Ok(()), now_ns, shared);
+        if let Some(slot) = self.slots.get_mut(usize::from(index)) {
+            if slot.state == State::OnePage {
+                let freed = slot.free();
+                return self.answer(index, freed, RspStatus::OKAY, now_ns);
+            }
+            if slot.state == State::Pages {
+                return self.finish_pages(index, RspStatus::OKAY, now_ns);
+            }
         }
+        // In other ways, or it is a piece of a request.
+        self.complete(index, Ok(()), now_ns, shared);
     }
 
     /// The disk is done with a request, unless it makes that up.
@@ -42,7 +42,7 @@ impl Session {
         let pool = &mut shared.pool;
         self.now_ns = now_ns;
         let Some(slot) = self.slots.get_mut(usize::from(index)) else {
-            return;
+            return self.complete_piece(index, result, now_ns, shared);
         };
         match slot.state {
             State::InFlight | State::Ready => {

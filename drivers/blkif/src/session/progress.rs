@@ -72,7 +72,9 @@ impl Progress {
         let load = self.load / self.parts.max(1);
         self.load -= load;
         self.parts = self.parts.saturating_sub(1);
-        self.error = self.error.or(result.err());
+        if let Err(error) = result {
+            self.fail(error);
+        }
         load.into()
     }
 
@@ -81,9 +83,12 @@ impl Progress {
         self.parts > 0
     }
 
-    /// The rest of it will not be done, and why.
+    /// A part of it has failed, or the rest of it will not be done, and why. The first reason counts,
+    /// unless that is only that one of several disks does not know such commands.
     pub(super) fn fail(&mut self, why: IoError) {
-        self.error.get_or_insert(why);
+        if matches!(self.error, None | Some(IoError::Unsupported)) {
+            self.error = Some(why);
+        }
     }
 
     /// Whether a part has failed.

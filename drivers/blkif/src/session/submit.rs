@@ -14,7 +14,7 @@ use crate::scheduler::{DISCARD_COST, FLUSH_COST};
 
 /// A request whose pages the disk would need more commands for than this, and than there would be
 /// pages if its pieces lay together, is copied, so that they do.
-const MOST_COMMANDS: usize = 16;
+pub(super) const MOST_COMMANDS: usize = 16;
 
 impl Session {
     /// Submits what is ready, in line order, as far as the credit goes. Returns whether the disk
@@ -56,19 +56,7 @@ impl Session {
                 Err(SubmitError::Scattered)
                     if self.slots[usize::from(index)].path == Path::Mapped =>
                 {
-                    // It keeps its place and is copied at the next visit after the disk has
-                    // answered what it has of it. Those behind it give their buffers back, or it
-                    // might wait for them without end.
-                    if !self.take_back(index, &mut shared.pool) {
-                        break;
-                    }
-                    for at in 1..core::mem::take(&mut self.ready) {
-                        if let Some(index) = self.line.get(at)
-                            && self.slots[usize::from(index)].path == Path::Copied
-                        {
-                            self.take_back(index, &mut shared.pool);
-                        }
-                    }
+                    self.copy_instead(index, shared);
                     break;
                 }
                 Err(error) => {
@@ -80,6 +68,22 @@ impl Session {
             }
         }
         (any, false)
+    }
+
+    /// The disk cannot be given the pages of the request at the head of the line as they lie. It keeps
+    /// its place and is copied at the next visit after the disk has answered what it has of it. Those
+    /// behind it give their buffers back, or it might wait for them without end.
+    pub(super) fn copy_instead(&mut self, index: u16, shared: &mut Shared) {
+        if !self.take_back(index, &mut shared.pool) {
+            return;
+        }
+        for at in 1..core::mem::take(&mut self.ready) {
+            if let Some(index) = self.line.get(at)
+                && self.slots[usize::from(index)].path == Path::Copied
+            {
+                self.take_back(index, &mut shared.pool);
+            }
+        }
     }
 
     /// Gives the disk those at the head of the line that have one page each, in a buffer, as far as
@@ -203,7 +207,7 @@ impl Session {
     }
 
     /// The disk will not have the request at the head of the line, or the rest of it.
-    fn give_up(&mut self, index: u16, error: SubmitError, shared: &mut Shared) {
+    pub(super) fn give_up(&mut self, index: u16, error: SubmitError, shared: &mut Shared) {
         self.leave_line();
         let mut why = match error {
             SubmitError::Unsupported => IoError::Unsupported,
@@ -251,6 +255,6 @@ pub(super) fn is_in_pieces(sectors: u32, segments: u16) -> bool {
     usize::from(segments) > MOST_COMMANDS && missing as usize * 2 + 1 > MOST_COMMANDS
 }
 
-fn pages_of(sectors: u32) -> usize {
+pub(super) fn pages_of(sectors: u32) -> usize {
     sectors.div_ceil(SECTORS_PER_PAGE.into()) as usize
 }

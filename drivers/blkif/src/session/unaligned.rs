@@ -11,7 +11,7 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 use core::slice;
 
-use spindle_block::{Command, DiskQueue, Op, SubmitError};
+use spindle_block::{Command, DiskQueue, Op, Segment, SubmitError, Unit};
 use spindle_hw::PAGE_SIZE;
 use spindle_xen::grant::{CopyOp, GrantOps};
 
@@ -220,6 +220,36 @@ impl Session {
         self.fill(index) == Fill::Done
     }
 
+    /// The next block at an end of a chunk that is to be read, of which as many have been as the disk was
+    /// given, and where to.
+    pub(super) fn next_fill(&self, index: u16) -> Option<(u64, Segment)> {
+        let slot = &self.slots[usize::from(index)];
+        let progress = &self.progress[usize::from(index)];
+        let mut ends = self.ends_of_chunk(index).into_iter().flatten();
+        let at = ends.nth(progress.sent as usize)?;
+        let piece = slot.pieces(&self.arena).get(at)?;
+        // A buffer is a page, and so is a block.
+        let block = slot.block + u64::from(progress.done()) / PAGE_SIZE as u64 + at as u64;
+        Some((block, *piece))
+    }
+
+    /// What reads such a block of a part of a disk.
+    pub(super) fn fill_command<'a>(
+        &self,
+        unit: Unit,
+        block: u64,
+        piece: &'a Segment,
+    ) -> Command<'a> {
+        Command {
+            op: Op::Read,
+            unit,
+            block_shift: self.volume.block_shift,
+            block,
+            blocks: 0,
+            segments: slice::from_ref(piece),
+        }
+    }
+
     /// Has the blocks at the ends of a chunk read, for the request at the head of the line, which
     /// leaves the line then.
     #[cold]
@@ -229,25 +259,10 @@ impl Session {
         index: u16,
         queue: &mut Q,
     ) -> Result<(), SubmitError> {
-        let ends = self.ends_of_chunk(index).into_iter().flatten();
-        let given = self.progress[usize::from(index)].sent as usize;
-        for at in ends.skip(given) {
-            let slot = &self.slots[usize::from(index)];
-            let progress = &mut self.progress[usize::from(index)];
-            let Some(piece) = slot.pieces(&self.arena).get(at) else {
-                break;
-            };
-            let command = Command {
-                op: Op::Read,
-                unit: self.volume.unit,
-                block_shift: self.volume.block_shift,
-                // A buffer is a page, and so is a block.
-                block: slot.block + u64::from(progress.done()) / PAGE_SIZE as u64 + at as u64,
-                blocks: 0,
-                segments: slice::from_ref(piece),
-            };
+        while let Some((block, piece)) = self.next_fill(index) {
+            let command = self.fill_command(self.volume.unit, block, &piece);
             queue.submit(&command, tag(ring, index))?;
-            progress.give(1, 1);
+            self.progress[usize::from(index)].give(1, 1);
             self.ledger.give(1, 1);
         }
         self.slots[usize::from(index)].state = State::InFlight;

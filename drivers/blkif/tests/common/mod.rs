@@ -233,8 +233,9 @@ impl DiskQueue for TestDisk {
 
 /// Sizes of a rig.
 pub struct Sizes {
-    /// Disks with the same contents.
+    /// Disks, with the same contents unless they are apart.
     pub disks: usize,
+    pub apart: bool,
     pub depth: usize,
     pub buffers: usize,
     pub config: Config,
@@ -244,6 +245,7 @@ impl Default for Sizes {
     fn default() -> Self {
         Self {
             disks: 1,
+            apart: false,
             depth: 256,
             buffers: 64,
             config: Config::default(),
@@ -255,7 +257,7 @@ impl Default for Sizes {
 pub const INDIRECT: u16 = 32;
 
 /// How a frontend is attached.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub struct How {
     /// Frames of its window; none without persistent grants.
     pub frames: Option<usize>,
@@ -328,7 +330,10 @@ impl Rig {
         let grants: &FakeGrants<'_> = Box::leak(Box::new(FakeGrants::new(bus)));
         let events: &FakeEvents = Box::leak(Box::default());
         let disk = RamDisk::new(1 << 20, bus).unwrap();
-        let queues = (0..sizes.disks).map(|_| TestDisk::new(disk.queue(sizes.depth, bus)));
+        let queues = (0..sizes.disks).map(|_| {
+            let own = sizes.apart.then(|| RamDisk::new(1 << 20, bus).unwrap());
+            TestDisk::new(own.as_ref().unwrap_or(&disk).queue(sizes.depth, bus))
+        });
         let queues = queues.collect();
         let buffers = bus.alloc(sizes.buffers).unwrap();
         Self {
@@ -345,7 +350,11 @@ impl Rig {
     }
 
     pub fn disk(&mut self) -> &mut TestDisk {
-        self.core.queue_mut(0).unwrap()
+        self.nth(0)
+    }
+
+    pub fn nth(&mut self, disk: usize) -> &mut TestDisk {
+        self.core.queue_mut(disk).unwrap()
     }
 
     /// Attaches a frontend of domain `dom`, which notifies on port `dom`.

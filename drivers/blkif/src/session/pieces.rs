@@ -1,0 +1,287 @@
+//! From the line to the disks, for a volume that is spread over several runs of blocks: each request in
+//! as many pieces as it meets runs, and in further parts where a disk takes less.
+//!
+//! A piece is cut when it is its turn, so that a request of a thousand pieces takes no more memory than
+//! one, and waits in line, with what is left of it, for places in the queue of the next disk. What is
+//! behind it waits as well, also for other disks: the order of a ring's requests is kept.
+//!
+//! A request is answered when no disk has any piece of it, with the worst that came of one. A flush goes
+//! to all disks that have a cache at once. Of a discard one piece is with a disk at a time.
+
+use spindle_block::{Budget, Command, DiskQueue, IoResult, Map, Op, Part, Place, SubmitError};
+use spindle_hw::PAGE_SIZE;
+
+use super::Session;
+use super::slot::{Path, State};
+use super::spread::{Spread, piece_tag, split};
+use super::submit::{MOST_COMMANDS, is_in_pieces, pages_of};
+use crate::pool::BufferPool;
+use crate::ring_core::{Disk, Shared};
+use crate::scheduler::{DISCARD_COST, FLUSH_COST};
+
+/// What became of the next piece.
+enum Sent {
+    Done,
+    /// Not now: it waits for its turn with the disk of this share, or has no credit there.
+    Not(Option<usize>),
+}
+
+impl Session {
+    /// Submits what is ready, in line order, as far as the credit goes that there is for each disk.
+    pub(crate) fn submit_spread<Q: DiskQueue>(
+        &mut self,
+        ring: u16,
+        disks: &mut [Disk<Q>],
+        shared: &mut Shared,
+    ) {
+        let Some(mut spread) = self.spread.take() else {
+            return;
+        };
+        let waits = match spread.paused {
+            false => self.submit_pieces(&mut spread, ring, disks, shared),
+            true => None,
+        };
+        for (at, share) in spread.shares().iter().enumerate() {
+            if waits != Some(at)
+                && let Some(disk) = disks.get_mut(share.disk)
+            {
+                disk.waiting.leave(ring);
+            }
+        }
+        self.spread = Some(spread);
+    }
+
+    /// The same; gives the share whose disk it waits for a place with.
+    fn submit_pieces<Q: DiskQueue>(
+        &mut self,
+        spread: &mut Spread,
+        ring: u16,
+        disks: &mut [Disk<Q>],
+        shared: &mut Shared,
+    ) -> Option<usize> {
+        while let Some(index) = self.line.get(0)
+            && self.slots[usize::from(index)].state == State::Ready
+        {
+            let begun = self.progress[usize::from(index)].sent > 0;
+            let sent = if self.is_empty() {
+                Err(SubmitError::Gone)
+            } else if !begun && self.step_aside(ring, index, &mut shared.turns) {
+                continue;
+            } else if self.is_fill_due(index) {
+                self.fill_next(spread, ring, index, disks)
+            } else {
+                self.submit_piece(spread, ring, index, disks)
+            };
+            match sent {
+                Ok(Sent::Done) => {}
+                Ok(Sent::Not(share)) => return share,
+                Err(SubmitError::Scattered)
+                    if self.slots[usize::from(index)].path == Path::Mapped =>
+                {
+                    self.copy_instead(index, shared);
+                    return None;
+                }
+                Err(error) => {
+                    self.give_up(index, error, shared);
+                    if self.has_aside() {
+                        self.resume(ring, &mut shared.turns, &mut shared.pool);
+                    }
+                }
+            }
+        }
+        None
+    }
+
+    /// Gives a disk the next piece of the request at the head of the line, or a part of it. The request
+    /// leaves the line with the last of what it has memory for.
+    fn submit_piece<Q: DiskQueue>(
+        &mut self,
+        spread: &mut Spread,
+        ring: u16,
+        index: u16,
+        disks: &mut [Disk<Q>],
+    ) -> Result<Sent, SubmitError> {
+        let slot = &self.slots[usize::from(index)];
+        let progress = &mut self.progress[usize::from(index)];
+        let map = self.volume.map.as_deref().ok_or(SubmitError::Gone)?;
+        if slot.failed {
+            return Err(SubmitError::Gone);
+        }
+        let shift = self.volume.block_shift;
+        let place = match slot.op {
+            Op::Flush => {
+                progress.blocks = caches(map).count() as u64;
+                caches(map).nth(progress.sent as usize)
+            }
+            Op::Discard | Op::SecureDiscard => {
+                map.gather(slot.block, progress.blocks, progress.sent)
+            }
+            _ => {
+                let done = u64::from(progress.done() >> (shift & 31));
+                map.locate(slot.block.saturating_add(done + progress.sent))
+            }
+        };
+        let place = place.ok_or(SubmitError::Gone)?;
+        let share = spread.share_of(place.part);
+        let Some(disk) = spread.disk(share, disks) else {
+            return Err(SubmitError::Gone);
+        };
+        if spread.credit(share) == 0 {
+            return Ok(Sent::Not(None));
+        }
+        if !disk.waiting.admits(ring) {
+            return Ok(Sent::Not(Some(share)));
+        }
+        let mut command = Command {
+            op: slot.op,
+            unit: place.unit,
+            block_shift: shift,
+            block: place.block,
+            blocks: 0,
+            segments: &[],
+        };
+        if slot.has_data() {
+            let blocks = place.blocks.min(progress.blocks - progress.sent);
+            let bytes = |blocks: u64| (blocks << (shift & 31)) as u32;
+            let memory = slot.pieces(&self.arena);
+            spread.cut(index, memory, bytes(progress.sent), bytes(blocks));
+            command.segments = spread.piece();
+            let cached = map.disks().get(place.part).is_some_and(|it| it.write_cache);
+            if command.op == Op::WriteThrough && !cached {
+                command.op = Op::Write;
+            }
+            let (sectors, count) = (bytes(blocks) / 512, command.segments.len());
+            if slot.path == Path::Mapped && is_in_pieces(sectors, count as u16) {
+                let pages = pages_of(sectors).min(count);
+                if disk.queue.requests(&command)? > MOST_COMMANDS.max(pages) {
+                    return Err(SubmitError::Scattered);
+                }
+            }
+        } else if slot.op != Op::Flush {
+            command.blocks = place.blocks;
+        }
+        let credit = spread.credit(share);
+        let budget = Budget {
+            commands: if slot.has_data() { credit as usize } else { 1 },
+            bytes: credit.saturating_mul(PAGE_SIZE as u32),
+        };
+        let tag = piece_tag(ring, index, share);
+        let Part { blocks, commands } = match disk.queue.submit_part(&command, 0, budget, tag) {
+            Ok(part) => part,
+            Err(SubmitError::Full) => {
+                self.stats.out_of_room.add(1);
+                disk.note_full(ring, spread.has_sent(share));
+                return Ok(Sent::Not(Some(share)));
+            }
+            Err(error) => return Err(error),
+        };
+        let (blocks, load, cost) = match slot.op {
+            Op::Flush => (1, 0, FLUSH_COST),
+            Op::Discard | Op::SecureDiscard => (blocks, 0, DISCARD_COST),
+            _ => {
+                let pages = (blocks << (shift & 31)).div_ceil(PAGE_SIZE as u64) as u32;
+                let load = pages.max(commands as u32);
+                (blocks, load, load)
+            }
+        };
+        progress.give(blocks, 0);
+        spread.give(index, share, load, cost);
+        let all = progress.sent >= progress.blocks;
+        if all || !(slot.has_data() || slot.op == Op::Flush) {
+            self.slots[usize::from(index)].state = State::InFlight;
+            self.leave_line();
+        }
+        Ok(Sent::Done)
+    }
+
+    /// Has the next block at an end of a chunk read, for the request at the head of the line, which
+    /// leaves the line with the last of them.
+    #[cold]
+    fn fill_next<Q: DiskQueue>(
+        &mut self,
+        spread: &mut Spread,
+        ring: u16,
+        index: u16,
+        disks: &mut [Disk<Q>],
+    ) -> Result<Sent, SubmitError> {
+        if self.slots[usize::from(index)].failed {
+            return Err(SubmitError::Gone);
+        }
+        let Some((block, piece)) = self.next_fill(index) else {
+            self.slots[usize::from(index)].state = State::InFlight;
+            self.leave_line();
+            return Ok(Sent::Done);
+        };
+        let map = self.volume.map.as_deref();
+        let place = map.and_then(|map| map.locate(block));
+        let place = place.ok_or(SubmitError::Gone)?;
+        let share = spread.share_of(place.part);
+        let Some(disk) = spread.disk(share, disks) else {
+            return Err(SubmitError::Gone);
+        };
+        if spread.credit(share) == 0 {
+            return Ok(Sent::Not(None));
+        }
+        if !disk.waiting.admits(ring) {
+            return Ok(Sent::Not(Some(share)));
+        }
+        let command = self.fill_command(place.unit, place.block, &piece);
+        match disk.queue.submit(&command, piece_tag(ring, index, share)) {
+            Ok(()) => {}
+            Err(SubmitError::Full) => {
+                self.stats.out_of_room.add(1);
+                disk.note_full(ring, spread.has_sent(share));
+                return Ok(Sent::Not(Some(share)));
+            }
+            Err(error) => return Err(error),
+        }
+        self.progress[usize::from(index)].give(1, 0);
+        spread.give(index, share, 1, 1);
+        Ok(Sent::Done)
+    }
+
+    /// A disk is done with a piece of a request, unless it makes that up.
+    #[cold]
+    pub(super) fn complete_piece(
+        &mut self,
+        tagged: u16,
+        result: IoResult,
+        now_ns: u64,
+        shared: &mut Shared,
+    ) {
+        if let Some(spread) = &mut self.spread
+            && let Some((slot, share)) = split(tagged)
+            && usize::from(slot) < self.slots.len()
+            && spread.take(slot, share)
+        {
+            self.complete(slot, result, now_ns, shared);
+        }
+    }
+
+    /// No page that requests in line have is mapped any longer: they wait for memory again, or fail if a
+    /// disk has a piece of them.
+    #[cold]
+    pub(super) fn take_back_mapped(&mut self, pool: &mut BufferPool) {
+        self.ready = 0;
+        for at in 0..self.line.len() {
+            if let Some(index) = self.line.get(at)
+                && self.slots[usize::from(index)].path == Path::Mapped
+                && !self.take_back(index, pool)
+            {
+                self.slots[usize::from(index)].failed = true;
+            }
+        }
+    }
+}
+
+/// The disks with a write cache, as places to flush.
+fn caches(map: &Map) -> impl Iterator<Item = Place> {
+    let disks = map.disks().iter().enumerate();
+    let cached = disks.filter(|(_, disk)| disk.write_cache);
+    cached.map(|(part, disk)| Place {
+        part,
+        unit: disk.unit,
+        block: 0,
+        blocks: 1,
+    })
+}
