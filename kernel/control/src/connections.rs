@@ -234,8 +234,11 @@ impl<H: Hypervisor> Devices<H> {
         let rings = u16::try_from(layout.queues.len()).unwrap_or(u16::MAX);
         let members = layout.queues.iter().zip(Gate::members(rings));
         for (number, (queue, gate)) in members.enumerate() {
-            let Some(core) = cores.place(disk.volume.disk) else {
-                let text = "no ring core has a queue on this disk";
+            let Some(core) = cores.place(&disk.volume) else {
+                let text = match disk.volume.map {
+                    None => "no ring core has a queue on this disk",
+                    Some(_) => "no ring core has a queue on each of its disks",
+                };
                 self.list[at].phase = ConnectionPhase::Refused(Refusal::new(Errno::ENODEV, text));
                 break;
             };

@@ -9,7 +9,7 @@ use core::fmt;
 use log::{info, warn};
 use spindle_blkif::stats::CoreStats;
 use spindle_blkif::worker::{Link, Order, Report};
-use spindle_block::Targets;
+use spindle_block::{Targets, Volume};
 use spindle_xen::event::Port;
 use spindle_xen::xenbus::DeviceId;
 
@@ -84,6 +84,11 @@ impl<Q> Core<Q> {
     /// Whether it has a queue on `disk`.
     fn serves(&self, disk: usize) -> bool {
         self.disks.get(disk).copied().unwrap_or(false)
+    }
+
+    /// Whether it has a queue on every disk of `volume`.
+    fn serves_all(&self, volume: &Volume) -> bool {
+        volume.disks().all(|disk| self.serves(disk))
     }
 
     /// Whether an order that waits for the mailbox does for this one, perhaps with another size: those
@@ -173,7 +178,7 @@ impl<H: Hypervisor, W: CoreWorker> Cores<H, W> {
             None => info!("{cores} ring cores"),
         }
         for volume in targets.disks() {
-            let queues = self.serving(volume.disk);
+            let queues = self.serving(volume);
             // Once for all namespaces of a controller.
             if queues < cores && logged.replace(volume.disk) != Some(volume.disk) {
                 let name = &volume.name;
@@ -185,9 +190,10 @@ impl<H: Hypervisor, W: CoreWorker> Cores<H, W> {
         }
     }
 
-    /// How many cores have a queue on `disk`.
-    pub(crate) fn serving(&self, disk: usize) -> usize {
-        self.cores.iter().filter(|core| core.serves(disk)).count()
+    /// How many cores have a queue on every disk of `volume`.
+    pub(crate) fn serving(&self, volume: &Volume) -> usize {
+        let serving = self.cores.iter().filter(|core| core.serves_all(volume));
+        serving.count()
     }
 
     /// Whether there is no core at all.
@@ -201,13 +207,14 @@ impl<H: Hypervisor, W: CoreWorker> Cores<H, W> {
         self.cores.len()
     }
 
-    /// The core with a queue on `disk` that has the fewest rings, and counts one more from now on.
-    pub(crate) fn place(&mut self, disk: usize) -> Option<CoreId> {
+    /// The core with a queue on every disk of `volume` that has the fewest rings, and counts one more
+    /// from now on.
+    pub(crate) fn place(&mut self, volume: &Volume) -> Option<CoreId> {
         let cores = self
             .cores
             .iter_mut()
             .enumerate()
-            .filter(|(_, core)| core.serves(disk));
+            .filter(|(_, core)| core.serves_all(volume));
         let (index, core) = cores.min_by_key(|(_, core)| core.rings)?;
         core.rings += 1;
         Some(CoreId(index))

@@ -173,7 +173,8 @@ impl<H: Hypervisor> Devices<H> {
                 .filter(|it| identity(it) == record.identity);
             let is_known = volumes.any(|volume| {
                 unknown = false;
-                (volume.disk, volume.unit) == (wanted.disk, wanted.unit)
+                let mut units = wanted.units();
+                units.any(|(disk, unit)| volume.is_on_unit(disk, unit))
             });
             is_known || unknown && targets.is_named_like(&record.volume, wanted)
         };
@@ -203,7 +204,7 @@ impl<H: Hypervisor> Devices<H> {
         // Whoever has a disk that is lost is not what keeps others from it.
         if let Ok(volume) = disks.targets.named(target) {
             let volume = disks.targets.volume(volume);
-            if let Some(reason) = disks.lost(volume.disk) {
+            if let Some(reason) = volume.disks().find_map(|disk| disks.lost(disk)) {
                 let text = format!("{} is lost: {reason}", volume.name);
                 return Err(Refusal::new(Errno::EIO, text));
             }
@@ -249,7 +250,7 @@ impl<H: Hypervisor> Devices<H> {
                 secure: discard.secure && claims.is_none(),
                 ..discard
             }),
-            queues: cores.serving(volume.disk) as u32,
+            queues: cores.serving(&volume) as u32,
         };
         let what = if facts.read_only {
             "reading"
@@ -316,13 +317,13 @@ impl<H: Hypervisor> Devices<H> {
             let mut volumes = targets.volumes().filter(|it| identity(it) == wanted);
             volumes.any(|volume| {
                 unknown = false;
-                volume.disk == disk
+                volume.is_on(disk)
             }) || unknown
         });
         self.changed = true;
         for device in &self.list {
             if let OpenDisk::There { volume, losses, .. } = &device.disk
-                && targets.volume(*volume).disk == disk
+                && targets.volume(*volume).is_on(disk)
             {
                 losses.note();
             }
