@@ -1,8 +1,6 @@
 //! A disk's own time: when it carries out what was submitted, what goes wrong with it, and when it goes
 //! away and comes back.
 
-use std::ops::Range;
-
 use spindle_testkit::nvme::{FakeNvme, Fault};
 use spindle_testkit::virtio::{FakeVirtio, Fault as VirtioFault};
 
@@ -41,12 +39,12 @@ pub(crate) struct Disk {
     /// It has been pulled out once.
     was_away: bool,
     /// Its volumes, by number.
-    pub(crate) volumes: Range<usize>,
+    pub(crate) volumes: Vec<usize>,
     chance: Chance,
 }
 
 impl Disk {
-    pub(crate) fn new(model: Model, queues: usize, volumes: Range<usize>, chance: Chance) -> Self {
+    pub(crate) fn new(model: Model, queues: usize, volumes: Vec<usize>, chance: Chance) -> Self {
         Self {
             model,
             due: vec![u64::MAX; queues],

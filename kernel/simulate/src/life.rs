@@ -21,11 +21,26 @@ use crate::limit::{self, Limit};
 use crate::plan::Plan;
 use crate::trace;
 use crate::volume::Volume;
+use crate::world::disks::SpreadVolume;
 use crate::world::wires::Fault as WireFault;
 use crate::world::{BACKEND, DISKS, SECOND, Setup, World};
 
-/// Sectors of each of [`DISKS`].
-const SECTORS: [usize; 4] = [2048, 4096, 2048, 2048];
+/// What guests have: [`DISKS`], and a volume on two others.
+const SERVED: [&str; 5] = [DISKS[0], DISKS[1], DISKS[2], DISKS[3], SPREAD.name];
+/// Sectors of each of them.
+const SECTORS: [usize; 5] = [2048, 4096, 2048, 2048, 2048];
+/// In stripes of a page and of a sector, and in pieces with odd ends.
+const SPREAD: SpreadVolume = SpreadVolume {
+    name: "vg0/lv",
+    stretches: &[
+        (1024, 8, &[("vdb", 64), ("nvme0n3", 0)]),
+        (129, 0, &[("nvme0n3", 600)]),
+        (511, 0, &[("vdb", 1001)]),
+        (384, 1, &[("nvme0n3", 1000), ("vdb", 2000)]),
+    ],
+};
+/// Sectors of these two disks.
+const UNDER: u64 = 4096;
 /// How data gets to a guest; most domains are as the default has it.
 const PATHS: [DataPath; 5] = [
     DataPath::Auto,
@@ -175,7 +190,7 @@ pub(crate) struct Life {
     /// From when on xenstored is fast enough for what is published to be judged.
     prompt_from: u64,
     /// Since when each volume is no one's.
-    free_since: [u64; DISKS.len()],
+    free_since: [u64; SERVED.len()],
 }
 
 impl Life {
@@ -199,6 +214,7 @@ impl Life {
                 namespaces: vec![
                     NamespaceConfig::new(1, SECTORS[0] as u64, 9),
                     NamespaceConfig::new(2, SECTORS[1] as u64 / 8, 12),
+                    NamespaceConfig::new(3, UNDER, 9),
                 ],
                 queues: queues as u16,
                 manual: true,
@@ -207,17 +223,26 @@ impl Life {
             };
             let nvme = FakeNvme::new(machine.bus.clone(), nvme);
             table.add_nvme(&nvme, 0, options);
-            let virtio = VirtioConfig {
-                queues: queues as u16,
-                sectors: SECTORS[2] as u64,
-                out_of_order,
-                ..VirtioConfig::default()
+            let mut virtio = |number, sectors| {
+                let config = VirtioConfig {
+                    queues: queues as u16,
+                    sectors,
+                    out_of_order,
+                    ..VirtioConfig::default()
+                };
+                let model = FakeVirtio::new(machine.bus.clone(), config);
+                table.add_virtio(&model, number, options);
+                model.hold();
+                model
             };
-            let virtio = FakeVirtio::new(machine.bus.clone(), virtio);
-            table.add_virtio(&virtio, 0, options);
-            virtio.hold();
+            let [vda, vdb] = [virtio(0, SECTORS[2] as u64), virtio(1, UNDER)];
             table.add_ram("ram0", SECTORS[3] as u64 * 512);
-            models = vec![(Model::Nvme(nvme), 0..2), (Model::Virtio(virtio), 2..3)];
+            table.spread = Some(SPREAD);
+            models = vec![
+                (Model::Nvme(nvme), vec![0, 1, 4]),
+                (Model::Virtio(vda), vec![2]),
+                (Model::Virtio(vdb), vec![4]),
+            ];
         });
         let now = world.now();
         world.machine.calls.watch();
@@ -267,7 +292,7 @@ impl Life {
             judged_at: now,
             published_at: now,
             prompt_from: now,
-            free_since: [now; DISKS.len()],
+            free_since: [now; SERVED.len()],
         }
     }
 
@@ -574,7 +599,7 @@ impl Life {
             Phase::Absent if !self.attaches => front.next = u64::MAX,
             Phase::Absent => {
                 let free = |volume: &usize| self.fronts.iter().all(|f| f.volume != Some(*volume));
-                let free: Vec<usize> = (0..DISKS.len()).filter(free).collect();
+                let free: Vec<usize> = (0..SERVED.len()).filter(free).collect();
                 if !free.is_empty() {
                     let volume = self.chance.pick(&free);
                     self.attach(number, volume);
@@ -669,7 +694,7 @@ impl Life {
         front.enter(Phase::Waiting, now, PATIENCE_NS);
         let (vbd, mode) = (front.vbd, if front.traits.read_only { "r" } else { "w" });
         self.world
-            .poke(|store| vbd.attach(store, DISKS[volume], mode));
+            .poke(|store| vbd.attach(store, SERVED[volume], mode));
     }
 
     /// The guest is destroyed, or the toolstack takes the device away by force.
@@ -903,9 +928,8 @@ impl Life {
             );
             return Err(left.into());
         }
-        for disk in DISKS {
-            let listed = self.world.published(&format!("targets/{disk}")).is_some();
-            if listed && self.world.holder(disk) != "-" {
+        for disk in SERVED {
+            if self.holder(disk).is_some_and(|holder| holder != "-") {
                 return Err(format!("{disk} still has a holder").into());
             }
         }
@@ -914,7 +938,7 @@ impl Life {
 
     /// Reads everything that is on the disks.
     fn verify(&mut self) -> Result<(), Stop> {
-        for (volume, disk) in DISKS.into_iter().enumerate() {
+        for (volume, disk) in SERVED.into_iter().enumerate() {
             let mut tries = 0;
             loop {
                 let number = 0;

@@ -1,10 +1,12 @@
 //! What the domain publishes in xenstore, against what is so: who has which disk, and the counters of
 //! each connection.
 
-use super::{Life, Strain};
+use super::{Life, SERVED, Strain};
 use crate::front::{Counted, Front, Phase};
-use crate::world::{DISKS, SECOND};
+use crate::world::SECOND;
 
+/// The disk whose list has the volume that is on several.
+const BEGINS_ON: &str = "vdb";
 /// How long what is published may be behind: counters follow every five seconds.
 const BEHIND_NS: u64 = 15 * SECOND;
 
@@ -30,16 +32,24 @@ impl Life {
                 }
             }
         }
-        for (volume, disk) in DISKS.into_iter().enumerate() {
-            let Some(text) = self.world.published(&format!("targets/{disk}")) else {
+        for (volume, disk) in SERVED.into_iter().enumerate() {
+            let Some(holder) = self.holder(disk) else {
                 continue;
             };
-            let holder = text.split(' ').nth(4).unwrap_or_default();
             if now.saturating_sub(self.free_since[volume]) > BEHIND_NS && holder != "-" {
                 return Err(format!("{disk} is free, and published as {holder}'s"));
             }
         }
         Ok(())
+    }
+
+    /// Who has a volume, as it is published: on a line of its own, or below the disk that it begins on.
+    pub(super) fn holder(&self, volume: &str) -> Option<&str> {
+        let text = self.world.published(&format!("targets/{volume}"));
+        let text = text.or_else(|| self.world.published(&format!("targets/{BEGINS_ON}")));
+        let mut lines = text?.lines().map(|line| line.split(' '));
+        let mut line = lines.find(|line| line.clone().next() == Some(volume))?;
+        Some(line.nth(4).unwrap_or_default())
     }
 
     /// Whether xenstored is slow now.
@@ -72,15 +82,17 @@ impl Life {
     }
 
     fn judge_holder(&self, front: &Front) -> Result<(), String> {
-        let disk = front.volume.map_or("", |volume| DISKS[volume]);
-        let Some(text) = self.world.published(&format!("targets/{disk}")) else {
+        let disk = front.volume.map_or("", |volume| SERVED[volume]);
+        let Some(published) = self.holder(disk) else {
             return Ok(());
         };
         let how = if front.traits.read_only { "r" } else { "w" };
         let holder = format!("{}/{}:{how}", front.vbd.frontend, front.vbd.device);
-        match text.split(' ').nth(4) == Some(&holder) {
+        match published == holder {
             true => Ok(()),
-            false => Err(format!("{disk} is {holder}'s, and published as {text}")),
+            false => Err(format!(
+                "{disk} is {holder}'s, and published as {published}'s"
+            )),
         }
     }
 

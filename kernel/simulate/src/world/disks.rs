@@ -6,7 +6,8 @@ use std::rc::Rc;
 
 use spindle_block::{
     BlockController, Budget, BusMaster, Command, DiskEvents, DiskOptions, DiskQueue, IoResult,
-    LostController, Part, RamQueue, SubmitError, Table as PartitionTable, Tag, Unreachable, Volume,
+    LostController, Part, RamQueue, Run, Stretch, SubmitError, Table as PartitionTable, Tag,
+    Unreachable, Volume,
 };
 use spindle_config::DiskSize;
 use spindle_control::{Disks, RamDisks};
@@ -290,10 +291,46 @@ enum Found {
     Ram(DiskSize),
 }
 
+/// A volume that is spread over several disks: what a description on them makes of these, but for that
+/// there is none.
+#[derive(Clone, Copy, Debug)]
+pub struct SpreadVolume {
+    /// Its name.
+    pub name: &'static str,
+    /// Sectors, sectors in a stripe, and its runs.
+    pub stretches: &'static [(u64, u64, &'static [RunOn])],
+}
+
+/// On which disk a run begins, and at which sector.
+pub type RunOn = (&'static str, u64);
+
+impl SpreadVolume {
+    /// Puts it together as soon as all of its disks have been `seen`.
+    fn assemble(&self, seen: &[Volume]) -> Option<Volume> {
+        let place = |name: &str| seen.iter().position(|disk| disk.name == name);
+        let stretches = self.stretches.iter().map(|&(sectors, chunk, runs)| {
+            let run = |&(disk, sector): &RunOn| {
+                let volume = place(disk)?;
+                Some(Run { volume, sector })
+            };
+            let runs = runs.iter().map(run).collect::<Option<_>>()?;
+            Some(Stretch {
+                sectors,
+                chunk,
+                runs,
+            })
+        });
+        let stretches: Option<Vec<_>> = stretches.collect();
+        let volume = Volume::assembled(self.name.into(), &stretches?, seen);
+        Some(volume.expect("a volume in its place"))
+    }
+}
+
 /// The disks that a domain has.
 pub struct Hardware {
     found: Vec<(Found, Rc<RefCell<Remote>>)>,
     partitions: Option<u64>,
+    spread: Option<SpreadVolume>,
     /// Where it is on record which memory the RAM disks have.
     ram_records: &'static SharedPages,
     life: u64,
@@ -309,6 +346,8 @@ pub struct Table {
     life: u64,
     /// Whether each disk has a partition, of so many blocks from block 8 on.
     pub partitions: Option<u64>,
+    /// A volume on several of them. It must begin on the disk that is added last of these.
+    pub spread: Option<SpreadVolume>,
     machine: &'static Machine,
 }
 
@@ -327,6 +366,7 @@ impl Table {
             ram_records,
             life,
             partitions: None,
+            spread: None,
             machine,
         }
     }
@@ -334,7 +374,7 @@ impl Table {
     /// The disks that a former life of the kernel had, found anew.
     pub fn again(machine: &'static Machine, hardware: &Hardware) -> Self {
         let mut table = Self::begin(machine, hardware.ram_records, hardware.life + 1);
-        table.partitions = hardware.partitions;
+        (table.partitions, table.spread) = (hardware.partitions, hardware.spread);
         let disks = hardware.found.iter();
         let wanted = disks.filter_map(|(found, _)| match found {
             Found::Ram(disk) => Some(*disk),
@@ -479,26 +519,32 @@ impl Table {
         let hardware = Hardware {
             found: self.found.into_iter().zip(remotes.clone()).collect(),
             partitions: self.partitions,
+            spread: self.spread,
             ram_records: self.ram_records,
             life: self.life,
         };
         let boxed = |controller| Box::new(controller) as Box<dyn BlockController<Queue>>;
         let controllers = self.controllers.into_iter().map(boxed).collect();
-        let partitions = self.partitions.map(|blocks| {
-            move |disk: &Volume, queue: &mut Queue| {
-                assert!(!matches!(queue, Queue::None));
-                let partition = Volume {
-                    name: format!("{}p1", disk.name),
-                    start: 8,
-                    sectors: blocks * disk.sectors_per_block(),
-                    ..disk.clone()
-                };
-                PartitionTable {
-                    partitions: vec![partition],
-                    notes: Vec::new(),
-                }
+        let (blocks, spread) = (self.partitions, self.spread);
+        let (mut seen, mut made) = (Vec::new(), false);
+        let read = move |disk: &Volume, queue: &mut Queue| {
+            assert!(!matches!(queue, Queue::None));
+            let partition = blocks.map(|blocks| Volume {
+                name: format!("{}p1", disk.name),
+                start: 8,
+                sectors: blocks * disk.sectors_per_block(),
+                ..disk.clone()
+            });
+            seen.push(disk.clone());
+            let spread = spread.filter(|_| !made);
+            let spread = spread.and_then(|spread| spread.assemble(&seen));
+            made |= spread.is_some();
+            PartitionTable {
+                partitions: partition.into_iter().chain(spread).collect(),
+                notes: Vec::new(),
             }
-        });
+        };
+        let partitions = (blocks.is_some() || spread.is_some()).then_some(read);
         let mut disks = Disks::new(controllers, Vec::new(), partitions);
         let bus = self.machine.bus;
         disks.read_tables(Box::new(|| bus.alloc(1)));
