@@ -92,6 +92,7 @@ fn make(output: &Path) -> Result<PathBuf> {
             .context("strip failed; it comes with the package `binutils`")?;
         tree.add(&small, to, mode)?;
     }
+    tree.add_generated(&sh)?;
     tree.add_texts(&parts::notices(&parts)?, &version)?;
     tree.add_bill(&bom)?;
     let epoch = cmd!(sh, "git log -1 --format=%ct").quiet().read()?;

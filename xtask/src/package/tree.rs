@@ -102,6 +102,26 @@ impl Tree {
         self.gzip(&format!("{doc}/changelog"), &changelog)
     }
 
+    /// Adds what the tool in the package generates: manual pages and completions.
+    pub(super) fn add_generated(&self, sh: &Shell) -> Result<()> {
+        let program = self.0.join("usr/sbin/spindlectl");
+        let generate = |what: &str, to: &str| {
+            let to = self.folder(to)?;
+            cmd!(sh, "{program} generate {what} --into {to}")
+                .quiet()
+                .run()?;
+            anyhow::Ok(to)
+        };
+        generate("bash", "usr/share/bash-completion/completions")?;
+        generate("zsh", "usr/share/zsh/vendor-completions")?;
+        let man = generate("man", "usr/share/man/man8")?;
+        for page in fs::read_dir(&man)? {
+            let page = page?.path();
+            cmd!(sh, "gzip --best --no-name {page}").quiet().run()?;
+        }
+        Ok(())
+    }
+
     /// Adds the list of parts.
     pub(super) fn add_bill(&self, bill: &Path) -> Result<()> {
         let text = fs::read_to_string(bill)?;
@@ -109,7 +129,7 @@ impl Tree {
     }
 
     /// Writes a file that is compressed, without a time in it.
-    pub(super) fn gzip(&self, to: &str, text: &str) -> Result<()> {
+    fn gzip(&self, to: &str, text: &str) -> Result<()> {
         self.write(to, text.as_bytes(), 0o644)?;
         let sh = Shell::new()?;
         let path = self.0.join(to);
