@@ -4,6 +4,7 @@
 //! doorbell per disk, responses published, at most one notification per ring. It neither
 //! allocates nor logs, and locks nothing but the gate of a device with a barrier.
 
+mod alone;
 mod awake;
 mod quiet;
 mod spread;
@@ -147,8 +148,8 @@ pub struct RingCore<Q, G, N> {
     copies: CopyBatch,
     budget: u32,
     awake: Awake,
-    /// The ring that was awake alone when it last had requests, and when that was: nothing is counted then.
-    alone: Option<(u16, u64)>,
+    /// The ring that is served alone and the disk that it has, for [`RingCore::visit_alone`].
+    alone: (u16, u16),
     /// Rings that the last visit has done something for, in the order of their turns.
     served: Vec<u16>,
     /// Responses that their frontends were yet to be told of after it.
@@ -239,7 +240,7 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
             copies: CopyBatch::new(config.copy_batch.max(2 * segments)),
             budget: config.budget.max(1),
             awake: Awake::new(places),
-            alone: None,
+            alone: (0, 0),
             served: Vec::with_capacity(places),
             held_back: 0,
             busy,

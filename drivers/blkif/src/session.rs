@@ -26,7 +26,7 @@ mod unaligned;
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 
-use spindle_block::{Map, Tag, Unit, Volume};
+use spindle_block::{Extent, Map, Tag, Unit, Volume};
 use spindle_hw::{PAGE_SIZE, SharedPages};
 use spindle_kept::JournalPages;
 use spindle_kept::journal::{BadJournal, Journal, Unanswered};
@@ -195,6 +195,8 @@ pub struct Session {
     domain: DomId,
     port: Port,
     volume: Volume,
+    /// What of the volume requests are held against.
+    extent: Extent,
     /// The place of its guest on the core.
     guest: u16,
     cache: Option<GrantCache>,
@@ -247,7 +249,7 @@ pub struct Session {
     /// Its volume was removed, and is never one that has its place.
     removed: bool,
     stats: Arc<RingStats>,
-    /// When the current visit began.
+    /// When the current visit began, or the last that had anything to do for it.
     now_ns: u64,
     halt: Option<Halt>,
     /// The halt has not been reported.
@@ -391,6 +393,7 @@ impl Session {
             held: false,
             domain,
             port: attachment.port,
+            extent: volume.extent(),
             volume,
             guest: 0,
             cache,
@@ -533,6 +536,7 @@ impl Session {
         }
         if !self.removed {
             self.volume.sectors = sectors;
+            self.extent = self.volume.extent();
             self.judge_special();
         }
     }
@@ -541,6 +545,7 @@ impl Session {
     /// place: it fails, and nothing is submitted any longer.
     pub(crate) fn remove(&mut self) {
         (self.removed, self.volume.sectors) = (true, 0);
+        self.extent = self.volume.extent();
         self.volume.unit = Unit::NONE;
         self.judge_special();
     }
@@ -598,6 +603,11 @@ impl Session {
     #[inline]
     pub(crate) fn start_turn(&mut self, now_ns: u64) {
         self.now_ns = now_ns;
+    }
+
+    /// When a turn of it began last, if it has had any.
+    pub(crate) fn served_ns(&self) -> Option<u64> {
+        (self.now_ns > 0).then_some(self.now_ns)
     }
 
     /// Its guest has this place on the core.
@@ -716,13 +726,16 @@ impl Session {
     }
 
     /// Publishes what was answered; true if the frontend is to be notified.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn publish(&mut self) -> bool {
         let fresh = self.ring.unpublished();
         self.answered = fresh > 0;
-        if fresh == 0 && self.moderator.held() == 0 {
-            return false;
-        }
+        (fresh > 0 || self.moderator.held() > 0) && self.publish_some(fresh)
+    }
+
+    /// The same if it was so many, or if the frontend is yet to be told of others.
+    #[inline(never)]
+    fn publish_some(&mut self, fresh: u32) -> bool {
         let wants = self.ring.publish();
         let active = self.ring.taken();
         let mut notify = self.moderator.published(fresh, active, wants, self.now_ns);

@@ -92,10 +92,10 @@ impl Estimate {
 }
 
 /// What is known of how long one ring waits for its disk.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Wait {
-    /// When what is in flight began to be waited for.
-    since: Option<u64>,
+    /// When what is in flight began to be waited for; [`NOT_WAITING`] if nothing is.
+    since: u64,
     in_flight: usize,
     /// What was taken last.
     taken: Asked,
@@ -105,6 +105,23 @@ pub struct Wait {
     last: Cell<u64>,
     last_for: Asked,
     estimates: [Cell<Estimate>; Awaited::COUNT],
+}
+
+/// No time that a clock shows.
+const NOT_WAITING: u64 = u64::MAX;
+
+impl Default for Wait {
+    fn default() -> Self {
+        Self {
+            since: NOT_WAITING,
+            in_flight: 0,
+            taken: Asked::default(),
+            awaited: Asked::default(),
+            last: Cell::default(),
+            last_for: Asked::default(),
+            estimates: Default::default(),
+        }
+    }
 }
 
 impl Wait {
@@ -118,18 +135,19 @@ impl Wait {
     /// Notes a turn: whether anything of the ring ended in it, how much still is in flight, and
     /// what [`crate::pacer::Pacer::wake`] said at its beginning: for so long the core had been asleep. What
     /// is found to have ended, has at some time meanwhile; it counts as if in the middle.
-    #[inline]
+    #[inline(always)]
     pub fn note(&mut self, now_ns: u64, completed: bool, in_flight: usize, slept_ns: u64) {
         self.in_flight = in_flight;
-        if completed && let Some(since) = self.since.take() {
-            let wait = now_ns.saturating_sub(since);
+        let began = self.since == NOT_WAITING;
+        if completed && !began {
+            let wait = now_ns.saturating_sub(self.since);
             self.last.set(wait.saturating_sub(slept_ns / 2));
             self.last_for = self.awaited;
         }
-        if in_flight > 0 {
-            self.since.get_or_insert(now_ns);
-        } else {
-            self.since = None;
+        if in_flight == 0 {
+            self.since = NOT_WAITING;
+        } else if completed || began {
+            self.since = now_ns;
         }
         self.awaited = if in_flight > 1 {
             Asked::SEVERAL
@@ -156,7 +174,7 @@ impl Wait {
 
     /// For how long it has been waiting, in nanoseconds.
     pub(crate) fn waited(&self, now_ns: u64) -> u64 {
-        now_ns.saturating_sub(self.since.unwrap_or(now_ns))
+        now_ns.saturating_sub(self.since)
     }
 
     /// How long such waits have been taking.

@@ -212,7 +212,8 @@ pub struct Worker<Q, G, N> {
     reported: bool,
     stats: Arc<CoreStats>,
     /// When the last turn was, and whether it found work.
-    last: Option<(u64, bool)>,
+    last_ns: u64,
+    last_busy: bool,
     /// The rest since the last turn.
     rested: Option<Rested>,
     /// When grants that are not used are to be looked for.
@@ -223,6 +224,8 @@ pub struct Worker<Q, G, N> {
     quiet_until: u64,
     /// Such turns since the last that was counted.
     quiet: u64,
+    /// Until then a turn may do with the one ring that is awake.
+    alone_until: u64,
 }
 
 impl<Q: DiskQueue, G: GrantOps, N: Notify> Worker<Q, G, N> {
@@ -244,42 +247,70 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> Worker<Q, G, N> {
             early: 0,
             reported: false,
             stats,
-            last: None,
+            // The first counts none.
+            last_ns: u64::MAX,
+            last_busy: false,
             rested: None,
             trim_at: 0,
             for_nothing: 0,
             quiet_until: 0,
             quiet: 0,
+            alone_until: 0,
         }
     }
 
     /// One turn: orders, a visit to all rings and disks, reports.
     #[inline]
     pub fn turn(&mut self, now_ns: u64) -> Next {
-        if now_ns < self.quiet_until
-            && !self.link.orders.is_full()
-            && let Some(core) = &mut self.core
-            && core.is_quiet(now_ns)
-        {
-            self.quiet += 1;
-            return Next::Turn;
+        if !self.link.orders.is_full() {
+            if now_ns < self.quiet_until
+                && let Some(core) = &mut self.core
+                && core.is_quiet(now_ns)
+            {
+                self.quiet += 1;
+                return Next::Turn;
+            }
+            if now_ns < self.alone_until {
+                return self.turn_alone(now_ns);
+            }
         }
-        self.turn_fully(now_ns)
+        self.turn_fully(now_ns, Work::default())
     }
 
-    /// The same whatever has come. Not part of the turns that find nothing, which are short.
+    /// The same where the core has one ring that is awake, and neither orders nor anything to report. Not
+    /// part of the turns that find nothing, which are short.
     #[inline(never)]
-    fn turn_fully(&mut self, now_ns: u64) -> Next {
+    fn turn_alone(&mut self, now_ns: u64) -> Next {
+        let mut work = Work::default();
+        if let Some(core) = &mut self.core
+            && core.visit_alone(now_ns, &mut work)
+        {
+            self.quiet_until = 0;
+            self.for_nothing = 0;
+            self.account(now_ns, true);
+            self.pacer.worked(now_ns);
+            return Next::Turn;
+        }
+        self.turn_fully(now_ns, work)
+    }
+
+    /// The same whatever has come, beside the `work` done already in this turn.
+    #[inline(never)]
+    fn turn_fully(&mut self, now_ns: u64, work: Work) -> Next {
         self.quiet_until = 0;
         let Some(core) = &mut self.core else {
             return Next::Stop;
         };
         let slept_ns = self.pacer.wake(now_ns);
-        let work = core.visit_after(now_ns, slept_ns);
+        let work = core.visit_after(now_ns, slept_ns, work);
         let busy = work.taken > 0 || work.completed > 0 || work.more;
         let working = !busy && core.is_working();
+        if core.was_told(now_ns) {
+            self.alone_until = core.alone_until().min(self.trim_at);
+        }
         let mut ordered = false;
         if self.link.orders.is_full() || work.fault || self.owing || self.report.is_some() {
+            self.alone_until = 0;
             ordered = self.attend();
             self.send();
             if self.core.is_none() {
@@ -335,6 +366,8 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> Worker<Q, G, N> {
     /// What to do after a turn that found nothing, when the core has polled for long enough.
     #[inline(never)]
     fn idle(&mut self, now_ns: u64, work: Work, again: bool) -> Next {
+        // What has rested may have much to look at.
+        self.alone_until = 0;
         // What has been submitted for control since the poll iteration counts, too.
         let in_flight = self.core.as_ref().map_or(0, RingCore::in_flight);
         let waits = self.core.iter().flat_map(RingCore::waits);
@@ -444,6 +477,7 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> Worker<Q, G, N> {
 
     /// Counts a turn, with the quiet ones before it, and the time since the last one by what that one
     /// found.
+    #[inline(always)]
     fn account(&mut self, now_ns: u64, busy: bool) {
         let idle = core::mem::take(&mut self.quiet);
         if busy {
@@ -454,15 +488,12 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> Worker<Q, G, N> {
         } else {
             self.stats.polls_idle.add(idle + 1);
         }
-        if let Some((at, busy)) = self.last.replace((now_ns, busy)) {
-            let time = now_ns.saturating_sub(at);
-            let counter = if busy {
-                &self.stats.busy_ns
-            } else {
-                &self.stats.idle_ns
-            };
-            counter.add(time);
-        }
+        let time = now_ns.saturating_sub(core::mem::replace(&mut self.last_ns, now_ns));
+        let counter = match core::mem::replace(&mut self.last_busy, busy) {
+            true => &self.stats.busy_ns,
+            false => &self.stats.idle_ns,
+        };
+        counter.add(time);
     }
 
     /// Whether control has been sent a report since this was last asked, and must be woken.

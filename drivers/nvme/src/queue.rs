@@ -181,20 +181,20 @@ impl<R: Registers> QueuePair<R> {
         answer(&self.memory.completion, head & self.mask, phase)
     }
 
-    /// What a completion means that is not just the success of a command of one part.
+    /// Takes a completion that is not just the success of a command of one part. What has ended by it
+    /// is for `done`, apart from the others, so that for those that is short.
     #[inline(never)]
-    fn conclude(&mut self, answer: Answer) -> Option<(Tag, IoResult)> {
+    fn conclude(&mut self, answer: Answer, done: &mut impl FnMut(Tag, IoResult)) {
         let status = Status(answer.status);
         if self.retry(answer.cid, status) {
-            return None;
+            return;
         }
         match self.slots.finish(answer.cid, status) {
-            Finished::Command(status, tag) => Some((tag, status.result())),
-            Finished::Part => None,
+            Finished::Command(status, tag) => done(tag, status.result()),
+            Finished::Part => {}
             Finished::Nothing => {
                 self.spurious += 1;
                 self.link.report_spurious(self.spurious);
-                None
             }
         }
     }
@@ -210,7 +210,7 @@ impl<R: Registers> QueuePair<R> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn ring_tail(&mut self) {
         if self.told == self.tail {
             return;
@@ -264,7 +264,7 @@ impl<R: Registers> DiskQueue for QueuePair<R> {
         self.capacity()
     }
 
-    #[inline]
+    #[inline(always)]
     fn commit(&mut self) {
         self.ring_tail();
     }
@@ -283,12 +283,9 @@ impl<R: Registers> DiskQueue for QueuePair<R> {
         {
             head += 1;
             // Most commands have one part and succeed.
-            let result = match self.slots.finish_alone(answer) {
-                Some(tag) => Some((tag, Ok(()))),
-                None => self.conclude(answer),
-            };
-            if let Some((tag, result)) = result {
-                done(tag, result);
+            match self.slots.finish_alone(answer) {
+                Some(tag) => done(tag, Ok(())),
+                None => self.conclude(answer, &mut done),
             }
         }
         if head != self.head {

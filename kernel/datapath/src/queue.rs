@@ -89,7 +89,7 @@ macro_rules! queue {
                 }
             }
 
-            #[inline]
+            #[inline(always)]
             fn commit(&mut self) {
                 match self {
                     $(Self::$kind(queue) => queue.commit(),)*

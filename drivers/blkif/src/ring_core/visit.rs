@@ -18,15 +18,14 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
     /// One turn over everything that has something to do. See the module's description. `now_ns` is
     /// the caller's clock, read once a visit; it dates requests for the latency counters.
     pub fn visit(&mut self, now_ns: u64) -> Work {
-        self.visit_after(now_ns, 0)
+        self.visit_after(now_ns, 0, Work::default())
     }
 
-    /// The same; for `slept_ns` see [`crate::wait::Wait::note`]. The one caller in a kernel is
-    /// [`crate::worker::Worker::turn`].
+    /// The same; for `slept_ns` see [`crate::wait::Wait::note`], and `work` is what was done in this turn
+    /// before. The one caller in a kernel is [`crate::worker::Worker::turn`].
     #[inline(always)]
-    pub(crate) fn visit_after(&mut self, now_ns: u64, slept_ns: u64) -> Work {
+    pub(crate) fn visit_after(&mut self, now_ns: u64, slept_ns: u64, mut work: Work) -> Work {
         self.now_ns = now_ns;
-        let mut work = Work::default();
         self.poll_disks(&mut work);
         self.tell_time();
         if self.shared.reading.is_some() {
@@ -106,10 +105,6 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
         }
         if self.awake.len() > 1 {
             work.more |= self.count_after();
-        } else if work.busy
-            && let Some(&ring) = self.awake.places().first()
-        {
-            self.alone = Some((ring, now_ns));
         }
         if let Some(ring) = asleep {
             self.put_to_sleep(ring);
@@ -121,25 +116,12 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
     /// Takes what disks have finished that had something to do.
     #[inline]
     fn poll_disks(&mut self, work: &mut Work) {
-        let now_ns = self.now_ns;
         let mut at = 0;
         while let Some(&number) = self.busy.get(at) {
+            work.completed += self.poll_disk(number.into());
             let Some(disk) = self.disks.get_mut(usize::from(number)) else {
                 return;
             };
-            let (rings, shared) = (&mut self.rings, &mut self.shared);
-            let completed = disk.queue.poll(|tag, result| {
-                if let Err(error) = result {
-                    return fail(rings, tag, error, now_ns, shared);
-                }
-                let (ring, index) = split(tag);
-                if let Some(Some(session)) = rings.get_mut(ring) {
-                    session.succeed(index, now_ns, shared);
-                } else {
-                    shared.reading.complete(tag, Ok(()));
-                }
-            });
-            work.completed += completed as u32;
             if disk.queue.in_flight() == 0 {
                 disk.busy = false;
                 self.busy.swap_remove(at);
@@ -147,6 +129,28 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
                 at += 1;
             }
         }
+    }
+
+    /// Takes what one of them has finished: says how many commands.
+    #[inline(never)]
+    pub(super) fn poll_disk(&mut self, number: usize) -> u32 {
+        let Some(disk) = self.disks.get_mut(number) else {
+            return 0;
+        };
+        let now_ns = self.now_ns;
+        let (rings, shared) = (&mut self.rings, &mut self.shared);
+        let completed = disk.queue.poll(|tag, result| {
+            if let Err(error) = result {
+                return fail(rings, tag, error, now_ns, shared);
+            }
+            let (ring, index) = split(tag);
+            if let Some(Some(session)) = rings.get_mut(ring) {
+                session.succeed(index, now_ns, shared);
+            } else {
+                shared.reading.complete(tag, Ok(()));
+            }
+        });
+        completed as u32
     }
 
     /// Tells the disks the time, if that is due. After the poll: what has been answered meanwhile is
@@ -186,12 +190,13 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
         }
     }
 
-    /// Counts the ring that was awake alone, as of when it last had requests: another one comes now, whose
+    /// Counts the ring that is awake alone, as of when it was last served: another one comes now, whose
     /// rival it may be.
     #[cold]
     pub(super) fn count_alone(&mut self) {
-        if let Some((ring, at_ns)) = self.alone.take()
+        if let [ring] = *self.awake.places()
             && let Some(Some(session)) = self.rings.get_mut(usize::from(ring))
+            && let Some(at_ns) = session.served_ns()
         {
             let Some(disk) = self.disks.get_mut(session.volume().disk) else {
                 return spread::count_alone(&mut self.disks, session, at_ns);
@@ -416,7 +421,7 @@ impl<Q> Disk<Q> {
 
     /// Lets a ring send what it may now.
     #[inline(always)]
-    fn allow(&mut self, session: &mut Session) {
+    pub(super) fn allow(&mut self, session: &mut Session) {
         let credit = if self.scheduler.is_contended() {
             self.grant(session)
         } else {
@@ -434,7 +439,7 @@ impl<Q> Disk<Q> {
 
     /// Charges a ring for what it sent to this disk, which has this number.
     #[inline(always)]
-    fn charge(&mut self, session: &mut Session, number: usize, busy: &mut Vec<u16>) {
+    pub(super) fn charge(&mut self, session: &mut Session, number: usize, busy: &mut Vec<u16>) {
         let (load, cost) = session.take_sent();
         if cost > 0 {
             self.dirty = true;

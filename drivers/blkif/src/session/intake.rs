@@ -59,40 +59,88 @@ impl Session {
         }
         let waiting = match self.ring.pending() {
             Ok(0) => return 0,
-            Ok(waiting) => match self.affordable(waiting.min(budget)) {
-                0 => return 0,
-                most => self.gate.allows(most),
-            },
+            Ok(waiting) => self.affordable(waiting.min(budget)),
             Err(halt) => {
                 self.stop(halt);
                 return 0;
             }
         };
+        let waiting = self.gate.allows(waiting);
+        if waiting == 0 {
+            return 0;
+        }
         if let Some(cache) = &mut self.cache {
             cache.next_turn();
         }
-        // Writes that claim their blocks do so in line.
-        let direct = self.persistent && self.cache.is_some() && self.unaligned.is_none();
-        let mut queue = queue.filter(|_| self.line.len() == 0 && direct);
+        let queue = queue.filter(|_| self.line.len() == 0 && self.goes_directly());
+        self.take_all(ring, waiting, queue, grants)
+    }
+
+    /// The same for one that is awake alone, with nothing in line: [`Session::is_plain`] and
+    /// [`Session::is_short`].
+    #[inline(always)]
+    pub(crate) fn intake_alone<Q: DiskQueue, G: GrantOps>(
+        &mut self,
+        ring: u16,
+        budget: u32,
+        queue: &mut Q,
+        grants: &G,
+    ) -> u32 {
+        let Ok(waiting @ 1..) = self.ring.pending() else {
+            // A whole visit follows.
+            return 0;
+        };
+        if let Some(cache) = &mut self.cache {
+            cache.next_turn();
+        }
+        self.take_all(ring, waiting.min(budget), Some(queue), grants)
+    }
+
+    /// Whether requests whose pages are in the cache need not go in line. Writes that claim their blocks
+    /// do so in line.
+    #[inline]
+    pub(super) fn goes_directly(&self) -> bool {
+        self.persistent && self.cache.is_some() && self.unaligned.is_none()
+    }
+
+    /// Takes so many requests, 1 or more.
+    #[inline(always)]
+    fn take_all<Q: DiskQueue, G: GrantOps>(
+        &mut self,
+        ring: u16,
+        waiting: u32,
+        mut queue: Option<&mut Q>,
+        grants: &G,
+    ) -> u32 {
         let mut tally = Tally::default();
         let start = self.ring.consumed();
-        let mut taken = 0;
-        while taken < waiting {
-            let left = waiting - taken;
-            let next = match &mut queue {
-                // What goes to the disk as it comes may cost more than one page.
-                Some(_) if self.ledger.credit() == 0 => {
-                    self.throttled = true;
-                    break;
-                }
-                Some(queue) => self.send_pages(ring, left, *queue, &mut tally),
-                None => self.take_next(),
-            };
-            let Some(index) = next else {
-                break;
-            };
-            taken = self.ring.consumed().wrapping_sub(start);
-            match self.accept(index, &mut tally) {
+        let first = match &mut queue {
+            Some(queue) => self.send_pages(ring, waiting, *queue, &mut tally),
+            None => self.take_next(),
+        };
+        if let Some(index) = first {
+            let end = start.wrapping_add(waiting);
+            self.take_others(ring, index, end, queue, grants, &mut tally);
+        }
+        self.ring.note_taken();
+        let taken = self.ring.consumed().wrapping_sub(start);
+        self.note_intake(taken, &tally);
+        taken
+    }
+
+    /// Takes the request in slot `index` and those behind it before number `end`.
+    #[inline(never)]
+    fn take_others<Q: DiskQueue, G: GrantOps>(
+        &mut self,
+        ring: u16,
+        mut index: u16,
+        end: u32,
+        mut queue: Option<&mut Q>,
+        grants: &G,
+        tally: &mut Tally,
+    ) {
+        loop {
+            match self.accept(index, tally) {
                 Taken::Nothing => break,
                 Taken::Settled => {}
                 Taken::Slot(index) => {
@@ -103,11 +151,22 @@ impl Session {
                     }
                 }
             }
+            let left = end.wrapping_sub(self.ring.consumed());
+            let next = match &mut queue {
+                _ if left == 0 => break,
+                // What goes to the disk as it comes may cost more than one page.
+                Some(_) if self.ledger.credit() == 0 => {
+                    self.throttled = true;
+                    break;
+                }
+                Some(queue) => self.send_pages(ring, left, *queue, tally),
+                None => self.take_next(),
+            };
+            index = match next {
+                Some(next) => next,
+                None => break,
+            };
         }
-        self.ring.note_taken();
-        let taken = self.ring.consumed().wrapping_sub(start);
-        self.note_intake(taken, &tally);
-        taken
     }
 
     /// Counts what an intake has taken.
@@ -159,7 +218,6 @@ impl Session {
         tally: &mut Tally,
     ) -> Option<u16> {
         let cache = self.cache.as_mut()?;
-        let extent = self.volume.extent();
         let unit = (self.volume.unit, self.volume.block_shift);
         let mut sent = 0;
         let other = loop {
@@ -173,7 +231,7 @@ impl Session {
             // Here, so that nothing of it has to be kept elsewhere until it is sent.
             slot.raw = self.ring.take(index, &mut slot.body);
             let tag = tag(ring, index);
-            let Some(sectors) = send_page(slot, &extent, unit, cache, queue, tag) else {
+            let Some(sectors) = send_page(slot, &self.extent, unit, cache, queue, tag) else {
                 break Some(index);
             };
             slot.taken_ns = self.now_ns;
@@ -197,7 +255,7 @@ impl Session {
             Operation::WRITE => Op::Write,
             _ => return self.take_other(index),
         };
-        match Request::transfer(op, &raw, &slot.body, &self.volume.extent()) {
+        match Request::transfer(op, &raw, &slot.body, &self.extent) {
             Ok(request) => {
                 tally.count(raw.operation(), request.sectors);
                 self.ledger.keep();
@@ -258,8 +316,7 @@ impl Session {
             Operation::INDIRECT => return self.take_list(index),
             Operation::WRITE_BARRIER if raw.detail() == 0 => Request::flush(&raw),
             Operation::WRITE_BARRIER => {
-                let extent = self.volume.extent();
-                Request::transfer(Op::Write, &raw, &slot.body, &extent).or_else(|reject| {
+                Request::transfer(Op::Write, &raw, &slot.body, &self.extent).or_else(|reject| {
                     let (request, sectors) = self.enclose(index, Op::Write, reject)?;
                     own = Some(sectors);
                     Ok(request)

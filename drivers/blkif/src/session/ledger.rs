@@ -59,6 +59,12 @@ impl Ledger {
         self.cost += count;
     }
 
+    /// Whether there are none but those.
+    #[inline]
+    pub(super) fn is_all_sent(&self) -> bool {
+        self.others == 0
+    }
+
     /// A request has a slot that does not.
     #[inline]
     pub(super) fn keep(&mut self) {

@@ -16,6 +16,26 @@ impl Session {
             && !self.is_called()
     }
 
+    /// Whether it is served in the usual way: what is persistent goes straight to the disk.
+    pub(crate) fn is_plain(&self) -> bool {
+        let usual = !(self.stopped | self.throttled | self.special | self.fault);
+        usual && self.goes_directly()
+    }
+
+    /// Whether nothing that was taken waits for anything but the disk, and no barrier is near.
+    #[inline(always)]
+    pub(crate) fn is_short(&self) -> bool {
+        let none =
+            self.ledger.is_all_sent() || self.finished.len() | self.line.len() | self.asides == 0;
+        none && !self.is_called()
+    }
+
+    /// Whether there is a request in a ring that takes them.
+    #[inline]
+    pub(crate) fn has_new(&self) -> bool {
+        self.ring.has_new()
+    }
+
     /// Whether there is anything for [`Session::intake`].
     #[inline]
     pub(crate) fn takes(&self) -> bool {
