@@ -69,6 +69,16 @@ impl MapBatch {
     pub fn execute(&mut self, grants: &impl GrantOps) {
         // The statuses say all that the hypercall's own error says, and more.
         let _ = grants.map(&mut self.ops);
+        // Most succeed, which one look tells.
+        let statuses = self.ops.iter().fold(0, |all, op| all | op.status.0);
+        if !Status(statuses).is_ok() {
+            self.execute_again(grants);
+        }
+    }
+
+    /// Some did not succeed.
+    #[cold]
+    fn execute_again(&mut self, grants: &impl GrantOps) {
         retry(
             &mut self.ops,
             |op| op.status,
@@ -94,7 +104,8 @@ impl MapBatch {
 #[derive(Debug)]
 pub struct UnmapBatch {
     ops: Vec<UnmapOp>,
-    rings: Vec<u16>,
+    /// Where the operations of each ring end, and the ring.
+    ends: Vec<(u32, u16)>,
 }
 
 impl UnmapBatch {
@@ -103,36 +114,36 @@ impl UnmapBatch {
     pub fn new(capacity: usize) -> Self {
         Self {
             ops: Vec::with_capacity(capacity),
-            rings: Vec::with_capacity(capacity),
+            ends: Vec::with_capacity(capacity),
         }
     }
 
-    /// Whether no further operation fits.
-    #[must_use]
-    pub fn is_full(&self) -> bool {
-        self.ops.len() == self.ops.capacity().min(self.rings.capacity())
-    }
-
-    /// Adds an operation on behalf of a ring; there must be room.
-    pub fn push(&mut self, op: UnmapOp, ring: u16) {
-        debug_assert!(!self.is_full());
-        self.ops.push(op);
-        self.rings.push(ring);
+    /// Has `add` add operations on behalf of a ring, to which no other may be added in between: as many as
+    /// there is room for.
+    pub fn add(&mut self, ring: u16, add: impl FnOnce(&mut Vec<UnmapOp>)) {
+        let before = self.ops.len();
+        add(&mut self.ops);
+        // There are no more rings than operations.
+        if self.ops.len() > before && self.ends.len() < self.ends.capacity() {
+            self.ends.push((self.ops.len() as u32, ring));
+        }
     }
 
     /// Carries the batch out in one hypercall, if there is anything in it, and empties it; hands
-    /// every operation, with its outcome, to `done`.
-    pub fn execute(&mut self, grants: &impl GrantOps, mut done: impl FnMut(u16, &UnmapOp)) {
+    /// each ring's operations, with their outcome, to `done`.
+    pub fn execute(&mut self, grants: &impl GrantOps, mut done: impl FnMut(u16, &[UnmapOp])) {
         if self.ops.is_empty() {
             return;
         }
         // As in `MapBatch::execute`.
         let _ = grants.unmap(&mut self.ops);
-        for (op, &ring) in self.ops.iter().zip(&self.rings) {
-            done(ring, op);
+        let mut start = 0;
+        for &(end, ring) in &self.ends {
+            done(ring, self.ops.get(start..end as usize).unwrap_or_default());
+            start = end as usize;
         }
         self.ops.clear();
-        self.rings.clear();
+        self.ends.clear();
     }
 }
 
@@ -244,9 +255,11 @@ mod tests {
                 copies.push(CopyOp::from_grant(granted, 0, 512), Tag(left as u32));
                 assert_eq!(copies.room(), left);
             }
-            while !unmaps.is_full() {
-                unmaps.push(UnmapOp::new(1, 1 << 40), 7);
-            }
+            unmaps.add(7, |ops| {
+                while ops.len() < ops.capacity() {
+                    ops.push(UnmapOp::new(1, 1 << 40));
+                }
+            });
             // There is no such grant.
             maps.execute(&&grants);
             assert!(maps.ops().iter().all(|op| !op.status.is_ok()));
@@ -254,10 +267,12 @@ mod tests {
             let mut failed = 0;
             copies.execute(&&grants, |_| failed += 1);
             assert_eq!(failed, all[1]);
-            unmaps.execute(&&grants, |ring, op| {
-                assert!(ring == 7 && !op.status.is_ok())
+            let mut unmapped = 0;
+            unmaps.execute(&&grants, |ring, ops| {
+                unmapped += ops.len();
+                assert!(ring == 7 && ops.iter().all(|op| !op.status.is_ok()));
             });
-            assert!(!unmaps.is_full());
+            assert!(unmapped >= 3);
             assert_eq!([maps.room(), copies.room()], all, "no other memory");
         }
     }

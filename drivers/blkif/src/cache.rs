@@ -4,12 +4,14 @@
 //! A reference that is mapped is found by one hash and a short probe, and costs one store for
 //! recency. What is kept is not counted while requests use it: whoever gives pages up to make room
 //! marks those of requests under way first ([`GrantCache::mark`]), which is seldom. What is mapped for
-//! one request is pinned, since it goes with the last that uses it.
+//! one request is not in the table ([`once`]).
 //!
 //! A cache that is full gives a page up only if that was not used while the ring used several times
 //! as many pages as there are frames. A frontend with a few more pages in turn than there are frames
 //! thus finds nearly all of them mapped, and what does not fit is copied, which costs less than to
 //! map and unmap it; and grants that are used once do not drive out those that are used again.
+
+mod once;
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -54,12 +56,10 @@ struct Frame {
     gref: u32,
     /// From the map; [`NOT_MAPPED`] before it and after a failure.
     handle: u32,
-    /// Segments of requests between ring and response that use it, if it is not kept.
-    pins: u32,
-    /// Nothing may be written into it.
-    read_only: bool,
-    /// It is among the idle.
-    idle: bool,
+    /// A request has it alone.
+    held: bool,
+    /// It is for one request, and it is not known whether it could be mapped.
+    pending: bool,
     /// A request under way uses it: as [`GrantCache::mark`] has found, until pages are given up.
     busy: bool,
 }
@@ -68,7 +68,7 @@ impl Frame {
     /// Whether it is mapped and nothing uses it; forgets that it was marked.
     fn take_unused(&mut self) -> bool {
         let busy = core::mem::take(&mut self.busy);
-        !busy && self.pins == 0 && self.handle != NOT_MAPPED
+        !busy && !self.held && self.handle != NOT_MAPPED
     }
 }
 
@@ -92,7 +92,7 @@ pub struct GrantCache {
     table: Box<[u64]>,
     shift: u32,
     free: Vec<u32>,
-    /// Mapped frames that were let go of and are to be unmapped; each at most once.
+    /// Mapped frames that no request has any longer, to be unmapped; each at most once.
     idle: Vec<u32>,
     turn: u32,
     /// What was used before this turn, and not since, is unused when it is time to look.
@@ -158,9 +158,8 @@ impl GrantCache {
         let empty = Frame {
             gref: 0,
             handle: NOT_MAPPED,
-            pins: 0,
-            read_only: false,
-            idle: false,
+            held: false,
+            pending: false,
             busy: false,
         };
         Ok((
@@ -176,12 +175,6 @@ impl GrantCache {
     #[inline]
     pub fn next_turn(&mut self) {
         self.turn = self.turn.wrapping_add(1);
-    }
-
-    /// Whether the disk may write into the page at `bus`.
-    #[must_use]
-    pub fn is_writable(&self, bus: u64) -> bool {
-        !self.frames[self.window.frame(bus)].read_only
     }
 
     /// Counts pages that were used.
@@ -236,16 +229,6 @@ impl GrantCache {
         true
     }
 
-    /// As [`GrantCache::find_or_miss`] for what is not kept: it stays until [`GrantCache::let_go`].
-    ///
-    /// # Errors
-    /// As there.
-    pub fn pin_or_miss(&mut self, gref: u32) -> Result<u64, Missing> {
-        let bus = self.find_or_miss(gref)?;
-        self.frames[self.window.frame(bus)].pins += 1;
-        Ok(bus)
-    }
-
     /// The frame that the table leads to for `gref`, if it leads anywhere: most are where they are looked
     /// for first. A free place, which one reference looks the same as, leads to no frame that there is.
     #[inline(always)]
@@ -295,15 +278,10 @@ impl GrantCache {
         Err(None)
     }
 
-    /// Takes a free frame for a reference that is not in the cache, pinned unless it is to be `kept`.
+    /// Takes a free frame for a reference that is not in the cache, to be kept there.
     /// The operation returned must be carried out and its outcome handed to [`GrantCache::record`].
     /// `None` if there is no free frame, or no place near enough in the table.
-    pub fn reserve(
-        &mut self,
-        missing: Missing,
-        kept: bool,
-        read_only: bool,
-    ) -> Option<(u64, MapOp)> {
+    pub fn reserve(&mut self, missing: Missing) -> Option<(u64, MapOp)> {
         let Missing { gref, place } = missing;
         let at = place.filter(|&at| self.table.get(at) == Some(&FREE))?;
         let index = self.free.pop()?;
@@ -311,30 +289,38 @@ impl GrantCache {
         self.frames[index as usize] = Frame {
             gref,
             handle: NOT_MAPPED,
-            pins: u32::from(!kept),
-            read_only,
-            // Its last use may not have been swept up yet.
-            idle: self.frames[index as usize].idle,
+            held: false,
+            pending: false,
             busy: false,
         };
         self.used[index as usize] = self.turn;
         let bus = self.window.bus(index as usize);
-        Some((bus, MapOp::new(self.domain, GrantRef(gref), bus, read_only)))
+        Some((bus, MapOp::new(self.domain, GrantRef(gref), bus, false)))
     }
 
-    /// Notes the outcome of an operation from [`GrantCache::reserve`]; false if it failed. The
-    /// reference is then forgotten, and its frame free once nothing pins it.
+    /// Notes the outcome of an operation from [`GrantCache::reserve`] or [`GrantCache::map_once`];
+    /// false if it failed. The reference is then forgotten, and its frame free once no request has it.
+    #[inline]
     pub fn record(&mut self, op: &MapOp) -> bool {
         let index = self.window.frame(op.host_addr);
+        let Some(frame) = self.frames.get_mut(index) else {
+            return false;
+        };
         if op.status.is_ok() {
-            self.frames[index].handle = op.handle;
-            return true;
+            frame.handle = op.handle;
+            if frame.held {
+                // Its request goes on, as most do.
+                frame.pending = false;
+                return true;
+            }
         }
-        self.forget(index);
-        if self.frames[index].pins == 0 {
+        if frame.pending {
+            self.settle_once(index);
+        } else if !op.status.is_ok() {
+            self.forget(index);
             self.free.push(index as u32);
         }
-        false
+        op.status.is_ok()
     }
 
     /// Whether the page at `bus`, which the caller has found or reserved, could be mapped.
@@ -342,62 +328,6 @@ impl GrantCache {
     #[must_use]
     pub fn is_mapped(&self, bus: u64) -> bool {
         self.frames[self.window.frame(bus)].handle != NOT_MAPPED
-    }
-
-    /// Lets go of a page that [`GrantCache::pin_or_miss`] or [`GrantCache::reserve`] has pinned; it is
-    /// not to stay mapped: see [`GrantCache::sweep`].
-    pub fn let_go(&mut self, bus: u64) {
-        let index = self.window.frame(bus);
-        let frame = &mut self.frames[index];
-        frame.pins -= 1;
-        if frame.pins == 0 && frame.handle == NOT_MAPPED {
-            self.release_if_forgotten(index);
-        }
-        self.rest(bus);
-    }
-
-    /// Puts a mapped page that nobody uses among those to be swept up.
-    pub fn rest(&mut self, bus: u64) {
-        let index = self.window.frame(bus);
-        let frame = &mut self.frames[index];
-        if frame.pins == 0 && frame.handle != NOT_MAPPED && !frame.idle {
-            frame.idle = true;
-            self.idle.push(index as u32);
-        }
-    }
-
-    /// Whether there is anything to sweep up.
-    #[inline]
-    #[must_use]
-    pub fn has_idle(&self) -> bool {
-        !self.idle.is_empty()
-    }
-
-    /// The operation that unmaps the next of the pages that were let go of and that nobody has
-    /// taken up again. It must be carried out and its outcome handed to [`GrantCache::swept`].
-    pub fn sweep(&mut self) -> Option<UnmapOp> {
-        while let Some(index) = self.idle.pop() {
-            let index = index as usize;
-            let frame = &mut self.frames[index];
-            frame.idle = false;
-            if frame.pins == 0 && frame.handle != NOT_MAPPED {
-                let handle = core::mem::replace(&mut frame.handle, NOT_MAPPED);
-                self.forget(index);
-                return Some(UnmapOp::new(handle, self.window.bus(index)));
-            }
-        }
-        None
-    }
-
-    /// Notes the outcome of an operation from [`GrantCache::sweep`]; false if it failed.
-    pub fn swept(&mut self, op: &UnmapOp) -> bool {
-        let index = self.window.frame(op.host_addr);
-        if op.status.is_ok() {
-            self.free.push(index as u32);
-        } else {
-            self.window.condemn(index);
-        }
-        op.status.is_ok()
     }
 
     /// Whether no frame is free.
@@ -491,14 +421,14 @@ impl GrantCache {
         (self.free.len() < self.frames.len()).then_some(self.look_at)
     }
 
-    /// Unmaps everything, in batches, and gives the window back. Nothing may be pinned.
+    /// Unmaps everything, in batches, and gives the window back. No request may have any of it.
     pub fn dismantle(mut self, grants: &impl GrantOps) -> Window {
-        debug_assert!(self.frames.iter().all(|frame| frame.pins == 0));
+        debug_assert!(self.frames.iter().all(|frame| !frame.held));
         self.unmap_all(grants);
         self.window
     }
 
-    /// Unmaps everything, pinned or not, so that no device reaches the guest's pages any longer,
+    /// Unmaps everything, whoever has it, so that no device reaches the guest's pages any longer,
     /// and gives all frames up: a device that has their addresses may write there at any time.
     /// Returns how many pages could not be unmapped.
     pub fn cut_off(&mut self, grants: &impl GrantOps) -> usize {
@@ -590,13 +520,5 @@ impl GrantCache {
             }
         }
         self.table[hole] = FREE;
-    }
-
-    /// Frees an unpinned frame whose map failed. One that is still in the table waits for its
-    /// outcome.
-    fn release_if_forgotten(&mut self, index: usize) {
-        if self.place(index).is_none() && self.window.is_usable(index) {
-            self.free.push(index as u32);
-        }
     }
 }

@@ -693,19 +693,15 @@ impl Session {
         let Some(cache) = &mut self.cache else {
             return false;
         };
-        while !unmaps.is_full() {
-            match cache.sweep() {
-                Some(op) => unmaps.push(op, ring),
-                None => return false,
-            }
-        }
+        unmaps.add(ring, |ops| cache.sweep(ops));
         cache.has_idle()
     }
 
     /// Notes what came of it.
-    pub(crate) fn swept(&mut self, op: &UnmapOp) {
-        let unmapped = self.cache.as_mut().is_some_and(|cache| cache.swept(op));
-        self.stats.frames_lost.add(u64::from(!unmapped));
+    pub(crate) fn swept(&mut self, ops: &[UnmapOp]) {
+        if let Some(cache) = &mut self.cache {
+            self.stats.frames_lost.add(cache.swept(ops) as u64);
+        }
     }
 
     /// Notes for how long it has been waiting.

@@ -43,7 +43,7 @@ fn get(
         cache.evict(&grants);
         missing = cache.find_or_miss(gref).expect_err("none has come");
     }
-    let (bus, op) = cache.reserve(missing, true, false)?;
+    let (bus, op) = cache.reserve(missing)?;
     map(cache, grants, op);
     Some(bus)
 }
@@ -103,26 +103,59 @@ fn frames_that_were_lost_to_an_earlier_ring_are_not_used() {
 }
 
 #[test]
-fn what_is_not_kept_goes_with_the_last_that_uses_it() {
+fn what_is_mapped_once_goes_with_its_request_and_its_frame_comes_back() {
+    use spindle_testkit::grants::{Call, Fault};
+    use spindle_xen::grant::Status;
     let bus = FakeBus::new();
     let grants = FakeGrants::new(&bus);
     let page = SharedPages::host(1, 0);
     let gref = grants.grant(DOM, &page, false).0;
     let mut cache = GrantCache::new(DOM, Window::new(BASE, 2).unwrap()).unwrap();
-    let missing = cache.pin_or_miss(gref).unwrap_err();
-    let (at, op) = cache.reserve(missing, false, true).unwrap();
+    let mut ops = Vec::with_capacity(1);
+    for _ in 0..3 {
+        // Twice, each in a frame of its own.
+        let (first, op) = cache.map_once(gref, true).unwrap();
+        map(&mut cache, &grants, op);
+        let (second, op) = cache.map_once(gref, true).unwrap();
+        assert!(first != second && cache.map_once(gref, true).is_none());
+        // Given up before it is known whether it can be mapped.
+        cache.let_go(second);
+        assert!(!cache.has_idle());
+        map(&mut cache, &grants, op);
+        assert!(cache.has_idle());
+        cache.let_go(first);
+        for left in [1, 0] {
+            assert_eq!(cache.find(gref), None, "nobody else finds it");
+            cache.sweep(&mut ops);
+            assert_eq!((ops.len(), cache.has_idle()), (1, left > 0), "room for one");
+            let _ = (&grants).unmap(&mut ops);
+            assert_eq!(cache.swept(&ops), 0);
+            ops.clear();
+            assert_eq!(grants.outstanding(), left);
+        }
+    }
+    // One that cannot be mapped, whether it is let go of before that is known or behind it.
+    for early in [false, true] {
+        grants.inject(Call::Map, 0, Fault::Operation(Status::GENERAL_ERROR));
+        let (at, op) = cache.map_once(gref, false).unwrap();
+        let mut op = [op];
+        if early {
+            cache.let_go(at);
+        }
+        let _ = (&grants).map(&mut op);
+        assert!(!cache.record(&op[0]));
+        if !early {
+            cache.let_go(at);
+        }
+        assert!(!cache.has_idle());
+    }
+    let (at, op) = cache.map_once(gref, false).unwrap();
     map(&mut cache, &grants, op);
-    assert_eq!(cache.pin_or_miss(gref).ok(), Some(at));
-    assert!(!cache.is_writable(at));
-    cache.let_go(at);
-    assert!(!cache.has_idle() && cache.sweep().is_none(), "one has it");
-    cache.let_go(at);
-    let mut op = [cache.sweep().expect("nobody has it")];
-    let _ = (&grants).unmap(&mut op);
-    assert!(cache.swept(&op[0]));
-    assert!(cache.pin_or_miss(gref).is_err());
+    // One that was taken from the disk is never used again.
+    cache.cut_off(&&grants);
     assert_eq!(grants.outstanding(), 0);
-    cache.dismantle(&&grants);
+    cache.let_go(at);
+    assert!(!cache.has_idle() && cache.map_once(gref, false).is_none());
 }
 
 /// A frontend's uses of its pages, and how many of them were found mapped.
@@ -268,9 +301,6 @@ fn what_a_look_up_learnt_is_not_used_once_another_has_the_place() {
     let gref = grants.grant(DomId(1), &page, false).0;
     let missing = cache.find_or_miss(gref).expect_err("it was never mapped");
     get(&mut cache, &grants, gref, none()).expect("a frame");
-    assert!(
-        cache.reserve(missing, true, false).is_none(),
-        "the same place twice"
-    );
+    assert!(cache.reserve(missing).is_none(), "the same place twice");
     cache.dismantle(&&grants);
 }

@@ -327,9 +327,9 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
 
     fn execute_unmaps(&mut self) {
         let rings = &mut self.rings;
-        self.unmaps.execute(&self.grants, |ring, op| {
+        self.unmaps.execute(&self.grants, |ring, ops| {
             if let Some(Some(session)) = rings.get_mut(usize::from(ring)) {
-                session.swept(op);
+                session.swept(ops);
             }
         });
     }

@@ -38,7 +38,7 @@ impl Session {
         // Mapped for the next visit. If that fails it is copied.
         if let Err(missing) = cache.find_or_miss(slot.list())
             && means.maps.room() > 0
-            && let Some((_, op)) = cache.reserve(missing, true, false)
+            && let Some((_, op)) = cache.reserve(missing)
         {
             means.maps.push(op);
         }

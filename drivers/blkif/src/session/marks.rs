@@ -49,9 +49,10 @@ impl Session {
         }
     }
 
-    /// When [`Session::trim`] has something to do again, if it has any grants mapped.
+    /// When [`Session::trim`] has something to do again, if it keeps any grants mapped.
     pub(crate) fn trim_at(&self) -> Option<u64> {
-        self.cache.as_ref().and_then(GrantCache::look_at)
+        let kept = self.cache.as_ref().filter(|_| self.persistent);
+        kept.and_then(GrantCache::look_at)
     }
 
     fn note_given_up(&self, unmapped: usize, lost: usize) {

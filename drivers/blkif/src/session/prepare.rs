@@ -143,7 +143,7 @@ impl Session {
         let found = if self.persistent {
             cache.find_all(words, memory, whole) || map_kept(cache, words, memory, means.maps)
         } else {
-            map_once(cache, words, memory, means.maps, fill)
+            map_once(cache, words, memory, means.maps, fill, whole)
         };
         if !found {
             return Mapping::Impossible;
@@ -163,10 +163,6 @@ impl Session {
             Some(cache) => ops.iter().filter(|op| cache.record(op)).count(),
             None => 0,
         };
-        if let Some(cache) = self.cache.as_mut().filter(|_| !self.persistent) {
-            // Some may be for requests that could not be mapped in full.
-            ops.iter().for_each(|op| cache.rest(op.host_addr));
-        }
         let all = mapped == ops.len();
         means.maps.clear();
         self.stats.grants_mapped.add(mapped as u64);
@@ -325,7 +321,7 @@ fn map_kept(
     for (&word, piece) in words.iter().zip(memory) {
         let segment = RawSegment::from_word(word);
         let page = cache.find_or_miss(segment.gref).or_else(|missing| {
-            let (page, op) = cache.reserve(missing, true, false).ok_or(())?;
+            let (page, op) = cache.reserve(missing).ok_or(())?;
             maps.push(op);
             Ok::<_, ()>(page)
         });
@@ -337,35 +333,30 @@ fn map_kept(
     true
 }
 
-/// The same for one request alone, which pins them, and is to `fill` them or not. All or nothing.
+/// The same for one request alone, which is to `fill` them or not, and whose segments are all `whole` pages
+/// or not. All or nothing.
 fn map_once(
     cache: &mut GrantCache,
     words: &[u64],
     memory: &mut [Segment],
     maps: &mut MapBatch,
     fill: bool,
+    whole: bool,
 ) -> bool {
-    for (i, &word) in words.iter().enumerate() {
-        let segment = RawSegment::from_word(word);
-        let page = match cache.pin_or_miss(segment.gref) {
-            Ok(page) if fill && !cache.is_writable(page) => {
-                cache.let_go(page);
-                None
-            }
-            Ok(page) => Some(page),
-            Err(missing) => {
-                let reserved = cache.reserve(missing, false, !fill);
-                reserved.map(|(page, op)| {
-                    maps.push(op);
-                    page
-                })
-            }
-        };
-        let Some(page) = page else {
-            memory[..i].iter().for_each(|piece| cache.let_go(piece.bus));
+    for (number, &word) in words.iter().enumerate() {
+        let Some((page, op)) = cache.map_once(word as u32, !fill) else {
+            let before = memory.iter().take(number);
+            before.for_each(|piece| cache.let_go(piece.bus));
             return false;
         };
-        memory[i] = at(page, segment);
+        maps.push(op);
+        memory[number] = match whole {
+            true => Segment {
+                bus: page,
+                len: PAGE_SIZE as u32,
+            },
+            false => at(page, RawSegment::from_word(word)),
+        };
     }
     true
 }
