@@ -58,6 +58,8 @@ pub(crate) enum Verb {
     /// Say what a guest's disk waits for, why it was refused, what its guest and Spindle have agreed on, and
     /// what would make it faster.
     Why(WhyArgs),
+    /// Print what a Spindle has written to its console, also one that has ended.
+    Log(LogArgs),
     /// Look whether this host is fit for Spindle, and what to do where it is not.
     Check(CheckArgs),
     /// Print completions of shells, manual pages, and tables of what is published.
@@ -201,6 +203,18 @@ pub(crate) struct StatArgs {
 pub(crate) struct WhyArgs {
     /// The guest and what it calls the disk, such as web/xvda; one of them where that is enough.
     pub(crate) device: String,
+}
+
+#[derive(Args)]
+pub(crate) struct LogArgs {
+    /// The domain's name.
+    pub(crate) name: String,
+    /// How many lines to begin with, of the last 256 KiB.
+    #[arg(long, short = 'n', value_name = "N", default_value_t = 20)]
+    pub(crate) lines: usize,
+    /// Go on with what comes, until Ctrl-C.
+    #[arg(long, short)]
+    pub(crate) follow: bool,
 }
 
 #[derive(Args)]

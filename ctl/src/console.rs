@@ -14,15 +14,19 @@ const WIDTH: usize = 200;
 /// How long each log was before a domain ran: earlier domains of the name wrote that part.
 pub(crate) type Marks = Vec<(String, u64)>;
 
+/// Where the log of a domain of this name may be.
+pub(crate) fn paths(name: &str) -> [String; FOLDERS.len()] {
+    FOLDERS.map(|folder| format!("{folder}/guest-{name}.log"))
+}
+
 /// Looks how long the logs for domains of this name are.
 pub(crate) fn marks(host: &mut impl Host, name: &str) -> Marks {
-    let path = |folder| format!("{folder}/guest-{name}.log");
     let mark = |path: String| {
         // Without one, whatever is there later is new.
         let size = host.size(&path).unwrap_or(0);
         (path, size)
     };
-    FOLDERS.iter().map(path).map(mark).collect()
+    paths(name).map(mark).into()
 }
 
 /// The end of what the domain has printed since, if that is kept anywhere.

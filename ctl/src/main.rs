@@ -36,6 +36,7 @@ mod host;
 mod json;
 mod life;
 mod lock;
+mod log;
 mod lost;
 #[cfg(test)]
 mod machine_tests;
@@ -85,8 +86,8 @@ use anyhow::{Context, Result};
 use clap::Parser;
 
 use cli::{
-    CheckArgs, Cli, CrashArgs, CreateArgs, DestroyArgs, GenerateArgs, RescanArgs, RestartArgs,
-    StatArgs, Top, UpdateArgs, Verb, WhyArgs,
+    CheckArgs, Cli, CrashArgs, CreateArgs, DestroyArgs, GenerateArgs, LogArgs, RescanArgs,
+    RestartArgs, StatArgs, Top, UpdateArgs, Verb, WhyArgs,
 };
 use crash::Crash;
 use create::Failing;
@@ -124,6 +125,7 @@ fn main() -> ExitCode {
         Verb::Top(args) => top(out, &args),
         Verb::Metrics => all().and_then(|all| show(metrics::text(&all).trim_end())),
         Verb::Why(args) => why(out, &args),
+        Verb::Log(args) => log(out, &args),
         Verb::Check(args) => survey(out, &args),
         Verb::Generate(args) => generate(&args),
     };
@@ -383,6 +385,16 @@ fn why(out: Output, args: &WhyArgs) -> Result<()> {
         return show(reasons.json());
     }
     show(reasons.text(out.paper.width.unwrap_or(80)))
+}
+
+fn log(out: Output, args: &LogArgs) -> Result<()> {
+    let mut host = Dom0::new();
+    host.catch_signals().context("cannot catch signals")?;
+    let mut print = |line: String| match out.json {
+        true => show(serde_json::json!({ "line": line })),
+        false => show(line),
+    };
+    log::log(&mut host, &args.name, args.lines, args.follow, &mut print)
 }
 
 fn survey(out: Output, args: &CheckArgs) -> Result<()> {

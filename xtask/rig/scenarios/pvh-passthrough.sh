@@ -62,6 +62,10 @@ grep -q "spindle.*serves.*nvme0n1.*rw.*fio xvda" /run/list || fail "spindlectl l
 ctl stat | tee /run/stat
 grep -q "spindle.*fio.*xvda.*nvme0n1" /run/stat || fail "spindlectl stat"
 ctl top --every 2 --count 1 || fail "spindlectl top"
+ctl why fio/xvda | tee /run/why
+grep -q "^state *connected" /run/why && grep -q "^agreed .* queues" /run/why || fail "spindlectl why"
+ctl check | tee /run/check
+grep -q "^ok *IOMMU" /run/check && grep -q "^note *disk .*$BDF" /run/check || fail "spindlectl check"
 ctl metrics > /run/metrics || fail "spindlectl metrics"
 grep 'requests_total' /run/metrics
 grep -q 'requests_total{domain="spindle",guest="fio",.*op="write"} [1-9]' /run/metrics || fail "no writes counted"
