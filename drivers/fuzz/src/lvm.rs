@@ -66,7 +66,8 @@ pub fn run(data: &[u8]) {
 
 fn check(found: &[FoundPv]) {
     let mut taken: Vec<(usize, u64, u64)> = Vec::new();
-    for assembled in assemble(found) {
+    let all: Vec<_> = found.iter().collect();
+    for assembled in assemble(&all) {
         let group = &assembled.group;
         assert_eq!(assembled.places.len(), group.physical.len());
         for volume in &group.logical {

@@ -1,5 +1,6 @@
 //! The label of a physical volume, in one of the first four sectors, and what it leads to.
 
+use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
 use core::ops::Range;
@@ -61,7 +62,9 @@ pub struct FoundPv {
     /// Sectors that are LVM's own: the labels and the metadata areas.
     pub reserved: Vec<Range<u64>>,
     /// The newest metadata on it; `None` if it has none of its own, or none that holds.
-    pub group: Option<Group>,
+    pub group: Option<Arc<Group>>,
+    /// Why no volume on it is served, if so.
+    pub refused: Option<Reason>,
     /// What a person should know about its metadata areas, at most one note for each.
     pub notes: Vec<Reason>,
 }
@@ -89,9 +92,10 @@ pub fn find(source: &mut dyn SectorSource) -> Result<Option<FoundPv>, Unread> {
         sectors: source.sectors(),
         reserved,
         group: None,
+        refused: None,
         notes: Vec::new(),
     };
-    found.group = newest(source, &areas, &mut found.notes)?;
+    found.group = newest(source, &areas, &mut found.notes)?.map(Arc::new);
     Ok(Some(found))
 }
 

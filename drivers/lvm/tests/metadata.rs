@@ -74,10 +74,8 @@ fn group(seqno: u64, extra: &str, pvs: &str, lvs: &str) -> String {
 
 fn with(lvs: &str) -> Group {
     let text = group(1, "", &pv("pv0", FIRST), lvs);
-    look(&LvmImage::new(FIRST, SECTORS, &text))
-        .unwrap()
-        .group
-        .unwrap()
+    let found = look(&LvmImage::new(FIRST, SECTORS, &text)).unwrap();
+    Group::clone(&found.group.unwrap())
 }
 
 fn web() -> String {
@@ -309,7 +307,7 @@ fn volumes_that_share_extents_are_refused() {
 /// The reason for which the volume `web` of the first group is refused, of these disks.
 fn assembled(images: &[LvmImage]) -> Option<&'static str> {
     let found: Vec<_> = images.iter().map(|image| look(image).unwrap()).collect();
-    let groups = assemble(&found);
+    let groups = assemble(&found.iter().collect::<Vec<_>>());
     let first = &groups[0];
     let reason = reason(&first.group, "web");
     assert_eq!(first.group.logical[0].segments.is_empty(), reason.is_some());
@@ -340,11 +338,11 @@ fn the_newest_metadata_of_all_disks_counts_and_each_disk_is_there_once() {
     let pvs = pv("pv0", FIRST) + &pv("pv1", SECOND);
     let on_both = linear(1, 0, 1, "\"pv0\", 1") + &linear(2, 1, 1, "\"pv1\", 1");
     let new = group(7, "", &pvs, &lv("web", &on_both, 2));
-    let old = group(6, "", &pv("pv0", FIRST), &web());
+    let old = group(6, "", &pvs, &web());
     let disk = |uuid, text: &str| LvmImage::new(uuid, SECTORS, text);
     let images = [disk(FIRST, &old), disk(SECOND, &new)];
     let found: Vec<_> = images.iter().map(|image| look(image).unwrap()).collect();
-    let groups = assemble(&found);
+    let groups = assemble(&found.iter().collect::<Vec<_>>());
     assert_eq!((groups.len(), groups[0].group.seqno), (1, 7));
     assert_eq!(groups[0].places, [Some(0), Some(1)]);
     assert_eq!(assembled(&images), None);
@@ -385,6 +383,42 @@ fn the_newest_metadata_of_all_disks_counts_and_each_disk_is_there_once() {
             .unwrap()
             .contains("where its metadata is")
     );
+}
+
+/// As by one who has a disk that was once in the group, or knows the identifiers otherwise.
+#[test]
+fn metadata_of_a_disk_that_the_others_do_not_know_moves_nothing_on_them() {
+    let mine = group(6, "", &pv("pv0", FIRST), &web());
+    let both = pv("pv0", FIRST) + &pv("pv1", SECOND);
+    let disk = |uuid, text: &str| LvmImage::new(uuid, SECTORS, text);
+    let moved = group(7, "", &both, &lv("web", &linear(1, 0, 1, "\"pv0\", 9"), 1));
+    let reason = assembled(&[disk(FIRST, &mine), disk(SECOND, &moved)]);
+    assert!(reason.unwrap().contains("does not know"));
+    // An older one moves nothing, and neither does one that leaves the others alone.
+    let older = moved.replace("seqno = 7", "seqno = 5");
+    assert_eq!(assembled(&[disk(FIRST, &mine), disk(SECOND, &older)]), None);
+    let reduced = group(
+        7,
+        "",
+        &pv("pv1", SECOND),
+        &lv("web", &linear(1, 0, 1, "\"pv1\", 9"), 1),
+    );
+    assert_eq!(
+        assembled(&[disk(FIRST, &mine), disk(SECOND, &reduced)]),
+        None
+    );
+    // Where it has reached one that is known, it counts.
+    let third = b"CCCCCCaaaabbbbccccddddeeeeffffff";
+    let known = group(6, "", &both, &web());
+    let all = both + &pv("pv2", third);
+    let extended = group(7, "", &all, &web());
+    let disks = [
+        disk(FIRST, &known),
+        disk(SECOND, &extended),
+        disk(third, &extended),
+    ];
+    assert_eq!(assembled(&disks), None);
+    assert!(assembled(&[disk(FIRST, &known), disk(third, &extended)]).is_some());
 }
 
 #[test]

@@ -188,7 +188,7 @@ impl<'a> RandomGroup<'a> {
             found.push(pv);
             devices.push(device.as_str());
         }
-        let groups = assemble(&found);
+        let groups = assemble(&found.iter().collect::<Vec<_>>());
         let mut reported: BTreeMap<(String, String), Reported> = BTreeMap::new();
         let fields = "vg_name,lv_name,lv_uuid,segtype,lv_attr,seg_pe_ranges";
         for row in self.tools.report("lvs", fields)? {
