@@ -387,7 +387,7 @@ mod tests {
             "/local/domain/3/data/spindle/disks",
             "x\nram0 y 512 w\nram1 8 512 r\n\n",
         );
-        let line = "ram1 8 512 r x:w,5/6,7/8:,9/y:r\n... 3 partitions more";
+        let line = "ram1 8 512 r x:w,5/6,7/8:,9/y:r\n... 3 volumes more";
         host.store("/local/domain/3/data/spindle/targets/ram1", line);
         host.store("/local/domain/3/data/spindle/core/x", "busy_ns=1");
         host.store("/local/domain/3/backend/vbd/evil/1/state", "4");

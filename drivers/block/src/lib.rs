@@ -11,6 +11,7 @@ extern crate alloc;
 
 mod command;
 mod controller;
+mod logical;
 mod map;
 mod null;
 mod options;
@@ -29,10 +30,11 @@ pub use controller::{
     BlockController, BusMaster, ControllerBack, DiskEvents, LostController, SpuriousCompletions,
     UnitChange, Unreachable,
 };
+pub use logical::{LocatedPv, LogicalVolumes, PhysicalVolumes};
 pub use map::{MAX_MAPPED_DISKS, MAX_RUNS, Map, MapError, MappedDisk, Place, Run, Stretch};
 pub use null::{NullController, NullQueue};
 pub use options::DiskOptions;
-pub use partition::{Table, TableReader, TableStep, partitions};
+pub use partition::{Table, TableReader, TableStep, partitions, table};
 pub use queue::{Budget, DiskQueue, IoError, IoResult, Part, SubmitError};
 pub use ram::{RamDisk, RamQueue};
 pub use ram_controller::RamController;

@@ -326,7 +326,7 @@ fn a_list_that_is_cut_says_how_many_partitions_are_left() {
         if left == 0 {
             assert!(!last.starts_with("..."));
         } else {
-            assert_eq!(*last, format!("... {left} partitions more"));
+            assert_eq!(*last, format!("... {left} volumes more"));
         }
     }
 }

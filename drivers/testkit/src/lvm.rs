@@ -35,6 +35,97 @@ pub struct LvmArea {
     pub length: Option<u64>,
 }
 
+/// The text of a group, to be put together and changed.
+#[derive(Clone, Debug)]
+pub struct LvmText {
+    /// Its name.
+    pub name: String,
+    /// Its identifier, 32 characters.
+    pub uuid: String,
+    /// Its generation.
+    pub seqno: u64,
+    /// Sectors of an extent.
+    pub extent: u64,
+    /// Lines in its section.
+    pub extra: String,
+    /// The identifiers of its physical volumes, `pv0` and so on, the first sector of their extents, and how
+    /// many they have.
+    pub physical: Vec<([u8; 32], u64, u64)>,
+    /// Its logical volumes, and the section of each behind identifier and status.
+    pub logical: Vec<(String, String)>,
+}
+
+impl LvmText {
+    /// A group without volumes, with extents of 8 sectors.
+    #[must_use]
+    pub fn new(name: &str) -> Self {
+        Self {
+            name: name.into(),
+            uuid: format!("{name:0>32}"),
+            seqno: 1,
+            extent: 8,
+            extra: String::new(),
+            physical: Vec::new(),
+            logical: Vec::new(),
+        }
+    }
+
+    /// With another physical volume: 100 extents from sector 256 on.
+    #[must_use]
+    pub fn on(mut self, uuid: &[u8; 32]) -> Self {
+        self.physical.push((*uuid, 256, 100));
+        self
+    }
+
+    /// With another logical volume: for each segment its extents, sectors of a stripe, and where it is,
+    /// physical volumes and first extents.
+    #[must_use]
+    pub fn with(mut self, name: &str, segments: &[(u64, u64, &[(usize, u64)])]) -> Self {
+        let mut text = format!("segment_count = {}\n", segments.len());
+        let mut start = 0;
+        for (number, (extents, stripe, areas)) in (1..).zip(segments) {
+            let areas: Vec<String> = areas
+                .iter()
+                .map(|(pv, first)| format!("\"pv{pv}\", {first}"))
+                .collect();
+            text += &format!(
+                "segment{number} {{\nstart_extent = {start}\nextent_count = {extents}\n\
+                 type = \"striped\"\nstripe_count = {}\nstripe_size = {stripe}\n\
+                 stripes = [{}]\n}}\n",
+                areas.len(),
+                areas.join(", ")
+            );
+            start += extents;
+        }
+        self.logical.push((name.into(), text));
+        self
+    }
+
+    /// The text.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let mut text = format!(
+            "{} {{\nid = \"{}\"\nseqno = {}\nformat = \"lvm2\"\n\
+             status = [\"RESIZEABLE\", \"READ\", \"WRITE\"]\nextent_size = {}\n{}\nphysical_volumes {{\n",
+            self.name, self.uuid, self.seqno, self.extent, self.extra
+        );
+        for (number, (uuid, start, count)) in self.physical.iter().enumerate() {
+            let uuid = String::from_utf8_lossy(uuid);
+            text += &format!(
+                "pv{number} {{\nid = \"{uuid}\"\nstatus = [\"ALLOCATABLE\"]\nflags = []\n\
+                 pe_start = {start}\npe_count = {count}\n}}\n"
+            );
+        }
+        text += "}\nlogical_volumes {\n";
+        for (name, body) in &self.logical {
+            text += &format!(
+                "{name} {{\nid = \"{name:0>32}\"\nstatus = [\"READ\", \"WRITE\", \"VISIBLE\"]\n{body}}}\n"
+            );
+        }
+        text + "}\n}\ncontents = \"Text Format Volume Group\"\nversion = 1\n"
+    }
+}
+
 impl LvmArea {
     /// An area of 64 KiB behind the label, with a text at its beginning.
     #[must_use]

@@ -357,6 +357,7 @@ fn refusal_of(error: &TargetError) -> Refusal {
         TargetError::InUse { .. }
         | TargetError::Mixed { .. }
         | TargetError::Stale { .. }
+        | TargetError::Relocated(_)
         | TargetError::MayChange { .. } => Errno::EBUSY,
         TargetError::ReadOnly(_) => Errno::EROFS,
     };

@@ -13,8 +13,9 @@ use alloc::vec::Vec;
 
 use gpt_disk_types::MasterBootRecord;
 
+use crate::logical::{bound, physical_volume};
 use crate::read::read;
-use crate::{Blocks, Discard, ReadError, SECTOR_SIZE, Volume};
+use crate::{Blocks, Discard, LocatedPv, ReadError, SECTOR_SIZE, Volume};
 use gpt::Entry;
 pub use steps::{TableReader, TableStep};
 
@@ -30,11 +31,37 @@ const MAX_PARTITIONS: usize = 128;
 pub struct Table {
     /// Its partitions, in the order of their numbers.
     pub partitions: Vec<Volume>,
+    /// The physical volumes of LVM2 on the disk or its partitions; none by [`partitions`].
+    pub physical: Vec<LocatedPv>,
     /// What a person should know about the table.
     pub notes: Vec<String>,
+    /// It has a table, though that may not hold.
+    pub divided: bool,
 }
 
 impl Table {
+    /// Looks at the volume with this number for a physical volume; false if there is none so high.
+    fn look(
+        &mut self,
+        number: usize,
+        disk: &Volume,
+        blocks: &mut dyn Blocks,
+    ) -> Result<bool, ReadError> {
+        let volume = match number {
+            0 if !self.divided => disk,
+            _ => match self.partitions.get(number) {
+                Some(partition) => partition,
+                None => return Ok(false),
+            },
+        };
+        let found = physical_volume(volume, disk, blocks, &mut self.notes)?;
+        if let Some(mut pv) = found {
+            bound(self.physical.iter().map(|it| &it.found), &mut pv.found);
+            self.physical.push(pv);
+        }
+        Ok(true)
+    }
+
     /// Leaves out what is more than `most` partitions, and notes that.
     pub fn limit(&mut self, most: usize) {
         truncate(&mut self.partitions, most, &mut self.notes);
@@ -70,13 +97,28 @@ pub fn partitions(disk: &Volume, blocks: &mut dyn Blocks) -> Result<Table, ReadE
         return Ok(table);
     }
     let kinds = record.partitions.map(|partition| partition.os_indicator);
+    table.divided = kinds.iter().any(|kind| *kind != 0);
     if kinds.contains(&PROTECTIVE) {
         let mut found = gpt::read_table(blocks, &mut table.notes)?;
         truncate(&mut found, MAX_PARTITIONS, &mut table.notes);
         table.partitions = found.iter().map(|entry| volume(disk, entry)).collect();
-    } else if kinds.iter().any(|kind| *kind != 0) {
+    } else if table.divided {
         let note = "an MBR partition table, which is not read: only the whole disk is a target";
         table.notes.push(note.to_string());
+    }
+    Ok(table)
+}
+
+/// As [`partitions`], with the physical volumes of LVM2: on the disk itself, if it has no table, or on its
+/// partitions.
+///
+/// # Errors
+/// If the disk does not answer. What it cannot read is taken for what is no physical volume.
+pub fn table(disk: &Volume, blocks: &mut dyn Blocks) -> Result<Table, ReadError> {
+    let mut table = partitions(disk, blocks)?;
+    let mut number = 0;
+    while table.look(number, disk, blocks)? {
+        number += 1;
     }
     Ok(table)
 }

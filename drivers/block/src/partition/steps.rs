@@ -1,7 +1,8 @@
-//! Reads a partition table without waiting for the disk, for disks that come while guests are served.
+//! Reads a partition table, and LVM2's metadata, without waiting for the disk, for disks that come while
+//! guests are served.
 //!
 //! The table is looked at from its beginning at each step, with what has been read so far, until
-//! blocks are missing. The caller has these read in its own time and adds them.
+//! blocks are missing; then each partition likewise. The caller has these read in its own time and adds them.
 
 use alloc::vec::Vec;
 
@@ -12,6 +13,8 @@ use crate::{Blocks, ReadError, Table, Volume, partitions};
 /// The most bytes of a table and its backup that are kept while they are read: they share the heap with
 /// all else that control does for guests. As all tools make them, the two take less than 40 KiB.
 const MOST_BYTES: usize = 64 << 10;
+/// The same for the metadata on one partition, whose text has `spindle_lvm`'s bound.
+const MOST_LVM_BYTES: usize = MOST_BYTES + spindle_lvm::MAX_TEXT as usize;
 
 /// What is next.
 #[derive(Debug)]
@@ -32,6 +35,10 @@ pub enum TableStep {
 pub struct TableReader {
     disk: Volume,
     blocks: KnownBlocks,
+    /// The table, once it is known.
+    table: Option<Table>,
+    /// How many volumes have been looked at for LVM2's metadata.
+    looked: usize,
 }
 
 /// What has been read of a disk.
@@ -40,6 +47,8 @@ struct KnownBlocks {
     block_shift: u8,
     count: u64,
     pieces: Vec<(u64, Result<Vec<u8>, ReadError>)>,
+    /// The most bytes of these.
+    most: usize,
     /// First block and bytes of what is missing.
     missing: Option<(u64, usize)>,
 }
@@ -52,9 +61,15 @@ impl TableReader {
             block_shift: disk.block_shift,
             count: disk.sectors / disk.sectors_per_block(),
             pieces: Vec::new(),
+            most: MOST_BYTES,
             missing: None,
         };
-        Self { disk, blocks }
+        Self {
+            disk,
+            blocks,
+            table: None,
+            looked: 0,
+        }
     }
 
     /// The disk.
@@ -66,11 +81,32 @@ impl TableReader {
     /// What is to be done next; the same until [`TableReader::add`].
     pub fn step(&mut self) -> TableStep {
         self.blocks.missing = None;
-        let read = partitions(&self.disk, &mut self.blocks);
+        let read = self.go_on();
         match self.blocks.missing {
             Some((first, bytes)) => TableStep::Read { first, bytes },
             None => TableStep::Done(read),
         }
+    }
+
+    fn go_on(&mut self) -> Result<Table, ReadError> {
+        let Self {
+            disk,
+            blocks,
+            table,
+            looked,
+        } = self;
+        if table.is_none() {
+            *table = Some(partitions(disk, blocks)?);
+            (blocks.pieces, blocks.most) = (Vec::new(), MOST_LVM_BYTES);
+        }
+        while let Some(known) = table {
+            if !known.look(*looked, disk, blocks)? {
+                break;
+            }
+            *looked += 1;
+            blocks.pieces = Vec::new();
+        }
+        Ok(table.take().unwrap_or_default())
     }
 
     /// Adds what the last [`TableStep::Read`] asked for, or why it could not be read.
@@ -103,7 +139,7 @@ impl Blocks for KnownBlocks {
                 Some((_, Err(error))) => return Err(*error),
                 None => {
                     let kept = self.pieces.iter().flat_map(|(_, read)| read);
-                    if kept.map(Vec::len).sum::<usize>() + piece.len() > MOST_BYTES {
+                    if kept.map(Vec::len).sum::<usize>() + piece.len() > self.most {
                         return Err(ReadError::NoMemory);
                     }
                     self.missing = Some((first, piece.len()));

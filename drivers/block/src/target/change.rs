@@ -8,6 +8,7 @@ use alloc::vec::Vec;
 use core::fmt::Display;
 use core::mem;
 
+use super::piece::meet;
 use super::{FailedTarget, TargetEntry, TargetKind, Targets, VolumeId};
 use crate::{Access, Unit, Volume};
 
@@ -16,7 +17,8 @@ use crate::{Access, Unit, Volume};
 const MOST_CLOSED: usize = 128;
 
 impl<H: Copy + PartialEq + Display> Targets<H> {
-    /// Takes the disk that is `unit` of disk number `disk` out, with its partitions; from now on who
+    /// Takes the disk that is `unit` of disk number `disk` out, with its partitions and the logical volumes
+    /// that have a part of it; from now on who
     /// asks for one of them, by whatever name, gets the reason. Gives those volumes and the names that
     /// they had, whose holders are to be closed. `reason` is for people.
     pub fn close(&mut self, disk: usize, unit: Unit, reason: &str) -> Vec<(VolumeId, String)> {
@@ -25,10 +27,10 @@ impl<H: Copy + PartialEq + Display> Targets<H> {
             if !self.entries[index].is_on(disk, unit) {
                 continue;
             }
-            let medium = self.fresh_medium();
             let entry = &mut self.entries[index];
             // It is no disk of its own any longer, and never a part of another one.
-            (entry.kind, entry.medium, entry.volume.sectors) = (TargetKind::Closed, medium, 0);
+            (entry.kind, entry.volume.sectors) = (TargetKind::Closed, 0);
+            entry.pieces = Vec::new();
             let name = mem::take(&mut entry.volume.name);
             let mut known = mem::take(&mut entry.volume.aliases);
             known.push(name.clone());
@@ -38,6 +40,7 @@ impl<H: Copy + PartialEq + Display> Targets<H> {
                     name: known,
                     reason: reason.to_string(),
                     closed: Some(name.clone()),
+                    logical: false,
                 });
             }
             closed.push((VolumeId(index), name));
@@ -60,26 +63,35 @@ impl<H: Copy + PartialEq + Display> Targets<H> {
     /// one of its names before, by that or any other name of what it follows.
     pub fn add(&mut self, disk: Volume) {
         let medium = self.medium(&disk);
-        self.put(TargetEntry::new(disk, TargetKind::Disk, medium));
+        self.put(TargetEntry::disk(disk, medium));
     }
 
     /// The partition table of the disk that is `unit` of disk number `disk` is about to be read; false if
-    /// that is of no use: a guest has one of its partitions, or may be writing the table. All that
+    /// that is of no use: a guest has one of its partitions or a logical volume on it, or may be writing the
+    /// table. All that
     /// [`Targets::claim`] gives out from now on counts for what [`Targets::divide`] takes in.
     pub fn begin_table(&mut self, disk: usize, unit: Unit) -> bool {
         let Some(at) = self.whole(disk, unit) else {
             return false;
         };
-        let medium = self.entries[at].medium;
+        let Some(medium) = self.entries[at].medium() else {
+            return false;
+        };
+        let part = TargetKind::PartitionOf(at);
         let mut claims = self.claims.iter().map(|claim| {
             let entry = &self.entries[claim.volume];
             (entry, claim.access)
         });
         let in_use = claims.any(|(entry, access)| {
             let writes = entry.is_disk() && access != Access::Read;
-            entry.medium == medium && writes || entry.kind == TargetKind::PartitionOf(at)
+            let matters = writes || entry.kind == TargetKind::Logical;
+            entry.is_on_medium(medium) && matters || entry.kind == part
         });
-        self.entries[at].stale &= in_use;
+        if !in_use {
+            self.entries[at].stale = false;
+            let parts = self.entries.iter_mut().filter(|entry| entry.kind == part);
+            parts.for_each(|entry| entry.written = false);
+        }
         !in_use
     }
 
@@ -90,20 +102,32 @@ impl<H: Copy + PartialEq + Display> Targets<H> {
         let Some(at) = self.whole(disk, unit) else {
             return false;
         };
-        let (medium, stale) = (self.entries[at].medium, self.entries[at].stale);
+        let stale = self.entries[at].stale;
+        let Some(medium) = self.entries[at].medium() else {
+            return false;
+        };
         let part = TargetKind::PartitionOf(at);
-        let mut claims = self.claims.iter();
-        if claims.any(|claim| self.entries[claim.volume].kind == part) {
+        let mut claims = self.claims.iter().map(|claim| &self.entries[claim.volume]);
+        let is_on_it = |entry: &TargetEntry| {
+            entry.kind == part || entry.kind == TargetKind::Logical && entry.is_on_medium(medium)
+        };
+        if claims.any(is_on_it) {
             return false;
         }
+        // What was given out for writing since, in a table that may be the same.
+        let parts = self.entries.iter().filter(|entry| entry.kind == part);
+        let written = parts.filter(|entry| entry.written);
+        let written: Vec<_> = written.flat_map(|entry| entry.pieces.clone()).collect();
         for entry in self.entries.iter_mut().filter(|entry| entry.kind == part) {
             // Its place is free for another one.
             entry.kind = TargetKind::Closed;
             (entry.volume.name, entry.volume.aliases) = Default::default();
+            entry.pieces = Vec::new();
         }
         for partition in partitions {
-            let entry = TargetEntry::new(partition, part, medium);
-            self.put(TargetEntry { stale, ..entry });
+            let mut entry = TargetEntry::partition(partition, at, medium);
+            (entry.stale, entry.written) = (stale, meet(&entry.pieces, &written));
+            self.put(entry);
         }
         true
     }
@@ -124,13 +148,13 @@ impl<H: Copy + PartialEq + Display> Targets<H> {
     }
 
     /// The place of a whole disk.
-    fn whole(&self, disk: usize, unit: Unit) -> Option<usize> {
+    pub(super) fn whole(&self, disk: usize, unit: Unit) -> Option<usize> {
         let mut entries = self.entries.iter();
         entries.position(|entry| entry.is_disk() && entry.is_on(disk, unit))
     }
 
     /// Puts a volume into the table.
-    fn put(&mut self, entry: TargetEntry) {
+    pub(super) fn put(&mut self, entry: TargetEntry) {
         let Volume { name, aliases, .. } = &entry.volume;
         let is_its = |other: &String| other == name || aliases.contains(other);
         let follows = |failed: &FailedTarget| failed.closed.as_ref() == Some(name);

@@ -86,6 +86,14 @@ pub enum TargetError {
         /// Its disk.
         disk: String,
     },
+    /// What a logical volume is described by could be written since that was read, or has another
+    /// description of it.
+    #[error(
+        "target \"{0}\" may not be where it was: a disk or partition under it was given out for writing, \
+         or its volume group has been changed; have the disks looked at again (spindlectl rescan) once \
+         no guest has any of it"
+    )]
+    Relocated(String),
     /// The disk has no blocks, or none any more.
     #[error("target \"{0}\" is empty, or has gone")]
     Empty(String),

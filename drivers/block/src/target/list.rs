@@ -8,17 +8,18 @@ use core::fmt::Display;
 use spindle_status::targets::{HolderWord, TargetLine, TargetMode};
 use spindle_status::words::as_word;
 
-use super::{TargetKind, Targets, VolumeId};
+use super::{TargetEntry, TargetKind, Targets, VolumeId};
 use crate::{Access, Volume};
 
 /// Bytes of a text: xenstored's default quota for a node is 2048, names and permissions included.
 const MAX_BYTES: usize = 1792;
 
 impl<H: Copy + PartialEq + Display> Targets<H> {
-    /// For each whole disk, its number, its name, and a line for it and for each of its partitions: name,
+    /// For each whole disk, its number, its name, and a line for it, for each of its partitions, and for
+    /// each logical volume that begins on it: name,
     /// sectors of 512 bytes, block size, its [`Targets::mode`], who has it (`-`, or `5/51712:w` and so
     /// on with commas between), then its aliases. Bytes that would break a line or a word are written
-    /// `\xNN`. What is too long for a xenstore node loses aliases first, then partitions.
+    /// `\xNN`. What is too long for a xenstore node loses aliases first, then volumes.
     pub fn lists(&self) -> impl Iterator<Item = (VolumeId, &str, String)> {
         let disks = self.entries.iter().enumerate();
         let disks = disks.filter(|(_, entry)| entry.is_disk());
@@ -29,16 +30,25 @@ impl<H: Copy + PartialEq + Display> Targets<H> {
     #[must_use]
     pub fn mode(&self, volume: &Volume) -> TargetMode {
         match volume.read_only {
-            _ if self.lost(volume.disk).is_some() => TargetMode::Lost,
+            _ if self.is_lost(volume) => TargetMode::Lost,
             true => TargetMode::Read,
             false => TargetMode::Write,
         }
     }
 
     fn list(&self, disk: usize) -> String {
-        let is_part = |index: usize| self.entries[index].kind == TargetKind::PartitionOf(disk);
-        let belongs = |index: &usize| *index == disk || is_part(*index);
-        let family: Vec<usize> = (0..self.entries.len()).filter(belongs).collect();
+        let whole = &self.entries[disk].volume;
+        let is_part = |entry: &TargetEntry| entry.kind == TargetKind::PartitionOf(disk);
+        let begins_there = |entry: &TargetEntry| {
+            let begin = (entry.volume.disk, entry.volume.unit);
+            entry.kind == TargetKind::Logical && begin == (whole.disk, whole.unit)
+        };
+        let all = |is_it: &dyn Fn(&TargetEntry) -> bool| -> Vec<usize> {
+            let entries = (0..).zip(&self.entries);
+            let of_it = entries.filter(|(_, entry)| is_it(entry));
+            of_it.map(|(index, _)| index).collect()
+        };
+        let family = [Vec::from([disk]), all(&is_part), all(&begins_there)].concat();
         let full: Vec<String> = family.iter().map(|&i| self.line(i, true)).collect();
         if full.iter().map(|line| line.len() + 1).sum::<usize>() <= MAX_BYTES {
             return full.join("\n");
@@ -48,7 +58,7 @@ impl<H: Copy + PartialEq + Display> Targets<H> {
             let line = self.line(index, false);
             if text.len() + line.len() + 32 > MAX_BYTES {
                 let left = family.len() - shown;
-                return format!("{text}\n... {left} partitions more");
+                return format!("{text}\n... {left} volumes more");
             }
             text = format!("{text}\n{line}");
         }

@@ -6,6 +6,9 @@
 mod change;
 mod error;
 mod list;
+mod logical;
+mod piece;
+mod spelling;
 #[cfg(test)]
 mod tests;
 mod twin;
@@ -17,6 +20,8 @@ use core::mem;
 
 use crate::{Access, Unit, Volume};
 pub use error::TargetError;
+use piece::Piece;
+use spelling::{spelling, unescape};
 
 /// Which volume of a [`Targets`] table. It is that volume's for as long as any holder has it, or as
 /// it can be claimed.
@@ -30,6 +35,8 @@ enum TargetKind {
     Disk,
     /// A partition of the disk at this place.
     PartitionOf(usize),
+    /// A logical volume.
+    Logical,
     /// What was taken out, and stays for those who have it.
     Closed,
 }
@@ -39,31 +46,54 @@ enum TargetKind {
 struct TargetEntry {
     volume: Volume,
     kind: TargetKind,
-    /// What its blocks are on: a number that no other disk has had, or that of another disk that
-    /// reaches the same namespace through a controller of its own.
-    medium: u64,
+    /// What its blocks are on; nothing once it is closed.
+    pieces: Vec<Piece>,
     /// Whether its partition table, or that of the disk that it is a part of, may have been written
-    /// since it was read.
+    /// since it was read; of a logical volume, any table or metadata that it depends on.
     stale: bool,
+    /// Whether what a partition holds, which may be LVM's metadata, may have been written since then.
+    written: bool,
 }
 
 impl TargetEntry {
-    fn new(volume: Volume, kind: TargetKind, medium: u64) -> Self {
+    fn new(volume: Volume, kind: TargetKind, pieces: Vec<Piece>) -> Self {
         Self {
             volume,
             kind,
-            medium,
+            pieces,
             stale: false,
+            written: false,
         }
+    }
+
+    /// A whole disk, all of which is its own whatever its size.
+    fn disk(volume: Volume, medium: u64) -> Self {
+        Self::new(volume, TargetKind::Disk, Vec::from([Piece::whole(medium)]))
+    }
+
+    /// A partition of the disk at this place.
+    fn partition(volume: Volume, disk: usize, medium: u64) -> Self {
+        let piece = Piece::of(&volume, medium);
+        Self::new(volume, TargetKind::PartitionOf(disk), Vec::from([piece]))
+    }
+
+    /// The medium of a disk or a partition.
+    fn medium(&self) -> Option<u64> {
+        self.pieces.first().map(|piece| piece.medium)
+    }
+
+    /// Whether any of its blocks is on this medium.
+    fn is_on_medium(&self, medium: u64) -> bool {
+        self.pieces.iter().any(|piece| piece.medium == medium)
     }
 
     fn is_disk(&self) -> bool {
         self.kind == TargetKind::Disk
     }
 
-    /// Whether it is all or a part of `unit` of a disk that is there.
+    /// Whether it is all or a part of `unit` of a disk that is there, or has a part of it.
     fn is_on(&self, disk: usize, unit: Unit) -> bool {
-        self.kind != TargetKind::Closed && (self.volume.disk, self.volume.unit) == (disk, unit)
+        self.kind != TargetKind::Closed && self.volume.is_on_unit(disk, unit)
     }
 }
 
@@ -80,7 +110,7 @@ struct TargetClaim<H> {
 /// All volumes, and who has them. `H` names a holder, and is printed for people.
 #[derive(Debug)]
 pub struct Targets<H> {
-    /// Disks, each followed by its partitions.
+    /// Disks, each followed by its partitions, then logical volumes.
     entries: Vec<TargetEntry>,
     /// How many numbers of media have been given out.
     media: u64,
@@ -108,6 +138,8 @@ struct FailedTarget {
     reason: String,
     /// The volume that had this name when it was closed, if it was there before.
     closed: Option<String>,
+    /// It is a logical volume, as its metadata was read last.
+    logical: bool,
 }
 
 impl<H> Default for Targets<H> {
@@ -130,9 +162,8 @@ impl<H: Copy + PartialEq + Display> Targets<H> {
         for (disk, partitions) in disks {
             let at = targets.entries.len();
             let medium = targets.medium(&disk);
-            let part = |volume| TargetEntry::new(volume, TargetKind::PartitionOf(at), medium);
-            let disk = TargetEntry::new(disk, TargetKind::Disk, medium);
-            targets.entries.push(disk);
+            let part = |volume| TargetEntry::partition(volume, at, medium);
+            targets.entries.push(TargetEntry::disk(disk, medium));
             targets.entries.extend(partitions.into_iter().map(part));
         }
         targets
@@ -146,10 +177,8 @@ impl<H: Copy + PartialEq + Display> Targets<H> {
             let other = &entry.volume;
             entry.is_disk() && other.disk != disk.disk && twin::are_one(other, disk)
         });
-        match twin {
-            Some(twin) => twin.medium,
-            None => self.fresh_medium(),
-        }
+        let medium = twin.and_then(TargetEntry::medium);
+        medium.unwrap_or_else(|| self.fresh_medium())
     }
 
     fn fresh_medium(&mut self) -> u64 {
@@ -157,18 +186,10 @@ impl<H: Copy + PartialEq + Display> Targets<H> {
         self.media
     }
 
-    /// Whether two volumes have a sector in common, or would if their disk had another size: all of
-    /// it belongs to the whole disk, whatever its size is now.
+    /// Whether two volumes have a sector in common, or would if their disk had another size.
     fn overlap(&self, one: usize, other: usize) -> bool {
         let (one, other) = (&self.entries[one], &self.entries[other]);
-        let range = |volume: &Volume| {
-            let start = volume.start.saturating_mul(volume.sectors_per_block());
-            start..start.saturating_add(volume.sectors)
-        };
-        let (first, second) = (range(&one.volume), range(&other.volume));
-        let whole = one.is_disk() || other.is_disk();
-        let meet = first.start < second.end && second.start < first.end;
-        one.medium == other.medium && (whole || meet)
+        piece::meet(&one.pieces, &other.pieces)
     }
 
     /// The disk that is the same as `disk`, behind another controller, if there is one before it.
@@ -176,8 +197,8 @@ impl<H: Copy + PartialEq + Display> Targets<H> {
     pub fn same_as(&self, disk: &Volume) -> Option<&Volume> {
         let is_it = |entry: &TargetEntry| entry.volume.name == disk.name;
         let at = self.entries.iter().position(is_it)?;
-        let (before, medium) = (&self.entries[..at], self.entries[at].medium);
-        let same = before.iter().find(|e| e.medium == medium && e.is_disk());
+        let (before, medium) = (&self.entries[..at], self.entries[at].medium());
+        let same = before.iter().find(|e| e.is_disk() && e.medium() == medium);
         same.map(|entry| &entry.volume)
     }
 
@@ -188,7 +209,16 @@ impl<H: Copy + PartialEq + Display> Targets<H> {
             name,
             reason,
             closed: None,
+            logical: false,
         });
+    }
+
+    /// Why who asks for exactly this name is refused, if there is nothing of that name.
+    #[must_use]
+    pub fn refusal(&self, name: &str) -> Option<&str> {
+        let mut failed = self.failed.iter();
+        let failed = failed.find(|failed| failed.name == name)?;
+        Some(&failed.reason)
     }
 
     /// Notes that the controller with number `disk`, which goes by `name`, is lost, for a reason that
@@ -221,6 +251,11 @@ impl<H: Copy + PartialEq + Display> Targets<H> {
         Some(&lost.reason)
     }
 
+    /// Whether any of a volume's blocks is on a disk whose controller is lost.
+    pub(super) fn is_lost(&self, volume: &Volume) -> bool {
+        self.lost.iter().any(|lost| volume.is_on(lost.disk))
+    }
+
     /// Whether the controller with number `disk` is lost and may carry out late what it was given.
     #[must_use]
     pub fn may_write(&self, disk: usize) -> bool {
@@ -232,7 +267,9 @@ impl<H: Copy + PartialEq + Display> Targets<H> {
     fn writer_of(&self, medium: u64) -> Option<&LostDisk> {
         let has = |disk: usize| {
             let mut entries = self.entries.iter();
-            entries.any(|entry| entry.medium == medium && entry.volume.disk == disk)
+            let is_it =
+                |entry: &TargetEntry| (entry.medium(), entry.volume.disk) == (Some(medium), disk);
+            entries.any(|entry| entry.is_disk() && is_it(entry))
         };
         let mut lost = self.lost.iter();
         lost.find(|lost| lost.may_write && has(lost.disk))
@@ -243,7 +280,8 @@ impl<H: Copy + PartialEq + Display> Targets<H> {
     pub fn awaits_writer(&self, disk: usize, unit: Unit) -> bool {
         let mut disks = self.entries.iter().filter(|entry| entry.is_disk());
         let entry = disks.find(|entry| entry.is_on(disk, unit));
-        entry.is_some_and(|entry| self.writer_of(entry.medium).is_some())
+        let medium = entry.and_then(TargetEntry::medium);
+        medium.is_some_and(|medium| self.writer_of(medium).is_some())
     }
 
     /// Whole disks.
@@ -252,7 +290,7 @@ impl<H: Copy + PartialEq + Display> Targets<H> {
         disks.map(|entry| &entry.volume)
     }
 
-    /// All volumes that are there: disks and partitions.
+    /// All volumes that are there: disks, partitions and logical volumes.
     pub fn volumes(&self) -> impl Iterator<Item = &Volume> {
         let there = |entry: &&TargetEntry| entry.kind != TargetKind::Closed;
         self.entries.iter().filter(there).map(|entry| &entry.volume)
@@ -286,7 +324,8 @@ impl<H: Copy + PartialEq + Display> Targets<H> {
     /// had before is released.
     ///
     /// Volumes that share a block are in each other's way as if they were one. Once a whole disk
-    /// is given out for writing, its partitions are refused: its holder may have moved them.
+    /// is given out for writing, its partitions are refused: its holder may have moved them. So are
+    /// logical volumes, of which any disk or partition was given out for writing.
     ///
     /// # Errors
     /// See [`TargetError`]; nothing is claimed or released then.
@@ -326,8 +365,9 @@ impl<H: Copy + PartialEq + Display> Targets<H> {
         let TargetEntry {
             volume,
             kind,
-            medium,
+            pieces,
             stale,
+            ..
         } = &self.entries[index];
         let sectors = sectors && volume.sectors_per_block() > 1;
         let name = || volume.name.clone();
@@ -347,7 +387,16 @@ impl<H: Copy + PartialEq + Display> Targets<H> {
                 return Err(TargetError::Stale { name: name(), disk });
             }
         }
-        if let Some(lost) = self.writer_of(*medium) {
+        if *kind == TargetKind::Logical {
+            if self.is_beyond(volume) {
+                return Err(TargetError::Beyond(name()));
+            }
+            if *stale {
+                return Err(TargetError::Relocated(name()));
+            }
+        }
+        let mut media = pieces.iter().map(|piece| piece.medium);
+        if let Some(lost) = media.find_map(|medium| self.writer_of(medium)) {
             return Err(TargetError::MayChange {
                 name: name(),
                 lost: lost.name.clone(),
@@ -383,7 +432,6 @@ impl<H: Copy + PartialEq + Display> Targets<H> {
                 held: self.entries[claim.volume].volume.name.clone(),
             });
         }
-        let (medium, written) = (*medium, *kind == TargetKind::Disk && access != Access::Read);
         self.release(holder);
         self.claims.push(TargetClaim {
             volume: index,
@@ -391,8 +439,8 @@ impl<H: Copy + PartialEq + Display> Targets<H> {
             access,
             sectors,
         });
-        for entry in &mut self.entries {
-            entry.stale |= written && entry.medium == medium;
+        if access != Access::Read {
+            self.note_written(index);
         }
         Ok(VolumeId(index))
     }
@@ -454,16 +502,9 @@ impl<H: Copy + PartialEq + Display> Targets<H> {
             [(index, _)] => Ok(index),
             // The same blocks, whichever way.
             [(index, first), ref others @ ..]
-                if others.iter().all(|(_, other)| {
-                    // The size of a whole disk is not known through a controller that is lost.
-                    let place = |e: &TargetEntry| {
-                        let part = (e.volume.start, e.volume.sectors);
-                        (e.medium, (!e.is_disk()).then_some(part))
-                    };
-                    place(other) == place(first)
-                }) =>
+                if others.iter().all(|(_, other)| other.pieces == first.pieces) =>
             {
-                let works = |entry: &TargetEntry| self.lost(entry.volume.disk).is_none();
+                let works = |entry: &TargetEntry| !self.is_lost(&entry.volume);
                 let working = found.iter().find(|(_, entry)| works(entry));
                 Ok(working.map_or(index, |(index, _)| *index))
             }
@@ -481,46 +522,14 @@ fn belongs(wanted: &str, name: &str) -> bool {
     let Some(rest) = wanted.strip_prefix(name) else {
         return false;
     };
-    // nvme1 is no part of nvme12n1, nor vda of vdab.
+    // nvme1 is no part of nvme12n1, nor vda of vdab; and a logical volume, with its group's name before,
+    // is a part of none.
     match rest.bytes().next() {
         None => true,
+        Some(_) if wanted.contains('/') => false,
         Some(next) if name.ends_with(|c: char| c.is_ascii_digit()) => !next.is_ascii_digit(),
         Some(next) => next.is_ascii_digit(),
     }
-}
-
-/// A target as it stands in the table: without its directory, and UUIDs in small letters.
-fn spelling(target: &str) -> String {
-    for (directory, key) in [
-        ("/dev/disk/by-partuuid/", "PARTUUID="),
-        ("/dev/disk/by-partlabel/", "PARTLABEL="),
-        ("/dev/disk/by-id/", ""),
-        ("/dev/", ""),
-    ] {
-        if let Some(name) = target.strip_prefix(directory) {
-            return spelling(&alloc::format!("{key}{name}"));
-        }
-    }
-    match target.strip_prefix("PARTUUID=") {
-        Some(uuid) => alloc::format!("PARTUUID={}", uuid.to_ascii_lowercase()),
-        None => target.to_string(),
-    }
-}
-
-/// A name that is written as udev and the list of targets write it, `my\x20data` for `my data`.
-fn unescape(name: &str) -> String {
-    let escaped = |text: &[u8]| {
-        let hex = str::from_utf8(text.strip_prefix(b"\\x")?.get(..2)?).ok()?;
-        u8::from_str_radix(hex, 16).ok()
-    };
-    let mut bytes = Vec::new();
-    let mut rest = name.as_bytes();
-    while let Some(&first) = rest.first() {
-        let code = escaped(rest);
-        bytes.push(code.unwrap_or(first));
-        rest = &rest[if code.is_some() { 4 } else { 1 }..];
-    }
-    String::from_utf8(bytes).unwrap_or_else(|_| name.to_string())
 }
 
 /// The first block after a volume.

@@ -314,7 +314,7 @@ fn a_list_always_fits_into_the_store() {
         let (.., text) = targets.lists().next().unwrap();
         assert!(text.len() <= 1792, "{count}");
         assert_eq!(text.contains("PARTLABEL"), aliases, "{count}");
-        assert_eq!(text.contains("partitions more"), cut, "{count}");
+        assert_eq!(text.contains("volumes more"), cut, "{count}");
     }
 }
 

@@ -180,6 +180,7 @@ impl<Q> Disks<Q> {
                         reason,
                     });
                     self.drop_tables(number, unit);
+                    self.physical.set(number, unit, Vec::new());
                     self.disks[number].ordering = true;
                     (care.listed, care.soon) = (true, true);
                 }

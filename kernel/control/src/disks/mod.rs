@@ -1,6 +1,7 @@
 //! The disks: who has which volume, a core's queues on them, and their end.
 
 mod care;
+mod logical;
 mod rescan;
 mod tables;
 #[cfg(test)]
@@ -11,7 +12,7 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use log::{error, info, warn};
-use spindle_block::{BlockController, Retry, Table, Targets, Volume};
+use spindle_block::{BlockController, PhysicalVolumes, Retry, Table, Targets, Volume};
 use spindle_status::targets::TargetLine;
 use spindle_xen::xenbus::DeviceId;
 
@@ -33,6 +34,8 @@ pub struct Disks<Q> {
     ready: Option<Vec<Q>>,
     /// What guests can be given, and who has it.
     pub(crate) targets: Targets<DeviceId>,
+    /// What logical volumes are made of.
+    physical: PhysicalVolumes,
     rescan: Rescan,
     tables: Tables,
     /// From here on no number has been given to a controller that took the place of another.
@@ -95,7 +98,7 @@ impl<Q> Disks<Q> {
 impl<Q: Default> Disks<Q> {
     /// Takes `controllers` over, and reports their volumes in the log. `failed` names the disks that
     /// do not work, each with the reason by which it is refused. `partitions`, if there is any, reads
-    /// the partition table of a whole disk through an idle queue.
+    /// the partition table of a whole disk, and LVM2's metadata, through an idle queue.
     pub fn new(
         controllers: Vec<Box<dyn BlockController<Q>>>,
         mut failed: Vec<(String, String)>,
@@ -122,18 +125,22 @@ impl<Q: Default> Disks<Q> {
             disks: controllers.into_iter().map(Disk::new).collect(),
             ready: None,
             targets: Targets::default(),
+            physical: PhysicalVolumes::default(),
             rescan: Rescan::default(),
             tables: Tables::default(),
             numbers: 0,
         };
         let mut reader = partitions.map(|read| (read, disks.queues()));
-        let mut count = 0;
+        let (mut count, mut physical) = (0, PhysicalVolumes::default());
         let family = |volume: Volume| {
             let table = reader.as_mut().and_then(|(read, queues)| {
                 let queue = queues.get_mut(volume.disk)?;
                 Some(read(&volume, queue))
             });
-            let found = tables::take(&volume, table.unwrap_or_default(), count);
+            let mut table = table.unwrap_or_default();
+            let on_it = core::mem::take(&mut table.physical);
+            physical.set(volume.disk, volume.unit, on_it);
+            let found = tables::take(&volume, table, count);
             count += found.len();
             (volume, found)
         };
@@ -147,6 +154,8 @@ impl<Q: Default> Disks<Q> {
         for (name, reason) in failed {
             disks.targets.note_failed(name, reason);
         }
+        disks.physical = physical;
+        disks.look_for_logical();
         disks.ready = reader.map(|(_, queues)| queues);
         disks
     }

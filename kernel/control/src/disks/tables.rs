@@ -1,4 +1,4 @@
-//! Partition tables: those of the disks that are there at the start, read before any guest is served,
+//! Partition tables, and LVM2's metadata on disks and partitions: those of the disks that are there at the start, read before any guest is served,
 //! and those of disks that come later, or that an administrator has looked at again.
 //!
 //! The latter are read by ring cores, one page at a time, while all else goes on. A disk is
@@ -202,13 +202,18 @@ impl<Q> Disks<Q> {
     fn finish(&mut self, reader: &TableReader, read: Result<Table, ReadError>) -> bool {
         let disk = reader.disk();
         match read {
-            Ok(table) => {
+            Ok(mut table) => {
+                let physical = core::mem::take(&mut table.physical);
                 let before = self.targets.partition_count();
                 let others = before - self.targets.partition_count_of(disk.disk, disk.unit);
                 let partitions = take(disk, table, others);
                 let found = !partitions.is_empty();
-                self.targets.divide(disk.disk, disk.unit, partitions)
-                    && (found || before != self.targets.partition_count())
+                if !self.targets.divide(disk.disk, disk.unit, partitions) {
+                    return false;
+                }
+                self.physical.set(disk.disk, disk.unit, physical);
+                let logical = self.look_for_logical();
+                logical || found || before != self.targets.partition_count()
             }
             Err(error) => {
                 let name = &disk.name;

@@ -7,9 +7,12 @@ use alloc::vec::Vec;
 use core::cell::Cell;
 
 use spindle_blkif::BlockRead;
-use spindle_block::{BlockController, SubmitError, Table, Unit, Volume};
+use spindle_block::{Access, BlockController, SubmitError, Table, Unit, Volume};
 use spindle_hw::SharedPages;
 use spindle_testkit::gpt::Gpt;
+use spindle_testkit::lvm::{LvmImage, LvmText};
+use spindle_xen::DomId;
+use spindle_xen::xenbus::DeviceId;
 
 use super::Disks;
 
@@ -153,6 +156,52 @@ fn whatever_changes_in_a_table_is_passed_on_and_nothing_else() {
     // and there is none to take away.
     assert!(!bench.look());
     assert_eq!(bench.pages.get(), 1, "one page does for all");
+}
+
+#[test]
+fn logical_volumes_come_and_go_with_the_metadata_of_a_partition() {
+    let uuid = b"AAAAAAaaaabbbbccccddddeeeeffffff";
+    let image = |volumes: &[&str]| {
+        let mut text = LvmText::new("vg0").on(uuid);
+        for (at, name) in (0..).zip(volumes) {
+            text = text.with(name, &[(1, 0, &[(0, at)])]);
+        }
+        let mut image = Gpt::new(9, BLOCKS)
+            .with(1, 64, 1663, "part")
+            .sealed()
+            .image();
+        let part = LvmImage::new(uuid, 1600, &text.text()).image();
+        image[64 * 512..1664 * 512].copy_from_slice(&part);
+        image
+    };
+    let start = |bench: &Bench, name: &str| {
+        let id = bench.disks.targets.named(name).ok()?;
+        Some(bench.disks.targets.volume(id).start)
+    };
+    let mut bench = Bench::new(image(&["web", "db"]));
+    assert!(bench.look());
+    let found = [start(&bench, "vg0/web"), start(&bench, "vg0/db")];
+    assert_eq!(found, [Some(64 + 256), Some(64 + 256 + 8)]);
+    bench.image = image(&["web"]);
+    assert!(bench.look());
+    assert_eq!(start(&bench, "vg0/web"), found[0]);
+    assert_eq!(start(&bench, "vg0/db"), None);
+    // The disk is replaced by one that has not been read yet.
+    bench.disks.targets.close(0, Unit(0), "replaced");
+    assert_eq!(start(&bench, "vg0/web"), None);
+    // Nothing moves beneath a guest.
+    let mut bench = Bench::new(image(&["web", "db"]));
+    assert!(bench.look());
+    let (frontend, device) = (DomId(3), 51712);
+    let id = DeviceId { frontend, device };
+    let targets = &mut bench.disks.targets;
+    targets.claim("vg0/db", Access::Write, id).unwrap();
+    bench.image = image(&["db"]);
+    assert!(!bench.look(), "it is not looked at");
+    assert_eq!(start(&bench, "vg0/web"), found[0]);
+    bench.disks.targets.release(id);
+    assert!(bench.look());
+    assert_eq!(start(&bench, "vg0/db"), found[0]);
 }
 
 #[test]

@@ -541,7 +541,7 @@ impl Table {
             made |= spread.is_some();
             PartitionTable {
                 partitions: partition.into_iter().chain(spread).collect(),
-                notes: Vec::new(),
+                ..PartitionTable::default()
             }
         };
         let partitions = (blocks.is_some() || spread.is_some()).then_some(read);

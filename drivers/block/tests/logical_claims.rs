@@ -1,0 +1,283 @@
+//! Who may have which logical volumes beside whom, and beside disks and partitions, against a table in
+//! which each volume is the set of its blocks.
+
+use std::collections::BTreeSet;
+
+use proptest::prelude::*;
+use spindle_block::{Access, LogicalVolumes, Run, Stretch, TargetError, Targets, Unit, Volume};
+use spindle_status::targets::TargetMode;
+
+/// Two disks of 100 blocks; the first has two partitions. Logical volumes are on the second partition of
+/// the first disk, on the second disk, and on both.
+const DISKS: usize = 2;
+const PARTS: [(usize, u64, u64); 2] = [(0, 10, 20), (0, 30, 60)];
+/// For each, runs on the second partition (0) and the second disk (1): first block and blocks.
+const LOGICAL: [(&str, &[(usize, u64, u64)]); 4] = [
+    ("vg0/a", &[(0, 4, 10)]),
+    ("vg0/b", &[(1, 20, 10)]),
+    ("vg0/ab", &[(0, 20, 8), (1, 40, 8)]),
+    ("vg0/bb", &[(1, 60, 8), (1, 50, 4)]),
+];
+const USES: [Access; 3] = [Access::Read, Access::Write, Access::SharedWrite];
+const HOLDERS: [&str; 3] = ["1/1", "2/1", "3/1"];
+
+fn disk(number: usize) -> Volume {
+    Volume {
+        name: format!("nvme{number}n1"),
+        aliases: Vec::new(),
+        disk: number,
+        unit: Unit(1),
+        start: 0,
+        sectors: 100,
+        block_shift: 9,
+        physical_block_shift: 9,
+        read_only: false,
+        write_cache: false,
+        discard: None,
+        description: String::new(),
+        map: None,
+    }
+}
+
+fn partitions(of: usize) -> Vec<Volume> {
+    let own = (1..).zip(PARTS).filter(|(_, part)| part.0 == of);
+    own.map(|(number, (of, start, sectors))| Volume {
+        name: format!("nvme{of}n1p{number}"),
+        start,
+        sectors,
+        ..disk(of)
+    })
+    .collect()
+}
+
+fn logical() -> LogicalVolumes {
+    let under = [partitions(0)[1].clone(), disk(1)];
+    let build = |(name, runs): &(&str, &[(usize, u64, u64)])| {
+        let stretch = |&(volume, sector, sectors): &(usize, u64, u64)| Stretch {
+            sectors,
+            chunk: 0,
+            runs: vec![Run { volume, sector }],
+        };
+        let stretches: Vec<_> = runs.iter().map(stretch).collect();
+        Volume::assembled((*name).into(), &stretches, &under).unwrap()
+    };
+    LogicalVolumes {
+        volumes: LOGICAL.iter().map(build).collect(),
+        ..LogicalVolumes::default()
+    }
+}
+
+fn targets() -> Targets<&'static str> {
+    let mut targets = Targets::new((0..DISKS).map(|number| (disk(number), partitions(number))));
+    assert!(targets.set_logical(logical()));
+    targets
+}
+
+/// A volume of the table: what it is, its blocks, and which disks it is on.
+struct Row {
+    name: String,
+    is_disk: bool,
+    is_logical: bool,
+    blocks: BTreeSet<(usize, u64)>,
+}
+
+fn rows() -> Vec<Row> {
+    let row = |name: &str, runs: &[(usize, u64, u64)]| Row {
+        name: name.into(),
+        is_disk: false,
+        is_logical: name.contains('/'),
+        blocks: runs
+            .iter()
+            .flat_map(|&(disk, first, count)| (first..first + count).map(move |at| (disk, at)))
+            .collect(),
+    };
+    let mut rows = Vec::new();
+    for number in 0..DISKS {
+        let whole = row(&disk(number).name, &[(number, 0, 100)]);
+        rows.push(Row {
+            is_disk: true,
+            ..whole
+        });
+    }
+    for (volume, part) in partitions(0).iter().zip(PARTS) {
+        rows.push(row(&volume.name, &[part]));
+    }
+    for (name, runs) in LOGICAL {
+        let moved = runs.iter().map(|&(under, first, count)| match under {
+            0 => (0, PARTS[1].1 + first, count),
+            _ => (1, first, count),
+        });
+        rows.push(row(name, &moved.collect::<Vec<_>>()));
+    }
+    rows
+}
+
+fn may_share(held: Access, new: Access) -> bool {
+    match (held, new) {
+        (_, Access::SharedWrite) | (Access::Read, Access::Read) => true,
+        (Access::Write | Access::SharedWrite, Access::Read) | (_, Access::Write) => false,
+    }
+}
+
+proptest! {
+    /// Claims, releases, and looks at a disk's table again, in any order.
+    #[test]
+    fn claims_are_given_exactly_where_the_table_allows_them(
+        steps in prop::collection::vec((0usize..8, 0usize..3, 0usize..3, 0u8..6), 0..50),
+    ) {
+        let rows = rows();
+        let mut targets = targets();
+        let mut held: Vec<(usize, usize, Access)> = Vec::new();
+        // What was given out for writing since it was looked at.
+        let mut written: BTreeSet<usize> = BTreeSet::new();
+        let mixed = |a: usize, b: usize| !rows[a].blocks.is_disjoint(&rows[b].blocks);
+        for (row, usage, holder, what) in steps {
+            let (name, usage) = (HOLDERS[holder], USES[usage]);
+            if what == 0 {
+                targets.release(name);
+                held.retain(|it| it.0 != holder);
+                continue;
+            }
+            if what == 1 {
+                let number = row % DISKS;
+                let in_use = held.iter().any(|&(_, other, usage)| {
+                    mixed(number, other) && (!rows[other].is_disk || usage != Access::Read)
+                });
+                prop_assert_eq!(targets.begin_table(number, Unit(1)), !in_use);
+                if !in_use {
+                    prop_assert!(targets.divide(number, Unit(1), partitions(number)));
+                    prop_assert!(targets.set_logical(logical()));
+                    written.retain(|other| !mixed(number, *other));
+                }
+                continue;
+            }
+            let asked = &rows[row];
+            let moved = written.iter().any(|&other| {
+                let depends = rows[other].is_disk && !asked.is_disk
+                    || asked.is_logical && !rows[other].is_logical;
+                other != row && depends && mixed(row, other)
+            });
+            let in_the_way = held.iter().any(|&(by, other, held)| {
+                by != holder && mixed(row, other) && !may_share(held, usage)
+            });
+            let got = targets.claim(&asked.name, usage, name);
+            match (moved, in_the_way) {
+                (true, _) => prop_assert!(
+                    matches!(got, Err(TargetError::Stale { .. } | TargetError::Relocated(_))),
+                    "{}: {:?}", asked.name, got
+                ),
+                (false, true) => prop_assert!(
+                    matches!(got, Err(TargetError::InUse { .. })),
+                    "{}: {:?}", asked.name, got
+                ),
+                (false, false) => {
+                    prop_assert_eq!(&targets.volume(got.unwrap()).name, &asked.name);
+                    held.retain(|it| it.0 != holder);
+                    held.push((holder, row, usage));
+                    if usage != Access::Read {
+                        written.insert(row);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_volume_that_is_in_use_stays_as_it_was() {
+    let mut targets = targets();
+    let id = targets.claim("vg0/a", Access::Write, "1/1").unwrap();
+    let before = targets.volume(id).clone();
+    let mut new = logical();
+    new.volumes.retain(|volume| volume.name != "vg0/bb");
+    new.volumes[0].start += 1;
+    new.refused.push(("vg0/bb".into(), "it is RAID".into()));
+    assert!(targets.set_logical(new));
+    assert_eq!(targets.volume(id), &before);
+    // It is given to no one else, not even to read.
+    let shared = targets.claim("vg0/a", Access::SharedWrite, "2/1");
+    assert_eq!(shared.unwrap_err(), TargetError::Relocated("vg0/a".into()));
+    let refused = targets.claim("vg0/bb", Access::Read, "2/1").unwrap_err();
+    assert!(refused.to_string().ends_with("it is RAID"), "{refused}");
+    targets.release("1/1");
+    assert!(targets.set_logical(logical()));
+    targets.claim("vg0/a", Access::Write, "1/1").unwrap();
+    targets.claim("vg0/bb", Access::Read, "2/1").unwrap();
+    assert_eq!(targets.refusal("vg0/bb"), None);
+    targets.release("1/1");
+    targets.release("2/1");
+    assert!(
+        targets.set_logical(LogicalVolumes::default()),
+        "there were some"
+    );
+    assert!(!targets.set_logical(LogicalVolumes::default()));
+    assert!(targets.claim("vg0/a", Access::Read, "1/1").is_err());
+}
+
+#[test]
+fn what_is_written_while_a_table_is_read_counts() {
+    for name in ["nvme0n1", "nvme0n1p2"] {
+        let mut targets = targets();
+        assert!(targets.begin_table(0, Unit(1)));
+        targets.claim(name, Access::Write, "1/1").unwrap();
+        targets.release("1/1");
+        assert!(targets.divide(0, Unit(1), partitions(0)));
+        targets.set_logical(logical());
+        let moved = targets.claim("vg0/a", Access::Read, "2/1");
+        assert!(
+            matches!(moved, Err(TargetError::Relocated(_))),
+            "{name}: {moved:?}"
+        );
+        targets.claim("vg0/b", Access::Read, "2/1").unwrap();
+    }
+    let mut targets = targets();
+    assert!(targets.begin_table(0, Unit(1)));
+    targets.claim("vg0/ab", Access::Read, "1/1").unwrap();
+    assert!(!targets.divide(0, Unit(1), partitions(0)));
+}
+
+#[test]
+fn a_volume_goes_with_any_of_its_disks_and_is_lost_with_any_of_them() {
+    let mut targets = targets();
+    let mode = |targets: &Targets<&str>, name: &str| {
+        let id = targets.named(name).unwrap();
+        targets.mode(targets.volume(id))
+    };
+    targets.set_lost(1, "nvme1".into(), "a test".into(), true);
+    assert_eq!(
+        (mode(&targets, "vg0/ab"), mode(&targets, "vg0/a")),
+        (TargetMode::Lost, TargetMode::Write)
+    );
+    let error = targets.claim("vg0/ab", Access::Read, "1/1").unwrap_err();
+    assert!(matches!(error, TargetError::MayChange { .. }), "{error}");
+    targets.claim("vg0/a", Access::Read, "1/1").unwrap();
+    targets.set_found(1, "nvme1");
+    let closed = targets.close(1, Unit(1), "it was formatted");
+    let mut names: Vec<_> = closed.iter().map(|(_, name)| &**name).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["nvme1n1", "vg0/ab", "vg0/b", "vg0/bb"]);
+    let error = targets.claim("vg0/ab", Access::Read, "2/1").unwrap_err();
+    assert!(error.to_string().ends_with("it was formatted"), "{error}");
+    // One that is beyond the end of its disk is not given out.
+    let at_end = 30 + 4 + 10;
+    for (sectors, fits) in [(at_end - 1, false), (at_end, true)] {
+        targets.resize(0, Unit(1), sectors);
+        let got = targets.claim("vg0/a", Access::Read, "2/1");
+        assert_eq!(got.is_ok(), fits, "{got:?}");
+        assert!(fits || got == Err(TargetError::Beyond("vg0/a".into())));
+    }
+}
+
+#[test]
+fn logical_volumes_are_listed_with_the_disk_that_they_begin_on() {
+    let mut targets = targets();
+    targets.claim("vg0/ab", Access::Write, "5/51712").unwrap();
+    let lists: Vec<_> = targets.lists().collect();
+    assert_eq!(lists.len(), DISKS);
+    let lines: Vec<_> = lists[0].2.lines().collect();
+    assert_eq!(
+        lines[3..],
+        ["vg0/a 10 512 w -", "vg0/ab 16 512 w 5/51712:w"]
+    );
+    assert!(lists[1].2.contains("vg0/b ") && lists[1].2.contains("vg0/bb "));
+}
