@@ -13,6 +13,7 @@ pub const MAX_SPANS: usize = 8192;
 
 const FIELD: Reason = "its metadata lacks a field, or has one of the wrong kind";
 const MAP: Reason = "its segments do not make a whole";
+const SNAPSHOT: Reason = "it is a snapshot";
 const TOO_MANY: Reason = "its group has too many segments";
 
 /// The words that a volume which is served may have.
@@ -35,6 +36,9 @@ struct Reading<'a> {
     spans: Vec<Span>,
     /// Names of other volumes that segments of the volume with this number are made of.
     used: Vec<(usize, &'a [u8])>,
+    /// Of these, what snapshots are kept in. To people it is the snapshot, and has its name; in metadata it
+    /// is hidden, and what makes it a snapshot is a volume of a name of its own.
+    stores: Vec<&'a [u8]>,
 }
 
 /// Adds the logical volumes to the group.
@@ -49,6 +53,7 @@ pub(crate) fn logical_volumes<'a>(
         names: Vec::new(),
         spans: Vec::new(),
         used: Vec::new(),
+        stores: Vec::new(),
     };
     while let Some(item) = body.item()? {
         if let Item::Section(name, body) = item {
@@ -132,6 +137,12 @@ impl<'a> Reading<'a> {
                 b"stripe_size" => stripe_size = value.number(),
                 b"stripes" => stripes = value.list(),
                 b"tags" => {}
+                b"cow_store" | b"merging_store" => {
+                    let name = value.quoted().ok_or(FIELD)?;
+                    self.note_used(number, name)?;
+                    self.stores.push(name);
+                    volume.hidden = true;
+                }
                 // Whatever it means, a volume that is named there is not one by itself.
                 _ => match value {
                     Value::Quoted(text) => self.note_used(number, text)?,
@@ -247,6 +258,12 @@ impl<'a> Reading<'a> {
                 group.logical[found].refused.get_or_insert(reason);
             }
         }
+        for name in &self.stores {
+            if let Some(found) = self.names.iter().position(|other| other == name) {
+                let store = &mut group.logical[found];
+                (store.hidden, store.refused) = (false, Some(SNAPSHOT));
+            }
+        }
     }
 }
 
@@ -271,7 +288,7 @@ fn refused_kind(kind: &[u8]) -> Reason {
     for (start, reason) in [
         (&b"thin-pool"[..], "it is a thin pool"),
         (b"thin", "it is a thin volume"),
-        (b"snapshot", "it is a snapshot"),
+        (b"snapshot", SNAPSHOT),
         (b"raid", "it is RAID"),
         (b"mirror", "it is a mirror"),
         (b"cache", "it is cached"),

@@ -285,11 +285,15 @@ fn what_is_no_plain_volume_is_refused_with_the_reason() {
 fn what_another_volume_is_made_of_is_refused() {
     let rest = "type = \"snapshot\"\norigin = \"web\"\ncow_store = \"cow\"\n";
     let lvs = web()
-        + &lv("cow", &linear(1, 0, 1, "\"pv0\", 20"), 1)
+        + &lv("cow", &linear(1, 0, 1, "\"pv0\", 20"), 1).replace(", \"VISIBLE\"", "")
         + &lv("snap0", &segment(1, 0, 4, rest), 1)
         + &lv("free", &linear(1, 0, 1, "\"pv0\", 21"), 1);
     let group = with(&lvs);
-    assert!(reason(&group, "web").is_some() && reason(&group, "cow").is_some());
+    assert!(reason(&group, "web").is_some());
+    // What it is kept in has its name for people.
+    assert_eq!(reason(&group, "cow"), Some("it is a snapshot"));
+    let hidden: Vec<_> = group.logical.iter().map(|volume| volume.hidden).collect();
+    assert_eq!(hidden, [false, false, true, false]);
     assert_eq!(reason(&group, "free"), None);
 }
 
