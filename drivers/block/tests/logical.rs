@@ -64,13 +64,13 @@ fn machine(disks: &[(u8, Vec<u8>)]) -> (Targets<&'static str>, PhysicalVolumes) 
         (disk, table.partitions)
     });
     let mut targets = Targets::new(families.collect::<Vec<_>>());
-    targets.set_logical(physical.logical(&targets));
+    targets.set_logical(physical.logical(&targets).unwrap());
     (targets, physical)
 }
 
 fn logical(disks: &[(u8, Vec<u8>)]) -> LogicalVolumes {
     let (targets, physical) = machine(disks);
-    physical.logical(&targets)
+    physical.logical(&targets).unwrap()
 }
 
 fn names(found: &LogicalVolumes) -> Vec<&str> {
@@ -104,7 +104,7 @@ fn logical_volumes_on_a_disk_and_on_a_partition_are_volumes_of_their_own() {
     let part = in_partition(48, &LvmImage::new(FIRST, 2048, &text).image());
     for (bytes, start, under) in [(whole, 0, "nvme0n1"), (part, 48, "nvme0n1p1")] {
         let (mut targets, physical) = machine(&[(9, bytes)]);
-        let found = physical.logical(&targets);
+        let found = physical.logical(&targets).unwrap();
         assert_eq!(
             (names(&found), found.refused.len()),
             (vec!["vg0/web", "vg0/two"], 0)
@@ -263,7 +263,7 @@ fn a_disk_that_is_reached_twice_has_its_physical_volume_once() {
                 disk
             });
         let targets = Targets::<&str>::new(disks.collect::<Vec<_>>());
-        let found = physical.logical(&targets);
+        let found = physical.logical(&targets).unwrap();
         assert_eq!(found.volumes.len(), usize::from(served));
         assert_eq!(found.refused.len(), usize::from(!served));
     }

@@ -9,7 +9,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::crc::checksum;
 use crate::source::read_bytes;
-use crate::{Group, Reason, SECTOR, SectorSource, Unread, parse};
+use crate::{Group, Reason, SECTOR, SectorSource, Unread, has_room, parse};
 
 /// Metadata areas of a physical volume that are looked at; LVM makes two at most.
 pub const MAX_AREAS: usize = 4;
@@ -76,6 +76,12 @@ pub(crate) fn newest(
         let AreaText::Text(checksum, text) = text else {
             continue;
         };
+        // What a text of short words takes at most while it is read: 27 bytes for each of its own, as far
+        // as the limits of a group go.
+        if !has_room((27 * text.len()).min(5 << 19) + (64 << 10)) {
+            notes.push("there is no memory for the metadata");
+            continue;
+        }
         match parse(&text, checksum) {
             Err(reason) => notes.push(reason),
             Ok(group) => match &mut best {

@@ -40,7 +40,7 @@ pub use group::{Group, LogicalVolume, LvArea, LvSegment, MemberPv};
 pub use label::{FoundPv, find};
 pub use logical::{MAX_LVS, MAX_SPANS};
 pub use parse::{MAX_PVS, parse};
-pub use source::{SectorSource, Unread};
+pub use source::{SectorSource, Unread, has_room};
 pub use uuid::LvmUuid;
 
 /// Bytes of a sector, the unit of all lengths in metadata.

@@ -1,6 +1,8 @@
 //! Where sectors come from: whole ones, read in pieces of at most a page.
 
 use alloc::vec;
+use alloc::vec::Vec;
+use core::hint::black_box;
 
 use crate::SECTOR;
 
@@ -27,6 +29,17 @@ pub trait SectorSource {
     /// # Errors
     /// See [`Unread`]; `out` may then hold a part.
     fn read(&mut self, first: u64, out: &mut [u8]) -> Result<(), Unread>;
+}
+
+/// Whether there is memory for so many bytes. Where it ends, an allocation that cannot fail is the end of
+/// the kernel, and what is on a disk must not cause that.
+#[must_use]
+pub fn has_room(bytes: usize) -> bool {
+    let mut room = Vec::<u8>::new();
+    let reserved = room.try_reserve_exact(bytes).is_ok();
+    // Or else the compiler would see that it is not used, and leave it out.
+    black_box(&mut room);
+    reserved
 }
 
 /// Reads bytes from wherever they begin.

@@ -64,15 +64,17 @@ pub(crate) fn bound<'a>(kept: impl Iterator<Item = &'a FoundPv>, new: &mut Found
         }
     }
     let all = known.into_iter().chain([group]);
-    let weight = |group: &Arc<Group>| {
-        let segments = group.logical.iter().flat_map(|volume| &volume.segments);
-        let areas: usize = segments.map(|segment| segment.areas.len()).sum();
-        group.physical.len() + group.logical.len() + areas
-    };
     if all.map(weight).sum::<usize>() > MOST_KEPT {
         new.group = None;
         new.refused = Some("there is no room for the metadata of a physical volume under it");
     }
+}
+
+/// What a group takes: how many things of about 100 bytes.
+fn weight(group: &Arc<Group>) -> usize {
+    let segments = group.logical.iter().flat_map(|volume| &volume.segments);
+    let areas: usize = segments.map(|segment| segment.areas.len()).sum();
+    group.physical.len() + group.logical.len() + areas
 }
 
 impl PhysicalVolumes {
@@ -87,9 +89,18 @@ impl PhysicalVolumes {
     }
 
     /// The logical volumes on disks and partitions that are among `targets`. Of disks that are one, the
-    /// first counts.
+    /// first counts. `None` if there is no memory for them.
     #[must_use]
-    pub fn logical<H: Copy + PartialEq + Display>(&self, targets: &Targets<H>) -> LogicalVolumes {
+    pub fn logical<H: Copy + PartialEq + Display>(
+        &self,
+        targets: &Targets<H>,
+    ) -> Option<LogicalVolumes> {
+        // A copy of what is kept, the maps, and the volumes themselves.
+        let groups = self.0.iter().filter_map(|it| it.2.found.group.as_ref());
+        let kept = groups.map(weight).sum::<usize>().min(MOST_KEPT);
+        if !spindle_lvm::has_room(kept * 256 + kept.min(MOST_NAMED) * 1024) {
+            return None;
+        }
         let located = self.0.iter().filter_map(|(disk, unit, pv)| {
             let mut disks = targets.disks();
             let disk = disks.find(|it| (it.disk, it.unit) == (*disk, *unit))?;
@@ -102,7 +113,7 @@ impl PhysicalVolumes {
         for assembled in assemble(&found) {
             all.add(&assembled, &places);
         }
-        all
+        Some(all)
     }
 }
 

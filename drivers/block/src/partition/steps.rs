@@ -139,7 +139,9 @@ impl Blocks for KnownBlocks {
                 Some((_, Err(error))) => return Err(*error),
                 None => {
                     let kept = self.pieces.iter().flat_map(|(_, read)| read);
-                    if kept.map(Vec::len).sum::<usize>() + piece.len() > self.most {
+                    let kept = kept.map(Vec::len).sum::<usize>();
+                    let full = kept >= MOST_BYTES && !spindle_lvm::has_room(MOST_BYTES);
+                    if kept + piece.len() > self.most || full {
                         return Err(ReadError::NoMemory);
                     }
                     self.missing = Some((first, piece.len()));

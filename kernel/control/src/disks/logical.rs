@@ -1,7 +1,7 @@
 //! Logical volumes, as the disks have them together: whenever a disk has been read, all are put together
 //! anew.
 
-use log::{info, warn};
+use log::{error, info, warn};
 
 use super::Disks;
 
@@ -12,7 +12,10 @@ impl<Q> Disks<Q> {
     /// Takes in the logical volumes on what is known of all disks, and reports those in the log that are
     /// not as they were. True if there were or are any.
     pub(super) fn look_for_logical(&mut self) -> bool {
-        let found = self.physical.logical(&self.targets);
+        let Some(found) = self.physical.logical(&self.targets) else {
+            error!("there is no memory to look for logical volumes: those that were served stay");
+            return false;
+        };
         for volume in &found.volumes {
             if self.targets.volumes().any(|known| known == volume) {
                 continue;
