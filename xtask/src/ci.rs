@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use xshell::{Shell, cmd};
 
-use crate::{bench, deny, fuzz, kernel, miri, mutants, root, shell, simulate, test, ui};
+use crate::{bench, deny, fuzz, kernel, lvm, miri, mutants, root, shell, simulate, test, ui};
 
 /// For each fuzz target.
 const FUZZ_SECONDS: u64 = 30;
@@ -64,6 +64,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let mut unchecked: Vec<String> = deny::run(&sh)?.into_iter().collect();
 
     test::host()?;
+    unchecked.extend(lvm::in_ci()?);
     unchecked.extend(mutants::in_ci(MUTANTS_TIME)?);
     unchecked.extend(bench::in_ci()?);
     miri::loom()?;
