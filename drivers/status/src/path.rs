@@ -53,9 +53,9 @@ nodes! {
     /// A line for each whole disk, as many as 1,792 bytes hold: name, sectors of 512 bytes, block size in
     /// bytes, mode, model and serial number.
     DISKS = "disks", "disks", Spindle;
-    /// A line for the disk and each partition: name, sectors of 512 bytes, block size in bytes, `r` or `w`
-    /// (`-` as long as it is lost), who has it (`<guest>/<device>:w` or `-`), other names; 1,792 bytes at
-    /// most.
+    /// A line for the disk, each partition, and each logical volume that begins there: name, sectors of 512
+    /// bytes, block size in bytes, `r` or `w` (`-` as long as it is lost), who has it (`<guest>/<device>:w`
+    /// or `-`), other names; 1,792 bytes at most.
     TARGETS = "targets", "targets/<disk>", Spindle;
     /// How many times the kernel has started in this domain.
     LIFE = "life", "life", Spindle;

@@ -55,6 +55,10 @@ pub struct LvmText {
     pub logical: Vec<(String, String)>,
 }
 
+/// A segment of a logical volume: its extents, sectors of a stripe (0 without), and where it is: physical
+/// volumes and first extents.
+pub type LvmSegment<'a> = (u64, u64, &'a [(usize, u64)]);
+
 impl LvmText {
     /// A group without volumes, with extents of 8 sectors.
     #[must_use]
@@ -77,8 +81,7 @@ impl LvmText {
         self
     }
 
-    /// With another logical volume: for each segment its extents, sectors of a stripe, and where it is,
-    /// physical volumes and first extents.
+    /// With another logical volume.
     #[must_use]
     pub fn with(mut self, name: &str, segments: &[(u64, u64, &[(usize, u64)])]) -> Self {
         let mut text = format!("segment_count = {}\n", segments.len());
