@@ -11,8 +11,9 @@ use spindle_status::targets::TargetMode;
 /// the first disk, on the second disk, and on both.
 const DISKS: usize = 2;
 const PARTS: [(usize, u64, u64); 2] = [(0, 10, 20), (0, 30, 60)];
-/// For each, runs on the second partition (0) and the second disk (1): first block and blocks.
-const LOGICAL: [(&str, &[(usize, u64, u64)]); 4] = [
+/// A name, and runs on the second partition (0) and the second disk (1): first block and blocks.
+type Logical = (&'static str, &'static [(usize, u64, u64)]);
+const LOGICAL: [Logical; 4] = [
     ("vg0/a", &[(0, 4, 10)]),
     ("vg0/b", &[(1, 20, 10)]),
     ("vg0/ab", &[(0, 20, 8), (1, 40, 8)]),

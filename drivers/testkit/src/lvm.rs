@@ -83,7 +83,7 @@ impl LvmText {
 
     /// With another logical volume.
     #[must_use]
-    pub fn with(mut self, name: &str, segments: &[(u64, u64, &[(usize, u64)])]) -> Self {
+    pub fn with(mut self, name: &str, segments: &[LvmSegment<'_>]) -> Self {
         let mut text = format!("segment_count = {}\n", segments.len());
         let mut start = 0;
         for (number, (extents, stripe, areas)) in (1..).zip(segments) {
