@@ -10,8 +10,8 @@ pub(crate) struct Fifo {
     /// A power of two of places.
     items: Box<[u16]>,
     /// Taken and put in so far, wrapping.
-    head: usize,
-    tail: usize,
+    head: u32,
+    tail: u32,
 }
 
 impl Fifo {
@@ -26,7 +26,7 @@ impl Fifo {
 
     #[inline]
     pub(crate) fn len(&self) -> usize {
-        self.tail.wrapping_sub(self.head)
+        self.tail.wrapping_sub(self.head) as usize
     }
 
     /// The item `at` places from the front.
@@ -36,7 +36,8 @@ impl Fifo {
             return None;
         }
         let mask = self.items.len() - 1;
-        self.items.get(self.head.wrapping_add(at) & mask).copied()
+        let at = (self.head as usize).wrapping_add(at);
+        self.items.get(at & mask).copied()
     }
 
     /// Adds an item; there is room, since a ring's slots are never in a queue twice.
@@ -44,7 +45,7 @@ impl Fifo {
     pub(crate) fn push(&mut self, item: u16) {
         debug_assert!(self.len() < self.items.len());
         let mask = self.items.len() - 1;
-        self.items[self.tail & mask] = item;
+        self.items[self.tail as usize & mask] = item;
         self.tail = self.tail.wrapping_add(1);
     }
 
@@ -53,7 +54,7 @@ impl Fifo {
         debug_assert!(self.len() < self.items.len());
         let mask = self.items.len() - 1;
         self.head = self.head.wrapping_sub(1);
-        self.items[self.head & mask] = item;
+        self.items[self.head as usize & mask] = item;
     }
 
     /// Removes the front item.

@@ -262,17 +262,16 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> Worker<Q, G, N> {
     /// One turn: orders, a visit to all rings and disks, reports.
     #[inline]
     pub fn turn(&mut self, now_ns: u64) -> Next {
-        if !self.link.orders.is_full() {
-            if now_ns < self.quiet_until
-                && let Some(core) = &mut self.core
-                && core.is_quiet(now_ns)
-            {
-                self.quiet += 1;
-                return Next::Turn;
-            }
-            if now_ns < self.alone_until {
-                return self.turn_alone(now_ns);
-            }
+        if now_ns < self.quiet_until
+            && !self.link.orders.is_full()
+            && let Some(core) = &mut self.core
+            && core.is_quiet(now_ns)
+        {
+            self.quiet += 1;
+            return Next::Turn;
+        }
+        if now_ns < self.alone_until && !self.link.orders.is_full() {
+            return self.turn_alone(now_ns);
         }
         self.turn_fully(now_ns, Work::default())
     }
