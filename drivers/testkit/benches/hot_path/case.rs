@@ -90,16 +90,16 @@ impl Case {
             size.map_or(0.0, |size| bounds[size])
         };
         match (self.path, self.batch) {
-            (_, 0) => 97.0,
-            (Path::Persistent, 1) => 1650.0,
+            (_, 0) => 99.0,
+            (Path::Persistent, 1) => 1100.0,
             // Half of the pages are not mapped.
-            (Path::Persistent, 32) if self.in_turn == AROUND_THE_CACHE[2] => 865.0,
-            (Path::Persistent, 32) => 400.0,
-            (Path::Persistent, _) => large([1050.0, 1600.0, 2700.0, 13_100.0]),
-            (Path::Copy, 1) => 2560.0,
-            (Path::Copy, 32) => 970.0,
-            (Path::Copy, _) => large([1910.0, 2770.0, 4850.0, 23_900.0]),
-            (Path::Map, _) => large([1970.0, 5770.0, 14_800.0, 107_500.0]),
+            (Path::Persistent, 32) if self.in_turn == AROUND_THE_CACHE[2] => 850.0,
+            (Path::Persistent, 32) => 393.0,
+            (Path::Persistent, _) => large([975.0, 1525.0, 2650.0, 13_000.0]),
+            (Path::Copy, 1) => 2640.0,
+            (Path::Copy, 32) => 940.0,
+            (Path::Copy, _) => large([1910.0, 2750.0, 4830.0, 23_600.0]),
+            (Path::Map, _) => large([1550.0, 3300.0, 7550.0, 49_500.0]),
         }
     }
 
