@@ -50,7 +50,8 @@ pub(crate) enum Verb {
     List,
     /// Print the counters of all disks and cores.
     Stat(StatArgs),
-    /// Show the rates of all disks and cores, again and again.
+    /// Show the rates of all disks and cores, again and again: on a terminal as a screen, ordered by any
+    /// column, with its keys on the last line; else as tables, with the time.
     Top(Top),
     /// Print the counters of disks and cores in the format of Prometheus, for the textfile collector
     /// of its node exporter.
@@ -239,7 +240,13 @@ pub(crate) struct Top {
     /// Seconds between two lines; Spindle publishes its counters every 5 seconds.
     #[arg(long, default_value_t = 5, value_parser = value_parser!(u64).range(1..=DAY))]
     pub(crate) every: u64,
-    /// End after this many lines for each disk and core.
+    /// End after this many lines for each disk and core; implies --batch.
     #[arg(long)]
     pub(crate) count: Option<u64>,
+    /// Order the rows by the column of this heading, the highest first [default: reads].
+    #[arg(long, value_name = "COLUMN")]
+    pub(crate) sort: Option<String>,
+    /// Print one table after the other, also on a terminal.
+    #[arg(long, short)]
+    pub(crate) batch: bool,
 }

@@ -61,8 +61,7 @@ impl ConsoleLog {
             return Ok(Vec::new());
         }
         if size < self.seen {
-            // It was begun anew.
-            self.seen = 0;
+            // It was begun anew, without the end of that line.
             self.open.clear();
         }
         let text = host.tail(&self.path, self.seen, MOST)?;
@@ -136,6 +135,8 @@ mod tests {
         assert!(log.news(&mut host).expect("read").is_empty());
         host.put(LOG, "one\ntwo, and more\n");
         assert_eq!(log.news(&mut host).expect("read"), ["two, and more"]);
+        host.put(LOG, "one\ntwo, and more\nthree, an");
+        assert!(log.news(&mut host).expect("read").is_empty());
         host.put(LOG, "anew\n");
         assert_eq!(log.news(&mut host).expect("read"), ["anew"]);
     }

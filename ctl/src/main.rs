@@ -65,6 +65,7 @@ mod survey;
 #[cfg(test)]
 mod survey_tests;
 mod tables;
+mod top;
 mod update;
 #[cfg(test)]
 mod update_tests;
@@ -98,6 +99,7 @@ use host::Host;
 use plan::{Plan, Wanted};
 use sheet::{Paper, Sheet};
 use spindle::Spindle;
+use top::View;
 use update::Update;
 
 /// Locked while something is changed.
@@ -111,6 +113,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let out = Output {
         json: cli.json,
+        wide: cli.wide,
         paper: Paper::of_output(cli.wide),
     };
     let result = match cli.verb {
@@ -300,6 +303,7 @@ fn alone(host: &mut Dom0, patience: u64, me: &str) -> Result<()> {
 #[derive(Clone, Copy)]
 struct Output {
     json: bool,
+    wide: bool,
     paper: Paper,
 }
 
@@ -374,7 +378,10 @@ fn list(out: Output) -> Result<()> {
 fn stat(out: Output, args: &StatArgs) -> Result<()> {
     let all = all()?;
     if args.explain && !out.json {
-        return show(tables::explained(&all));
+        return show(tables::explained(
+            &all,
+            out.paper.width.unwrap_or(usize::MAX),
+        ));
     }
     out.sheets(&tables::stat(&all), || json::stat(&all))
 }
@@ -419,25 +426,41 @@ fn top(out: Output, args: &Top) -> Result<()> {
     let mut host = Dom0::new();
     let every = Duration::from_secs(args.every);
     let (mut before, mut looked) = (Spindle::all(&mut host)?, Instant::now());
+    // Before there are rates, none: nothing has happened between one look and itself.
+    let begin = tables::top(&before, &before, 1.0);
+    let view = View::new(&begin, args.sort.as_deref())?;
+    // Rates, once enough time has passed and there is news; or, after as long as Spindle may take, as
+    // nothing has happened.
+    let mut next = || -> Result<Option<(Vec<Spindle>, [Sheet; 2])>> {
+        if looked.elapsed() < every {
+            return Ok(None);
+        }
+        let now = Spindle::all(&mut host)?;
+        if now == before && looked.elapsed() < every + PUBLISHED {
+            return Ok(None);
+        }
+        let sheets = tables::top(&before, &now, looked.elapsed().as_secs_f64());
+        looked = Instant::now();
+        before.clone_from(&now);
+        Ok(Some((now, sheets)))
+    };
+    let screen = io::stdout().is_terminal() && io::stdin().is_terminal();
+    if screen && !(out.json || args.batch || args.count.is_some()) {
+        return top::run(begin, view, out.wide, &mut || {
+            Ok(next()?.map(|(_, sheets)| sheets))
+        });
+    }
     let mut left = args.count.unwrap_or(u64::MAX);
     while left > 0 {
+        thread::sleep(LOOK.min(every));
+        let Some((now, sheets)) = next()? else {
+            continue;
+        };
         left -= 1;
-        thread::sleep(every);
-        let mut now = Spindle::all(&mut host)?;
-        // Without news, nothing has happened only if none comes for as long as Spindle may take.
-        while now == before && looked.elapsed() < every + PUBLISHED {
-            thread::sleep(LOOK);
-            now = Spindle::all(&mut host)?;
+        if !out.json {
+            show(top::clock())?;
         }
-        let seconds = looked.elapsed().as_secs_f64();
-        looked = Instant::now();
-        if io::stdout().is_terminal() && !out.json {
-            // Clears the screen, and goes to its top (ECMA-48).
-            print!("\x1b[2J\x1b[H");
-        }
-        let sheets = tables::top(&before, &now, seconds);
-        out.sheets(&sheets, || json::stat(&now))?;
-        before = now;
+        out.sheets(&view.order(&sheets), || json::stat(&now))?;
     }
     Ok(())
 }

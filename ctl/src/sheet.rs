@@ -65,6 +65,24 @@ impl Sheet {
         self.rows.push(cells.into_iter().collect());
     }
 
+    /// The headings.
+    pub(crate) fn headings(&self) -> &[String] {
+        &self.headings
+    }
+
+    /// Orders the rows by a column: numbers by their size, whatever their unit, texts by their letters.
+    pub(crate) fn sort(&mut self, column: usize, falling: bool) {
+        let key = |row: &Vec<String>| {
+            let cell = row.get(column).cloned().unwrap_or_default();
+            (weight(&cell), cell)
+        };
+        self.rows.sort_by(|one, other| {
+            let ((one, name), (other, other_name)) = (key(one), key(other));
+            let order = one.total_cmp(&other).then_with(|| name.cmp(&other_name));
+            if falling { order.reverse() } else { order }
+        });
+    }
+
     /// The rows, for tests.
     #[cfg(test)]
     pub(crate) fn rows(&self) -> &[Vec<String>] {
@@ -78,56 +96,70 @@ impl Sheet {
         &self.rows[row][column.unwrap_or_else(|| panic!("no column {heading}"))]
     }
 
-    /// As text, with a line on what was left out.
+    /// As text, with a line on what was left out: first the domain where all rows have the same, then the
+    /// last columns.
     pub(crate) fn render(&self, paper: Paper) -> String {
-        let all = self.headings.len();
         let width = paper.width.unwrap_or(usize::MAX);
-        let mut count = all;
-        let mut text = self.draw(count, paper.lines);
-        while widest(&text) > width && count > self.least.max(1) {
-            count -= 1;
-            text = self.draw(count, paper.lines);
+        let mut columns: Vec<usize> = (0..self.headings.len()).collect();
+        let mut text = self.draw(&columns, paper.lines);
+        let mut left = Vec::new();
+        while widest(&text) > width && columns.len() > self.least.max(1) {
+            let column = if left.is_empty() && self.is_constant(0) {
+                Some(columns.remove(0))
+            } else {
+                columns.pop()
+            };
+            left.extend(column);
+            text = self.draw(&columns, paper.lines);
         }
         let cut = text.lines().any(|line| line.chars().count() > width);
         if cut {
             let lines = text.lines().map(|line| shorten(line, width));
             text = lines.collect::<Vec<_>>().join("\n");
         }
-        if count < all {
-            let left = self.headings[count..].join(", ");
-            text += &format!("\n{}", wrap("left out, see --wide: ", &left, width));
+        if !left.is_empty() {
+            left.sort_unstable();
+            let names: Vec<&str> = left.iter().map(|&at| &*self.headings[at]).collect();
+            let note = wrap("left out, see --wide: ", &names.join(", "), width);
+            text += &format!("\n{note}");
         } else if cut {
             text += "\nlines that end with ~ are cut, see --wide";
         }
         text
     }
 
-    /// The first `count` columns.
-    fn draw(&self, count: usize, lines: bool) -> String {
+    /// Whether all rows say the same in a column, and there are others to tell them apart by.
+    fn is_constant(&self, column: usize) -> bool {
+        let mut cells = self.rows.iter().map(|row| row.get(column));
+        let first = cells.next();
+        self.headings[column] == "domain" && cells.all(|cell| Some(cell) == first)
+    }
+
+    /// Some columns.
+    fn draw(&self, columns: &[usize], lines: bool) -> String {
         let mut table = Table::new();
         table
             .load_preset(if lines {
-                presets::UTF8_FULL_CONDENSED
+                presets::UTF8_HORIZONTAL_ONLY
             } else {
                 presets::NOTHING
             })
             .set_content_arrangement(ContentArrangement::Disabled)
-            .set_header(&self.headings[..count]);
+            .set_header(columns.iter().map(|&column| &self.headings[column]));
         for row in &self.rows {
-            let missing = std::iter::repeat_n(String::new(), count);
-            table.add_row(row.iter().cloned().chain(missing).take(count));
+            let cell = |&column: &usize| row.get(column).cloned().unwrap_or_default();
+            table.add_row(columns.iter().map(cell));
         }
-        for (number, column) in table.column_iter_mut().enumerate() {
+        for (drawn, &number) in table.column_iter_mut().zip(columns) {
             let cells = self.rows.iter().filter_map(|row| row.get(number));
             if is_numeric(cells) {
-                column.set_cell_alignment(CellAlignment::Right);
+                drawn.set_cell_alignment(CellAlignment::Right);
             }
-            if !lines {
-                column.set_padding((0, 2));
-            }
+            drawn.set_padding((0, if lines { 1 } else { 2 }));
         }
         let text = table.to_string();
-        let lines = text.lines().map(str::trim_end);
+        let lines = text.lines().map(|line| line.trim_end_matches([' ', '╌']));
+        let lines = lines.filter(|line| !line.is_empty());
         lines.collect::<Vec<_>>().join("\n")
     }
 }
@@ -143,6 +175,28 @@ fn is_numeric<'a>(cells: impl Iterator<Item = &'a String>) -> bool {
         .filter(|cell| !cell.is_empty() && *cell != "-")
         .peekable();
     cells.peek().is_some() && cells.all(|cell| cell.starts_with(|c: char| c.is_ascii_digit()))
+}
+
+/// What a cell is worth: its number in the least of its units; less than any number if it has none.
+fn weight(cell: &str) -> f64 {
+    let end = cell.find(|c: char| !(c.is_ascii_digit() || c == '.'));
+    let (number, unit) = cell.split_at(end.unwrap_or(cell.len()));
+    let Ok(number) = number.parse::<f64>() else {
+        // As `> 8 s`, which is more than can be said.
+        return if cell.starts_with('>') {
+            f64::INFINITY
+        } else {
+            -1.0
+        };
+    };
+    number
+        * match unit.trim() {
+            "KiB" | "ms" => 1024.0,
+            "MiB" | "s" => 1024.0 * 1024.0,
+            "GiB" => 1024.0 * 1024.0 * 1024.0,
+            "TiB" => 1024.0 * 1024.0 * 1024.0 * 1024.0,
+            _ => 1.0,
+        }
 }
 
 /// The start of a line that is too long.
@@ -204,7 +258,7 @@ mod tests {
     fn a_terminal_gets_the_columns_that_fit_and_the_names_of_the_others() {
         for (width, lines, left) in [
             (40, true, None),
-            (36, true, Some("about")),
+            (30, true, Some("about")),
             (33, false, Some("about")),
         ] {
             let text = on(width, lines);
@@ -212,7 +266,7 @@ mod tests {
                 text.lines().all(|line| line.chars().count() <= width),
                 "{text}"
             );
-            assert_eq!(text.contains('│'), lines, "{text}");
+            assert_eq!(text.contains('═'), lines, "{text}");
             let note = left.map(|left| format!("left out, see --wide: {left}"));
             assert_eq!(
                 text.lines().last().filter(|l| l.starts_with("left")),
@@ -224,6 +278,30 @@ mod tests {
             narrow.starts_with("disk\nnvme0n1\nvda\nleft out,"),
             "{narrow}"
         );
+    }
+
+    #[test]
+    fn the_domain_is_left_out_first_where_there_is_one() {
+        let mut sheet = Sheet::new(["domain", "disk", "reads"], 1);
+        sheet.add(["spindle", "xvda", "7"].map(str::to_string));
+        sheet.add(["spindle", "xvdb", "8"].map(str::to_string));
+        let paper = Paper {
+            width: Some(22),
+            lines: false,
+        };
+        let narrow = Paper {
+            width: Some(13),
+            ..paper
+        };
+        assert!(sheet.render(paper).starts_with("domain "), "it fits");
+        let text = sheet.render(narrow);
+        assert!(text.starts_with("disk  reads\n"), "{text}");
+        assert!(
+            text.contains("left out") && text.ends_with("domain"),
+            "{text}"
+        );
+        sheet.add(["other", "xvda", "9"].map(str::to_string));
+        assert!(sheet.render(narrow).starts_with("domain "));
     }
 
     #[test]
@@ -240,6 +318,31 @@ mod tests {
             text,
             "name\nlong~\nlines that end with ~ are cut, see --wide"
         );
+    }
+
+    #[test]
+    fn rows_are_ordered_by_what_their_cells_are_worth() {
+        let mut sheet = Sheet::new(["what"], 1);
+        let cells = [
+            "900 KiB", "1.2 MiB", "-", "12 B", "> 8 s", "3 GiB", "1023 B",
+        ];
+        cells
+            .into_iter()
+            .for_each(|cell| sheet.add([cell.to_string()]));
+        sheet.sort(0, true);
+        let order: Vec<&str> = sheet.rows().iter().map(|row| row[0].as_str()).collect();
+        assert_eq!(
+            order,
+            [
+                "> 8 s", "3 GiB", "1.2 MiB", "900 KiB", "1023 B", "12 B", "-"
+            ]
+        );
+        let mut names = Sheet::new(["what"], 1);
+        for name in ["b", "c", "a"] {
+            names.add([name.to_string()]);
+        }
+        names.sort(0, false);
+        assert_eq!(names.rows(), [["a"], ["b"], ["c"]]);
     }
 
     #[test]

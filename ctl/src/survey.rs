@@ -207,11 +207,17 @@ fn of_disks(host: &mut impl Host, asked: &[Bdf]) -> Vec<Finding> {
             Ok(domains) => assign::ensure_free(host, domains, bdf, None),
             Err(error) => Err(anyhow::anyhow!("{error:#}")),
         };
-        // One that a domain has is in use as it should be.
         if let Err(error) = free {
             let text = format!("{error:#}");
             let (found, next) = parted(&text);
-            findings.push(Finding::new(Verdict::Note, "disk", found, next));
+            findings.push(match FaultKind::of(&error) {
+                // One that a domain has is in use as it should be, but where another one is to have it.
+                FaultKind::Refused if asked.is_empty() => {
+                    Finding::new(Verdict::Good, "disk", found, "")
+                }
+                FaultKind::Refused => Finding::new(Verdict::Bad, "disk", found, next),
+                _ => Finding::new(Verdict::Note, "disk", found, next),
+            });
             continue;
         }
         findings.push(match PciDevice::inspect(host, bdf) {
@@ -220,8 +226,9 @@ fn of_disks(host: &mut impl Host, asked: &[Bdf]) -> Vec<Finding> {
                 Finding::new(Verdict::Good, "disk", found, "")
             }
             Ok(disk) => {
-                let driver = disk.driver.unwrap_or_else(|| "no driver".into());
-                let found = format!("{bdf} can be given to a domain; dom0 has it now ({driver})");
+                let driver = disk.driver.map(|driver| format!("its driver {driver}"));
+                let driver = driver.unwrap_or_else(|| "no driver".into());
+                let found = format!("{bdf} can be given to a domain; dom0 has it now, with {driver}");
                 let next = format!(
                     "xen-pciback.hide=({bdf}) on dom0's command line keeps dom0 from reading it at each boot"
                 );

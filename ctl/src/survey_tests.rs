@@ -1,7 +1,11 @@
 //! `check` on a host that is fit, and with each thing that makes it less so.
 
-use crate::fake::{BDF, Fake};
+use std::time::Duration;
+
+use crate::create::{Failing, create};
+use crate::fake::{BDF, Fake, wanted};
 use crate::fault::FaultKind;
+use crate::plan::{Plan, Route};
 use crate::survey::{Finding, Verdict, json, survey, text, verdict};
 
 const VCPUS: &str = "Name ID VCPU CPU State Time(s) Affinity (Hard / Soft)\n\
@@ -163,6 +167,33 @@ fn a_disk_that_is_asked_for_has_to_be_free() {
     let error = verdict(&findings).expect_err("it is mounted");
     assert_eq!(FaultKind::of(&error), FaultKind::Unfit);
     assert!(survey(&mut host, &["nvme0".into()], &[]).is_err());
+}
+
+#[test]
+fn a_disk_that_a_spindle_has_is_as_it_should_be_unless_another_is_to_have_it() {
+    let mut host = Fake::with_nvme("nvme");
+    host.scheduler = "credit2".into();
+    host.put("/sys/bus/pci/drivers/pciback/new_slot", "");
+    let plan = Plan::new(&mut host, &wanted(Route::Hvm), None).expect("a plan");
+    let patience = Duration::from_secs(30);
+    create(&mut host, &plan, patience, Failing::Undo, &mut |_| {}).expect("created");
+    let of_disk = |findings: Vec<Finding>| {
+        let disk = findings.into_iter().find(|finding| finding.what == "disk");
+        disk.expect("a disk")
+    };
+    let disk = of_disk(look(&mut host));
+    assert_eq!((disk.verdict, disk.next.as_str()), (Verdict::Good, ""));
+    assert!(
+        disk.found
+            .starts_with("domain 3 (spindle) has 0000:01:00.0"),
+        "{disk:?}"
+    );
+    let disk = of_disk(survey(&mut host, &[BDF.into()], &[]).expect("findings"));
+    assert_eq!(disk.verdict, Verdict::Bad);
+    assert!(
+        disk.next.starts_with("`spindlectl destroy spindle`"),
+        "{disk:?}"
+    );
 }
 
 #[test]

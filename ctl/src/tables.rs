@@ -5,7 +5,7 @@ use spindle_status::statistic::{Merge, Statistic, Unit};
 use spindle_status::stats::{CoreSnapshot, DeviceLine, RingSnapshot};
 use spindle_status::targets::HolderWord;
 
-use crate::sheet::Sheet;
+use crate::sheet::{self, Sheet};
 use crate::spindle::{PublishedDisk, Spindle};
 
 /// What serves what to whom: a row for each target.
@@ -258,17 +258,15 @@ fn counted(
 }
 
 /// All that one has counted, a line each with what it means.
-pub(crate) fn explained(spindles: &[Spindle]) -> String {
+pub(crate) fn explained(spindles: &[Spindle], width: usize) -> String {
     let mut out = String::new();
     let mut block = |title: String, all: Vec<(&'static Statistic, &[u64])>| {
         out += &format!("{title}\n");
         for (about, reading) in all {
             let values = cells(about, reading, None).join(" / ");
-            out += &format!(
-                "  {:<12} {values:>12}  {}\n",
-                about.heading,
-                about.help.trim()
-            );
+            let lead = format!("  {:<12} {values:>12}  ", about.heading);
+            out += &sheet::wrap(&lead, about.help.trim(), width);
+            out.push('\n');
         }
     };
     for spindle in spindles {
@@ -510,7 +508,7 @@ mod tests {
     #[test]
     fn every_statistic_has_its_column_and_its_line() {
         let spindles = serving();
-        let texts = [explained(&spindles)];
+        let texts = [explained(&spindles, usize::MAX)];
         for sheets in [stat(&spindles), top(&spindles, &spindles, 1.0)] {
             let [disks, cores] = sheets.map(|sheet| sheet.render(crate::sheet::Paper::PLAIN));
             for (sheet, all) in [

@@ -261,7 +261,7 @@ fn agreed(out: &mut Reasons, disk: &PublishedDisk, back: &Keys, front: &Keys) {
     out.add(
         Topic::Agreed,
         format!(
-            "{} of {queues} queues, {} pages each",
+            "{} of {queues} queues, pages in a ring: {}",
             line.rings,
             1u64 << order(front)
         ),
@@ -452,7 +452,7 @@ mod tests {
         assert!(state[1].contains("50% took less than 66 µs"), "{state:?}");
         let agreed = of(&mut host, Topic::Agreed);
         assert!(
-            agreed[0].starts_with("2 of 2 queues, 16 pages each"),
+            agreed[0].starts_with("2 of 2 queues, pages in a ring: 16"),
             "{agreed:?}"
         );
         assert!(

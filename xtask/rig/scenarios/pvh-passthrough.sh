@@ -65,7 +65,7 @@ ctl top --every 2 --count 1 || fail "spindlectl top"
 ctl why fio/xvda | tee /run/why
 grep -q "^state *connected" /run/why && grep -q "^agreed .* queues" /run/why || fail "spindlectl why"
 ctl check | tee /run/check
-grep -q "^ok *IOMMU" /run/check && grep -q "^note *disk .*$BDF" /run/check || fail "spindlectl check"
+grep -q "^ok *IOMMU" /run/check && grep -q "^ok *disk .*spindle) has $BDF" /run/check || fail "spindlectl check"
 ctl metrics > /run/metrics || fail "spindlectl metrics"
 grep 'requests_total' /run/metrics
 grep -q 'requests_total{domain="spindle",guest="fio",.*op="write"} [1-9]' /run/metrics || fail "no writes counted"
