@@ -18,9 +18,10 @@ pub(crate) fn list(spindles: &[Spindle], notes: &[String]) -> Value {
             .map(|last| json!({ "cause": last.cause, "core": last.core, "message": last.message }));
         json!({
             "name": spindle.name,
-            "id": spindle.id,
+            "id": Some(spindle.id).filter(|&id| id > 0),
             "version": spindle.version,
             "serves": spindle.ready,
+            "silent": spindle.silent,
             "readable": spindle.readable,
             "made_by_spindlectl": spindle.ours,
             "life": life.number,

@@ -8,6 +8,7 @@ use spindle_status::path;
 use spindle_status::stats::{CoreSnapshot, DeviceLine};
 use spindle_status::targets::{HolderWord, TargetLine, TargetMode};
 
+use crate::domains::Domains;
 use crate::fault::FaultKind;
 use crate::host::Host;
 use crate::life::KernelLife;
@@ -28,6 +29,8 @@ pub(crate) struct Spindle {
     pub(crate) readable: bool,
     /// Whether it serves.
     pub(crate) ready: bool,
+    /// Why it shows nothing though `create` made it; only its name is known then.
+    pub(crate) silent: Option<&'static str>,
     /// What it is: version and commit.
     pub(crate) version: String,
     /// Which life its kernel is in, and how the last one ended.
@@ -135,6 +138,7 @@ impl Spindle {
             ours: true,
             readable: true,
             ready: own.get("ready").is_some_and(|ready| ready == "1"),
+            silent: None,
             version,
             life: KernelLife::read(&own),
             drill: own.get("drill").is_some_and(|drill| drill == "on"),
@@ -150,7 +154,7 @@ impl Spindle {
     pub(crate) fn mismatch(&self) -> Option<String> {
         const OWN: &str = env!("CARGO_PKG_VERSION");
         let theirs = self.version.split(' ').next().unwrap_or_default();
-        let differs = self.readable && theirs != OWN;
+        let differs = self.readable && self.silent.is_none() && theirs != OWN;
         differs.then(|| {
             let (name, theirs) = (tables::text(&self.name), tables::text(theirs));
             format!(
@@ -159,6 +163,41 @@ impl Spindle {
                  restart {name}`"
             )
         })
+    }
+
+    /// All Spindle domains, and those that `create` made and that have ended or show nothing.
+    ///
+    /// # Errors
+    /// If xenstore or xl does not answer.
+    pub(crate) fn all_made(host: &mut impl Host) -> Result<Vec<Self>> {
+        let mut all = Self::all(host)?;
+        let records = Record::all(host)?;
+        if records.is_empty() {
+            return Ok(all);
+        }
+        let domains = Domains::look(host)?;
+        for record in records {
+            let domain = domains.by_uuid(&record.uuid);
+            let id = domain.map_or(0, |domain| domain.id);
+            if domain.is_some() && all.iter().any(|spindle| spindle.id == id) {
+                continue;
+            }
+            let silent = match domain {
+                Some(_) => "shows nothing",
+                None => "has ended",
+            };
+            all.push(Self {
+                id,
+                name: domain
+                    .map_or(record.name.as_str(), |d| record.known_as(d))
+                    .to_string(),
+                ours: true,
+                readable: true,
+                silent: Some(silent),
+                ..Self::default()
+            });
+        }
+        Ok(all)
     }
 
     /// All Spindle domains.
@@ -292,7 +331,9 @@ fn disks(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fake::{Failure, Fake, Made};
+    use crate::create::{Failing, create};
+    use crate::fake::{Failure, Fake, Made, wanted};
+    use crate::plan::{Plan, Route};
 
     #[test]
     fn a_spindle_is_read_with_its_targets_disks_and_cores() {
@@ -378,6 +419,31 @@ mod tests {
         host.fail(at_of(&clean), Failure::Before);
         let all = Spindle::all(&mut host).expect("xenstore");
         assert_eq!(all.len(), 1);
+    }
+
+    #[test]
+    fn one_that_has_ended_or_shows_nothing_is_not_forgotten() {
+        let mut host = Fake::with_nvme("nvme");
+        assert!(Spindle::all_made(&mut host).expect("none").is_empty());
+        let plan = Plan::new(&mut host, &wanted(Route::Hvm), None).expect("a plan");
+        let patience = std::time::Duration::from_secs(30);
+        create(&mut host, &plan, patience, Failing::Undo, &mut |_| {}).expect("created");
+        let seen = |host: &mut Fake| {
+            let all = Spindle::all_made(host).expect("xenstore");
+            let names = all.iter().map(|s| (s.name.clone(), s.silent, s.ready));
+            names.collect::<Vec<_>>()
+        };
+        let named = |silent, ready| vec![("spindle".to_string(), silent, ready)];
+        assert_eq!(seen(&mut host), named(None, true));
+        host.state
+            .store
+            .remove("/local/domain/3/data/spindle/version");
+        assert_eq!(seen(&mut host), named(Some("shows nothing"), false));
+        host.state.domains.clear();
+        host.state
+            .store
+            .retain(|path, _| !path.starts_with("/local/domain/3/"));
+        assert_eq!(seen(&mut host), named(Some("has ended"), false));
     }
 
     #[test]

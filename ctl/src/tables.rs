@@ -15,10 +15,11 @@ pub(crate) fn list(spindles: &[Spindle]) -> Sheet {
     ];
     let mut table = Sheet::new(headings, 4);
     for spindle in spindles {
-        let state = match (spindle.readable, spindle.ready) {
-            (false, _) => "cannot be read",
-            (true, true) => "serves",
-            (true, false) => "starts",
+        let state = match (spindle.silent, spindle.readable, spindle.ready) {
+            (Some(silent), ..) => silent,
+            (None, false, _) => "cannot be read",
+            (None, true, true) => "serves",
+            (None, true, false) => "starts",
         };
         let life = match spindle.life.number {
             0 | 1 => String::new(),
@@ -30,7 +31,11 @@ pub(crate) fn list(spindles: &[Spindle]) -> Sheet {
             " (not made by spindlectl)"
         };
         let state = format!("{state}{life}{by}");
-        let who = [text(&spindle.name), spindle.id.to_string(), state];
+        let id = match spindle.id {
+            0 => "-".to_string(),
+            id => id.to_string(),
+        };
+        let who = [text(&spindle.name), id, state];
         if spindle.targets.is_empty() {
             table.add(who.into_iter().chain(["none".into()]));
             continue;
@@ -65,7 +70,14 @@ pub(crate) fn notes(spindles: &[Spindle], now: u64) -> Vec<String> {
             let (guest, vdev, target) = (guest(disk), text(&disk.vdev), text(&disk.target));
             Some(format!("{guest} {vdev} ({target}): {}", text(error)))
         };
-        let story = spindle.life.story(&spindle.name, now);
+        let name = text(&spindle.name);
+        let silent = spindle.silent.map(|silent| {
+            format!(
+                "{name} {silent}: `spindlectl log {name}` may say why, `spindlectl restart {name}` puts a \
+                 new one in its place"
+            )
+        });
+        let story = spindle.life.story(&spindle.name, now).or(silent);
         let notes = story
             .into_iter()
             .chain(spindle.disks.iter().filter_map(disk));
@@ -450,6 +462,32 @@ mod tests {
         ];
         assert_eq!(notes(&spindles, 1060), expected);
         assert_eq!(rows(&list(&spindles))[0][2], "serves, life 2");
+    }
+
+    #[test]
+    fn one_that_has_ended_is_listed_with_what_to_do() {
+        let mut spindles = serving();
+        spindles.push(Spindle {
+            name: "other".into(),
+            ours: true,
+            readable: true,
+            silent: Some("has ended"),
+            ..Spindle::default()
+        });
+        assert_eq!(
+            rows(&list(&spindles))[2],
+            ["other", "-", "has ended", "none"]
+        );
+        let notes = notes(&spindles, 0);
+        assert_eq!(notes.len(), 1);
+        assert!(
+            notes[0].starts_with("other has ended: `spindlectl log other`"),
+            "{notes:?}"
+        );
+        let metrics = crate::metrics::text(&spindles);
+        let down = "spindle_up{domain=\"other\",version=\"\"} 0";
+        assert!(metrics.lines().any(|line| line == down), "{metrics}");
+        assert_eq!(spindles[1].mismatch(), None);
     }
 
     #[test]
