@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, value_parser};
 
 use crate::crash::{self, How};
-use crate::generate::What;
+use crate::generate::Generated;
 use crate::plan::Route;
 
 /// The longest time that can be waited for, in seconds: a day.
@@ -229,7 +229,7 @@ pub(crate) struct CheckArgs {
 pub(crate) struct GenerateArgs {
     /// What to generate.
     #[arg(value_enum)]
-    pub(crate) what: What,
+    pub(crate) what: Generated,
     /// Write into files of this folder, instead of to standard output.
     #[arg(long, value_name = "FOLDER")]
     pub(crate) into: Option<PathBuf>,

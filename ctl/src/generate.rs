@@ -10,14 +10,14 @@ use clap::{Command, CommandFactory, ValueEnum};
 use clap_complete::Shell;
 use clap_mangen::Man;
 use clap_mangen::roff::{Roff, roman};
-use spindle_status::path::{NODES, Writer};
+use spindle_status::path::{NODES, NodeWriter};
 
 use crate::cli::Cli;
 use crate::{fault, metrics};
 
-/// What can be generated.
+/// Generated can be generated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum What {
+pub(crate) enum Generated {
     /// Completions for bash; to /usr/share/bash-completion/completions/spindlectl.
     Bash,
     /// Completions for zsh; to /usr/share/zsh/site-functions/_spindlectl.
@@ -37,18 +37,18 @@ const SECTION: &str = "8";
 ///
 /// # Errors
 /// If a file cannot be written.
-pub(crate) fn generate(what: What, into: Option<&Path>) -> Result<String> {
+pub(crate) fn generate(what: Generated, into: Option<&Path>) -> Result<String> {
     let text = match what {
-        What::Bash => complete(Shell::Bash),
-        What::Zsh => complete(Shell::Zsh),
-        What::Man => return man(into),
-        What::Metrics => metrics::markdown(),
-        What::Nodes => nodes(),
+        Generated::Bash => complete(Shell::Bash),
+        Generated::Zsh => complete(Shell::Zsh),
+        Generated::Man => return man(into),
+        Generated::Metrics => metrics::markdown(),
+        Generated::Nodes => nodes(),
     };
     let Some(into) = into else { return Ok(text) };
     let name = match what {
-        What::Bash => "spindlectl",
-        What::Zsh => "_spindlectl",
+        Generated::Bash => "spindlectl",
+        Generated::Zsh => "_spindlectl",
         _ => "table.md",
     };
     write(into, name, &text)?;
@@ -109,13 +109,13 @@ fn page(command: &Command, name: &str) -> Result<String> {
     Ok(String::from_utf8_lossy(&out).into_owned())
 }
 
-/// What is published and asked in xenstore, as a table in Markdown.
+/// Generated is published and asked in xenstore, as a table in Markdown.
 fn nodes() -> String {
     let mut out = "| node | written by | meaning |\n| --- | --- | --- |\n".to_string();
     for node in NODES {
         let writer = match node.writer {
-            Writer::Spindle => "Spindle",
-            Writer::Dom0 => "dom0",
+            NodeWriter::Spindle => "Spindle",
+            NodeWriter::Dom0 => "dom0",
         };
         let (shown, help) = (node.shown, node.help.trim());
         let _ = writeln!(out, "| `{shown}` | {writer} | {help} |");
@@ -141,8 +141,8 @@ mod tests {
 
     #[test]
     fn every_command_is_completed_and_has_a_page_with_its_statuses() {
-        let [bash, zsh, man] =
-            [What::Bash, What::Zsh, What::Man].map(|what| generate(what, None).expect("generated"));
+        let [bash, zsh, man] = [Generated::Bash, Generated::Zsh, Generated::Man]
+            .map(|what| generate(what, None).expect("generated"));
         for verb in verbs() {
             assert!(bash.contains(&format!("spindlectl,{verb})")), "{verb}");
             assert!(zsh.contains(&format!("({verb})")), "{verb}");
@@ -157,7 +157,10 @@ mod tests {
     #[test]
     fn pages_are_files_of_their_section() {
         let folder = std::env::temp_dir().join(format!("spindlectl-man-{}", std::process::id()));
-        assert_eq!(generate(What::Man, Some(&folder)).expect("written"), "");
+        assert_eq!(
+            generate(Generated::Man, Some(&folder)).expect("written"),
+            ""
+        );
         let names = fs::read_dir(&folder).expect("a folder").count();
         assert_eq!(names, verbs().len() + 1);
         assert!(folder.join("spindlectl-list.8").exists());

@@ -99,7 +99,7 @@ use host::Host;
 use plan::{Plan, Wanted};
 use sheet::{Paper, Sheet};
 use spindle::Spindle;
-use top::View;
+use top::TopView;
 use update::Update;
 
 /// Locked while something is changed.
@@ -428,7 +428,7 @@ fn top(out: Output, args: &Top) -> Result<()> {
     let (mut before, mut looked) = (Spindle::all(&mut host)?, Instant::now());
     // Before there are rates, none: nothing has happened between one look and itself.
     let begin = tables::top(&before, &before, 1.0);
-    let view = View::new(&begin, args.sort.as_deref())?;
+    let view = TopView::new(&begin, args.sort.as_deref())?;
     // Rates, once enough time has passed and there is news; or, after as long as Spindle may take, as
     // nothing has happened.
     let mut next = || -> Result<Option<(Vec<Spindle>, [Sheet; 2])>> {

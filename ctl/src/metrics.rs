@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use spindle_status::counter;
-use spindle_status::statistic::{Statistic, Unit};
+use spindle_status::statistic::{StatUnit, Statistic};
 use spindle_status::stats::{CoreSnapshot, DeviceLine, RingSnapshot};
 
 use crate::life::KernelLife;
@@ -104,9 +104,11 @@ fn help(all: &[Statistic], about: &Statistic) -> String {
 /// A number in the unit of metrics: whole where it is one.
 fn scaled(about: &Statistic, number: u64) -> String {
     match about.unit {
-        Unit::Count => number.to_string(),
-        Unit::Sectors => number.saturating_mul(SECTOR).to_string(),
-        Unit::Nanoseconds | Unit::Ns1024 => (number as f64 * about.unit.scale()).to_string(),
+        StatUnit::Count => number.to_string(),
+        StatUnit::Sectors => number.saturating_mul(SECTOR).to_string(),
+        StatUnit::Nanoseconds | StatUnit::Ns1024 => {
+            (number as f64 * about.unit.scale()).to_string()
+        }
     }
 }
 
@@ -118,7 +120,7 @@ fn histogram(out: &mut String, name: &str, labels: &str, about: &Statistic, plac
         let bound = match (counter::end(place, places.len()), about.unit) {
             (u64::MAX, _) => "+Inf".to_string(),
             // All whole numbers below it.
-            (end, Unit::Count) => (end - 1).to_string(),
+            (end, StatUnit::Count) => (end - 1).to_string(),
             (end, unit) => (end as f64 * unit.scale()).to_string(),
         };
         let labels = format!("{labels},le=\"{bound}\"");

@@ -23,14 +23,14 @@ enum Shown {
 
 /// What a user has chosen to see.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct View {
+pub(crate) struct TopView {
     shown: Shown,
     /// The column that rows are ordered by, of the table that is shown first.
     column: usize,
     falling: bool,
 }
 
-impl View {
+impl TopView {
     /// One that begins with the column of this heading, with or without `/s`.
     ///
     /// # Errors
@@ -187,7 +187,7 @@ fn key(patience: Duration) -> Result<Option<u8>> {
 /// If the terminal or `next` fails.
 pub(crate) fn run(
     mut sheets: [Sheet; 2],
-    mut view: View,
+    mut view: TopView,
     wide: bool,
     next: &mut dyn FnMut() -> Result<Option<[Sheet; 2]>>,
 ) -> Result<()> {
@@ -250,7 +250,7 @@ mod tests {
         lines: false,
     };
 
-    fn order(view: &View) -> Vec<String> {
+    fn order(view: &TopView) -> Vec<String> {
         let sheets = view.order(&sheets());
         let rows = sheets[0].rows().iter();
         rows.map(|row| row[2].clone()).collect()
@@ -258,13 +258,13 @@ mod tests {
 
     #[test]
     fn rows_are_ordered_by_the_column_that_is_asked_for() {
-        let by = |name| View::new(&sheets(), name).expect("a column");
+        let by = |name| TopView::new(&sheets(), name).expect("a column");
         assert_eq!(order(&by(None)), ["xvda", "xvdb"]);
         assert_eq!(order(&by(Some("writes"))), ["xvdb", "xvda"]);
         assert_eq!(order(&by(Some("written/s"))), ["xvdb", "xvda"]);
         let cores = by(Some("busy"));
         assert_eq!(cores.order(&sheets()).len(), 1);
-        let error = View::new(&sheets(), Some("nosuch")).expect_err("none");
+        let error = TopView::new(&sheets(), Some("nosuch")).expect_err("none");
         assert!(
             error.to_string().contains("\nthere are: domain, guest"),
             "{error}"
@@ -274,13 +274,13 @@ mod tests {
     #[test]
     fn keys_choose_what_is_shown_and_how_it_is_ordered() {
         let sheets = sheets();
-        let mut view = View::new(&sheets, None).expect("a column");
+        let mut view = TopView::new(&sheets, None).expect("a column");
         assert!(view.key(b'>', &sheets));
         assert_eq!(order(&view), ["xvdb", "xvda"], "by writes");
         assert!(view.key(b'r', &sheets));
         assert_eq!(order(&view), ["xvda", "xvdb"]);
         assert!(view.key(b'<', &sheets) && view.key(b'r', &sheets));
-        assert_eq!(view, View::new(&sheets, None).expect("a column"));
+        assert_eq!(view, TopView::new(&sheets, None).expect("a column"));
         assert_eq!(view.order(&sheets).len(), 2);
         assert!(view.key(b'd', &sheets));
         assert_eq!(view.order(&sheets).len(), 1);
@@ -295,7 +295,7 @@ mod tests {
     #[test]
     fn a_screen_is_as_large_as_the_terminal_and_ends_with_the_keys() {
         let sheets = sheets();
-        let view = View::new(&sheets, None).expect("a column");
+        let view = TopView::new(&sheets, None).expect("a column");
         for height in [3, 6, 30] {
             let frame = view.frame(&sheets, "head", PAPER, height);
             let lines: Vec<&str> = frame.split("\r\n").collect();

@@ -12,7 +12,7 @@ macro_rules! nodes {
         pub const NODES: &[NodeInfo] = &[$(NodeInfo {
             path: $name,
             shown: $shown,
-            writer: Writer::$writer,
+            writer: NodeWriter::$writer,
             help: concat!($($help),+),
         }),*];
     };
@@ -23,7 +23,7 @@ pub const ROOT: &str = "data/spindle";
 
 /// Who writes a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Writer {
+pub enum NodeWriter {
     /// Spindle.
     Spindle,
     /// Dom0.
@@ -38,7 +38,7 @@ pub struct NodeInfo {
     /// Its path below [`ROOT`] with what varies in angle brackets.
     pub shown: &'static str,
     /// Who writes it.
-    pub writer: Writer,
+    pub writer: NodeWriter,
     /// What it holds, in Markdown.
     pub help: &'static str,
 }

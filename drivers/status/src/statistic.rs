@@ -15,7 +15,7 @@ pub enum Merge {
 
 /// What is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unit {
+pub enum StatUnit {
     /// Times, requests, grants: a number of something.
     Count,
     /// Sectors of 512 bytes; bytes in metrics.
@@ -26,7 +26,7 @@ pub enum Unit {
     Ns1024,
 }
 
-impl Unit {
+impl StatUnit {
     /// What one of it is in metrics.
     #[must_use]
     pub const fn scale(self) -> f64 {
@@ -56,7 +56,7 @@ pub struct Statistic {
     /// How many places its histogram has; 1 for a counter.
     pub places: usize,
     /// What it is in.
-    pub unit: Unit,
+    pub unit: StatUnit,
     /// The heading of its column in `stat` and `top`.
     pub heading: &'static str,
     /// The metric, without the prefix that says of what, and without `_total`.
@@ -77,7 +77,7 @@ impl Statistic {
                 merge: Merge::Sum,
             },
             places: 1,
-            unit: Unit::Count,
+            unit: StatUnit::Count,
             heading,
             family,
             label: None,
@@ -95,7 +95,7 @@ impl Statistic {
 
     /// The same in this unit.
     #[must_use]
-    pub const fn unit(mut self, unit: Unit) -> Self {
+    pub const fn unit(mut self, unit: StatUnit) -> Self {
         self.unit = unit;
         self
     }

@@ -13,7 +13,7 @@ pub use crate::counter::{Counter, Counts, Histogram};
 pub use lines::DeviceLine;
 
 use crate::counter::{Places, Tally};
-use crate::statistic::{Key, Statistic, Unit};
+use crate::statistic::{Key, StatUnit, Statistic};
 
 /// Places of the histogram of batches: up to 512, the largest ring.
 pub const BATCH_PLACES: usize = 11;
@@ -138,10 +138,10 @@ counters! {
     errors: Counter = Statistic::sum("err", "errors", "errors");
     /// Data asked to be read.
     sectors_read: Counter =
-        Statistic::sum("rd_sect", "read", "bytes").label("op", "read").unit(Unit::Sectors);
+        Statistic::sum("rd_sect", "read", "bytes").label("op", "read").unit(StatUnit::Sectors);
     /// Data asked to be written.
     sectors_written: Counter =
-        Statistic::sum("wr_sect", "written", "bytes").label("op", "write").unit(Unit::Sectors);
+        Statistic::sum("wr_sect", "written", "bytes").label("op", "write").unit(StatUnit::Sectors);
     /// Most requests that were ever between ring and response at once.
     in_flight_peak: Counter = Statistic::highest("peak", "peak", "in_flight_peak");
     /// Notifications sent to the frontend.
@@ -159,7 +159,7 @@ counters! {
     /// Time from the visit that took a request to the visit that answered it, of the requests that went to
     /// the disk.
     latency: Histogram<LATENCY_PLACES> =
-        Statistic::sum("lat_us", "lat", "latency_seconds").unit(Unit::Ns1024);
+        Statistic::sum("lat_us", "lat", "latency_seconds").unit(StatUnit::Ns1024);
 }
 
 /// One line of `name=value`, with the names of Linux's blkback where it counts the same thing.
@@ -175,17 +175,17 @@ counters! {
     /// A copy of [`CoreStats`] at one moment; the counters are read one after the other.
     CoreSnapshot of 6:
     /// Visits that found work.
-    polls_busy: Counter = Statistic::sum("polls", "visits", "busy_visits");
+    polls_busy: Counter = Statistic::sum("polls", "polls", "busy_visits");
     /// Visits that found none.
-    polls_idle: Counter = Statistic::sum("idle_polls", "in vain", "idle_visits");
+    polls_idle: Counter = Statistic::sum("idle_polls", "idle polls", "idle_visits");
     /// Times that the core slept.
     sleeps: Counter = Statistic::sum("sleeps", "sleeps", "sleeps");
     /// Grant hypercalls: maps, unmaps and copies, each of a batch.
     grant_calls: Counter = Statistic::sum("grant_calls", "grant calls", "grant_calls");
     /// Time in visits that found work.
-    busy_ns: Counter = Statistic::sum("busy_ns", "busy s", "busy_seconds").unit(Unit::Nanoseconds);
+    busy_ns: Counter = Statistic::sum("busy_ns", "busy s", "busy_seconds").unit(StatUnit::Nanoseconds);
     /// Time in visits that found none, and asleep.
-    idle_ns: Counter = Statistic::sum("idle_ns", "idle s", "idle_seconds").unit(Unit::Nanoseconds);
+    idle_ns: Counter = Statistic::sum("idle_ns", "idle s", "idle_seconds").unit(StatUnit::Nanoseconds);
 }
 
 impl CoreSnapshot {
