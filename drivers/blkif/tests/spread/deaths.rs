@@ -110,12 +110,28 @@ fn a_disk_that_is_lost_fails_what_has_a_piece_on_it_and_nothing_else() {
     }
 }
 
+/// One that is back has what it had on its medium, and its guest must not take that for all.
+#[test]
+fn a_flush_fails_once_after_a_disk_of_the_volume_was_lost() {
+    let mut rig = rig(256);
+    four_pages(&mut rig);
+    let (ring, mut front) = rig.attach(1, PERSISTENT);
+    rig.nth(1).back = true;
+    rig.core.fail_disk(1);
+    for status in [RspStatus::ERROR, RspStatus::OKAY] {
+        front.push(Operation::FLUSH, 0, &[]);
+        front.publish();
+        assert_all(&rig.settle(&mut front), 1, status);
+    }
+    rig.detach(ring);
+}
+
 /// No page is unmapped that a disk that works is about to write to, and none is given back that one may
 /// write to that does not.
 #[test]
 fn a_disk_is_cut_off_when_no_other_has_anything_of_its_volumes() {
     for how in HOWS {
-        let mut rig = rig(2);
+        let mut rig = rig(3);
         four_pages(&mut rig);
         let (ring, mut front) = rig.attach(1, how);
         let (plain_ring, mut plain) = {
@@ -127,11 +143,12 @@ fn a_disk_is_cut_off_when_no_other_has_anything_of_its_volumes() {
         for (seed, page) in (1..).zip(&pages) {
             fill(&page.memory, seed);
         }
+        let written = bytes(&pages[4]);
         front.push(Operation::WRITE, 0, &[pages[4].segment(0, 7)]);
         front.publish();
         assert_all(&rig.settle(&mut front), 1, RspStatus::OKAY);
         (rig.nth(0).hold, rig.nth(1).hold) = (true, true);
-        // Two places are taken by the first, and what the others have on the first disk waits.
+        // They take all three places of the first disk, so that what comes for it then waits.
         three(&mut front, Operation::READ, &pages);
         plain.push(Operation::READ, 0, &[page.segment(0, 7)]);
         plain.publish();
@@ -166,8 +183,8 @@ fn a_disk_is_cut_off_when_no_other_has_anything_of_its_volumes() {
         // The two that had no place on the first disk yet are done there now.
         assert_eq!(failed(answers), [false, true, true, false, false]);
         assert_all(&rig.settle(&mut plain), 1, RspStatus::ERROR);
-        assert_eq!(bytes(&pages[0]), bytes(&pages[4]), "what was written there");
-        assert_eq!(bytes(&pages[2]), bytes(&pages[4]), "also by way of buffers");
+        assert!(bytes(&pages[0]) == written, "what was written there");
+        assert!(bytes(&pages[2]) == written, "also by way of buffers");
         let lost = BUFFERS - rig.core.free_buffers();
         assert_eq!(lost > 0, how.frames.is_none());
         three(&mut front, Operation::WRITE, &pages);
@@ -272,7 +289,7 @@ fn a_ring_waits_until_all_of_its_disks_may_be_used() {
     for disk in [2, 0] {
         rig.core.begin(disk);
         visits(&mut rig);
-        assert_eq!(rig.core.in_flight(), 0);
+        assert!(rig.nth(0).submitted.is_empty());
     }
     rig.core.begin(1);
     assert_all(&rig.settle(&mut front), 3, RspStatus::OKAY);

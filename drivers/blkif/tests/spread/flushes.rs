@@ -118,6 +118,27 @@ fn flushes_that_wait_for_one_are_answered_by_the_next() {
     }
 }
 
+/// Though both are on the same disks.
+#[test]
+fn a_flush_of_one_volume_is_none_of_another() {
+    let (mut rig, ring, mut front) = three(256);
+    let stretches = [0, 1, 2].map(|disk| stretch(8, 0, &[(disk, 160)]));
+    assemble(&mut rig, 9, &stretches);
+    let (other_ring, mut other) = rig.attach(1, PERSISTENT);
+    rig.nth(1).hold = true;
+    for front in [&mut front, &mut other] {
+        front.push(Operation::FLUSH, 0, &[]);
+        front.publish();
+    }
+    visits(&mut rig);
+    assert_eq!(ops(&mut rig)[1], [Op::Flush; 2]);
+    rig.nth(1).hold = false;
+    assert_all(&rig.settle(&mut front), 1, RspStatus::OKAY);
+    assert_all(&rig.settle(&mut other), 1, RspStatus::OKAY);
+    rig.detach(ring);
+    rig.detach(other_ring);
+}
+
 #[test]
 fn a_barrier_writes_through_the_caches_that_there_are() {
     for how in [PERSISTENT, COPIED] {
