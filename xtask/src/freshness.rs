@@ -12,7 +12,7 @@ use crate::rig::Mark;
 use crate::{root, ui};
 
 /// The sources, without tests and documents, that figures depend on.
-pub(crate) const DATA_PATH: [&str; 13] = [
+pub(crate) const DATA_PATH: [&str; 14] = [
     ".cargo/config.toml",
     "Cargo.lock",
     "Cargo.toml",
@@ -20,6 +20,7 @@ pub(crate) const DATA_PATH: [&str; 13] = [
     "drivers/blkif/src",
     "drivers/block/src",
     "drivers/hw/src",
+    "drivers/limits/src",
     "drivers/nvme/src",
     "drivers/virtio/src",
     "drivers/xen/src",

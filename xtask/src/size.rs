@@ -13,6 +13,7 @@ const CRATES: &[&str] = &[
     "kernel",
     "drivers/hw",
     "drivers/kept",
+    "drivers/limits",
     "drivers/lvm",
     "drivers/xen",
     "drivers/blkif",

@@ -23,12 +23,13 @@ const fn driver(name: &'static str, package: &'static str, folder: &'static str)
 }
 
 /// All of them; smaller ones first. testkit and the fuzz targets are tests themselves.
-pub(super) const CRATES: [Tested; 14] = [
+pub(super) const CRATES: [Tested; 15] = [
     driver("config", "spindle-config", "drivers/config"),
     driver("pci", "spindle-pci", "drivers/pci"),
     driver("hw", "spindle-hw", "drivers/hw"),
     driver("status", "spindle-status", "drivers/status"),
     driver("kept", "spindle-kept", "drivers/kept"),
+    driver("limits", "spindle-limits", "drivers/limits"),
     driver("lvm", "spindle-lvm", "drivers/lvm"),
     driver("block", "spindle-block", "drivers/block"),
     driver("datapath", "spindle-datapath", "kernel/datapath"),
