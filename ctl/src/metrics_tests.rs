@@ -53,6 +53,7 @@ fn every_counter_of_a_disk_is_its_own_sample_in_its_own_unit() {
             frames_lost: 114,
             batches,
             latency,
+            held_ns: 115_500_000,
         },
         &[],
     );
@@ -93,6 +94,8 @@ fn every_counter_of_a_disk_is_its_own_sample_in_its_own_unit() {
             "{name}"
         );
     }
+    let held = samples(&text, "spindle_disk_held_back_seconds_total");
+    assert_eq!(held, [format!("{DISK}}} 0.1155")]);
     let buckets = samples(&text, "spindle_disk_latency_seconds_bucket");
     assert_eq!(
         buckets.last(),

@@ -1,18 +1,17 @@
-//! The guests of a core. Where rings share something, those of one guest count as one.
+//! The guests of a core, and its groups of devices. Where rings share something, those of one guest or
+//! group count as one.
 
 use alloc::boxed::Box;
 use alloc::vec;
 
-use spindle_xen::DomId;
-
-/// Which guests have rings on the core, each at a place of its own.
+/// Which guests, or guests and groups, have rings on the core, each at a place of its own.
 #[derive(Debug)]
-pub(crate) struct Guests {
+pub(crate) struct Guests<K> {
     /// Whose the place is, and how many rings it has.
-    places: Box<[Option<(DomId, u32)>]>,
+    places: Box<[Option<(K, u32)>]>,
 }
 
-impl Guests {
+impl<K: Copy + Eq> Guests<K> {
     /// For at most so many.
     pub(crate) fn new(places: usize) -> Self {
         Self {
@@ -20,12 +19,12 @@ impl Guests {
         }
     }
 
-    /// A ring of `domain` has come: gives the guest's place, if there is one.
-    pub(crate) fn enter(&mut self, domain: DomId) -> Option<u16> {
-        let known = |place: &Option<(DomId, u32)>| place.is_some_and(|(who, _)| who == domain);
+    /// A ring of `who` has come: gives the guest's place, if there is one.
+    pub(crate) fn enter(&mut self, who: K) -> Option<u16> {
+        let known = |place: &Option<(K, u32)>| place.is_some_and(|(other, _)| other == who);
         let at = self.places.iter().position(known);
         let at = at.or_else(|| self.places.iter().position(Option::is_none))?;
-        let (_, rings) = self.places.get_mut(at)?.get_or_insert((domain, 0));
+        let (_, rings) = self.places.get_mut(at)?.get_or_insert((who, 0));
         *rings = rings.saturating_add(1);
         u16::try_from(at).ok()
     }
@@ -53,6 +52,8 @@ impl Guests {
 
 #[cfg(test)]
 mod tests {
+    use spindle_xen::DomId;
+
     use super::*;
 
     #[test]

@@ -18,6 +18,7 @@
 //! | sharing | `scheduler`, `depth`, [`pool`] | who may send how much to the disk, and hold how many buffers |
 //! | core | [`ring_core`] | turns over many rings: poll, take, resolve, submit, answer |
 //! | | `block_read` | blocks that control wants to see |
+//! | limits | [`session`]'s `limit` | what a ring may take now, by the token buckets of [`spindle_limits`] |
 //! | telling | [`moderation`] | whether a frontend is notified at once |
 //! | around it | [`worker`], [`mailbox`], [`pacer`], [`wait`] | orders from control, and rest |
 //!
@@ -123,6 +124,6 @@ pub use losses::Losses;
 pub use ring::BackRing;
 pub use ring_core::{Config, Detached, RingCore, RingId, Work};
 pub use room::{NoRoom, guest_share};
-pub use session::{Attachment, Session, Unfit, Unusable};
+pub use session::{Attachment, RingShare, Session, Unfit, Unusable};
 pub use stats::RingStats;
 pub use window::Window;

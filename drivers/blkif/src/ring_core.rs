@@ -18,6 +18,7 @@ use alloc::vec::Vec;
 use spindle_block::{DiskQueue, Tag, Unit, Volume};
 use spindle_hw::SharedPages;
 use spindle_kept::{AtWork, JournalPages};
+use spindle_xen::DomId;
 use spindle_xen::event::{Notify, Port};
 use spindle_xen::grant::GrantOps;
 
@@ -28,7 +29,7 @@ use crate::guests::Guests;
 use crate::pool::{BadPoolSize, BufferPool};
 use crate::ring::Halt;
 use crate::scheduler::Scheduler;
-use crate::session::Session;
+use crate::session::{RingShare, Session, Tenant};
 use crate::stats::RingStats;
 use crate::turns::Turns;
 use crate::turnstile::Turnstile;
@@ -136,7 +137,9 @@ pub struct RingCore<Q, G, N> {
     rings: Box<[Option<Session>]>,
     /// Places from here on are empty.
     used: usize,
-    guests: Guests,
+    guests: Guests<DomId>,
+    /// Who shares the disks.
+    tenants: Guests<Tenant>,
     disks: Box<[Disk<Q>]>,
     grants: G,
     notify: N,
@@ -226,6 +229,7 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
             rings: rings.into(),
             used: 0,
             guests: Guests::new(places),
+            tenants: Guests::new(places),
             disks: queues.into_iter().map(disk).collect(),
             grants,
             notify,
@@ -303,6 +307,12 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
             return Err((RingError::Crowded, session.into()));
         };
         session.enter(guest);
+        if let Some(tenant) = self.tenants.enter(session.tenant()) {
+            session.enter_tenant(tenant);
+            for disk in &mut self.disks {
+                disk.scheduler.enter(tenant);
+            }
+        }
         if is_held(&self.disks, session.volume()) {
             session.hold();
         }
@@ -315,9 +325,6 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
         self.awake.enter(place as u16);
         self.shared.pool.join(guest);
         self.used = self.used.max(place + 1);
-        for disk in &mut self.disks {
-            disk.scheduler.enter(guest);
-        }
         Ok(RingId(place as u16))
     }
 
@@ -405,16 +412,59 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
         let holder = session.holder(ring.0);
         self.shared.pool.leave(holder);
         self.shared.turns.leave(ring.0);
-        if self.guests.leave(holder.guest) {
-            let used = self.guests.used();
-            for disk in &mut self.disks {
-                disk.scheduler.leave(holder.guest, used);
-            }
-        }
+        self.guests.leave(holder.guest);
+        self.leave_tenant(session.tenant_place());
         for disk in &mut self.disks {
             disk.waiting.leave(ring.0);
         }
         Ok(session.dismantle(&self.grants))
+    }
+
+    /// A ring of the tenant at this place has left it.
+    fn leave_tenant(&mut self, tenant: u16) {
+        if self.tenants.leave(tenant) {
+            let used = self.tenants.used();
+            for disk in &mut self.disks {
+                disk.scheduler.leave(tenant, used);
+            }
+        }
+    }
+
+    /// Gives a ring another share of its disk, from its next request on.
+    pub fn share(&mut self, ring: RingId, share: RingShare) {
+        let Some(Some(session)) = self.rings.get_mut(usize::from(ring.0)) else {
+            return;
+        };
+        let (before, place) = (session.tenant(), session.tenant_place());
+        session.set_share(share);
+        let tenant = session.tenant();
+        if tenant == before {
+            return;
+        }
+        self.leave_tenant(place);
+        // There are as many places as rings.
+        if let Some(tenant) = self.tenants.enter(tenant)
+            && let Some(session) = self.session_mut(ring)
+        {
+            session.enter_tenant(tenant);
+            for disk in &mut self.disks {
+                disk.scheduler.enter(tenant);
+            }
+        }
+    }
+
+    /// When the first of the rings may go on that their limits keep from what they have, if there are
+    /// any; and whether there are no others that are awake.
+    #[must_use]
+    pub fn held_until(&self) -> Option<(u64, bool)> {
+        let (mut until, mut all) = (None, true);
+        for session in self.awake_sessions() {
+            match session.held_until(self.now_ns) {
+                Some(at) => until = Some(until.map_or(at, |until: u64| until.min(at))),
+                None => all = false,
+            }
+        }
+        Some((until?, all))
     }
 
     /// Gives a disk up: all that is in flight on it fails, and so does all that comes for it until it is
@@ -481,7 +531,7 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
         let mut found = false;
         // Those that have something are found by the visit that comes next.
         for session in self.rings[..self.used].iter_mut().flatten() {
-            found |= session.arm();
+            found |= session.arm(self.now_ns);
         }
         self.awake.look_at_all();
         self.told_ns = None;

@@ -5,7 +5,9 @@
 //! ring alone has work it may fill the disk's queue. While several have work, no more than a window
 //! of pages is with the disk (see `depth`), because what is there already is served before what
 //! comes, whoever it belongs to. The window is shared twice, in the same way (see `level`): by
-//! guests, however many rings or disks each has, and what a guest may have, by its rings.
+//! guests, however many rings or disks each has, and what a guest may have, by its rings. Both are
+//! shared by weight: a guest's is the greatest of its rings'. Devices in a group, whoever has them,
+//! share as if they were those of one guest, which has the group's weight.
 //!
 //! A queue of few places has no window: rings that find it full take turns (`turnstile`).
 //!
@@ -39,6 +41,8 @@ struct Guest {
     active: bool,
     /// Pages that it may have with the disk in this visit, if its quantum is not considered.
     window: u32,
+    /// The greatest weight that one of its rings gives it, of those counted so far.
+    weight: u8,
     rings: Level,
 }
 
@@ -53,11 +57,13 @@ impl Guest {
 /// One ring, as the scheduler of its disk sees it.
 #[derive(Debug)]
 pub(crate) struct Party<'a> {
-    /// The place of its guest on the core.
+    /// The place of its guest, or group, on the core.
     pub(crate) guest: u16,
     pub(crate) account: &'a mut Account,
     /// Pages that it has with the disk.
     pub(crate) own: u32,
+    /// The weight of its guest or group.
+    pub(crate) weight: u8,
 }
 
 /// One disk's side of it.
@@ -124,7 +130,7 @@ impl Scheduler {
     /// Starts to count the rings.
     pub(crate) fn start(&mut self) {
         for guest in &mut self.guests[..self.used] {
-            (guest.own, guest.active) = (0, false);
+            (guest.own, guest.active, guest.weight) = (0, false, 0);
             guest.rings.start();
         }
     }
@@ -138,6 +144,7 @@ impl Scheduler {
         if rings.count(ring.account, ring.own, active, window, now_ns) {
             guest.own = guest.own.saturating_add(ring.own);
             guest.active |= active;
+            guest.weight = guest.weight.max(ring.weight);
         }
     }
 
@@ -155,6 +162,9 @@ impl Scheduler {
         let window = self.depth.pages();
         for guest in &mut self.guests[..self.used] {
             let (account, own, active) = (&mut guest.account, guest.own, guest.active);
+            if guest.weight > 0 {
+                account.set_weight(guest.weight);
+            }
             if self.level.count(account, own, active, window, now_ns) {
                 self.load = self.load.saturating_add(own);
             }

@@ -12,6 +12,7 @@ mod finish;
 mod indirect;
 mod intake;
 mod ledger;
+mod limit;
 mod marks;
 mod pieces;
 mod prepare;
@@ -30,6 +31,7 @@ use spindle_block::{Extent, Map, Tag, Unit, Volume};
 use spindle_hw::{PAGE_SIZE, SharedPages};
 use spindle_kept::JournalPages;
 use spindle_kept::journal::{BadJournal, Journal, Unanswered};
+use spindle_limits::{Allowance, DEFAULT_WEIGHT};
 use spindle_xen::DomId;
 use spindle_xen::event::Port;
 use spindle_xen::grant::{GrantOps, UnmapOp};
@@ -55,6 +57,8 @@ use arena::Arena;
 use aside::Aside;
 use barrier::Barrier;
 use ledger::Ledger;
+pub use limit::RingShare;
+pub(crate) use limit::Tenant;
 pub(crate) use prepare::Means;
 use progress::Progress;
 use redo::Redo;
@@ -199,6 +203,19 @@ pub struct Session {
     extent: Extent,
     /// The place of its guest on the core.
     guest: u16,
+    /// The place of its group, or its guest if it is in none, among those that share disks.
+    tenant: u16,
+    /// Its group, and the weight of that, or that of its guest.
+    group: Option<u32>,
+    tenant_weight: u8,
+    /// What its limits let it take, if it has any.
+    allowance: Option<Box<Allowance>>,
+    /// From when on they do.
+    from_ns: u64,
+    /// Pages beyond one for each request that it has taken since they were asked.
+    more_pages: u32,
+    /// Nothing but they keeps it from taking what is in the ring.
+    limited: bool,
     cache: Option<GrantCache>,
     /// Whether grants stay in the cache.
     persistent: bool,
@@ -255,7 +272,8 @@ pub struct Session {
     /// The halt has not been reported.
     fault: bool,
     closing: bool,
-    /// It takes no requests off the ring: it is closing, or halted, or held, or has some to do again.
+    /// It does not simply take what is in the ring: it is closing, or halted, or held, or has some to do
+    /// again, or has limits.
     stopped: bool,
     moderator: Moderator,
 }
@@ -396,6 +414,13 @@ impl Session {
             extent: volume.extent(),
             volume,
             guest: 0,
+            tenant: 0,
+            group: None,
+            tenant_weight: DEFAULT_WEIGHT,
+            allowance: None,
+            from_ns: 0,
+            more_pages: 0,
+            limited: false,
             cache,
             persistent: attachment.persistent,
             slots: room.slots,
@@ -518,8 +543,14 @@ impl Session {
     }
 
     fn judge_stopped(&mut self) {
-        let ended = self.closing || self.halt.is_some();
-        self.stopped = ended || self.held || self.redo.left() > 0;
+        let takes_nothing = self.takes_nothing_new();
+        self.stopped = takes_nothing || self.allowance.is_some();
+        self.limited = self.stopped && !takes_nothing;
+    }
+
+    /// Whether it takes no requests off the ring, whatever its limits.
+    fn takes_nothing_new(&self) -> bool {
+        self.closing || self.halt.is_some() || self.held || self.redo.left() > 0
     }
 
     /// The disk is lost. If it comes back, what was answered and was still in its cache may be gone: the
@@ -629,9 +660,10 @@ impl Session {
     #[inline]
     pub(crate) fn party(&mut self, own: u32) -> Party<'_> {
         Party {
-            guest: self.guest,
+            guest: self.tenant,
             account: &mut self.account,
             own,
+            weight: self.tenant_weight,
         }
     }
 
@@ -735,7 +767,7 @@ impl Session {
         let wants = self.ring.publish();
         let active = self.ring.taken();
         let mut notify = self.moderator.published(fresh, active, wants, self.now_ns);
-        if self.stopped {
+        if self.stopped && !self.limited {
             notify |= self.moderator.flush();
         }
         if notify {
@@ -751,13 +783,17 @@ impl Session {
     }
 
     /// Asks for a notification of the next request; true if there is something to do already.
-    pub(crate) fn arm(&mut self) -> bool {
+    pub(crate) fn arm(&mut self, now_ns: u64) -> bool {
         if self.gate.keeps_awake() {
             return true;
         }
         // What has no credit is looked for when the disk has answered something.
-        if self.stopped || self.throttled {
+        if self.takes_nothing_new() || self.throttled {
             return self.is_due() && !self.throttled;
+        }
+        // It goes on at a known time, and has something to do then.
+        if self.held_until(now_ns).is_some() {
+            return false;
         }
         match self.ring.arm() {
             Ok(found) => found,

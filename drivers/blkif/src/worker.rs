@@ -17,7 +17,7 @@ use crate::mailbox::Mailbox;
 use crate::pacer::{self, Pacer, PollTime};
 use crate::ring::Halt;
 use crate::ring_core::{Detached, RingCore, RingError, RingId, Work};
-use crate::session::Session;
+use crate::session::{RingShare, Session};
 use crate::stats::CoreStats;
 use crate::sync::{AtomicU64, Ordering};
 
@@ -39,6 +39,13 @@ pub enum Order {
         ring: RingId,
         /// The new size, in 512-byte sectors.
         sectors: u64,
+    },
+    /// A ring gets another share of its disk. No answer.
+    Share {
+        /// Its place.
+        ring: RingId,
+        /// The share.
+        share: Box<RingShare>,
     },
     /// A part of a disk is no longer what it was: submit nothing more to it for any ring, those that
     /// are being given back included. No answer, but see [`Link::done`].
@@ -165,6 +172,9 @@ pub const LOOK_WITHOUT_RINGS_NS: u64 = 4_000_000_000;
 
 /// When to look, after work, for grants that are not used.
 const TRIM_NS: u64 = 60_000_000_000;
+
+/// A ring that its limits hold back for no longer is waited for without a rest.
+const SOON_NS: u64 = 5_000;
 
 /// A rest that ends sooner, and for nothing, is one that a frontend ended by an event without a
 /// request (CVE-2020-27673 shows what such events may cost). After so many in a row rests become
@@ -369,18 +379,27 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> Worker<Q, G, N> {
         self.alone_until = 0;
         // What has been submitted for control since the poll iteration counts, too.
         let in_flight = self.core.as_ref().map_or(0, RingCore::in_flight);
+        let held = self.core.as_ref().and_then(RingCore::held_until);
+        let (due, all_held) = held.unwrap_or((u64::MAX, false));
+        if due <= now_ns.saturating_add(SOON_NS) {
+            return Next::Turn;
+        }
+        // Where no other ring is awake no request is to be expected, and the time is known.
+        if all_held && in_flight == 0 {
+            return self.sleep(now_ns, due, again);
+        }
         let waits = self.core.iter().flat_map(RingCore::waits);
         match self.pacer.idle(now_ns, in_flight, waits) {
             pacer::Rest::Poll => Next::Turn,
             pacer::Rest::Nap {
                 until,
                 listen: true,
-            } => self.rest(now_ns, until, Rest::Wait),
-            pacer::Rest::Nap { until, .. } => self.nap(now_ns, until),
+            } => self.rest(now_ns, until.min(due), Rest::Wait),
+            pacer::Rest::Nap { until, .. } => self.nap(now_ns, until.min(due)),
             // What waits for memory or room, though nothing is in flight, has to be tried again; a
             // halt may still have to be reported.
             pacer::Rest::Sleep if work.fault || work.busy && self.has_work() => Next::Turn,
-            pacer::Rest::Sleep => self.sleep(now_ns, again),
+            pacer::Rest::Sleep => self.sleep(now_ns, due, again),
         }
     }
 
@@ -389,14 +408,15 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> Worker<Q, G, N> {
         self.core.as_ref().is_some_and(RingCore::has_work)
     }
 
-    /// Rests until the next look, or until unused grants are due to be unmapped.
-    fn sleep(&mut self, now_ns: u64, again: bool) -> Next {
+    /// Rests until the next look, or until unused grants are due to be unmapped, or a ring may go on that
+    /// its limits hold back.
+    fn sleep(&mut self, now_ns: u64, due: u64, again: bool) -> Next {
         let rings = self.core.as_ref().and_then(|core| core.sessions().next());
         let look = match rings {
             Some(_) => LOOK_NS,
             None => LOOK_WITHOUT_RINGS_NS,
         };
-        let until = now_ns.saturating_add(look).min(self.trim_at);
+        let until = now_ns.saturating_add(look).min(self.trim_at).min(due);
         self.rest(now_ns, until, if again { Rest::Again } else { Rest::Sleep })
     }
 
@@ -553,6 +573,7 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> Worker<Q, G, N> {
                 self.owing = true;
             }
             Order::Resize { ring, sectors } => core.resize(ring, sectors),
+            Order::Share { ring, share } => core.share(ring, *share),
             Order::Remove { disk, unit } => core.remove(disk, unit),
             Order::FailDisk(disk) => core.fail_disk(disk),
             Order::CutOff(disk) => self.owing |= !core.cut_off(disk),

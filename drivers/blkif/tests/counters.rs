@@ -37,6 +37,7 @@ fn ring(scale: u64) -> RingSnapshot {
         frames_lost: 14 * scale,
         batches: Counts(batches),
         latency: Counts(latency),
+        held_ns: 15 * scale,
     }
 }
 
@@ -56,7 +57,7 @@ fn every_counter_is_shown_under_its_own_name() {
     assert_eq!(
         ring(1).to_string(),
         "oo_req=1 rd_req=2 wr_req=3 f_req=4 ds_req=5 err=6 rd_sect=7 wr_sect=8 peak=9 \
-         notify=10 mapped=11 evicted=12 copied=13 lost=14 batch=1:15,2:16 lat_us=4:17,16:18"
+         notify=10 mapped=11 evicted=12 copied=13 lost=14 batch=1:15,2:16 lat_us=4:17,16:18 held_ns=15"
     );
     let core = CoreSnapshot {
         polls_busy: 1,

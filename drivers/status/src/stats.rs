@@ -123,7 +123,7 @@ counters! {
     /// the cache lines that its core writes apart from everybody else's.
     RingStats,
     /// A copy of [`RingStats`] at one moment; the counters are read one after the other.
-    RingSnapshot of 16:
+    RingSnapshot of 17:
     /// Times that a request had to wait for room: in the buffer pool, the disk queue or a batch.
     out_of_room: Counter = Statistic::sum("oo_req", "waits", "out_of_room");
     /// Read requests accepted.
@@ -160,6 +160,9 @@ counters! {
     /// the disk.
     latency: Histogram<LATENCY_PLACES> =
         Statistic::sum("lat_us", "lat", "latency_seconds").unit(StatUnit::Ns1024);
+    /// Time in which it had requests that its limits did not let it take.
+    held_ns: Counter =
+        Statistic::sum("held_ns", "held back s", "held_back_seconds").unit(StatUnit::Nanoseconds);
 }
 
 /// One line of `name=value`, with the names of Linux's blkback where it counts the same thing.
@@ -241,7 +244,7 @@ mod tests {
         assert_eq!(
             sum.to_string(),
             "oo_req=0 rd_req=7 wr_req=0 f_req=0 ds_req=0 err=0 rd_sect=0 wr_sect=0 peak=9 \
-             notify=0 mapped=0 evicted=0 copied=0 lost=0 batch=2:1,4:1 lat_us=4:2"
+             notify=0 mapped=0 evicted=0 copied=0 lost=0 batch=2:1,4:1 lat_us=4:2 held_ns=0"
         );
     }
 

@@ -42,7 +42,7 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
         for &ring in self.awake.places() {
             let session = self.rings.get(usize::from(ring));
             if let Some(Some(session)) = session
-                && session.is_stirred()
+                && session.is_stirred(now_ns)
             {
                 return false;
             }

@@ -41,7 +41,7 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
         let (mut waiting, mut blocked, mut idle) = (false, false, false);
         for &ring in self.awake.places() {
             if let Some(Some(session)) = self.rings.get_mut(usize::from(ring)) {
-                if session.is_still() {
+                if session.is_still(now_ns) {
                     work.busy |= session.is_busy();
                     if session.is_asleep(now_ns, ASLEEP_NS) {
                         asleep = Some(ring);
@@ -56,7 +56,7 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
                     }
                     session.copy_out(ring, &mut self.copies);
                     let number = session.volume().disk;
-                    if session.takes() {
+                    if session.takes(now_ns) {
                         if let Some(disk) = self.disks.get_mut(number) {
                             disk.allow(session);
                             let open = !disk.full && disk.waiting.is_free();
@@ -172,17 +172,17 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
     pub(super) fn find_awake(&mut self, now_ns: u64) {
         let looks = self.awake.looks(now_ns, self.used);
         if looks > 0 {
-            self.look_at(looks);
+            self.look_at(looks, now_ns);
         }
     }
 
     /// Looks at so many places.
     #[inline(never)]
-    fn look_at(&mut self, looks: usize) {
+    fn look_at(&mut self, looks: usize, now_ns: u64) {
         for _ in 0..looks {
             if let Some(place) = self.awake.next(self.used)
                 && let Some(Some(session)) = self.rings.get(place)
-                && session.is_stirred()
+                && session.is_stirred(now_ns)
             {
                 self.count_alone();
                 self.awake.wake(place as u16);

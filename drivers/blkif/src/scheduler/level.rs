@@ -1,26 +1,29 @@
 //! Sharing a window of pages, at one level: between the guests of a disk, or a guest's rings.
 //!
 //! Those that have work, or had some lately, are rivals:
-//! - Each rival may at any time have its share of the window with the disk, an equal part of it,
-//!   and at least one command. One that has one read at a time thus never waits for a place, and
+//! - Each rival may at any time have its share of the window with the disk, a part of it by its
+//!   weight, and at least one command. One that has one read at a time thus never waits for a place, and
 //!   commands that the disk does not answer take no more than their owner's share.
 //! - What the others do not use of their shares is lent, by deficit round robin: in each round
-//!   every rival may send a quantum. One that sent more sends less in the next round; what it did
+//!   every rival may send a quantum, also by its weight. One that sent more sends less in the next round; what it did
 //!   not use it does not keep. What one has used lately is not lent, since a guest whose reads
 //!   have just been answered asks for the next ones a moment later.
 
-/// Pages that each may send in a round.
+use spindle_limits::DEFAULT_WEIGHT;
+
+/// Pages that one of the usual weight may send in a round.
 pub(super) const QUANTUM: u32 = 32;
 
 /// How long one counts as a rival after its last request.
 pub(crate) const LINGER_NS: u64 = 1_000_000_000;
 
 /// What one has used of its share is kept for it for so long, or up to twice as long.
-const KEEP_NS: u64 = 10_000_000;
+const KEEP_NS: u64 = 5_000_000;
 
 /// The side of one of those that share.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Account {
+    weight: u8,
     /// What it may still send in this round, in pages; negative if it sent more.
     deficit: i32,
     round: u32,
@@ -32,7 +35,30 @@ pub(crate) struct Account {
     since_ns: u64,
 }
 
+impl Default for Account {
+    fn default() -> Self {
+        Self {
+            weight: DEFAULT_WEIGHT,
+            deficit: 0,
+            round: 0,
+            busy_ns: None,
+            peaks: [0; 2],
+            since_ns: 0,
+        }
+    }
+}
+
 impl Account {
+    /// Gives it a weight, at least 1.
+    pub(crate) fn set_weight(&mut self, weight: u8) {
+        self.weight = weight;
+    }
+
+    /// Pages that it may send in a round.
+    fn quantum(&self) -> i32 {
+        (QUANTUM / u32::from(DEFAULT_WEIGHT) * u32::from(self.weight)) as i32
+    }
+
     /// Whether it had requests lately.
     fn is_rival(&self, now_ns: u64) -> bool {
         self.busy_ns
@@ -62,6 +88,9 @@ pub(super) struct Level {
     /// Rivals: counted, and as of the last count.
     counted: u32,
     rivals: u32,
+    /// Their weights: of those counted, and as of the last count.
+    weighed: u32,
+    weight: u32,
     round: u32,
     /// One with work has used its quantum up, though there is room.
     starved: bool,
@@ -70,7 +99,7 @@ pub(super) struct Level {
 impl Level {
     /// Starts a count.
     pub(super) fn start(&mut self) {
-        (self.kept, self.counted) = (0, 0);
+        (self.kept, self.counted, self.weighed) = (0, 0, 0);
     }
 
     /// Counts one that has `own` pages with the disk; `active` if it has requests. True if it is a
@@ -90,7 +119,8 @@ impl Level {
         let rival = account.is_rival(now_ns);
         if rival {
             self.counted += 1;
-            let kept = account.kept(own, self.share(window));
+            self.weighed += u32::from(account.weight);
+            let kept = account.kept(own, self.share(account, window));
             self.kept = self.kept.saturating_add(kept);
         }
         rival
@@ -98,7 +128,7 @@ impl Level {
 
     /// Ends a count: gives the rivals.
     pub(super) fn end(&mut self) -> u32 {
-        self.rivals = self.counted;
+        (self.rivals, self.weight) = (self.counted, self.weighed);
         self.rivals
     }
 
@@ -125,15 +155,17 @@ impl Level {
         begins
     }
 
-    /// The part of the window that is each one's own: rounded up, since of a small window shared by
+    /// The part of the window that is one's own: rounded up, since of a small window shared by
     /// many a page is a good part of a share.
-    fn share(&self, window: u32) -> u32 {
-        window.div_ceil(self.rivals.max(1)).max(1)
+    fn share(&self, account: &Account, window: u32) -> u32 {
+        let weight = u32::from(account.weight);
+        let own = window.saturating_mul(weight);
+        own.div_ceil(self.weight.max(weight)).max(1)
     }
 
     /// Pages that one may send that has `own` with the disk, if its quantum is not considered.
     pub(super) fn room(&self, account: &Account, own: u32, window: u32) -> u32 {
-        let share = self.share(window);
+        let share = self.share(account, window);
         let others = self.kept.saturating_sub(account.kept(own, share));
         let all = window.saturating_sub(others).max(share);
         all.saturating_sub(own)
@@ -143,12 +175,12 @@ impl Level {
     pub(super) fn grant(&self, account: &mut Account, own: u32, window: u32) -> u32 {
         if account.round != self.round {
             account.round = self.round;
-            account.deficit = account.deficit.min(0) + QUANTUM as i32;
+            account.deficit = account.deficit.min(0) + account.quantum();
         }
         let room = self.room(account, own, window);
         let credit = room.min(account.deficit.max(0) as u32);
         // One command is always allowed, within reason.
-        let least = own == 0 && account.deficit > -(QUANTUM as i32);
+        let least = own == 0 && account.deficit > -account.quantum();
         credit.max(least.into())
     }
 
@@ -162,7 +194,7 @@ impl Level {
         cost: u32,
         window: u32,
     ) {
-        let share = self.share(window);
+        let share = self.share(account, window);
         let before = account.kept(own, share);
         let after = account.kept(own.saturating_add(load), share);
         self.kept = self.kept.saturating_add(after - before);
@@ -236,6 +268,31 @@ mod tests {
         own[0] = 0;
         let level = visited(&mut many, &own, 0);
         assert_eq!(level.room(&many[0], 0, WINDOW), 1);
+    }
+
+    #[test]
+    fn shares_and_quanta_are_by_weight() {
+        let mut accounts = [Account::default(); 3];
+        for (account, weight) in accounts.iter_mut().zip([4, 8, 16]) {
+            account.set_weight(weight);
+        }
+        let mut level = visited(&mut accounts, &[1, 1, 1], 0);
+        let shares = accounts.map(|account| level.share(&account, 28));
+        assert_eq!(shares, [4, 8, 16]);
+        level.starved = true;
+        assert!(level.next_round());
+        for (account, quantum) in accounts.iter_mut().zip([16, 32, 64]) {
+            level.grant(account, 1, WINDOW);
+            assert_eq!(account.deficit, quantum);
+        }
+        // As soon as one is no rival any more, the others have its share.
+        let busy = accounts[2].busy_ns.take();
+        level.start();
+        for account in &mut accounts {
+            level.count(account, 0, false, WINDOW, 0);
+        }
+        assert_eq!((busy, level.end()), (Some(0), 2));
+        assert_eq!(level.share(&accounts[0], 30), 10);
     }
 
     #[test]

@@ -35,6 +35,7 @@ impl Rings {
             guest: *guest,
             account,
             own: self.own[ring],
+            weight: spindle_limits::DEFAULT_WEIGHT,
         };
         (&mut self.scheduler, party)
     }

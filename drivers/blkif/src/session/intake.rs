@@ -55,8 +55,22 @@ impl Session {
         // One that takes nothing any more waits for no credit.
         self.throttled = false;
         if self.stopped {
-            return self.take_again(budget);
+            return self.intake_within(ring, budget, queue, grants);
         }
+        self.intake_new::<Q, G, false>(ring, budget, 0, queue, grants)
+    }
+
+    /// The same of a ring that may take new requests: if it is `LIMITED`, until it has taken so many
+    /// `pages`, at least `budget`, a request of none counting as one, or more with the last request.
+    #[inline(always)]
+    pub(super) fn intake_new<Q: DiskQueue, G: GrantOps, const LIMITED: bool>(
+        &mut self,
+        ring: u16,
+        budget: u32,
+        pages: u32,
+        queue: Option<&mut Q>,
+        grants: &G,
+    ) -> u32 {
         let waiting = match self.ring.pending() {
             Ok(0) => return 0,
             Ok(waiting) => self.affordable(waiting.min(budget)),
@@ -73,7 +87,7 @@ impl Session {
             cache.next_turn();
         }
         let queue = queue.filter(|_| self.line.len() == 0 && self.goes_directly());
-        self.take_all(ring, waiting, queue, grants)
+        self.take_all::<Q, G, LIMITED>(ring, waiting, pages, queue, grants)
     }
 
     /// The same for one that is awake alone, with nothing in line: [`Session::is_plain`] and
@@ -93,7 +107,7 @@ impl Session {
         if let Some(cache) = &mut self.cache {
             cache.next_turn();
         }
-        self.take_all(ring, waiting.min(budget), Some(queue), grants)
+        self.take_all::<Q, G, false>(ring, waiting.min(budget), 0, Some(queue), grants)
     }
 
     /// Whether requests whose pages are in the cache need not go in line. Writes that claim their blocks
@@ -103,12 +117,13 @@ impl Session {
         self.persistent && self.cache.is_some() && self.unaligned.is_none()
     }
 
-    /// Takes so many requests, 1 or more.
+    /// Takes so many requests, 1 or more; of one that is `LIMITED`, no more than so many pages.
     #[inline(always)]
-    fn take_all<Q: DiskQueue, G: GrantOps>(
+    fn take_all<Q: DiskQueue, G: GrantOps, const LIMITED: bool>(
         &mut self,
         ring: u16,
         waiting: u32,
+        pages: u32,
         mut queue: Option<&mut Q>,
         grants: &G,
     ) -> u32 {
@@ -120,7 +135,8 @@ impl Session {
         };
         if let Some(index) = first {
             let end = start.wrapping_add(waiting);
-            self.take_others(ring, index, end, queue, grants, &mut tally);
+            let ends = (end, start.wrapping_add(pages));
+            self.take_others::<Q, G, LIMITED>(ring, index, ends, queue, grants, &mut tally);
         }
         self.ring.note_taken();
         let taken = self.ring.consumed().wrapping_sub(start);
@@ -128,13 +144,14 @@ impl Session {
         taken
     }
 
-    /// Takes the request in slot `index` and those behind it before number `end`.
+    /// Takes the request in slot `index` and those behind it before number `end`; of one that is
+    /// `LIMITED`, also before the number `pages_end` is reached if each counts as many as it has pages.
     #[inline(never)]
-    fn take_others<Q: DiskQueue, G: GrantOps>(
+    fn take_others<Q: DiskQueue, G: GrantOps, const LIMITED: bool>(
         &mut self,
         ring: u16,
         mut index: u16,
-        end: u32,
+        (end, pages_end): (u32, u32),
         mut queue: Option<&mut Q>,
         grants: &G,
         tally: &mut Tally,
@@ -144,6 +161,10 @@ impl Session {
                 Taken::Nothing => break,
                 Taken::Settled => {}
                 Taken::Slot(index) => {
+                    if LIMITED {
+                        let segments = u32::from(self.slots[usize::from(index)].segments);
+                        self.more_pages += segments.saturating_sub(1);
+                    }
                     let sent = queue.as_deref_mut();
                     if !sent.is_some_and(|queue| self.send_directly(ring, index, queue, grants)) {
                         queue = None;
@@ -151,7 +172,11 @@ impl Session {
                     }
                 }
             }
-            let left = end.wrapping_sub(self.ring.consumed());
+            let mut left = end.wrapping_sub(self.ring.consumed());
+            if LIMITED {
+                let pages = pages_end.wrapping_sub(self.ring.consumed());
+                left = left.min(pages.saturating_sub(self.more_pages));
+            }
             let next = match &mut queue {
                 _ if left == 0 => break,
                 // What goes to the disk as it comes may cost more than one page.

@@ -240,14 +240,23 @@ impl Session {
         self.spread.as_ref().map_or(0, |spread| spread.shares.len())
     }
 
+    /// Gives it a weight, at least 1, with all its disks.
+    pub(super) fn set_weight(&mut self, weight: u8) {
+        self.account.set_weight(weight);
+        for share in self.spread.iter_mut().flat_map(|spread| &mut spread.shares) {
+            share.account.set_weight(weight);
+        }
+    }
+
     /// The disk of a share, and what that disk's scheduler knows of it.
     pub(crate) fn share_party(&mut self, at: usize) -> Option<(usize, Party<'_>)> {
-        let guest = self.guest;
+        let (guest, weight) = (self.tenant, self.tenant_weight);
         let share = self.spread.as_mut()?.shares.get_mut(at)?;
         let party = Party {
             guest,
             own: share.load,
             account: &mut share.account,
+            weight,
         };
         Some((share.disk, party))
     }
