@@ -5,11 +5,12 @@ use alloc::vec::Vec;
 use core::time::Duration;
 
 use log::LevelFilter;
+use spindle_limits::IoLimits;
 
 use crate::value::{frames, nearest, size};
 
 /// Every key, for the message about an unknown one. `ramN` stands for `ram0`, `ram1`, ...
-const KEYS: [&str; 11] = [
+const KEYS: [&str; 13] = [
     "log",
     "drill",
     "partitions",
@@ -18,6 +19,8 @@ const KEYS: [&str; 11] = [
     "queues",
     "ring_order",
     "io_timeout",
+    "limits",
+    "group",
     "ramN",
     "nullN",
     "nvmeN",
@@ -117,6 +120,10 @@ pub struct Config {
     /// `io_timeout=`: seconds that an NVMe command may take before it is aborted, and as many
     /// again before the controller is reset; or a virtio command before its disk is given up.
     pub io_timeout: u32,
+    /// `limits=`: those of a device, for what its disk line does not say.
+    pub limits: IoLimits,
+    /// `group=NAME:...`: the limits of groups of devices, by name.
+    pub groups: Vec<(String, IoLimits)>,
     /// `drill=`: whether an operator may have the kernel die, to see it start again.
     pub drill: bool,
     /// `ramN=`: RAM disks, by number.
@@ -137,6 +144,8 @@ impl Default for Config {
             ring_order: 4,
             partitions: true,
             io_timeout: 30,
+            limits: IoLimits::default(),
+            groups: Vec::new(),
             drill: false,
             ram_disks: Vec::new(),
             null_disks: Vec::new(),
@@ -224,6 +233,19 @@ impl Config {
             }
             "queues" => self.queues = number("a number from 1 on", 1..=u32::MAX)?,
             "io_timeout" => self.io_timeout = number("seconds from 1 to 3600", 1..=3600)?,
+            "limits" => {
+                let mut limits = IoLimits::default();
+                let set = limits.set_all(value);
+                set.map_err(|_| bad("limits such as iops=500:bandwidth=50M:weight=4"))?;
+                self.limits = limits;
+            }
+            "group" => {
+                let group = named(value);
+                let expected = "a name and limits such as db:iops=500:weight=4";
+                let (name, limits) = group.ok_or_else(|| bad(expected))?;
+                self.groups.retain(|(other, _)| *other != name);
+                self.groups.push((name, limits));
+            }
             "ring_order" => self.ring_order = number("a number from 0 to 4", 0..=4)?,
             _ => {
                 if let Some((number, disks)) = self.made(key) {
@@ -274,6 +296,16 @@ impl Config {
             }
         }
     }
+}
+
+/// A group's name, and its limits.
+fn named(value: &str) -> Option<(String, IoLimits)> {
+    let (name, words) = value.split_once(':').unwrap_or((value, ""));
+    let (mut member, mut limits) = (IoLimits::default(), IoLimits::default());
+    member.set_all(&alloc::format!("group={name}")).ok()?;
+    limits.set_all(words).ok()?;
+    let name = member.group().filter(|_| !limits.names_group())?;
+    Some((name.to_string(), limits))
 }
 
 /// `on` or `off`.
@@ -340,6 +372,29 @@ mod tests {
         );
         config.set_all("poll_us=0", |error| panic!("{error}"));
         assert_eq!(config.poll, PollUs::For(0));
+    }
+
+    #[test]
+    fn limits_are_set_of_devices_and_of_groups_and_bad_ones_change_nothing() {
+        let mut config = Config::default();
+        let words = "limits=iops=500:weight=4 group=db:bandwidth=1M group=web group=db:iops=7";
+        config.set_all(words, |error| panic!("{error}"));
+        assert_eq!(config.limits.to_string(), "iops=500:weight=4");
+        let groups: Vec<_> = config
+            .groups
+            .iter()
+            .map(|(name, limits)| (name.as_str(), limits.to_string()))
+            .collect();
+        assert_eq!(groups, [("web", String::new()), ("db", "iops=7".into())]);
+        let before = config.clone();
+        let mut complaints = Vec::new();
+        let bad =
+            "limits=iops=0 limits=x group=none:iops=5 group=a/b group=db:group=c group=db:iops=x";
+        config.set_all(bad, |error| complaints.push(error.to_string()));
+        assert_eq!((complaints.len(), &config), (6, &before));
+        let expected = "\"iops=0\" is no value for limits: expected limits such as \
+                        iops=500:bandwidth=50M:weight=4";
+        assert_eq!(complaints[0], expected);
     }
 
     #[test]

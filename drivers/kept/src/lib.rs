@@ -49,7 +49,7 @@ use layout::TooSmall;
 pub use log_tail::LogTail;
 pub use mappings::{MOST_IN_CALL, Mappings};
 pub use ram_disks::{RAM_DISKS, RAM_RUNS, RamRecord, RamRecords};
-pub use records::{DeviceRecord, FormerRecords, JournalPlace, QueueRecord, Records};
+pub use records::{DeviceRecord, FormerRecords, JournalPlace, LimitRecord, QueueRecord, Records};
 pub use rooms::JournalRooms;
 pub use word_note::WordNote;
 

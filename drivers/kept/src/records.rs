@@ -6,6 +6,7 @@
 //! no other: what does not check is left out and counted.
 
 mod device;
+mod limits;
 mod lines;
 mod wire;
 
@@ -16,6 +17,7 @@ use spindle_hw::SharedPages;
 
 use crate::layout::{BANK_BYTES, BANKS, WRITING_AT};
 pub use device::{DeviceRecord, JournalPlace, QueueRecord};
+pub use limits::LimitRecord;
 use lines::{Bank, Found};
 use wire::{Reader, Writer};
 
@@ -27,6 +29,7 @@ impl RecordKind {
     /// How many others there are: the first one.
     const HEAD: Self = Self(1);
     const DEVICE: Self = Self(2);
+    const LIMITS: Self = Self(3);
 }
 
 /// The version in which each record is written.
@@ -37,6 +40,8 @@ const VERSION: u16 = 1;
 pub struct FormerRecords {
     /// Devices that were connected.
     pub devices: Vec<DeviceRecord>,
+    /// Limits that were set while the kernel ran. A kernel that does not know them reads the rest.
+    pub limits: Vec<LimitRecord>,
     /// Records that there were, or may have been, and that cannot be used.
     pub damaged: usize,
 }
@@ -45,13 +50,18 @@ pub struct FormerRecords {
 #[derive(Debug)]
 pub struct Records {
     pages: &'static SharedPages,
+    /// Limits that are written with the devices.
+    pub limits: Vec<LimitRecord>,
 }
 
 impl Records {
     /// The records in `pages`, whose life has begun ([`begin`](crate::layout::begin)).
     #[must_use]
     pub const fn new(pages: &'static SharedPages) -> Self {
-        Self { pages }
+        Self {
+            pages,
+            limits: Vec::new(),
+        }
     }
 
     fn bank(&self, writing: u64) -> Bank<'_> {
@@ -59,7 +69,7 @@ impl Records {
         Bank::new(self.pages, at, writing)
     }
 
-    /// Writes what counts from now on; gives how many there was no room for.
+    /// Writes what counts from now on, with [`Records::limits`]; gives how many devices there was no room for.
     pub fn write<'a>(&mut self, devices: impl Iterator<Item = &'a DeviceRecord> + Clone) -> usize {
         let word = self.pages.u64_at(WRITING_AT);
         let writing = word.load(Acquire).wrapping_add(1);
@@ -73,6 +83,12 @@ impl Records {
             let mut body = Writer::default();
             device.write(&mut body);
             left_out += usize::from(!bank.add(RecordKind::DEVICE.0, VERSION, body.bytes()));
+        }
+        for limits in &self.limits {
+            let mut body = Writer::default();
+            limits.write(&mut body);
+            // Devices come first: those without room for theirs go on with what their disk lines say.
+            bank.add(RecordKind::LIMITS.0, VERSION, body.bytes());
         }
         word.store(writing, Release);
         left_out
@@ -102,6 +118,10 @@ impl Records {
                 (RecordKind::HEAD, 1) => expected = body.u32(),
                 (RecordKind::DEVICE, 1) => match DeviceRecord::read_1(&mut body) {
                     Some(device) => former.devices.push(device),
+                    None => damaged += 1,
+                },
+                (RecordKind::LIMITS, 1) => match LimitRecord::read_1(&mut body) {
+                    Some(limits) => former.limits.push(limits),
                     None => damaged += 1,
                 },
                 // Of a version that this one does not know.
@@ -141,7 +161,7 @@ mod tests {
         // The last one is of this version, and too short.
         let strange = [
             (device, VERSION + 1),
-            (device + 1, VERSION),
+            (RecordKind::LIMITS.0 + 1, VERSION),
             (device, VERSION),
         ];
         for (kind, version) in strange {

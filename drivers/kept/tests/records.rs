@@ -4,7 +4,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use spindle_hw::{PAGE_SIZE, SharedPages};
 use spindle_kept::layout::{FIXED_PAGES, JOURNALS, MAGIC_AT, begin};
-use spindle_kept::{DeviceRecord, JournalPlace, QueueRecord, Records};
+use spindle_kept::{DeviceRecord, JournalPlace, LimitRecord, QueueRecord, Records};
 
 fn queue() -> impl Strategy<Value = QueueRecord> {
     let journal = (any::<u32>(), 1..100u32);
@@ -77,6 +77,26 @@ fn written(pages: &SharedPages) -> Vec<usize> {
         .filter(|(_, byte)| **byte != 0)
         .map(|(at, _)| at)
         .collect()
+}
+
+/// Of an image before there were limits nothing else is expected than devices.
+#[test]
+fn limits_are_kept_beside_devices_and_do_not_count_as_such() {
+    let mut records = Records::new(kept());
+    let limits = |of: &str, words: &str| LimitRecord {
+        of: of.into(),
+        words: words.into(),
+    };
+    records.limits = vec![limits("5/51712", "iops=500:weight=4"), limits("@db", "")];
+    assert_eq!(records.write([].iter()), 0);
+    let read = records.read();
+    assert_eq!(
+        (&read.limits, read.devices.len(), read.damaged),
+        (&records.limits, 0, 0)
+    );
+    records.limits.clear();
+    records.write([].iter());
+    assert_eq!(records.read().limits, []);
 }
 
 proptest! {

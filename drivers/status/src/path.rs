@@ -77,6 +77,13 @@ nodes! {
     UPDATE = "update", "update", Dom0;
     /// What became of an update: the number, and `fits:`, `refused:`, `done:` or `failed:` with more.
     UPDATED = "updated", "updated", Spindle;
+    /// Set limits: a word that the answer repeats, `<guest>/<device>` or `@<group>`, and limits with colons
+    /// between.
+    LIMIT = "limit", "limit", Dom0;
+    /// What became of that: the word, and `done`, or `refused:` and why.
+    LIMITED = "limited", "limited", Spindle;
+    /// The limits and the weight of a device or a group that has any.
+    LIMITS = "limits", "limits/<guest>-<device>, limits/@<group>", Spindle;
     /// Counters of a device, summed over its rings, every 5 s; named as blkback's.
     STAT = "stat", "stat/<guest>-<device>", Spindle;
     /// `nvme<n>`: a controller's SMART log, once a minute while it is in use, and when it warns; of a virtio
@@ -88,12 +95,24 @@ nodes! {
 }
 
 /// Folders of nodes that come and go with what they are about.
-pub const FOLDERS: [&str; 4] = [TARGETS, STAT, CORE, HEALTH];
+pub const FOLDERS: [&str; 5] = [TARGETS, STAT, CORE, HEALTH, LIMITS];
 
 /// Where a device's counters are.
 #[must_use]
 pub fn stat(guest: impl Display, device: impl Display) -> String {
     format!("{STAT}/{guest}-{device}")
+}
+
+/// Where a device's limits are.
+#[must_use]
+pub fn limits(guest: impl Display, device: impl Display) -> String {
+    format!("{LIMITS}/{guest}-{device}")
+}
+
+/// Where a group's limits are.
+#[must_use]
+pub fn group_limits(name: impl Display) -> String {
+    format!("{LIMITS}/@{name}")
 }
 
 /// The guest and the device of a path below [`STAT`], given without that folder.

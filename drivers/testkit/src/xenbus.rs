@@ -68,6 +68,8 @@ pub struct Kernel {
     pub drills: Vec<Vec<u8>>,
     /// The updates that were asked for.
     pub updates: Vec<Vec<u8>>,
+    /// The limits that were asked for.
+    pub limits: Vec<Vec<u8>>,
     /// The shutdown that the toolstack has asked for.
     pub shutdown_requested: Option<ShutdownKind>,
     /// Whether the shutdown was clean, once it is over.
@@ -243,6 +245,7 @@ impl Bed {
             Action::Rescan => kernel.rescans += 1,
             Action::Drill(order) => kernel.drills.push(order),
             Action::Update(order) => kernel.updates.push(order),
+            Action::Limit(order) => kernel.limits.push(order),
             Action::ShutdownRequested(kind) => kernel.shutdown_requested = Some(kind),
             Action::ShutDown { clean } => kernel.shut_down = Some(clean),
             Action::StoreLost => kernel.store_lost = true,

@@ -12,7 +12,7 @@ use core::mem;
 
 use log::{error, info};
 use spindle_blkif::worker::{Order, Report};
-use spindle_blkif::{Gate, RingId, RingStats};
+use spindle_blkif::{Gate, RingId, RingShare, RingStats};
 use spindle_block::Targets;
 use spindle_kept::{DeviceRecord, QueueRecord};
 use spindle_xen::xenbus::{Abi, Backend, ConnectRequest, DeviceId, Generation, Refusal};
@@ -33,6 +33,8 @@ pub(crate) struct DeviceRing {
     phase: RingPhase,
     mapped: Mapped,
     stats: Arc<RingStats>,
+    /// The share that it is to have once its core has answered.
+    share: Option<Box<RingShare>>,
 }
 
 /// How far a ring has got.
@@ -62,6 +64,19 @@ impl DeviceRing {
             &mut RingPhase::Attached(ring) => {
                 cores.order(self.core, Order::Resize { ring, sectors });
             }
+            RingPhase::Detaching(_) => {}
+        }
+    }
+
+    /// It gets another share of its disk: passes that on to its core.
+    pub(crate) fn share<H: Hypervisor, W: CoreWorker>(
+        &mut self,
+        share: Box<RingShare>,
+        cores: &mut Cores<H, W>,
+    ) {
+        match self.phase {
+            RingPhase::Attaching { .. } => self.share = Some(share),
+            RingPhase::Attached(ring) => cores.order(self.core, Order::Share { ring, share }),
             RingPhase::Detaching(_) => {}
         }
     }
@@ -253,7 +268,10 @@ impl<H: Hypervisor> Devices<H> {
             let open = |outfit| rings.open(id.frontend, queue, disk, layout, segments, outfit);
             let place = outfit.as_ref().ok().map(|outfit| outfit.place);
             match outfit.and_then(open) {
-                Ok((session, mapped)) => {
+                Ok((mut session, mapped)) => {
+                    if let Some(share) = self.shares.of(&self.list[at].limits) {
+                        session.set_share(share);
+                    }
                     if former.is_some() {
                         let (number, count) = (number + 1, session.redo());
                         info!("{id}: ring {number} is taken up, {count} requests to do again");
@@ -267,6 +285,7 @@ impl<H: Hypervisor> Devices<H> {
                         phase: RingPhase::Attaching { resized: None },
                         mapped,
                         stats,
+                        share: None,
                     });
                     cores.order(
                         core,
@@ -339,6 +358,9 @@ impl<H: Hypervisor> Devices<H> {
                     } = was
                     {
                         cores.order(core, Order::Resize { ring, sectors });
+                    }
+                    if let Some(share) = attached.share.take() {
+                        cores.order(core, Order::Share { ring, share });
                     }
                 }
             }
@@ -458,6 +480,7 @@ mod tests {
     use super::*;
     use crate::keeper::{Keep, Keeper};
     use crate::rings::RingMapper;
+    use crate::shares::{DeviceLimits, Shares};
 
     const DEVICE: DeviceId = DeviceId {
         frontend: DomId(5),
@@ -482,9 +505,11 @@ mod tests {
                 layout: None,
                 shown: 0,
                 at_work_ns: 0,
+                limits: DeviceLimits::default(),
             }],
             next_token: 0,
             keeper,
+            shares: Shares::default(),
             changed: false,
         }
     }

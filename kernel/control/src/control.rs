@@ -26,6 +26,7 @@ use crate::late::LateDisks;
 use crate::listing::Listing;
 use crate::rings::RingMapper;
 use crate::rounds::{Pace, Rounds, Sleep};
+use crate::shares::Shares;
 use crate::statistics::Statistics;
 use crate::sweep::sweep;
 use crate::worker::{CoreWorker, nap, rest};
@@ -84,6 +85,7 @@ impl<H: Hypervisor, W: CoreWorker> Control<H, W> {
             persistent: config.path.offers_persistent(),
         };
         let (keeper, former) = Keeper::new(keep);
+        let shares = Shares::new(config, keeper.limits(), hypervisor.now_ns());
         let mappings = keeper.kept().mappings();
         let mut backend = if keeper.has_lived() {
             sweep(hypervisor, mappings);
@@ -102,6 +104,7 @@ impl<H: Hypervisor, W: CoreWorker> Control<H, W> {
             backend.take_drills();
         }
         backend.take_updates();
+        backend.take_limits();
         let drill = if config.drill { "on" } else { "off" };
         backend.publish(path::DRILL, drill);
         backend.publish(path::VERSION, version);
@@ -122,6 +125,7 @@ impl<H: Hypervisor, W: CoreWorker> Control<H, W> {
                     mappings,
                 },
                 keeper,
+                shares,
             ),
             late: LateDisks::new(hypervisor.now_ns()),
             rounds: Rounds::new(),
@@ -212,6 +216,13 @@ impl<H: Hypervisor, W: CoreWorker> Control<H, W> {
                     info!("update {answer}");
                     self.backend.publish(path::UPDATED, answer);
                 }
+                Action::Limit(order) => {
+                    let answer = self.devices.limit(&order, &mut self.cores);
+                    info!("limit {answer}");
+                    self.backend.publish(path::LIMITED, answer);
+                    self.devices.publish_limits(&mut self.backend);
+                    self.rounds.pump_soon();
+                }
                 Action::ShutdownRequested(kind) => {
                     info!("shutdown requested: {kind:?}");
                     self.shutdown = Some(kind);
@@ -279,12 +290,14 @@ impl<H: Hypervisor, W: CoreWorker> Control<H, W> {
     fn open(&mut self, device: DeviceId, request: &DiskRequest) -> Result<DiskFacts, Refusal> {
         let (disks, cores) = (&mut self.disks, &self.cores);
         let facts = self.devices.open(device, request, disks, cores)?;
+        self.devices.publish_limits(&mut self.backend);
         self.listing.publish(&self.disks.targets, &mut self.backend);
         Ok(facts)
     }
 
     fn close(&mut self, device: DeviceId) {
         self.devices.close(device);
+        self.devices.publish_limits(&mut self.backend);
         self.disks.targets.release(device);
         self.listing.publish(&self.disks.targets, &mut self.backend);
         info!("{device}: closed");

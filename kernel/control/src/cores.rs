@@ -81,6 +81,28 @@ pub struct Cores<H, W: CoreWorker> {
 }
 
 impl<Q> Core<Q> {
+    /// Has a share that waits for the mailbox make way for a later one of the same ring: gives back what
+    /// is no such order.
+    fn merge_share(&mut self, order: Order) -> Option<Order> {
+        let Order::Share { ring, share } = order else {
+            return Some(order);
+        };
+        let attaches = |order: &Order| matches!(order, Order::Attach { .. });
+        let waiting = self.orders.iter_mut().rev();
+        for queued in waiting.take_while(|queued| !attaches(queued)) {
+            if let Order::Share {
+                ring: other,
+                share: old,
+            } = queued
+                && *other == ring
+            {
+                *old = share;
+                return None;
+            }
+        }
+        Some(Order::Share { ring, share })
+    }
+
     /// Whether it has a queue on `disk`.
     fn serves(&self, disk: usize) -> bool {
         self.disks.get(disk).copied().unwrap_or(false)
@@ -254,6 +276,7 @@ impl<H: Hypervisor, W: CoreWorker> Cores<H, W> {
     /// Sends an order, when the mailbox is free.
     pub(crate) fn order(&mut self, core: CoreId, order: Order) {
         if let Some(core) = self.cores.get_mut(core.0)
+            && let Some(order) = core.merge_share(order)
             && !core.merge(&order)
         {
             let answered = !matches!(
@@ -261,6 +284,7 @@ impl<H: Hypervisor, W: CoreWorker> Cores<H, W> {
                 Order::FailDisk(_)
                     | Order::CutOff(_)
                     | Order::Resize { .. }
+                    | Order::Share { .. }
                     | Order::Remove { .. }
                     | Order::Read(_)
                     | Order::Renew(_)

@@ -22,6 +22,7 @@ use crate::disks::{Disks, Removed};
 use crate::hypervisor::Hypervisor;
 use crate::keeper::{Keeper, identity};
 use crate::rings::{RingMapper, Served};
+use crate::shares::{DeviceLimits, Shares};
 use crate::worker::CoreWorker;
 
 /// A device whose disk is open.
@@ -39,6 +40,7 @@ pub(crate) struct AttachedDevice {
     pub(crate) shown: u64,
     /// See [`DeviceRecord::at_work_ns`](spindle_kept::DeviceRecord::at_work_ns).
     pub(crate) at_work_ns: u64,
+    pub(crate) limits: DeviceLimits,
 }
 
 /// What a device has.
@@ -100,15 +102,17 @@ pub(crate) struct Devices<H> {
     pub(crate) list: Vec<AttachedDevice>,
     pub(crate) next_token: u64,
     pub(crate) keeper: Keeper,
+    pub(crate) shares: Shares,
     /// The records are to be written anew.
     pub(crate) changed: bool,
 }
 
 impl<H: Hypervisor> Devices<H> {
     /// None yet.
-    pub(crate) fn new(rings: RingMapper<H>, keeper: Keeper) -> Self {
+    pub(crate) fn new(rings: RingMapper<H>, keeper: Keeper, shares: Shares) -> Self {
         Self {
             rings,
+            shares,
             list: Vec::new(),
             next_token: 0,
             keeper,
@@ -259,6 +263,11 @@ impl<H: Hypervisor> Devices<H> {
         };
         info!("{id}: {} for {what}", volume.name);
         self.list.retain(|device| device.id != id);
+        if !self.is_former(id) {
+            self.forget_limits(id);
+        }
+        let now_ns = self.rings.hypervisor.now_ns();
+        let limits = self.shares.limits(id, (*request.limits).clone(), now_ns);
         self.list.push(AttachedDevice {
             id,
             disk,
@@ -268,6 +277,7 @@ impl<H: Hypervisor> Devices<H> {
             layout: None,
             shown: facts.sectors,
             at_work_ns: 0,
+            limits,
         });
         Ok(facts)
     }
@@ -287,6 +297,7 @@ impl<H: Hypervisor> Devices<H> {
     /// Forgets a device, whose connection xenbus has ended before.
     pub(crate) fn close(&mut self, id: DeviceId) {
         self.drop_former(id);
+        self.forget_limits(id);
         self.list.retain(|device| device.id != id);
     }
 

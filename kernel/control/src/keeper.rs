@@ -11,7 +11,8 @@ use spindle_blkif::Member;
 use spindle_blkif::stats::RingSnapshot;
 use spindle_block::Volume;
 use spindle_kept::{
-    DeviceRecord, Journal, JournalPages, JournalPlace, JournalRooms, Kept, QueueRecord, Records,
+    DeviceRecord, Journal, JournalPages, JournalPlace, JournalRooms, Kept, LimitRecord,
+    QueueRecord, Records,
 };
 use spindle_xen::grant::GrantRef;
 use spindle_xen::xenbus::{
@@ -66,6 +67,7 @@ impl Keeper {
         if read.damaged > 0 {
             warn!("{} records of devices are damaged or missing", read.damaged);
         }
+        keeper.records.limits = read.limits;
         let mut former = Vec::new();
         for mut record in read.devices {
             let id = id_of(&record);
@@ -213,6 +215,16 @@ impl Keeper {
         if !queues.any(|queue| queue.journal == Some(place)) {
             self.rooms.free(place);
         }
+    }
+
+    /// The limits that are on record.
+    pub(crate) fn limits(&self) -> &[LimitRecord] {
+        &self.records.limits
+    }
+
+    /// Puts other limits on record, with the next writing.
+    pub(crate) fn keep_limits(&mut self, limits: Vec<LimitRecord>) {
+        self.records.limits = limits;
     }
 
     /// Writes the records of `devices`, and of those that wait.

@@ -13,6 +13,7 @@
 //! | `rings` | a ring's grants, event channel, frames and share of memory |
 //! | `cores` | orders and reports of the ring cores, and which core gets a ring |
 //! | `disks` | what can be attached, and what the disks report: failures, disks that come and go, other sizes, health |
+//! | `shares` | limits and weights of devices and groups: by disk line, option and order |
 //! | `listing`, `statistics`, `published` | what is published in xenstore |
 //! | `keeper`, `late`, `sweep`, `noted` | what outlives a death of the kernel: records, journals, mappings; what the last life has left is undone |
 //! | `ram_disks` | which RAM disk is that of a former life, and which is new |
@@ -37,6 +38,7 @@ mod published;
 mod ram_disks;
 mod rings;
 mod rounds;
+mod shares;
 mod statistics;
 mod sweep;
 mod worker;

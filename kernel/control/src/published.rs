@@ -15,6 +15,8 @@ pub(crate) enum Subject {
     Disk(VolumeId),
     Device(DeviceId),
     Core(CoreId),
+    /// A group of devices, by its number.
+    Group(u32),
 }
 
 /// A node.

@@ -18,10 +18,12 @@ pub(super) enum OrderNode {
     Crash,
     /// Which image is to follow.
     Update,
+    /// Limits, in words.
+    Limit,
 }
 
 impl OrderNode {
-    const ALL: [Self; 3] = [Self::SysRq, Self::Crash, Self::Update];
+    const ALL: [Self; 4] = [Self::SysRq, Self::Crash, Self::Update, Self::Limit];
     const DRILLS: [Self; 2] = [Self::SysRq, Self::Crash];
 
     const fn path(self) -> &'static str {
@@ -29,6 +31,7 @@ impl OrderNode {
             Self::SysRq => "control/sysrq",
             Self::Crash => path::CRASH,
             Self::Update => path::UPDATE,
+            Self::Limit => path::LIMIT,
         }
     }
 
@@ -37,6 +40,7 @@ impl OrderNode {
             Self::SysRq => "sysrq",
             Self::Crash => "crash",
             Self::Update => "update",
+            Self::Limit => "limit",
         }
     }
 }
@@ -59,6 +63,11 @@ impl Backend {
     /// Has [`Action::Update`] come when an operator asks for an update.
     pub fn take_updates(&mut self) {
         self.orders.wanted.push(OrderNode::Update);
+    }
+
+    /// Has [`Action::Limit`] come when an administrator asks for other limits.
+    pub fn take_limits(&mut self) {
+        self.orders.wanted.push(OrderNode::Limit);
     }
 
     /// Whether a watch event is for such a node.
@@ -109,8 +118,12 @@ impl Backend {
     ) -> Option<Job> {
         let text = match replies.first() {
             None => {
-                let read = Vec::from([Request::ReadBrief(node.path().into())]);
-                self.client.within(unit, Vec::new(), read);
+                let path = node.path().into();
+                let read = match node {
+                    OrderNode::Limit => Request::Read(path),
+                    _ => Request::ReadBrief(path),
+                };
+                self.client.within(unit, Vec::new(), Vec::from([read]));
                 Vec::new()
             }
             Some(Ok(text)) if !text.is_empty() => {
@@ -136,6 +149,7 @@ impl Backend {
             Ok(()) => self.actions.push_back(match node {
                 OrderNode::SysRq | OrderNode::Crash => Action::Drill(text),
                 OrderNode::Update => Action::Update(text),
+                OrderNode::Limit => Action::Limit(text),
             }),
             Err(TransactionError::Conflict) => self.order_due(node),
             Err(TransactionError::Refused(error)) => {

@@ -1,12 +1,14 @@
 //! The words that the kernel and the backend share.
 
 use alloc::borrow::Cow;
+use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
 
 use spindle_block::{Access, Discard};
+use spindle_limits::IoLimits;
 
 use super::RingLayout;
 use crate::store::parse_decimal;
@@ -166,6 +168,8 @@ pub struct DiskRequest {
     pub discard: bool,
     /// Whether to show it with sectors of 512 bytes, whatever its blocks (`target=512e:...`).
     pub sectors: bool,
+    /// Its limits and weight (`target=iops=500:weight=2:...`).
+    pub limits: Box<IoLimits>,
 }
 
 /// What the kernel knows about an opened disk.
@@ -279,6 +283,8 @@ pub enum Action {
     Drill(Vec<u8>),
     /// An operator asks for an update of the kernel (`data/spindle/update` was written): what is there.
     Update(Vec<u8>),
+    /// An administrator asks for other limits (`data/spindle/limit` was written): what is there.
+    Limit(Vec<u8>),
     /// The toolstack asks for a shutdown: call [`Backend::shutdown`](super::Backend::shutdown).
     ShutdownRequested(ShutdownKind),
     /// [`Backend::shutdown`](super::Backend::shutdown) has come to its end.

@@ -1,6 +1,9 @@
 //! What one look has read: the backend's directory and the frontend's.
 
+use alloc::boxed::Box;
 use alloc::string::String;
+
+use spindle_limits::IoLimits;
 
 use super::rings::quoted;
 use super::{Access, DeviceId, DiskRequest, Refusal, RingLayout, XenbusState};
@@ -66,11 +69,16 @@ impl BackendView {
                 return Err(not_usable("frontend-id", text("frontend-id")?.as_bytes()));
             }
             let (mut target, mut shared, mut sectors) = (text("params")?, false, false);
+            let mut limits = IoLimits::default();
             loop {
                 if let Some(rest) = target.strip_prefix(SHARED) {
                     (target, shared) = (rest, true);
                 } else if let Some(rest) = target.strip_prefix(SECTORS) {
                     (target, sectors) = (rest, true);
+                } else if let Some((word, rest)) = IoLimits::prefix(target) {
+                    let set = limits.set_all(word);
+                    set.map_err(|bad| Refusal::new(Errno::EINVAL, alloc::format!("{bad}")))?;
+                    target = rest;
                 } else {
                     break;
                 }
@@ -90,6 +98,7 @@ impl BackendView {
                 access,
                 discard,
                 sectors,
+                limits: Box::new(limits),
             })
         };
         Some(Self {

@@ -56,3 +56,15 @@ fn an_order_to_update_comes_once_and_is_no_drill() {
     // The next life of the kernel does not find it.
     assert_eq!(bed.store.text(&node("data/spindle/update")), Some(""));
 }
+
+#[test]
+fn an_order_of_limits_comes_whole() {
+    let mut bed = Bed::new();
+    bed.backend.take_limits();
+    bed.connect(VBD);
+    let words = "1234567890 5/51712 iops=500:bandwidth-read=104857600:bandwidth-write=104857600";
+    bed.store.write(&node("data/spindle/limit"), words);
+    bed.settle();
+    assert_eq!(bed.kernel.limits, [words.as_bytes()]);
+    assert_eq!(bed.store.text(&node("data/spindle/limit")), Some(""));
+}
