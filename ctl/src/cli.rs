@@ -43,6 +43,10 @@ pub(crate) enum Verb {
     /// Have a running Spindle look at its disks again, for one that was lost, replaced or formatted
     /// and for new namespaces, and print the state of each. It does so by itself as well.
     Rescan(RescanArgs),
+    /// Set or show the limits and the weight of a guest's disk, or of a group of disks. They hold until
+    /// the disk is detached, also over a death or an update of the kernel, and are of a group's until
+    /// the domain ends.
+    Limit(LimitArgs),
     /// Have the kernel of a Spindle die, to see that it starts again in its own domain and that guests
     /// notice no more than a pause. It must have been created with the option drill=on.
     Crash(CrashArgs),
@@ -176,6 +180,25 @@ pub(crate) struct RescanArgs {
     /// Seconds to wait for the answer, for which a controller that starts slowly may need 30.
     #[arg(long, default_value_t = 40, value_parser = value_parser!(u64).range(..=DAY))]
     pub(crate) timeout: u64,
+}
+
+#[derive(Args)]
+pub(crate) struct LimitArgs {
+    /// The domain's name.
+    pub(crate) name: String,
+    /// Whose limits: GUEST/DISK, such as web/xvda, or @GROUP.
+    pub(crate) whose: String,
+    /// What is to be other than it is: iops=N and bandwidth=BYTES a second, each also with -read or
+    /// -write, burst=MS, weight=1..64, group=NAME; none for no limit or no group. Without any, what holds
+    /// is printed.
+    #[arg(value_name = "KEY=VALUE")]
+    pub(crate) words: Vec<String>,
+    /// Seconds to wait for the answer.
+    #[arg(long, default_value_t = 10, value_parser = value_parser!(u64).range(..=DAY))]
+    pub(crate) timeout: u64,
+    /// Seconds to wait for another spindlectl that changes something.
+    #[arg(long, default_value_t = 120, value_parser = value_parser!(u64).range(..=DAY))]
+    pub(crate) lock_timeout: u64,
 }
 
 #[derive(Args)]

@@ -243,7 +243,7 @@ impl Fake {
             (
                 "3/data/spindle/stat/5-51712",
                 "rings=2 oo_req=1 rd_req=100 wr_req=7 f_req=2 ds_req=0 rd_sect=800 wr_sect=56 \
-                 err=0 peak=9 notify=50 mapped=40 evicted=0 lost=0 copied=0 batch=1:3 \
+                 err=0 peak=9 notify=50 mapped=40 evicted=0 lost=0 copied=0 held_ns=1500000000 batch=1:3 \
                  lat_us=32:99,64:8",
             ),
             (

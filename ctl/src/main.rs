@@ -35,6 +35,7 @@ mod generate;
 mod host;
 mod json;
 mod life;
+mod limit;
 mod lock;
 mod log;
 mod lost;
@@ -87,8 +88,8 @@ use anyhow::{Context, Result};
 use clap::Parser;
 
 use cli::{
-    CheckArgs, Cli, CrashArgs, CreateArgs, DestroyArgs, GenerateArgs, LogArgs, RescanArgs,
-    RestartArgs, StatArgs, Top, UpdateArgs, Verb, WhyArgs,
+    CheckArgs, Cli, CrashArgs, CreateArgs, DestroyArgs, GenerateArgs, LimitArgs, LogArgs,
+    RescanArgs, RestartArgs, StatArgs, Top, UpdateArgs, Verb, WhyArgs,
 };
 use crash::Crash;
 use create::Failing;
@@ -122,6 +123,7 @@ fn main() -> ExitCode {
         Verb::Restart(args) => restart(out, args),
         Verb::Update(args) => update(out, &args),
         Verb::Rescan(args) => rescan(out, &args),
+        Verb::Limit(args) => limit(out, &args),
         Verb::Crash(args) => crash(out, &args),
         Verb::List => list(out),
         Verb::Stat(args) => stat(out, &args),
@@ -272,6 +274,24 @@ fn rescan(out: Output, args: &RescanArgs) -> Result<()> {
         return show(serde_json::Value::from_iter(lines));
     }
     show(answer)
+}
+
+fn limit(out: Output, args: &LimitArgs) -> Result<()> {
+    let mut host = Dom0::new();
+    if !args.words.is_empty() {
+        let me = format!("limit {}", args.name);
+        alone(&mut host, args.lock_timeout, &me)?;
+    }
+    let (name, whose) = (&args.name, &args.whose);
+    let patience = Duration::from_secs(args.timeout);
+    let limits = limit::limit(&mut host, name, whose, &args.words, patience)?;
+    if out.json {
+        return show(serde_json::json!({ "whose": whose, "limits": limits }));
+    }
+    show(match limits.as_str() {
+        "" => format!("{whose}: no limits"),
+        limits => format!("{whose}: {limits}"),
+    })
 }
 
 fn crash(out: Output, args: &CrashArgs) -> Result<()> {

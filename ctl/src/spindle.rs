@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Result;
+use spindle_limits::IoLimits;
 use spindle_status::path;
 use spindle_status::stats::{CoreSnapshot, DeviceLine};
 use spindle_status::targets::{HolderWord, TargetLine, TargetMode};
@@ -41,6 +42,8 @@ pub(crate) struct Spindle {
     pub(crate) targets: Vec<Target>,
     /// The disks that guests have been given.
     pub(crate) disks: Vec<PublishedDisk>,
+    /// Groups of disks with limits or a weight of their own: names, and what these are.
+    pub(crate) groups: Vec<(String, String)>,
     /// Its ring cores, by number.
     pub(crate) cores: Vec<(u32, CoreSnapshot)>,
     /// What its controllers say of their health, by their names.
@@ -87,6 +90,8 @@ pub(crate) struct PublishedDisk {
     pub(crate) counters: Option<DeviceLine>,
     /// Why it was refused, closed or taken from its guest.
     pub(crate) error: Option<String>,
+    /// Its limits and weight, in words; empty if it has none.
+    pub(crate) limits: String,
 }
 
 /// The one of this name.
@@ -144,6 +149,13 @@ impl Spindle {
             drill: own.get("drill").is_some_and(|drill| drill == "on"),
             targets: targets(&own),
             disks: disks(host, &backends, &errors, &own)?,
+            groups: own
+                .iter()
+                .filter_map(|(path, limits)| {
+                    let name = path.strip_prefix("limits/@")?;
+                    Some((name.to_string(), limits.clone()))
+                })
+                .collect(),
             cores: cores.into_iter().collect(),
             health,
         }))
@@ -318,14 +330,36 @@ fn disks(
                 guest_name: name.unwrap_or_default(),
                 device,
                 vdev: text("dev"),
-                target: text("params"),
+                target: without_limits(&text("params")),
                 writable: text("mode").starts_with('w'),
                 state: state.parse().unwrap_or(0),
                 counters: line.map(|line| DeviceLine::parse(line)),
                 error: errors.get(&format!("{guest}/{device}/error")).cloned(),
+                limits: own
+                    .get(&format!("limits/{guest}-{device}"))
+                    .cloned()
+                    .unwrap_or_default(),
             });
     }
     Ok(disks.into_values().collect())
+}
+
+/// What a guest's disk line says of a target, without the limits before its name.
+fn without_limits(target: &str) -> String {
+    let (mut rest, mut kept) = (target, String::new());
+    loop {
+        if let Some((_, after)) = IoLimits::prefix(rest) {
+            rest = after;
+        } else if let Some((word, after)) = rest.split_once(':')
+            && matches!(word, "shared" | "512e")
+        {
+            kept.push_str(word);
+            kept.push(':');
+            rest = after;
+        } else {
+            return kept + rest;
+        }
+    }
 }
 
 #[cfg(test)]
@@ -334,6 +368,20 @@ mod tests {
     use crate::create::{Failing, create};
     use crate::fake::{Failure, Fake, Made, wanted};
     use crate::plan::{Plan, Route};
+
+    #[test]
+    fn a_target_is_shown_without_the_limits_before_it() {
+        for (line, target) in [
+            ("nvme0n1", "nvme0n1"),
+            (
+                "iops=5:shared:weight=2:512e:PARTUUID=1",
+                "shared:512e:PARTUUID=1",
+            ),
+            ("group=a:PARTLABEL=iops=5:x", "PARTLABEL=iops=5:x"),
+        ] {
+            assert_eq!(without_limits(line), target);
+        }
+    }
 
     #[test]
     fn a_spindle_is_read_with_its_targets_disks_and_cores() {

@@ -61,8 +61,8 @@ pub(crate) fn list(spindles: &[Spindle]) -> Sheet {
     table
 }
 
-/// What is to be said below the list, `now` seconds after 1970: which kernels have died, and why disks
-/// were refused or closed.
+/// What is to be said below the list, `now` seconds after 1970: which kernels have died, why disks
+/// were refused or closed, and which limits there are.
 pub(crate) fn notes(spindles: &[Spindle], now: u64) -> Vec<String> {
     let of = |spindle: &Spindle| {
         let disk = |disk: &PublishedDisk| {
@@ -78,9 +78,20 @@ pub(crate) fn notes(spindles: &[Spindle], now: u64) -> Vec<String> {
             )
         });
         let story = spindle.life.story(&spindle.name, now).or(silent);
+        let limited = |disk: &PublishedDisk| {
+            let (guest, vdev, target) = (guest(disk), text(&disk.vdev), text(&disk.target));
+            let limits = text(&disk.limits);
+            (!limits.is_empty()).then(|| format!("{guest} {vdev} ({target}): {limits}"))
+        };
+        let group = |(name, limits): &(String, String)| {
+            let (domain, name, limits) = (text(&spindle.name), text(name), text(limits));
+            format!("{domain} group {name}: {limits}")
+        };
         let notes = story
             .into_iter()
-            .chain(spindle.disks.iter().filter_map(disk));
+            .chain(spindle.disks.iter().filter_map(disk))
+            .chain(spindle.disks.iter().filter_map(limited))
+            .chain(spindle.groups.iter().map(group));
         notes.collect::<Vec<_>>()
     };
     spindles.iter().flat_map(of).collect()

@@ -33,6 +33,22 @@ impl Fake {
         }
     }
 
+    /// Has the Spindle set limits in a second, of a disk that it knows or of a group.
+    fn answer_limit(&mut self, own: &str, order: &str) {
+        let mut words = order.splitn(3, ' ').map(str::to_string);
+        let mut word = || words.next().unwrap_or_default();
+        let (number, whose, limits) = (word(), word(), word());
+        let second = Duration::from_secs(1);
+        let answer = if whose == "5/51712" || whose.starts_with('@') {
+            let node = format!("{own}/limits/{}", whose.replace('/', "-"));
+            self.store_later(second, &node, &limits);
+            format!("{number} done")
+        } else {
+            format!("{number} refused: {whose} has no disk here")
+        };
+        self.store_later(second, &format!("{own}/limited"), &answer);
+    }
+
     /// Runs a program, no more than this many steps of it.
     pub(super) fn execute(&mut self, call: &Call, steps: u8) -> Result<String> {
         let words = call.arguments.iter().map(String::as_str);
@@ -121,6 +137,11 @@ impl Fake {
                     let answer = format!("{count}\nnvme0 works\nnvme1 is lost: gone");
                     let call = Call::change("xenstore-write", [&*path, &*answer]);
                     self.pending.push((self.now + Duration::from_secs(2), call));
+                }
+                if let Some(own) = path.strip_suffix("/limit")
+                    && !(value.is_empty() || self.deaf)
+                {
+                    self.answer_limit(own, value);
                 }
                 if path.ends_with("/data/spindle/update") {
                     self.answer_update(path.to_string());

@@ -268,3 +268,17 @@ fn nothing_that_a_domain_writes_reaches_the_terminal_as_a_command() {
     assert!(!table.contains(['\u{1b}', '\u{7}']), "{table}");
     assert_eq!(text("a\u{202e}b\u{200b}é"), "a?b?é");
 }
+
+#[test]
+fn limits_are_said_below_the_list() {
+    let mut host = Fake::serving();
+    let limits = "/local/domain/3/data/spindle/limits";
+    host.store(&format!("{limits}/5-51712"), "iops=500:group=db");
+    host.store(&format!("{limits}/@db"), "bandwidth=1048576");
+    let spindles = Spindle::all(&mut host).expect("xenstore");
+    let expected = [
+        "web xvda (nvme0n1): iops=500:group=db",
+        "spindle group db: bandwidth=1048576",
+    ];
+    assert_eq!(notes(&spindles, 1060), expected);
+}
