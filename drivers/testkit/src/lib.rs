@@ -30,6 +30,7 @@ pub mod neighbours;
 pub mod nvme;
 pub mod pci;
 pub mod queue;
+pub mod tenants;
 pub mod virtio;
 pub mod xenbus;
 pub mod xenstored;

@@ -115,9 +115,9 @@ const VISIT_NS: u64 = 1000;
 /// Time that does not count: rings connect, grants get mapped.
 const WARM_NS: u64 = 20_000_000;
 /// Segments of the largest request, and pages of the pool, as the kernel has them.
-const LARGEST: usize = 256;
+pub(crate) const LARGEST: usize = 256;
 
-type Core<'a> = RingCore<QueuePair<Doorbells>, &'a FakeGrants<'a>, &'a FakeEvents>;
+pub(crate) type Core<'a> = RingCore<QueuePair<Doorbells>, &'a FakeGrants<'a>, &'a FakeEvents>;
 
 /// A neighbour's frontend for one ring, with what it uses again and again.
 struct Hostile<'a> {
@@ -206,17 +206,17 @@ impl<'a> Hostile<'a> {
 }
 
 /// A core, its disk, and the guests on it.
-struct World<'a> {
-    core: Core<'a>,
-    disk: TimedNvme,
+pub(crate) struct World<'a> {
+    pub(crate) core: Core<'a>,
+    pub(crate) disk: TimedNvme,
     grants: &'a FakeGrants<'a>,
     volume: Volume,
-    rings: u16,
+    pub(crate) rings: u16,
     now_ns: u64,
 }
 
 impl<'a> World<'a> {
-    fn new(
+    pub(crate) fn new(
         bus: &'a Arc<FakeBus>,
         grants: &'a FakeGrants<'a>,
         events: &'a FakeEvents,
@@ -253,6 +253,18 @@ impl<'a> World<'a> {
     }
 
     fn attach(&mut self, domain: DomId, pages: usize, persistent: bool) -> Blkfront<'a> {
+        let (session, front) = self.session(domain, pages, persistent);
+        self.core.attach(session).expect("a place");
+        front
+    }
+
+    /// A frontend of so many pages, and the session for its ring.
+    pub(crate) fn session(
+        &mut self,
+        domain: DomId,
+        pages: usize,
+        persistent: bool,
+    ) -> (Session, Blkfront<'a>) {
         self.rings += 1;
         let front = Blkfront::new(self.grants, domain, pages, 0);
         let base = (1 << 40) + (u64::from(self.rings) << 32);
@@ -271,8 +283,7 @@ impl<'a> World<'a> {
             journal: journal(&front.ring()),
         };
         let session = Session::new(front.ring(), attachment).expect("a session");
-        self.core.attach(session).expect("a place");
-        front
+        (session, front)
     }
 
     /// A visit, and what the disk does until the next.

@@ -8,6 +8,8 @@ mod fio;
 mod host;
 mod idle;
 mod idle_plot;
+mod limits;
+mod limits_plot;
 mod page;
 mod plan;
 mod played;
@@ -71,6 +73,10 @@ pub(crate) struct Args {
     /// Only compare Spindle's idle policy with others', in virtual time, and write the page of it.
     #[arg(long)]
     idle: bool,
+    /// Only report how tenants keep to limits and share a disk by weight, in virtual time, and write the
+    /// page of it.
+    #[arg(long)]
+    limits: bool,
     /// Measure nothing: make the page of the record again.
     #[arg(long)]
     page_only: bool,
@@ -101,6 +107,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     if args.idle {
         return idle::IDLE.run(&folder);
+    }
+    if args.limits {
+        return limits::LIMITS.run(&folder);
     }
     let mut record = Record::open(&folder)?;
     if !args.page_only {

@@ -28,6 +28,9 @@ const SIZES: [u16; 4] = [2, 11, 32, 256];
 /// Pages used in turn: as many as a ring keeps mapped, one more, and twice as many.
 const AROUND_THE_CACHE: [u64; 3] = [1056, 1057, 2112];
 
+/// What limits may cost a request.
+const LIMITS: f64 = 15.0;
+
 /// One row of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Case {
@@ -45,6 +48,8 @@ pub(crate) struct Case {
     pub(crate) pages: u16,
     /// Pages that are used in turn.
     pub(crate) in_turn: u64,
+    /// Whether the ring has limits, which do not hold it back.
+    pub(crate) limited: bool,
 }
 
 impl Case {
@@ -58,13 +63,15 @@ impl Case {
         disks: 1,
         pages: 1,
         in_turn: PAGES,
+        limited: false,
     };
 
     /// All of them.
     pub(crate) fn all() -> impl Iterator<Item = Self> {
         let all = Self::small().chain(Self::beside_idle());
         let mut seen = Vec::new();
-        for case in all.chain(Self::large()).chain(Self::around()) {
+        let all = all.chain(Self::large()).chain(Self::around());
+        for case in all.chain(Self::limited()) {
             if !seen.contains(&case) {
                 seen.push(case);
             }
@@ -89,18 +96,20 @@ impl Case {
             let size = SIZES.iter().position(|&pages| pages == self.pages);
             size.map_or(0.0, |size| bounds[size])
         };
-        match (self.path, self.batch) {
-            (_, 0) => 99.0,
-            (Path::Persistent, 1) => 1100.0,
-            // Half of the pages are not mapped.
-            (Path::Persistent, 32) if self.in_turn == AROUND_THE_CACHE[2] => 850.0,
-            (Path::Persistent, 32) => 393.0,
-            (Path::Persistent, _) => large([975.0, 1525.0, 2650.0, 13_000.0]),
-            (Path::Copy, 1) => 2640.0,
-            (Path::Copy, 32) => 940.0,
-            (Path::Copy, _) => large([1910.0, 2750.0, 4830.0, 23_600.0]),
-            (Path::Map, _) => large([1550.0, 3300.0, 7550.0, 49_500.0]),
-        }
+        let limits = if self.limited { LIMITS } else { 0.0 };
+        limits
+            + match (self.path, self.batch) {
+                (_, 0) => 99.0,
+                (Path::Persistent, 1) => 1100.0,
+                // Half of the pages are not mapped.
+                (Path::Persistent, 32) if self.in_turn == AROUND_THE_CACHE[2] => 850.0,
+                (Path::Persistent, 32) => 393.0,
+                (Path::Persistent, _) => large([975.0, 1525.0, 2650.0, 13_000.0]),
+                (Path::Copy, 1) => 2640.0,
+                (Path::Copy, 32) => 940.0,
+                (Path::Copy, _) => large([1910.0, 2750.0, 4830.0, 23_600.0]),
+                (Path::Map, _) => large([1550.0, 3300.0, 7550.0, 49_500.0]),
+            }
     }
 
     /// What a turn's cost is divided by: its requests, or 1 where there are none.
@@ -155,6 +164,18 @@ impl Case {
         })
     }
 
+    /// With limits: a page and 128 KiB.
+    fn limited() -> impl Iterator<Item = Self> {
+        let sizes = [(1, 1), (32, 1), (8, 32)].into_iter();
+        sizes.map(|(batch, pages)| Self {
+            batch,
+            pages,
+            in_turn: if pages > 1 { MANY_PAGES } else { PAGES },
+            limited: true,
+            ..Self::ALONE
+        })
+    }
+
     /// Requests of one page, of as many pages in turn as the cache holds, and of more.
     fn around() -> impl Iterator<Item = Self> {
         AROUND_THE_CACHE.into_iter().map(|in_turn| Self {
@@ -192,6 +213,9 @@ impl fmt::Display for Case {
         }
         if self.disks > 1 {
             write!(f, "-disks{}", self.disks)?;
+        }
+        if self.limited {
+            write!(f, "-limited")?;
         }
         if self.pages > 1 {
             write!(f, "-{}k", self.pages * 4)?;

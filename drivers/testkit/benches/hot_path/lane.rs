@@ -10,12 +10,13 @@ use std::sync::Arc;
 use spindle_blkif::abi::{Abi, MAX_INDIRECT_SEGMENTS};
 use spindle_blkif::pacer::PollTime;
 use spindle_blkif::stats::CoreStats;
-use spindle_blkif::{Attachment, Config, Counted, Gate, Session, Window};
+use spindle_blkif::{Attachment, Config, Counted, Gate, RingShare, Session, Window};
 use spindle_block::{DiskOptions, Volume};
 use spindle_control::CoreWorker;
 use spindle_datapath::{Core, Grants, Queue, RingWorker};
 use spindle_hw::{Mmio, SharedPages};
 use spindle_kept::AtWork;
+use spindle_limits::{IoLimits, Meters};
 use spindle_nvme::{Controller, QueuePair};
 use spindle_testkit::mem::{FakeBus, FakeClock, journal};
 use spindle_testkit::nvme::{self, FakeNvme, NamespaceConfig, NullNvme};
@@ -93,8 +94,16 @@ impl Lane {
         // As the kernel does, a page each.
         let at_work = AtWork::at(SharedPages::host(1, 0), 0);
         core.note_work(at_work.expect("a page"));
-        core.attach(session(&ring, 0, &volume, case))
-            .expect("a ring");
+        let mut session_of_front = session(&ring, 0, &volume, case);
+        if case.limited {
+            let mut limits = IoLimits::default();
+            limits
+                .set_all("iops=50000000:bandwidth=1024G")
+                .expect("limits");
+            let meters = Arc::new(Meters::new(&limits, 0));
+            session_of_front.set_share(RingShare::new(8, None, vec![meters]));
+        }
+        core.attach(session_of_front).expect("a ring");
         for number in 1..=case.idle {
             let volume = &parts[number % case.disks].2;
             let session = session(&SharedPages::host(1, 0), number, volume, case);
