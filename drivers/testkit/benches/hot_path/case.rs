@@ -28,8 +28,11 @@ const SIZES: [u16; 4] = [2, 11, 32, 256];
 /// Pages used in turn: as many as a ring keeps mapped, one more, and twice as many.
 const AROUND_THE_CACHE: [u64; 3] = [1056, 1057, 2112];
 
-/// What limits may cost a request.
+/// What limits may cost a request, of many that come together.
 const LIMITS: f64 = 15.0;
+
+/// What they may cost one that comes alone to a ring that is awake alone.
+const WHOLE_VISITS: f64 = 800.0;
 
 /// One row of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,7 +99,13 @@ impl Case {
             let size = SIZES.iter().position(|&pages| pages == self.pages);
             size.map_or(0.0, |size| bounds[size])
         };
-        let limits = if self.limited { LIMITS } else { 0.0 };
+        let limits = match (self.limited, self.batch) {
+            (false, _) => 0.0,
+            // A ring with limits has whole visits, and each looks at them.
+            (true, 1) => WHOLE_VISITS,
+            (true, 8) => 4.0 * LIMITS,
+            (true, _) => LIMITS,
+        };
         limits
             + match (self.path, self.batch) {
                 (_, 0) => 99.0,
