@@ -17,8 +17,8 @@ use super::{Suite, debian, packages};
 use crate::ui::{self, Progress};
 
 /// The Debian packages that the images are cut out of; `{xen}` is the Xen release.
-const PACKAGES: &str = "busybox,kmod,libc-bin,util-linux,e2fsprogs,fio,nvme-cli,xen-utils-{xen},\
-                        xen-utils-common,xenstore-utils,xen-hypervisor-{xen}-amd64,qemu-system-xen,\
+const PACKAGES: &str = "busybox,kmod,libc-bin,util-linux,e2fsprogs,fio,nvme-cli,lvm2,\
+                        xen-utils-{xen},xen-utils-common,xenstore-utils,xen-hypervisor-{xen}-amd64,qemu-system-xen,\
                         seabios,linux-image-amd64";
 
 /// Kernel modules for dom0: Xen's device files, passthrough, what Linux' own backend needs, and what
@@ -32,6 +32,8 @@ const DOM0_MODULES: &[&str] = &[
     "xen-pciback",
     "xen-blkback",
     "nvme",
+    "dm-mod",
+    "dm-snapshot",
     "xen-blkfront",
     "vfat",
     "nls_cp437",
@@ -183,6 +185,7 @@ fn cut(sh: &Shell, suite: Suite, root: &Path, dir: &Path, images: &Images) -> Re
     dom0.programs(&[
         "/usr/bin/flock",
         "/usr/sbin/nvme",
+        "/usr/sbin/lvm",
         "/usr/libexec/xen-qemu-system-i386",
     ])?;
     dom0.files(DOM0_FILES)?;
