@@ -3,6 +3,7 @@
 
 mod shown;
 
+use shown::BEGINS_ON;
 use spindle_block::DiskOptions;
 use spindle_config::DataPath;
 use spindle_hw::SharedPages;
@@ -942,6 +943,10 @@ impl Life {
         for (volume, disk) in SERVED.into_iter().enumerate() {
             // It is put together at the start of a life, from what is there.
             if disk == SPREAD.name && died && self.holder(disk).is_none() {
+                let limit = self.now() + 4 * self.bound_ns;
+                if !self.run(limit, |life| !life.is_lost(BEGINS_ON))? {
+                    return Err(format!("{BEGINS_ON} is not back at the end").into());
+                }
                 continue;
             }
             let mut tries = 0;

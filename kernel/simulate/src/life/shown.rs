@@ -6,7 +6,7 @@ use crate::front::{Counted, Front, Phase};
 use crate::world::SECOND;
 
 /// The disk whose list has the volume that is on several.
-const BEGINS_ON: &str = "vdb";
+pub(super) const BEGINS_ON: &str = "vdb";
 /// How long what is published may be behind: counters follow every five seconds.
 const BEHIND_NS: u64 = 15 * SECOND;
 
@@ -50,6 +50,12 @@ impl Life {
         let mut lines = text?.lines().map(|line| line.split(' '));
         let mut line = lines.find(|line| line.clone().next() == Some(volume))?;
         Some(line.nth(4).unwrap_or_default())
+    }
+
+    /// Whether a disk is published as lost, or not at all.
+    pub(super) fn is_lost(&self, disk: &str) -> bool {
+        let text = self.world.published(&format!("targets/{disk}"));
+        text.is_none_or(|text| text.split(' ').nth(3) == Some("-"))
     }
 
     /// Whether xenstored is slow now.
