@@ -142,8 +142,8 @@ impl Spread {
     }
 
     fn of(&mut self, slot: u16, share: usize) -> Option<&mut Pieces> {
-        let at = usize::from(slot) * self.shares.len() + share;
-        self.pieces.get_mut(at)
+        let own = self.pieces.chunks_mut(self.shares.len()).nth(slot.into());
+        own?.get_mut(share)
     }
 
     /// A disk was given a piece of the request in `slot`: `load` pages, which count as `cost`.
@@ -323,4 +323,68 @@ pub(super) fn piece_tag(ring: u16, slot: u16, share: usize) -> Tag {
 pub(super) fn split(tagged: u16) -> Option<(u16, usize)> {
     let share = usize::from(tagged >> SHARE_SHIFT).checked_sub(1)?;
     Some((tagged & ((1 << SHARE_SHIFT) - 1), share))
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::string::String;
+    use alloc::vec;
+
+    use spindle_block::{Run, Stretch, Unit, Volume};
+
+    use super::*;
+
+    /// Over two disks, of which the second has two parts in it.
+    fn spread() -> Spread {
+        let disk = |disk, unit| Volume {
+            name: String::new(),
+            aliases: vec![],
+            disk,
+            unit: Unit(unit),
+            start: 0,
+            sectors: 64,
+            block_shift: 9,
+            physical_block_shift: 9,
+            read_only: false,
+            write_cache: false,
+            discard: None,
+            description: String::new(),
+            map: None,
+        };
+        let stretch = |volume| Stretch {
+            sectors: 8,
+            chunk: 0,
+            runs: vec![Run { volume, sector: 0 }],
+        };
+        let volumes = [disk(3, 1), disk(5, 1), disk(5, 2)];
+        let stretches: Vec<_> = (0..3).map(stretch).collect();
+        let volume = Volume::assembled(String::new(), &stretches, &volumes).unwrap();
+        Spread::new(volume.map.as_deref().unwrap(), 4, 11).unwrap()
+    }
+
+    #[test]
+    fn a_disk_answers_no_more_than_it_was_given() {
+        let mut spread = spread();
+        assert_eq!([0, 1, 2].map(|part| spread.share_of(part)), [0, 1, 1]);
+        spread.give(2, 1, 3, 3);
+        spread.give(2, 1, 2, 2);
+        assert!(spread.has(2, 5) && !spread.has(2, 3) && !spread.has(1, 5));
+        for (slot, share) in [(2, 0), (1, 1), (1, 3), (4, 0), (u16::MAX, 1)] {
+            assert!(!spread.take(slot, share), "{slot} {share}");
+        }
+        assert!(spread.take(2, 1) && spread.take(2, 1) && !spread.take(2, 1));
+        assert_eq!((spread.shares()[1].load, spread.shares()[1].pieces), (0, 0));
+    }
+
+    #[test]
+    fn a_tag_names_a_slot_and_a_share_and_no_slot_alone() {
+        for share in [0, MAX_MAPPED_DISKS - 1] {
+            for slot in [0, MOST_SLOTS as u16 - 1] {
+                let Tag(tag) = piece_tag(7, slot, share);
+                assert_eq!((tag >> 16, split(tag as u16)), (7, Some((slot, share))));
+                assert!(usize::from(tag as u16) >= MOST_SLOTS);
+                assert_eq!(split(slot), None);
+            }
+        }
+    }
 }
