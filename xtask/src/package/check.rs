@@ -61,8 +61,8 @@ pub(super) fn lint(package: &Path) -> Result<()> {
 }
 
 /// What is done in a fresh system, by a shell. Without systemd running nothing is started there.
-const STEPS: &str = "set -ex
-export DEBIAN_FRONTEND=noninteractive
+const STEPS: &str = "export DEBIAN_FRONTEND=noninteractive
+! test -e /usr/sbin/spindlectl || apt-get purge -qq --yes spindle
 apt-get install -qq --yes --no-install-recommends /package.deb
 spindlectl --version
 spindlectl create --help > /dev/null
@@ -107,7 +107,8 @@ pub(super) fn install(package: &Path) -> Result<()> {
             fs::rename(&part, &system)?;
         }
         fs::copy(package, system.join("package.deb"))?;
-        cmd!(sh, "chroot {system} sh -c {STEPS}")
+        fs::write(system.join("steps.sh"), STEPS)?;
+        cmd!(sh, "chroot {system} sh -ex /steps.sh")
             .quiet()
             .run()
             .with_context(|| {

@@ -102,13 +102,15 @@ fn make(output: &Path) -> Result<PathBuf> {
     Ok(package)
 }
 
-/// The package's version: the workspace's, with the commit behind it as long as nothing was released.
+/// The package's version: the workspace's, with the commit behind it as long as nothing was released, which
+/// is higher the later that was made.
 fn version(sh: &Shell) -> Result<String> {
     let commit = cmd!(
         sh,
-        "git log -1 --format=%cd.%h --date=format:%Y%m%d --abbrev=10"
+        "git log -1 --format=%cd.%h --date=format-local:%Y%m%d%H%M%S --abbrev=10"
     );
     let commit = commit
+        .env("TZ", "UTC")
         .quiet()
         .read()
         .context("the package's version names the commit: there is no git")?;
