@@ -4,7 +4,7 @@
 //! A reference that is mapped is found by one hash and a short probe, and costs one store for
 //! recency. What is kept is not counted while requests use it: whoever gives pages up to make room
 //! marks those of requests under way first ([`GrantCache::mark`]), which is seldom. What is mapped for
-//! one request is not in the table ([`once`]).
+//! one request is not in the table (`once`).
 //!
 //! A cache that is full gives a page up only if that was not used while the ring used several times
 //! as many pages as there are frames. A frontend with a few more pages in turn than there are frames
