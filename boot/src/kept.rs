@@ -13,8 +13,9 @@ unsafe extern "Rust" {
     safe fn xen_pvh_boot_kept(ram: u64) -> u64;
 }
 
-/// Bytes of a room for the copy of an image, whatever the image: 640 KiB.
-pub const IMAGE_ROOM: u64 = 640 << 10;
+/// Bytes of a room for the copy of an image, whatever the image: 768 KiB. `linker.ld` sees that the image
+/// fits.
+pub const IMAGE_ROOM: u64 = 768 << 10;
 
 /// The page of [`Kept::pages`] that holds code of the kernel for the way from one start to the next: it
 /// is executable, and not writable, at each start but the first.

@@ -28,8 +28,9 @@ use spindle_hw::{PAGE_SIZE, SharedPages};
 
 /// "Spindle!" in ASCII, read as a little-endian number.
 const MAGIC: u64 = u64::from_le_bytes(*b"Spindle!");
-/// Version of this layout. Memory of another one is not used.
-pub const VERSION: u32 = 2;
+/// Version of this layout, and of where the rooms for images lie before it. Memory of another one is not
+/// used.
+pub const VERSION: u32 = 3;
 
 /// The page of the kernel's code.
 pub const CODE: usize = 1;
