@@ -6,7 +6,7 @@ use std::fs;
 use anyhow::{Context, Result};
 use xshell::{Shell, cmd};
 
-use crate::{kernel, root};
+use crate::{kernel, root, tools};
 
 /// The files, by the names under which dom0 gets them.
 const FILES: [&str; 2] = ["spindlectl", "libspindle_shim.so"];
@@ -26,10 +26,7 @@ pub(crate) fn build() -> Result<Vec<(&'static str, Vec<u8>)>> {
     let folder = kernel::build_dir().join("debug");
     let file = |name: &'static str| {
         let (built, small) = (folder.join(name), folder.join(format!("{name}.stripped")));
-        cmd!(sh, "strip --strip-all -o {small} {built}")
-            .quiet()
-            .run()
-            .context("strip failed; it comes with the package `binutils`")?;
+        tools::strip(&sh, &built, &small)?;
         let bytes = fs::read(&small).with_context(|| format!("read {}", small.display()))?;
         Ok((name, bytes))
     };

@@ -1,8 +1,6 @@
 //! Part of `ci`: licences, sources and advisories of what Spindle depends on, by cargo-deny.
 
-use std::env;
 use std::fs;
-use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use xshell::{Shell, cmd};
@@ -47,9 +45,7 @@ pub(crate) fn run(sh: &Shell) -> Result<Option<String>> {
 
 /// Whether there is a database from an earlier time.
 fn has_database() -> bool {
-    let home = env::var_os("CARGO_HOME").map(PathBuf::from);
-    let home = home.or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".cargo")));
-    let entries = home.and_then(|home| fs::read_dir(home.join("advisory-dbs")).ok());
+    let entries = tools::cargo_home().and_then(|home| fs::read_dir(home.join("advisory-dbs")).ok());
     entries.is_some_and(|mut entries| {
         // A lock is all that a fetch which failed leaves.
         entries.any(|entry| entry.is_ok_and(|entry| entry.path().join(".git").exists()))

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, ensure};
 use xshell::{Shell, cmd};
 
-use crate::{root, ui};
+use crate::{root, tools, ui};
 
 /// What the kernel is compiled for.
 pub(crate) const TARGET: &str = "x86_64-unknown-none";
@@ -45,10 +45,7 @@ pub(crate) fn build() -> Result<Image> {
     let path = root().join("target/spindle.elf");
     fs::create_dir_all(root().join("target"))?;
     fs::copy(&built, &debug).with_context(|| format!("copy {}", built.display()))?;
-    cmd!(sh, "strip --strip-all -o {path} {debug}")
-        .quiet()
-        .run()
-        .context("strip failed; it comes with the package `binutils`")?;
+    tools::strip(&sh, &debug, &path)?;
 
     let size = fs::metadata(&path)?.len();
     ui::step(
@@ -70,9 +67,7 @@ pub(crate) fn build() -> Result<Image> {
 /// The compiler's options that keep the folders of this machine out of what is built, so that the same
 /// sources give the same bytes everywhere.
 pub(crate) fn remap() -> Result<Vec<String>> {
-    let home = env::var_os("CARGO_HOME").map(PathBuf::from);
-    let home = home.or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".cargo")));
-    let home = home.context("neither CARGO_HOME nor HOME is set")?;
+    let home = tools::cargo_home().context("neither CARGO_HOME nor HOME is set")?;
     let folders = [(home, "/cargo"), (root(), "/spindle")];
     let option =
         |(from, to): (PathBuf, &str)| format!("--remap-path-prefix={}={to}", from.display());

@@ -1,6 +1,7 @@
 //! What checks need beyond the compiler: it is installed when it is missing, so that no check is
 //! left out for want of it.
 
+use std::env;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -14,6 +15,23 @@ const XEN_HEADER: &str = "/usr/include/xen/domctl.h";
 /// The versions that are installed where there is none.
 const DENY: &str = "0.20.2";
 const MUTANTS: &str = "27.1.0";
+
+/// Cargo's own folder; `None` if neither `CARGO_HOME` nor `HOME` is set.
+pub(crate) fn cargo_home() -> Option<PathBuf> {
+    let home = env::var_os("CARGO_HOME").map(PathBuf::from);
+    home.or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".cargo")))
+}
+
+/// Writes a program or library without its symbols to `to`.
+///
+/// # Errors
+/// There is no `strip`, or it fails.
+pub(crate) fn strip(sh: &Shell, from: &Path, to: &Path) -> Result<()> {
+    cmd!(sh, "strip --strip-all -o {to} {from}")
+        .quiet()
+        .run()
+        .context("strip failed; it comes with the package `binutils`")
+}
 
 /// Installs Debian packages.
 ///

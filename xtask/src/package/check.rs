@@ -7,8 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use xshell::{Shell, cmd};
 
-use super::need;
-use crate::rig::Suite;
+use crate::rig::{Suite, packages};
 use crate::{root, ui};
 
 /// Builds the last commit in two folders of different depth, and compares what comes out.
@@ -48,7 +47,7 @@ pub(super) fn twice() -> Result<()> {
 /// Has lintian look at it.
 pub(super) fn lint(package: &Path) -> Result<()> {
     let sh = Shell::new()?;
-    need(&sh, "lintian", "lintian")?;
+    packages::install(&sh, &[("lintian", "lintian")])?;
     let overrides = "initial-upload-closes-no-bugs";
     cmd!(
         sh,

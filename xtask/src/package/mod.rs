@@ -11,7 +11,7 @@ mod tree;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use xshell::{Shell, cmd};
 
 use self::tree::Tree;
@@ -86,10 +86,7 @@ fn make(output: &Path) -> Result<PathBuf> {
     ] {
         let small = built.join(format!("{name}.stripped"));
         let from = built.join(name);
-        cmd!(sh, "strip --strip-unneeded -o {small} {from}")
-            .quiet()
-            .run()
-            .context("strip failed; it comes with the package `binutils`")?;
+        tools::strip(&sh, &from, &small)?;
         tree.add(&small, to, mode)?;
     }
     tree.add_generated(&sh)?;
@@ -127,20 +124,5 @@ fn sums(output: &Path, files: &[&Path]) -> Result<()> {
     let names: Vec<_> = files.iter().filter_map(|file| file.file_name()).collect();
     let sums = cmd!(sh, "sha256sum {names...}").quiet().read()?;
     fs::write(output.join("SHA256SUMS"), sums + "\n")?;
-    Ok(())
-}
-
-/// Installs Debian packages that the task needs, unless their programs are there.
-fn need(sh: &Shell, program: &str, package: &str) -> Result<()> {
-    let found = cmd!(sh, "sh -c 'command -v \"$0\"' {program}");
-    if found.quiet().ignore_stdout().ignore_stderr().run().is_ok() {
-        return Ok(());
-    }
-    tools::install(sh, "package", &[package])?;
-    let found = cmd!(sh, "sh -c 'command -v \"$0\"' {program}");
-    ensure!(
-        found.quiet().ignore_stdout().ignore_stderr().run().is_ok(),
-        "the package `{package}` has no program `{program}`"
-    );
     Ok(())
 }

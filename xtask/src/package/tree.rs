@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use xshell::{Shell, cmd};
 
-use super::{NAME, need};
+use super::NAME;
+use crate::rig::packages;
 use crate::root;
 
 /// Who answers for the package.
@@ -96,8 +97,8 @@ impl Tree {
         let changes = text(root().join("CHANGELOG.md"))?;
         self.gzip(&format!("{doc}/NEWS.md"), &changes)?;
         let changelog = format!(
-            "{NAME} ({version}) unstable; urgency=medium\n\n  * See NEWS.md.gz.\n\n -- {MAINTAINER}  {}\n",
-            "Thu, 01 Jan 1970 00:00:00 +0000"
+            "{NAME} ({version}) unstable; urgency=medium\n\n  * See NEWS.md.gz.\n\n \
+             -- {MAINTAINER}  Thu, 01 Jan 1970 00:00:00 +0000\n"
         );
         self.gzip(&format!("{doc}/changelog"), &changelog)
     }
@@ -141,7 +142,7 @@ impl Tree {
 
     /// Writes the control files, and packs all of it. Every time in it is `epoch`, in seconds.
     pub(super) fn pack(&self, sh: &Shell, to: &Path, version: &str, epoch: &str) -> Result<()> {
-        need(sh, "dpkg-shlibdeps", "dpkg-dev")?;
+        packages::install(sh, &[("dpkg-shlibdeps", "dpkg-dev")])?;
         let control = fs::read_to_string(root().join("ctl/debian/control"))?;
         let (source, binary) = control.split_once("\n\n").context("two parts")?;
         let fill = |text: &str| {
