@@ -761,7 +761,7 @@ impl Session {
         (fresh > 0 || self.moderator.held() > 0) && self.publish_some(fresh)
     }
 
-    /// The same if it was so many, or if the frontend is yet to be told of others.
+    /// The same if it was so many, or if the frontend has yet to be notified of others.
     #[inline(never)]
     fn publish_some(&mut self, fresh: u32) -> bool {
         let wants = self.ring.publish();

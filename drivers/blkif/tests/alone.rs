@@ -21,7 +21,7 @@ use spindle_testkit::grants::{FakeEvents, FakeGrants};
 /// From turn to turn, in nanoseconds.
 const STEP: u64 = 100;
 
-/// A disk that answers at the next poll, and counts what it is asked and told.
+/// A disk that answers at the next poll, and counts the calls of its queue.
 #[derive(Debug, Default)]
 struct QuickQueue {
     counts: Rc<Counts>,

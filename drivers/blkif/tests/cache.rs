@@ -125,7 +125,7 @@ fn what_is_mapped_once_goes_with_its_request_and_its_frame_comes_back() {
         assert!(cache.has_idle());
         cache.let_go(first);
         for left in [1, 0] {
-            assert_eq!(cache.find(gref), None, "nobody else finds it");
+            assert_eq!(cache.find(gref), None, "no other request finds it");
             cache.sweep(&mut ops);
             assert_eq!((ops.len(), cache.has_idle()), (1, left > 0), "room for one");
             let _ = (&grants).unmap(&mut ops);
@@ -134,7 +134,7 @@ fn what_is_mapped_once_goes_with_its_request_and_its_frame_comes_back() {
             assert_eq!(grants.outstanding(), left);
         }
     }
-    // One that cannot be mapped, whether it is let go of before that is known or behind it.
+    // One that cannot be mapped, whether its request ends before that is known or after.
     for early in [false, true] {
         grants.inject(Call::Map, 0, Fault::Operation(Status::GENERAL_ERROR));
         let (at, op) = cache.map_once(gref, false).unwrap();

@@ -70,16 +70,6 @@ fn sectors(segments: &[RawSegment]) -> u64 {
     segments.iter().map(len).sum()
 }
 
-/// Visits until no ring has anything under way.
-fn settle(rig: &mut Rig) {
-    for _ in 0..100_000 {
-        if rig.core.visit(0).is_idle() {
-            return;
-        }
-    }
-    panic!("requests never settle");
-}
-
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 1 } else { 48 }))]
 
@@ -109,7 +99,7 @@ proptest! {
             front.publish();
             written.push(bytes(&pages, &segments));
         }
-        settle(&mut rig);
+        rig.visit_until_idle(100_000);
         let mut read = Vec::new();
         for ((at, (_, front)), written) in (0..).zip(&mut guests).zip(&written) {
             assert_all(&front.answers(), 1, RspStatus::OKAY);
@@ -120,7 +110,7 @@ proptest! {
             front.publish();
             read.push((pages, segments));
         }
-        settle(&mut rig);
+        rig.visit_until_idle(100_000);
         for (((ring, mut front), written), (pages, segments)) in
             guests.into_iter().zip(written).zip(read)
         {
@@ -159,7 +149,7 @@ proptest! {
             rig.core.visit(0);
             rig.disk().refuse = Some(SubmitError::Gone);
         }
-        settle(&mut rig);
+        rig.visit_until_idle(100_000);
         let answers = front.answers();
         prop_assert_eq!(answers.len(), 2);
         let failed = answers.iter().filter(|a| a.status == RspStatus::ERROR).count();
@@ -185,7 +175,7 @@ fn of_a_request_of_which_a_part_has_failed_no_more_is_sent() {
         front.push_indirect(Operation::READ, 0, list.gref, segments.len() as u16);
         front.publish();
         rig.disk().results = [Ok(()), Err(IoError::Medium)].into();
-        settle(&mut rig);
+        rig.visit_until_idle(100_000);
         assert_all(&front.answers(), 1, RspStatus::ERROR);
         let sent = rig.disk().submitted.len();
         assert!((2..=4).contains(&sent), "{sent} of {} parts", PART / 32);

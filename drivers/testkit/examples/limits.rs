@@ -4,7 +4,7 @@
 
 use spindle_testkit::neighbours::SSD;
 use spindle_testkit::nvme::Speed;
-use spindle_testkit::tenants::{Came, Spent, Tenant, play};
+use spindle_testkit::tenants::{CoreUse, Tenant, TenantFigures, play};
 
 const US: u64 = 1_000;
 const MS: u64 = 1_000 * US;
@@ -49,11 +49,11 @@ fn caps() {
                 ..Tenant::flood(limits)
             };
             let (came, spent) = play(cores, QUICK, &[tenant], 3 * SECOND, SECOND);
-            let Came {
+            let TenantFigures {
                 answered, held_ns, ..
             } = &came[0];
-            let awake: u64 = spent.iter().map(|core: &Spent| core.awake_ns).sum();
-            let sleeps: u64 = spent.iter().map(|core: &Spent| core.sleeps).sum();
+            let awake: u64 = spent.iter().map(|core: &CoreUse| core.awake_ns).sum();
+            let sleeps: u64 = spent.iter().map(|core: &CoreUse| core.sleeps).sum();
             println!(
                 "limits table=cap limit={limits} kib={} cores={cores} expected={expected} first={} second={} \
                  third={} held={:.1} awake={:.2} sleeps={}",

@@ -61,9 +61,9 @@ impl Tenant {
     }
 }
 
-/// What came of a tenant.
+/// What a tenant got.
 #[derive(Clone, Debug, Default)]
-pub struct Came {
+pub struct TenantFigures {
     /// Requests answered in each interval.
     pub answered: Vec<u64>,
     /// How long each request that was asked for after the first interval took, in nanoseconds, sorted.
@@ -72,7 +72,7 @@ pub struct Came {
     pub held_ns: u64,
 }
 
-impl Came {
+impl TenantFigures {
     /// What 99 of 100 requests stay within, in nanoseconds.
     #[must_use]
     pub fn p99_ns(&self) -> u64 {
@@ -83,9 +83,9 @@ impl Came {
     }
 }
 
-/// What came of a core.
+/// What a core did.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Spent {
+pub struct CoreUse {
     /// Time awake.
     pub awake_ns: u64,
     /// How often it slept.
@@ -141,7 +141,7 @@ struct Lane<'a> {
     disk: TimedNvme,
     fronts: Vec<Front<'a>>,
     now_ns: u64,
-    spent: Spent,
+    spent: CoreUse,
 }
 
 /// The buckets of a tenant and its group.
@@ -200,7 +200,7 @@ pub fn play(
     tenants: &[Tenant],
     time_ns: u64,
     every_ns: u64,
-) -> (Vec<Came>, Vec<Spent>) {
+) -> (Vec<TenantFigures>, Vec<CoreUse>) {
     let bus = Arc::new(FakeBus::new());
     let (grants, events) = (FakeGrants::new(&bus), FakeEvents::default());
     let mut buckets = Buckets::new(tenants);
@@ -238,13 +238,13 @@ pub fn play(
             disk: world.disk,
             fronts,
             now_ns: 0,
-            spent: Spent::default(),
+            spent: CoreUse::default(),
         });
     }
     let mut came = vec![
-        Came {
+        TenantFigures {
             answered: vec![0; time_ns.div_ceil(every_ns) as usize],
-            ..Came::default()
+            ..TenantFigures::default()
         };
         tenants.len()
     ];

@@ -33,7 +33,7 @@ impl GrantCache {
     pub(super) fn settle_once(&mut self, index: usize) {
         if let Some(frame) = self.frames.get_mut(index) {
             frame.pending = false;
-            // To be let go of, if the request has not waited for it.
+            // It goes back, if its request has ended meanwhile.
             if !core::mem::replace(&mut frame.held, true) {
                 self.let_go_of(index);
             }
@@ -76,7 +76,7 @@ impl GrantCache {
         !self.idle.is_empty()
     }
 
-    /// Adds to `ops` the operations that unmap pages which were let go of, as many as it has room for. They
+    /// Adds to `ops` the operations that unmap pages whose requests have ended, as many as it has room for. They
     /// must be carried out and their outcome handed to [`GrantCache::swept`].
     pub fn sweep(&mut self, ops: &mut Vec<UnmapOp>) {
         let room = ops.capacity() - ops.len();

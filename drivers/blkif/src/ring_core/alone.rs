@@ -4,7 +4,7 @@
 //! is fixed of a turn is most of what such a request costs. So a turn first tries to do without all that
 //! is for several rings, for disks other than the ring's, for requests in line, and for the time. That
 //! this will do was found by the last whole visit ([`RingCore::alone_until`]), and is so until the disks are
-//! to be told the time next, or an order comes. What comes meanwhile and does not fit, is left to a whole
+//! next given the time, or an order comes. What comes meanwhile and does not fit is left to a whole
 //! visit of the same turn.
 //!
 //! Rings that are asleep are not looked at here. There is a whole visit soon enough for that: it comes
@@ -21,7 +21,7 @@ use super::{RingCore, Work};
 const _: () = assert!(TELL_NS * 4 <= FOUND_NS);
 
 impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
-    /// Whether the last visit told the disks the time: then it is to be asked for
+    /// Whether the last visit gave the disks the time: then it is to be asked for
     /// [`RingCore::alone_until`] again.
     #[inline]
     pub(crate) fn was_told(&self, now_ns: u64) -> bool {

@@ -146,7 +146,7 @@ impl DiskQueue for Nowhere {
 }
 
 impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
-    /// As [`RingCore::fail_disk`], for a disk of which nobody knows whether it has stopped. What it
+    /// As [`RingCore::fail_disk`], for a disk that may not have stopped. What it
     /// may still write to is put out of its reach first: guests' pages are unmapped, buffers and
     /// frames are never used again. False if that has to wait for commands of other disks: then
     /// [`RingCore::attend_cut_off`] does it, and nothing that the disk has is answered before.

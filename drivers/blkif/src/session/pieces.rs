@@ -18,12 +18,20 @@ use super::submit::{MOST_COMMANDS, is_in_pieces, pages_of};
 use crate::pool::BufferPool;
 use crate::ring_core::{Disk, Shared};
 use crate::scheduler::{DISCARD_COST, FLUSH_COST};
+use crate::stats::RingStats;
 
-/// What became of the next piece.
-enum Sent {
-    Done,
+/// Why a disk was not given the next piece.
+enum Refusal {
     /// Not now: it waits for its turn with the disk of this share, or has no credit there.
-    Not(Option<usize>),
+    NotNow(Option<usize>),
+    /// It will never be.
+    Failed(SubmitError),
+}
+
+impl From<SubmitError> for Refusal {
+    fn from(error: SubmitError) -> Self {
+        Self::Failed(error)
+    }
 }
 
 impl Session {
@@ -64,7 +72,7 @@ impl Session {
         {
             let begun = self.progress[usize::from(index)].sent > 0;
             let sent = if self.is_empty() {
-                Err(SubmitError::Gone)
+                Err(SubmitError::Gone.into())
             } else if !begun && self.step_aside(ring, index, &mut shared.turns) {
                 continue;
             } else if self.is_fill_due(index) {
@@ -73,15 +81,15 @@ impl Session {
                 self.submit_piece(spread, ring, index, disks)
             };
             match sent {
-                Ok(Sent::Done) => {}
-                Ok(Sent::Not(share)) => return share,
-                Err(SubmitError::Scattered)
+                Ok(()) => {}
+                Err(Refusal::NotNow(share)) => return share,
+                Err(Refusal::Failed(SubmitError::Scattered))
                     if self.slots[usize::from(index)].path == Path::Mapped =>
                 {
                     self.copy_instead(index, shared);
                     return None;
                 }
-                Err(error) => {
+                Err(Refusal::Failed(error)) => {
                     self.give_up(index, error, shared);
                     if self.has_aside() {
                         self.resume(ring, &mut shared.turns, &mut shared.pool);
@@ -100,12 +108,12 @@ impl Session {
         ring: u16,
         index: u16,
         disks: &mut [Disk<Q>],
-    ) -> Result<Sent, SubmitError> {
+    ) -> Result<(), Refusal> {
         let slot = &self.slots[usize::from(index)];
         let progress = &mut self.progress[usize::from(index)];
         let map = self.volume.map.as_deref().ok_or(SubmitError::Gone)?;
         if slot.failed {
-            return Err(SubmitError::Gone);
+            return Err(SubmitError::Gone.into());
         }
         let shift = self.volume.block_shift;
         let place = match slot.op {
@@ -122,16 +130,7 @@ impl Session {
             }
         };
         let place = place.ok_or(SubmitError::Gone)?;
-        let share = spread.share_of(place.part);
-        let Some(disk) = spread.disk(share, disks) else {
-            return Err(SubmitError::Gone);
-        };
-        if spread.credit(share) == 0 {
-            return Ok(Sent::Not(None));
-        }
-        if !disk.waiting.admits(ring) {
-            return Ok(Sent::Not(Some(share)));
-        }
+        let (share, disk) = admitting(spread, &place, ring, disks)?;
         let mut command = Command {
             op: slot.op,
             unit: place.unit,
@@ -154,7 +153,7 @@ impl Session {
             if slot.path == Path::Mapped && is_in_pieces(sectors, count as u16) {
                 let pages = pages_of(sectors).min(count);
                 if disk.queue.requests(&command)? > MOST_COMMANDS.max(pages) {
-                    return Err(SubmitError::Scattered);
+                    return Err(SubmitError::Scattered.into());
                 }
             }
         } else if slot.op != Op::Flush {
@@ -166,15 +165,9 @@ impl Session {
             bytes: credit.saturating_mul(PAGE_SIZE as u32),
         };
         let tag = piece_tag(ring, index, share);
-        let Part { blocks, commands } = match disk.queue.submit_part(&command, 0, budget, tag) {
-            Ok(part) => part,
-            Err(SubmitError::Full) => {
-                self.stats.out_of_room.add(1);
-                disk.note_full(ring, spread.has_sent(share));
-                return Ok(Sent::Not(Some(share)));
-            }
-            Err(error) => return Err(error),
-        };
+        let part = disk.queue.submit_part(&command, 0, budget, tag);
+        let Part { blocks, commands } =
+            part.map_err(|error| refused(error, spread, share, disk, ring, &self.stats))?;
         let (blocks, load, cost) = match slot.op {
             Op::Flush => (1, 0, FLUSH_COST),
             Op::Discard | Op::SecureDiscard => (blocks, 0, DISCARD_COST),
@@ -191,7 +184,7 @@ impl Session {
             self.slots[usize::from(index)].state = State::InFlight;
             self.leave_line();
         }
-        Ok(Sent::Done)
+        Ok(())
     }
 
     /// Has the next block at an end of a chunk read, for the request at the head of the line, which
@@ -203,41 +196,25 @@ impl Session {
         ring: u16,
         index: u16,
         disks: &mut [Disk<Q>],
-    ) -> Result<Sent, SubmitError> {
+    ) -> Result<(), Refusal> {
         if self.slots[usize::from(index)].failed {
-            return Err(SubmitError::Gone);
+            return Err(SubmitError::Gone.into());
         }
         let Some((block, piece)) = self.next_fill(index) else {
             self.slots[usize::from(index)].state = State::InFlight;
             self.leave_line();
-            return Ok(Sent::Done);
+            return Ok(());
         };
         let map = self.volume.map.as_deref();
         let place = map.and_then(|map| map.locate(block));
         let place = place.ok_or(SubmitError::Gone)?;
-        let share = spread.share_of(place.part);
-        let Some(disk) = spread.disk(share, disks) else {
-            return Err(SubmitError::Gone);
-        };
-        if spread.credit(share) == 0 {
-            return Ok(Sent::Not(None));
-        }
-        if !disk.waiting.admits(ring) {
-            return Ok(Sent::Not(Some(share)));
-        }
+        let (share, disk) = admitting(spread, &place, ring, disks)?;
         let command = self.fill_command(place.unit, place.block, &piece);
-        match disk.queue.submit(&command, piece_tag(ring, index, share)) {
-            Ok(()) => {}
-            Err(SubmitError::Full) => {
-                self.stats.out_of_room.add(1);
-                disk.note_full(ring, spread.has_sent(share));
-                return Ok(Sent::Not(Some(share)));
-            }
-            Err(error) => return Err(error),
-        }
+        let given = disk.queue.submit(&command, piece_tag(ring, index, share));
+        given.map_err(|error| refused(error, spread, share, disk, ring, &self.stats))?;
         self.progress[usize::from(index)].give(1, 0);
         spread.give(index, share, 1, 1);
-        Ok(Sent::Done)
+        Ok(())
     }
 
     /// A disk is done with a piece of a request, unless it makes that up.
@@ -272,6 +249,41 @@ impl Session {
             }
         }
     }
+}
+
+/// The share and the disk of a place, if a ring may give it a piece now.
+fn admitting<'a, Q>(
+    spread: &Spread,
+    place: &Place,
+    ring: u16,
+    disks: &'a mut [Disk<Q>],
+) -> Result<(usize, &'a mut Disk<Q>), Refusal> {
+    let share = spread.share_of(place.part);
+    let disk = spread.disk(share, disks).ok_or(SubmitError::Gone)?;
+    if spread.credit(share) == 0 {
+        return Err(Refusal::NotNow(None));
+    }
+    if !disk.waiting.admits(ring) {
+        return Err(Refusal::NotNow(Some(share)));
+    }
+    Ok((share, disk))
+}
+
+/// A disk's queue has not taken a ring's piece: if it is full, that is noted, and the ring waits.
+fn refused<Q>(
+    error: SubmitError,
+    spread: &Spread,
+    share: usize,
+    disk: &mut Disk<Q>,
+    ring: u16,
+    stats: &RingStats,
+) -> Refusal {
+    if error != SubmitError::Full {
+        return Refusal::Failed(error);
+    }
+    stats.out_of_room.add(1);
+    disk.note_full(ring, spread.has_sent(share));
+    Refusal::NotNow(Some(share))
 }
 
 /// The disks with a write cache, as places to flush.

@@ -394,12 +394,14 @@ impl Rig {
 
     /// Visits until no request is under way, then collects the answers.
     pub fn settle(&mut self, front: &mut Blkfront<'_>) -> Vec<Answer> {
-        for _ in 0..10_000 {
-            if self.core.visit(0).is_idle() {
-                return front.answers();
-            }
-        }
-        panic!("requests never settle");
+        self.visit_until_idle(10_000);
+        front.answers()
+    }
+
+    /// Visits until no ring has anything under way, so many times at most.
+    pub fn visit_until_idle(&mut self, most: usize) {
+        let idle = (0..most).any(|_| self.core.visit(0).is_idle());
+        assert!(idle, "requests never settle");
     }
 
     /// Detaches a ring in good order; whatever happened before, nothing may be left over.

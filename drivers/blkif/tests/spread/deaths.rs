@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use proptest::prelude::*;
+use spindle_blkif::RingId;
 use spindle_blkif::abi::{Operation, RspStatus};
 use spindle_blkif::pacer::PollTime;
 use spindle_blkif::stats::CoreStats;
@@ -10,7 +11,7 @@ use spindle_blkif::worker::{Link, Order, Worker};
 use spindle_block::{IoError, SubmitError, Unit};
 use spindle_testkit::blkfront::{Answer, Blkfront, GuestPage, fill};
 
-use super::common::{COPIED, How, MAPPED, PERSISTENT, assert_all};
+use super::common::{COPIED, How, MAPPED, PERSISTENT, Rig, assert_all};
 use super::{BUFFERS, four_pages, rig, visits};
 
 const HOWS: [How; 3] = [PERSISTENT, MAPPED, COPIED];
@@ -37,6 +38,15 @@ fn three(front: &mut Blkfront<'_>, op: Operation, pages: &[GuestPage]) {
     front.publish();
 }
 
+/// A ring on two disks by turns, and pages for its requests.
+fn attached(how: How) -> (Rig, RingId, Blkfront<'static>, Vec<GuestPage>) {
+    let mut rig = rig(256);
+    four_pages(&mut rig);
+    let (ring, front) = rig.attach(1, how);
+    let pages = five(&front);
+    (rig, ring, front, pages)
+}
+
 fn five(front: &Blkfront<'_>) -> Vec<GuestPage> {
     (0..5).map(|_| front.page(false)).collect()
 }
@@ -54,10 +64,7 @@ proptest! {
         refuse: bool,
         most_pieces in prop_oneof![Just(usize::MAX), Just(1)],
     ) {
-        let mut rig = rig(256);
-        four_pages(&mut rig);
-        let (ring, mut front) = rig.attach(1, how);
-        let pages = five(&front);
+        let (mut rig, ring, mut front, pages) = attached(how);
         rig.nth(disk).most_pieces = most_pieces;
         rig.nth(held).hold = true;
         rig.nth(disk).results.extend((0..fails).map(|_| Ok(())));
@@ -86,10 +93,7 @@ proptest! {
 #[test]
 fn a_disk_that_is_lost_fails_what_has_a_piece_on_it_and_nothing_else() {
     for how in HOWS {
-        let mut rig = rig(256);
-        four_pages(&mut rig);
-        let (ring, mut front) = rig.attach(1, how);
-        let pages = five(&front);
+        let (mut rig, ring, mut front, pages) = attached(how);
         (rig.nth(0).hold, rig.nth(1).hold) = (true, true);
         three(&mut front, Operation::READ, &pages);
         visits(&mut rig);
@@ -200,10 +204,7 @@ fn a_disk_is_cut_off_when_no_other_has_anything_of_its_volumes() {
 #[test]
 fn two_disks_are_cut_off_at_once() {
     for how in HOWS {
-        let mut rig = rig(256);
-        four_pages(&mut rig);
-        let (ring, mut front) = rig.attach(1, how);
-        let pages = five(&front);
+        let (mut rig, ring, mut front, pages) = attached(how);
         (rig.nth(0).hold, rig.nth(1).hold) = (true, true);
         three(&mut front, Operation::READ, &pages);
         visits(&mut rig);
@@ -220,10 +221,7 @@ fn two_disks_are_cut_off_at_once() {
 /// Control takes an order for carried out by this, and then has the disk brought up again.
 #[test]
 fn an_order_to_cut_a_disk_off_counts_as_carried_out_when_it_is() {
-    let mut rig = rig(256);
-    four_pages(&mut rig);
-    let (_, mut front) = rig.attach(1, PERSISTENT);
-    let pages = five(&front);
+    let (mut rig, _, mut front, pages) = attached(PERSISTENT);
     (rig.nth(0).hold, rig.nth(1).hold) = (true, true);
     three(&mut front, Operation::READ, &pages);
     let grants = rig.grants;
@@ -256,10 +254,7 @@ fn an_order_to_cut_a_disk_off_counts_as_carried_out_when_it_is() {
 #[test]
 fn a_volume_of_which_a_part_is_removed_is_reached_no_more() {
     for how in HOWS {
-        let mut rig = rig(256);
-        four_pages(&mut rig);
-        let (ring, mut front) = rig.attach(1, how);
-        let pages = five(&front);
+        let (mut rig, ring, mut front, pages) = attached(how);
         rig.nth(0).hold = true;
         three(&mut front, Operation::READ, &pages);
         visits(&mut rig);

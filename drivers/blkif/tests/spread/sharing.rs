@@ -23,20 +23,10 @@ fn pages(front: &Blkfront<'_>) -> Vec<GuestPage> {
     (0..32).map(|_| front.page(false)).collect()
 }
 
-/// Visits until no ring has anything under way.
-fn settle(rig: &mut Rig) {
-    for _ in 0..100_000 {
-        if rig.core.visit(0).is_idle() {
-            return;
-        }
-    }
-    panic!("requests never settle");
-}
-
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 1 } else { 32 }))]
 
-    /// However few places the queues have, nobody waits for what another waits for.
+    /// However few places the queues have, no two rings wait for each other.
     #[test]
     fn rings_on_several_disks_and_on_one_all_get_on(
         depth in prop_oneof![1..4usize, 16..40usize],
@@ -65,7 +55,7 @@ proptest! {
                 front.push(Operation::FLUSH, 0, &[]);
                 front.publish();
             }
-            settle(&mut rig);
+            rig.visit_until_idle(100_000);
             for (_, front, _) in &mut all {
                 assert_all(&front.answers(), requests as usize + 1, RspStatus::OKAY);
             }
@@ -93,7 +83,7 @@ fn a_disk_is_shared_with_rings_that_are_on_that_one_alone() {
     flood(&mut front, &front_pages, 1, 900);
     other.push(Operation::READ, 0, &one);
     other.publish();
-    settle(&mut rig);
+    rig.visit_until_idle(100_000);
     let mut now = 1000;
     let with = |rig: &mut Rig, now: &mut u64| {
         (0..20).for_each(|_| {
