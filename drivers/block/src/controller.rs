@@ -58,6 +58,11 @@ pub trait BlockController<Q> {
         Err("a disk of this type does not come back".into())
     }
 
+    /// Where it is plugged in: a number that no other controller has, and that it keeps over a restart of
+    /// the kernel in its domain. 0 of one that is plugged in nowhere, such as a RAM disk: what tells it
+    /// from others is its name.
+    fn place(&self) -> u32;
+
     /// Its number among those of its kind. Only controllers that report [`ControllerBack::Other`] are
     /// asked for it, and for their names.
     fn number(&self) -> usize {
@@ -183,6 +188,9 @@ pub struct Unreachable {
 
 /// The way to keep a controller from memory that does not depend on its cooperation.
 pub trait BusMaster {
+    /// See [`BlockController::place`].
+    fn place(&self) -> u32;
+
     /// Takes the controller's access to memory away; false if that cannot be done.
     fn disable(&mut self) -> bool;
 
@@ -199,6 +207,10 @@ pub trait BusMaster {
 
 /// For a controller where there may be no such way.
 impl<T: BusMaster> BusMaster for Option<T> {
+    fn place(&self) -> u32 {
+        self.as_ref().map_or(0, T::place)
+    }
+
     fn disable(&mut self) -> bool {
         self.as_mut().is_some_and(T::disable)
     }

@@ -56,6 +56,10 @@ where
         &self.name
     }
 
+    fn place(&self) -> u32 {
+        0
+    }
+
     fn volumes(&self, disk: usize) -> Vec<Volume> {
         Vec::from([Volume {
             name: self.name.clone(),

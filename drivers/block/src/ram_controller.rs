@@ -49,6 +49,10 @@ where
         &self.name
     }
 
+    fn place(&self) -> u32 {
+        0
+    }
+
     fn volumes(&self, disk: usize) -> Vec<Volume> {
         let mut volume = self.disk.volume(&self.name, disk);
         if self.life > 1 {

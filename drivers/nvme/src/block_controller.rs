@@ -74,6 +74,10 @@ where
         self.controller.volumes(disk, self.number)
     }
 
+    fn place(&self) -> u32 {
+        self.bus.place()
+    }
+
     fn refused(&self) -> Vec<(String, String)> {
         let refused = self.controller.refused().iter();
         let named = refused.map(|(id, why)| (format!("{}n{id}", self.name), why.to_string()));

@@ -16,6 +16,10 @@ use spindle_testkit::queue::{complete, drain, pages};
 struct Master(Rc<Cell<u32>>);
 
 impl BusMaster for Master {
+    fn place(&self) -> u32 {
+        8
+    }
+
     fn disable(&mut self) -> bool {
         self.0.set(self.0.get() + 1);
         true

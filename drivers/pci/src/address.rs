@@ -24,6 +24,12 @@ impl Address {
         })
     }
 
+    /// Bus, device and function in one number, from the highest bits down. 0 is the host bridge.
+    #[must_use]
+    pub const fn number(self) -> u16 {
+        u16::from_be_bytes([self.bus, self.devfn])
+    }
+
     /// The bus number.
     #[must_use]
     pub const fn bus(self) -> u8 {

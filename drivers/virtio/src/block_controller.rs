@@ -101,6 +101,10 @@ where
         volume.into_iter().collect()
     }
 
+    fn place(&self) -> u32 {
+        self.bus.place()
+    }
+
     fn refused(&self) -> Vec<(String, String)> {
         let refused = self
             .failure

@@ -43,6 +43,10 @@ struct Master {
 }
 
 impl BusMaster for Master {
+    fn place(&self) -> u32 {
+        8
+    }
+
     fn disable(&mut self) -> bool {
         self.masters.set(false);
         self.can

@@ -152,7 +152,7 @@ impl AttachedDevice {
             domain: self.id.frontend.0,
             device: self.id.device,
             volume: volume.name.clone(),
-            identity: identity(volume),
+            identity: identity(volume, targets),
             sectors: self.shown,
             x86_32: layout.abi == Abi::X86_32,
             persistent: layout.persistent,

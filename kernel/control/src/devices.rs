@@ -174,7 +174,7 @@ impl<H: Hypervisor> Devices<H> {
             let mut unknown = true;
             let mut volumes = targets
                 .volumes()
-                .filter(|it| identity(it) == record.identity);
+                .filter(|it| identity(it, targets) == record.identity);
             let is_known = volumes.any(|volume| {
                 unknown = false;
                 let mut units = wanted.units();
@@ -230,7 +230,7 @@ impl<H: Hypervisor> Devices<H> {
             losses: Arc::default(),
         };
         if let Some(former) = self.keeper.former(id)
-            && former.identity != identity(targets.volume(volume))
+            && former.identity != identity(targets.volume(volume), targets)
         {
             let name = &targets.volume(volume).name;
             let text = format!("{name} is not the disk that {} was before", former.volume);
@@ -325,7 +325,9 @@ impl<H: Hypervisor> Devices<H> {
     pub(crate) fn note_loss(&mut self, disk: usize, targets: &Targets<DeviceId>) {
         self.keeper.note_loss(|wanted| {
             let mut unknown = true;
-            let mut volumes = targets.volumes().filter(|it| identity(it) == wanted);
+            let mut volumes = targets
+                .volumes()
+                .filter(|it| identity(it, targets) == wanted);
             volumes.any(|volume| {
                 unknown = false;
                 volume.is_on(disk)

@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 use log::{info, warn};
 use spindle_blkif::Member;
 use spindle_blkif::stats::RingSnapshot;
-use spindle_block::Volume;
+use spindle_block::{Targets, Volume};
 use spindle_kept::{
     DeviceRecord, Journal, JournalPages, JournalPlace, JournalRooms, Kept, LimitRecord,
     QueueRecord, Records,
@@ -263,15 +263,18 @@ fn layout_of(record: &DeviceRecord) -> RingLayout {
     }
 }
 
-/// What tells a volume from others: the disk's own names and description, and the place on it; the name
-/// that it has here, if it has none of its own. Not the size, which may change.
-pub(crate) fn identity(volume: &Volume) -> u64 {
-    let own = volume.aliases.is_empty().then_some(&volume.name);
+/// What tells a volume from others: the disk's own names and description, where it is plugged in, and
+/// the place on it; the name that it has here, if it has none of its own. Not the size, which may
+/// change. Serial numbers alone do not tell disks apart: emulated ones have none, or all the same.
+pub(crate) fn identity(volume: &Volume, targets: &Targets<DeviceId>) -> u64 {
+    let place = targets.place(volume.disk);
+    let own = (volume.aliases.is_empty() || place == 0).then_some(&volume.name);
     let names = volume.aliases.iter().chain(own);
     let names = names.chain([&volume.description]);
     let text = names.flat_map(|name| name.bytes().chain([0]));
-    let place = volume.start.to_le_bytes().into_iter();
+    let place = place.to_le_bytes().into_iter();
     let place = place
+        .chain(volume.start.to_le_bytes())
         .chain(volume.unit.0.to_le_bytes())
         .chain([volume.block_shift]);
     spindle_kept::fnv(text.chain(place))

@@ -9,6 +9,7 @@ use spindle_control::Suspect;
 use spindle_hw::PAGE_SIZE;
 use spindle_kept::{DeviceRecord, Records, layout};
 use spindle_testkit::nvme::{Config as NvmeConfig, FakeNvme};
+use spindle_testkit::virtio::{Config as VirtioConfig, FakeVirtio};
 
 use spindle_simulate::world::guest::{all_okay, contents, pattern};
 use spindle_simulate::world::{SECOND, Setup, World};
@@ -404,19 +405,39 @@ fn what_a_former_life_has_published_goes_with_what_it_was_about() {
     assert_eq!(world.store.read(errors), None);
 }
 
-#[test]
-fn another_disk_in_its_place_is_not_taken_for_it() {
-    let mut world = with_ram(1);
-    let guest = world.attach(5, 51712, "ram0", "w");
+/// A device that has `had` is closed if its backend finds `has` by its name after a death.
+fn is_closed_when_given(mut world: World, had: &str, has: &str) {
+    let guest = world.attach(5, 51712, had, "w");
     world.connect(guest, 1, 1);
-    world.poke(|store| store.write(&format!("{}/params", world_dir()), "ram1"));
+    world.poke(|store| store.write(&format!("{}/params", world_dir()), has));
     world.die();
     world.until("Closed", |w| w.state(guest) == 6);
     let error = world.error(guest).unwrap();
-    assert!(
-        error.contains("ram1 is not the disk that ram0 was"),
-        "{error}"
-    );
+    let expected = format!("{has} is not the disk that {had} was");
+    assert!(error.contains(&expected), "{error}");
+}
+
+#[test]
+fn another_disk_in_its_place_is_not_taken_for_it() {
+    is_closed_when_given(with_ram(1), "ram0", "ram1");
+}
+
+/// As emulated disks are, and cheap ones: names and serial numbers are the same, or there are none.
+#[test]
+fn a_disk_that_is_alike_is_not_taken_for_it() {
+    for serial in [Some("0001"), None] {
+        let world = World::new(Setup::default(), |machine, disks| {
+            for number in 0..2 {
+                let config = VirtioConfig {
+                    serial,
+                    ..VirtioConfig::default()
+                };
+                let model = FakeVirtio::new(machine.bus.clone(), config);
+                disks.add_virtio(&model, number, DiskOptions::default());
+            }
+        });
+        is_closed_when_given(world, "vda", "vdb");
+    }
 }
 
 fn world_dir() -> String {

@@ -84,11 +84,12 @@ impl Domain {
         let world = World::new(Setup::default(), |machine, disks| {
             let virtio = FakeVirtio::new(machine.bus.clone(), VirtioConfig::default());
             disks.add_virtio(&virtio, 0, OPTIONS);
-            let nvme = FakeNvme::new(machine.bus.clone(), NvmeConfig::default());
-            disks.add_nvme(&nvme, 0, OPTIONS);
+            // All that tells them apart is where they are plugged in.
+            let alike = FakeVirtio::new(machine.bus.clone(), VirtioConfig::default());
+            disks.add_virtio(&alike, 1, OPTIONS);
             model = Some(Model::Virtio(virtio));
         });
-        Self::connected(world, model.unwrap(), &["vda", "nvme0n1"])
+        Self::connected(world, model.unwrap(), &["vda", "vdb"])
     }
 
     fn both() -> [fn() -> Self; 2] {

@@ -183,6 +183,10 @@ pub(super) struct PciMaster {
 }
 
 impl BusMaster for PciMaster {
+    fn place(&self) -> u32 {
+        self.address.number().into()
+    }
+
     fn disable(&mut self) -> bool {
         self.bus.disable(self.address);
         true

@@ -84,6 +84,10 @@ struct Master {
 }
 
 impl BusMaster for Master {
+    fn place(&self) -> u32 {
+        self.function.place()
+    }
+
     fn disable(&mut self) -> bool {
         self.function.disable()
     }

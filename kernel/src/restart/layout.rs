@@ -88,7 +88,7 @@ const _: () = assert!(CORES * SLOT_SIZE == SLOT_PAGES * 4096);
 /// layout of kept memory is another one, and has another version (`spindle_kept::layout`).
 const _: () = assert!(
     sum(include_bytes!("kept_code.S")) == 0x70a9_d328_53de_0eff
-        && spindle_kept::layout::VERSION == 3
+        && spindle_kept::layout::VERSION == 4
 );
 
 const fn sum(bytes: &[u8]) -> u64 {

@@ -119,6 +119,8 @@ pub struct Targets<H> {
     failed: Vec<FailedTarget>,
     /// Controllers that are lost.
     lost: Vec<LostDisk>,
+    /// Where each controller is plugged in.
+    places: Vec<u32>,
 }
 
 /// A controller that is lost.
@@ -150,6 +152,7 @@ impl<H> Default for Targets<H> {
             claims: Vec::new(),
             failed: Vec::new(),
             lost: Vec::new(),
+            places: Vec::new(),
         }
     }
 }
@@ -219,6 +222,17 @@ impl<H: Copy + PartialEq + Display> Targets<H> {
         let mut failed = self.failed.iter();
         let failed = failed.find(|failed| failed.name == name)?;
         Some(&failed.reason)
+    }
+
+    /// Notes where each controller is plugged in ([`BlockController::place`](crate::BlockController::place)).
+    pub fn set_places(&mut self, places: Vec<u32>) {
+        self.places = places;
+    }
+
+    /// Where the controller with number `disk` is plugged in; 0 if that is not known.
+    #[must_use]
+    pub fn place(&self, disk: usize) -> u32 {
+        self.places.get(disk).copied().unwrap_or(0)
     }
 
     /// Notes that the controller with number `disk`, which goes by `name`, is lost, for a reason that

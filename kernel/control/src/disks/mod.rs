@@ -145,6 +145,8 @@ impl<Q: Default> Disks<Q> {
             (volume, found)
         };
         disks.targets = Targets::new(volumes.into_iter().map(family));
+        let places = disks.disks.iter().map(|disk| disk.controller.place());
+        disks.targets.set_places(places.collect());
         for disk in disks.targets.disks() {
             if let Some(first) = disks.targets.same_as(disk) {
                 let (name, first) = (&disk.name, &first.name);

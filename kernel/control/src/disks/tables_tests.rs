@@ -27,6 +27,10 @@ impl BlockController<()> for Still {
         &self.0.name
     }
 
+    fn place(&self) -> u32 {
+        0
+    }
+
     fn volumes(&self, disk: usize) -> Vec<Volume> {
         Vec::from([Volume {
             disk,

@@ -131,6 +131,7 @@ impl DiskQueue for Queue {
 /// A PCI function that can be kept from memory.
 #[derive(Debug)]
 struct Master {
+    place: u32,
     remote: Rc<RefCell<Remote>>,
     controller: Model,
 }
@@ -154,6 +155,10 @@ impl Model {
 }
 
 impl BusMaster for Master {
+    fn place(&self) -> u32 {
+        self.place
+    }
+
     fn disable(&mut self) -> bool {
         let mut remote = self.remote.borrow_mut();
         remote.masters = Some(false);
@@ -206,6 +211,10 @@ struct Watched {
 impl BlockController<Queue> for Watched {
     fn name(&self) -> &str {
         self.inner.name()
+    }
+
+    fn place(&self) -> u32 {
+        self.inner.place()
     }
 
     fn volumes(&self, disk: usize) -> Vec<Volume> {
@@ -427,6 +436,11 @@ impl Table {
         });
     }
 
+    /// Where the next controller is plugged in: they are found in the same order in each life.
+    fn next_place(&self) -> u32 {
+        self.controllers.len() as u32 + 1
+    }
+
     /// Starts an NVMe controller, whose namespaces become `nvme<number>n<id>`.
     pub fn add_nvme(&mut self, model: &FakeNvme, number: usize, options: DiskOptions) {
         self.add_found(Found::Nvme(model.clone(), number, options), Rc::default());
@@ -450,6 +464,7 @@ impl Table {
         });
         let model = model.clone();
         let bus = Master {
+            place: self.next_place(),
             remote: remote.clone(),
             controller: Model::Nvme(model.clone()),
         };
@@ -491,6 +506,7 @@ impl Table {
         };
         let model = model.clone();
         let bus = Master {
+            place: self.next_place(),
             remote: remote.clone(),
             controller: Model::Virtio(model.clone()),
         };
