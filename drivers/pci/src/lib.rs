@@ -23,5 +23,5 @@ pub use bar::{MemoryBar, PciError, Placement};
 pub use capability::{Capability, CapabilityId, CapabilityList};
 pub use config::{Bus, CONFIG_ADDRESS, CONFIG_DATA};
 pub use function::{Class, Function};
-pub use placed::PlacedFunction;
+pub use placed::{PlacedFunction, in_known_order};
 pub use window::BarWindow;

@@ -97,6 +97,16 @@ impl PlacedFunction {
     }
 }
 
+/// All functions in the order in which disks are numbered: first those that an earlier driver had, be
+/// they there or not, so that what is missing leaves its number free; then those of `found` that it did
+/// not have.
+#[must_use]
+pub fn in_known_order(known: &[PlacedFunction], found: &[Function]) -> Vec<Function> {
+    let known: Vec<_> = known.iter().map(|known| known.function).collect();
+    let new = found.iter().filter(|found| !known.contains(found));
+    known.iter().chain(new).copied().collect()
+}
+
 impl<P: Ports> Bus<P> {
     /// Whether each of `known` is there yet, decodes memory, and has its BARs where they were placed,
     /// all of them in the free room of `window`, from which they are taken. Nothing is written. If not,

@@ -1,6 +1,6 @@
 //! What an earlier driver has left on the bus, found again by its notes.
 
-use spindle_pci::{Address, BarWindow, Bus, Class, PlacedFunction, Placement};
+use spindle_pci::{Address, BarWindow, Bus, Class, PlacedFunction, Placement, in_known_order};
 use spindle_testkit::pci::{FakeFunction, FakePci};
 
 const NVME: (u8, u8, u8) = (0, 2, 0);
@@ -125,4 +125,27 @@ fn words_that_are_something_else_are_none() {
         words[word] |= bits;
         assert_eq!(PlacedFunction::read_all(&words), None, "{word}, {bits:#x}");
     }
+}
+
+#[test]
+fn what_is_missing_leaves_its_number_free() {
+    let (fake, placed) = left();
+    let known: Vec<_> = placed.iter().map(|known| known.function).collect();
+    let all = Bus::new(&fake).scan();
+    let ordered = in_known_order(&placed, &all);
+    assert_eq!(ordered[..known.len()], known, "they come first");
+    assert_eq!(ordered.len(), all.len());
+    // Of the first controller there is nothing left, and in the other's place there is another device.
+    let mut found: Vec<_> = all.into_iter().filter(|it| it != &known[0]).collect();
+    let other = found.iter_mut().find(|it| *it == &known[1]).unwrap();
+    other.device += 1;
+    let other = *other;
+    let ordered = in_known_order(&placed, &found);
+    assert_eq!(ordered[..known.len()], known);
+    assert_eq!(ordered.len(), known.len() + found.len());
+    assert!(
+        ordered[known.len()..].contains(&other),
+        "it gets a number of its own"
+    );
+    assert_eq!(in_known_order(&[], &found), found);
 }

@@ -54,8 +54,7 @@ pub(super) fn find(
     probe: &mut Probe<'_>,
     function: &Function,
 ) -> Result<(Mmio, MemoryBar), String> {
-    let bars = probe.pci.enable(function, |bar| bar == 0);
-    let bars = bars.map_err(|error| error.to_string())?;
+    let bars = probe.pci.enable(function, |bar| bar == 0)?;
     let bar = *pci::find(&bars, 0)?;
     let registers = map(bar.address, bar.size, probe.options.queues)?;
     Ok((registers, bar))

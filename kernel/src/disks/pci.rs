@@ -10,6 +10,7 @@ use spindle_block::{BusMaster, Unreachable};
 use spindle_hw::{Mmio, X86Ports};
 use spindle_pci::{
     Address, BarWindow, Bus, Function, MemoryBar, PciError, PlacedFunction, Placement,
+    in_known_order,
 };
 
 use xen_pvh_boot::MapEntry;
@@ -24,12 +25,22 @@ const FOUR_GIB: u64 = 4 << 30;
 #[derive(Debug)]
 pub(super) struct Pci {
     pub(super) bus: Rc<Bus<X86Ports>>,
+    /// In the order in which disks are numbered, which is the same in each life.
     functions: Vec<Function>,
     window: BarWindow,
     /// Those that are switched on.
     placed: Vec<PlacedFunction>,
-    /// One was left out.
-    lacks_one: bool,
+    /// Those that are not used, and why.
+    left_out: Vec<(Function, String)>,
+}
+
+/// What a life has noted of the functions with disks.
+struct Noted {
+    /// It was the last one.
+    is_last: bool,
+    /// They are all that there were, and were used.
+    is_complete: bool,
+    functions: Vec<PlacedFunction>,
 }
 
 impl Pci {
@@ -41,33 +52,45 @@ impl Pci {
         // Nothing ran before the first life in a domain: what the registers hold there is the host's.
         let window = BarWindow::around(claimed.chain([high]), mm::address_limit());
         let mut held = window.clone();
-        let left = left_by_last_life().filter(|left| bus.are_as_left(left, &mut held));
-        let (placed, window) = match left {
-            Some(left) => (left, held),
-            None => (Vec::new(), window),
+        let noted = Noted::read();
+        let known = noted.functions;
+        let holds = noted.is_last && noted.is_complete && !known.is_empty();
+        let holds = holds && bus.are_as_left(&known, &mut held);
+        // This life may end before it knows more.
+        note(holds, &known);
+        let mut left_out = Vec::new();
+        let (functions, placed, window) = if holds {
+            let functions = known.iter().map(|known| known.function).collect();
+            (functions, known, held)
+        } else {
+            let found = bus.scan();
+            let functions = in_known_order(&known, &found);
+            let gone = functions.iter().filter(|it| !found.contains(it));
+            left_out.extend(gone.map(|it| (*it, "it is not there any longer".to_string())));
+            (functions, Vec::new(), window)
         };
-        let functions = match placed.is_empty() {
-            true => bus.scan(),
-            false => placed.iter().map(|left| left.function).collect(),
-        };
-        // The next life must miss none: where it is not known which this one uses, it looks itself.
-        note(&placed);
         Self {
             functions,
             bus: Rc::new(bus),
             window,
             placed,
-            lacks_one: false,
+            left_out,
         }
     }
 
-    /// Has the next life find those of `functions` that are switched on, if all that are `wanted` are;
-    /// a life that misses one looks at every bus.
+    /// Has the next life find those of `functions` that are `wanted`, in the same order. One that is not
+    /// used has the next life look at every bus.
     pub(super) fn note_for_next_life(&self, wanted: impl Fn(&Function) -> bool) {
         let wanted = self.functions.iter().filter(|function| wanted(function));
-        let placed = wanted.map(|function| self.placed(function).cloned());
-        let placed = placed.collect::<Option<Vec<_>>>();
-        note(&placed.filter(|_| !self.lacks_one).unwrap_or_default());
+        let known = wanted.map(|function| {
+            let placed = self.placed(function).cloned();
+            placed.unwrap_or(PlacedFunction {
+                function: *function,
+                bars: Vec::new(),
+            })
+        });
+        let known: Vec<_> = known.collect();
+        note(known.iter().all(|known| !known.bars.is_empty()), &known);
     }
 
     fn placed(&self, function: &Function) -> Option<&PlacedFunction> {
@@ -80,12 +103,10 @@ impl Pci {
         self.functions.iter().copied().filter(is_one).collect()
     }
 
-    /// Switches a function off, and leaves it out from now on.
-    pub(super) fn forget(&mut self, address: Address) {
-        self.switch_off(address);
-        self.lacks_one = true;
-        self.functions
-            .retain(|function| function.address != address);
+    /// Switches a function off, and does not use it, for this `reason`.
+    pub(super) fn leave_out(&mut self, function: &Function, reason: String) {
+        self.switch_off(function.address);
+        self.left_out.push((*function, reason));
     }
 
     fn switch_off(&mut self, address: Address) {
@@ -127,11 +148,18 @@ impl Pci {
 
     /// Switches a function on, if it is not; gives where those memory BARs are that are `needed`, for
     /// which it is always asked with the same answer.
+    ///
+    /// # Errors
+    /// Why it is not used, or cannot be switched on.
     pub(super) fn enable(
         &mut self,
         function: &Function,
         needed: impl Fn(u8) -> bool,
-    ) -> Result<Vec<MemoryBar>, PciError> {
+    ) -> Result<Vec<MemoryBar>, String> {
+        let mut left_out = self.left_out.iter();
+        if let Some((_, reason)) = left_out.find(|(it, _)| it == function) {
+            return Err(reason.clone());
+        }
         if let Some(placed) = self.placed(function) {
             return Ok(placed.bars.clone());
         }
@@ -140,7 +168,8 @@ impl Pci {
         } else {
             Placement::Keep
         };
-        let bars = self.bus.enable_only(function.address, placement, needed)?;
+        let bars = self.bus.enable_only(function.address, placement, needed);
+        let bars = bars.map_err(|error| error.to_string())?;
         self.placed.push(PlacedFunction {
             function: *function,
             bars: bars.clone(),
@@ -149,28 +178,30 @@ impl Pci {
     }
 }
 
-/// The functions that the last life has noted, if it has. A life of another version, or one that has
-/// ended before, may have used others.
-fn left_by_last_life() -> Option<Vec<PlacedFunction>> {
-    let note = restart::functions().filter(|_| xen::is_present())?.read()?;
-    let (&life, words) = note.split_first()?;
-    let last = restart::memory()?.life().checked_sub(1);
-    let is_last = restart::is_again() && last == Some(life);
-    PlacedFunction::read_all(words).filter(|_| is_last)
+impl Noted {
+    /// Reads the note, if there is one.
+    fn read() -> Self {
+        let note = restart::functions().filter(|_| xen::is_present() && restart::is_again());
+        let words = note.and_then(|note| note.read()).unwrap_or_default();
+        let functions = words.get(2..).and_then(PlacedFunction::read_all);
+        let last = restart::memory().and_then(|memory| memory.life().checked_sub(1));
+        Self {
+            is_last: last.is_some() && words.first().copied() == last,
+            is_complete: words.get(1) == Some(&1),
+            functions: functions.unwrap_or_default(),
+        }
+    }
 }
 
-/// Notes that these, and no others, are what this life may use; takes the note back if there are none,
-/// or too many for it.
-fn note(placed: &[PlacedFunction]) {
+/// Notes `functions`, in order, and whether this life uses them and no others. There is no note if they
+/// are too many for it.
+fn note(is_complete: bool, functions: &[PlacedFunction]) {
     let (Some(note), Some(memory)) = (restart::functions(), restart::memory()) else {
         return;
     };
-    note.clear();
-    if !placed.is_empty() {
-        let life = core::iter::once(memory.life());
-        let words = life.chain(PlacedFunction::write_all(placed));
-        note.write(&words.collect::<Vec<_>>());
-    }
+    let head = [memory.life(), is_complete.into()].into_iter();
+    let words = head.chain(PlacedFunction::write_all(functions));
+    note.write(&words.collect::<Vec<_>>());
 }
 
 /// The bus mastering of one function.

@@ -1,6 +1,7 @@
 //! Controllers as an earlier life of the kernel has left them: they may still write to memory that it
 //! gave them. Before any of that is used again, all of them are stopped.
 
+use alloc::format;
 use alloc::string::{String, ToString};
 
 use log::error;
@@ -26,11 +27,9 @@ pub(super) fn stop_all(probe: &mut Probe<'_>) {
         };
         // One that has stopped stays switched on, for its driver.
         if let Err(reason) = stopped {
-            probe.pci.forget(function.address);
-            error!(
-                "pci {}: not used, it does not stop: {reason}",
-                function.address
-            );
+            let reason = format!("it does not stop: {reason}");
+            error!("pci {}: not used, {reason}", function.address);
+            probe.pci.leave_out(&function, reason);
         }
     }
     for at in &probe.config.placed_controllers {

@@ -28,8 +28,7 @@ pub(super) fn find(
     probe: &mut Probe<'_>,
     function: &Function,
 ) -> Result<(Vec<MemoryBar>, Layout), String> {
-    let bars = probe.pci.enable(function, |_| true);
-    let bars = bars.map_err(|error| error.to_string())?;
+    let bars = probe.pci.enable(function, |_| true)?;
     let address = function.address;
     let mut known = probe.layouts.iter();
     if let Some((_, layout)) = known.find(|(at, _)| *at == address) {

@@ -144,7 +144,7 @@ pub(crate) fn give_up_early() {
 
 /// The functions of PCI that this life drives, where the next one finds them; `None` without kept memory.
 pub(crate) fn functions() -> Option<WordNote<'static>> {
-    const MAGIC: u64 = u64::from_le_bytes(*b"PciFunc\x01");
+    const MAGIC: u64 = u64::from_le_bytes(*b"PciFunc\x02");
     let state = &get()?.state;
     Some(WordNote::new(state, layout::FUNCTIONS, MAGIC))
 }
