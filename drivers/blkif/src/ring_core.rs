@@ -153,6 +153,8 @@ pub struct RingCore<Q, G, N> {
     awake: Awake,
     /// The ring that is served alone and the disk that it has, for [`RingCore::visit_alone`].
     alone: (u16, u16),
+    /// How many requests it may take at once by that without a look at its limits: none if it has any.
+    alone_budget: u32,
     /// Rings that the last visit has done something for, in the order of their turns.
     served: Vec<u16>,
     /// Responses that their frontends were yet to be told of after it.
@@ -245,6 +247,7 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
             budget: config.budget.max(1),
             awake: Awake::new(places),
             alone: (0, 0),
+            alone_budget: 0,
             served: Vec::with_capacity(places),
             held_back: 0,
             busy,

@@ -47,6 +47,7 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
         {
             disk.allow(session);
             self.alone = (ring, number as u16);
+            self.alone_budget = if session.is_limited() { 0 } else { self.budget };
             return self.told_ns.map_or(0, |at| at.saturating_add(TELL_NS));
         }
         0
@@ -77,7 +78,8 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
         session.start_turn(now_ns);
         if new && let Some(disk) = self.disks.get_mut(number) {
             self.at_work.begin(session.journal());
-            work.taken = session.intake_alone(ring, self.budget, &mut disk.queue, &self.grants);
+            let budgets = (self.alone_budget, self.budget);
+            work.taken = session.intake_alone(ring, budgets, &mut disk.queue, &self.grants);
             disk.charge(session, number, &mut self.busy);
             self.at_work.end();
             if !session.is_short() {

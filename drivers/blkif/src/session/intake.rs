@@ -91,23 +91,31 @@ impl Session {
     }
 
     /// The same for one that is awake alone, with nothing in line: [`Session::is_plain`] and
-    /// [`Session::is_short`].
+    /// [`Session::is_short`]. `most` is 0 for one that has limits, and else `budget`.
     #[inline(always)]
     pub(crate) fn intake_alone<Q: DiskQueue, G: GrantOps>(
         &mut self,
         ring: u16,
-        budget: u32,
+        (most, budget): (u32, u32),
         queue: &mut Q,
         grants: &G,
     ) -> u32 {
-        let Ok(waiting @ 1..) = self.ring.pending() else {
-            // A whole visit follows.
-            return 0;
-        };
+        let pending = self.ring.pending().unwrap_or(0);
+        let mut waiting = pending.min(most);
+        if waiting == 0 {
+            match pending {
+                1 if self.limited && self.allows_one() => waiting = 1,
+                2.. if self.limited => {
+                    return self.intake_within(ring, budget, Some(queue), grants);
+                }
+                // A whole visit follows.
+                _ => return 0,
+            }
+        }
         if let Some(cache) = &mut self.cache {
             cache.next_turn();
         }
-        self.take_all::<Q, G, false>(ring, waiting.min(budget), 0, Some(queue), grants)
+        self.take_all::<Q, G, false>(ring, waiting, 0, Some(queue), grants)
     }
 
     /// Whether requests whose pages are in the cache need not go in line. Writes that claim their blocks

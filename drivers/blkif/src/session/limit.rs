@@ -78,6 +78,11 @@ impl Session {
         self.tenant
     }
 
+    /// Whether it takes no more than its limits let it.
+    pub(crate) fn is_limited(&self) -> bool {
+        self.limited
+    }
+
     /// Until when its limits keep it from taking what is in the ring, if they do.
     pub(crate) fn held_until(&self, now_ns: u64) -> Option<u64> {
         let held = self.limited && now_ns < self.from_ns && self.ring.has_new();
@@ -124,6 +129,21 @@ impl Session {
             allowance.take(taken.saturating_add(self.more_pages));
         }
         taken
+    }
+
+    /// Whether the limits let one request be taken now, however many pages it has, of a ring that has
+    /// no other that its counters do not have yet.
+    #[inline(never)]
+    pub(super) fn allows_one(&mut self) -> bool {
+        let Some(allowance) = &mut self.allowance else {
+            return false;
+        };
+        let allowed = allowance.one(self.now_ns, usage(&self.stats));
+        self.from_ns = allowance.from_ns();
+        if allowed {
+            self.note_held();
+        }
+        allowed
     }
 
     /// It is not held back any longer, if it was.

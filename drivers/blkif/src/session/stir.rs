@@ -18,7 +18,8 @@ impl Session {
 
     /// Whether it is served in the usual way: what is persistent goes straight to the disk.
     pub(crate) fn is_plain(&self) -> bool {
-        let usual = !(self.stopped | self.throttled | self.special | self.fault);
+        let takes = !self.stopped | self.limited;
+        let usual = takes & !(self.throttled | self.special | self.fault);
         usual && self.goes_directly()
     }
 

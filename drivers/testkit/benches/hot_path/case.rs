@@ -32,7 +32,7 @@ const AROUND_THE_CACHE: [u64; 3] = [1056, 1057, 2112];
 const LIMITS: f64 = 15.0;
 
 /// What they may cost one that comes alone to a ring that is awake alone.
-const WHOLE_VISITS: f64 = 800.0;
+const LIMITS_ALONE: f64 = 100.0;
 
 /// One row of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,8 +101,7 @@ impl Case {
         };
         let limits = match (self.limited, self.batch) {
             (false, _) => 0.0,
-            // A ring with limits has whole visits, and each looks at them.
-            (true, 1) => WHOLE_VISITS,
+            (true, 1) => LIMITS_ALONE,
             (true, 8) => 4.0 * LIMITS,
             (true, _) => LIMITS,
         };
