@@ -134,7 +134,7 @@ pub(crate) fn iommu(host: &mut impl Host) -> Result<()> {
 /// if all is well.
 pub(crate) fn remapping(host: &mut impl Host) -> Option<String> {
     let risk = "a Spindle that was broken into could then have its disk send any interrupt vector \
-                to the host; see \"What you trust\" in the README";
+                to the host; see threat-model.md in Spindle's documentation";
     match host.run(&Call::look("xl", ["dmesg"])) {
         Ok(text) if text.contains("nterrupt remapping enabled") => None,
         Ok(text) if text.contains("nterrupt remapping disabled") => Some(format!(

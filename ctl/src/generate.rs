@@ -1,5 +1,5 @@
-//! `generate`: completions of shells, manual pages, and tables of the README, all from what the program
-//! itself knows: its command line and the contract in `spindle_status`.
+//! `generate`: completions of shells, manual pages, and tables of the pages in `ctl/docs`, all from what
+//! the program itself knows: its command line and the contract in `spindle_status`.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -169,11 +169,11 @@ mod tests {
 
     /// So that it is said in one place what is published.
     #[test]
-    fn the_readme_has_every_node() {
-        let readme = include_str!("../../README.md");
+    fn the_reference_has_every_node() {
+        let page = include_str!("../docs/reference.md");
         assert!(
-            readme.contains(&nodes()),
-            "README.md needs what `spindlectl generate nodes` prints"
+            page.contains(&nodes()),
+            "ctl/docs/reference.md needs what `spindlectl generate nodes` prints"
         );
     }
 }

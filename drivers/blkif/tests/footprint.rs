@@ -1,4 +1,4 @@
-//! What README.md and the configurations for xl say of the memory that a ring takes, which
+//! What ctl/docs/limits.md and the configurations for xl say of the memory that a ring takes, which
 //! administrators reckon with.
 
 use spindle_blkif::Session;
@@ -7,10 +7,10 @@ use spindle_blkif::abi::Abi;
 /// Grants that are kept mapped of a ring, by kernel/control/src/rings.rs.
 const CACHED_GRANTS: usize = 1056;
 
-/// The whole numbers of KiB in a sentence of README.md.
+/// The whole numbers of KiB in a sentence of ctl/docs/limits.md.
 fn said() -> Vec<usize> {
-    let readme = include_str!("../../../README.md");
-    let line = readme
+    let page = include_str!("../../../ctl/docs/limits.md");
+    let line = page
         .lines()
         .find(|line| line.starts_with("- A ring takes "));
     let words = line.expect("a sentence on the memory of rings").split(' ');

@@ -36,7 +36,7 @@ fn attach(worker: &mut Bench, link: &Link<TestDisk>, session: Session, now: &mut
     }
 }
 
-/// "let go of after a minute or two without use" (README), whatever others on the core do.
+/// "Unmapped after one to two minutes without use" (ctl/docs/features.md), whatever others on the core do.
 fn kept_after_an_hour(neighbour_busy: bool) -> usize {
     let mut rig = Rig::new();
     rig.disk().record = false;

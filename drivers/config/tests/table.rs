@@ -1,4 +1,4 @@
-//! The table of options in README.md, row by row: defaults, every value that is said to be one, and
+//! The table of options in ctl/docs/reference.md, row by row: defaults, every value that is said to be one, and
 //! what each does as far as that is decided here.
 
 use std::time::Duration;
@@ -18,10 +18,10 @@ fn refused(words: &str) -> usize {
     count
 }
 
-/// The option's row of README.md: its default is the last cell.
-fn default_in_readme(knob: &str) -> String {
-    let readme = include_str!("../../../README.md");
-    let row = readme
+/// The option's row of ctl/docs/reference.md: its default is the last cell.
+fn default_in_reference(knob: &str) -> String {
+    let page = include_str!("../../../ctl/docs/reference.md");
+    let row = page
         .lines()
         .find(|line| line.starts_with(&format!("| `{knob}")));
     let row = row.unwrap_or_else(|| panic!("{knob} has no row"));
@@ -53,7 +53,7 @@ fn defaults_are_those_that_are_documented() {
         ("nullN=", "none"),
         ("nvmeN=", "none"),
     ] {
-        assert_eq!(default_in_readme(knob), words, "{knob}");
+        assert_eq!(default_in_reference(knob), words, "{knob}");
     }
     // To say the default changes nothing.
     let words = "poll_us=100 path=auto ring_order=4 io_timeout=30 partitions=on log=info";

@@ -3,7 +3,7 @@
 //!
 //! A new statistic is one entry at the end of its list below, and the `add` where it happens. Its line, its
 //! place in what a next life of the kernel resumes, its column in `stat` and `top`, its metric and its row
-//! in the README's tables follow from the entry.
+//! in the tables of ctl/docs follow from the entry.
 
 mod lines;
 

@@ -229,7 +229,7 @@ fn options_change_what_is_offered() {
     }
 }
 
-/// By README.md: 1,792 bytes, 14 to 25 disks; what is beyond is served and has a node of its own.
+/// By ctl/docs/limits.md: 1,792 bytes, 14 to 25 disks; what is beyond is served and has a node of its own.
 #[test]
 fn the_list_of_disks_ends_with_a_whole_line_and_further_disks_are_served() {
     let config = NvmeConfig {

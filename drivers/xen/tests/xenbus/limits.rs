@@ -22,7 +22,7 @@ fn served(guests: u16) -> (Bed, usize) {
     (bed, guests.into())
 }
 
-/// "About 30 disks" of README.md: each has its node, the toolstack's and ours.
+/// "About 30 disks" of ctl/docs/limits.md: each has its node, the toolstack's and ours.
 #[test]
 fn xenstoreds_default_quota_is_enough_for_about_thirty_disks() {
     let (bed, count) = served(64);
