@@ -1,7 +1,7 @@
 //! `cargo xtask`: builds Spindle, boots it under nested Xen and tests it there.
 //!
 //! One file or folder per task (`kernel`, `run`, `test`, `bench`, `interop`, `fuzz`, `miri`, `mutants`,
-//! `simulate`, `ci`, `shell`, `lvm`, `package`, `size`); `rig` holds the machine they share, `scenario` what is done with it; `freshness`
+//! `simulate`, `ci`, `shell`, `lvm`, `flask`, `package`, `size`); `rig` holds the machine they share, `scenario` what is done with it; `freshness`
 //! compares results with the sources of now.
 
 #![forbid(unsafe_code)]
@@ -12,6 +12,7 @@ mod ci;
 mod contract;
 mod ctl;
 mod deny;
+mod flask;
 mod freshness;
 mod fuzz;
 mod history;
@@ -90,6 +91,8 @@ enum Task {
     /// Compare the reader of LVM2 metadata with LVM itself, on volume groups that LVM's tools change at
     /// random (root; a second for each group).
     Lvm(lvm::Args),
+    /// Check the FLASK policy module in ctl/flask with checkpolicy, which is installed if it is missing.
+    Flask(flask::Args),
     /// Make a Debian package of the image, the tool and its systemd unit, with a list of what it is made of.
     Package(package::Args),
     /// Print the size of the image and of each crate (lines, `unsafe` blocks).
@@ -118,6 +121,7 @@ fn main() -> ExitCode {
         Task::Mutants(args) => mutants::run(&args),
         Task::Simulate(args) => simulate::run(&args),
         Task::Lvm(args) => lvm::run(&args),
+        Task::Flask(args) => flask::run(&args),
         Task::Package(args) => package::run(&args),
         Task::Size => size::run(),
     };
