@@ -113,10 +113,7 @@ mod tests {
     fn the_reference_says_what_each_status_means() {
         let page = include_str!("../docs/reference.md");
         for (status, text) in statuses() {
-            assert!(
-                page.contains(&format!("| {status} | {text} |")),
-                "{status}"
-            );
+            assert!(page.contains(&format!("| {status} | {text} |")), "{status}");
         }
     }
 

@@ -45,6 +45,8 @@ mod mapped;
 mod metrics;
 #[cfg(test)]
 mod metrics_tests;
+#[cfg(test)]
+mod pages_tests;
 mod pci;
 mod place;
 #[cfg(test)]
