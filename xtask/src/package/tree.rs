@@ -61,7 +61,7 @@ impl Tree {
         Ok(())
     }
 
-    /// Adds what is text: examples, the unit, the licences and what was changed.
+    /// Adds what is text: examples, the operator's pages, the unit, the licences and what was changed.
     pub(super) fn add_texts(&self, notices: &str, version: &str) -> Result<()> {
         let examples = format!("usr/share/doc/{NAME}/examples");
         for entry in fs::read_dir(root().join("xl-configs"))? {
@@ -69,6 +69,17 @@ impl Tree {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             if name.ends_with(".cfg") {
                 self.add(&path, &format!("{examples}/{name}"), 0o644)?;
+            }
+        }
+        for folder in ["docs", "flask"] {
+            for entry in fs::read_dir(root().join("ctl").join(folder))? {
+                let path = entry?.path();
+                let name = path.file_name().unwrap_or_default().to_string_lossy();
+                self.add(
+                    &path,
+                    &format!("usr/share/doc/{NAME}/{folder}/{name}"),
+                    0o644,
+                )?;
             }
         }
         let debian = root().join("ctl/debian");
@@ -198,5 +209,28 @@ fn indented(line: &str) -> String {
     match line.trim_end() {
         "" => " .".to_string(),
         line => format!(" {line}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_are_where_an_administrator_looks_for_them() {
+        let folder = std::env::temp_dir().join(format!("spindle-tree-{}", std::process::id()));
+        let tree = Tree::new(folder.clone()).expect("a folder");
+        tree.add_texts("licences", "1").expect("texts");
+        for file in [
+            "docs/operating.md",
+            "docs/alerts.yml",
+            "flask/spindle.te",
+            "examples/spindle-hvm.cfg",
+            "NEWS.md.gz",
+        ] {
+            let path = folder.join("usr/share/doc/spindle").join(file);
+            assert!(path.exists(), "{file}");
+        }
+        fs::remove_dir_all(&folder).expect("removed");
     }
 }
