@@ -183,6 +183,26 @@ fn every_alert_is_explained_and_has_a_test() {
     assert_eq!(count, alerts.matches("expr:").count());
 }
 
+/// The last column of the comparison with blkback: scenarios, and crates whose tests show it.
+#[test]
+fn every_proof_that_the_table_of_features_names_exists() {
+    let page = read(&root().join("ctl/docs/features.md"));
+    let (table, _) = page
+        .split_once("## Frontends")
+        .expect("a table, then frontends");
+    let mut count = 0;
+    for row in table.lines().filter(|line| line.starts_with("| ")) {
+        let proof = row.trim_end_matches('|').rsplit('|').next();
+        for name in code(proof.unwrap_or_default()) {
+            let scenario = root().join(format!("xtask/rig/scenarios/{name}.sh"));
+            let known = scenario.exists() || root().join(name).is_dir();
+            assert!(known || name.starts_with("cargo xtask "), "{row}: {name}");
+            count += 1;
+        }
+    }
+    assert!(count > 50, "only {count} proofs");
+}
+
 /// Tests are named as `FILE: NAME`, planted bugs as `planted/NAME`, scenarios as `scenarios/NAME`.
 #[test]
 fn every_test_that_the_threat_model_names_exists() {
