@@ -190,6 +190,15 @@ assignable() {
 	done
 }
 
+# to_dom0: give the NVMe disk to dom0's own driver
+to_dom0() {
+	try_xl 120 pci-assignable-remove $BDF || fail "xl pci-assignable-remove"
+	modprobe nvme
+	# A driver that is there already does not look for it by itself.
+	namespace 1 > /dev/null || echo $BDF > /sys/bus/pci/drivers_probe
+	wait_until 20 namespace 1 > /dev/null || fail "dom0's NVMe driver does not find the disk"
+}
+
 # last_words NAME: what a domain's console said last, without what moves the cursor
 last_words() { tail -n 3 /var/log/xen/guest-$1.log | sed "s/$(printf '\033')\\[[0-9;]*[A-Za-z]//g" | tr '\r\n' '  '; }
 

@@ -7,13 +7,6 @@ vg() {
 	LVM_SUPPRESS_FD_WARNINGS=1 lvm "$@" --config 'devices{use_devicesfile=0} activation{udev_sync=0 udev_rules=0} backup{backup=0 archive=0}'
 }
 PLAIN=format=raw,vdev=xvda,access=rw
-to_dom0() {
-	try_xl 120 pci-assignable-remove $BDF || fail "xl pci-assignable-remove"
-	modprobe nvme
-	# A driver that is there already does not look for it by itself.
-	namespace 1 > /dev/null || echo $BDF > /sys/bus/pci/drivers_probe
-	wait_until 20 namespace 1 > /dev/null || fail "dom0's NVMe driver does not find the disk"
-}
 to_spindle() {
 	vg vgchange -an vg0 || fail "vgchange -an"
 	assignable $BDF

@@ -20,9 +20,7 @@ sum_in_dom0() {
 }
 
 spindle_down
-try_xl 120 pci-assignable-remove $BDF || fail "xl pci-assignable-remove"
-modprobe nvme
-wait_until 20 namespace 1 > /dev/null || fail "dom0's NVMe driver does not find the disk"
+to_dom0
 
 # What cannot work leaves no trace: no such device, no shim, no kernel, a shim without effect.
 # refuses WORDS OPTION...: it fails, says these words, and everything is as before
