@@ -124,6 +124,6 @@ pub use losses::Losses;
 pub use ring::BackRing;
 pub use ring_core::{Config, Detached, RingCore, RingId, Work};
 pub use room::{NoRoom, guest_share};
-pub use session::{Attachment, RingShare, Session, Unfit, Unusable};
+pub use session::{Attachment, RingGrowth, RingShare, Session, Unfit, Unusable};
 pub use stats::RingStats;
 pub use window::Window;

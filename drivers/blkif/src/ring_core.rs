@@ -29,7 +29,7 @@ use crate::guests::Guests;
 use crate::pool::{BadPoolSize, BufferPool};
 use crate::ring::Halt;
 use crate::scheduler::Scheduler;
-use crate::session::{RingShare, Session, Tenant};
+use crate::session::{RingGrowth, RingShare, Session, Tenant};
 use crate::stats::RingStats;
 use crate::turns::Turns;
 use crate::turnstile::Turnstile;
@@ -338,6 +338,34 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
         }
     }
 
+    /// A ring's volume is to grow to one with another map: takes nothing new from it before that. False if
+    /// there is no such ring.
+    pub fn begin_growth(&mut self, ring: RingId) -> bool {
+        let session = self.session_mut(ring);
+        session.map(Session::begin_growth).is_some()
+    }
+
+    /// Whether [`RingCore::begin_growth`] was called and every request taken has been answered.
+    #[must_use]
+    pub fn can_grow(&self, ring: RingId) -> bool {
+        self.session(ring).is_some_and(Session::can_grow)
+    }
+
+    /// Gives a ring, of which [`RingCore::can_grow`] holds, the volume that its own has grown to.
+    pub fn grow(&mut self, ring: RingId, growth: RingGrowth) {
+        let (disks, cutting) = (&self.disks, &self.cutting);
+        let place = self.rings.get_mut(usize::from(ring.0));
+        if let Some(session) = place.and_then(Option::as_mut) {
+            session.grow(growth);
+            // As one that has just come.
+            if is_held(disks, session.volume()) {
+                session.hold();
+            }
+            session.pause(cutting);
+            self.count_alone();
+        }
+    }
+
     /// Submits nothing more to `unit` of a disk, whatever ring it is for: what comes, or waits to be
     /// submitted, fails.
     pub fn remove(&mut self, disk: usize, unit: Unit) {
@@ -347,6 +375,13 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
             }
         }
         self.shared.reading.remove(disk, unit);
+    }
+
+    /// The same for all that a ring asks for: its volume is about to have a part there.
+    pub(crate) fn remove_ring(&mut self, ring: RingId) {
+        if let Some(session) = self.session_mut(ring) {
+            session.remove();
+        }
     }
 
     /// Begins to read blocks for control.

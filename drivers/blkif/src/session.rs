@@ -9,6 +9,7 @@ mod aside;
 mod barrier;
 mod copies;
 mod finish;
+mod growth;
 mod indirect;
 mod intake;
 mod ledger;
@@ -56,6 +57,7 @@ use crate::window::Window;
 use arena::Arena;
 use aside::Aside;
 use barrier::Barrier;
+pub use growth::RingGrowth;
 use ledger::Ledger;
 pub use limit::RingShare;
 pub(crate) use limit::Tenant;
@@ -196,6 +198,8 @@ pub struct Session {
     redo: Redo,
     /// It takes and does nothing until [`Session::begin`].
     held: bool,
+    /// It takes nothing new until [`Session::grow`].
+    growing: bool,
     domain: DomId,
     port: Port,
     volume: Volume,
@@ -409,6 +413,7 @@ impl Session {
             journal: first,
             redo,
             held: false,
+            growing: false,
             domain,
             port: attachment.port,
             extent: volume.extent(),
@@ -550,7 +555,8 @@ impl Session {
 
     /// Whether it takes no requests off the ring, whatever its limits.
     fn takes_nothing_new(&self) -> bool {
-        self.closing || self.halt.is_some() || self.held || self.redo.left() > 0
+        let waits = self.held || self.growing || self.redo.left() > 0;
+        self.closing || self.halt.is_some() || waits
     }
 
     /// The disk is lost. If it comes back, what was answered and was still in its cache may be gone: the

@@ -17,7 +17,7 @@ use crate::mailbox::Mailbox;
 use crate::pacer::{self, Pacer, PollTime};
 use crate::ring::Halt;
 use crate::ring_core::{Detached, RingCore, RingError, RingId, Work};
-use crate::session::{RingShare, Session};
+use crate::session::{RingGrowth, RingShare, Session};
 use crate::stats::CoreStats;
 use crate::sync::{AtomicU64, Ordering};
 
@@ -39,6 +39,14 @@ pub enum Order {
         ring: RingId,
         /// The new size, in 512-byte sectors.
         sectors: u64,
+    },
+    /// A ring's volume has grown and has another map, to which the ring goes on once it has answered what
+    /// it has taken. No answer.
+    Grow {
+        /// Its place.
+        ring: RingId,
+        /// The volume.
+        growth: Box<RingGrowth>,
     },
     /// A ring gets another share of its disk. No answer.
     Share {
@@ -214,8 +222,10 @@ pub struct Worker<Q, G, N> {
     report: Option<Report<Q>>,
     /// Rings to be given back once they are drained.
     draining: Vec<RingId>,
-    /// Something that was ordered is not done yet: a ring is being drained, blocks are being read, or a
-    /// disk is to be cut off.
+    /// Rings that go on with other volumes once they have answered what they have taken.
+    growing: Vec<(RingId, Box<RingGrowth>)>,
+    /// Something that was ordered is not done yet: a ring is being drained or its volume grows, blocks are
+    /// being read, or a disk is to be cut off.
     owing: bool,
     /// Orders that were carried out and do not count as such yet, since an earlier one has not been.
     early: u64,
@@ -249,6 +259,7 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> Worker<Q, G, N> {
     ) -> Self {
         Self {
             draining: Vec::with_capacity(core.places()),
+            growing: Vec::new(),
             core: Some(core),
             link,
             pacer: Pacer::new(poll),
@@ -481,10 +492,13 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> Worker<Q, G, N> {
         rests
     }
 
-    /// Whether a ring can be given back.
+    /// Whether a ring can be given back, or go on with another volume.
     fn is_ring_due(&self) -> bool {
-        let core = self.core.as_ref();
-        core.is_some_and(|core| self.draining.iter().any(|ring| core.is_drained(*ring)))
+        self.core.as_ref().is_some_and(|core| {
+            let mut growing = self.growing.iter();
+            growing.any(|(ring, _)| core.can_grow(*ring))
+                || self.draining.iter().any(|ring| core.is_drained(*ring))
+        })
     }
 
     /// Whether control has put in an order. To be asked before a nap, after events that came on
@@ -536,6 +550,7 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> Worker<Q, G, N> {
         let drained = |ring: &RingId| core.is_drained(*ring);
         if let Some(at) = self.draining.iter().position(drained) {
             let ring = self.draining.swap_remove(at);
+            self.growing.retain(|(growing, _)| *growing != ring);
             if let Ok(remains) = core.detach(ring) {
                 let remains = Box::new(remains);
                 self.report = Some(Report::Detached { ring, remains });
@@ -550,7 +565,13 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> Worker<Q, G, N> {
             self.report = Some(Report::Read(read));
             return false;
         }
-        self.owing = core.is_reading() || !self.draining.is_empty() || core.is_cutting();
+        let mut growing = self.growing.iter();
+        if let Some(at) = growing.position(|(ring, _)| core.can_grow(*ring)) {
+            let (ring, growth) = self.growing.swap_remove(at);
+            core.grow(ring, *growth);
+        }
+        let rings = !self.draining.is_empty() || !self.growing.is_empty();
+        self.owing = core.is_reading() || rings || core.is_cutting();
         let Some(order) = self.link.orders.take() else {
             return false;
         };
@@ -573,8 +594,22 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> Worker<Q, G, N> {
                 self.owing = true;
             }
             Order::Resize { ring, sectors } => core.resize(ring, sectors),
+            Order::Grow { ring, growth } => {
+                self.growing.retain(|(growing, _)| *growing != ring);
+                if core.begin_growth(ring) {
+                    self.growing.push((ring, growth));
+                    self.owing = true;
+                }
+            }
             Order::Share { ring, share } => core.share(ring, *share),
-            Order::Remove { disk, unit } => core.remove(disk, unit),
+            Order::Remove { disk, unit } => {
+                core.remove(disk, unit);
+                for (ring, growth) in &self.growing {
+                    if growth.is_on_unit(disk, unit) {
+                        core.remove_ring(*ring);
+                    }
+                }
+            }
             Order::FailDisk(disk) => core.fail_disk(disk),
             Order::CutOff(disk) => self.owing |= !core.cut_off(disk),
             Order::Renew(disk) => core.renew(disk),

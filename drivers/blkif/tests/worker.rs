@@ -5,13 +5,13 @@ mod common;
 use std::sync::Arc;
 
 use common::{PERSISTENT, Rig, Sizes, TestDisk, assert_all};
-use spindle_blkif::abi::{Operation, RspStatus};
+use spindle_blkif::abi::{Abi, Operation, RspStatus};
 use spindle_blkif::pacer::PollTime;
 use spindle_blkif::ring_core::RingError;
 use spindle_blkif::stats::CoreStats;
 use spindle_blkif::worker::{LOOK_NS, LOOK_WITHOUT_RINGS_NS, Link, Next, Order, Report, Worker};
-use spindle_blkif::{BlockRead, Config, RingId};
-use spindle_block::{ReadError, Unit};
+use spindle_blkif::{BlockRead, Config, RingGrowth, RingId};
+use spindle_block::{ReadError, Run, Stretch, Unit, Volume};
 use spindle_hw::DmaAlloc;
 use spindle_testkit::blkfront::Blkfront;
 use spindle_testkit::grants::{FakeEvents, FakeGrants};
@@ -134,6 +134,61 @@ fn a_ring_whose_disk_has_grown_takes_requests_for_the_new_part() {
         desk.turn();
         assert_all(&front.answers(), 1, status);
     }
+}
+
+#[test]
+fn a_ring_whose_volume_needs_a_map_is_given_it_between_requests_or_leaves_first() {
+    let (mut desk, mut fronts) = Desk::new(4, 2);
+    let map = {
+        let disk = Rig::new().volume;
+        let stretch = |sector| Stretch {
+            sectors: 64,
+            chunk: 0,
+            runs: vec![Run { volume: 0, sector }],
+        };
+        let stretches = [stretch(0), stretch(1024)];
+        Volume::assembled("vg/lv".into(), &stretches, &[disk]).unwrap()
+    };
+    let growth = |ring| {
+        let shape = (1, Abi::Native, 0);
+        let arc = map.map.as_ref().unwrap();
+        let growth = RingGrowth::new(arc, map.sectors, None, shape).unwrap();
+        let growth = Box::new(growth);
+        Order::Grow { ring, growth }
+    };
+    let (order, mut front) = fronts.pop().unwrap();
+    let ring = desk.attach(order);
+    let page = front.page(false);
+    front.push(Operation::READ, 1024, &[page.segment(0, 7)]);
+    front.publish();
+    desk.link.orders.put(growth(ring)).unwrap();
+    for _ in 0..10 {
+        desk.turn();
+    }
+    assert_all(&front.answers(), 1, RspStatus::OKAY);
+    for (sector, status) in [(127, RspStatus::ERROR), (120, RspStatus::OKAY)] {
+        front.push(Operation::READ, sector, &[page.segment(0, 7)]);
+        front.publish();
+        desk.turn();
+        desk.turn();
+        assert_all(&front.answers(), 1, status);
+    }
+    // The place of a ring that has left may be another's.
+    desk.link.orders.put(Order::Detach(ring)).unwrap();
+    let Report::Detached { .. } = desk.report() else {
+        panic!("it leaves");
+    };
+    desk.link.orders.put(growth(ring)).unwrap();
+    desk.turn();
+    let (order, mut front) = fronts.pop().unwrap();
+    assert_eq!(desk.attach(order), ring);
+    let page = front.page(false);
+    front.push(Operation::READ, 1024, &[page.segment(0, 7)]);
+    front.publish();
+    for _ in 0..4 {
+        desk.turn();
+    }
+    assert_all(&front.answers(), 1, RspStatus::OKAY);
 }
 
 #[test]

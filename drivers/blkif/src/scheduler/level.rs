@@ -54,6 +54,11 @@ impl Account {
         self.weight = weight;
     }
 
+    /// The weight that it was given last.
+    pub(crate) fn weight(&self) -> u8 {
+        self.weight
+    }
+
     /// Pages that it may send in a round.
     fn quantum(&self) -> i32 {
         (QUANTUM / u32::from(DEFAULT_WEIGHT) * u32::from(self.weight)) as i32

@@ -4,6 +4,7 @@
 mod common;
 mod deaths;
 mod flushes;
+mod growth;
 mod model;
 mod sharing;
 
