@@ -40,8 +40,9 @@ pub(crate) enum Verb {
     /// Have another image follow the one that runs in a Spindle domain, in place: its guests notice a
     /// pause. If the image does not serve, the one before it goes on.
     Update(UpdateArgs),
-    /// Have a running Spindle look at its disks again, for one that was lost, replaced or formatted
-    /// and for new namespaces, and print the state of each. It does so by itself as well.
+    /// Have a running Spindle look at its disks again, for one that was lost, replaced or formatted, for
+    /// new namespaces, and for partitions and logical volumes that others have changed, and print the
+    /// state of each. What a guest has open grows if it has; else it stays as it was, with the reason.
     Rescan(RescanArgs),
     /// Set or show the limits and the weight of a guest's disk, or of a group of disks. They hold until
     /// the disk is detached, also over a death or an update of the kernel, and are of a group's until

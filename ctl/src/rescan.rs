@@ -2,7 +2,7 @@
 //!
 //! It is asked in xenstore by a node that only has to be written. The answer is a node that starts
 //! with the number of answers so far, so that it is another one each time, and has a line for each
-//! controller or disk.
+//! controller or disk, and for each volume that could not follow what its table or metadata say by now.
 
 use std::time::Duration;
 
@@ -59,9 +59,21 @@ pub(crate) fn rescan(
     let Some(disk) = disk else {
         return Ok(lines.join("\n"));
     };
-    let mut lines = lines.into_iter();
-    let line = lines.find(|line| line.split(' ').next() == Some(disk));
-    line.ok_or_else(|| FaultKind::Absent.error(format!("{name} has no controller or disk {disk}")))
+    let of_disk = |line: &String| {
+        let word = line.split(' ').next().unwrap_or_default();
+        word == disk || word.ends_with(':') && is_on(word.trim_end_matches(':'), disk)
+    };
+    let lines: Vec<_> = lines.into_iter().filter(of_disk).collect();
+    if lines.is_empty() {
+        return Err(FaultKind::Absent.error(format!("{name} has no controller or disk {disk}")));
+    }
+    Ok(lines.join("\n"))
+}
+
+/// Whether a volume of this name may be on a controller or disk: logical volumes may be on any.
+fn is_on(volume: &str, disk: &str) -> bool {
+    let rest = volume.strip_prefix(disk);
+    volume.contains('/') || rest.is_some_and(|rest| !rest.starts_with(|c: char| c.is_ascii_digit()))
 }
 
 #[cfg(test)]
@@ -102,6 +114,19 @@ mod tests {
         let error = rescan(&mut host, "spindle", Some("nvme"), PATIENCE).unwrap_err();
         assert!(error.to_string().contains("has no controller or disk nvme"));
         assert!(rescan(&mut host, "other", None, PATIENCE).is_err());
+    }
+
+    #[test]
+    fn what_stays_as_it_was_on_a_disk_is_named_with_that() {
+        for (volume, disk, expected) in [
+            ("nvme0n1p2", "nvme0", true),
+            ("nvme0n1p2", "nvme0n1", true),
+            ("nvme10n1", "nvme1", false),
+            ("vda1", "vdb", false),
+            ("vg0/web", "nvme0", true),
+        ] {
+            assert_eq!(is_on(volume, disk), expected, "{volume}, {disk}");
+        }
     }
 
     #[test]

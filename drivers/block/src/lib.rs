@@ -31,7 +31,9 @@ pub use controller::{
     UnitChange, Unreachable,
 };
 pub use logical::{LocatedPv, LogicalVolumes, PhysicalVolumes};
-pub use map::{MAX_MAPPED_DISKS, MAX_RUNS, Map, MapError, MappedDisk, Place, Run, Stretch};
+pub use map::{
+    MAX_MAPPED_DISKS, MAX_RUNS, Map, MapError, MappedDisk, NotGrown, Place, Run, Stretch,
+};
 pub use null::{NullController, NullQueue};
 pub use options::DiskOptions;
 pub use partition::{Table, TableReader, TableStep, partitions, table};
@@ -41,7 +43,7 @@ pub use ram_controller::RamController;
 pub use ram_memory::RamMemory;
 pub use read::{BlockReader, Blocks, PATIENCE_NS, ReadError};
 pub use retry::Retry;
-pub use target::{TargetError, Targets, VolumeId};
+pub use target::{MayGrow, Redescribed, TargetError, Targets, VolumeId};
 pub use volume::{Access, Discard, Enclosing, Extent, Unit, Volume};
 
 /// The unit of `sectors` in blkif and of [`Volume::sectors`], whatever the disk's block size.

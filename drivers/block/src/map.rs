@@ -5,12 +5,14 @@
 //! and is served like a whole disk or a partition.
 
 mod gather;
+mod growth;
 
 use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
 
 use crate::{Discard, SECTOR_SIZE, Unit, Volume};
+pub use growth::NotGrown;
 
 /// Runs that a map has at most, stripes counted each. A map of so many takes 100 KiB.
 pub const MAX_RUNS: usize = 2048;

@@ -64,7 +64,7 @@ fn machine(disks: &[(u8, Vec<u8>)]) -> (Targets<&'static str>, PhysicalVolumes) 
         (disk, table.partitions)
     });
     let mut targets = Targets::new(families.collect::<Vec<_>>());
-    targets.set_logical(physical.logical(&targets).unwrap());
+    targets.set_logical(physical.logical(&targets).unwrap(), &|_, _| Ok(()));
     (targets, physical)
 }
 

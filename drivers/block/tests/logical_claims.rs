@@ -4,7 +4,9 @@
 use std::collections::BTreeSet;
 
 use proptest::prelude::*;
-use spindle_block::{Access, LogicalVolumes, Run, Stretch, TargetError, Targets, Unit, Volume};
+use spindle_block::{
+    Access, LogicalVolumes, MayGrow, Redescribed, Run, Stretch, TargetError, Targets, Unit, Volume,
+};
 use spindle_status::targets::TargetMode;
 
 /// Two disks of 100 blocks; the first has two partitions. Logical volumes are on the second partition of
@@ -68,10 +70,23 @@ fn logical() -> LogicalVolumes {
     }
 }
 
+/// Those who have a volume are served whatever it becomes.
+const FREELY: MayGrow<'static> = &|_, _| Ok(());
+
 fn targets() -> Targets<&'static str> {
     let mut targets = Targets::new((0..DISKS).map(|number| (disk(number), partitions(number))));
-    assert!(targets.set_logical(logical()));
+    assert!(targets.set_logical(logical(), FREELY).any);
     targets
+}
+
+/// Reads the table and the metadata of a disk.
+fn look(targets: &mut Targets<&'static str>, number: usize, found: LogicalVolumes) -> Redescribed {
+    targets.begin_table(number, Unit(1)).unwrap();
+    let mut changed = targets
+        .divide(number, Unit(1), partitions(number), FREELY)
+        .unwrap();
+    changed.add(targets.set_logical(found, FREELY));
+    changed
 }
 
 /// A volume of the table: what it is, its blocks, and which disks it is on.
@@ -141,14 +156,15 @@ proptest! {
             }
             if what == 1 {
                 let number = row % DISKS;
-                let in_use = held.iter().any(|&(_, other, usage)| {
-                    mixed(number, other) && (!rows[other].is_disk || usage != Access::Read)
-                });
-                prop_assert_eq!(targets.begin_table(number, Unit(1)), !in_use);
-                if !in_use {
-                    prop_assert!(targets.divide(number, Unit(1), partitions(number)));
-                    prop_assert!(targets.set_logical(logical()));
-                    written.retain(|other| !mixed(number, *other));
+                let alone = |other: usize| {
+                    held.iter().any(|it| it.1 == other && it.2 == Access::Write)
+                };
+                prop_assert_eq!(targets.begin_table(number, Unit(1)).is_err(), alone(number));
+                if !alone(number) {
+                    let changed = look(&mut targets, number, logical());
+                    prop_assert_eq!((changed.grown, changed.kept), (vec![], vec![]));
+                    // Who has a partition for writing alone may go on with that.
+                    written.retain(|other| !mixed(number, *other) || alone(*other));
                 }
                 continue;
             }
@@ -193,37 +209,101 @@ fn a_volume_that_is_in_use_stays_as_it_was() {
     new.volumes.retain(|volume| volume.name != "vg0/bb");
     new.volumes[0].start += 1;
     new.refused.push(("vg0/bb".into(), "it is RAID".into()));
-    assert!(targets.set_logical(new));
+    let changed = targets.set_logical(new, FREELY);
+    let why = "it would lie elsewhere";
+    assert_eq!(changed.kept, [("vg0/a".into(), why.into())]);
     assert_eq!(targets.volume(id), &before);
     // It is given to no one else, not even to read.
     let shared = targets.claim("vg0/a", Access::SharedWrite, "2/1");
-    assert_eq!(shared.unwrap_err(), TargetError::Relocated("vg0/a".into()));
+    let (name, reason) = ("vg0/a".into(), why.into());
+    assert_eq!(shared.unwrap_err(), TargetError::Kept { name, reason });
     let refused = targets.claim("vg0/bb", Access::Read, "2/1").unwrap_err();
     assert!(refused.to_string().ends_with("it is RAID"), "{refused}");
     targets.release("1/1");
-    assert!(targets.set_logical(logical()));
+    assert!(targets.set_logical(logical(), FREELY).any);
     targets.claim("vg0/a", Access::Write, "1/1").unwrap();
     targets.claim("vg0/bb", Access::Read, "2/1").unwrap();
     assert_eq!(targets.refusal("vg0/bb"), None);
     targets.release("1/1");
     targets.release("2/1");
-    assert!(
-        targets.set_logical(LogicalVolumes::default()),
-        "there were some"
-    );
-    assert!(!targets.set_logical(LogicalVolumes::default()));
+    let none = LogicalVolumes::default;
+    assert!(targets.set_logical(none(), FREELY).any, "there were some");
+    assert!(!targets.set_logical(none(), FREELY).any);
     assert!(targets.claim("vg0/a", Access::Read, "1/1").is_err());
+}
+
+/// One more run, on the second disk.
+fn grown(name: &str, more: (u64, u64)) -> LogicalVolumes {
+    let under = [partitions(0)[1].clone(), disk(1)];
+    let mut found = logical();
+    let (at, (_, runs)) = (0..)
+        .zip(LOGICAL)
+        .find(|(_, logical)| logical.0 == name)
+        .unwrap();
+    let runs = runs.iter().copied().chain([(1, more.0, more.1)]);
+    let stretches: Vec<_> = runs
+        .map(|(volume, sector, sectors)| Stretch {
+            sectors,
+            chunk: 0,
+            runs: vec![Run { volume, sector }],
+        })
+        .collect();
+    let aliases = found.volumes[at].aliases.clone();
+    let volume = Volume::assembled(name.into(), &stretches, &under).unwrap();
+    found.volumes[at] = Volume { aliases, ..volume };
+    found
+}
+
+#[test]
+fn a_volume_that_is_in_use_grows_where_no_other_is() {
+    for (name, before) in [("vg0/a", 10), ("vg0/b", 10), ("vg0/ab", 16), ("vg0/bb", 12)] {
+        let mut targets = targets();
+        let id = targets.claim(name, Access::Write, "1/1").unwrap();
+        let changed = look(&mut targets, 1, grown(name, (80, 4)));
+        assert_eq!((changed.grown, changed.kept), (vec![id], vec![]), "{name}");
+        let volume = targets.volume(id);
+        assert_eq!(volume.sectors, before + 4);
+        assert!(volume.is_on(1));
+        // What it has got is its own,
+        let other = targets.claim("nvme1n1", Access::Write, "2/1");
+        assert!(matches!(other, Err(TargetError::InUse { .. })), "{other:?}");
+        // and is not taken from it.
+        let changed = look(&mut targets, 1, logical());
+        assert_eq!(changed.kept, [(name.into(), "it would be smaller".into())]);
+        assert_eq!(targets.volume(id).sectors, before + 4);
+        let again = look(&mut targets, 1, grown(name, (80, 4)));
+        assert_eq!((again.grown, again.kept), (vec![], vec![]));
+        assert!(targets.is_current(targets.volume(id)));
+    }
+    // Another guest has what it would get, by the name of a volume that is no more.
+    let mut targets = targets();
+    targets.claim("vg0/b", Access::Write, "2/1").unwrap();
+    let id = targets.claim("vg0/a", Access::Write, "1/1").unwrap();
+    let mut found = grown("vg0/a", (20, 10));
+    found.volumes.retain(|volume| volume.name != "vg0/b");
+    let changed = look(&mut targets, 1, found);
+    let kept: Vec<_> = changed.kept.iter().map(|(_, why)| &**why).collect();
+    let taken = "2/1 has a part of what it would get, as vg0/b";
+    assert_eq!(kept, [taken, "it was removed"]);
+    assert_eq!(targets.volume(id).sectors, 10);
+    // Its new name or a namesake does not do.
+    let mut targets = self::targets();
+    targets.claim("vg0/b", Access::Write, "2/1").unwrap();
+    let mut found = logical();
+    found.volumes[1].aliases.push("LVUUID=other".into());
+    let changed = look(&mut targets, 1, found);
+    assert_eq!(changed.kept[0].1, "another volume has its name now");
 }
 
 #[test]
 fn what_is_written_while_a_table_is_read_counts() {
     for name in ["nvme0n1", "nvme0n1p2"] {
         let mut targets = targets();
-        assert!(targets.begin_table(0, Unit(1)));
+        targets.begin_table(0, Unit(1)).unwrap();
         targets.claim(name, Access::Write, "1/1").unwrap();
         targets.release("1/1");
-        assert!(targets.divide(0, Unit(1), partitions(0)));
-        targets.set_logical(logical());
+        targets.divide(0, Unit(1), partitions(0), FREELY).unwrap();
+        targets.set_logical(logical(), FREELY);
         let moved = targets.claim("vg0/a", Access::Read, "2/1");
         assert!(
             matches!(moved, Err(TargetError::Relocated(_))),
@@ -231,10 +311,6 @@ fn what_is_written_while_a_table_is_read_counts() {
         );
         targets.claim("vg0/b", Access::Read, "2/1").unwrap();
     }
-    let mut targets = targets();
-    assert!(targets.begin_table(0, Unit(1)));
-    targets.claim("vg0/ab", Access::Read, "1/1").unwrap();
-    assert!(!targets.divide(0, Unit(1), partitions(0)));
 }
 
 #[test]

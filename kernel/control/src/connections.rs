@@ -12,7 +12,7 @@ use core::mem;
 
 use log::{error, info};
 use spindle_blkif::worker::{Order, Report};
-use spindle_blkif::{Gate, RingId, RingShare, RingStats};
+use spindle_blkif::{Gate, RingGrowth, RingId, RingShare, RingStats};
 use spindle_block::Targets;
 use spindle_kept::{DeviceRecord, QueueRecord};
 use spindle_xen::xenbus::{Abi, Backend, ConnectRequest, DeviceId, Generation, Refusal};
@@ -35,6 +35,8 @@ pub(crate) struct DeviceRing {
     stats: Arc<RingStats>,
     /// The share that it is to have once its core has answered.
     share: Option<Box<RingShare>>,
+    /// What its volume has grown to, likewise.
+    pub(crate) growth: Option<Box<RingGrowth>>,
 }
 
 /// How far a ring has got.
@@ -64,6 +66,24 @@ impl DeviceRing {
             &mut RingPhase::Attached(ring) => {
                 cores.order(self.core, Order::Resize { ring, sectors });
             }
+            RingPhase::Detaching(_) => {}
+        }
+    }
+
+    /// Its core.
+    pub(crate) fn core(&self) -> CoreId {
+        self.core
+    }
+
+    /// Its volume has grown to one with another map: passes that on to its core.
+    pub(crate) fn grow<H: Hypervisor, W: CoreWorker>(
+        &mut self,
+        growth: Box<RingGrowth>,
+        cores: &mut Cores<H, W>,
+    ) {
+        match self.phase {
+            RingPhase::Attaching { .. } => self.growth = Some(growth),
+            RingPhase::Attached(ring) => cores.order(self.core, Order::Grow { ring, growth }),
             RingPhase::Detaching(_) => {}
         }
     }
@@ -286,6 +306,7 @@ impl<H: Hypervisor> Devices<H> {
                         mapped,
                         stats,
                         share: None,
+                        growth: None,
                     });
                     cores.order(
                         core,
@@ -358,6 +379,9 @@ impl<H: Hypervisor> Devices<H> {
                     } = was
                     {
                         cores.order(core, Order::Resize { ring, sectors });
+                    }
+                    if let Some(growth) = attached.growth.take() {
+                        cores.order(core, Order::Grow { ring, growth });
                     }
                     if let Some(share) = attached.share.take() {
                         cores.order(core, Order::Share { ring, share });

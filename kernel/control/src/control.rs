@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use log::{debug, error, info, warn};
 use spindle_blkif::BlockRead;
 use spindle_blkif::worker::{LOOK_WITHOUT_RINGS_NS, Order, Report};
-use spindle_block::SubmitError;
+use spindle_block::{SubmitError, Volume, VolumeId};
 use spindle_config::Config;
 use spindle_status::path;
 use spindle_xen::event::Port;
@@ -347,7 +347,10 @@ impl<H: Hypervisor, W: CoreWorker> Control<H, W> {
         let cores = &self.cores;
         let behind = |disk: usize, given: &_| cores.behind(disk, given);
         let mut care = self.disks.attend(now, behind);
-        if let Some((read, tries)) = self.disks.next_read(now, &mut care.listed) {
+        let (devices, cores) = (&self.devices, &self.cores);
+        let may_grow = |id: VolumeId, new: &Volume| devices.may_grow(id, new, cores);
+        let read = self.disks.next_read(now, &may_grow, &mut care);
+        if let Some((read, tries)) = read {
             match self.cores.reader(read.disk, tries) {
                 Some(core) => self.cores.order(core, Order::Read(read)),
                 None => self.disks.has_read(BlockRead {
@@ -394,6 +397,11 @@ impl<H: Hypervisor, W: CoreWorker> Control<H, W> {
             self.list_disks();
             let (backend, cores) = (&mut self.backend, &mut self.cores);
             self.devices.resize(volume, sectors, backend, cores);
+        }
+        for volume in core::mem::take(&mut care.grown) {
+            let (targets, backend) = (&self.disks.targets, &mut self.backend);
+            self.devices.grow(volume, targets, backend, &mut self.cores);
+            care.listed = true;
         }
         for removed in &care.removed {
             let (disk, unit) = (removed.disk, removed.unit);

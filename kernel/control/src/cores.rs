@@ -218,6 +218,12 @@ impl<H: Hypervisor, W: CoreWorker> Cores<H, W> {
         serving.count()
     }
 
+    /// Whether a core has a queue on every disk of `volume`.
+    pub(crate) fn serves(&self, core: CoreId, volume: &Volume) -> bool {
+        let core = self.cores.get(core.0);
+        core.is_some_and(|core| core.serves_all(volume))
+    }
+
     /// Whether there is no core at all.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -284,6 +290,7 @@ impl<H: Hypervisor, W: CoreWorker> Cores<H, W> {
                 Order::FailDisk(_)
                     | Order::CutOff(_)
                     | Order::Resize { .. }
+                    | Order::Grow { .. }
                     | Order::Share { .. }
                     | Order::Remove { .. }
                     | Order::Read(_)

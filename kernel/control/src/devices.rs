@@ -61,7 +61,7 @@ pub(crate) enum OpenDisk {
 }
 
 impl OpenDisk {
-    fn has(&self, id: VolumeId) -> bool {
+    pub(crate) fn has(&self, id: VolumeId) -> bool {
         matches!(self, Self::There { volume, .. } if *volume == id)
     }
 
@@ -346,7 +346,10 @@ impl<H: Hypervisor> Devices<H> {
     /// A part of a disk is no longer what it was. Those who have it reach nothing from now on, and
     /// stay connected as on a lost disk, so that their guests get errors rather than no answer.
     pub(crate) fn remove(&mut self, removed: &Removed, backend: &mut Backend) {
-        for AttachedDevice { id, disk, .. } in &mut self.list {
+        for AttachedDevice {
+            id, disk, rings, ..
+        } in &mut self.list
+        {
             let mut volumes = removed.volumes.iter();
             let Some((_, name)) = volumes.find(|(volume, _)| disk.has(*volume)) else {
                 continue;
@@ -355,6 +358,8 @@ impl<H: Hypervisor> Devices<H> {
             error!("{id}: {text}");
             let refusal = Refusal::new(Errno::ENODEV, text);
             backend.emptied(*id, &refusal);
+            // What they grow to may be there.
+            rings.iter_mut().for_each(|ring| ring.growth = None);
             *disk = OpenDisk::Removed(refusal);
             self.changed = true;
         }
@@ -371,6 +376,7 @@ fn refusal_of(error: &TargetError) -> Refusal {
         | TargetError::Mixed { .. }
         | TargetError::Stale { .. }
         | TargetError::Relocated(_)
+        | TargetError::Kept { .. }
         | TargetError::MayChange { .. } => Errno::EBUSY,
         TargetError::ReadOnly(_) => Errno::EROFS,
     };

@@ -29,6 +29,7 @@ mod control;
 mod cores;
 mod devices;
 mod disks;
+mod growth;
 mod hypervisor;
 mod keeper;
 mod late;

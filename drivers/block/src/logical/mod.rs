@@ -104,7 +104,10 @@ impl PhysicalVolumes {
         let located = self.0.iter().filter_map(|(disk, unit, pv)| {
             let mut disks = targets.disks();
             let disk = disks.find(|it| (it.disk, it.unit) == (*disk, *unit))?;
-            let mut volumes = targets.volumes();
+            // A partition that is not where it was read is not where its guest has it.
+            let mut volumes = targets
+                .volumes()
+                .filter(|volume| targets.is_current(volume));
             let volume = volumes.find(|volume| volume.name == pv.volume)?;
             (targets.same_as(disk).is_none()).then_some((&pv.found, volume))
         });

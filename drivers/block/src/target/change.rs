@@ -3,12 +3,14 @@
 //! What is taken out stays for those who have it, under no name: their claims refer to it, and are
 //! released as any other. It meets no other volume from then on, since nothing of it is reached.
 
+use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt::Display;
 use core::mem;
 
-use super::piece::meet;
+use super::piece::{Piece, meet};
+use super::redescribe::{MayGrow, Redescribed};
 use super::{FailedTarget, TargetEntry, TargetKind, Targets, VolumeId};
 use crate::{Access, Unit, Volume};
 
@@ -30,7 +32,7 @@ impl<H: Copy + PartialEq + Display> Targets<H> {
             let entry = &mut self.entries[index];
             // It is no disk of its own any longer, and never a part of another one.
             (entry.kind, entry.volume.sectors) = (TargetKind::Closed, 0);
-            entry.pieces = Vec::new();
+            (entry.pieces, entry.kept) = (Vec::new(), None);
             let name = mem::take(&mut entry.volume.name);
             let mut known = mem::take(&mut entry.volume.aliases);
             known.push(name.clone());
@@ -66,70 +68,92 @@ impl<H: Copy + PartialEq + Display> Targets<H> {
         self.put(TargetEntry::disk(disk, medium));
     }
 
-    /// The partition table of the disk that is `unit` of disk number `disk` is about to be read; false if
-    /// that is of no use: a guest has one of its partitions or a logical volume on it, or may be writing the
-    /// table. All that
-    /// [`Targets::claim`] gives out from now on counts for what [`Targets::divide`] takes in.
-    pub fn begin_table(&mut self, disk: usize, unit: Unit) -> bool {
-        let Some(at) = self.whole(disk, unit) else {
-            return false;
-        };
-        let Some(medium) = self.entries[at].medium() else {
-            return false;
-        };
-        let part = TargetKind::PartitionOf(at);
-        let mut claims = self.claims.iter().map(|claim| {
+    /// The partition table of the disk that is `unit` of disk number `disk` is about to be read, and the
+    /// metadata on it. All that [`Targets::claim`] gives out from now on counts for what
+    /// [`Targets::divide`] takes in; of what guests have by now, that which one has for writing alone.
+    ///
+    /// # Errors
+    /// Why that is of no use: there is no such disk, or a guest may be writing the table, that is, has the
+    /// whole disk for writing and has not agreed to share it.
+    pub fn begin_table(&mut self, disk: usize, unit: Unit) -> Result<(), String> {
+        let at = self.whole(disk, unit).ok_or("it has gone")?;
+        let medium = self.entries[at].medium();
+        let mut writers = self
+            .claims
+            .iter()
+            .filter(|claim| claim.access == Access::Write);
+        let all = writers.find(|claim| {
             let entry = &self.entries[claim.volume];
-            (entry, claim.access)
+            entry.is_disk() && entry.medium() == medium
         });
-        let in_use = claims.any(|(entry, access)| {
-            let writes = entry.is_disk() && access != Access::Read;
-            let matters = writes || entry.kind == TargetKind::Logical;
-            entry.is_on_medium(medium) && matters || entry.kind == part
-        });
-        if !in_use {
-            self.entries[at].stale = false;
-            let parts = self.entries.iter_mut().filter(|entry| entry.kind == part);
-            parts.for_each(|entry| entry.written = false);
+        if let Some(claim) = all {
+            let holder = claim.holder;
+            return Err(format!("{holder} has all of it for writing"));
         }
-        !in_use
+        self.entries[at].stale = false;
+        for index in 0..self.entries.len() {
+            let written = self.claims.iter().any(|claim| {
+                let of_part = self.entries[claim.volume].kind != TargetKind::Logical;
+                of_part && claim.access == Access::Write && self.overlap(claim.volume, index)
+            });
+            let entry = &mut self.entries[index];
+            if entry.kind == TargetKind::PartitionOf(at) {
+                entry.written &= written;
+            }
+        }
+        Ok(())
     }
 
     /// Takes in the partitions of the disk that is `unit` of disk number `disk`, in place of those that
-    /// it had; false if it has gone or if a guest has one of those. If the disk was given out whole for
-    /// writing since [`Targets::begin_table`], they are refused.
-    pub fn divide(&mut self, disk: usize, unit: Unit, partitions: Vec<Volume>) -> bool {
-        let Some(at) = self.whole(disk, unit) else {
-            return false;
-        };
+    /// it had; `None` if it has gone. One that a guest has grows with its entry of the table if that moves
+    /// no block of it, and stays as it is otherwise. If the disk was given out whole for writing since
+    /// [`Targets::begin_table`], no further guest is given any of them.
+    pub fn divide(
+        &mut self,
+        disk: usize,
+        unit: Unit,
+        partitions: Vec<Volume>,
+        may_grow: MayGrow<'_>,
+    ) -> Option<Redescribed> {
+        let at = self.whole(disk, unit)?;
         let stale = self.entries[at].stale;
-        let Some(medium) = self.entries[at].medium() else {
-            return false;
-        };
+        let medium = self.entries[at].medium()?;
         let part = TargetKind::PartitionOf(at);
-        let mut claims = self.claims.iter().map(|claim| &self.entries[claim.volume]);
-        let is_on_it = |entry: &TargetEntry| {
-            entry.kind == part || entry.kind == TargetKind::Logical && entry.is_on_medium(medium)
+        let mut changed = Redescribed {
+            any: !partitions.is_empty(),
+            ..Redescribed::default()
         };
-        if claims.any(is_on_it) {
-            return false;
-        }
         // What was given out for writing since, in a table that may be the same.
         let parts = self.entries.iter().filter(|entry| entry.kind == part);
         let written = parts.filter(|entry| entry.written);
         let written: Vec<_> = written.flat_map(|entry| entry.pieces.clone()).collect();
-        for entry in self.entries.iter_mut().filter(|entry| entry.kind == part) {
-            // Its place is free for another one.
-            entry.kind = TargetKind::Closed;
-            (entry.volume.name, entry.volume.aliases) = Default::default();
-            entry.pieces = Vec::new();
+        let mut kept = Vec::new();
+        for index in 0..self.entries.len() {
+            if self.entries[index].kind != part {
+                continue;
+            }
+            changed.any = true;
+            if !self.is_claimed(index) {
+                self.entries[index].vacate();
+                continue;
+            }
+            let name = self.entries[index].volume.name.clone();
+            let new = partitions.iter().find(|new| new.name == name);
+            let new = new.map(|new| (new.clone(), Vec::from([Piece::of(new, medium)])));
+            let new = new.ok_or_else(|| "it was removed".to_string());
+            self.redescribe(index, new, may_grow, &mut changed);
+            self.entries[index].stale = stale;
+            kept.push(name);
         }
         for partition in partitions {
+            if kept.contains(&partition.name) {
+                continue;
+            }
             let mut entry = TargetEntry::partition(partition, at, medium);
             (entry.stale, entry.written) = (stale, meet(&entry.pieces, &written));
             self.put(entry);
         }
-        true
+        Some(changed)
     }
 
     /// How many partitions there are.
@@ -160,10 +184,10 @@ impl<H: Copy + PartialEq + Display> Targets<H> {
         let follows = |failed: &FailedTarget| failed.closed.as_ref() == Some(name);
         self.failed
             .retain(|failed| !is_its(&failed.name) && !follows(failed));
-        let claimed = |index: usize| self.claims.iter().any(|claim| claim.volume == index);
         let mut entries = self.entries.iter().enumerate();
         // One that has gone and that no guest has any longer leaves its place.
-        match entries.position(|(index, entry)| entry.kind == TargetKind::Closed && !claimed(index))
+        match entries
+            .position(|(index, entry)| entry.kind == TargetKind::Closed && !self.is_claimed(index))
         {
             Some(index) => self.entries[index] = entry,
             None => self.entries.push(entry),
@@ -344,29 +368,105 @@ mod tests {
     }
 
     #[test]
-    fn a_disk_is_divided_anew_unless_a_guest_has_a_partition_or_may_write_the_table() {
+    fn a_disk_is_divided_anew_unless_a_guest_may_write_the_table() {
         let mut targets = targets();
-        assert!(targets.begin_table(0, Unit(2)));
-        assert!(targets.divide(0, Unit(2), vec![part(1, 8), part(2, 16)]));
+        assert!(look(&mut targets, vec![part(1, 8), part(2, 16)]).any);
         assert_eq!(targets.partition_count(), 3);
-        let claimed = targets.claim("nvme0n2p2", Access::Write, "1/1").unwrap();
-        assert!(!targets.begin_table(0, Unit(2)));
-        assert!(!targets.divide(0, Unit(2), vec![part(3, 8)]));
-        assert_eq!(targets.volume(claimed).name, "nvme0n2p2");
-        targets.release("1/1");
         targets.claim("nvme0n2", Access::Read, "1/1").unwrap();
-        assert!(targets.begin_table(0, Unit(2)), "it may be read meanwhile");
-        assert!(targets.divide(0, Unit(2), vec![part(3, 8)]));
+        assert_eq!(targets.begin_table(0, Unit(2)), Ok(()), "it may be read");
+        look(&mut targets, vec![part(3, 8)]);
         assert_eq!(targets.partition_count(), 2);
         assert!(targets.named("nvme0n2p2").is_err());
         targets.claim("nvme0n2p3", Access::Read, "2/1").unwrap();
         // The other disk's are what they were.
         targets.claim("nvme0n1p1", Access::Write, "3/1").unwrap();
-        assert!(!targets.begin_table(0, Unit(7)) && !targets.divide(0, Unit(7), Vec::new()));
+        assert!(targets.begin_table(0, Unit(7)).is_err());
+        assert_eq!(targets.divide(0, Unit(7), Vec::new(), FREELY), None);
         targets.release("1/1");
         targets.release("2/1");
         targets.claim("nvme0n2", Access::Write, "1/1").unwrap();
-        assert!(!targets.begin_table(0, Unit(2)));
+        let refused = targets.begin_table(0, Unit(2)).unwrap_err();
+        assert_eq!(refused, "1/1 has all of it for writing");
+        // Who shares it may have changed it with the others' agreement.
+        targets
+            .claim("nvme0n2", Access::SharedWrite, "1/1")
+            .unwrap();
+        assert_eq!(targets.begin_table(0, Unit(2)), Ok(()));
+        look(&mut targets, vec![part(3, 8), part(4, 16)]);
+        let new = targets.claim("nvme0n2p4", Access::SharedWrite, "2/1");
+        new.unwrap();
+    }
+
+    /// Those who have a volume are served whatever it becomes.
+    const FREELY: MayGrow<'static> = &|_, _| Ok(());
+
+    /// Reads the table of the second disk.
+    fn look(targets: &mut Targets<&'static str>, partitions: Vec<Volume>) -> Redescribed {
+        targets.begin_table(0, Unit(2)).unwrap();
+        targets.divide(0, Unit(2), partitions, FREELY).unwrap()
+    }
+
+    #[test]
+    fn a_partition_that_a_guest_has_grows_or_stays_what_it_was() {
+        let sized = |number, start, sectors| Volume {
+            sectors,
+            ..part(number, start)
+        };
+        let mut targets = targets();
+        look(&mut targets, vec![part(1, 8), part(2, 24)]);
+        let id = targets.claim("nvme0n2p1", Access::Write, "1/1").unwrap();
+        let changed = look(&mut targets, vec![sized(1, 8, 16), part(3, 40)]);
+        assert_eq!((changed.grown, changed.kept), (vec![id], vec![]));
+        assert_eq!(targets.volume(id).sectors, 16);
+        assert!(targets.named("nvme0n2p2").is_err());
+        // It may be had by others that way, and more of it is no others'.
+        targets.claim("nvme0n2p3", Access::Write, "2/1").unwrap();
+        let same = look(&mut targets, vec![sized(1, 8, 16), part(3, 40)]);
+        assert_eq!((same.grown, same.kept), (vec![], vec![]));
+        for (other, why) in [
+            (vec![], "it was removed"),
+            (vec![sized(1, 9, 16)], "it would lie elsewhere"),
+            (vec![sized(1, 8, 8)], "it would be smaller"),
+            (
+                vec![sized(1, 8, 34), part(3, 40)],
+                "2/1 has a part of what it would get, as nvme0n2p3",
+            ),
+        ] {
+            let changed = look(&mut targets, other.clone());
+            let kept = changed.kept.iter().find(|(name, _)| name == "nvme0n2p1");
+            assert_eq!(kept.unwrap().1, why);
+            assert_eq!(changed.grown, []);
+            let volume = targets.volume(id);
+            assert_eq!((volume.start, volume.sectors), (8, 16), "{why}");
+            assert!(!targets.is_current(volume));
+            // Not even who shares gets it, nor what lies there by now.
+            let error = targets.claim("nvme0n2p1", Access::SharedWrite, "3/1");
+            let error = error.unwrap_err().to_string();
+            assert!(error.contains(why), "{error}");
+            // It is named once, and again if it is so again after a time.
+            assert!(
+                !look(&mut targets, other)
+                    .kept
+                    .iter()
+                    .any(|it| it.0 == "nvme0n2p1")
+            );
+            let changed = look(&mut targets, vec![sized(1, 8, 16), part(3, 40)]);
+            assert_eq!(changed.kept, []);
+        }
+        let taken = look(&mut targets, vec![part(2, 12), part(3, 40)]);
+        assert_eq!(taken.kept.len(), 1);
+        let in_use = targets.claim("nvme0n2p2", Access::SharedWrite, "3/1");
+        assert!(
+            matches!(in_use, Err(TargetError::InUse { .. })),
+            "{in_use:?}"
+        );
+        targets.release("1/1");
+        look(&mut targets, vec![part(2, 12), part(3, 40)]);
+        targets.claim("nvme0n2p2", Access::Write, "3/1").unwrap();
+        // Who serves it may refuse.
+        let refusing: MayGrow<'_> = &|_, _| Err("a reason");
+        let changed = targets.divide(0, Unit(2), vec![sized(2, 12, 9), part(3, 40)], refusing);
+        assert_eq!(changed.unwrap().kept[0].1, "a reason");
     }
 
     #[test]
@@ -376,13 +476,13 @@ mod tests {
             matches!(claimed, Err(TargetError::Stale { .. }))
         };
         let mut targets = targets();
-        assert!(targets.begin_table(0, Unit(2)));
+        targets.begin_table(0, Unit(2)).unwrap();
         targets.claim("nvme0n2", Access::Write, "1/1").unwrap();
         targets.release("1/1");
-        assert!(targets.divide(0, Unit(2), vec![part(1, 8)]));
+        let divided = targets.divide(0, Unit(2), vec![part(1, 8)], FREELY);
+        assert!(divided.unwrap().any);
         assert!(stale(&mut targets));
-        assert!(targets.begin_table(0, Unit(2)));
-        assert!(targets.divide(0, Unit(2), vec![part(1, 8)]));
+        look(&mut targets, vec![part(1, 8)]);
         assert!(!stale(&mut targets));
     }
 
@@ -390,11 +490,10 @@ mod tests {
     fn partitions_that_come_and_go_leave_nothing_behind() {
         let mut targets = targets();
         for _ in 0..100 {
-            assert!(targets.begin_table(0, Unit(2)));
-            assert!(targets.divide(0, Unit(2), vec![part(1, 8), part(2, 16)]));
+            look(&mut targets, vec![part(1, 8), part(2, 16)]);
             targets.close(0, Unit(2), "gone");
             targets.add(volume("nvme0n2", 0, 2, 0));
-            assert!(targets.divide(0, Unit(2), vec![part(1, 8), part(2, 16)]));
+            look(&mut targets, vec![part(1, 8), part(2, 16)]);
             assert!(targets.failed.is_empty());
         }
         assert!(targets.entries.len() <= 8, "{}", targets.entries.len());

@@ -94,6 +94,17 @@ pub enum TargetError {
          no guest has any of it"
     )]
     Relocated(String),
+    /// Its table or metadata have been changed while a guest has it open.
+    #[error(
+        "target \"{name}\" is still what it was before its table or volume group was changed, since a guest \
+         has it open: {reason}; have the disks looked at again (spindlectl rescan) once that has closed it"
+    )]
+    Kept {
+        /// The volume.
+        name: String,
+        /// Why it could not follow.
+        reason: String,
+    },
     /// The disk has no blocks, or none any more.
     #[error("target \"{0}\" is empty, or has gone")]
     Empty(String),

@@ -1,36 +1,44 @@
 //! Logical volumes in the table: they depend on what stands on disks and partitions, and share blocks
 //! with them.
 
+use alloc::format;
+use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt::Display;
 
 use super::piece::{Piece, meet, runs};
+use super::redescribe::{MayGrow, Redescribed};
 use super::{FailedTarget, TargetEntry, TargetKind, Targets};
 use crate::{LogicalVolumes, Volume};
 
 impl<H: Copy + PartialEq + Display> Targets<H> {
     /// Takes in the logical volumes there are, in place of those that there were. One that a guest has
-    /// stays as it is; if it is another one by now, or none, no further guest is given it. Who asks for
-    /// one that is refused gets the reason. True if there were or are any.
-    pub fn set_logical(&mut self, logical: LogicalVolumes) -> bool {
-        let claimed = |index: usize| self.claims.iter().any(|claim| claim.volume == index);
-        let (mut any, mut kept) = (!logical.volumes.is_empty(), Vec::new());
-        let held: Vec<bool> = (0..self.entries.len()).map(claimed).collect();
-        for (entry, held) in self.entries.iter_mut().zip(held) {
+    /// grows with its description if that moves no block of it, and stays as it is otherwise. Who asks for
+    /// one that is refused gets the reason.
+    pub fn set_logical(&mut self, logical: LogicalVolumes, may_grow: MayGrow<'_>) -> Redescribed {
+        let mut changed = Redescribed {
+            any: !logical.volumes.is_empty(),
+            ..Redescribed::default()
+        };
+        let mut kept = Vec::new();
+        for index in 0..self.entries.len() {
+            let held = self.is_claimed(index);
+            let entry = &mut self.entries[index];
             if entry.kind != TargetKind::Logical {
                 continue;
             }
-            any = true;
-            if held {
-                let mut new = logical.volumes.iter();
-                entry.stale |= !new.any(|new| *new == entry.volume);
-                kept.push(entry.volume.name.clone());
-            } else {
-                // Its place is free for another one.
-                entry.kind = TargetKind::Closed;
-                (entry.volume.name, entry.volume.aliases) = Default::default();
-                entry.pieces = Vec::new();
+            changed.any = true;
+            if !held {
+                entry.vacate();
+                continue;
             }
+            let (name, uuid) = (entry.volume.name.clone(), uuid_alias(&entry.volume));
+            let new = self.described(&name, uuid.as_ref(), &logical);
+            self.redescribe(index, new, may_grow, &mut changed);
+            let entry = &self.entries[index];
+            let stale = entry.kept.is_some() || self.may_have_moved(&entry.pieces);
+            self.entries[index].stale = stale;
+            kept.push(name);
         }
         self.failed.retain(|failed| !failed.logical);
         for volume in logical.volumes {
@@ -46,10 +54,36 @@ impl<H: Copy + PartialEq + Display> Targets<H> {
                 logical: true,
             });
         }
-        any
+        changed
     }
 
-    fn add_logical(&mut self, volume: Volume) {
+    /// What became of the volume of this name and identifier.
+    fn described(
+        &self,
+        name: &str,
+        uuid: Option<&String>,
+        logical: &LogicalVolumes,
+    ) -> Result<(Volume, Vec<Piece>), String> {
+        let mut volumes = logical.volumes.iter();
+        if let Some(new) = volumes.find(|new| new.name == name) {
+            if uuid_alias(new).as_ref() != uuid {
+                return Err("another volume has its name now".to_string());
+            }
+            let pieces = self.pieces_of(new);
+            let pieces = pieces.ok_or_else(|| "a disk under it has gone".to_string())?;
+            return Ok((new.clone(), pieces));
+        }
+        let mut volumes = logical.volumes.iter();
+        if let Some(new) = volumes.find(|new| uuid.is_some() && uuid_alias(new).as_ref() == uuid) {
+            return Err(format!("it is named {} now", new.name));
+        }
+        let mut refused = logical.refused.iter();
+        let reason = refused.find(|(refused, _)| refused == name);
+        let reason = reason.map(|(_, reason)| reason.clone());
+        Err(reason.unwrap_or_else(|| "it was removed".to_string()))
+    }
+
+    fn pieces_of(&self, volume: &Volume) -> Option<Vec<Piece>> {
         let piece = |(disk, unit, start, sectors)| {
             let medium = self.entries[self.whole(disk, unit)?].medium()?;
             let run = Volume {
@@ -60,20 +94,28 @@ impl<H: Copy + PartialEq + Display> Targets<H> {
             };
             Some(Piece::of(&run, medium))
         };
-        let pieces: Option<Vec<Piece>> = runs(&volume).into_iter().map(piece).collect();
+        runs(volume).into_iter().map(piece).collect()
+    }
+
+    fn add_logical(&mut self, volume: Volume) {
         // A disk that has gone meanwhile takes its volumes along.
-        let Some(pieces) = pieces else {
+        let Some(pieces) = self.pieces_of(&volume) else {
             return;
         };
+        let stale = self.may_have_moved(&pieces);
+        let entry = TargetEntry::new(volume, TargetKind::Logical, pieces);
+        self.put(TargetEntry { stale, ..entry });
+    }
+
+    /// Whether what describes a logical volume with these pieces may have been written since it was read.
+    fn may_have_moved(&self, pieces: &[Piece]) -> bool {
         let changes = |entry: &TargetEntry| match entry.kind {
             TargetKind::Disk => entry.stale,
             TargetKind::PartitionOf(_) => entry.written,
             TargetKind::Logical | TargetKind::Closed => false,
         };
         let mut entries = self.entries.iter();
-        let stale = entries.any(|entry| changes(entry) && meet(&entry.pieces, &pieces));
-        let entry = TargetEntry::new(volume, TargetKind::Logical, pieces);
-        self.put(TargetEntry { stale, ..entry });
+        entries.any(|entry| changes(entry) && meet(&entry.pieces, pieces))
     }
 
     /// Whether a volume reaches beyond the end of one of its disks.
@@ -105,4 +147,10 @@ impl<H: Copy + PartialEq + Display> Targets<H> {
             }
         }
     }
+}
+
+/// The name by which a logical volume is the same whatever people call it.
+fn uuid_alias(volume: &Volume) -> Option<String> {
+    let mut aliases = volume.aliases.iter();
+    aliases.find(|alias| alias.starts_with("LVUUID=")).cloned()
 }

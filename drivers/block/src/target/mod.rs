@@ -8,6 +8,7 @@ mod error;
 mod list;
 mod logical;
 mod piece;
+mod redescribe;
 mod spelling;
 #[cfg(test)]
 mod tests;
@@ -21,6 +22,7 @@ use core::mem;
 use crate::{Access, Unit, Volume};
 pub use error::TargetError;
 use piece::Piece;
+pub use redescribe::{MayGrow, Redescribed};
 use spelling::{spelling, unescape};
 
 /// Which volume of a [`Targets`] table. It is that volume's for as long as any holder has it, or as
@@ -53,6 +55,8 @@ struct TargetEntry {
     stale: bool,
     /// Whether what a partition holds, which may be LVM's metadata, may have been written since then.
     written: bool,
+    /// Why it is not what its table or metadata have by now, as long as a guest has it open.
+    kept: Option<String>,
 }
 
 impl TargetEntry {
@@ -63,6 +67,7 @@ impl TargetEntry {
             pieces,
             stale: false,
             written: false,
+            kept: None,
         }
     }
 
@@ -82,9 +87,11 @@ impl TargetEntry {
         self.pieces.first().map(|piece| piece.medium)
     }
 
-    /// Whether any of its blocks is on this medium.
-    fn is_on_medium(&self, medium: u64) -> bool {
-        self.pieces.iter().any(|piece| piece.medium == medium)
+    /// Its place is free for another one.
+    fn vacate(&mut self) {
+        self.kind = TargetKind::Closed;
+        (self.volume.name, self.volume.aliases) = Default::default();
+        (self.pieces, self.kept) = (Vec::new(), None);
     }
 
     fn is_disk(&self) -> bool {
@@ -381,6 +388,7 @@ impl<H: Copy + PartialEq + Display> Targets<H> {
             kind,
             pieces,
             stale,
+            kept,
             ..
         } = &self.entries[index];
         let sectors = sectors && volume.sectors_per_block() > 1;
@@ -390,6 +398,13 @@ impl<H: Copy + PartialEq + Display> Targets<H> {
         }
         if access != Access::Read && volume.read_only {
             return Err(TargetError::ReadOnly(name()));
+        }
+        if let Some(reason) = kept {
+            let reason = reason.clone();
+            return Err(TargetError::Kept {
+                name: name(),
+                reason,
+            });
         }
         if let TargetKind::PartitionOf(disk) = *kind {
             let disk = &self.entries[disk].volume;
@@ -417,11 +432,9 @@ impl<H: Copy + PartialEq + Display> Targets<H> {
             });
         }
         let conflict = |claim: &&TargetClaim<H>| {
-            let exclusive = access == Access::Write || claim.access != Access::Read;
             self.overlap(claim.volume, index)
                 && claim.holder != holder
-                && access != Access::SharedWrite
-                && exclusive
+                && self.excludes(claim, access)
         };
         if let Some(claim) = self.claims.iter().find(conflict) {
             let held = self.entries[claim.volume].volume.name.clone();
@@ -457,6 +470,17 @@ impl<H: Copy + PartialEq + Display> Targets<H> {
             self.note_written(index);
         }
         Ok(VolumeId(index))
+    }
+
+    /// Whether who has this keeps those from it who want to have it, or a part of it, with `access`. What
+    /// is not where its table has it by now is no part of what those have agreed on who share.
+    fn excludes(&self, claim: &TargetClaim<H>, access: Access) -> bool {
+        match access {
+            _ if self.entries[claim.volume].kept.is_some() => true,
+            Access::Read => claim.access != Access::Read,
+            Access::Write => true,
+            Access::SharedWrite => false,
+        }
     }
 
     /// Takes back whatever `holder` has.

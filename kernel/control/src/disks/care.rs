@@ -64,6 +64,8 @@ pub(crate) struct Care {
     pub(crate) forgot: Vec<usize>,
     /// Volumes of another size, and that in sectors of 512 bytes.
     pub(crate) resized: Vec<(VolumeId, u64)>,
+    /// Partitions and logical volumes that have grown, and that guests have open.
+    pub(crate) grown: Vec<VolumeId>,
     /// Parts of disks that are no longer what they were.
     pub(crate) removed: Vec<Removed>,
     /// There are other disks than before.

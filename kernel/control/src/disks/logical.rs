@@ -2,6 +2,7 @@
 //! anew.
 
 use log::{error, info, warn};
+use spindle_block::{MayGrow, Redescribed};
 
 use super::Disks;
 
@@ -10,11 +11,11 @@ const MOST_LOGGED: usize = 32;
 
 impl<Q> Disks<Q> {
     /// Takes in the logical volumes on what is known of all disks, and reports those in the log that are
-    /// not as they were. True if there were or are any.
-    pub(super) fn look_for_logical(&mut self) -> bool {
+    /// not as they were. Gives what has changed.
+    pub(super) fn look_for_logical(&mut self, may_grow: MayGrow<'_>) -> Redescribed {
         let Some(found) = self.physical.logical(&self.targets) else {
             error!("there is no memory to look for logical volumes: those that were served stay");
-            return false;
+            return Redescribed::default();
         };
         for volume in &found.volumes {
             if self.targets.volumes().any(|known| known == volume) {
@@ -40,6 +41,6 @@ impl<Q> Disks<Q> {
         if more > 0 {
             warn!("{more} volumes more are not served");
         }
-        self.targets.set_logical(found)
+        self.targets.set_logical(found, may_grow)
     }
 }

@@ -157,7 +157,7 @@ impl<Q: Default> Disks<Q> {
             disks.targets.note_failed(name, reason);
         }
         disks.physical = physical;
-        disks.look_for_logical();
+        disks.look_for_logical(&|_, _| Ok(()));
         disks.ready = reader.map(|(_, queues)| queues);
         disks
     }

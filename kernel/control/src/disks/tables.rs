@@ -1,18 +1,22 @@
-//! Partition tables, and LVM2's metadata on disks and partitions: those of the disks that are there at the start, read before any guest is served,
-//! and those of disks that come later, or that an administrator has looked at again.
+//! Partition tables, and LVM2's metadata on disks and partitions: those of the disks that are there at the
+//! start, read before any guest is served, and those of disks that come later, or that an administrator
+//! has looked at again.
 //!
 //! The latter are read by ring cores, one page at a time, while all else goes on. A disk is
-//! offered before that, so that nothing depends on its table; its partitions follow.
+//! offered before that, so that nothing depends on its table; its partitions follow. Logical volumes are
+//! put together when all tables have been read that are to be, as what one group says may be on several
+//! disks.
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use log::{error, info, warn};
 use spindle_blkif::BlockRead;
-use spindle_block::{ReadError, Table, TableReader, TableStep, Unit, Volume};
+use spindle_block::{MayGrow, ReadError, Redescribed, Table, TableReader, TableStep, Unit, Volume};
 use spindle_hw::SharedPages;
 
 use super::Disks;
+use super::care::Care;
 
 /// Partitions of all disks together, at most: each takes about a KiB.
 const MOST: usize = 512;
@@ -37,6 +41,8 @@ pub(super) struct Tables {
     readers: Vec<Reader>,
     /// A core has been asked for blocks.
     asked: Option<Asked>,
+    /// A table has been read since logical volumes were put together.
+    read: bool,
     /// The token of the last reader.
     token: u64,
 }
@@ -93,7 +99,7 @@ impl<Q> Disks<Q> {
         }
     }
 
-    /// All tables are to be read again that no guest depends on or may be writing.
+    /// All tables are to be read again that no guest may be writing.
     pub(super) fn look_for_all_partitions(&mut self) {
         let disks: Vec<Volume> = self.targets.disks().cloned().collect();
         for disk in disks {
@@ -108,11 +114,12 @@ impl<Q> Disks<Q> {
     }
 
     /// Goes on with the tables: what a core is to read next, if anything, and how many cores have not
-    /// taken it. `divided` is set if there are other partitions than before.
+    /// taken it. `care` has what has changed; a volume that a guest has open grows if it `may_grow`.
     pub(crate) fn next_read(
         &mut self,
         now: u64,
-        divided: &mut bool,
+        may_grow: MayGrow<'_>,
+        care: &mut Care,
     ) -> Option<(Box<BlockRead>, usize)> {
         while self.tables.asked.is_none() {
             // What a lost twin may still write could be the table.
@@ -120,10 +127,25 @@ impl<Q> Disks<Q> {
                 let Volume { disk, unit, .. } = *it.reader.disk();
                 self.lost(disk).is_none() && !self.targets.awaits_writer(disk, unit)
             };
-            let at = self.tables.readers.iter().position(settled)?;
+            let Some(at) = self.tables.readers.iter().position(settled) else {
+                if core::mem::take(&mut self.tables.read) {
+                    let changed = self.look_for_logical(may_grow);
+                    self.note_changed(changed, care);
+                }
+                return None;
+            };
             let mut reader = self.tables.readers.remove(at);
             let (disk, unit) = (reader.reader.disk().disk, reader.reader.disk().unit);
-            if !reader.begun && !self.targets.begin_table(disk, unit) {
+            if !reader.begun
+                && let Err(reason) = self.targets.begin_table(disk, unit)
+            {
+                // Where there is nothing else on it, nothing is missed either.
+                let name = &reader.reader.disk().name;
+                let mut volumes = self.targets.volumes();
+                if volumes.any(|it| it.name != *name && it.is_on_unit(disk, unit)) {
+                    info!("disk {name}: its partition table is not read: {reason}");
+                    self.rescan.note(name, &reason);
+                }
                 continue;
             }
             reader.begun = true;
@@ -132,7 +154,7 @@ impl<Q> Disks<Q> {
                     let tables = &mut self.tables;
                     let (page, pages) = (tables.page.take(), tables.pages.as_mut());
                     let Some(page) = page.or_else(|| pages?()) else {
-                        self.finish(&reader.reader, Err(ReadError::NoMemory));
+                        self.finish(&reader.reader, Err(ReadError::NoMemory), may_grow, care);
                         continue;
                     };
                     let volume = reader.reader.disk();
@@ -152,7 +174,7 @@ impl<Q> Disks<Q> {
                     tables.asked = Some(Asked { since, warned });
                     return Some((Box::new(read), tries));
                 }
-                TableStep::Done(read) => *divided |= self.finish(&reader.reader, read),
+                TableStep::Done(read) => self.finish(&reader.reader, read, may_grow, care),
             }
         }
         None
@@ -198,28 +220,44 @@ impl<Q> Disks<Q> {
         waited < PROMPT_NS
     }
 
-    /// A table has been read, or cannot be. True if there are other partitions than before.
-    fn finish(&mut self, reader: &TableReader, read: Result<Table, ReadError>) -> bool {
+    /// A table has been read, or cannot be.
+    fn finish(
+        &mut self,
+        reader: &TableReader,
+        read: Result<Table, ReadError>,
+        may_grow: MayGrow<'_>,
+        care: &mut Care,
+    ) {
         let disk = reader.disk();
         match read {
             Ok(mut table) => {
                 let physical = core::mem::take(&mut table.physical);
-                let before = self.targets.partition_count();
-                let others = before - self.targets.partition_count_of(disk.disk, disk.unit);
+                let all = self.targets.partition_count();
+                let others = all - self.targets.partition_count_of(disk.disk, disk.unit);
                 let partitions = take(disk, table, others);
-                let found = !partitions.is_empty();
-                if !self.targets.divide(disk.disk, disk.unit, partitions) {
-                    return false;
+                let divided = self
+                    .targets
+                    .divide(disk.disk, disk.unit, partitions, may_grow);
+                if let Some(changed) = divided {
+                    self.note_changed(changed, care);
+                    self.physical.set(disk.disk, disk.unit, physical);
+                    self.tables.read = true;
                 }
-                self.physical.set(disk.disk, disk.unit, physical);
-                let logical = self.look_for_logical();
-                logical || found || before != self.targets.partition_count()
             }
             Err(error) => {
                 let name = &disk.name;
                 error!("disk {name}: its partition table cannot be read: {error}");
-                false
+                self.rescan.note(name, &error);
             }
+        }
+    }
+
+    /// Passes on what tables or metadata have changed.
+    fn note_changed(&mut self, changed: Redescribed, care: &mut Care) {
+        care.listed |= changed.any;
+        care.grown.extend(changed.grown);
+        for (name, reason) in changed.kept {
+            warn!("volume {name} stays what it was, since a guest has it open: {reason}");
         }
     }
 }

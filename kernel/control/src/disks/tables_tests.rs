@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use core::cell::Cell;
 
 use spindle_blkif::BlockRead;
-use spindle_block::{Access, BlockController, SubmitError, Table, Unit, Volume};
+use spindle_block::{Access, BlockController, SubmitError, Table, Unit, Volume, VolumeId};
 use spindle_hw::SharedPages;
 use spindle_testkit::gpt::Gpt;
 use spindle_testkit::lvm::{LvmImage, LvmText};
@@ -15,6 +15,7 @@ use spindle_xen::DomId;
 use spindle_xen::xenbus::DeviceId;
 
 use super::Disks;
+use super::care::Care;
 
 const BLOCKS: u64 = 2048;
 const SECOND: u64 = 1_000_000_000;
@@ -52,6 +53,8 @@ struct Bench {
     disks: Disks<()>,
     image: Vec<u8>,
     pages: Rc<Cell<usize>>,
+    /// What has grown that is open.
+    grown: Vec<VolumeId>,
     now: u64,
 }
 
@@ -85,15 +88,17 @@ impl Bench {
             disks,
             image,
             pages,
+            grown: Vec::new(),
             now: SECOND,
         }
     }
 
     /// What a core is asked for next, how many have not taken it, and whether partitions have changed.
     fn next(&mut self) -> (Option<(Box<BlockRead>, usize)>, bool) {
-        let mut divided = false;
-        let read = self.disks.next_read(self.now, &mut divided);
-        (read, divided)
+        let mut care = Care::default();
+        let read = self.disks.next_read(self.now, &|_, _| Ok(()), &mut care);
+        self.grown.extend(care.grown);
+        (read, care.listed)
     }
 
     /// A core reads what it was asked for.
@@ -108,12 +113,26 @@ impl Bench {
     /// Looks at the table again, with cores that work; whether partitions have changed.
     fn look(&mut self) -> bool {
         self.disks.rescan(self.now);
+        let mut any = false;
         loop {
-            match self.next() {
-                (Some((read, _)), _) => self.carry_out(*read),
-                (None, divided) => return divided,
+            let (read, divided) = self.next();
+            any |= divided;
+            match read {
+                Some((read, _)) => self.carry_out(*read),
+                None => return any,
             }
         }
+    }
+
+    /// A guest has this volume for writing.
+    fn claim(&mut self, name: &str, guest: u16) -> VolumeId {
+        let claimed = (self.disks.targets).claim(name, Access::Write, device(guest));
+        claimed.unwrap()
+    }
+
+    /// What the administrator is answered who asked last.
+    fn answer(&mut self) -> String {
+        self.disks.rescanned(false, self.now).expect("it is due")
     }
 
     /// Its partitions: where each begins.
@@ -193,19 +212,102 @@ fn logical_volumes_come_and_go_with_the_metadata_of_a_partition() {
     // The disk is replaced by one that has not been read yet.
     bench.disks.targets.close(0, Unit(0), "replaced");
     assert_eq!(start(&bench, "vg0/web"), None);
-    // Nothing moves beneath a guest.
+    // Nothing moves beneath a guest, and others come and go.
     let mut bench = Bench::new(image(&["web", "db"]));
     assert!(bench.look());
-    let (frontend, device) = (DomId(3), 51712);
-    let id = DeviceId { frontend, device };
-    let targets = &mut bench.disks.targets;
-    targets.claim("vg0/db", Access::Write, id).unwrap();
+    let id = bench.claim("vg0/db", 1);
+    bench.image = image(&["new", "db", "old"]);
+    assert!(bench.look());
+    let start_of_db = |bench: &Bench| bench.disks.targets.volume(id).start;
+    assert_eq!(Some(start_of_db(&bench)), found[1]);
+    assert_eq!(start(&bench, "vg0/new"), found[0]);
+    assert!(start(&bench, "vg0/old").is_some());
+    assert_eq!(bench.answer(), "1\ndisk0 works");
     bench.image = image(&["db"]);
-    assert!(!bench.look(), "it is not looked at");
-    assert_eq!(start(&bench, "vg0/web"), found[0]);
-    bench.disks.targets.release(id);
+    assert!(bench.look());
+    assert_eq!(Some(start_of_db(&bench)), found[1]);
+    assert_eq!(
+        bench.answer(),
+        "2\ndisk0 works\nvg0/db: stays what it was, since a guest has it open: it would lie elsewhere"
+    );
+    bench.disks.targets.release(device(1));
     assert!(bench.look());
     assert_eq!(start(&bench, "vg0/db"), found[0]);
+    assert_eq!(bench.answer(), "3\ndisk0 works");
+}
+
+fn device(number: u16) -> DeviceId {
+    let (frontend, device) = (DomId(number), 51712);
+    DeviceId { frontend, device }
+}
+
+#[test]
+fn what_a_guest_has_open_grows_with_its_metadata_or_its_table() {
+    let uuid = b"AAAAAAaaaabbbbccccddddeeeeffffff";
+    let image = |size: u64, segments: &[(u64, u64, &[(usize, u64)])]| {
+        let text = LvmText::new("vg0").on(uuid).with("web", segments);
+        let mut image = Gpt::new(9, BLOCKS)
+            .with(1, 64, 1663, "part")
+            .with(2, 1700, 1700 + size - 1, "part")
+            .sealed()
+            .image();
+        let part = LvmImage::new(uuid, 1600, &text.text()).image();
+        image[64 * 512..1664 * 512].copy_from_slice(&part);
+        image
+    };
+    let mut bench = Bench::new(image(8, &[(1, 0, &[(0, 0)])]));
+    assert!(bench.look());
+    let web = bench.claim("vg0/web", 1);
+    let part = bench.claim("disk0p2", 2);
+    let sectors = |bench: &Bench| {
+        let sectors = [web, part].map(|id| bench.disks.targets.volume(id).sectors);
+        (sectors, core::mem::take(&mut bench.grown.clone()))
+    };
+    assert_eq!(sectors(&bench), ([8, 8], Vec::new()));
+    for (size, segments, expected) in [
+        (16, &[(3, 0, &[(0, 0)][..])][..], [24, 16]),
+        (16, &[(3, 0, &[(0, 0)]), (2, 0, &[(0, 9)])], [40, 16]),
+        (24, &[(3, 0, &[(0, 0)]), (4, 0, &[(0, 9)])], [56, 24]),
+    ] {
+        bench.grown.clear();
+        bench.image = image(size, segments);
+        assert!(bench.look());
+        let (sizes, grown) = sectors(&bench);
+        assert_eq!(sizes, expected);
+        assert!(grown.contains(&web));
+        bench.grown.clear();
+        assert!(bench.look());
+        assert_eq!(sectors(&bench), (expected, Vec::new()), "the same again");
+    }
+    // And none of it is taken from them.
+    bench.image = image(16, &[(3, 0, &[(0, 0)])]);
+    assert!(bench.look());
+    assert_eq!(sectors(&bench), ([56, 24], Vec::new()));
+    let answer = bench.answer();
+    let lines: Vec<_> = answer.lines().skip(2).collect();
+    assert_eq!(lines.len(), 2, "{answer}");
+    assert!(
+        lines
+            .iter()
+            .all(|line| line.ends_with("it would be smaller"))
+    );
+}
+
+#[test]
+fn the_answer_names_the_disks_whose_tables_were_not_read() {
+    let mut bench = Bench::new(table(&[64]));
+    assert!(bench.look());
+    bench.answer();
+    bench.claim("disk0", 1);
+    bench.image = table(&[64, 256]);
+    assert!(!bench.look());
+    let answer = bench.answer();
+    let why = "disk0: its table was not read: 1/51712 has all of it for writing";
+    assert_eq!(answer, alloc::format!("2\ndisk0 works\n{why}"));
+    bench.disks.targets.release(device(1));
+    assert!(bench.look());
+    assert_eq!(bench.partitions(), at(&[64, 256]));
+    assert_eq!(bench.answer(), "3\ndisk0 works");
 }
 
 #[test]
