@@ -97,7 +97,7 @@ pub(crate) fn newest(
 }
 
 /// Why an area gives no text.
-enum AreaError {
+pub(crate) enum AreaError {
     Stop,
     Damaged(Reason),
 }
@@ -111,15 +111,55 @@ impl From<Unread> for AreaError {
     }
 }
 
-fn read_area(
+/// The header of an area, as it stands on the disk, once that holds.
+pub(crate) struct AreaHeader {
+    pub(crate) sector: Vec<u8>,
+    /// Where it begins, in bytes.
+    pub(crate) start: u64,
+    pub(crate) size: u64,
+    /// Where its text is, from there on, and how long; nowhere if the offset is 0.
+    pub(crate) offset: u64,
+    pub(crate) length: u64,
+    pub(crate) checksum: u32,
+    /// The text is not to be read: LVM keeps others up to date.
+    pub(crate) ignored: bool,
+}
+
+impl AreaHeader {
+    /// Bytes that texts may take.
+    pub(crate) fn room(&self) -> u64 {
+        self.size.saturating_sub(SECTOR)
+    }
+
+    /// The sector that makes another text count, which no other is to follow.
+    pub(crate) fn committing(&self, offset: u64, text: &[u8]) -> Vec<u8> {
+        let mut sector = self.sector.clone();
+        let location = RawLocation {
+            offset: offset.into(),
+            size: (text.len() as u64).into(),
+            checksum: checksum(text).into(),
+            flags: 0.into(),
+        };
+        let none = [0; size_of::<RawLocation>()];
+        let at = size_of::<MdaHeader>() - size_of::<RawLocation>();
+        let locations = [location.as_bytes(), &none].concat();
+        sector[at..at + locations.len()].copy_from_slice(&locations);
+        let sum = checksum(&sector[size_of::<U32>()..]);
+        sector[..size_of::<U32>()].copy_from_slice(&sum.to_le_bytes());
+        sector
+    }
+}
+
+/// Reads the header of an area.
+pub(crate) fn read_header(
     source: &mut dyn SectorSource,
     area: &Range<u64>,
-    known: Option<u32>,
-) -> Result<AreaText, AreaError> {
+) -> Result<AreaHeader, AreaError> {
     let mut sector = vec![0; SECTOR as usize];
     read_bytes(source, area.start, &mut sector)?;
+    let bad = AreaError::Damaged("the header of a metadata area does not hold");
     let Ok((header, _)) = MdaHeader::ref_from_prefix(&sector) else {
-        return Ok(AreaText::None);
+        return Err(bad);
     };
     let size = header.size.get();
     let summed = &sector[size_of::<U32>()..];
@@ -129,22 +169,51 @@ fn read_area(
         && area.start.checked_add(size) == Some(area.end)
         && header.checksum.get() == checksum(summed);
     if !holds {
-        return Err(AreaError::Damaged(
-            "the header of a metadata area does not hold",
-        ));
+        return Err(bad);
     }
     let location = &header.committed;
-    let (offset, length) = (location.offset.get(), location.size.get());
-    if offset == 0 || location.flags.get() & IGNORED != 0 {
+    Ok(AreaHeader {
+        start: area.start,
+        size,
+        offset: location.offset.get(),
+        length: location.size.get(),
+        checksum: location.checksum.get(),
+        ignored: location.flags.get() & IGNORED != 0,
+        sector,
+    })
+}
+
+fn read_area(
+    source: &mut dyn SectorSource,
+    area: &Range<u64>,
+    known: Option<u32>,
+) -> Result<AreaText, AreaError> {
+    let header = read_header(source, area)?;
+    if header.offset == 0 || header.ignored {
         return Ok(AreaText::None);
     }
-    let crc = location.checksum.get();
-    if known == Some(crc) {
+    if known == Some(header.checksum) {
         return Ok(AreaText::Known);
     }
-    let room = size.saturating_sub(SECTOR);
+    let text = read_text(source, &header)?;
+    Ok(AreaText::Text(header.checksum, text))
+}
+
+/// Reads the text of an area, which has its checksum.
+pub(crate) fn read_text(
+    source: &mut dyn SectorSource,
+    header: &AreaHeader,
+) -> Result<Vec<u8>, AreaError> {
+    let &AreaHeader {
+        start,
+        size,
+        offset,
+        length,
+        ..
+    } = header;
     // LVM has room for the next version beside this one.
-    let fits = offset >= SECTOR && offset < size && length <= room / 2 && length <= MAX_TEXT;
+    let fits =
+        offset >= SECTOR && offset < size && length <= header.room() / 2 && length <= MAX_TEXT;
     if !fits {
         return Err(AreaError::Damaged(
             "a metadata area has a text of a bad size",
@@ -157,12 +226,12 @@ fn read_area(
     text.resize(length as usize, 0);
     let before_end = (size - offset).min(length) as usize;
     let (front, wrapped) = text.split_at_mut(before_end);
-    read_bytes(source, area.start + offset, front)?;
-    read_bytes(source, area.start + SECTOR, wrapped)?;
-    if checksum(&text) != crc {
+    read_bytes(source, start + offset, front)?;
+    read_bytes(source, start + SECTOR, wrapped)?;
+    if checksum(&text) != header.checksum {
         return Err(AreaError::Damaged(
             "a metadata text does not have its checksum",
         ));
     }
-    Ok(AreaText::Text(crc, text))
+    Ok(text)
 }

@@ -74,14 +74,7 @@ pub struct FoundPv {
 /// # Errors
 /// If reading has to stop.
 pub fn find(source: &mut dyn SectorSource) -> Result<Option<FoundPv>, Unread> {
-    let mut sectors = vec![0; (PLACES * SECTOR) as usize];
-    match read_bytes(source, 0, &mut sectors) {
-        Ok(()) => {}
-        Err(Unread::Bad) => return Ok(None),
-        Err(Unread::Stop) => return Err(Unread::Stop),
-    }
-    let mut places = (0..).zip(sectors.chunks_exact(SECTOR as usize));
-    let Some((uuid, areas)) = places.find_map(|(number, sector)| label(number, sector)) else {
+    let Some((uuid, areas)) = read_label(source)? else {
         return Ok(None);
     };
     let to_sectors = |area: &Range<u64>| area.start / SECTOR..area.end.div_ceil(SECTOR);
@@ -99,8 +92,23 @@ pub fn find(source: &mut dyn SectorSource) -> Result<Option<FoundPv>, Unread> {
     Ok(Some(found))
 }
 
-/// The identifier and the metadata areas, in bytes, if this is a label that holds.
-fn label(number: u64, sector: &[u8]) -> Option<(LvmUuid, Vec<Range<u64>>)> {
+/// The identifier of a physical volume and its metadata areas, in bytes.
+type PvLabel = (LvmUuid, Vec<Range<u64>>);
+
+/// What the label of a physical volume says, if there is one that holds.
+pub(crate) fn read_label(source: &mut dyn SectorSource) -> Result<Option<PvLabel>, Unread> {
+    let mut sectors = vec![0; (PLACES * SECTOR) as usize];
+    match read_bytes(source, 0, &mut sectors) {
+        Ok(()) => {}
+        Err(Unread::Bad) => return Ok(None),
+        Err(Unread::Stop) => return Err(Unread::Stop),
+    }
+    let mut places = (0..).zip(sectors.chunks_exact(SECTOR as usize));
+    Ok(places.find_map(|(number, sector)| label(number, sector)))
+}
+
+/// The same of this sector.
+fn label(number: u64, sector: &[u8]) -> Option<PvLabel> {
     let (header, _) = LabelHeader::ref_from_prefix(sector).ok()?;
     let holds = header.id == *b"LABELONE"
         && header.kind == *b"LVM2 001"

@@ -2,7 +2,8 @@
 //!
 //! [`find`] looks for a physical volume on a disk or partition (`label`) and reads the newest metadata
 //! that it holds (`area`), whose text (`text`) becomes a [`Group`] ([`parse()`], `logical`).
-//! [`assemble()`] puts together what was found on all disks. Nothing is ever written.
+//! [`assemble()`] puts together what was found on all disks. A volume is made, extended, removed or renamed
+//! by editing the text (`change`, `space`) and writing the next one beside it (`rewrite`).
 //!
 //! What is not served is refused by name, with the reason: whatever is no linear or striped logical
 //! volume on physical volumes that are all there. Metadata may have been written by a guest that had
@@ -25,21 +26,26 @@ extern crate alloc;
 
 mod area;
 mod assemble;
+mod change;
 mod crc;
 mod group;
 mod label;
 mod logical;
 mod parse;
+mod rewrite;
 mod source;
+mod space;
 mod text;
 mod uuid;
 
 pub use area::{MAX_AREAS, MAX_TEXT};
 pub use assemble::{Assembled, assemble};
+pub use change::{VolumeChange, change};
 pub use group::{Group, LogicalVolume, LvArea, LvSegment, MemberPv};
 pub use label::{FoundPv, find};
 pub use logical::{MAX_LVS, MAX_SPANS};
 pub use parse::{MAX_PVS, parse};
+pub use rewrite::{Rewrite, RewriteStep, Unchanged};
 pub use source::{SectorSource, Unread, has_room};
 pub use uuid::LvmUuid;
 

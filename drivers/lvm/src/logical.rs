@@ -21,17 +21,17 @@ const STATUS: [&[u8]; 4] = [b"READ", b"WRITE", b"VISIBLE", b"FIXED_MINOR"];
 
 /// Extents of a physical volume that a logical volume has.
 #[derive(Clone, Copy)]
-struct Span {
-    pv: usize,
-    first: u64,
+pub(crate) struct Span {
+    pub(crate) pv: usize,
+    pub(crate) first: u64,
     /// The first one after it.
-    end: u64,
+    pub(crate) end: u64,
     lv: usize,
 }
 
 /// What is read beside the volumes themselves.
-struct Reading<'a> {
-    pvs: &'a [&'a [u8]],
+struct Reading<'a, 'p> {
+    pvs: &'p [&'a [u8]],
     names: Vec<&'a [u8]>,
     spans: Vec<Span>,
     /// Names of other volumes that segments of the volume with this number are made of.
@@ -39,21 +39,25 @@ struct Reading<'a> {
     /// Of these, what snapshots are kept in. To people it is the snapshot, and has its name; in metadata it
     /// is hidden, and what makes it a snapshot is a volume of a name of its own.
     stores: Vec<&'a [u8]>,
+    /// All extents that any volume has are among the spans.
+    complete: bool,
 }
 
-/// Adds the logical volumes to the group.
+/// Adds the logical volumes to the group. Gives the extents that they have, in the order of where they
+/// are, if all of these are known.
 pub(crate) fn logical_volumes<'a>(
     mut body: Body<'a>,
     group: &mut Group,
-    pvs: &'a [&'a [u8]],
+    pvs: &[&'a [u8]],
     read_only: bool,
-) -> Result<(), Reason> {
+) -> Result<Option<Vec<Span>>, Reason> {
     let mut reading = Reading {
         pvs,
         names: Vec::new(),
         spans: Vec::new(),
         used: Vec::new(),
         stores: Vec::new(),
+        complete: true,
     };
     while let Some(item) = body.item()? {
         if let Item::Section(name, body) = item {
@@ -67,16 +71,20 @@ pub(crate) fn logical_volumes<'a>(
         }
     }
     reading.refuse_parts(group);
-    refuse_overlaps(&reading.spans, group);
+    let spans = in_order(&reading.spans);
+    refuse_overlaps(&spans, group);
     for volume in &mut group.logical {
         if volume.refused.is_some() {
             volume.segments = Vec::new();
         }
     }
-    Ok(())
+    // A kind of segment that is not known may have extents of a physical volume that it names.
+    let mut used = reading.used.iter();
+    let complete = reading.complete && !used.any(|(_, name)| pvs.contains(name));
+    Ok(complete.then_some(spans))
 }
 
-impl<'a> Reading<'a> {
+impl<'a> Reading<'a, '_> {
     fn volume(
         &mut self,
         name: &[u8],
@@ -201,6 +209,7 @@ impl<'a> Reading<'a> {
     ) -> Result<Result<Vec<LvArea>, Reason>, Reason> {
         let count = (list.count() / 2) as u64;
         if count == 0 || !extents.is_multiple_of(count) || extents == 0 {
+            self.complete = false;
             return Ok(Err(MAP));
         }
         let share = extents / count;
@@ -218,6 +227,7 @@ impl<'a> Reading<'a> {
                 .checked_add(share)
                 .filter(|end| *end <= member.extents);
             let Some(end) = end else {
+                self.complete = false;
                 outcome = Err("it has extents that its physical volume has not");
                 continue;
             };
@@ -303,17 +313,21 @@ fn refused_kind(kind: &[u8]) -> Reason {
     "it has segments of an unknown kind"
 }
 
-/// Refuses volumes that share extents.
-fn refuse_overlaps(spans: &[Span], group: &mut Group) {
+fn in_order(spans: &[Span]) -> Vec<Span> {
     // Put in order by hand: the library's sort would be a hundredth of the kernel.
     let mut order: Vec<Span> = Vec::with_capacity(spans.len());
     for span in spans {
         let place = order.partition_point(|at| (at.pv, at.first) <= (span.pv, span.first));
         order.insert(place, *span);
     }
+    order
+}
+
+/// Refuses volumes that share extents.
+fn refuse_overlaps(order: &[Span], group: &mut Group) {
     // Of those that begin no later, the one that ends last.
     let mut reach: Option<Span> = None;
-    for span in order {
+    for span in order.iter().copied() {
         let before = reach.filter(|before| before.pv == span.pv);
         if let Some(before) = before.filter(|before| before.end > span.first) {
             for lv in [before.lv, span.lv] {

@@ -3,7 +3,7 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use crate::logical::logical_volumes;
+use crate::logical::{Span, logical_volumes};
 use crate::text::{Body, Item, List, Value};
 use crate::{Group, LvmUuid, MemberPv, Reason};
 
@@ -45,15 +45,39 @@ impl<'a> Status<'a> {
     }
 }
 
+/// What a text has besides, for those who change it.
+pub(crate) struct Ground<'a> {
+    /// All that is in the group's section.
+    pub(crate) body: Body<'a>,
+    /// The names of the physical volumes in the text, in their order.
+    pub(crate) pv_names: Vec<&'a [u8]>,
+    /// Whether volumes may be placed on each.
+    pub(crate) allocatable: Vec<bool>,
+    /// The extents that logical volumes have, in the order of where they are; `None` if that is not all.
+    pub(crate) used: Option<Vec<Span>>,
+    /// Logical volumes that the group may have; 0 for any number.
+    pub(crate) most: u64,
+    pub(crate) writable: bool,
+}
+
 /// Reads a metadata text of this checksum.
 ///
 /// # Errors
 /// If the text is none, or one that says too little to know its name. What is not served for another
 /// reason has that in it.
 pub fn parse(text: &[u8], checksum: u32) -> Result<Group, Reason> {
-    // LVM ends a text with a zero.
+    parse_ground(text, checksum).map(|(group, _)| group)
+}
+
+/// A text up to the zero that LVM ends it with.
+pub(crate) fn unended(text: &[u8]) -> &[u8] {
     let end = text.iter().position(|byte| *byte == 0);
-    let mut top = Body(&text[..end.unwrap_or(text.len())]);
+    &text[..end.unwrap_or(text.len())]
+}
+
+/// The same with what else is needed to change it.
+pub(crate) fn parse_ground(text: &[u8], checksum: u32) -> Result<(Group, Ground<'_>), Reason> {
+    let mut top = Body(unended(text));
     let mut group = None;
     let mut is_group_text = false;
     while let Some(item) = top.item()? {
@@ -87,7 +111,19 @@ pub(crate) fn checked_name(name: &[u8]) -> Option<String> {
     Some(name.into())
 }
 
-fn volume_group(name: &[u8], mut body: Body<'_>, checksum: u32) -> Result<Group, Reason> {
+fn volume_group<'a>(
+    name: &[u8],
+    mut body: Body<'a>,
+    checksum: u32,
+) -> Result<(Group, Ground<'a>), Reason> {
+    let mut ground = Ground {
+        body,
+        pv_names: Vec::new(),
+        allocatable: Vec::new(),
+        used: Some(Vec::new()),
+        most: 0,
+        writable: false,
+    };
     let (mut uuid, mut seqno, mut extent_size) = (None, None, None);
     let (mut status, mut refused) = (Status::none(), None);
     let (mut physical, mut logical) = (None, None);
@@ -100,6 +136,7 @@ fn volume_group(name: &[u8], mut body: Body<'_>, checksum: u32) -> Result<Group,
                 b"id" => uuid = value.quoted().and_then(LvmUuid::from_text),
                 b"seqno" => seqno = value.number(),
                 b"extent_size" => extent_size = value.number(),
+                b"max_lv" => ground.most = value.number().unwrap_or(0),
                 b"status" => status = Status::new(value),
                 b"format" if value.quoted() != Some(b"lvm2") => {
                     refused = Some("its group has metadata of an unknown format");
@@ -130,22 +167,23 @@ fn volume_group(name: &[u8], mut body: Body<'_>, checksum: u32) -> Result<Group,
         physical: Vec::new(),
         logical: Vec::new(),
     };
-    let mut pv_names = Vec::new();
     if let Some(body) = physical {
-        physical_volumes(body, &mut group, &mut pv_names)?;
+        physical_volumes(body, &mut group, &mut ground)?;
     }
+    ground.writable = status.has(b"WRITE");
     if let Some(body) = logical {
-        let read_only = !status.has(b"WRITE");
-        logical_volumes(body, &mut group, &pv_names, read_only)?;
+        let read_only = !ground.writable;
+        ground.used = logical_volumes(body, &mut group, &ground.pv_names, read_only)?;
     }
-    Ok(group)
+    Ok((group, ground))
 }
 
 fn physical_volumes<'a>(
     mut body: Body<'a>,
     group: &mut Group,
-    names: &mut Vec<&'a [u8]>,
+    ground: &mut Ground<'a>,
 ) -> Result<(), Reason> {
+    let names = &mut ground.pv_names;
     while let Some(item) = body.item()? {
         let Item::Section(name, mut body) = item else {
             continue;
@@ -177,6 +215,7 @@ fn physical_volumes<'a>(
         }
         let missing = flags.has(b"MISSING") || status.has(b"MISSING");
         names.push(name);
+        ground.allocatable.push(status.has(b"ALLOCATABLE"));
         group.physical.push(MemberPv {
             uuid,
             start,

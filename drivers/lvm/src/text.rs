@@ -109,6 +109,14 @@ impl<'a> Body<'a> {
         }
     }
 
+    /// Passes the sign that stands next, with what is blank before it.
+    pub(crate) fn pass_sign(&mut self) -> Result<(), Reason> {
+        match self.token()? {
+            Some(Token::Sign(_)) => Ok(()),
+            _ => Err(GRAMMAR),
+        }
+    }
+
     fn token(&mut self) -> Result<Option<Token<'a>>, Reason> {
         self.skip_blanks();
         let Some(&first) = self.0.first() else {

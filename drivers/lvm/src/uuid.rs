@@ -25,6 +25,22 @@ impl LvmUuid {
         from.next().is_none().then(|| Self::new(characters))?
     }
 
+    /// One that follows from these bytes, and another one from others.
+    pub(crate) fn derived(seed: impl IntoIterator<Item = u8>) -> Self {
+        const LETTERS: &[u8; 62] =
+            b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+        // FNV-1a, and a step of it for each character.
+        let step = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
+        let mut hash = seed.into_iter().fold(0xcbf2_9ce4_8422_2325, step);
+        let mut characters = [0; 32];
+        for (place, round) in characters.iter_mut().zip(0..) {
+            hash = step(hash, round);
+            let mixed = hash ^ hash >> 32;
+            *place = LETTERS[(mixed % 62) as usize];
+        }
+        Self(characters)
+    }
+
     /// Its characters, without hyphens.
     #[must_use]
     pub fn characters(&self) -> &str {
