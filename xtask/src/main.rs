@@ -88,8 +88,8 @@ enum Task {
     /// `cargo xtask simulate --help` for its options).
     #[command(disable_help_flag = true)]
     Simulate(simulate::Args),
-    /// Compare the reader of LVM2 metadata with LVM itself, on volume groups that LVM's tools change at
-    /// random (root; a second for each group).
+    /// Compare the reader and the writer of LVM2 metadata with LVM itself, on volume groups that both
+    /// change at random (root; a second for each group).
     Lvm(lvm::Args),
     /// Check the FLASK policy module in ctl/flask with checkpolicy, which is installed if it is missing.
     Flask(flask::Args),

@@ -17,8 +17,8 @@ const EXTENTS: u64 = 24;
 
 /// The group.
 pub(super) struct RandomGroup<'a> {
-    tools: &'a LvmTools<'a>,
-    rng: Rng,
+    pub(super) tools: &'a LvmTools<'a>,
+    pub(super) rng: Rng,
     /// Volumes ever made, for names.
     made: usize,
 }
@@ -80,7 +80,11 @@ impl<'a> RandomGroup<'a> {
         let changes = self.rng.usize(4..CHANGES);
         let mut unseen = 0;
         for number in 0..changes {
-            self.change(compared)?;
+            if self.rng.bool() {
+                self.change(compared)?;
+            } else {
+                self.write(compared)?;
+            }
             unseen += 1;
             if unseen == UNSEEN || self.rng.u8(..3) == 0 || number + 1 == changes {
                 unseen = 0;
@@ -168,7 +172,7 @@ impl<'a> RandomGroup<'a> {
         Ok(())
     }
 
-    fn name(&mut self) -> String {
+    pub(super) fn name(&mut self) -> String {
         self.made += 1;
         let form = self.rng.choice(["web", "db-a", "a.b_c+"]).unwrap_or("web");
         format!("{form}{}", self.made)

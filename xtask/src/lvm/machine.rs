@@ -95,6 +95,15 @@ impl<'a> LvmTools<'a> {
         Ok(text.lines().map(row).collect())
     }
 
+    /// The devices, to be written.
+    pub(super) fn devices(&self) -> Result<Vec<File>> {
+        let open = |(_, device): &(PathBuf, String)| {
+            let file = File::options().read(true).write(true).open(device);
+            file.with_context(|| device.clone())
+        };
+        self.disks.iter().map(open).collect()
+    }
+
     /// Writes what is in the devices' caches, and opens the files.
     pub(super) fn open(&self) -> Result<Vec<ImageFile>> {
         let open = |(path, device): &(PathBuf, String)| {
