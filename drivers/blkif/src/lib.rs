@@ -17,7 +17,7 @@
 //! | | [`losses`] | what a disk may have lost with its cache, and who is yet to learn of it |
 //! | sharing | `scheduler`, `depth`, [`pool`] | who may send how much to the disk, and hold how many buffers |
 //! | core | [`ring_core`] | turns over many rings: poll, take, resolve, submit, answer |
-//! | | `block_read` | blocks that control wants to see |
+//! | | `block_access` | blocks that control wants to see |
 //! | limits | [`session`]'s `limit` | what a ring may take now, by the token buckets of [`spindle_limits`] |
 //! | telling | [`moderation`] | whether a frontend is notified at once |
 //! | around it | [`worker`], [`mailbox`], [`pacer`], [`wait`] | orders from control, and rest |
@@ -89,7 +89,7 @@ extern crate alloc;
 
 pub mod abi;
 pub mod batch;
-mod block_read;
+mod block_access;
 pub mod cache;
 pub mod claims;
 mod counted;
@@ -116,7 +116,7 @@ pub mod wait;
 pub mod window;
 pub mod worker;
 
-pub use block_read::BlockRead;
+pub use block_access::BlockAccess;
 pub use claims::Claims;
 pub use counted::Counted;
 pub use gate::{Gate, Member};

@@ -24,7 +24,7 @@ use spindle_xen::grant::GrantOps;
 
 use crate::abi::MAX_SEGMENTS;
 use crate::batch::{CopyBatch, MapBatch, UnmapBatch};
-use crate::block_read::{BlockRead, Reading};
+use crate::block_access::{BlockAccess, Reading};
 use crate::guests::Guests;
 use crate::pool::{BadPoolSize, BufferPool};
 use crate::ring::Halt;
@@ -388,7 +388,7 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
     ///
     /// # Errors
     /// With the read, if there is one already.
-    pub fn begin_read(&mut self, read: Box<BlockRead>) -> Result<(), Box<BlockRead>> {
+    pub fn begin_access(&mut self, read: Box<BlockAccess>) -> Result<(), Box<BlockAccess>> {
         self.shared.reading.begin(read)
     }
 
@@ -398,14 +398,14 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
         self.shared.reading.is_some()
     }
 
-    /// Carries the read on that [`RingCore::begin_read`] began, and gives it back once it has ended. To
+    /// Carries the read on that [`RingCore::begin_access`] began, and gives it back once it has ended. To
     /// be called at each poll iteration until then.
-    pub fn attend_read(&mut self) -> Option<Box<BlockRead>> {
-        self.submit_read();
+    pub fn attend_access(&mut self) -> Option<Box<BlockAccess>> {
+        self.submit_access();
         self.shared.reading.take_ended()
     }
 
-    fn submit_read(&mut self) {
+    fn submit_access(&mut self) {
         let disks = &mut self.disks;
         let reading = &mut self.shared.reading;
         let disk = reading.disk().and_then(|disk| disks.get(disk));

@@ -12,7 +12,7 @@ use spindle_block::{DiskQueue, SubmitError, Unit};
 use spindle_xen::event::{Deadline, Notify, Port};
 use spindle_xen::grant::GrantOps;
 
-use crate::block_read::BlockRead;
+use crate::block_access::BlockAccess;
 use crate::mailbox::Mailbox;
 use crate::pacer::{self, Pacer, PollTime};
 use crate::ring::Halt;
@@ -74,8 +74,8 @@ pub enum Order {
     /// former life of the kernel has ended, on all queues of the disk, or its controller was disabled
     /// since. No answer.
     Begin(usize),
-    /// Read blocks of a disk for control; answered by [`Report::Read`]. A core has one at a time.
-    Read(Box<BlockRead>),
+    /// Read or write blocks of a disk for control; answered by [`Report::Access`]. A core has one at a time.
+    Access(Box<BlockAccess>),
     /// Give up the disk queues and end; answered by [`Report::Stopped`].
     Stop,
 }
@@ -113,8 +113,8 @@ pub enum Report<Q> {
         /// Why.
         halt: Halt,
     },
-    /// What [`Order::Read`] asked for, with its outcome.
-    Read(Box<BlockRead>),
+    /// What [`Order::Access`] asked for, with its outcome.
+    Access(Box<BlockAccess>),
     /// The core has ended.
     Stopped(Vec<Q>),
 }
@@ -561,8 +561,8 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> Worker<Q, G, N> {
             self.report = Some(Report::Halted { ring, halt });
             return false;
         }
-        if let Some(read) = core.attend_read() {
-            self.report = Some(Report::Read(read));
+        if let Some(read) = core.attend_access() {
+            self.report = Some(Report::Access(read));
             return false;
         }
         let mut growing = self.growing.iter();
@@ -614,14 +614,14 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> Worker<Q, G, N> {
             Order::CutOff(disk) => self.owing |= !core.cut_off(disk),
             Order::Renew(disk) => core.renew(disk),
             Order::Begin(disk) => core.begin(disk),
-            Order::Read(read) => match core.begin_read(read) {
+            Order::Access(read) => match core.begin_access(read) {
                 Ok(()) => {
                     self.owing = true;
-                    self.report = core.attend_read().map(Report::Read);
+                    self.report = core.attend_access().map(Report::Access);
                 }
                 Err(mut read) => {
                     read.outcome = Err(SubmitError::Full.into());
-                    self.report = Some(Report::Read(read));
+                    self.report = Some(Report::Access(read));
                 }
             },
             Order::Stop => {

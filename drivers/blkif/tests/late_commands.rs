@@ -11,7 +11,7 @@ use std::rc::Rc;
 
 use spindle_blkif::abi::{Abi, Operation, RspStatus};
 use spindle_blkif::stats::RingSnapshot;
-use spindle_blkif::{Attachment, BlockRead, Config, Gate, RingCore, Session};
+use spindle_blkif::{Attachment, BlockAccess, Config, Gate, RingCore, Session};
 use spindle_block::{
     Budget, Command, DiskQueue, IoResult, Op, Part, RamDisk, ReadError, SubmitError, Tag, Unit,
     Volume,
@@ -206,8 +206,9 @@ fn race(waits: bool) -> u8 {
         let ring = core.attach(session).unwrap();
         other.push(Operation::READ, 8, &[other.page(false).segment(0, 7)]);
         other.publish();
-        let read = BlockRead {
+        let read = BlockAccess {
             token: 1,
+            op: Op::Read,
             disk: 0,
             unit: Unit::NONE,
             block_shift: 9,
@@ -216,9 +217,9 @@ fn race(waits: bool) -> u8 {
             page: bed.bus.alloc(1),
             outcome: Err(ReadError::Pending),
         };
-        core.begin_read(Box::new(read)).unwrap();
+        core.begin_access(Box::new(read)).unwrap();
         visit(&mut core);
-        assert!(core.attend_read().is_none());
+        assert!(core.attend_access().is_none());
         assert!(core.arm() && !core.has_work(), "nothing to stay awake for");
         core.begin_detach(ring);
         assert!(core.detach(ring).is_ok());
@@ -226,9 +227,12 @@ fn race(waits: bool) -> u8 {
         bed.land();
         core.begin(0);
         assert!(core.has_work());
-        assert!(core.attend_read().is_none() && bed.submitted() == 2);
+        assert!(core.attend_access().is_none() && bed.submitted() == 2);
         visit(&mut core);
-        assert!(core.attend_read().is_some_and(|read| read.outcome.is_ok()));
+        assert!(
+            core.attend_access()
+                .is_some_and(|read| read.outcome.is_ok())
+        );
     }
     visit(&mut core);
     write(&mut core, &mut front, &page, 2);

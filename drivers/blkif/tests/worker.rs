@@ -10,8 +10,8 @@ use spindle_blkif::pacer::PollTime;
 use spindle_blkif::ring_core::RingError;
 use spindle_blkif::stats::CoreStats;
 use spindle_blkif::worker::{LOOK_NS, LOOK_WITHOUT_RINGS_NS, Link, Next, Order, Report, Worker};
-use spindle_blkif::{BlockRead, Config, RingGrowth, RingId};
-use spindle_block::{ReadError, Run, Stretch, Unit, Volume};
+use spindle_blkif::{BlockAccess, Config, RingGrowth, RingId};
+use spindle_block::{Op, ReadError, Run, Stretch, Unit, Volume};
 use spindle_hw::DmaAlloc;
 use spindle_testkit::blkfront::Blkfront;
 use spindle_testkit::grants::{FakeEvents, FakeGrants};
@@ -573,8 +573,9 @@ fn a_table_is_read_beside_a_guest_that_keeps_the_queue_full() {
     };
     ask(&mut front, 32);
     desk.turn();
-    let read = BlockRead {
+    let read = BlockAccess {
         token: 7,
+        op: Op::Read,
         disk: 0,
         unit: Unit::NONE,
         block_shift: 9,
@@ -583,14 +584,14 @@ fn a_table_is_read_beside_a_guest_that_keeps_the_queue_full() {
         page: Some(desk.bus.alloc(1).unwrap()),
         outcome: Err(ReadError::Pending),
     };
-    desk.link.orders.put(Order::Read(Box::new(read))).unwrap();
+    desk.link.orders.put(Order::Access(Box::new(read))).unwrap();
     for _ in 0..4 {
         desk.turn();
         let answered = front.answers().len();
         assert!(answered >= 3, "the guest keeps all places but one");
         ask(&mut front, answered);
     }
-    let Some(Report::Read(read)) = desk.link.reports.take() else {
+    let Some(Report::Access(read)) = desk.link.reports.take() else {
         panic!("it waits behind the guest");
     };
     assert_eq!((read.token, read.outcome), (7, Ok(())));

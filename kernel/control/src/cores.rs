@@ -293,7 +293,7 @@ impl<H: Hypervisor, W: CoreWorker> Cores<H, W> {
                     | Order::Grow { .. }
                     | Order::Share { .. }
                     | Order::Remove { .. }
-                    | Order::Read(_)
+                    | Order::Access(_)
                     | Order::Renew(_)
                     | Order::Begin(_)
             );
@@ -353,7 +353,7 @@ impl<H: Hypervisor, W: CoreWorker> Cores<H, W> {
         self.deliver();
         for (index, core) in self.cores.iter_mut().enumerate() {
             if let Some(report) = core.link.reports.take() {
-                if !matches!(report, Report::Halted { .. } | Report::Read(_)) {
+                if !matches!(report, Report::Halted { .. } | Report::Access(_)) {
                     core.waiting = core.waiting.saturating_sub(1);
                 }
                 // It may have another one that waits for the mailbox.

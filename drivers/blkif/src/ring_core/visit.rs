@@ -30,7 +30,7 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
         self.tell_time();
         if self.shared.reading.is_some() {
             // As long as there are places: some command may have left one.
-            self.submit_read();
+            self.submit_access();
         }
         self.find_awake(now_ns);
         self.count_load();

@@ -1,5 +1,6 @@
-//! A read of a few blocks that control asks of a ring core, beside what the rings ask for: of the
-//! partition table of a disk that has come while guests are served.
+//! An access to a few blocks that control asks of a ring core, beside what the rings ask for: a read of
+//! the partition table of a disk that has come while guests are served, or a write of metadata that an
+//! administrator changes.
 //!
 //! A core has one at a time. It gets the first place in the disk's queue that is free, before the
 //! rings, which may take all there are again and again. Its memory is given back only when the disk does
@@ -13,11 +14,13 @@ use spindle_hw::SharedPages;
 /// The tag of the command. No ring has the place that it names.
 pub(crate) const TAG: Tag = Tag(u32::MAX);
 
-/// What is to be read, and the outcome.
+/// What is to be read or written, and the outcome.
 #[derive(Debug)]
-pub struct BlockRead {
+pub struct BlockAccess {
     /// Control's name for it.
     pub token: u64,
+    /// [`Op::Read`], [`Op::Write`], or [`Op::Flush`], which has neither block nor bytes.
+    pub op: Op,
     /// The disk.
     pub disk: usize,
     /// Which part of it.
@@ -28,16 +31,16 @@ pub struct BlockRead {
     pub block: u64,
     /// Bytes: whole blocks, at most a page.
     pub bytes: u32,
-    /// Where to; `None` if a disk that cannot be kept from memory may still write there.
+    /// Where to or from; `None` if a disk that cannot be kept from memory may still reach it.
     pub page: Option<SharedPages>,
     /// The outcome; [`ReadError::Pending`] before there is one.
     pub outcome: Result<(), ReadError>,
 }
 
-/// The read that a core has.
+/// The access that a core has.
 #[derive(Debug, Default)]
 pub(crate) struct Reading {
-    read: Option<Box<BlockRead>>,
+    read: Option<Box<BlockAccess>>,
     /// The disk has it.
     submitted: bool,
 }
@@ -47,7 +50,7 @@ impl Reading {
     ///
     /// # Errors
     /// With the read, if there is one already.
-    pub(crate) fn begin(&mut self, read: Box<BlockRead>) -> Result<(), Box<BlockRead>> {
+    pub(crate) fn begin(&mut self, read: Box<BlockAccess>) -> Result<(), Box<BlockAccess>> {
         if self.read.is_some() {
             return Err(read);
         }
@@ -82,8 +85,8 @@ impl Reading {
     }
 
     /// Gives it back once it has ended.
-    pub(crate) fn take_ended(&mut self) -> Option<Box<BlockRead>> {
-        let is_over = |read: &mut Box<BlockRead>| read.outcome != Err(ReadError::Pending);
+    pub(crate) fn take_ended(&mut self) -> Option<Box<BlockAccess>> {
+        let is_over = |read: &mut Box<BlockAccess>| read.outcome != Err(ReadError::Pending);
         self.read.take_if(is_over)
     }
 
@@ -113,20 +116,25 @@ impl Reading {
     }
 }
 
-fn submit<Q: DiskQueue>(read: &BlockRead, queue: Option<&mut Q>) -> Result<(), SubmitError> {
+fn submit<Q: DiskQueue>(read: &BlockAccess, queue: Option<&mut Q>) -> Result<(), SubmitError> {
     let queue = queue.ok_or(SubmitError::Gone)?;
     let page = read.page.as_ref().ok_or(SubmitError::Gone)?;
     let segments = [Segment {
         bus: page.bus(),
         len: read.bytes,
     }];
+    let segments = if read.op == Op::Flush {
+        &[][..]
+    } else {
+        &segments
+    };
     let command = Command {
-        op: Op::Read,
+        op: read.op,
         unit: read.unit,
         block_shift: read.block_shift,
         block: read.block,
         blocks: 0,
-        segments: &segments,
+        segments,
     };
     queue.submit(&command, TAG)?;
     queue.commit();

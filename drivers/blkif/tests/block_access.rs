@@ -3,14 +3,15 @@
 mod common;
 
 use common::Rig;
-use spindle_blkif::BlockRead;
+use spindle_blkif::BlockAccess;
 use spindle_block::{Op, ReadError, SubmitError, Unit};
 use spindle_hw::{DmaAlloc, SharedPages};
 
-fn read(rig: &Rig, block: u64) -> (Box<BlockRead>, SharedPages) {
+fn read(rig: &Rig, block: u64) -> (Box<BlockAccess>, SharedPages) {
     let page = rig.bus.alloc(1).unwrap();
-    let read = BlockRead {
+    let read = BlockAccess {
         token: 7,
+        op: Op::Read,
         disk: 0,
         unit: rig.volume.unit,
         block_shift: 9,
@@ -29,20 +30,20 @@ fn begun(taken: bool) -> Rig {
     rig.disk().refuse = (!taken).then_some(SubmitError::Full);
     let (read, page) = read(&rig, 8);
     page.write_bytes(0, &[7; 4096]);
-    rig.core.begin_read(read).unwrap();
-    assert!(rig.core.attend_read().is_none() && rig.core.is_reading());
+    rig.core.begin_access(read).unwrap();
+    assert!(rig.core.attend_access().is_none() && rig.core.is_reading());
     let expected: &[_] = if taken { &[(Op::Read, 8, 1)] } else { &[] };
     assert_eq!(rig.disk().submitted, expected);
     rig
 }
 
 /// Lets the disk work until the read has ended.
-fn ended(rig: &mut Rig) -> Box<BlockRead> {
+fn ended(rig: &mut Rig) -> Box<BlockAccess> {
     let disk = rig.disk();
     (disk.hold, disk.refuse) = (false, None);
     for _ in 0..10 {
         rig.core.visit(0);
-        if let Some(read) = rig.core.attend_read() {
+        if let Some(read) = rig.core.attend_access() {
             assert!(!rig.core.is_reading() && read.token == 7);
             return read;
         }
@@ -67,10 +68,10 @@ fn a_read_waits_for_room_and_then_has_the_blocks() {
 fn a_core_has_one_read_at_a_time() {
     let mut rig = begun(true);
     let (other, _) = read(&rig, 16);
-    let other = rig.core.begin_read(other).expect_err("it has one");
+    let other = rig.core.begin_access(other).expect_err("it has one");
     assert_eq!(other.block, 16);
     assert_eq!(ended(&mut rig).block, 8);
-    rig.core.begin_read(other).unwrap();
+    rig.core.begin_access(other).unwrap();
     assert_eq!(ended(&mut rig).block, 16);
 }
 
@@ -80,7 +81,7 @@ fn what_the_disk_has_taken_ends_with_its_answer_though_the_unit_is_removed() {
     let mut rig = begun(true);
     let unit = rig.volume.unit;
     rig.core.remove(0, unit);
-    assert!(rig.core.attend_read().is_none(), "the disk has the page");
+    assert!(rig.core.attend_access().is_none(), "the disk has the page");
     assert_eq!(ended(&mut rig).outcome, Ok(()));
 }
 
@@ -91,7 +92,7 @@ fn what_waits_for_room_is_not_sent_to_a_unit_that_was_removed() {
     // Others are no matter.
     rig.core.remove(0, Unit(unit + 1));
     rig.core.remove(1, Unit(unit));
-    assert!(rig.core.attend_read().is_none());
+    assert!(rig.core.attend_access().is_none());
     rig.core.remove(0, Unit(unit));
     let read = ended(&mut rig);
     assert_eq!(read.outcome, Err(SubmitError::Gone.into()));
@@ -103,7 +104,7 @@ fn of_a_disk_that_may_still_write_the_page_is_given_up_if_it_has_it() {
     for taken in [false, true] {
         let mut rig = begun(taken);
         rig.core.cut_off(1);
-        assert!(rig.core.attend_read().is_none(), "another disk");
+        assert!(rig.core.attend_access().is_none(), "another disk");
         rig.core.cut_off(0);
         let read = ended(&mut rig);
         assert!(read.outcome.is_err());
