@@ -30,7 +30,7 @@ pub use controller::{
     BlockController, BusMaster, ControllerBack, DiskEvents, LostController, SpuriousCompletions,
     UnitChange, Unreachable,
 };
-pub use logical::{LocatedPv, LogicalVolumes, PhysicalVolumes};
+pub use logical::{EditAccess, EditStep, LocatedPv, LogicalVolumes, PhysicalVolumes, VolumeEditor};
 pub use map::{
     MAX_MAPPED_DISKS, MAX_RUNS, Map, MapError, MappedDisk, NotGrown, Place, Run, Stretch,
 };
@@ -43,6 +43,7 @@ pub use ram_controller::RamController;
 pub use ram_memory::RamMemory;
 pub use read::{BlockReader, Blocks, PATIENCE_NS, ReadError};
 pub use retry::Retry;
+pub use spindle_lvm::VolumeChange;
 pub use target::{MayGrow, Redescribed, TargetError, Targets, VolumeId};
 pub use volume::{Access, Discard, Enclosing, Extent, Unit, Volume};
 

@@ -33,6 +33,94 @@ impl fmt::Display for Rescanned {
     }
 }
 
+/// What is to be done with a logical volume.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum VolumeAction {
+    /// Make it.
+    Create {
+        /// Its size in sectors of 512 bytes.
+        sectors: u64,
+        /// When that is, in seconds since 1970.
+        time: u64,
+    },
+    /// Make it larger.
+    Extend {
+        /// Its size in sectors of 512 bytes, or how much is to be added.
+        sectors: u64,
+        /// Whether it is the latter.
+        more: bool,
+    },
+    /// Take it out of its group.
+    Remove,
+    /// Give it another name.
+    Rename {
+        /// Which one, without the group's.
+        to: String,
+    },
+}
+
+/// The node [`crate::path::VOLUME`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VolumeOrder {
+    /// Stands before the answer.
+    pub word: String,
+    /// The volume, `<group>/<volume>`.
+    pub name: String,
+    /// What is to be done with it.
+    pub action: VolumeAction,
+}
+
+impl VolumeOrder {
+    /// Reads an order; `None` if it is none.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut words = text.split_ascii_whitespace();
+        let (word, what, name) = (words.next()?, words.next()?, words.next()?);
+        let action = match what {
+            "create" => VolumeAction::Create {
+                sectors: words.next()?.parse().ok()?,
+                time: words.next()?.parse().ok()?,
+            },
+            "extend" => {
+                let size = words.next()?;
+                let added = size.strip_prefix('+');
+                VolumeAction::Extend {
+                    sectors: added.unwrap_or(size).parse().ok()?,
+                    more: added.is_some(),
+                }
+            }
+            "remove" => VolumeAction::Remove,
+            "rename" => VolumeAction::Rename {
+                to: words.next()?.into(),
+            },
+            _ => return None,
+        };
+        let order = Self {
+            word: word.into(),
+            name: name.into(),
+            action,
+        };
+        words.next().is_none().then_some(order)
+    }
+}
+
+impl fmt::Display for VolumeOrder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { word, name, .. } = self;
+        match &self.action {
+            VolumeAction::Create { sectors, time } => {
+                write!(f, "{word} create {name} {sectors} {time}")
+            }
+            VolumeAction::Extend { sectors, more } => {
+                let sign = if *more { "+" } else { "" };
+                write!(f, "{word} extend {name} {sign}{sectors}")
+            }
+            VolumeAction::Remove => write!(f, "{word} remove {name}"),
+            VolumeAction::Rename { to } => write!(f, "{word} rename {name} {to}"),
+        }
+    }
+}
+
 /// The node [`crate::path::UPDATE`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UpdateOrder {

@@ -82,6 +82,11 @@ nodes! {
     LIMIT = "limit", "limit", Dom0;
     /// What became of that: the word, and `done`, or `refused:` and why.
     LIMITED = "limited", "limited", Spindle;
+    /// Change a logical volume: a word that the answer repeats, `create`, `extend`, `remove` or `rename`,
+    /// `<group>/<volume>`, and what it takes.
+    VOLUME = "volume", "volume", Dom0;
+    /// What became of that: the word, and `done`, perhaps with a remark, or `refused:` and why.
+    VOLUME_DONE = "volume-done", "volume-done", Spindle;
     /// The limits and the weight of a device or a group that has any.
     LIMITS = "limits", "limits/<guest>-<device>, limits/@<group>", Spindle;
     /// Counters of a device, summed over its rings, every 5 s; named as blkback's.

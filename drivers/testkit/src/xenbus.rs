@@ -246,6 +246,7 @@ impl Bed {
             Action::Drill(order) => kernel.drills.push(order),
             Action::Update(order) => kernel.updates.push(order),
             Action::Limit(order) => kernel.limits.push(order),
+            Action::Volume(order) => unreachable!("no volume is asked for: {order:?}"),
             Action::ShutdownRequested(kind) => kernel.shutdown_requested = Some(kind),
             Action::ShutDown { clean } => kernel.shut_down = Some(clean),
             Action::StoreLost => kernel.store_lost = true,

@@ -5,7 +5,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use log::{debug, error, info, warn};
-use spindle_blkif::BlockRead;
+use spindle_blkif::BlockAccess;
 use spindle_blkif::worker::{LOOK_WITHOUT_RINGS_NS, Order, Report};
 use spindle_block::{SubmitError, Volume, VolumeId};
 use spindle_config::Config;
@@ -105,6 +105,7 @@ impl<H: Hypervisor, W: CoreWorker> Control<H, W> {
         }
         backend.take_updates();
         backend.take_limits();
+        backend.take_volumes();
         let drill = if config.drill { "on" } else { "off" };
         backend.publish(path::DRILL, drill);
         backend.publish(path::VERSION, version);
@@ -156,7 +157,7 @@ impl<H: Hypervisor, W: CoreWorker> Control<H, W> {
             return Some(kind);
         }
         while let Some((core, report)) = self.cores.report() {
-            if let Report::Read(read) = report {
+            if let Report::Access(read) = report {
                 self.disks.has_read(*read);
                 self.rounds.look_soon();
                 continue;
@@ -222,6 +223,13 @@ impl<H: Hypervisor, W: CoreWorker> Control<H, W> {
                     self.backend.publish(path::LIMITED, answer);
                     self.devices.publish_limits(&mut self.backend);
                     self.rounds.pump_soon();
+                }
+                Action::Volume(order) => {
+                    if let Err(answer) = self.disks.change_volume(&order, now) {
+                        self.backend.publish(path::VOLUME_DONE, answer);
+                        self.rounds.pump_soon();
+                    }
+                    self.rounds.disks_seen(Pace::Soon, now);
                 }
                 Action::ShutdownRequested(kind) => {
                     info!("shutdown requested: {kind:?}");
@@ -352,8 +360,8 @@ impl<H: Hypervisor, W: CoreWorker> Control<H, W> {
         let read = self.disks.next_read(now, &may_grow, &mut care);
         if let Some((read, tries)) = read {
             match self.cores.reader(read.disk, tries) {
-                Some(core) => self.cores.order(core, Order::Read(read)),
-                None => self.disks.has_read(BlockRead {
+                Some(core) => self.cores.order(core, Order::Access(read)),
+                None => self.disks.has_read(BlockAccess {
                     outcome: Err(SubmitError::Gone.into()),
                     ..*read
                 }),
@@ -413,6 +421,10 @@ impl<H: Hypervisor, W: CoreWorker> Control<H, W> {
         self.disks.ordered(now, || cores.given());
         if care.listed {
             self.list_disks();
+        }
+        if let Some(answer) = self.disks.volume_changed() {
+            self.backend.publish(path::VOLUME_DONE, answer);
+            self.rounds.pump_soon();
         }
         if let Some(answer) = self.disks.rescanned(pace != Pace::Idle, now) {
             self.backend.publish(path::RESCANNED, answer);

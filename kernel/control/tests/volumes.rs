@@ -1,6 +1,8 @@
-//! Logical volumes that are changed on disks that guests use: by others, which a rescan finds.
+//! Logical volumes that are changed on disks that guests use: by others, which a rescan finds, and by
+//! order.
 
 use spindle_block::DiskOptions;
+use spindle_lvm::{Group, SectorSource, Unread, assemble, find};
 use spindle_simulate::world::guest::pattern;
 use spindle_simulate::world::{BACKEND, Setup, World};
 use spindle_testkit::lvm::{LvmImage, LvmSegment, LvmText};
@@ -155,5 +157,163 @@ fn a_volume_grows_under_its_guest_onto_another_disk_and_nothing_else_changes_for
         assert_eq!(rescan(&mut world), "nvme0 works");
         world.assert_nothing_left();
         assert_eq!((model.resets(), model.violations()), (0, Vec::new()));
+    }
+}
+
+/// An administrator has a volume changed; gives the answer without its word.
+fn order(world: &mut World, text: &str) -> String {
+    let word = world.now().to_string();
+    let answer = ask(world, "volume", "volume-done", &format!("{word} {text}"));
+    answer.strip_prefix(&format!("{word} ")).unwrap().into()
+}
+
+/// Both namespaces have the same metadata, and LVM would take them for in order.
+fn assert_in_order(model: &FakeNvme) -> Group {
+    let found = [1, 2].map(|namespace| {
+        let found = find(&mut Contents(model.contents(namespace)));
+        let found = found.unwrap().unwrap();
+        assert!(found.notes.is_empty());
+        found
+    });
+    assert_eq!(found[0].group, found[1].group);
+    let mut groups = assemble(&[&found[0], &found[1]]);
+    groups.remove(0).group
+}
+
+struct Contents(Vec<u8>);
+
+impl SectorSource for Contents {
+    fn sectors(&self) -> u64 {
+        self.0.len() as u64 / 512
+    }
+
+    fn read(&mut self, first: u64, out: &mut [u8]) -> Result<(), Unread> {
+        let at = first as usize * 512;
+        out.copy_from_slice(&self.0[at..at + out.len()]);
+        Ok(())
+    }
+}
+
+#[test]
+fn volumes_are_made_extended_renamed_and_removed_by_order() {
+    for cores in [0, 2] {
+        let (mut world, model) = world(cores);
+        write(&mut world, &model, 1, &[("web", &[(99, 0, &[(0, 0)])])]);
+        let web = guest(&mut world, 5, "vg0/web", cores);
+        world.write(web, 0, 8, 1);
+        assert_eq!(order(&mut world, "create vg0/db 40 1700000000"), "done");
+        let db = guest(&mut world, 6, "vg0/db", cores);
+        until_size(&mut world, db, 40);
+        world.write(db, 0, 32, 2);
+        assert_eq!(at(&model, 2, 4), pattern(2));
+        // What is open grows, also in pieces and onto another disk.
+        assert_eq!(order(&mut world, "extend vg0/db +16"), "done");
+        until_size(&mut world, db, 56);
+        assert_eq!(order(&mut world, "extend vg0/web 808"), "done");
+        until_size(&mut world, web, 808);
+        world.write(web, 0, 800, 3);
+        assert_eq!(at(&model, 2, 8), pattern(3));
+        world.verify(web, 0, 8, 1);
+        let group = assert_in_order(&model);
+        assert_eq!((group.seqno, group.logical.len()), (4, 2));
+        for (text, why) in [
+            ("remove vg0/db", "6/51712 has it open"),
+            ("rename vg0/db data", "6/51712 has it open"),
+            ("extend vg0/db 8", "no volume is made smaller"),
+            ("extend vg0/none 8", "no such target"),
+            ("create vg0/db 8 0", "there is a logical volume db already"),
+            ("create vg0/new 8000 0", "MiB are asked for"),
+            ("create vg1/new 8 0", "there is no volume group vg1"),
+            ("create new 8 0", "is no GROUP/VOLUME"),
+            ("frobnicate vg0/db", "it is no order"),
+            ("create vg0/new 8", "it is no order"),
+        ] {
+            let answer = order(&mut world, text);
+            let is_it = answer.starts_with("refused: ") && answer.contains(why);
+            assert!(is_it, "{text}: {answer}");
+        }
+        assert_eq!(assert_in_order(&model).seqno, 4, "nothing was written");
+        world.detach(db);
+        assert_eq!(order(&mut world, "rename vg0/db data"), "done");
+        let data = guest(&mut world, 6, "vg0/data", cores);
+        world.verify(data, 0, 32, 2);
+        assert_refused(&mut world, "vg0/db", "no such target");
+        world.detach(data);
+        assert_eq!(order(&mut world, "remove vg0/data"), "done");
+        assert_refused(&mut world, "vg0/data", "no such target");
+        assert_eq!(assert_in_order(&model).logical.len(), 1);
+        world.detach(web);
+        world.assert_nothing_left();
+        assert_eq!((model.resets(), model.violations()), (0, Vec::new()));
+    }
+}
+
+fn assert_refused(world: &mut World, target: &str, why: &str) {
+    let guest = world.attach(9, 51712, target, "w");
+    world.until("error", |w| w.error(guest).is_some());
+    let error = world.error(guest).unwrap();
+    assert!(error.contains(why), "{error}");
+    world.destroy(guest);
+}
+
+#[test]
+fn a_group_that_others_use_or_have_changed_is_not_changed() {
+    let (mut world, model) = world(2);
+    let web: &[LvmSegment<'_>] = &[(4, 0, &[(0, 0)])];
+    write(&mut world, &model, 1, &[("web", web)]);
+    let guest_of_web = guest(&mut world, 5, "vg0/web", 2);
+    // Another has removed it, and what it has seems to be free.
+    write(&mut world, &model, 2, &[]);
+    let answer = order(&mut world, "create vg0/new 8 0");
+    assert!(
+        answer.contains("vg0/web is open, and its group"),
+        "{answer}"
+    );
+    write(&mut world, &model, 3, &[("web", web)]);
+    assert_eq!(order(&mut world, "create vg0/new 8 0"), "done");
+    // Another has changed the group, and nothing was looked at since.
+    let mut text = LvmText::new("vg0").on(PVS[0]).on(PVS[1]);
+    text.seqno = 9;
+    for (namespace, uuid) in (1..).zip(PVS) {
+        let image = LvmImage::new(uuid, BLOCKS as usize, &text.text()).image();
+        model.fill(namespace, &image[..FIRST as usize * 512]);
+    }
+    let answer = order(&mut world, "create vg0/more 8 0");
+    assert!(answer.contains("since it was read"), "{answer}");
+    assert_eq!(assert_in_order(&model).seqno, 9);
+    world.detach(guest_of_web);
+    // A guest that has one of its disks to itself could be writing there.
+    rescan(&mut world);
+    let whole = guest(&mut world, 6, "nvme0n2", 2);
+    let answer = order(&mut world, "create vg0/more 8 0");
+    assert!(
+        answer.contains("6/51712 has nvme0n2 for writing"),
+        "{answer}"
+    );
+    world.detach(whole);
+    assert_eq!(order(&mut world, "create vg0/more 8 0"), "done");
+    world.assert_nothing_left();
+}
+
+#[test]
+fn a_change_of_a_disk_that_is_lost_is_answered_and_leaves_old_or_new_metadata() {
+    for moment in 0..40 {
+        let (mut world, model) = world(2);
+        let web: &[LvmSegment<'_>] = &[(4, 0, &[(0, 0)])];
+        write(&mut world, &model, 1, &[("web", web)]);
+        let path = format!("/local/domain/{BACKEND}/data/spindle/volume");
+        world.poke(|store| store.write(&path, "7 create vg0/new 8 0"));
+        world.run_until(moment * 250_000, |_| false);
+        model.vanish();
+        world.until("answer", |w| w.published("volume-done").is_some());
+        let answer = world.published("volume-done").unwrap();
+        assert!(answer.starts_with("7 "), "{answer}");
+        let group = [1, 2].map(|namespace| {
+            let found = find(&mut Contents(model.contents(namespace)));
+            found.unwrap().unwrap().group.unwrap()
+        });
+        for group in group {
+            assert_eq!(group.logical.len() as u64, group.seqno, "{answer}");
+        }
     }
 }

@@ -69,7 +69,7 @@ const ADOPT_NS: u64 = 2 * SECOND;
 /// Requests after which the end begins: many runs find more than a long one does.
 const REQUESTS: u64 = 20_000;
 /// What control watches without any device.
-const WATCHES: usize = 5;
+const WATCHES: usize = 6;
 /// How much later a device may be looked at whose guest has had its share of looks.
 const LATE_LOOK_NS: u64 = 60 * SECOND;
 /// Steps between two looks at the real clock.

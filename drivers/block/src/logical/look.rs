@@ -15,13 +15,26 @@ use crate::{Blocks, ReadError, Volume};
 const AT_ONCE: u64 = PAGE_SIZE as u64 / SECTOR;
 
 /// A disk, or a partition of it, in sectors.
-struct VolumeSectors<'a> {
+pub(super) struct VolumeSectors<'a> {
     blocks: &'a mut dyn Blocks,
-    /// The volume's first block on the disk.
+    /// The volume's first block on what `blocks` reads.
     start: u64,
     sectors: u64,
     /// Why reading has ended.
-    error: Option<ReadError>,
+    pub(super) error: Option<ReadError>,
+}
+
+impl<'a> VolumeSectors<'a> {
+    /// A volume of so many `sectors`, whose blocks are those of `blocks` from block `start` on.
+    pub(super) fn new(blocks: &'a mut dyn Blocks, start: u64, sectors: u64) -> Self {
+        let per_block = (1 << blocks.block_shift()) / SECTOR;
+        Self {
+            sectors: sectors - sectors % per_block,
+            blocks,
+            start,
+            error: None,
+        }
+    }
 }
 
 impl SectorSource for VolumeSectors<'_> {
@@ -58,12 +71,7 @@ pub(crate) fn physical_volume(
     blocks: &mut dyn Blocks,
     notes: &mut Vec<String>,
 ) -> Result<Option<LocatedPv>, ReadError> {
-    let mut source = VolumeSectors {
-        blocks,
-        start: volume.start - disk.start,
-        sectors: volume.sectors - volume.sectors % volume.sectors_per_block(),
-        error: None,
-    };
+    let mut source = VolumeSectors::new(blocks, volume.start - disk.start, volume.sectors);
     let found = find(&mut source);
     let (error, name) = (source.error, &volume.name);
     match (found, error) {

@@ -5,6 +5,7 @@
 //! inside another volume, and what is found there is believed no further than `spindle_lvm` goes. What
 //! is kept of it is bounded.
 
+mod edit;
 mod look;
 
 use alloc::format;
@@ -16,6 +17,7 @@ use core::fmt::Display;
 use spindle_lvm::{Assembled, FoundPv, Group, LogicalVolume, assemble};
 
 use crate::{Run, Stretch, Targets, Unit, Volume};
+pub use edit::{EditAccess, EditStep, VolumeEditor};
 pub(crate) use look::physical_volume;
 
 /// Volumes and areas of all groups that are kept, at most: each takes about 100 bytes.
@@ -95,6 +97,20 @@ impl PhysicalVolumes {
         &self,
         targets: &Targets<H>,
     ) -> Option<LogicalVolumes> {
+        let (groups, places) = self.groups(targets)?;
+        let mut all = LogicalVolumes::default();
+        for assembled in groups {
+            all.add(&assembled, &places);
+        }
+        Some(all)
+    }
+
+    /// The groups on disks and partitions that are among `targets`, and the volumes that
+    /// [`Assembled::places`] counts. `None` if there is no memory for them.
+    fn groups<'t, H: Copy + PartialEq + Display>(
+        &self,
+        targets: &'t Targets<H>,
+    ) -> Option<(Vec<Assembled>, Vec<&'t Volume>)> {
         // A copy of what is kept, the maps, and the volumes themselves.
         let groups = self.0.iter().filter_map(|it| it.2.found.group.as_ref());
         let kept = groups.map(weight).sum::<usize>().min(MOST_KEPT);
@@ -112,11 +128,7 @@ impl PhysicalVolumes {
             (targets.same_as(disk).is_none()).then_some((&pv.found, volume))
         });
         let (found, places): (Vec<&FoundPv>, Vec<&Volume>) = located.unzip();
-        let mut all = LogicalVolumes::default();
-        for assembled in assemble(&found) {
-            all.add(&assembled, &places);
-        }
-        Some(all)
+        Some((assemble(&found), places))
     }
 }
 

@@ -17,6 +17,7 @@ use crate::logical::{bound, physical_volume};
 use crate::read::read;
 use crate::{Blocks, Discard, LocatedPv, ReadError, SECTOR_SIZE, Volume};
 use gpt::Entry;
+pub(crate) use steps::KnownBlocks;
 pub use steps::{TableReader, TableStep};
 
 /// Partition type of the record that keeps old tools off a GPT (UEFI 2.10, 5.2.3).

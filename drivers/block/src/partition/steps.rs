@@ -8,7 +8,7 @@ use alloc::vec::Vec;
 
 use spindle_hw::PAGE_SIZE;
 
-use crate::{Blocks, ReadError, Table, Volume, partitions};
+use crate::{Blocks, ReadError, SECTOR_SIZE, Table, Volume, partitions};
 
 /// The most bytes of a table and its backup that are kept while they are read: they share the heap with
 /// all else that control does for guests. As all tools make them, the two take less than 40 KiB.
@@ -43,30 +43,53 @@ pub struct TableReader {
 
 /// What has been read of a disk.
 #[derive(Debug)]
-struct KnownBlocks {
+pub(crate) struct KnownBlocks {
     block_shift: u8,
     count: u64,
     pieces: Vec<(u64, Result<Vec<u8>, ReadError>)>,
     /// The most bytes of these.
     most: usize,
     /// First block and bytes of what is missing.
-    missing: Option<(u64, usize)>,
+    pub(crate) missing: Option<(u64, usize)>,
+}
+
+impl KnownBlocks {
+    /// Nothing yet of so many sectors of 512 bytes, and never more than `most` bytes.
+    fn new(block_shift: u8, sectors: u64, most: usize) -> Self {
+        Self {
+            block_shift,
+            count: sectors / ((1 << block_shift) / SECTOR_SIZE),
+            pieces: Vec::new(),
+            most,
+            missing: None,
+        }
+    }
+
+    /// Nothing yet of so many sectors, with room for LVM2's metadata.
+    pub(crate) fn for_metadata(block_shift: u8, sectors: u64) -> Self {
+        Self::new(block_shift, sectors, MOST_LVM_BYTES)
+    }
+
+    /// Forgets all.
+    pub(crate) fn forget(&mut self) {
+        (self.pieces, self.missing) = (Vec::new(), None);
+    }
+
+    /// Adds what was missing last, or why it could not be read.
+    pub(crate) fn add(&mut self, read: Result<Vec<u8>, ReadError>) {
+        if let Some((first, _)) = self.missing.take() {
+            self.pieces.push((first, read));
+        }
+    }
 }
 
 impl TableReader {
     /// A reader for the table of `disk`.
     #[must_use]
     pub fn new(disk: Volume) -> Self {
-        let blocks = KnownBlocks {
-            block_shift: disk.block_shift,
-            count: disk.sectors / disk.sectors_per_block(),
-            pieces: Vec::new(),
-            most: MOST_BYTES,
-            missing: None,
-        };
         Self {
+            blocks: KnownBlocks::new(disk.block_shift, disk.sectors, MOST_BYTES),
             disk,
-            blocks,
             table: None,
             looked: 0,
         }
@@ -111,9 +134,7 @@ impl TableReader {
 
     /// Adds what the last [`TableStep::Read`] asked for, or why it could not be read.
     pub fn add(&mut self, read: Result<Vec<u8>, ReadError>) {
-        if let Some((first, _)) = self.blocks.missing.take() {
-            self.blocks.pieces.push((first, read));
-        }
+        self.blocks.add(read);
     }
 }
 

@@ -8,7 +8,8 @@ use core::fmt::Display;
 use spindle_status::targets::{HolderWord, TargetLine, TargetMode};
 use spindle_status::words::as_word;
 
-use super::{TargetEntry, TargetKind, Targets, VolumeId};
+use super::piece::meet;
+use super::{TargetClaim, TargetEntry, TargetKind, Targets, VolumeId};
 use crate::{Access, Volume};
 
 /// Bytes of a text: xenstored's default quota for a node is 2048, names and permissions included.
@@ -24,6 +25,28 @@ impl<H: Copy + PartialEq + Display> Targets<H> {
         let disks = self.entries.iter().enumerate();
         let disks = disks.filter(|(_, entry)| entry.is_disk());
         disks.map(|(index, entry)| (VolumeId(index), &*entry.volume.name, self.list(index)))
+    }
+
+    /// Who has the volume of this name open.
+    #[must_use]
+    pub fn holder(&self, name: &str) -> Option<H> {
+        let has = |claim: &&TargetClaim<H>| self.entries[claim.volume].volume.name == name;
+        self.claims.iter().find(has).map(|claim| claim.holder)
+    }
+
+    /// Who has a disk or a partition for writing alone that this volume has blocks of.
+    #[must_use]
+    pub fn writer(&self, volume: &Volume) -> Option<H> {
+        let mut entries = self.entries.iter();
+        let own = entries.find(|entry| entry.volume.name == volume.name)?;
+        let mut claims = self.claims.iter();
+        let writer = claims.find(|claim| {
+            let entry = &self.entries[claim.volume];
+            claim.access == Access::Write
+                && entry.kind != TargetKind::Logical
+                && meet(&entry.pieces, &own.pieces)
+        });
+        writer.map(|claim| claim.holder)
     }
 
     /// What can be done with a volume.

@@ -20,10 +20,18 @@ pub(super) enum OrderNode {
     Update,
     /// Limits, in words.
     Limit,
+    /// What is to be done with a logical volume.
+    Volume,
 }
 
 impl OrderNode {
-    const ALL: [Self; 4] = [Self::SysRq, Self::Crash, Self::Update, Self::Limit];
+    const ALL: [Self; 5] = [
+        Self::SysRq,
+        Self::Crash,
+        Self::Update,
+        Self::Limit,
+        Self::Volume,
+    ];
     const DRILLS: [Self; 2] = [Self::SysRq, Self::Crash];
 
     const fn path(self) -> &'static str {
@@ -32,6 +40,7 @@ impl OrderNode {
             Self::Crash => path::CRASH,
             Self::Update => path::UPDATE,
             Self::Limit => path::LIMIT,
+            Self::Volume => path::VOLUME,
         }
     }
 
@@ -41,6 +50,7 @@ impl OrderNode {
             Self::Crash => "crash",
             Self::Update => "update",
             Self::Limit => "limit",
+            Self::Volume => "volume",
         }
     }
 }
@@ -68,6 +78,11 @@ impl Backend {
     /// Has [`Action::Limit`] come when an administrator asks for other limits.
     pub fn take_limits(&mut self) {
         self.orders.wanted.push(OrderNode::Limit);
+    }
+
+    /// Has [`Action::Volume`] come when an administrator asks for a logical volume to be changed.
+    pub fn take_volumes(&mut self) {
+        self.orders.wanted.push(OrderNode::Volume);
     }
 
     /// Whether a watch event is for such a node.
@@ -120,7 +135,7 @@ impl Backend {
             None => {
                 let path = node.path().into();
                 let read = match node {
-                    OrderNode::Limit => Request::Read(path),
+                    OrderNode::Limit | OrderNode::Volume => Request::Read(path),
                     _ => Request::ReadBrief(path),
                 };
                 self.client.within(unit, Vec::new(), Vec::from([read]));
@@ -150,6 +165,7 @@ impl Backend {
                 OrderNode::SysRq | OrderNode::Crash => Action::Drill(text),
                 OrderNode::Update => Action::Update(text),
                 OrderNode::Limit => Action::Limit(text),
+                OrderNode::Volume => Action::Volume(text),
             }),
             Err(TransactionError::Conflict) => self.order_due(node),
             Err(TransactionError::Refused(error)) => {

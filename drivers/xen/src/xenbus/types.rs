@@ -285,6 +285,9 @@ pub enum Action {
     Update(Vec<u8>),
     /// An administrator asks for other limits (`data/spindle/limit` was written): what is there.
     Limit(Vec<u8>),
+    /// An administrator asks for a logical volume to be changed (`data/spindle/volume` was written): what is
+    /// there.
+    Volume(Vec<u8>),
     /// The toolstack asks for a shutdown: call [`Backend::shutdown`](super::Backend::shutdown).
     ShutdownRequested(ShutdownKind),
     /// [`Backend::shutdown`](super::Backend::shutdown) has come to its end.

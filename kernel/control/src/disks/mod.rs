@@ -6,6 +6,7 @@ mod rescan;
 mod tables;
 #[cfg(test)]
 mod tables_tests;
+mod volumes;
 
 use alloc::boxed::Box;
 use alloc::string::{String, ToString};
@@ -21,6 +22,7 @@ pub(crate) use care::Removed;
 use rescan::Rescan;
 pub use tables::PageSource;
 use tables::Tables;
+use volumes::VolumeEdit;
 
 /// Bytes of the list of disks: xenstored's default quota for a node is 2048, names and
 /// permissions included.
@@ -38,6 +40,9 @@ pub struct Disks<Q> {
     physical: PhysicalVolumes,
     rescan: Rescan,
     tables: Tables,
+    /// A change of a logical volume that is under way, and the answer to the last one.
+    edit: Option<VolumeEdit>,
+    edited: Option<String>,
     /// From here on no number has been given to a controller that took the place of another.
     numbers: usize,
 }
@@ -128,6 +133,8 @@ impl<Q: Default> Disks<Q> {
             physical: PhysicalVolumes::default(),
             rescan: Rescan::default(),
             tables: Tables::default(),
+            edit: None,
+            edited: None,
             numbers: 0,
         };
         let mut reader = partitions.map(|read| (read, disks.queues()));

@@ -11,8 +11,10 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use log::{error, info, warn};
-use spindle_blkif::BlockRead;
-use spindle_block::{MayGrow, ReadError, Redescribed, Table, TableReader, TableStep, Unit, Volume};
+use spindle_blkif::BlockAccess;
+use spindle_block::{
+    MayGrow, Op, ReadError, Redescribed, Table, TableReader, TableStep, Unit, Volume,
+};
 use spindle_hw::SharedPages;
 
 use super::Disks;
@@ -21,7 +23,7 @@ use super::care::Care;
 /// Partitions of all disks together, at most: each takes about a KiB.
 const MOST: usize = 512;
 /// How often a core is asked for blocks that it does not read.
-const MOST_TRIES: usize = 32;
+pub(super) const MOST_TRIES: usize = 32;
 /// For how long a core is looked for at short intervals that has been asked for blocks.
 const PROMPT_NS: u64 = 1_000_000_000;
 /// When the log has it that it has not answered.
@@ -64,6 +66,26 @@ struct Asked {
     warned: bool,
 }
 
+impl Tables {
+    /// A token that no other has.
+    pub(super) fn next_token(&mut self) -> u64 {
+        self.token += 1;
+        self.token
+    }
+
+    /// A core has been asked for something.
+    fn note_asked(&mut self, now: u64) {
+        let (since, warned) = (now, false);
+        self.asked = Some(Asked { since, warned });
+    }
+
+    /// A page that disks reach.
+    pub(super) fn take_page(&mut self) -> Option<SharedPages> {
+        let (page, pages) = (self.page.take(), self.pages.as_mut());
+        page.or_else(|| pages?())
+    }
+}
+
 /// Takes as many partitions as there is room for, beside `have` others, and reports them in the log.
 pub(super) fn take(disk: &Volume, mut table: Table, have: usize) -> Vec<Volume> {
     table.limit(MOST.saturating_sub(have));
@@ -89,9 +111,9 @@ impl<Q> Disks<Q> {
         self.drop_tables(disk.disk, disk.unit);
         let tables = &mut self.tables;
         if tables.pages.is_some() {
-            tables.token += 1;
+            let token = tables.next_token();
             tables.readers.push(Reader {
-                token: tables.token,
+                token,
                 reader: TableReader::new(disk),
                 begun: false,
                 tries: 0,
@@ -120,8 +142,12 @@ impl<Q> Disks<Q> {
         now: u64,
         may_grow: MayGrow<'_>,
         care: &mut Care,
-    ) -> Option<(Box<BlockRead>, usize)> {
+    ) -> Option<(Box<BlockAccess>, usize)> {
         while self.tables.asked.is_none() {
+            if let Some(next) = self.next_of_edit() {
+                self.tables.note_asked(now);
+                return Some(next);
+            }
             // What a lost twin may still write could be the table.
             let settled = |it: &Reader| {
                 let Volume { disk, unit, .. } = *it.reader.disk();
@@ -132,6 +158,7 @@ impl<Q> Disks<Q> {
                     let changed = self.look_for_logical(may_grow);
                     self.note_changed(changed, care);
                 }
+                self.settle_edit();
                 return None;
             };
             let mut reader = self.tables.readers.remove(at);
@@ -151,15 +178,14 @@ impl<Q> Disks<Q> {
             reader.begun = true;
             match reader.reader.step() {
                 TableStep::Read { first, bytes } => {
-                    let tables = &mut self.tables;
-                    let (page, pages) = (tables.page.take(), tables.pages.as_mut());
-                    let Some(page) = page.or_else(|| pages?()) else {
+                    let Some(page) = self.tables.take_page() else {
                         self.finish(&reader.reader, Err(ReadError::NoMemory), may_grow, care);
                         continue;
                     };
                     let volume = reader.reader.disk();
-                    let read = BlockRead {
+                    let read = BlockAccess {
                         token: reader.token,
+                        op: Op::Read,
                         disk,
                         unit,
                         block_shift: volume.block_shift,
@@ -169,9 +195,8 @@ impl<Q> Disks<Q> {
                         outcome: Err(ReadError::Pending),
                     };
                     let tries = reader.tries;
-                    tables.readers.insert(0, reader);
-                    let (since, warned) = (now, false);
-                    tables.asked = Some(Asked { since, warned });
+                    self.tables.readers.insert(0, reader);
+                    self.tables.note_asked(now);
                     return Some((Box::new(read), tries));
                 }
                 TableStep::Done(read) => self.finish(&reader.reader, read, may_grow, care),
@@ -181,10 +206,14 @@ impl<Q> Disks<Q> {
     }
 
     /// A core has read what it was asked for, or could not.
-    pub(crate) fn has_read(&mut self, read: BlockRead) {
+    pub(crate) fn has_read(&mut self, read: BlockAccess) {
         let lost = self.lost(read.disk).is_some();
+        self.tables.asked = None;
+        if self.has_edited(&read) {
+            self.tables.page = read.page;
+            return;
+        }
         let tables = &mut self.tables;
-        tables.asked = None;
         let mut readers = tables.readers.iter_mut();
         let reader = readers.find(|it| it.token == read.token);
         // Whatever became of it on a disk that is lost, it is asked for again when that is back. A core
@@ -215,7 +244,9 @@ impl<Q> Disks<Q> {
         };
         let waited = now.saturating_sub(asked.since);
         if waited >= WARN_NS && !core::mem::replace(&mut asked.warned, true) {
-            warn!("a ring core has not read a partition table for 90 s: those of new disks wait");
+            warn!(
+                "a ring core has not read a partition table, or written one of LVM's, for 90 s: others wait"
+            );
         }
         waited < PROMPT_NS
     }

@@ -6,11 +6,11 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::cell::Cell;
 
-use spindle_blkif::BlockRead;
+use spindle_blkif::BlockAccess;
 use spindle_block::{Access, BlockController, SubmitError, Table, Unit, Volume, VolumeId};
 use spindle_hw::SharedPages;
 use spindle_testkit::gpt::Gpt;
-use spindle_testkit::lvm::{LvmImage, LvmText};
+use spindle_testkit::lvm::{LvmImage, LvmSegment, LvmText};
 use spindle_xen::DomId;
 use spindle_xen::xenbus::DeviceId;
 
@@ -94,7 +94,7 @@ impl Bench {
     }
 
     /// What a core is asked for next, how many have not taken it, and whether partitions have changed.
-    fn next(&mut self) -> (Option<(Box<BlockRead>, usize)>, bool) {
+    fn next(&mut self) -> (Option<(Box<BlockAccess>, usize)>, bool) {
         let mut care = Care::default();
         let read = self.disks.next_read(self.now, &|_, _| Ok(()), &mut care);
         self.grown.extend(care.grown);
@@ -102,7 +102,7 @@ impl Bench {
     }
 
     /// A core reads what it was asked for.
-    fn carry_out(&mut self, mut read: BlockRead) {
+    fn carry_out(&mut self, mut read: BlockAccess) {
         let from = 512 * read.block as usize;
         let bytes = &self.image[from..from + read.bytes as usize];
         read.page.as_ref().unwrap().write_bytes(0, bytes);
@@ -244,7 +244,7 @@ fn device(number: u16) -> DeviceId {
 #[test]
 fn what_a_guest_has_open_grows_with_its_metadata_or_its_table() {
     let uuid = b"AAAAAAaaaabbbbccccddddeeeeffffff";
-    let image = |size: u64, segments: &[(u64, u64, &[(usize, u64)])]| {
+    let image = |size: u64, segments: &[LvmSegment<'_>]| {
         let text = LvmText::new("vg0").on(uuid).with("web", segments);
         let mut image = Gpt::new(9, BLOCKS)
             .with(1, 64, 1663, "part")
@@ -341,7 +341,7 @@ fn what_a_lost_disk_was_asked_for_is_asked_for_again_when_it_is_back() {
             .disks
             .targets
             .set_lost(0, name(), "a test".into(), false);
-        bench.disks.has_read(BlockRead {
+        bench.disks.has_read(BlockAccess {
             outcome: Err(SubmitError::Gone.into()),
             ..*read
         });
