@@ -3,7 +3,7 @@
 //! The input is the text of one physical volume's metadata, behind a byte that says how it is put on
 //! two disks.
 
-use spindle_lvm::{FoundPv, SectorSource, Unread, assemble, find};
+use spindle_lvm::{FoundPv, SectorSource, Unread, VolumeChange, assemble, change, find};
 use spindle_testkit::lvm::{LvmArea, LvmImage};
 
 /// Sectors of each disk.
@@ -62,6 +62,27 @@ pub fn run(data: &[u8]) {
         assert!(pv.notes.len() <= 2);
     }
     check(&found);
+    change_all(&text);
+}
+
+/// Whatever change of a text is made, its maps are as they must be.
+fn change_all(text: &str) {
+    let (sectors, time) = (100, 1);
+    let changes = [
+        ("new", VolumeChange::Create { sectors, time }),
+        ("web", VolumeChange::Extend { sectors: 500 }),
+        ("web", VolumeChange::Remove),
+        ("web", VolumeChange::Rename { to: "new".into() }),
+    ];
+    for (name, what) in changes {
+        let Ok((new, _)) = change(text.as_bytes(), name, &what, 7) else {
+            continue;
+        };
+        let new = String::from_utf8(new).expect("what was text is text");
+        let image = |uuid| LvmImage::new(uuid, SECTORS, new.trim_end_matches('\0')).image();
+        let found = UUIDS.map(|uuid| find(&mut Disk(image(uuid))).expect("nothing stops it"));
+        check(&found.into_iter().flatten().collect::<Vec<_>>());
+    }
 }
 
 fn check(found: &[FoundPv]) {
