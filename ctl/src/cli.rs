@@ -48,6 +48,10 @@ pub(crate) enum Verb {
     /// the disk is detached, also over a death or an update of the kernel, and are of a group's until
     /// the domain ends.
     Limit(LimitArgs),
+    /// Make, extend, remove, rename or list logical volumes of the groups that a Spindle serves. LVM takes
+    /// what is written for its own.
+    #[command(subcommand)]
+    Volume(VolumeVerb),
     /// Have the kernel of a Spindle die, to see that it starts again in its own domain and that guests
     /// notice no more than a pause. It must have been created with the option drill=on.
     Crash(CrashArgs),
@@ -181,6 +185,58 @@ pub(crate) struct RescanArgs {
     /// Seconds to wait for the answer, for which a controller that starts slowly may need 30.
     #[arg(long, default_value_t = 40, value_parser = value_parser!(u64).range(..=DAY))]
     pub(crate) timeout: u64,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum VolumeVerb {
+    /// Make a volume. Its blocks hold what they held before.
+    Create(SizedVolume),
+    /// Make a volume larger; a guest that has it open sees that at once.
+    Extend(SizedVolume),
+    /// Take a volume that no guest has open out of its group.
+    Remove(NamedVolume),
+    /// Give a volume that no guest has open another name.
+    Rename(RenamedVolume),
+    /// List volumes and who has them.
+    List(ListedVolumes),
+}
+
+#[derive(Args)]
+pub(crate) struct SizedVolume {
+    #[command(flatten)]
+    pub(crate) volume: NamedVolume,
+    /// Its size with a unit, such as 10G: K, M, G or T. To extend it, +SIZE adds that much.
+    pub(crate) size: String,
+}
+
+#[derive(Args)]
+pub(crate) struct RenamedVolume {
+    #[command(flatten)]
+    pub(crate) volume: NamedVolume,
+    /// Its new name, with its group's or without.
+    pub(crate) to: String,
+}
+
+#[derive(Args)]
+pub(crate) struct NamedVolume {
+    /// The domain's name.
+    pub(crate) name: String,
+    /// The volume: GROUP/VOLUME, such as vg0/web.
+    pub(crate) volume: String,
+    /// Seconds to wait for the answer.
+    #[arg(long, default_value_t = 60, value_parser = value_parser!(u64).range(..=DAY))]
+    pub(crate) timeout: u64,
+    /// Seconds to wait for another spindlectl that changes something.
+    #[arg(long, default_value_t = 120, value_parser = value_parser!(u64).range(..=DAY))]
+    pub(crate) lock_timeout: u64,
+}
+
+#[derive(Args)]
+pub(crate) struct ListedVolumes {
+    /// The domain's name.
+    pub(crate) name: String,
+    /// List only those of this group.
+    pub(crate) group: Option<String>,
 }
 
 #[derive(Args)]

@@ -37,6 +37,11 @@ pub(crate) fn list(spindles: &[Spindle], notes: &[String]) -> Value {
     json!({ "domains": domains.collect::<Vec<_>>(), "notes": notes })
 }
 
+/// Some of what a Spindle serves.
+pub(crate) fn targets(all: &[&Target]) -> Value {
+    all.iter().copied().map(target).collect()
+}
+
 fn target(target: &Target) -> Value {
     let holders = target.holders.iter().map(
         |holder| json!({ "guest_id": holder.guest, "device": holder.device, "how": holder.how }),

@@ -5,16 +5,15 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use spindle_limits::IoLimits;
+use spindle_status::path;
 
 use crate::host::Host;
+use crate::order;
 use crate::spindle::{self, PublishedDisk, Spindle};
 use crate::store;
 use crate::tables;
-
-/// How often the answer is looked for.
-const LOOK: Duration = Duration::from_millis(50);
 
 /// Sets the limits of `whose`, `GUEST/DISK` or `@GROUP`, as far as `words` names them; gives what holds
 /// then, in words.
@@ -45,10 +44,11 @@ pub(crate) fn limit(
             "{name} does not serve yet: wait until `spindlectl list` says that it does"
         );
         let order = format!("{} {subject} {words}", host.now().as_nanos());
-        ask(host, spindle, &order, patience)?;
+        let nodes = (path::LIMIT, path::LIMITED);
+        order::give(host, spindle, nodes, &order, ("limits", patience))?;
     }
-    let path = subject.replace('/', "-");
-    let node = format!("{}/data/spindle/limits/{path}", store::home(spindle.id));
+    let of = subject.replace('/', "-");
+    let node = format!("{}/{}/{of}", store::home(spindle.id), path::LIMITS);
     let holds = store::read(host, &node)?.unwrap_or_default();
     Ok(tables::text(&holds))
 }
@@ -78,32 +78,6 @@ fn subject(spindle: &Spindle, whose: &str) -> Result<String> {
         "{whose} means several disks of {name}; name the guest by its number"
     );
     Ok(format!("{}/{}", disk.guest, disk.device))
-}
-
-/// Gives an order, and waits for its answer.
-fn ask(host: &mut impl Host, spindle: &Spindle, order: &str, patience: Duration) -> Result<()> {
-    let name = &spindle.name;
-    let node = |leaf: &str| format!("{}/data/spindle/{leaf}", store::home(spindle.id));
-    let word = order.split(' ').next().unwrap_or_default();
-    let deadline = host.now().saturating_add(patience);
-    store::write(host, &node("limit"), order).with_context(|| format!("cannot ask {name}"))?;
-    loop {
-        let answer = store::read(host, &node("limited"))?.unwrap_or_default();
-        match answer.split_once(' ') {
-            Some((to, "done")) if to == word => return Ok(()),
-            Some((to, why)) if to == word => bail!("{name}: {}", tables::text(why)),
-            _ => {}
-        }
-        ensure!(!host.interrupted(), "interrupted before {name} answered");
-        if host.now() >= deadline {
-            bail!(
-                "{name} has not answered within {} s: its version may know no limits (`spindlectl list`), \
-                 or its control core hangs",
-                patience.as_secs()
-            );
-        }
-        host.sleep(LOOK);
-    }
 }
 
 #[cfg(test)]

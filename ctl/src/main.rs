@@ -45,6 +45,7 @@ mod mapped;
 mod metrics;
 #[cfg(test)]
 mod metrics_tests;
+mod order;
 #[cfg(test)]
 mod pages_tests;
 mod pci;
@@ -74,6 +75,7 @@ mod update;
 mod update_tests;
 mod usage;
 mod users;
+mod volume;
 mod why;
 mod xlcfg;
 
@@ -86,12 +88,12 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::Parser;
 
 use cli::{
     CheckArgs, Cli, CrashArgs, CreateArgs, DestroyArgs, GenerateArgs, LimitArgs, LogArgs,
-    RescanArgs, RestartArgs, StatArgs, Top, UpdateArgs, Verb, WhyArgs,
+    NamedVolume, RescanArgs, RestartArgs, StatArgs, Top, UpdateArgs, Verb, VolumeVerb, WhyArgs,
 };
 use crash::Crash;
 use create::Failing;
@@ -102,6 +104,7 @@ use host::Host;
 use plan::{Plan, Wanted};
 use sheet::{Paper, Sheet};
 use spindle::Spindle;
+use spindle_status::orders::VolumeAction;
 use top::TopView;
 use update::Update;
 
@@ -126,6 +129,7 @@ fn main() -> ExitCode {
         Verb::Update(args) => update(out, &args),
         Verb::Rescan(args) => rescan(out, &args),
         Verb::Limit(args) => limit(out, &args),
+        Verb::Volume(verb) => volume(out, verb),
         Verb::Crash(args) => crash(out, &args),
         Verb::List => list(out),
         Verb::Stat(args) => stat(out, &args),
@@ -293,6 +297,50 @@ fn limit(out: Output, args: &LimitArgs) -> Result<()> {
     show(match limits.as_str() {
         "" => format!("{whose}: no limits"),
         limits => format!("{whose}: {limits}"),
+    })
+}
+
+fn volume(out: Output, verb: VolumeVerb) -> Result<()> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let time = now.map_or(0, |now| now.as_secs());
+    match verb {
+        VolumeVerb::Create(args) => {
+            let (sectors, more) = volume::size(&args.size)?;
+            ensure!(
+                !more,
+                "there is nothing yet that {} could be added to",
+                args.size
+            );
+            change_volume(out, &args.volume, VolumeAction::Create { sectors, time })
+        }
+        VolumeVerb::Extend(args) => {
+            let (sectors, more) = volume::size(&args.size)?;
+            change_volume(out, &args.volume, VolumeAction::Extend { sectors, more })
+        }
+        VolumeVerb::Remove(args) => change_volume(out, &args, VolumeAction::Remove),
+        VolumeVerb::Rename(args) => {
+            change_volume(out, &args.volume, VolumeAction::Rename { to: args.to })
+        }
+        VolumeVerb::List(args) => {
+            let all = all()?;
+            let spindle = spindle::named(&all, &args.name)?;
+            let volumes = volume::of(spindle, args.group.as_deref());
+            let table = volume::table(spindle, &volumes);
+            out.sheets(&[table], || json::targets(&volumes))
+        }
+    }
+}
+
+fn change_volume(out: Output, args: &NamedVolume, action: VolumeAction) -> Result<()> {
+    let mut host = Dom0::new();
+    let me = format!("volume {}", args.name);
+    alone(&mut host, args.lock_timeout, &me)?;
+    let patience = Duration::from_secs(args.timeout);
+    let said = volume::change(&mut host, &args.name, &args.volume, action, patience)?;
+    let volume = &args.volume;
+    out.message(&match said.as_str() {
+        "" => format!("{volume}: done"),
+        said => format!("{volume}: done, {said}"),
     })
 }
 

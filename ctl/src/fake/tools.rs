@@ -143,6 +143,16 @@ impl Fake {
                 {
                     self.answer_limit(own, value);
                 }
+                if let Some(own) = path.strip_suffix("/volume")
+                    && !(value.is_empty() || self.deaf)
+                {
+                    let (word, order) = value.split_once(' ').unwrap_or_default();
+                    let known = order.contains(" vg0/");
+                    let no = "refused: there is no volume group vg1";
+                    let answer = format!("{word} {}", if known { "done" } else { no });
+                    let second = Duration::from_secs(1);
+                    self.store_later(second, &format!("{own}/volume-done"), &answer);
+                }
                 if path.ends_with("/data/spindle/update") {
                     self.answer_update(path.to_string());
                 }
