@@ -6,15 +6,18 @@
 //! marks those of requests under way first ([`GrantCache::mark`]), which is seldom. What is mapped for
 //! one request is not in the table (`once`).
 //!
+//! All that is known of a frame is in 16 bytes, and the table has no more than its number: what a
+//! reference leads to is compared where the use of it is noted, too.
+//!
 //! A cache that is full gives a page up only if that was not used while the ring used several times
 //! as many pages as there are frames. A frontend with a few more pages in turn than there are frames
 //! thus finds nearly all of them mapped, and what does not fit is copied, which costs less than to
 //! map and unmap it; and grants that are used once do not drive out those that are used again.
 
 mod once;
+mod stack;
 
 use alloc::boxed::Box;
-use alloc::vec::Vec;
 
 use spindle_block::Segment;
 use spindle_hw::PAGE_SIZE;
@@ -23,8 +26,10 @@ use spindle_xen::grant::{GrantOps, GrantRef, MapOp, UnmapOp};
 
 use crate::abi::RawSegment;
 use crate::request::extent;
-use crate::room::{NoRoom, filled, room_for};
+use crate::room::{NoRoom, filled};
 use crate::window::Window;
+
+use stack::Stack;
 
 /// Table places looked at before giving up. It bounds what a frontend that picks colliding
 /// references can cost; its further references are copied instead of mapped.
@@ -47,8 +52,11 @@ const UNUSED_NS: u64 = 60_000_000_000;
 /// Handles start at 0 and stay small; Xen's own `INVALID_MAPTRACK_HANDLE` is this.
 const NOT_MAPPED: u32 = u32::MAX;
 
-/// A free place in the table. Frame numbers never get as high.
-const FREE: u64 = u64::MAX;
+/// A free place in the table, and the end of a stack of frames. No frame has the number.
+const NO_FRAME: u16 = u16::MAX;
+
+/// Most frames that are used of a window, all of which have numbers.
+const MOST_FRAMES: usize = NO_FRAME as usize;
 
 /// What a frame of the window holds.
 #[derive(Clone, Copy, Debug)]
@@ -56,19 +64,38 @@ struct Frame {
     gref: u32,
     /// From the map; [`NOT_MAPPED`] before it and after a failure.
     handle: u32,
-    /// A request has it alone.
-    held: bool,
-    /// It is for one request, and it is not known whether it could be mapped.
-    pending: bool,
-    /// A request under way uses it: as [`GrantCache::mark`] has found, until pages are given up.
-    busy: bool,
+    /// The turn in which it was last used.
+    used: u32,
+    /// The next one of the stack that it is on.
+    next: u16,
+    /// Of those below.
+    flags: u8,
 }
 
+/// A request has the frame alone.
+const HELD: u8 = 1;
+/// The frame is for one request, and it is not known whether it could be mapped.
+const PENDING: u8 = 2;
+/// A request under way uses it: as [`GrantCache::mark`] has found, until pages are given up.
+const BUSY: u8 = 4;
+
+const _: () = assert!(size_of::<Frame>() == 16);
+
 impl Frame {
+    /// One that holds nothing.
+    const EMPTY: Self = Self {
+        gref: 0,
+        handle: NOT_MAPPED,
+        used: 0,
+        next: NO_FRAME,
+        flags: 0,
+    };
+
     /// Whether it is mapped and nothing uses it; forgets that it was marked.
     fn take_unused(&mut self) -> bool {
-        let busy = core::mem::take(&mut self.busy);
-        !busy && !self.held && self.handle != NOT_MAPPED
+        let used = self.flags & (HELD | BUSY) != 0;
+        self.flags &= !BUSY;
+        !used && self.handle != NOT_MAPPED
     }
 }
 
@@ -86,14 +113,13 @@ pub struct GrantCache {
     domain: DomId,
     window: Window,
     frames: Box<[Frame]>,
-    /// The turn in which each frame was last used.
-    used: Box<[u32]>,
-    /// Open addressing with linear probing; a place holds reference << 32 | frame.
-    table: Box<[u64]>,
+    /// Open addressing with linear probing; a place holds the number of a frame.
+    table: Box<[u16]>,
     shift: u32,
-    free: Vec<u32>,
-    /// Mapped frames that no request has any longer, to be unmapped; each at most once.
-    idle: Vec<u32>,
+    free: Stack,
+    /// Mapped frames that no request has any longer, to be unmapped. Each frame is on one of the two
+    /// stacks at most.
+    idle: Stack,
     turn: u32,
     /// What was used before this turn, and not since, is unused when it is time to look.
     mark: u32,
@@ -108,9 +134,6 @@ pub struct GrantCache {
     barren: bool,
 }
 
-/// What a cache allocates: frames, their last uses, table, free and idle ones.
-type Room = (Box<[Frame]>, Box<[u32]>, Box<[u64]>, Vec<u32>, Vec<u32>);
-
 /// Places in the table: about half of them taken at most, so that probes are short.
 fn places(frames: usize) -> usize {
     (frames + frames * 7 / 8).next_power_of_two().max(2)
@@ -119,7 +142,8 @@ fn places(frames: usize) -> usize {
 impl GrantCache {
     /// Bytes that a cache of `frames` frames takes.
     pub(crate) fn footprint(frames: usize) -> usize {
-        frames * (size_of::<Frame>() + 3 * size_of::<u32>()) + places(frames) * size_of::<u64>()
+        let frames = frames.min(MOST_FRAMES);
+        frames * size_of::<Frame>() + places(frames) * size_of::<u16>()
     }
 
     /// An empty cache for grants of `domain`, as large as `window`.
@@ -127,22 +151,25 @@ impl GrantCache {
     /// # Errors
     /// With the window, if there is no memory for it.
     pub fn new(domain: DomId, window: Window) -> Result<Self, (NoRoom, Window)> {
-        let count = window.frames();
-        let Ok((frames, used, table, mut free, idle)) = Self::room(count) else {
+        let count = window.frames().min(MOST_FRAMES);
+        let room = filled(Frame::EMPTY, count)
+            .and_then(|frames| filled(NO_FRAME, places(count)).map(|table| (frames, table)));
+        let Ok((mut frames, table)) = room else {
             return Err((NoRoom, window));
         };
         let shift = 32 - table.len().ilog2();
-        free.extend((0..count as u32).filter(|&f| window.is_usable(f as usize)));
-        free.reverse();
+        let mut free = Stack::default();
+        for index in (0..count).rev().filter(|&index| window.is_usable(index)) {
+            free.push(&mut frames, index);
+        }
         Ok(Self {
             domain,
             window,
             frames,
-            used,
             table,
             shift,
             free,
-            idle,
+            idle: Stack::default(),
             turn: 0,
             mark: 0,
             look_at: 0,
@@ -152,23 +179,6 @@ impl GrantCache {
             last_round: 0,
             barren: false,
         })
-    }
-
-    fn room(count: usize) -> Result<Room, NoRoom> {
-        let empty = Frame {
-            gref: 0,
-            handle: NOT_MAPPED,
-            held: false,
-            pending: false,
-            busy: false,
-        };
-        Ok((
-            filled(empty, count)?,
-            filled(0, count)?,
-            filled(FREE, places(count))?,
-            room_for(count)?,
-            room_for(count)?,
-        ))
     }
 
     /// Starts a new turn for the reckoning of recency.
@@ -187,9 +197,14 @@ impl GrantCache {
     /// long as the caller marks it before any page is given up, or until the next turn.
     #[inline(always)]
     pub fn find(&mut self, gref: u32) -> Option<u64> {
-        let index = self.frame(gref)?;
-        *self.used.get_mut(index)? = self.turn;
-        Some(self.window.bus(index))
+        let index = usize::from(*self.table.get(self.home(gref))?);
+        if let Some(frame) = self.frames.get_mut(index)
+            && frame.gref == gref
+        {
+            frame.used = self.turn;
+            return Some(self.window.bus(index));
+        }
+        self.find_farther(gref, index)
     }
 
     /// As [`GrantCache::find`].
@@ -229,26 +244,22 @@ impl GrantCache {
         true
     }
 
-    /// The frame that the table leads to for `gref`, if it leads anywhere: most are where they are looked
-    /// for first. A free place, which one reference looks the same as, leads to no frame that there is.
-    #[inline(always)]
-    fn frame(&self, gref: u32) -> Option<usize> {
-        let home = self.home(gref);
-        let place = *self.table.get(home)?;
-        if (place >> 32) as u32 == gref {
-            return Some(place as u32 as usize);
-        }
-        if place == FREE {
+    /// The same for one that is not where it is looked for first, where frame `first` is, if any.
+    #[inline(never)]
+    fn find_farther(&mut self, gref: u32, first: usize) -> Option<u64> {
+        if first == usize::from(NO_FRAME) {
             return None;
         }
-        self.probe(gref).ok().map(|(_, index)| index)
+        let (_, index) = self.probe(gref).ok()?;
+        self.frames.get_mut(index)?.used = self.turn;
+        Some(self.window.bus(index))
     }
 
     /// What is known of a reference that is not in the cache: most would be where they are looked for
     /// first.
     fn missing(&self, gref: u32) -> Missing {
         let home = self.home(gref);
-        let place = if self.table.get(home) == Some(&FREE) {
+        let place = if self.table.get(home) == Some(&NO_FRAME) {
             Some(home)
         } else {
             self.probe(gref)
@@ -267,12 +278,11 @@ impl GrantCache {
         // round twice.
         let most = PROBES.min(self.frames.len() + 1);
         for at in home..home + most {
-            let place = self.table[at & mask];
-            if (place >> 32) as u32 == gref {
-                return Ok((at & mask, place as u32 as usize));
-            }
-            if place == FREE {
-                return Err(Some(at & mask));
+            let index = usize::from(self.table[at & mask]);
+            match self.frames.get(index) {
+                Some(frame) if frame.gref == gref => return Ok((at & mask, index)),
+                Some(_) => {}
+                None => return Err(Some(at & mask)),
             }
         }
         Err(None)
@@ -283,18 +293,15 @@ impl GrantCache {
     /// `None` if there is no free frame, or no place near enough in the table.
     pub fn reserve(&mut self, missing: Missing) -> Option<(u64, MapOp)> {
         let Missing { gref, place } = missing;
-        let at = place.filter(|&at| self.table.get(at) == Some(&FREE))?;
-        let index = self.free.pop()?;
-        self.table[at] = u64::from(gref) << 32 | u64::from(index);
-        self.frames[index as usize] = Frame {
+        let at = place.filter(|&at| self.table.get(at) == Some(&NO_FRAME))?;
+        let index = self.free.pop(&self.frames)?;
+        self.table[at] = index as u16;
+        self.frames[index] = Frame {
             gref,
-            handle: NOT_MAPPED,
-            held: false,
-            pending: false,
-            busy: false,
+            used: self.turn,
+            ..Frame::EMPTY
         };
-        self.used[index as usize] = self.turn;
-        let bus = self.window.bus(index as usize);
+        let bus = self.window.bus(index);
         Some((bus, MapOp::new(self.domain, GrantRef(gref), bus, false)))
     }
 
@@ -308,17 +315,17 @@ impl GrantCache {
         };
         if op.status.is_ok() {
             frame.handle = op.handle;
-            if frame.held {
+            if frame.flags & HELD != 0 {
                 // Its request goes on, as most do.
-                frame.pending = false;
+                frame.flags &= !PENDING;
                 return true;
             }
         }
-        if frame.pending {
+        if frame.flags & PENDING != 0 {
             self.settle_once(index);
         } else if !op.status.is_ok() {
             self.forget(index);
-            self.free.push(index as u32);
+            self.free.push(&mut self.frames, index);
         }
         op.status.is_ok()
     }
@@ -340,7 +347,7 @@ impl GrantCache {
     /// comes next, leaves it.
     pub fn mark(&mut self, bus: u64) {
         if let Some(frame) = self.frames.get_mut(self.window.frame(bus)) {
-            frame.busy = true;
+            frame.flags |= BUSY;
         }
     }
 
@@ -368,9 +375,8 @@ impl GrantCache {
         let want = (self.frames.len() / 16).clamp(1, EVICT);
         let mut oldest = [(0u32, 0u32); EVICT];
         let mut found = 0;
-        let frames = self.frames.iter_mut().zip(&self.used);
-        for (index, (frame, used)) in frames.enumerate() {
-            let age = self.turn.wrapping_sub(*used);
+        for (index, frame) in self.frames.iter_mut().enumerate() {
+            let age = self.turn.wrapping_sub(frame.used);
             if !frame.take_unused() || age <= limit {
                 continue;
             }
@@ -398,10 +404,9 @@ impl GrantCache {
         let limit = self.turn.wrapping_sub(self.mark);
         let mut unused = [0; EVICT];
         let mut found = 0;
-        let frames = self.frames.iter_mut().zip(&self.used);
-        for (index, (frame, used)) in frames.enumerate() {
+        for (index, frame) in self.frames.iter_mut().enumerate() {
             let is_free = frame.take_unused();
-            if is_free && self.turn.wrapping_sub(*used) > limit && found < EVICT {
+            if is_free && self.turn.wrapping_sub(frame.used) > limit && found < EVICT {
                 unused[found] = index as u32;
                 found += 1;
             }
@@ -423,7 +428,7 @@ impl GrantCache {
 
     /// Unmaps everything, in batches, and gives the window back. No request may have any of it.
     pub fn dismantle(mut self, grants: &impl GrantOps) -> Window {
-        debug_assert!(self.frames.iter().all(|frame| !frame.held));
+        debug_assert!(self.frames.iter().all(|frame| frame.flags & HELD == 0));
         self.unmap_all(grants);
         self.window
     }
@@ -433,7 +438,8 @@ impl GrantCache {
     /// Returns how many pages could not be unmapped.
     pub fn cut_off(&mut self, grants: &impl GrantOps) -> usize {
         let lost = self.unmap_all(grants);
-        self.free.clear();
+        // Those that were to be unmapped are, as all others.
+        (self.free, self.idle) = (Stack::default(), Stack::default());
         (0..self.frames.len()).for_each(|index| self.window.condemn(index));
         lost
     }
@@ -474,7 +480,7 @@ impl GrantCache {
         for (op, &index) in ops.iter().zip(indices) {
             self.frames[index as usize].handle = NOT_MAPPED;
             if op.status.is_ok() {
-                self.free.push(index);
+                self.free.push(&mut self.frames, index as usize);
             } else {
                 self.window.condemn(index as usize);
                 lost += 1;
@@ -491,12 +497,10 @@ impl GrantCache {
     /// The place in the table that leads to frame `index`.
     fn place(&self, index: usize) -> Option<usize> {
         let mask = self.table.len() - 1;
-        let gref = self.frames[index].gref;
-        let wanted = u64::from(gref) << 32 | index as u64;
-        let home = self.home(gref);
+        let home = self.home(self.frames[index].gref);
         (home..home + PROBES)
             .map(|at| at & mask)
-            .find(|&at| self.table[at] == wanted)
+            .find(|&at| usize::from(self.table[at]) == index)
     }
 
     /// Takes frame `index` out of the table, and moves what follows it back so that no probe
@@ -510,15 +514,15 @@ impl GrantCache {
         for _ in 0..self.table.len() {
             at = (at + 1) & mask;
             let place = self.table[at];
-            if place == FREE {
+            let Some(frame) = self.frames.get(usize::from(place)) else {
                 break;
-            }
-            let home = self.home((place >> 32) as u32);
+            };
+            let home = self.home(frame.gref);
             if at.wrapping_sub(home) & mask >= at.wrapping_sub(hole) & mask {
                 self.table[hole] = place;
                 hole = at;
             }
         }
-        self.table[hole] = FREE;
+        self.table[hole] = NO_FRAME;
     }
 }

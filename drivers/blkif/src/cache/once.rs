@@ -8,22 +8,20 @@ use alloc::vec::Vec;
 
 use spindle_xen::grant::{GrantRef, MapOp, UnmapOp};
 
-use super::{Frame, GrantCache, NOT_MAPPED};
+use super::{Frame, GrantCache, HELD, NOT_MAPPED, PENDING};
 
 impl GrantCache {
     /// Takes a free frame for the page that `gref` grants, for one request; `None` if there is none. The
     /// operation must be carried out and its outcome handed to [`GrantCache::record`].
     #[inline]
     pub fn map_once(&mut self, gref: u32, read_only: bool) -> Option<(u64, MapOp)> {
-        let index = self.free.pop()?;
-        *self.frames.get_mut(index as usize)? = Frame {
+        let index = self.free.pop(&self.frames)?;
+        *self.frames.get_mut(index)? = Frame {
             gref,
-            handle: NOT_MAPPED,
-            held: true,
-            pending: true,
-            busy: false,
+            flags: HELD | PENDING,
+            ..Frame::EMPTY
         };
-        let bus = self.window.bus(index as usize);
+        let bus = self.window.bus(index);
         let op = MapOp::new(self.domain, GrantRef(gref), bus, read_only);
         Some((bus, op))
     }
@@ -32,9 +30,10 @@ impl GrantCache {
     #[inline(never)]
     pub(super) fn settle_once(&mut self, index: usize) {
         if let Some(frame) = self.frames.get_mut(index) {
-            frame.pending = false;
+            let ended = frame.flags & HELD == 0;
+            frame.flags = HELD;
             // It goes back, if its request has ended meanwhile.
-            if !core::mem::replace(&mut frame.held, true) {
+            if ended {
                 self.let_go_of(index);
             }
         }
@@ -51,11 +50,13 @@ impl GrantCache {
         let Some(frame) = self.frames.get_mut(index) else {
             return;
         };
-        if !core::mem::take(&mut frame.held) || frame.pending {
+        let flags = frame.flags;
+        frame.flags &= !HELD;
+        if flags & (HELD | PENDING) != HELD {
             return;
         }
         if frame.handle != NOT_MAPPED {
-            self.idle.push(index as u32);
+            self.idle.push(&mut self.frames, index);
         } else {
             self.give_back_unmapped(index);
         }
@@ -65,7 +66,7 @@ impl GrantCache {
     #[cold]
     fn give_back_unmapped(&mut self, index: usize) {
         if self.window.is_usable(index) {
-            self.free.push(index as u32);
+            self.free.push(&mut self.frames, index);
         }
     }
 
@@ -81,10 +82,9 @@ impl GrantCache {
     pub fn sweep(&mut self, ops: &mut Vec<UnmapOp>) {
         let room = ops.capacity() - ops.len();
         for _ in 0..room.min(self.idle.len()) {
-            let Some(index) = self.idle.pop() else {
+            let Some(index) = self.idle.pop(&self.frames) else {
                 return;
             };
-            let index = index as usize;
             let bus = self.window.bus(index);
             if let Some(frame) = self.frames.get_mut(index)
                 && frame.handle != NOT_MAPPED
@@ -101,7 +101,7 @@ impl GrantCache {
         for op in ops {
             let index = self.window.frame(op.host_addr);
             if op.status.is_ok() {
-                self.free.push(index as u32);
+                self.free.push(&mut self.frames, index);
             } else {
                 self.window.condemn(index);
                 failed += 1;
