@@ -22,8 +22,12 @@ pub struct Losses {
 }
 
 /// Losses that the guest could know of at some moment.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Known(u32);
+
+impl Known {
+    pub(crate) const NOTHING: Self = Self(0);
+}
 
 impl Losses {
     /// The disk is lost. To be called by all who have a part in it, after the last command that it

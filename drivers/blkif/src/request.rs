@@ -7,7 +7,7 @@ use spindle_block::{Enclosing, Extent, Op, Volume};
 use crate::abi::{
     DISCARD_SECURE, MAX_SEGMENTS, Operation, RawSegment, RspStatus, SECTORS_PER_PAGE,
 };
-use crate::ring::{Body, RawRequest};
+use crate::ring::RawRequest;
 
 /// Why a request is answered without asking the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -63,7 +63,7 @@ pub struct Request {
 
 impl Request {
     /// Validates the private copy of a request that moves data to or from the segments in its
-    /// slot, against the extent of the volume it is for.
+    /// slot, which `body` begins with, against the extent of the volume it is for.
     ///
     /// # Errors
     /// See [`Reject`].
@@ -71,7 +71,7 @@ impl Request {
     pub fn transfer(
         op: Op,
         raw: &RawRequest,
-        body: &Body,
+        body: &[u64],
         extent: &Extent,
     ) -> Result<Self, Reject> {
         if extent.read_only && op.writes() {
@@ -103,7 +103,7 @@ impl Request {
     pub fn enclosed(
         op: Op,
         raw: &RawRequest,
-        body: &Body,
+        body: &[u64],
         extent: &Extent,
     ) -> Result<(Self, Enclosing), Reject> {
         let words = words(raw.detail(), body)?;
@@ -138,14 +138,14 @@ impl Request {
     }
 
     /// Validates the private copy of a `BLKIF_OP_DISCARD` (`struct blkif_request_discard`). The
-    /// request for a secure one counts only where the volume has them, as the header says. If it may
-    /// be `unaligned`, the whole blocks of it are discarded, of which there may be none.
+    /// request for a secure one counts only where the volume has them, as the header says. It is for so
+    /// many `sectors`, as the first word of its body says. If it may be `unaligned`, the whole blocks of it are discarded, of which there may be none.
     ///
     /// # Errors
     /// See [`Reject`].
     pub fn discard(
         raw: &RawRequest,
-        body: &Body,
+        sectors: u64,
         volume: &Volume,
         unaligned: bool,
     ) -> Result<Self, Reject> {
@@ -153,7 +153,6 @@ impl Request {
         if volume.read_only {
             return Err(Reject::ReadOnly);
         }
-        let [sectors, ..] = *body;
         let (block, blocks) = if unaligned {
             volume.extent().within(raw.sector, sectors)
         } else {
@@ -265,16 +264,16 @@ pub(crate) fn enclosed(
 }
 
 /// Sectors of `count` segments: their sum, and all of them or-ed together.
-fn lengths(count: u8, body: &Body) -> Result<(u32, u32), Reject> {
+fn lengths(count: u8, body: &[u64]) -> Result<(u32, u32), Reject> {
     sum(words(count, body)?)
 }
 
-fn words(count: u8, body: &Body) -> Result<&[u64], Reject> {
+fn words(count: u8, body: &[u64]) -> Result<&[u64], Reject> {
     let count = usize::from(count);
     if count == 0 || count > MAX_SEGMENTS {
         return Err(Reject::SegmentCount);
     }
-    Ok(&body[..count])
+    body.get(..count).ok_or(Reject::SegmentCount)
 }
 
 fn sum(words: &[u64]) -> Result<(u32, u32), Reject> {
@@ -369,9 +368,7 @@ mod tests {
             ..volume(256, 12, read_only)
         };
         let ask = |volume: &Volume, flags, sector, count| {
-            let mut body = [u64::MAX; 11];
-            body[0] = count;
-            Request::discard(&raw(flags, sector), &body, volume, false)
+            Request::discard(&raw(flags, sector), count, volume, false)
         };
         let volume = with(Some(offered), false);
         let whole = ask(&volume, DISCARD_SECURE, 0, 256).unwrap();

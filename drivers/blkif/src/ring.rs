@@ -212,6 +212,22 @@ impl RawRequest {
         (self.head >> 16) as u16
     }
 
+    /// How many segments its slot has: none if its operation has none there, or if a slot has not so many.
+    #[must_use]
+    pub(crate) const fn segments(&self) -> usize {
+        let count = self.detail() as usize;
+        let operation = self.operation();
+        let any = matches!(
+            operation,
+            Operation::READ | Operation::WRITE | Operation::WRITE_BARRIER
+        );
+        if any && count <= MAX_SEGMENTS {
+            count
+        } else {
+            0
+        }
+    }
+
     /// The operation that its response names: of an indirect request the inner one, which is
     /// what frontends look for.
     #[must_use]
@@ -320,19 +336,44 @@ impl<M: RingMemory, J: JournalMemory> BackRing<M, J> {
         (self.req_cons != self.req_seen).then(next)
     }
 
-    /// Copies out the next request, whose place is the one that [`BackRing::next_place`] gave. Of
-    /// `body` no more is written than `detail` words, but always the first. It is not taken for the
-    /// journal before [`BackRing::note_taken`].
+    /// Copies out the next request, whose place is the one that [`BackRing::next_place`] gave, but for
+    /// what its slot has beyond the first word of its body, which is given beside it: that is for
+    /// [`BackRing::take_rest`]. It is not taken for the journal before [`BackRing::note_taken`].
     #[inline(always)]
-    pub fn take(&mut self, place: u16, body: &mut Body) -> RawRequest {
+    pub fn take(&mut self, place: u16) -> (RawRequest, u64) {
         debug_assert_ne!(self.req_cons, self.req_seen, "there is none");
-        let request = if self.abi == Abi::Native {
-            self.copy_native(place, body)
+        let taken = if self.abi == Abi::Native {
+            self.copy_native()
         } else {
-            self.copy_x86_32(place, body)
+            self.copy_x86_32()
         };
+        self.keep(place, &taken.0, taken.1);
         self.req_cons = self.req_cons.wrapping_add(1);
-        request
+        taken
+    }
+
+    /// Copies out the words of the body of the request that was taken last, from the second on.
+    #[inline]
+    pub fn take_rest(&self, place: u16, words: &mut [u64]) {
+        let slot = self.journal.slot(self.req_cons.wrapping_sub(1));
+        if self.abi == Abi::Native {
+            let mut from = (Self::pair(slot) + 2) * PAIR;
+            for word in words.iter_mut().take(MAX_SEGMENTS - 1) {
+                *word = self.memory.read(from);
+                from += size_of::<u64>();
+            }
+        } else {
+            let body = Self::slot_x86_32(slot) + offset_of!(X86_32Request, segments);
+            self.split_words(body + size_of::<u64>(), words);
+        }
+        self.journal.write_rest(place, words);
+    }
+
+    /// Leaves the request that was taken last in the ring after all, to be copied out again as if it never
+    /// was. It must not have been noted.
+    #[cold]
+    pub fn put_back(&mut self) {
+        self.req_cons = self.req_cons.wrapping_sub(1);
     }
 
     /// All requests copied out so far are taken. To be called before any of them is answered.
@@ -361,44 +402,26 @@ impl<M: RingMemory, J: JournalMemory> BackRing<M, J> {
     }
 
     #[inline(always)]
-    fn copy_native(&self, place: u16, body: &mut Body) -> RawRequest {
+    fn copy_native(&self) -> (RawRequest, u64) {
         let pair = Self::pair(self.journal.slot(self.req_cons));
         let [head, id] = self.memory.read_pair(pair);
         let [sector, first] = self.memory.read_pair(pair + 1);
-        let request = RawRequest::new(head as u32, id, sector);
-        self.keep(place, &request, first);
-        let [start, rest @ ..] = body;
-        *start = first;
-        // Most requests are for one page.
-        if request.detail() > 1 {
-            let words = usize::from(request.detail()).min(MAX_SEGMENTS) - 1;
-            let mut from = (pair + 2) * PAIR;
-            for word in &mut rest[..words] {
-                *word = self.memory.read(from);
-                from += size_of::<u64>();
-            }
-            self.journal.write_rest(place, &rest[..words]);
-        }
-        request
+        (RawRequest::new(head as u32, id, sector), first)
     }
 
     /// As [`BackRing::copy_native`], where 64-bit words are aligned to 4 bytes only. In pieces
     /// that fit a register: a request that a call returns goes through memory, and then that of
     /// the usual layout does too.
     #[inline(always)]
-    fn copy_x86_32(&self, place: u16, body: &mut Body) -> RawRequest {
+    fn copy_x86_32(&self) -> (RawRequest, u64) {
         let at = Self::slot_x86_32(self.journal.slot(self.req_cons));
         let request = RawRequest::new(
             self.memory.read_half(at),
             self.split_word(at + offset_of!(X86_32Request, id)),
             self.split_word(at + offset_of!(X86_32Request, sector_number)),
         );
-        let words = usize::from(request.detail()).clamp(1, MAX_SEGMENTS);
-        let body = &mut body[..words];
-        self.split_words(at + offset_of!(X86_32Request, segments), body);
-        self.keep(place, &request, body[0]);
-        self.journal.write_rest(place, &body[1..]);
-        request
+        let first = self.split_word(at + offset_of!(X86_32Request, segments));
+        (request, first)
     }
 
     /// The two halves of a word.
@@ -411,7 +434,7 @@ impl<M: RingMemory, J: JournalMemory> BackRing<M, J> {
 
     #[cold]
     fn split_words(&self, at: usize, to: &mut [u64]) {
-        for (i, word) in to.iter_mut().enumerate() {
+        for (i, word) in to.iter_mut().take(MAX_SEGMENTS - 1).enumerate() {
             *word = self.split_word(at + i * size_of::<u64>());
         }
     }

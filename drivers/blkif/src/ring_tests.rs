@@ -24,10 +24,21 @@ fn ring_of(abi: Abi, pages: usize, start: u32) -> (BackRing, SharedPages) {
     (ring, theirs)
 }
 
+/// Copies a request out with all words of its body that count.
+fn take_all(ring: &mut BackRing, place: u16, body: &mut Body) -> RawRequest {
+    let (request, first) = ring.take(place);
+    body[0] = first;
+    ring.take_rest(
+        place,
+        &mut body[1..usize::from(request.detail()).clamp(1, MAX_SEGMENTS)],
+    );
+    request
+}
+
 /// The next request, if there is one, and its place.
 fn take(ring: &mut BackRing, body: &mut Body) -> Option<(u16, RawRequest)> {
     let place = ring.next_place()?;
-    let request = ring.take(place, body);
+    let request = take_all(ring, place, body);
     ring.note_taken();
     Some((place, request))
 }

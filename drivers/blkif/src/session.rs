@@ -43,7 +43,7 @@ use crate::cache::GrantCache;
 use crate::claims::Claims;
 use crate::fifo::Fifo;
 use crate::gate::Member;
-use crate::losses::{Known, Losses};
+use crate::losses::Losses;
 use crate::moderation::Moderator;
 use crate::pool::{BufferPool, Holder};
 use crate::ring::{BackRing, BadRingSize, Halt, slots_in};
@@ -62,7 +62,6 @@ use ledger::Ledger;
 pub use limit::RingShare;
 pub(crate) use limit::Tenant;
 pub(crate) use prepare::Means;
-use progress::Progress;
 use redo::Redo;
 use slot::{FREE_SLOT, Path, Slot, State};
 use spread::Spread;
@@ -132,8 +131,6 @@ struct Room {
     arena: Arena,
     line: Fifo,
     finished: Fifo,
-    progress: Box<[Progress]>,
-    known: Box<[Known]>,
     flushes: Aside,
     discards: Aside,
     unaligned: Option<Unaligned>,
@@ -149,14 +146,11 @@ impl Room {
     ) -> Result<Self, NoRoom> {
         let unaligned = claims.map(|claims| Unaligned::new(claims, requests));
         let spread = map.map(|map| Spread::new(map, requests, indirect.max(MAX_SEGMENTS)));
-        let indirect = indirect > 0;
         Ok(Self {
             slots: filled(FREE_SLOT, requests)?,
-            arena: Arena::new(indirect)?,
+            arena: Arena::new(requests, indirect > 0)?,
             line: Fifo::new(requests)?,
             finished: Fifo::new(requests)?,
-            progress: filled(Progress::default(), requests)?,
-            known: filled(Known::default(), requests)?,
             flushes: Aside::new(requests)?,
             discards: Aside::new(requests)?,
             unaligned: unaligned.transpose()?,
@@ -168,8 +162,7 @@ impl Room {
     const fn footprint(requests: usize, indirect: bool, unaligned: bool, disks: usize) -> usize {
         // In line, finished, two kinds aside, and to be done again.
         let numbers = 5 * size_of::<u16>();
-        let beside = size_of::<Progress>() + size_of::<Known>();
-        let each = size_of::<Slot>() + beside + numbers;
+        let each = size_of::<Slot>() + numbers;
         let unaligned = if unaligned {
             Unaligned::footprint(requests)
         } else {
@@ -181,7 +174,7 @@ impl Room {
             MAX_SEGMENTS
         };
         let spread = Spread::footprint(requests, segments, disks);
-        requests * each + Arena::footprint(indirect) + unaligned + spread
+        requests * each + Arena::footprint(requests, indirect) + unaligned + spread
     }
 }
 
@@ -234,8 +227,6 @@ pub struct Session {
     ready: usize,
     /// How many in line have their list in the copy batch.
     fetching: usize,
-    /// What of each request's way is not in its slot.
-    progress: Box<[Progress]>,
     /// The request that has been through the buffers in part. Those behind it get none before.
     partial: Option<u16>,
     flushes: Aside,
@@ -248,8 +239,6 @@ pub struct Session {
     throttled: bool,
     /// What the disk may have lost of what its cache held.
     losses: Arc<Losses>,
-    /// What of that the guest knew when a flush or barrier was taken, by its slot.
-    known: Box<[Known]>,
     /// Something was answered in the last visit.
     answered: bool,
     wait: Wait,
@@ -434,7 +423,6 @@ impl Session {
             line: room.line,
             ready: 0,
             fetching: 0,
-            progress: room.progress,
             partial: None,
             flushes: room.flushes,
             discards: room.discards,
@@ -443,7 +431,6 @@ impl Session {
             ledger: Ledger::new(),
             throttled: false,
             losses: attachment.losses,
-            known: room.known,
             answered: false,
             wait: Wait::default(),
             finished: room.finished,
@@ -610,7 +597,7 @@ impl Session {
             let busy = match &self.spread {
                 None => {
                     matches!(slot.state, State::InFlight | State::OneBuffer)
-                        || self.progress[index].is_with_disk()
+                        || slot.progress.is_with_disk()
                 }
                 Some(spread) => spread.has(index, disk),
             };

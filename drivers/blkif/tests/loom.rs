@@ -261,7 +261,6 @@ impl Back {
 
     /// Takes requests until there were `count`, and answers them if told to.
     fn serve(&mut self, count: u32, answer: bool) {
-        let mut body = [0; 11];
         let mut taken = 0;
         while taken < count {
             if self.ring.pending().unwrap() == 0 {
@@ -273,7 +272,7 @@ impl Back {
             }
             let index = self.ring.consumed();
             let place = self.ring.next_place().unwrap();
-            let request = self.ring.take(place, &mut body);
+            let request = self.ring.take(place).0;
             self.ring.note_taken();
             self.places.push(place);
             assert_eq!(request.id, u64::from(index), "a request not yet written");

@@ -135,7 +135,7 @@ impl Session {
     #[cold]
     pub(super) fn end_aside(&mut self, index: u16, result: IoResult, pool: &mut BufferPool) {
         let flushed = result.is_ok() && self.kind(index) == Some(Kind::Flush);
-        let result = match flushed && self.losses.report(self.known[usize::from(index)]) {
+        let result = match flushed && self.losses.report(self.slots[usize::from(index)].known) {
             true => Err(IoError::Aborted),
             false => result,
         };

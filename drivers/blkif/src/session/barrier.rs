@@ -99,8 +99,8 @@ impl Session {
     /// Puts the barrier back in line, with `op` to be done.
     fn barrier_step(&mut self, index: u16, step: Step, op: Op) {
         self.barrier = Some(Barrier { slot: index, step });
-        self.progress[usize::from(index)] = Progress::default();
         let slot = &mut self.slots[usize::from(index)];
+        slot.progress = Progress::NONE;
         slot.op = op;
         slot.state = State::Waiting;
         slot.failed = false;

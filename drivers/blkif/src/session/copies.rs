@@ -38,7 +38,7 @@ impl Session {
             return None;
         }
         let (words, pieces) = slot.parts(&self.arena);
-        let done = self.progress[usize::from(index)].done() as usize / PAGE_SIZE;
+        let done = slot.progress.done() as usize / PAGE_SIZE;
         Some((words.get(done..)?, pieces))
     }
 }

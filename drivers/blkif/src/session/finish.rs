@@ -81,7 +81,7 @@ impl Session {
             }
             _ => return,
         }
-        let result = self.progress[usize::from(index)].outcome();
+        let result = self.slots[usize::from(index)].progress.outcome();
         self.conclude(index, result, shared);
     }
 
@@ -121,24 +121,23 @@ impl Session {
     /// of all that it has been or will be given of this chunk.
     fn take_part(&mut self, index: u16, result: IoResult) -> bool {
         let slot = &mut self.slots[usize::from(index)];
-        let progress = &mut self.progress[usize::from(index)];
-        if !progress.is_with_disk() {
+        if !slot.progress.is_with_disk() {
             return false;
         }
-        self.ledger.take(progress.take(result));
+        self.ledger.take(slot.progress.take(result));
         if slot.state == State::Ready {
             // The rest of it is in line. It goes no further if a part failed.
-            slot.failed |= progress.has_failed();
+            slot.failed |= slot.progress.has_failed();
             return false;
         }
-        if progress.is_with_disk() {
+        if slot.progress.is_with_disk() {
             return false;
         }
-        if self.special && !progress.has_failed() && self.end_fill(index) {
+        if self.special && !slot.progress.has_failed() && self.end_fill(index) {
             return false;
         }
         let slot = &mut self.slots[usize::from(index)];
-        let progress = &mut self.progress[usize::from(index)];
+        let progress = &slot.progress;
         if progress.sent < progress.blocks && !progress.has_failed() {
             // A discard, of which a part is with the disk at a time.
             slot.state = State::Ready;
@@ -151,7 +150,7 @@ impl Session {
     /// Whether there are further chunks of a request's data after the present one.
     fn has_more(&self, index: u16) -> bool {
         let slot = &self.slots[usize::from(index)];
-        let progress = &self.progress[usize::from(index)];
+        let progress = &slot.progress;
         let end = progress.done() + progress.chunk(self.volume.block_shift);
         slot.path == Path::Copied && end < slot.sectors * 512
     }
@@ -161,8 +160,8 @@ impl Session {
         if !self.has_more(index) {
             return self.finish(index, RspStatus::OKAY, pool);
         }
-        self.progress[usize::from(index)].next(self.volume.block_shift);
         let slot = &mut self.slots[usize::from(index)];
+        slot.progress.next(self.volume.block_shift);
         slot.state = State::Waiting;
         slot.must_copy = true;
         self.line.push_front(index);
@@ -270,7 +269,7 @@ impl Session {
         let slot = &mut self.slots[usize::from(index)];
         // Unless the buffer was given up, since the disk may still write into it.
         if slot.path == Path::Copied {
-            pool.give(slot.memory[0].bus);
+            pool.give(slot.memory.bus);
         }
         (slot.path, slot.pieces) = (Path::None, 0);
         let freed = slot.free();
@@ -309,7 +308,7 @@ impl Session {
         let (words, pieces) = slot.parts(&self.arena);
         let mut buffers = pieces.iter();
         let mut buffer = Segment::default();
-        let (done, head) = (self.progress[usize::from(index)].done(), self.head(index));
+        let (done, head) = (slot.progress.done(), self.head(index));
         let mut before = done.saturating_sub(head);
         // What of the first block is not the request's own.
         let mut skip = head.saturating_sub(done);

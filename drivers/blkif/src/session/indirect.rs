@@ -21,12 +21,8 @@ const _: () = assert!(MAX_INDIRECT_SEGMENTS * size_of::<u64>() <= PAGE_SIZE);
 
 impl Session {
     /// Reads the list of a request in line if it is at hand; false if it has to be mapped or
-    /// copied first, or if there is no room for it yet.
+    /// copied first.
     pub(super) fn read_list<G: GrantOps>(&mut self, index: u16, means: &mut Means<'_, G>) -> bool {
-        if !self.has_room(index) {
-            self.stats.out_of_room.add(1);
-            return false;
-        }
         if self.read_list_directly(index, means.grants) {
             return true;
         }
@@ -45,12 +41,8 @@ impl Session {
         false
     }
 
-    /// Reads the list of a request if it is mapped and there is room for it; if not, nothing has
-    /// changed.
+    /// Reads the list of a request if it is mapped; if not, nothing has changed.
     pub(super) fn read_list_directly<G: GrantOps>(&mut self, index: u16, grants: &G) -> bool {
-        if !self.has_room(index) {
-            return false;
-        }
         let slot = &mut self.slots[usize::from(index)];
         let cache = self.cache.as_mut().filter(|_| self.persistent);
         let (Some(cache), Some(run)) = (cache, slot.run) else {
@@ -95,7 +87,7 @@ impl Session {
                 slot.state = State::Ready;
                 continue;
             }
-            let fits = self.has_room(index) && means.copies.room() > 0;
+            let fits = means.copies.room() > 0;
             let page = fits.then(|| means.pool.take_one(holder, Purpose::FromGuest));
             let Some(bus) = page.flatten() else {
                 self.stats.out_of_room.add(1);
@@ -107,7 +99,7 @@ impl Session {
             means
                 .copies
                 .push(CopyOp::from_grant(granted, bus, len), tag(ring, index));
-            slot.memory[0] = Segment {
+            slot.memory = Segment {
                 bus,
                 len: len.into(),
             };
@@ -128,7 +120,7 @@ impl Session {
                 continue;
             }
             self.fetching -= 1;
-            let bus = slot.memory[0].bus;
+            let bus = slot.memory.bus;
             if let Some(run) = slot.run {
                 let count = usize::from(slot.segments);
                 pool.read(bus, &mut self.arena.parts_mut(run).0[..count]);
@@ -140,15 +132,6 @@ impl Session {
                 self.check_list(index);
             }
         }
-    }
-
-    /// Makes room for the list of a request in line; false if there is none.
-    fn has_room(&mut self, index: u16) -> bool {
-        let slot = &mut self.slots[usize::from(index)];
-        if slot.run.is_none() {
-            slot.run = self.arena.take(slot.segments.into());
-        }
-        slot.run.is_some()
     }
 
     /// Validates the private copy of a list; the request then waits for memory, or fails when it

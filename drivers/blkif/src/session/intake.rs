@@ -9,9 +9,10 @@ use super::progress::Progress;
 use super::slot::{Path, Slot, State};
 use super::submit::is_in_pieces;
 use super::{Session, tag};
-use crate::abi::{Operation, RawSegment, RspStatus};
+use crate::abi::{MAX_SEGMENTS, Operation, RawSegment, RspStatus};
 use crate::cache::GrantCache;
 use crate::request::{List, Reject, Request};
+use crate::ring::BackRing;
 
 /// What became of the next request of the ring.
 pub(super) enum Taken {
@@ -205,15 +206,17 @@ impl Session {
     /// Counts what an intake has taken.
     #[inline(always)]
     pub(super) fn note_intake(&mut self, taken: u32, tally: &Tally) {
+        if taken == 0 {
+            // There was no room for the first.
+            return;
+        }
         self.gate.took(taken);
         self.stats.batches.count(taken.into());
         let Tally {
             requests: [reads, writes],
             sectors: [read, written],
         } = *tally;
-        if taken > 0 {
-            self.wait.took(read, written);
-        }
+        self.wait.took(read, written);
         self.stats.reads.add(reads);
         self.stats.writes.add(writes);
         self.stats.sectors_read.add(read);
@@ -230,13 +233,68 @@ impl Session {
         waiting.min(most)
     }
 
-    /// Copies the next request out of the ring into a slot; `None` if there is none.
+    /// Copies the next request out of the ring into a slot; `None` if there is none, or no room for it.
     #[inline(always)]
     fn take_next(&mut self) -> Option<u16> {
         let index = self.ring.next_place()?;
         let slot = &mut self.slots[usize::from(index)];
-        slot.raw = self.ring.take(index, &mut slot.body);
-        Some(index)
+        (slot.raw, slot.word) = self.ring.take(index);
+        self.take_rest(index).then_some(index)
+    }
+
+    /// Copies what is left of the request in slot `index`, the last of the ring that was taken. If there is
+    /// no room for that, the request stays in the ring until others are done: false.
+    #[inline(always)]
+    fn take_rest(&mut self, index: u16) -> bool {
+        let raw = &self.slots[usize::from(index)].raw;
+        let page = raw.detail() == 1 && raw.operation() != Operation::INDIRECT;
+        (page && self.unaligned.is_none()) || self.take_large(index)
+    }
+
+    #[inline(never)]
+    fn take_large(&mut self, index: u16) -> bool {
+        let rest = |ring: &BackRing, words: &mut [u64]| ring.take_rest(index, words);
+        let found = self.find_room(index, rest);
+        if !found {
+            self.ring.put_back();
+            self.throttled = true;
+            self.stats.out_of_room.add(1);
+        }
+        found
+    }
+
+    /// Finds room for the segments of the request in slot `index`, of which there may be more than one, and
+    /// has `rest` copy those behind the first, unless they are in a list; false if there is none. Each
+    /// request has all that it needs of this from the start, so that none waits for another's.
+    pub(super) fn find_room(
+        &mut self,
+        index: u16,
+        rest: impl FnOnce(&BackRing, &mut [u64]),
+    ) -> bool {
+        let slot = &mut self.slots[usize::from(index)];
+        let own = slot.raw.segments();
+        let listed = slot.raw.operation() == Operation::INDIRECT;
+        let segments = match own {
+            _ if listed => usize::from(slot.raw.detail2().min(self.indirect)),
+            // There may be one more (`unaligned`).
+            1.. if self.unaligned.is_some() => MAX_SEGMENTS.min(own + 1),
+            0 | 1 => return true,
+            _ => own,
+        };
+        if segments == 0 {
+            // It will be refused.
+            return true;
+        }
+        slot.run = self.arena.take(segments);
+        let Some(run) = slot.run else {
+            return false;
+        };
+        if !listed {
+            let words = self.arena.parts_mut(run).0;
+            words[0] = slot.word;
+            rest(&self.ring, &mut words[1..own]);
+        }
+        true
     }
 
     /// Takes up to `most` requests and sends them to `queue`, as long as each reads or writes one
@@ -262,9 +320,11 @@ impl Session {
             };
             let slot = &mut self.slots[usize::from(index)];
             // Here, so that nothing of it has to be kept elsewhere until it is sent.
-            slot.raw = self.ring.take(index, &mut slot.body);
+            let word;
+            (slot.raw, word) = self.ring.take(index);
             let tag = tag(ring, index);
-            let Some(sectors) = send_page(slot, &self.extent, unit, cache, queue, tag) else {
+            let Some(sectors) = send_page(slot, word, &self.extent, unit, cache, queue, tag) else {
+                slot.word = word;
                 break Some(index);
             };
             slot.taken_ns = self.now_ns;
@@ -274,7 +334,7 @@ impl Session {
         };
         self.ledger.sent_pages(sent);
         cache.note_uses(sent);
-        other
+        other.filter(|&index| self.take_rest(index))
     }
 
     /// Takes the request in slot `index`, which [`Session::take_next`] or [`Session::send_pages`]
@@ -288,11 +348,11 @@ impl Session {
             Operation::WRITE => Op::Write,
             _ => return self.take_other(index),
         };
-        match Request::transfer(op, &raw, &slot.body, &self.extent) {
+        match Request::transfer(op, &raw, slot.body(&self.arena), &self.extent) {
             Ok(request) => {
                 tally.count(raw.operation(), request.sectors);
                 self.ledger.keep();
-                self.progress[usize::from(index)] = Progress::default();
+                slot.progress = Progress::NONE;
                 slot.taken_ns = self.now_ns;
                 slot.fill(&request);
                 Taken::Slot(index)
@@ -321,6 +381,9 @@ impl Session {
     /// Answers a request that was just taken.
     #[cold]
     fn respond_now(&mut self, index: u16, id: u64, operation: Operation, status: RspStatus) {
+        if let Some(run) = self.slots[usize::from(index)].run.take() {
+            self.arena.give(run);
+        }
         self.ring.note_taken();
         self.respond(index, id, operation, status);
     }
@@ -328,8 +391,8 @@ impl Session {
     /// Takes slot `index` for a request that is in it.
     fn keep(&mut self, index: u16, request: &Request) {
         self.ledger.keep();
-        self.progress[usize::from(index)] = Progress::of(request.blocks);
         let slot = &mut self.slots[usize::from(index)];
+        slot.progress = Progress::of(request.blocks);
         slot.taken_ns = self.now_ns;
         slot.fill(request);
     }
@@ -344,16 +407,18 @@ impl Session {
             Operation::FLUSH => Request::flush(&raw),
             Operation::DISCARD => {
                 let unaligned = self.unaligned.is_some();
-                Request::discard(&raw, &slot.body, &self.volume, unaligned)
+                Request::discard(&raw, slot.word, &self.volume, unaligned)
             }
             Operation::INDIRECT => return self.take_list(index),
             Operation::WRITE_BARRIER if raw.detail() == 0 => Request::flush(&raw),
             Operation::WRITE_BARRIER => {
-                Request::transfer(Op::Write, &raw, &slot.body, &self.extent).or_else(|reject| {
-                    let (request, sectors) = self.enclose(index, Op::Write, reject)?;
-                    own = Some(sectors);
-                    Ok(request)
-                })
+                Request::transfer(Op::Write, &raw, slot.body(&self.arena), &self.extent).or_else(
+                    |reject| {
+                        let (request, sectors) = self.enclose(index, Op::Write, reject)?;
+                        own = Some(sectors);
+                        Ok(request)
+                    },
+                )
             }
             _ => Err(Reject::Unsupported),
         };
@@ -387,7 +452,7 @@ impl Session {
             }
         }
         self.keep(index, &request);
-        self.known[usize::from(index)] = self.losses.known();
+        self.slots[usize::from(index)].known = self.losses.known();
         if barrier {
             self.hold_barrier(index);
             return Taken::Nothing;
@@ -401,8 +466,8 @@ impl Session {
         match List::new(&raw, &self.volume, self.indirect) {
             Ok(list) => {
                 self.ledger.keep();
-                self.progress[usize::from(index)] = Progress::default();
                 let slot = &mut self.slots[usize::from(index)];
+                slot.progress = Progress::NONE;
                 slot.taken_ns = self.now_ns;
                 slot.fill_list(&list);
                 Taken::Slot(index)
@@ -437,7 +502,7 @@ impl Session {
         };
         let load = u32::from(slot.segments);
         // What may go in parts goes from the line.
-        let large = slot.run.is_some();
+        let large = slot.raw.operation() == Operation::INDIRECT;
         if large && (load > self.ledger.credit() || is_in_pieces(slot.sectors, slot.segments)) {
             return false;
         }
@@ -448,10 +513,10 @@ impl Session {
         }
         slot.pieces = slot.segments;
         slot.path = Path::Mapped;
-        let progress = &mut self.progress[usize::from(index)];
-        let command = slot.command(&self.volume, &self.arena, progress);
+        let command = slot.command(&self.volume, &self.arena);
         if queue.submit(&command, tag(ring, index)).is_err() {
-            progress.begin(slot.sectors * 512, self.volume.block_shift);
+            slot.progress
+                .begin(slot.sectors * 512, self.volume.block_shift);
             slot.state = State::Ready;
             self.ready = 1;
             return false;
@@ -463,11 +528,12 @@ impl Session {
     }
 }
 
-/// Sends the request in `slot` to `queue` if it is good and reads or writes one page that is in the cache;
+/// Sends the request in `slot`, whose first segment is in `word`, to `queue` if it is good and reads or writes one page that is in the cache;
 /// says how many sectors. If not, for whatever reason, nothing has come of it.
 #[inline(always)]
 fn send_page<Q: DiskQueue>(
     slot: &mut Slot,
+    word: u64,
     extent: &Extent,
     (unit, block_shift): (Unit, u8),
     cache: &mut GrantCache,
@@ -481,14 +547,14 @@ fn send_page<Q: DiskQueue>(
     }
     let op = if write { Op::Write } else { Op::Read };
     // The page first: a request whose page is yet to be mapped is validated where that is done.
-    let segment = RawSegment::from_word(slot.body[0]);
+    let segment = RawSegment::from_word(word);
     let page = cache.find(segment.gref)?;
-    let request = Request::transfer(op, raw, &slot.body, extent).ok()?;
+    let request = Request::transfer(op, raw, slice::from_ref(&word), extent).ok()?;
     if !request.whole_blocks {
         return None;
     }
     let (offset, len) = (u32::from(segment.first_sect) * 512, request.sectors * 512);
-    slot.memory[0] = Segment {
+    slot.memory = Segment {
         bus: page + u64::from(offset),
         len,
     };
@@ -498,7 +564,7 @@ fn send_page<Q: DiskQueue>(
         block_shift,
         block: request.block,
         blocks: 0,
-        segments: slice::from_ref(&slot.memory[0]),
+        segments: slice::from_ref(&slot.memory),
     };
     queue.submit(&command, tag).ok()?;
     Some(request.sectors)

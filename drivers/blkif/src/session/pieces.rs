@@ -70,7 +70,7 @@ impl Session {
         while let Some(index) = self.line.get(0)
             && self.slots[usize::from(index)].state == State::Ready
         {
-            let begun = self.progress[usize::from(index)].sent > 0;
+            let begun = self.slots[usize::from(index)].progress.sent > 0;
             let sent = if self.is_empty() {
                 Err(SubmitError::Gone.into())
             } else if !begun && self.step_aside(ring, index, &mut shared.turns) {
@@ -109,8 +109,7 @@ impl Session {
         index: u16,
         disks: &mut [Disk<Q>],
     ) -> Result<(), Refusal> {
-        let slot = &self.slots[usize::from(index)];
-        let progress = &mut self.progress[usize::from(index)];
+        let slot = &mut self.slots[usize::from(index)];
         let map = self.volume.map.as_deref().ok_or(SubmitError::Gone)?;
         if slot.failed {
             return Err(SubmitError::Gone.into());
@@ -118,15 +117,15 @@ impl Session {
         let shift = self.volume.block_shift;
         let place = match slot.op {
             Op::Flush => {
-                progress.blocks = caches(map).count() as u64;
-                caches(map).nth(progress.sent as usize)
+                slot.progress.blocks = caches(map).count() as u64;
+                caches(map).nth(slot.progress.sent as usize)
             }
             Op::Discard | Op::SecureDiscard => {
-                map.gather(slot.block, progress.blocks, progress.sent)
+                map.gather(slot.block, slot.progress.blocks, slot.progress.sent)
             }
             _ => {
-                let done = u64::from(progress.done() >> (shift & 31));
-                map.locate(slot.block.saturating_add(done + progress.sent))
+                let done = u64::from(slot.progress.done() >> (shift & 31));
+                map.locate(slot.block.saturating_add(done + slot.progress.sent))
             }
         };
         let place = place.ok_or(SubmitError::Gone)?;
@@ -140,10 +139,10 @@ impl Session {
             segments: &[],
         };
         if slot.has_data() {
-            let blocks = place.blocks.min(progress.blocks - progress.sent);
+            let blocks = place.blocks.min(slot.progress.blocks - slot.progress.sent);
             let bytes = |blocks: u64| (blocks << (shift & 31)) as u32;
             let memory = slot.pieces(&self.arena);
-            spread.cut(index, memory, bytes(progress.sent), bytes(blocks));
+            spread.cut(index, memory, bytes(slot.progress.sent), bytes(blocks));
             command.segments = spread.piece();
             let cached = map.disks().get(place.part).is_some_and(|it| it.write_cache);
             if command.op == Op::WriteThrough && !cached {
@@ -177,9 +176,9 @@ impl Session {
                 (blocks, load, load)
             }
         };
-        progress.give(blocks, 0);
+        slot.progress.give(blocks, 0);
         spread.give(index, share, load, cost);
-        let all = progress.sent >= progress.blocks;
+        let all = slot.progress.sent >= slot.progress.blocks;
         if all || !(slot.has_data() || slot.op == Op::Flush) {
             self.slots[usize::from(index)].state = State::InFlight;
             self.leave_line();
@@ -212,7 +211,7 @@ impl Session {
         let command = self.fill_command(place.unit, place.block, &piece);
         let given = disk.queue.submit(&command, piece_tag(ring, index, share));
         given.map_err(|error| refused(error, spread, share, disk, ring, &self.stats))?;
-        self.progress[usize::from(index)].give(1, 0);
+        self.slots[usize::from(index)].progress.give(1, 0);
         spread.give(index, share, 1, 1);
         Ok(())
     }

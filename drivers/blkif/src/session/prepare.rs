@@ -151,7 +151,8 @@ impl Session {
         slot.pieces = slot.segments;
         slot.path = Path::Mapped;
         slot.state = State::Ready;
-        self.progress[usize::from(index)].begin(slot.sectors * 512, self.volume.block_shift);
+        slot.progress
+            .begin(slot.sectors * 512, self.volume.block_shift);
         Mapping::Done
     }
 
@@ -205,9 +206,9 @@ impl Session {
         let holder = self.holder(ring);
         let unaligned = self.special && self.is_unaligned(index);
         let slot = &mut self.slots[usize::from(index)];
-        let progress = &mut self.progress[usize::from(index)];
         let write = slot.op.writes();
-        let mut left = slot.sectors * 512 - progress.done();
+        let done = slot.progress.done();
+        let mut left = slot.sectors * 512 - done;
         let wanted = left.div_ceil(PAGE_SIZE as u32) as usize;
         if write && means.copies.room() < 2 * usize::from(slot.segments) {
             return false;
@@ -232,7 +233,7 @@ impl Session {
             // It goes on with what it has, and must not stand in front of those that have none.
             means.pool.withdraw(ring);
         }
-        if progress.done() == 0 {
+        if done == 0 {
             self.stats.copied_requests.add(1);
         }
         let purpose = if write && !unaligned {
@@ -258,7 +259,7 @@ impl Session {
         slot.path = Path::Copied;
         slot.state = State::Ready;
         slot.pieces = taken as u16;
-        progress.begin(chunk, self.volume.block_shift);
+        slot.progress.begin(chunk, self.volume.block_shift);
         self.partial = (left > 0).then_some(index);
         if write && !(unaligned && self.begin_fill(index)) {
             self.push_copies(ring, index, means.copies, CopyOp::from_grant);
@@ -295,11 +296,11 @@ impl Session {
             return false;
         };
         let len = slot.sectors * 512;
-        slot.memory[0] = Segment { bus, len };
+        slot.memory = Segment { bus, len };
         slot.pieces = 1;
         slot.path = Path::Copied;
         slot.state = State::Ready;
-        self.progress[usize::from(index)].begin(len, self.volume.block_shift);
+        slot.progress.begin(len, self.volume.block_shift);
         self.stats.copied_requests.add(1);
         if write {
             let (granted, bus, len) = slot.page_copy(self.domain);

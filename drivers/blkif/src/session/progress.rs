@@ -6,8 +6,8 @@
 use spindle_block::{IoError, IoResult};
 use spindle_hw::PAGE_SIZE;
 
-/// Kept beside the slots, since most requests go to the disk in one piece and need none of it.
-#[derive(Clone, Copy, Debug, Default)]
+/// Most requests go to the disk in one piece and need none of it.
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Progress {
     /// Blocks of this chunk, or of a discard.
     pub(super) blocks: u64,
@@ -23,11 +23,18 @@ pub(super) struct Progress {
 }
 
 impl Progress {
+    /// Of a request that has not come anywhere.
+    pub(super) const NONE: Self = Self::of(0);
+
     /// Of a request that is for so many blocks, if it is for any without memory.
-    pub(super) fn of(blocks: u64) -> Self {
+    pub(super) const fn of(blocks: u64) -> Self {
         Self {
             blocks,
-            ..Self::default()
+            sent: 0,
+            pages: 0,
+            parts: 0,
+            load: 0,
+            error: None,
         }
     }
 

@@ -12,6 +12,8 @@ use spindle_kept::journal::{BadJournal, Journal, Unanswered};
 
 use super::Session;
 use super::intake::{Taken, Tally};
+use crate::abi::MAX_SEGMENTS;
+use crate::ring::BackRing;
 use crate::room::{NoRoom, filled};
 
 /// The requests that are yet to be done again.
@@ -55,11 +57,15 @@ impl Redo {
     }
 
     /// The place of the next.
-    fn pop(&mut self) -> Option<u16> {
-        self.left = self.left.checked_sub(1)?;
-        let place = self.places.get(self.next as usize).copied();
+    fn first(&self) -> Option<u16> {
+        let places = self.places.get(..(self.next + self.left) as usize)?;
+        places.get(self.next as usize).copied()
+    }
+
+    /// The next is done again.
+    fn pop(&mut self) {
+        self.left -= 1;
         self.next += 1;
-        place
     }
 }
 
@@ -92,11 +98,19 @@ impl Session {
         let mut tally = Tally::default();
         let mut taken = 0;
         while taken < most
-            && let Some(place) = self.redo.pop()
+            && let Some(place) = self.redo.first()
         {
-            taken += 1;
+            let mut body = [0; MAX_SEGMENTS];
             let slot = &mut self.slots[usize::from(place)];
-            slot.raw = self.ring.take_again(place, &mut slot.body);
+            slot.raw = self.ring.take_again(place, &mut body);
+            slot.word = body[0];
+            let rest =
+                |_: &BackRing, words: &mut [u64]| words.copy_from_slice(&body[1..=words.len()]);
+            if !self.find_room(place, rest) {
+                break;
+            }
+            self.redo.pop();
+            taken += 1;
             match self.accept(place, &mut tally) {
                 // A barrier, after which nothing is taken until it is done.
                 Taken::Nothing => break,

@@ -1,6 +1,7 @@
 //! A slot: one request between ring and response.
 
 use core::mem::offset_of;
+use core::slice;
 
 use spindle_block::{Command, Op, Segment, Volume};
 use spindle_xen::DomId;
@@ -8,9 +9,10 @@ use spindle_xen::grant::{CopyEnd, GrantRef};
 
 use super::arena::{Arena, Run};
 use super::progress::Progress;
-use crate::abi::{MAX_SEGMENTS, Operation, RawSegment, SECTORS_PER_PAGE};
+use crate::abi::{Operation, RawSegment, SECTORS_PER_PAGE};
+use crate::losses::Known;
 use crate::request::{List, Request, extent};
-use crate::ring::{Body, RawRequest};
+use crate::ring::RawRequest;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
@@ -50,7 +52,7 @@ pub(super) enum Path {
 }
 
 /// A request between ring and response. In the order of the fields, and on cache lines of its own:
-/// most requests, of one page each, are all in the first line.
+/// most requests, of one page each, that find it in the cache are all in the first line.
 #[derive(Clone, Debug)]
 #[repr(C, align(64))]
 pub(super) struct Slot {
@@ -59,11 +61,11 @@ pub(super) struct Slot {
     /// What precedes the body.
     pub(super) raw: RawRequest,
     pub(super) sectors: u32,
-    /// Segments in the body, or in the run.
+    /// How many segments it has.
     pub(super) segments: u16,
     /// How many pieces of memory count: of a request that waits, pages that are pinned already.
     pub(super) pieces: u16,
-    /// Where the segments of an indirect request are, and their memory.
+    /// Where its segments are, and their memory, if there are more than one.
     pub(super) run: Option<Run>,
     pub(super) op: Op,
     pub(super) state: State,
@@ -72,24 +74,29 @@ pub(super) struct Slot {
     pub(super) must_copy: bool,
     /// A grant copy failed.
     pub(super) failed: bool,
-    /// Its memory as the disk is told of it.
-    pub(super) memory: [Segment; MAX_SEGMENTS],
-    /// The private copy of what follows it: segments, or where the list of them is.
-    pub(super) body: Body,
+    /// Its memory as the disk is told of it, if it has no run; or the buffer for its list.
+    pub(super) memory: Segment,
+    /// The first word of the private copy of what follows: its only segment, or where the list of them is.
+    pub(super) word: u64,
     /// Where on the unit it begins, in the disk's blocks.
     pub(super) block: u64,
+    /// What of its way most requests have no need of.
+    pub(super) progress: Progress,
+    /// What the guest knew of losses when it was taken, if it is a flush or barrier.
+    pub(super) known: Known,
 }
 
 /// Where most requests have all that they need.
 const LINE: usize = 64;
 const _: () = assert!(offset_of!(Slot, memory) + size_of::<Segment>() <= LINE);
+const _: () = assert!(size_of::<Slot>() == 2 * LINE);
 
 impl Slot {
     /// Its segments, and its memory as far as that counts.
     #[inline]
     pub(super) fn parts<'a>(&'a self, arena: &'a Arena) -> (&'a [u64], &'a [Segment]) {
         let (words, memory) = match self.run {
-            None => (&self.body[..], &self.memory[..]),
+            None => (slice::from_ref(&self.word), slice::from_ref(&self.memory)),
             Some(run) => arena.parts(run),
         };
         let segments = words.len().min(self.segments.into());
@@ -107,7 +114,10 @@ impl Slot {
     #[inline]
     pub(super) fn room<'a>(&'a mut self, arena: &'a mut Arena) -> (&'a [u64], &'a mut [Segment]) {
         let (words, memory) = match self.run {
-            None => (&self.body[..], &mut self.memory[..]),
+            None => (
+                slice::from_ref(&self.word),
+                slice::from_mut(&mut self.memory),
+            ),
             Some(run) => {
                 let (words, memory) = arena.parts_mut(run);
                 (&*words, memory)
@@ -117,11 +127,21 @@ impl Slot {
         (&words[..segments], &mut memory[..segments])
     }
 
+    /// The private copy of what follows `raw`, as far as it was made, before it is known how many segments
+    /// count.
+    #[inline]
+    pub(super) fn body<'a>(&'a self, arena: &'a Arena) -> &'a [u64] {
+        match self.run {
+            None => slice::from_ref(&self.word),
+            Some(run) => arena.parts(run).0,
+        }
+    }
+
     /// What of its memory is in the cache, for the disk to reach.
     pub(super) fn mapped<'a>(&'a self, arena: &'a Arena) -> &'a [Segment] {
         match self.state {
             State::Free => &[],
-            State::OnePage => &self.memory[..1],
+            State::OnePage => slice::from_ref(&self.memory),
             _ if self.path == Path::Mapped => self.pieces(arena),
             _ => &[],
         }
@@ -136,7 +156,7 @@ impl Slot {
     /// The grant that lists the segments of an indirect request.
     pub(super) fn list(&self) -> u32 {
         // After the handle and two bytes of padding.
-        (self.body[0] >> 32) as u32
+        (self.word >> 32) as u32
     }
 
     /// Frees the slot; says what its answer needs.
@@ -182,7 +202,7 @@ impl Slot {
         self.raw.operation() == Operation::WRITE_BARRIER
     }
 
-    /// Whether it has one segment, in the body, and thus never needs more than one buffer.
+    /// Whether it has one segment, and thus never needs more than one buffer.
     #[inline]
     pub(super) fn is_one_page(&self) -> bool {
         self.segments == 1 && self.run.is_none()
@@ -191,10 +211,10 @@ impl Slot {
     /// The two ends of the copy of the only segment of such a request, which has a buffer.
     #[inline]
     pub(super) fn page_copy(&self, guest: DomId) -> (CopyEnd, u64, u16) {
-        let segment = RawSegment::from_word(self.body[0]);
+        let segment = RawSegment::from_word(self.word);
         let (offset, len) = extent(segment);
         let granted = CopyEnd::granted(guest, GrantRef(segment.gref), offset as u16);
-        (granted, self.memory[0].bus, len as u16)
+        (granted, self.memory.bus, len as u16)
     }
 
     #[inline]
@@ -209,12 +229,8 @@ impl Slot {
 
     /// What the disk is asked, once it has come so far.
     #[inline]
-    pub(super) fn command<'a>(
-        &'a self,
-        volume: &Volume,
-        arena: &'a Arena,
-        progress: &Progress,
-    ) -> Command<'a> {
+    pub(super) fn command<'a>(&'a self, volume: &Volume, arena: &'a Arena) -> Command<'a> {
+        let progress = &self.progress;
         let blocks = if self.discards() { progress.blocks } else { 0 };
         Command {
             op: self.op,
@@ -247,7 +263,9 @@ pub(super) const FREE_SLOT: Slot = Slot {
     path: Path::None,
     must_copy: false,
     failed: false,
-    memory: [Segment { bus: 0, len: 0 }; MAX_SEGMENTS],
-    body: [0; MAX_SEGMENTS],
+    memory: Segment { bus: 0, len: 0 },
+    word: 0,
     block: 0,
+    progress: Progress::NONE,
+    known: Known::NOTHING,
 };

@@ -110,7 +110,7 @@ impl Session {
                 block_shift: self.volume.block_shift,
                 block: slot.block,
                 blocks: 0,
-                segments: slice::from_ref(&slot.memory[0]),
+                segments: slice::from_ref(&slot.memory),
             };
             let result = match slot.failed {
                 true => Err(SubmitError::Gone),
@@ -145,10 +145,9 @@ impl Session {
             return self.submit_fill(ring, index, queue);
         }
         let slot = &mut self.slots[usize::from(index)];
-        let progress = &mut self.progress[usize::from(index)];
-        let command = slot.command(&self.volume, &self.arena, progress);
+        let command = slot.command(&self.volume, &self.arena);
         let pieces = slot.pieces;
-        if progress.sent == 0 && slot.has_data() {
+        if slot.progress.sent == 0 && slot.has_data() {
             // Most go whole, which is shorter. Each piece is a command or a page at most.
             let load = u32::from(pieces);
             let torn = slot.path == Path::Mapped && is_in_pieces(slot.sectors, pieces);
@@ -158,7 +157,7 @@ impl Session {
                         slot.state = if slot.path == Path::Mapped && !self.special {
                             State::Pages
                         } else {
-                            progress.give(progress.blocks, load);
+                            slot.progress.give(slot.progress.blocks, load);
                             State::InFlight
                         };
                         self.leave_line();
@@ -185,7 +184,7 @@ impl Session {
             bytes: self.ledger.credit().saturating_mul(PAGE_SIZE as u32),
         };
         let Part { blocks, commands } =
-            queue.submit_part(&command, progress.sent, budget, tag(ring, index))?;
+            queue.submit_part(&command, slot.progress.sent, budget, tag(ring, index))?;
         let bytes = blocks << (self.volume.block_shift & 31);
         let (load, cost) = match slot.op {
             Op::Flush => (0, FLUSH_COST),
@@ -196,8 +195,8 @@ impl Session {
                 (load, load)
             }
         };
-        progress.give(blocks, load);
-        let all = progress.sent >= progress.blocks;
+        slot.progress.give(blocks, load);
+        let all = slot.progress.sent >= slot.progress.blocks;
         if all || !slot.has_data() {
             slot.state = State::InFlight;
             self.leave_line();
@@ -213,15 +212,15 @@ impl Session {
             SubmitError::Unsupported => IoError::Unsupported,
             _ => IoError::Aborted,
         };
-        let progress = &mut self.progress[usize::from(index)];
-        if progress.is_with_disk() {
+        let slot = &mut self.slots[usize::from(index)];
+        if slot.progress.is_with_disk() {
             // Its memory is given back when the disk has answered what it was given.
-            self.slots[usize::from(index)].state = State::InFlight;
-            progress.fail(why);
+            slot.state = State::InFlight;
+            slot.progress.fail(why);
             return;
         }
         // If a part of it has failed before, that is why.
-        why = progress.outcome().err().unwrap_or(why);
+        why = slot.progress.outcome().err().unwrap_or(why);
         self.conclude(index, Err(why), shared);
     }
 
@@ -233,7 +232,7 @@ impl Session {
     /// Makes a request in line wait again, for buffers; false if the disk still reads or writes
     /// the memory that it has, which it then keeps.
     pub(super) fn take_back(&mut self, index: u16, pool: &mut BufferPool) -> bool {
-        if self.progress[usize::from(index)].is_with_disk() {
+        if self.slots[usize::from(index)].progress.is_with_disk() {
             return false;
         }
         self.release(index, pool);

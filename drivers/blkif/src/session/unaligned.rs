@@ -90,13 +90,16 @@ impl Session {
         let Some(un) = self.unaligned.as_mut().filter(|_| reject == Reject::Range) else {
             return Err(reject);
         };
-        let slot = &mut self.slots[usize::from(index)];
+        let slot = &self.slots[usize::from(index)];
         let (raw, extent) = (slot.raw, self.volume.extent());
-        let (mut request, around) = Request::enclosed(op, &raw, &slot.body, &extent)?;
+        let (mut request, around) = Request::enclosed(op, &raw, slot.body(&self.arena), &extent)?;
         // Its data may be in one block more than in pages; and it is not one page in a buffer.
         let segments = usize::from(request.segments);
-        if segments < MAX_SEGMENTS {
-            slot.body[segments] = NO_SECTORS;
+        if segments < MAX_SEGMENTS
+            && let Some(run) = slot.run
+            && let Some(word) = self.arena.parts_mut(run).0.get_mut(segments)
+        {
+            *word = NO_SECTORS;
             request.segments += 1;
         }
         un.ends[usize::from(index)] = Ends {
@@ -178,7 +181,7 @@ impl Session {
         };
         let ends = &un.ends[usize::from(index)];
         let slot = &self.slots[usize::from(index)];
-        let progress = &self.progress[usize::from(index)];
+        let progress = &slot.progress;
         let last = usize::from(slot.pieces).saturating_sub(1);
         let head = ends.head > 0 && progress.done() == 0;
         let end = progress.done() + progress.chunk(self.volume.block_shift);
@@ -224,7 +227,7 @@ impl Session {
     /// given, and where to.
     pub(super) fn next_fill(&self, index: u16) -> Option<(u64, Segment)> {
         let slot = &self.slots[usize::from(index)];
-        let progress = &self.progress[usize::from(index)];
+        let progress = &slot.progress;
         let mut ends = self.ends_of_chunk(index).into_iter().flatten();
         let at = ends.nth(progress.sent as usize)?;
         let piece = slot.pieces(&self.arena).get(at)?;
@@ -262,7 +265,7 @@ impl Session {
         while let Some((block, piece)) = self.next_fill(index) {
             let command = self.fill_command(self.volume.unit, block, &piece);
             queue.submit(&command, tag(ring, index))?;
-            self.progress[usize::from(index)].give(1, 1);
+            self.slots[usize::from(index)].progress.give(1, 1);
             self.ledger.give(1, 1);
         }
         self.slots[usize::from(index)].state = State::InFlight;
@@ -278,8 +281,8 @@ impl Session {
             return false;
         }
         self.set_fill(index, Fill::Done);
-        self.progress[usize::from(index)].restart();
         let slot = &mut self.slots[usize::from(index)];
+        slot.progress.restart();
         slot.state = State::Waiting;
         slot.must_copy = true;
         self.line.push_front(index);

@@ -190,7 +190,10 @@ impl State {
             let journal = self.ring.parts().1;
             place = journal.place(journal.slot(last));
         }
-        let taken = self.ring.take(place, &mut body);
+        let (taken, first) = self.ring.take(place);
+        body[0] = first;
+        self.ring
+            .take_rest(place, &mut body[1..usize::from(taken.detail()).max(1)]);
         self.hold(place, taken.id, taken.sector, &body)
     }
 

@@ -112,11 +112,11 @@ impl Case {
                 // Half of the pages are not mapped.
                 (Path::Persistent, 32) if self.in_turn == AROUND_THE_CACHE[2] => 850.0,
                 (Path::Persistent, 32) => 393.0,
-                (Path::Persistent, _) => large([975.0, 1525.0, 2650.0, 13_000.0]),
+                (Path::Persistent, _) => large([1140.0, 1770.0, 2860.0, 14_700.0]),
                 (Path::Copy, 1) => 2640.0,
                 (Path::Copy, 32) => 940.0,
-                (Path::Copy, _) => large([1910.0, 2750.0, 4830.0, 23_600.0]),
-                (Path::Map, _) => large([1550.0, 3300.0, 7550.0, 49_500.0]),
+                (Path::Copy, _) => large([2050.0, 2920.0, 5100.0, 24_600.0]),
+                (Path::Map, _) => large([1690.0, 3460.0, 7600.0, 49_900.0]),
             }
     }
 
