@@ -43,6 +43,13 @@ impl Moderator {
     /// To be called in every turn as long as an event is owed, also with nothing published.
     #[inline]
     pub fn published(&mut self, fresh: u32, unanswered: u32, wants: bool, now_ns: u64) -> bool {
+        if self.depth < DEEP && self.held == 0 {
+            // It waits for each of its requests. Should they become many now, half of them or more were
+            // answered, or are not; either way it is told at once.
+            self.last = now_ns;
+            self.depth = self.depth.max(unanswered + fresh);
+            return wants && fresh > 0;
+        }
         if fresh > 0 {
             self.pace(fresh, now_ns);
             if self.held > 0 || wants {
@@ -92,7 +99,11 @@ impl Moderator {
             // After a pause nothing is known about what comes.
             self.depth = 0;
         }
-        let interval = gap.min(HOLD_MAX_NS) / u64::from(fresh);
+        let gap = gap.min(HOLD_MAX_NS);
+        let interval = match fresh {
+            1 => gap,
+            _ => gap / u64::from(fresh),
+        };
         self.interval = self.interval - self.interval / 8 + interval / 8;
     }
 }
