@@ -88,29 +88,29 @@ impl Mmio {
         }
     }
 
-    /// The register of type `T` at `offset`.
-    fn register<T: RegisterWord>(&self, offset: usize) -> Option<NonNull<T>> {
+    /// Whether there is a register of type `T` at `offset`.
+    #[inline(always)]
+    fn has<T: RegisterWord>(&self, offset: usize) -> bool {
         let size = size_of::<T>();
-        if !offset.is_multiple_of(size) || offset.checked_add(size)? > self.len {
-            return None;
-        }
-        // SAFETY: the check above keeps the result inside the block `new` was promised.
-        Some(unsafe { self.base.byte_add(offset) }.cast())
+        let last = self.len.checked_sub(size);
+        offset.is_multiple_of(size) && last.is_some_and(|last| offset <= last)
     }
 
     #[inline]
     fn read<T: RegisterWord>(&self, offset: usize) -> Option<T> {
-        // SAFETY: `register` gives only aligned addresses inside the mapped block, and any bits
+        if !self.has::<T>(offset) {
+            return None;
+        }
+        // SAFETY: the address is aligned and inside the block that `new` was promised, and any bits
         // make a `RegisterWord`.
-        self.register(offset)
-            .map(|at| unsafe { at.read_volatile() })
+        Some(unsafe { self.base.byte_add(offset).cast::<T>().read_volatile() })
     }
 
     #[inline]
     fn write<T: RegisterWord>(&self, offset: usize, value: T) {
-        if let Some(at) = self.register(offset) {
-            // SAFETY: `register` gives only aligned addresses inside the mapped block.
-            unsafe { at.write_volatile(value) };
+        if self.has::<T>(offset) {
+            // SAFETY: the address is aligned and inside the block that `new` was promised.
+            unsafe { self.base.byte_add(offset).cast::<T>().write_volatile(value) };
         }
     }
 }
