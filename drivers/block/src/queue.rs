@@ -126,6 +126,15 @@ pub trait DiskQueue {
     /// Tells the disk of everything submitted since the last time: at most one doorbell.
     fn commit(&mut self);
 
+    /// Hands commands that have succeeded to `done`, as far as that is known at once, and returns how
+    /// many there were. All others are left to [`DiskQueue::poll`], which must come next. A queue that has
+    /// no short way for them hands over none.
+    #[inline(always)]
+    fn poll_successes(&mut self, done: impl FnMut(Tag)) -> usize {
+        let _ = done;
+        0
+    }
+
     /// Hands every finished command to `done` and returns how many there were.
     fn poll(&mut self, done: impl FnMut(Tag, IoResult)) -> usize;
 

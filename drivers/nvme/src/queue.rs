@@ -39,6 +39,8 @@ pub struct QueuePair<R> {
     tail_doorbell: usize,
     /// The next completion, counted over two rounds: the bit above the mask tells the phase.
     head: usize,
+    /// That as the controller knows it.
+    shown: usize,
     head_doorbell: usize,
     /// The most bytes one NVMe command moves.
     limit: u32,
@@ -118,6 +120,7 @@ impl<R: Registers> QueuePair<R> {
             told: 0,
             tail_doorbell: submission_doorbell(shape.id, shape.doorbell_stride),
             head: 0,
+            shown: 0,
             head_doorbell: completion_doorbell(shape.id, shape.doorbell_stride),
             limit: shape.limit,
             namespaces,
@@ -269,6 +272,26 @@ impl<R: Registers> DiskQueue for QueuePair<R> {
         self.ring_tail();
     }
 
+    #[inline(always)]
+    fn poll_successes(&mut self, mut done: impl FnMut(Tag)) -> usize {
+        if self.stopped {
+            return 0;
+        }
+        let mut head = self.head;
+        let before = self.slots.commands();
+        for _ in 0..before {
+            let answer = self.answer(head);
+            // Most commands have one part and succeed.
+            let Some(tag) = answer.and_then(|answer| self.slots.finish_alone(answer)) else {
+                break;
+            };
+            head += 1;
+            done(tag);
+        }
+        self.head = head & (2 * self.mask + 1);
+        before - self.slots.commands()
+    }
+
     #[inline]
     fn poll(&mut self, mut done: impl FnMut(Tag, IoResult)) -> usize {
         if self.stopped {
@@ -276,20 +299,24 @@ impl<R: Registers> DiskQueue for QueuePair<R> {
         }
         let mut head = self.head;
         let before = self.slots.commands();
-        // One turn of the queue at most: a controller that keeps writing must not keep this core.
-        let end = head + self.mask + 1;
+        // One turn of the queue at most: a controller that keeps writing must not keep this core. If some
+        // were taken just now, what can be there of the others.
+        let end = match head == self.shown {
+            true => head + self.mask + 1,
+            false => head + self.slots.out(),
+        };
         while head != end
             && let Some(answer) = self.answer(head)
         {
             head += 1;
-            // Most commands have one part and succeed.
             match self.slots.finish_alone(answer) {
                 Some(tag) => done(tag, Ok(())),
                 None => self.conclude(answer, &mut done),
             }
         }
-        if head != self.head {
+        if head != self.shown {
             self.head = head & (2 * self.mask + 1);
+            self.shown = self.head;
             let index = head & self.mask;
             self.registers.write32(self.head_doorbell, index as u32);
             // What is tried again.

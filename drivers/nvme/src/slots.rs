@@ -628,6 +628,12 @@ impl Slots {
         (ended.wrapping_sub(self.failed), self.failed)
     }
 
+    /// Completions that may be on their way, at most.
+    #[inline]
+    pub(crate) fn out(&self) -> usize {
+        usize::from(self.mask).saturating_sub(self.available)
+    }
+
     /// Commands in flight.
     pub(crate) fn commands(&self) -> usize {
         self.commands

@@ -91,14 +91,30 @@ macro_rules! queue {
 
             #[inline(always)]
             fn commit(&mut self) {
+                // Told from all others by one look.
+                if let Self::Nvme(queue) = self {
+                    return queue.commit();
+                }
                 match self {
                     $(Self::$kind(queue) => queue.commit(),)*
                     Self::None => {}
                 }
             }
 
+            /// As for [`DiskQueue::submit`].
+            #[inline(always)]
+            fn poll_successes(&mut self, done: impl FnMut(Tag)) -> usize {
+                match self {
+                    Self::Nvme(queue) => queue.poll_successes(done),
+                    _ => 0,
+                }
+            }
+
             #[inline]
             fn poll(&mut self, done: impl FnMut(Tag, IoResult)) -> usize {
+                if let Self::Nvme(queue) = self {
+                    return queue.poll(done);
+                }
                 match self {
                     $(Self::$kind(queue) => queue.poll(done),)*
                     Self::None => 0,

@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use spindle_block::{DiskQueue, IoError, Tag};
+use spindle_block::{DiskQueue, IoResult, Tag};
 use spindle_xen::event::Notify;
 use spindle_xen::grant::GrantOps;
 
@@ -139,10 +139,8 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
         };
         let now_ns = self.now_ns;
         let (rings, shared) = (&mut self.rings, &mut self.shared);
-        let completed = disk.queue.poll(|tag, result| {
-            if let Err(error) = result {
-                return fail(rings, tag, error, now_ns, shared);
-            }
+        // What is done for a success is in one place, for the compiler to put it where it is needed.
+        let succeeded = disk.queue.poll_successes(|tag| {
             let (ring, index) = split(tag);
             if let Some(Some(session)) = rings.get_mut(ring) {
                 session.succeed(index, now_ns, shared);
@@ -150,7 +148,10 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
                 shared.reading.complete(tag, Ok(()));
             }
         });
-        completed as u32
+        let completed = disk
+            .queue
+            .poll(|tag, result| end(rings, tag, result, now_ns, shared));
+        (succeeded + completed) as u32
     }
 
     /// Tells the disks the time, if that is due. After the poll: what has been answered meanwhile is
@@ -466,19 +467,19 @@ impl<Q> Disk<Q> {
     }
 }
 
-/// A command has failed.
-#[cold]
-pub(super) fn fail(
+/// A command has ended, in whichever way.
+#[inline(never)]
+pub(super) fn end(
     rings: &mut [Option<Session>],
     tag: Tag,
-    error: IoError,
+    result: IoResult,
     now_ns: u64,
     shared: &mut Shared,
 ) {
     let (ring, index) = split(tag);
     if let Some(Some(session)) = rings.get_mut(ring) {
-        session.complete(index, Err(error), now_ns, shared);
+        session.complete(index, result, now_ns, shared);
     } else {
-        shared.reading.complete(tag, Err(error));
+        shared.reading.complete(tag, result);
     }
 }

@@ -124,7 +124,8 @@ impl<R: Registers> QueuePair<R> {
             Step::Clear if self.gone && self.slots.commands() > 0 => return,
             Step::Clear => {
                 self.memory.completion.zero(0, self.memory.completion.len());
-                (self.tail, self.told, self.head) = (0, 0, 0);
+                (self.tail, self.told) = (0, 0);
+                (self.head, self.shown) = (0, 0);
                 self.link.tell_late(None);
                 if self.gone {
                     self.link.tell_suspects(false);
