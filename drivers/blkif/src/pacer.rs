@@ -162,6 +162,12 @@ impl Pacer {
         self.worked_at = now_ns;
     }
 
+    /// Notes another turn that found work, after [`Pacer::worked`] and before anything else.
+    #[inline]
+    pub fn works_on(&mut self, now_ns: u64) {
+        self.worked_at = now_ns;
+    }
+
     /// Notes a turn that found nothing: true if the core is to go on polling, whatever it waits for.
     #[inline]
     pub fn goes_on(&self, now_ns: u64) -> bool {

@@ -246,6 +246,9 @@ pub struct Worker<Q, G, N> {
     quiet: u64,
     /// Until then a turn may do with the one ring that is awake.
     alone_until: u64,
+    /// Such turns that found work since the last other turn that did, or had its time counted. But for the
+    /// first they are counted together.
+    in_a_row: u64,
 }
 
 impl<Q: DiskQueue, G: GrantOps, N: Notify> Worker<Q, G, N> {
@@ -277,6 +280,7 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> Worker<Q, G, N> {
             quiet_until: 0,
             quiet: 0,
             alone_until: 0,
+            in_a_row: 0,
         }
     }
 
@@ -305,10 +309,16 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> Worker<Q, G, N> {
         if let Some(core) = &mut self.core
             && core.visit_alone(now_ns, &mut work)
         {
-            self.quiet_until = 0;
-            self.for_nothing = 0;
-            self.account(now_ns, true);
-            self.pacer.worked(now_ns);
+            if self.in_a_row > 0 {
+                // Nothing of what the first of them has noted is other now but the time.
+                self.pacer.works_on(now_ns);
+            } else {
+                self.quiet_until = 0;
+                self.for_nothing = 0;
+                self.account(now_ns, true);
+                self.pacer.worked(now_ns);
+            }
+            self.in_a_row += 1;
             return Next::Turn;
         }
         self.turn_fully(now_ns, work)
@@ -513,6 +523,11 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> Worker<Q, G, N> {
     #[inline(always)]
     fn account(&mut self, now_ns: u64, busy: bool) {
         let idle = core::mem::take(&mut self.quiet);
+        let in_a_row = core::mem::take(&mut self.in_a_row);
+        if in_a_row > 1 {
+            // The first was counted.
+            self.stats.polls_busy.add(in_a_row - 1);
+        }
         if busy {
             self.stats.polls_busy.add(1);
             if idle > 0 {

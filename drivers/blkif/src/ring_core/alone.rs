@@ -63,14 +63,17 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
             // Another was just found.
             return false;
         }
-        if let Some(Some(session)) = self.rings.get(usize::from(ring))
-            && session.is_busy()
-        {
-            work.completed = self.poll_disk(number);
-        }
-        let Some(Some(session)) = self.rings.get_mut(usize::from(ring)) else {
+        let Some(Some(mut session)) = self.rings.get_mut(usize::from(ring)).map(Option::as_mut)
+        else {
             return false;
         };
+        if session.is_busy() {
+            work.completed = self.poll_disk(number);
+            session = match self.rings.get_mut(usize::from(ring)) {
+                Some(Some(session)) => session,
+                _ => return false,
+            };
+        }
         let new = session.has_new();
         if !new && work.completed == 0 || !session.is_short() {
             return false;
