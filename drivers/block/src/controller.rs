@@ -8,6 +8,7 @@ use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
+use core::time::Duration;
 
 use crate::{Unit, Volume};
 
@@ -80,6 +81,17 @@ pub trait BlockController<Q> {
     /// Asks for the state of its health, which comes as [`DiskEvents::health`] of a later
     /// [`BlockController::attend`].
     fn ask_health(&mut self) {}
+
+    /// Has the controller end its work within so long a time and stay enabled for the next life of the
+    /// kernel; gives what that one must know, in words. Every queue must be empty, and none is used
+    /// again. Without a time it is only said whether it could. `None` if controllers of its kind never
+    /// do.
+    ///
+    /// # Errors
+    /// Why the next life must reset it. Whatever has been done of it then is undone by that.
+    fn stand_by(&mut self, _within: Option<Duration>) -> Option<Result<Vec<u64>, &'static str>> {
+        None
+    }
 
     /// Has the controller write out its cache, switches it off, and gives its memory back.
     /// `queues` are all that [`BlockController::create_queue`] made.

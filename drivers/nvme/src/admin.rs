@@ -61,6 +61,42 @@ struct Fate {
     answer: Option<(Status, u32)>,
 }
 
+/// Where the queues stand between two drivers, of which the second goes on with what the first has left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct AdminPosition {
+    tail: u8,
+    head: u8,
+    phase: bool,
+    /// A request for an event is outstanding.
+    event: bool,
+}
+
+impl AdminPosition {
+    /// In the low half of a word.
+    pub(crate) fn word(self) -> u64 {
+        let [tail, head, phase, event] =
+            [self.tail, self.head, self.phase.into(), self.event.into()];
+        u32::from_le_bytes([tail, head, phase, event]).into()
+    }
+
+    /// As [`AdminPosition::word`] gives it.
+    pub(crate) fn read(word: u32) -> Option<Self> {
+        let [tail, head, phase, event] = word.to_le_bytes();
+        let entries = ENTRIES as u8;
+        (tail < entries && head < entries && phase | event <= 1).then_some(Self {
+            tail,
+            head,
+            phase: phase == 1,
+            event: event == 1,
+        })
+    }
+}
+
+/// Where the queues are in memory at `bus`: submission, completion.
+pub(crate) fn addresses(bus: u64) -> (u64, u64) {
+    (bus, bus + COMPLETIONS as u64)
+}
+
 /// The admin queues and one page for data.
 #[derive(Debug)]
 pub(crate) struct AdminQueue {
@@ -94,6 +130,35 @@ impl AdminQueue {
         }
     }
 
+    /// Queues in `memory` as another driver has left them.
+    pub(crate) fn resume(memory: SharedPages, at: AdminPosition) -> Self {
+        // Nothing that was carried out is there for a controller that begins to read from its start.
+        memory.zero(0, usize::from(ENTRIES) << SUBMISSION_SHIFT);
+        let mut queue = Self::new(memory);
+        (queue.tail, queue.head) = (at.tail.into(), at.head.into());
+        queue.phase = at.phase.into();
+        queue.posted[Posted::Event as usize].in_flight = at.event;
+        queue
+    }
+
+    /// Where they stand, if nothing is under way and no answer waits, but for a request for an event.
+    pub(crate) fn position(&self) -> Option<AdminPosition> {
+        let event = self.posted[Posted::Event as usize].in_flight;
+        let under_way = |fate: &&Fate| fate.in_flight || fate.answer.is_some();
+        let count = self.posted.iter().filter(under_way).count();
+        (!self.out_of_order && count == usize::from(event)).then_some(AdminPosition {
+            tail: self.tail as u8,
+            head: self.head as u8,
+            phase: self.phase == 1,
+            event,
+        })
+    }
+
+    /// Submits nothing more: only a reset helps.
+    pub(crate) fn give_up(&mut self) {
+        self.out_of_order = true;
+    }
+
     /// Makes the queues as new. The controller must be disabled.
     pub(crate) fn restart(&mut self) {
         self.memory.zero(0, self.memory.len());
@@ -114,7 +179,7 @@ impl AdminQueue {
 
     /// Where the queues are: submission, completion.
     pub(crate) fn addresses(&self) -> (u64, u64) {
-        (self.memory.bus(), self.memory.bus() + COMPLETIONS as u64)
+        addresses(self.memory.bus())
     }
 
     /// The pages, once the controller is disabled.
@@ -424,6 +489,20 @@ mod tests {
         last.store(0x1234 | 1 << 16, Ordering::Release);
         queue.poll(&registers, STRIDE);
         assert_eq!((queue.head, queue.spurious()), (2, 1));
+    }
+
+    #[test]
+    fn a_driver_that_goes_on_leaves_no_command_of_the_one_before_in_the_queue() {
+        let (mut queue, registers) = rig();
+        identify(&mut queue, &registers);
+        let at = queue.position().unwrap();
+        assert_eq!(AdminPosition::read(at.word() as u32), Some(at));
+        let mut queue = AdminQueue::resume(queue.into_memory(), at);
+        let mut bytes = [1; COMPLETIONS];
+        registers.0.memory.read_bytes(0, &mut bytes);
+        assert!(bytes == [0; COMPLETIONS]);
+        identify(&mut queue, &registers);
+        assert_eq!((queue.tail, queue.head, queue.spurious()), (2, 2, 0));
     }
 
     #[test]

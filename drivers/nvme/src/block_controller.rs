@@ -5,6 +5,7 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt::Debug;
+use core::time::Duration;
 
 use spindle_block::{
     BlockController, BusMaster, ControllerBack, DiskEvents, LostController, SpuriousCompletions,
@@ -195,6 +196,15 @@ where
 
     fn ask_health(&mut self) {
         self.controller.ask_health();
+    }
+
+    fn stand_by(&mut self, within: Option<Duration>) -> Option<Result<Vec<u64>, &'static str>> {
+        let Some(within) = within else {
+            let may = self.controller.may_stand_by();
+            return Some(may.map(|()| Vec::new()));
+        };
+        let standing = self.controller.stand_by(within);
+        Some(standing.map(|standing| standing.words()))
     }
 
     fn shutdown(self: Box<Self>, queues: Vec<Q>) -> Result<(), String> {

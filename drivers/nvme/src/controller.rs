@@ -20,6 +20,7 @@ use crate::queues::Pair;
 use crate::recovery::{Recovery, Stage};
 use crate::registers::{Capabilities, ControllerRegisters, check_doorbells};
 use crate::series::Series;
+use crate::standby::Standby;
 use crate::{Error, Identity, Namespace, NamespaceError, QueuePair};
 
 /// Number of Queues (5.21.1.7).
@@ -50,6 +51,11 @@ pub struct Controller<R, C, M> {
     /// The most that there may be, if the controller agrees.
     pub(crate) most_depth: u16,
     pub(crate) timeout: Duration,
+    /// How long an admin command may take that is waited for.
+    pub(crate) patience: Duration,
+    /// I/O queues that were wanted at the start, and that the controller has granted last.
+    pub(crate) wanted: u16,
+    pub(crate) granted: u16,
     /// The queue pairs there are, by identifier from 1 on: one place for each that was granted.
     pub(crate) pairs: Vec<Option<Pair>>,
     pub(crate) recovery: Recovery,
@@ -115,7 +121,7 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
             return Err(Error::Restarted);
         }
         let mut controller = Self::new(registers, capabilities, clock, memory, options)?;
-        match controller.bring_up(options) {
+        match controller.bring_up() {
             Ok(()) => Ok(controller),
             Err(error) => {
                 // The first error is the one that tells what happened.
@@ -172,9 +178,28 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
         options: DiskOptions,
     ) -> Result<Self, Error> {
         let admin = AdminQueue::new(memory.alloc(admin::PAGES).ok_or(Error::Memory)?);
+        Ok(Self::with(
+            registers,
+            capabilities,
+            clock,
+            memory,
+            options,
+            admin,
+        ))
+    }
+
+    #[inline(never)]
+    pub(crate) fn with(
+        registers: ControllerRegisters<R>,
+        capabilities: Capabilities,
+        clock: C,
+        memory: M,
+        options: DiskOptions,
+        admin: AdminQueue,
+    ) -> Self {
         let most_depth = options.depth.clamp(2, 4096);
         let depth = capabilities.queue_entries(most_depth);
-        Ok(Self {
+        Self {
             registers,
             clock,
             memory,
@@ -189,6 +214,9 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
             depth,
             most_depth,
             timeout: options.timeout,
+            patience: admin::LIMIT,
+            wanted: options.queues.max(1),
+            granted: 0,
             pairs: Vec::new(),
             recovery: Recovery::new(),
             warning: Warning::default(),
@@ -200,17 +228,15 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
             starting: true,
             series: Series::default(),
             event: None,
-        })
+        }
     }
 
-    fn bring_up(&mut self, options: DiskOptions) -> Result<(), Error> {
+    fn bring_up(&mut self) -> Result<(), Error> {
         let (submission, completion) = self.admin.addresses();
         self.registers
             .set_admin_queues(submission, completion, admin::ENTRIES.into());
         self.registers.enable(&self.clock, self.capabilities)?;
-        self.find_out(options)?;
-        self.starting = false;
-        Ok(())
+        self.find_out(None)
     }
 
     /// Whether it is being brought up for the first time, when nothing else waits for control.
@@ -218,14 +244,23 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
         self.starting
     }
 
-    fn find_out(&mut self, options: DiskOptions) -> Result<(), Error> {
+    /// Finds out all about a controller that is enabled, be it that another driver has had it before.
+    #[inline(never)]
+    pub(crate) fn find_out(&mut self, former: Option<&Standby>) -> Result<(), Error> {
         let namespaces = self.identify_controller()?;
+        if let Some(former) = former {
+            self.granted = former.granted_by(&self.identity)?;
+        }
         self.discards = self.discard_limits()?;
         self.ask_for_delays()?;
         self.find_namespaces(namespaces)?;
-        let granted = self.ask_for_queues(options.queues.max(1))?;
-        self.pairs.resize_with(granted.into(), || None);
-        self.listen()
+        if former.is_none() {
+            self.ask_for_queues(self.wanted)?;
+        }
+        self.pairs.resize_with(self.granted.into(), || None);
+        self.listen()?;
+        self.starting = false;
+        Ok(())
     }
 
     /// Has the controller say with a status when to try again, if it has something to say.
@@ -258,7 +293,8 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
         })?;
         // Both halves are 0's based (5.21.1.7); a controller may say more than was asked.
         let granted = (granted & 0xffff).min(granted >> 16) + 1;
-        Ok(granted.min(wanted.into()) as u16)
+        self.granted = granted.min(wanted.into()) as u16;
+        Ok(self.granted)
     }
 
     #[inline(never)]
@@ -268,7 +304,7 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
         }
         let stride = self.capabilities.doorbell_stride();
         self.admin
-            .execute(&self.registers, stride, &self.clock, admin::LIMIT, entry)
+            .execute(&self.registers, stride, &self.clock, self.patience, entry)
     }
 
     /// Submits an admin command whose answer is found later; false if that is not possible now.
@@ -359,7 +395,7 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
     }
 
     #[inline(never)]
-    fn disable_and_free<Q>(self, queues: Vec<QueuePair<Q>>) -> Result<(), Error> {
+    pub(crate) fn disable_and_free<Q>(self, queues: Vec<QueuePair<Q>>) -> Result<(), Error> {
         if !self.is_running() && self.registers.configuration() == u32::MAX {
             // It is no longer there, or cut off; nothing was changed that it may take time for.
             return Err(Error::Gone);

@@ -146,6 +146,11 @@ impl HostMemory {
         }
     }
 
+    /// Whether the controller may use it.
+    pub(crate) fn is_in_use(&self) -> bool {
+        self.buffer.as_ref().is_some_and(|buffer| buffer.in_use)
+    }
+
     /// Gives the memory back. The controller must be disabled.
     pub(crate) fn free(self, memory: &impl DmaAlloc) {
         if let Some(buffer) = self.buffer {
@@ -218,8 +223,7 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
     /// has there.
     #[inline(never)]
     pub(crate) fn take_back(&mut self) -> Result<(), Error> {
-        let in_use = self.host_memory.buffer.as_ref().is_some_and(|b| b.in_use);
-        if !in_use {
+        if !self.host_memory.is_in_use() {
             return Ok(());
         }
         self.set_buffer(0, 0, [0; 3])?;

@@ -22,6 +22,7 @@
 //! | `recovery`, `link` | aborts and resets, and what the cores have to do with them |
 //! | `events`, `health` | what the controller tells unasked; the SMART log |
 //! | `change` | namespaces that are replaced, formatted, gone or new |
+//! | `standby` | a controller that stays enabled while one driver follows another |
 //! | `revival` | a controller that was lost, or did not start, and comes up later |
 //! | `host_memory` | memory that the controller asks us for |
 //! | `prp` | cutting a command into what one NVMe command can describe |
@@ -116,6 +117,7 @@
 //! | a controller that resets do not help | handled: the subsystem is reset (NSSR) where CAP says that it can be and CMIC that nothing else is behind it; what its write cache held may be lost by that, which is reported | `revival`: `the_subsystem_is_reset_in_the_end_if_no_other_uses_it` |
 //! | a controller that resets itself | handled: as one that failed; with a write cache it is lost by that, and brought up once more | `revival`: `power_that_is_back_before_anything_was_noticed_is_noticed` |
 //! | a controller that loses its power while no driver looks, between two lives of the kernel | handled, by [`Controller::start_again`]: by AQA, which it keeps over resets; it begins as lost | `bring_up`: `a_controller_that_was_without_power_between_two_drivers_is_left_as_it_is`; control's `losses` |
+//! | a controller that stays enabled from one life of the kernel to the next, and is not what it was, or does not answer | handled, by [`Controller::adopt`] and [`Standby`]: it is reset | `standby`: `one_that_was_reset_or_has_failed_in_between_is_not_as_it_was_left`, `one_that_does_not_behave_is_reset_and_works_then`, `one_that_lies_is_given_nothing_of_what_it_did_before` |
 //! | a controller that is lost and comes back | handled, by [`Controller::probe_again`] | `revival`: `a_disk_that_was_lost_works_again_on_the_queues_that_the_cores_have` |
 //! | a controller that does not start, and does later | handled, by [`Controller::absent`]: it counts as lost until then; the cores' queues are made before, so that one that grants fewer stays lost, with the reason and what helps | `revival`: `one_that_does_not_start_is_served_once_it_does`; control's `changes`: `one_that_comes_late_with_fewer_queues_than_cores_is_refused_with_what_helps` |
 //! | another disk in its place | handled: all namespaces are others | `revival`: `another_disk_in_the_place_of_a_lost_one_is_not_reached_by_those_who_had_that` |
@@ -164,6 +166,7 @@ mod registers;
 mod revival;
 mod series;
 mod slots;
+mod standby;
 mod status;
 
 pub use block_controller::NvmeDisk;
@@ -177,6 +180,7 @@ pub use namespace::{Namespace, NamespaceError};
 pub use queue::QueuePair;
 pub use recovery::{Attention, Back, Lost};
 pub use registers::register_bytes;
+pub use standby::Standby;
 pub use status::Status;
 
 /// The most bytes one NVMe command moves, whatever the controller would take: it bounds the PRP

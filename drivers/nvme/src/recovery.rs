@@ -232,6 +232,11 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
         !matches!(self.recovery.stage, Stage::Running | Stage::Lost)
     }
 
+    /// Whether what becomes of a command is yet to be seen: one that is aborted, or tried again.
+    pub(crate) fn is_trying(&self) -> bool {
+        self.recovery.abort.is_some() || self.recovery.trial.is_some()
+    }
+
     /// Whether the controller can be asked anything.
     pub(crate) fn is_running(&self) -> bool {
         self.recovery.stage == Stage::Running

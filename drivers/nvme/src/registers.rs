@@ -190,6 +190,21 @@ impl<R: Registers> ControllerRegisters<R> {
     }
 }
 
+/// Whether a controller is enabled as this driver does that, ready and well, and has the admin queues that
+/// are meant.
+pub(crate) fn stands_by(
+    registers: &impl Registers,
+    submission: u64,
+    completion: u64,
+    entries: u32,
+) -> bool {
+    let well = (1, cc::CONFIGURATION | cc::ENABLE);
+    // Ready, neither failed nor shut down.
+    (registers.read32(CSTS) & 0xf, registers.read32(CC)) == well
+        && registers.read32(AQA) == (entries - 1) << 16 | (entries - 1)
+        && (registers.read64(ASQ), registers.read64(ACQ)) == (submission, completion)
+}
+
 /// Offset of the submission queue tail doorbell of queue `id` (3.1.24).
 pub(crate) fn submission_doorbell(id: u16, stride: usize) -> usize {
     DOORBELLS + 2 * usize::from(id) * stride

@@ -279,6 +279,10 @@ impl Registers for FakeNvme {
             0x14 => control.cc,
             0x1c => shared.read_status(&mut control),
             0x24 => control.aqa,
+            0x28 => control.asq as u32,
+            0x2c => (control.asq >> 32) as u32,
+            0x30 => control.acq as u32,
+            0x34 => (control.acq >> 32) as u32,
             0x68 => shared.ready_timeout().unwrap_or(0).into(),
             _ => 0,
         }
