@@ -6,6 +6,7 @@
 
 mod alone;
 mod awake;
+mod drain;
 mod quiet;
 mod spread;
 mod visit;

@@ -623,6 +623,11 @@ impl Session {
         self.closing && self.ring.taken() == 0
     }
 
+    /// Whether all that this life has taken is answered, and the frontend can see that.
+    pub(crate) fn is_through(&self) -> bool {
+        self.active() == 0 && self.ring.unpublished() == 0
+    }
+
     /// Starts the ring's turn in a visit.
     #[inline]
     pub(crate) fn start_turn(&mut self, now_ns: u64) {

@@ -76,6 +76,9 @@ pub enum Order {
     Begin(usize),
     /// Read or write blocks of a disk for control; answered by [`Report::Access`]. A core has one at a time.
     Access(Box<BlockAccess>),
+    /// Take no more requests from any ring, for good, and finish those that were taken; answered by
+    /// [`Report::Drained`].
+    Drain,
     /// Give up the disk queues and end; answered by [`Report::Stopped`].
     Stop,
 }
@@ -115,6 +118,8 @@ pub enum Report<Q> {
     },
     /// What [`Order::Access`] asked for, with its outcome.
     Access(Box<BlockAccess>),
+    /// All that the core had taken is answered, and nothing is with any disk.
+    Drained,
     /// The core has ended.
     Stopped(Vec<Q>),
 }
@@ -224,6 +229,10 @@ pub struct Worker<Q, G, N> {
     draining: Vec<RingId>,
     /// Rings that go on with other volumes once they have answered what they have taken.
     growing: Vec<(RingId, Box<RingGrowth>)>,
+    /// It takes nothing more from any ring.
+    leaving: bool,
+    /// It has said that nothing is left.
+    left: bool,
     /// Something that was ordered is not done yet: a ring is being drained or its volume grows, blocks are
     /// being read, or a disk is to be cut off.
     owing: bool,
@@ -267,6 +276,8 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> Worker<Q, G, N> {
             link,
             pacer: Pacer::new(poll),
             report: None,
+            leaving: false,
+            left: false,
             owing: false,
             early: 0,
             reported: false,
@@ -580,13 +591,18 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> Worker<Q, G, N> {
             self.report = Some(Report::Access(read));
             return false;
         }
+        if self.leaving && core.drain() && !self.left {
+            self.left = true;
+            self.report = Some(Report::Drained);
+            return false;
+        }
         let mut growing = self.growing.iter();
         if let Some(at) = growing.position(|(ring, _)| core.can_grow(*ring)) {
             let (ring, growth) = self.growing.swap_remove(at);
             core.grow(ring, *growth);
         }
         let rings = !self.draining.is_empty() || !self.growing.is_empty();
-        self.owing = core.is_reading() || rings || core.is_cutting();
+        self.owing = core.is_reading() || rings || core.is_cutting() || self.leaving;
         let Some(order) = self.link.orders.take() else {
             return false;
         };
@@ -639,10 +655,19 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> Worker<Q, G, N> {
                     self.report = Some(Report::Access(read));
                 }
             },
+            Order::Drain => {
+                (self.leaving, self.owing) = (true, true);
+            }
             Order::Stop => {
                 let queues = self.core.take().map(RingCore::into_queues);
                 self.report = Some(Report::Stopped(queues.unwrap_or_default()));
             }
+        }
+        if self.leaving
+            && let Some(core) = &mut self.core
+        {
+            // A ring that was just taken on, too.
+            core.drain();
         }
         self.early += 1;
         if !self.core.as_ref().is_some_and(RingCore::is_cutting) {

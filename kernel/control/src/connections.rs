@@ -425,7 +425,7 @@ impl<H: Hypervisor> Devices<H> {
                     backend.failed(id, generation, Refusal::new(Errno::EINVAL, text));
                 }
             }
-            Report::Stopped(_) | Report::Access(_) => {}
+            Report::Stopped(_) | Report::Access(_) | Report::Drained => {}
         }
     }
 
