@@ -78,8 +78,10 @@ pub(crate) fn update(
             .as_deref()
             .and_then(|answer| UpdateAnswer::parse_rest(answer))
         {
-            Some((UpdateAnswer::Fits, _)) => {
+            Some((UpdateAnswer::Fits, more)) => {
                 tables::kept(spindle).iter().for_each(|line| say(line));
+                // Versions that cannot keep a controller enabled say nothing of any.
+                more.split("; ").skip(1).for_each(&mut *say);
                 Ok(format!("{name} can be updated; nothing was done"))
             }
             Some(_) => {

@@ -66,7 +66,9 @@ fn run(host: &mut Fake, dry_run: bool) -> Result<String> {
 
 #[test]
 fn a_dry_run_names_what_would_be_kept() {
-    let mut host = host(&["fits: 9.9.9 new, 8192 bytes"]);
+    let mut host = host(&[
+        "fits: 9.9.9 new, 8192 bytes; nvme0 stays enabled; nvme1 is to be reset: it is lost",
+    ]);
     host.store("/local/domain/3/data/spindle/stat/5-51728", "rings=1");
     for (device, vdev, state) in [
         (51728, "xvdb", "5"),
@@ -91,7 +93,9 @@ fn a_dry_run_names_what_would_be_kept() {
             "web xvda (nvme0n1): kept, with its 2 rings",
             "web xvdb (ram0): kept, with its ring",
             "web xvdc (ram0): kept, with its rings",
-            "web xvdd (ram0): not connected, nothing to keep"
+            "web xvdd (ram0): not connected, nothing to keep",
+            "nvme0 stays enabled",
+            "nvme1 is to be reset: it is lost"
         ]
     );
     // What is refused keeps nothing.

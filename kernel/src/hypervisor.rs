@@ -1,8 +1,6 @@
 //! The hypervisor as control is given it.
 
-use alloc::string::String;
-
-use spindle_control::Hypervisor;
+use spindle_control::{Hypervisor, UpdateStep};
 use spindle_hw::{Clock, SharedPages};
 use spindle_xen::event::{Deadline, Notify, Port};
 use spindle_xen::{DomId, Errno};
@@ -76,7 +74,7 @@ impl Hypervisor for XenCpu {
         restart::order(order);
     }
 
-    fn update(&self, order: &[u8]) -> String {
+    fn update(&self, order: &[u8]) -> UpdateStep {
         restart::update(order, &self.grants)
     }
 

@@ -20,7 +20,7 @@ use alloc::string::{String, ToString};
 use alloc::vec;
 
 use ::log::{error, info, warn};
-use spindle_control::{Control, Keep, RamDisks, Store, Suspect};
+use spindle_control::{Control, Keep, LifeEnd, RamDisks, Store, Suspect};
 use spindle_hw::Clock;
 use spindle_kept::Kept;
 use spindle_kept::death::{Death, DeathCause};
@@ -224,6 +224,7 @@ fn serve(machine: Machine) -> ! {
         ring_cores::wanted(&config),
         ram,
     );
+    let disks_ns = xen::time::uptime_ns();
     let hypervisor = XenCpu {
         grants: xen.grants.reading(memory.bus),
         events: xen.events,
@@ -256,12 +257,14 @@ fn serve(machine: Machine) -> ! {
     restart::serves();
     let mut watcher = restart::Watcher::new(0);
     let kind = loop {
-        if let Some(kind) = control.turn() {
-            break kind;
+        match control.turn() {
+            None => {}
+            Some(LifeEnd::Shutdown(kind)) => break kind,
+            Some(LifeEnd::Update(left)) => restart::follow(&left),
         }
         if on_trial && control.is_settled() {
             on_trial = false;
-            restart::accept();
+            restart::accept(disks_ns);
             control.publish(path::UPDATED, restart::outcome().unwrap_or_default());
         }
         restart::obey(0);

@@ -3,6 +3,7 @@
 
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::time::Duration;
 
 use log::{debug, error, info, warn};
 use spindle_blkif::BlockAccess;
@@ -20,9 +21,10 @@ use spindle_xen::xenbus::{
 use crate::cores::Cores;
 use crate::devices::Devices;
 use crate::disks::Disks;
-use crate::hypervisor::Hypervisor;
+use crate::hypervisor::{Hypervisor, UpdateStep};
 use crate::keeper::{Keep, Keeper};
 use crate::late::LateDisks;
+use crate::leave::{Departure, HandOver, LifeEnd, STAND_BY_NS};
 use crate::listing::Listing;
 use crate::rings::RingMapper;
 use crate::rounds::{Pace, Rounds, Sleep};
@@ -52,6 +54,8 @@ pub struct Control<H, W: CoreWorker> {
     smart_at: u64,
     statistics: Statistics,
     shutdown: Option<ShutdownKind>,
+    /// Another image is to follow.
+    leaving: Option<Departure>,
 }
 
 /// Where the store's ring is and how to tell xenstored.
@@ -134,6 +138,7 @@ impl<H: Hypervisor, W: CoreWorker> Control<H, W> {
             smart_at: 0,
             statistics: Statistics::default(),
             shutdown: None,
+            leaving: None,
         }
     }
 
@@ -148,19 +153,23 @@ impl<H: Hypervisor, W: CoreWorker> Control<H, W> {
         !self.devices.have_former(&self.backend)
     }
 
-    /// Does what is due, then sleeps until there is something to do. Gives the kind of shutdown once
-    /// the toolstack has asked for one and the devices are closed, or their time is up:
-    /// [`Control::stop`] is due then.
-    pub fn turn(&mut self) -> Option<ShutdownKind> {
+    /// Does what is due, then sleeps until there is something to do. Gives the end once there is one:
+    /// [`Control::stop`] is due then or, for an update, the next life.
+    pub fn turn(&mut self) -> Option<LifeEnd> {
         let now = self.hypervisor.now_ns();
-        if let Some(kind) = self.pump(now) {
-            return Some(kind);
+        if self.leaving.is_none()
+            && let Some(kind) = self.pump(now)
+        {
+            return Some(LifeEnd::Shutdown(kind));
         }
         while let Some((core, report)) = self.cores.report() {
             if let Report::Access(read) = report {
                 self.disks.has_read(*read);
                 self.rounds.look_soon();
                 continue;
+            }
+            if let (Report::Drained, Some(leaving)) = (&report, &mut self.leaving) {
+                leaving.drained();
             }
             let (backend, cores) = (&mut self.backend, &mut self.cores);
             self.devices.reported(core, report, backend, cores);
@@ -169,8 +178,11 @@ impl<H: Hypervisor, W: CoreWorker> Control<H, W> {
         if self.devices.settle(&mut self.backend, &mut self.cores) {
             self.rounds.pump_soon();
         }
-        if self.rounds.are_disks_due(now) {
-            self.look_around(now);
+        match self.leaving.take_if(|leaving| leaving.is_over(now)) {
+            Some(leaving) => return Some(LifeEnd::Update(self.leave(&leaving, now))),
+            None if self.leaving.is_some() => {}
+            None if self.rounds.are_disks_due(now) => self.look_around(now),
+            None => {}
         }
         self.devices.keep(&self.disks.targets);
         self.turn_and_sleep(now);
@@ -192,7 +204,9 @@ impl<H: Hypervisor, W: CoreWorker> Control<H, W> {
         if !self.rounds.take_pump(event, now) {
             return None;
         }
-        while let Some(action) = self.backend.pump(&mut self.store.ring, now) {
+        while self.leaving.is_none()
+            && let Some(action) = self.backend.pump(&mut self.store.ring, now)
+        {
             match action {
                 Action::Open {
                     device,
@@ -212,11 +226,7 @@ impl<H: Hypervisor, W: CoreWorker> Control<H, W> {
                     self.rounds.disks_seen(Pace::Soon, now);
                 }
                 Action::Drill(order) => self.hypervisor.drill(&order),
-                Action::Update(order) => {
-                    let answer = self.hypervisor.update(&order);
-                    info!("update {answer}");
-                    self.backend.publish(path::UPDATED, answer);
-                }
+                Action::Update(order) => self.update(&order),
                 Action::Limit(order) => {
                     let answer = self.devices.limit(&order, &mut self.cores);
                     info!("limit {answer}");
@@ -253,6 +263,45 @@ impl<H: Hypervisor, W: CoreWorker> Control<H, W> {
         }
         self.rounds.pumped(self.backend.next_deadline());
         None
+    }
+
+    /// Has another image follow, or says what would be kept.
+    fn update(&mut self, order: &[u8]) {
+        let answer = match self.hypervisor.update(order) {
+            UpdateStep::Answered(answer) => answer,
+            UpdateStep::Fits(answer) => answer + &self.disks.stand_by(|| None).1,
+            UpdateStep::Planned => {
+                let now = self.hypervisor.now_ns();
+                self.leaving = Some(Departure::new(self.cores.len(), now));
+                return self.cores.order_all(|| Order::Drain);
+            }
+        };
+        info!("update {answer}");
+        self.backend.publish(path::UPDATED, answer);
+    }
+
+    /// Ends this life, whose cores are drained or have had their time.
+    fn leave(&mut self, leaving: &Departure, now: u64) -> HandOver {
+        let drained_ns = leaving.drained_ns(now);
+        let standing = if leaving.left() == 0 {
+            let hypervisor = self.hypervisor;
+            let deadline = now + STAND_BY_NS;
+            let left = || deadline.saturating_sub(hypervisor.now_ns());
+            let (standing, text) = self.disks.stand_by(|| Some(Duration::from_nanos(left())));
+            info!("update: drained in {} us{text}", drained_ns / 1000);
+            standing
+        } else {
+            let (left, ms) = (leaving.left(), drained_ns / 1_000_000);
+            warn!("update: {left} cores have requests after {ms} ms, which are done again");
+            Vec::new()
+        };
+        // The counters as they are now.
+        self.devices.changed = true;
+        self.devices.keep(&self.disks.targets);
+        HandOver {
+            drained_ns,
+            standing,
+        }
     }
 
     /// Opens a disk, or waits: for that of a device which a former life has served, and any other device

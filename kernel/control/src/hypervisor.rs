@@ -12,6 +12,18 @@ use spindle_xen::{DomId, Errno};
 /// hundred KiB at once, and for its records of devices.
 pub const CONTROLS_SHARE: usize = 1 << 20;
 
+/// How far an order to update has come.
+#[derive(Debug)]
+pub enum UpdateStep {
+    /// It is over: the answer.
+    Answered(String),
+    /// The image could follow, and nothing else was asked: the answer, to which is added what would be
+    /// kept.
+    Fits(String),
+    /// The image is to follow.
+    Planned,
+}
+
 /// A virtual CPU's access to the hypervisor, to memory and to its own clock.
 pub trait Hypervisor: Copy {
     /// Its grant operations.
@@ -63,10 +75,10 @@ pub trait Hypervisor: Copy {
         log::warn!("no such drill: {:?}", order.escape_ascii());
     }
 
-    /// Has another image of the kernel follow, as an operator has ordered; returns only if it does not,
-    /// with the answer.
-    fn update(&self, order: &[u8]) -> String {
-        format!("cannot be updated: {}", order.escape_ascii())
+    /// Takes another image of the kernel in and checks it, as an operator has ordered. Nothing follows
+    /// from that before [`crate::LifeEnd::Update`].
+    fn update(&self, order: &[u8]) -> UpdateStep {
+        UpdateStep::Answered(format!("cannot be updated: {}", order.escape_ascii()))
     }
 
     /// Closes every event channel that a former life of the kernel has bound to a frontend.

@@ -16,6 +16,7 @@
 //! | `shares` | limits and weights of devices and groups: by disk line, option and order |
 //! | `listing`, `statistics`, `published` | what is published in xenstore |
 //! | `keeper`, `late`, `sweep`, `noted` | what outlives a death of the kernel: records, journals, mappings; what the last life has left is undone |
+//! | `leave` | the end of a life by an update: cores are drained, controllers stay enabled |
 //! | `ram_disks` | which RAM disk is that of a former life, and which is new |
 //! | `rounds` | when control looks at what, and how long it sleeps |
 //! | `worker` | how a core runs its worker and sleeps |
@@ -33,6 +34,7 @@ mod growth;
 mod hypervisor;
 mod keeper;
 mod late;
+mod leave;
 mod listing;
 mod noted;
 mod published;
@@ -47,8 +49,9 @@ mod worker;
 pub use control::{Control, Store};
 pub use cores::{Cores, Runs};
 pub use disks::{Disks, PageSource};
-pub use hypervisor::{CONTROLS_SHARE, Hypervisor};
+pub use hypervisor::{CONTROLS_SHARE, Hypervisor, UpdateStep};
 pub use keeper::{Keep, Suspect};
+pub use leave::{HandOver, LifeEnd};
 pub use noted::NotedGrants;
 pub use ram_disks::RamDisks;
 pub use rounds::{LOOK_NS, Rounds, Sleep};

@@ -72,18 +72,29 @@ pub(super) fn map(at: u64, size: u64, queues: u16) -> Result<Mmio, String> {
 /// Brings up the controller behind `registers`; `at` says where that is, and `bus` is `None` if its
 /// bus mastering is not in this domain's hands.
 pub(super) fn start(
-    probe: &Probe<'_>,
+    probe: &mut Probe<'_>,
     number: usize,
     at: &str,
     registers: Mmio,
     mut bus: Option<PciMaster>,
 ) -> Result<AnyController, String> {
     let (dma, clock) = (probe.dma, probe.clock);
+    let adopted = probe.standing(&registers).and_then(|place| {
+        let (left, memory) = probe.standing.swap_remove(place);
+        let share = registers.share();
+        let adopted = Controller::adopt(share, clock, dma, probe.options, &left, memory);
+        match &adopted {
+            Ok(_) => info!("{at}: has stayed enabled"),
+            Err(reason) => warn!("{at}: has stayed enabled, and is reset: {reason}"),
+        }
+        adopted.ok()
+    });
     let start = match restart::is_again() {
         true => Controller::start_again,
         false => Controller::start,
     };
-    let mut controller = match start(registers.share(), clock, dma, probe.options) {
+    let started = adopted.map_or_else(|| start(registers.share(), clock, dma, probe.options), Ok);
+    let mut controller = match started {
         Ok(controller) => controller,
         Err(reason) => {
             bus.disable();

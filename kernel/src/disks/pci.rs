@@ -16,7 +16,8 @@ use spindle_pci::{
 use xen_pvh_boot::MapEntry;
 
 use crate::mm::{self, Memory};
-use crate::{restart, xen};
+use crate::restart::NextLife;
+use crate::xen;
 
 /// Above this there are RAM and grants, up to [`Memory::end`].
 const FOUR_GIB: u64 = 4 << 30;
@@ -34,10 +35,8 @@ pub(super) struct Pci {
     left_out: Vec<(Function, String)>,
 }
 
-/// What a life has noted of the functions with disks.
+/// What the last life has noted of the functions with disks.
 struct Noted {
-    /// It was the last one.
-    is_last: bool,
     /// They are all that there were, and were used.
     is_complete: bool,
     functions: Vec<PlacedFunction>,
@@ -54,7 +53,7 @@ impl Pci {
         let mut held = window.clone();
         let noted = Noted::read();
         let known = noted.functions;
-        let holds = noted.is_last && noted.is_complete && !known.is_empty();
+        let holds = noted.is_complete && !known.is_empty();
         let holds = holds && bus.are_as_left(&known, &mut held);
         // This life may end before it knows more.
         note(holds, &known);
@@ -181,13 +180,10 @@ impl Pci {
 impl Noted {
     /// Reads the note, if there is one.
     fn read() -> Self {
-        let note = restart::functions().filter(|_| xen::is_present() && restart::is_again());
-        let words = note.and_then(|note| note.read()).unwrap_or_default();
-        let functions = words.get(2..).and_then(PlacedFunction::read_all);
-        let last = restart::memory().and_then(|memory| memory.life().checked_sub(1));
+        let words = NextLife::Functions.read().unwrap_or_default();
+        let functions = words.get(1..).and_then(PlacedFunction::read_all);
         Self {
-            is_last: last.is_some() && words.first().copied() == last,
-            is_complete: words.get(1) == Some(&1),
+            is_complete: words.first() == Some(&1),
             functions: functions.unwrap_or_default(),
         }
     }
@@ -196,12 +192,9 @@ impl Noted {
 /// Notes `functions`, in order, and whether this life uses them and no others. There is no note if they
 /// are too many for it.
 fn note(is_complete: bool, functions: &[PlacedFunction]) {
-    let (Some(note), Some(memory)) = (restart::functions(), restart::memory()) else {
-        return;
-    };
-    let head = [memory.life(), is_complete.into()].into_iter();
+    let head = core::iter::once(is_complete.into());
     let words = head.chain(PlacedFunction::write_all(functions));
-    note.write(&words.collect::<Vec<_>>());
+    NextLife::Functions.write(&words.collect::<Vec<_>>());
 }
 
 /// The bus mastering of one function.

@@ -10,7 +10,8 @@ use spindle_block::{BlockController, DiskOptions};
 use spindle_config::{Config, DiskSize};
 use spindle_control::RamDisks;
 use spindle_datapath::{Queue, disk_types};
-use spindle_hw::IdentityMap;
+use spindle_hw::{IdentityMap, Mmio, Retake, SharedPages};
+use spindle_nvme::Standby;
 use spindle_pci::Address;
 use spindle_virtio::{Layout, is_block_device};
 use xen_pvh_boot::MapEntry;
@@ -18,7 +19,7 @@ use xen_pvh_boot::MapEntry;
 use super::pci::Pci;
 use super::{nvme, ram, virtio};
 use crate::mm::{Dma, Memory, RamPages};
-use crate::restart;
+use crate::restart::{self, NextLife};
 use crate::xen::time::CoreClock;
 
 /// A controller of any disk type.
@@ -35,6 +36,8 @@ pub(super) struct Probe<'a> {
     pub(super) options: DiskOptions,
     pub(super) ram: RamDisks<RamPages>,
     pub(super) pci: Pci,
+    /// Controllers that the last life has left enabled, with the memory that they may write to.
+    pub(super) standing: Vec<(Standby, SharedPages)>,
     /// Where the registers of virtio devices are.
     pub(super) layouts: Vec<(Address, Layout)>,
     /// Controllers that serve.
@@ -43,7 +46,24 @@ pub(super) struct Probe<'a> {
     pub(super) failed: Vec<(String, String)>,
 }
 
+/// What the last life has said of controllers that it has left enabled; no other life hears of it.
+fn take_standing(dma: Dma) -> Vec<(Standby, SharedPages)> {
+    let words = NextLife::Standby.read().unwrap_or_default();
+    let all = Standby::read_all(&words).into_iter();
+    let all = all.filter_map(|standing| {
+        let (bus, pages) = standing.memory();
+        Some((standing, RamPages(dma).retake(bus, pages)?))
+    });
+    all.collect()
+}
+
 impl<'a> Probe<'a> {
+    /// Whether the controller behind `registers` is one that the last life has left enabled: which.
+    pub(super) fn standing(&self, registers: &Mmio) -> Option<usize> {
+        let mut standing = self.standing.iter();
+        standing.position(|(standing, _)| standing.is_left(registers))
+    }
+
     /// Finds and makes the disks of all types, with queues for `cores` cores.
     pub(super) fn all(
         config: &'a Config,
@@ -53,6 +73,8 @@ impl<'a> Probe<'a> {
         cores: usize,
         ram: RamDisks<RamPages>,
     ) -> Self {
+        // Before anything else is given a page.
+        let standing = take_standing(memory.dma);
         let mut probe = Self {
             config,
             map,
@@ -66,6 +88,7 @@ impl<'a> Probe<'a> {
             },
             ram,
             pci: Pci::scan(map, memory),
+            standing,
             layouts: Vec::new(),
             controllers: Vec::new(),
             failed: Vec::new(),

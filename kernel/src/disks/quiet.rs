@@ -11,8 +11,8 @@ use spindle_virtio::{PciTransport, is_block_device};
 use super::probe::Probe;
 use super::{nvme, pci, placed, virtio};
 
-/// Stops every controller that there is. One that does not stop is switched off the bus and not
-/// used.
+/// Stops every controller that there is, but for those that were left enabled on purpose and have nothing to
+/// do. One that does not stop is switched off the bus and not used.
 ///
 /// # Panics
 /// If one does not stop that dom0 has placed: nothing keeps it from memory then.
@@ -36,6 +36,7 @@ pub(super) fn stop_all(probe: &mut Probe<'_>) {
         let registers = placed::registers(at, probe.map, &mut alloc::vec::Vec::new(), 1);
         // What cannot be reached was not used before either.
         if let Ok(registers) = registers
+            && probe.standing(&registers).is_none()
             && let Err(reason) = spindle_nvme::stop(registers, &probe.clock)
             && reason != spindle_nvme::Error::Gone
         {
@@ -49,6 +50,9 @@ pub(super) fn stop_all(probe: &mut Probe<'_>) {
 
 fn stop_nvme(probe: &mut Probe<'_>, function: &Function) -> Result<(), String> {
     let (registers, _) = nvme::find(probe, function)?;
+    if probe.standing(&registers).is_some() {
+        return Ok(());
+    }
     spindle_nvme::stop(registers, &probe.clock).map_err(|error| error.to_string())
 }
 

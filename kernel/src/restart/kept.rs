@@ -5,6 +5,7 @@
 #![expect(unsafe_code)]
 
 use alloc::string::String;
+use alloc::vec::Vec;
 use core::arch::global_asm;
 use core::ops::Range;
 use core::ptr::{self, NonNull};
@@ -142,11 +143,48 @@ pub(crate) fn give_up_early() {
     }
 }
 
-/// The functions of PCI that this life drives, where the next one finds them; `None` without kept memory.
-pub(crate) fn functions() -> Option<WordNote<'static>> {
-    const MAGIC: u64 = u64::from_le_bytes(*b"PciFunc\x02");
-    let state = &get()?.state;
-    Some(WordNote::new(state, layout::FUNCTIONS, MAGIC))
+/// What a life tells the next one in words, and no other.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum NextLife {
+    /// The functions of PCI that it drives.
+    Functions,
+    /// The controllers that it has left enabled.
+    Standby,
+}
+
+impl NextLife {
+    /// Where it is; `None` without kept memory.
+    fn note(self) -> Option<WordNote<'static>> {
+        let (place, magic) = match self {
+            Self::Functions => (layout::FUNCTIONS, b"PciFunc\x02"),
+            Self::Standby => (layout::STANDBY, b"NvmeOn\0\x01"),
+        };
+        let state = &get()?.state;
+        Some(WordNote::new(state, place, u64::from_le_bytes(*magic)))
+    }
+
+    /// What the last life has told, if it has. A life of another version, or one that has ended before,
+    /// may have told something else.
+    pub(crate) fn read(self) -> Option<Vec<u64>> {
+        let mut words = self.note().filter(|_| xen::is_present())?.read()?;
+        let last = memory()?.life().checked_sub(1);
+        let is_last = is_again() && last == words.first().copied();
+        is_last.then(|| words.split_off(1))
+    }
+
+    /// Tells the next life `words`, in place of what was told before; nothing if there are none, or too
+    /// many.
+    pub(crate) fn write(self, words: &[u64]) {
+        let (Some(note), Some(memory)) = (self.note(), memory()) else {
+            return;
+        };
+        note.clear();
+        if !words.is_empty() {
+            let life = core::iter::once(memory.life());
+            let words = life.chain(words.iter().copied());
+            note.write(&words.collect::<Vec<_>>());
+        }
+    }
 }
 
 /// The tail of the log, and what former lives have left in it. Called once.

@@ -44,8 +44,10 @@ pub(super) const BSS: usize = 24;
 pub(super) const BSS_WORDS: usize = 32;
 pub(super) const ENTRY: usize = 40;
 pub(super) const START_INFO: usize = 48;
-/// Where the disks' functions are noted, in words. Images that do not know of it leave it alone; what is
-/// there is checked, and has the life that it is of, so that it needs no version of the layout.
+/// Where controllers that stay enabled are noted, in words: as many as nine.
+pub(super) const STANDBY: Range<usize> = PLANS + 2 * PLAN_LEN..1536;
+/// The same for the disks' functions. Images that do not know of these two leave them alone; what is there is
+/// checked, and has the life that it is of, so that it needs no version of the layout.
 pub(super) const FUNCTIONS: Range<usize> = 1536..3072;
 /// Above the boot core's stack.
 pub(super) const STACK_TOP: usize = 4096;

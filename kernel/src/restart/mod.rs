@@ -33,9 +33,9 @@ pub(crate) use cores::{
 pub(crate) use decision::{may_follow, note, serves, work_is_at};
 pub(crate) use drill::{obey, order};
 pub(crate) use kept::{
-    functions, give_up_early, heap_end, init, is_again, log_tail, memory, open, ram_records,
+    NextLife, give_up_early, heap_end, init, is_again, log_tail, memory, open, ram_records,
 };
 pub(crate) use layout::pages;
 pub(crate) use store::ring;
-pub(crate) use update::{accept, introduce, is_on_trial, outcome, update, version};
+pub(crate) use update::{accept, follow, introduce, is_on_trial, outcome, update, version};
 pub(crate) use watch::{Watcher, alive};

@@ -15,6 +15,8 @@ use core::arch::global_asm;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 use log::{error, info};
+use spin::Mutex;
+use spindle_control::{HandOver, UpdateStep};
 use spindle_hw::{Clock, PAGE_SIZE, SharedPages};
 use spindle_kept::death::DeathCause;
 use spindle_kept::image::{
@@ -25,7 +27,7 @@ use spindle_status::orders::{UpdateAnswer, UpdateOrder};
 use spindle_xen::DomId;
 use spindle_xen::grant::{CopyEnd, CopyOp, GrantOps, GrantRef};
 
-use super::kept::{self, KeptCode};
+use super::kept::{self, KeptCode, NextLife};
 use super::layout::{
     BSS, BSS_WORDS, ENTRY, IMAGE_FROM, IMAGE_TO, IMAGE_WORDS, NEXT, PLAN_LEN, PLANS, START_INFO,
     TRIAL, TRIAL_FAILED, TRIAL_NONE, TRIAL_UNDER_WAY, TRIAL_WANTED,
@@ -73,25 +75,46 @@ fn running() -> Result<ImageHead, Unfit> {
     ImageHead::read(unsafe { &image_head })
 }
 
-/// Carries out an order to update; gives the answer if the same image goes on.
-pub(crate) fn update(order: &[u8], grants: &impl GrantOps) -> String {
-    let text = core::str::from_utf8(order).unwrap_or_default();
-    let Some(order) = UpdateOrder::parse(text) else {
-        return UpdateAnswer::Refused.line(0, "the order is not a number and a grant");
-    };
-    let (answer, more) = match begin(&order, grants) {
-        Ok(head) => {
-            let bytes = head.loaded();
-            (UpdateAnswer::Fits, format!("{head}, {bytes} bytes"))
-        }
-        Err(reason) => (UpdateAnswer::Refused, reason),
-    };
-    answer.line(order.number, more)
+/// The image that is to follow, once the cores are drained.
+static PLANNED: Mutex<Option<Planned>> = Mutex::new(None);
+
+/// An image that was taken in and checked.
+#[derive(Debug)]
+struct Planned {
+    /// Of the order.
+    number: u64,
+    running: ImageHead,
+    head: ImageHead,
+    /// It is the one that runs.
+    same: bool,
 }
 
-fn begin(order: &UpdateOrder, grants: &impl GrantOps) -> Result<ImageHead, String> {
+/// Takes in what an order to update names.
+pub(crate) fn update(order: &[u8], grants: &impl GrantOps) -> UpdateStep {
+    let text = core::str::from_utf8(order).unwrap_or_default();
+    let refused = |number, why: &str| {
+        let answer = UpdateAnswer::Refused.line(number, why);
+        UpdateStep::Answered(answer)
+    };
+    let Some(order) = UpdateOrder::parse(text) else {
+        return refused(0, "the order is not a number and a grant");
+    };
+    match take_in(&order, grants) {
+        Ok(planned) if order.check => {
+            let head = planned.head;
+            let more = format!("{head}, {} bytes", head.loaded());
+            UpdateStep::Fits(UpdateAnswer::Fits.line(order.number, more))
+        }
+        Ok(planned) => {
+            *PLANNED.lock() = Some(planned);
+            UpdateStep::Planned
+        }
+        Err(reason) => refused(order.number, &reason),
+    }
+}
+
+fn take_in(order: &UpdateOrder, grants: &impl GrantOps) -> Result<Planned, String> {
     let kept = kept::get().ok_or(NO_ROOM)?;
-    let memory = kept::memory().ok_or(NO_ROOM)?;
     let unfit = |unfit: Unfit| unfit.to_string();
     let room = kept.spare.as_ref().ok_or(NO_ROOM)?;
     let running = running().map_err(unfit)?;
@@ -105,31 +128,56 @@ fn begin(order: &UpdateOrder, grants: &impl GrantOps) -> Result<ImageHead, Strin
     fetch(room, &refs, grants)?;
     let head = offer.examine(room).map_err(unfit)?;
     head.may_follow(&running, size).map_err(unfit)?;
-    if order.check {
-        return Ok(head);
+    Ok(Planned {
+        number: order.number,
+        running,
+        head,
+        same: offer.examine(&kept.own).is_ok(),
+    })
+}
+
+/// Has the image follow that was planned. `left` is what this life leaves to the next.
+///
+/// # Panics
+/// If none was planned, or this life cannot end, which [`update`] has seen: that is a death.
+pub(crate) fn follow(left: &HandOver) -> ! {
+    if let Some(planned) = PLANNED.lock().take() {
+        change_over(&planned, left);
     }
+    panic!("no image follows");
+}
+
+fn change_over(planned: &Planned, left: &HandOver) {
+    let (Some(kept), Some(memory)) = (kept::get(), kept::memory()) else {
+        return;
+    };
+    let Planned { running, head, .. } = planned;
     let text = |head: &ImageHead| heapless::String::try_from(head.version()).unwrap_or_default();
+    let now = time::clock().map_or(0, Clock::now_ns);
     memory.note_update(&UpdateNote {
-        id: order.number,
-        at_ns: time::clock().map_or(0, Clock::now_ns),
-        pause_ns: 0,
+        id: planned.number,
+        at_ns: now.saturating_sub(left.drained_ns),
+        pause_ns: left.drained_ns,
         outcome: UpdateOutcome::Open,
-        old: text(&running),
-        new: text(&head),
+        old: text(running),
+        new: text(head),
     });
     // Two rooms with the same image could not be told apart.
-    let same = offer.examine(&kept.own).is_ok();
-    if same {
-        room.zero(0, HEAD_LEN);
-    }
-    let from = if same { &kept.own } else { room };
-    kept.plan(&head, from);
+    let from = match &kept.spare {
+        Some(room) if planned.same => {
+            room.zero(0, HEAD_LEN);
+            &kept.own
+        }
+        Some(room) => room,
+        None => return,
+    };
+    kept.plan(head, from);
     info!("update: {head} is to follow {running}");
     let nowhere = heapless::Vec::new();
     let message = format_args!("UPDATE to {head}\n");
     decision::note(DeathCause::UPDATE, message, &nowhere);
+    NextLife::Standby.write(&left.standing);
     cores::start_again();
-    Err("it cannot start again".into())
 }
 
 /// Copies what dom0 has granted, page by page, to the front of `room`.
@@ -214,14 +262,35 @@ pub(crate) fn is_on_trial() -> bool {
     kept.trial() == TRIAL_UNDER_WAY
 }
 
-/// The image that is on trial serves: deaths lead to it from now on.
-pub(crate) fn accept() {
+/// The image that is on trial serves: deaths lead to it from now on. It had the disks at `disks_ns` of its
+/// uptime.
+pub(crate) fn accept(disks_ns: u64) {
     if let Some(kept) = kept::get() {
+        report(disks_ns);
         settle(UpdateOutcome::Done);
         let next = kept.state.u64_at(NEXT);
         kept.set_trial(TRIAL_NONE);
         next.store(next.load(Relaxed) ^ PLAN_LEN as u64, Release);
     }
+}
+
+/// Says what took how long.
+fn report(disks_ns: u64) -> Option<()> {
+    let memory = kept::memory()?;
+    let (note, death) = (memory.update()?, memory.lives().last()?);
+    let uptime = time::uptime_ns();
+    let began = time::clock()?.now_ns().saturating_sub(uptime);
+    let [drain, image, disks, rings] = [
+        note.pause_ns,
+        began.saturating_sub(death.at_ns),
+        disks_ns,
+        uptime.saturating_sub(disks_ns),
+    ]
+    .map(|ns| ns / 1000);
+    info!(
+        "update: {drain} us to drain, {image} us for the image, {disks} us for disks, {rings} us for rings"
+    );
+    Some(())
 }
 
 fn settle(outcome: UpdateOutcome) {

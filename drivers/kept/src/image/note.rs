@@ -25,9 +25,10 @@ pub enum UpdateOutcome {
 pub struct UpdateNote {
     /// The number that it was asked for with.
     pub id: u64,
-    /// When the old image stopped, in ns of the clock that all lives share.
+    /// When the old image stopped to take requests, in ns of the clock that all lives share.
     pub at_ns: u64,
-    /// How long it was until an image served again, in ns; 0 as long as that is open.
+    /// How long it was until an image served again, in ns; as long as that is open, for how long the
+    /// old one had drained its cores.
     pub pause_ns: u64,
     /// What it has led to.
     pub outcome: UpdateOutcome,

@@ -11,6 +11,7 @@ mod volumes;
 use alloc::boxed::Box;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use core::time::Duration;
 
 use log::{error, info, warn};
 use spindle_block::{BlockController, PhysicalVolumes, Retry, Table, Targets, Volume};
@@ -206,6 +207,26 @@ impl<Q: Default> Disks<Q> {
         };
         let lines: Vec<_> = self.targets.disks().map(line).take_while(fits).collect();
         lines.join("\n")
+    }
+
+    /// Has the controllers that can end their work and stay enabled for the next life, each `within` a
+    /// time, or says without one which would. Gives what that life must know, and the same for people.
+    pub(crate) fn stand_by(&mut self, within: impl Fn() -> Option<Duration>) -> (Vec<u64>, String) {
+        let (mut words, mut text) = (Vec::new(), String::new());
+        for Disk { controller, .. } in &mut self.disks {
+            let (stands, why) = match controller.stand_by(within()) {
+                None => continue,
+                Some(Ok(more)) => {
+                    words.extend(more);
+                    ("stays enabled", "")
+                }
+                Some(Err(why)) => ("is to be reset: ", why),
+            };
+            for part in ["; ", controller.name(), " ", stands, why] {
+                text.push_str(part);
+            }
+        }
+        (words, text)
     }
 
     /// Ends it all: caches written out, controllers off. `queues` are what each core had.

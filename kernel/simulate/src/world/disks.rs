@@ -3,6 +3,7 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::time::Duration;
 
 use spindle_block::{
     BlockController, Budget, BusMaster, Command, DiskEvents, DiskOptions, DiskQueue, IoResult,
@@ -11,9 +12,9 @@ use spindle_block::{
 };
 use spindle_config::DiskSize;
 use spindle_control::{Disks, RamDisks};
-use spindle_hw::{DmaAlloc, NarrowRegisters, Registers, SharedPages};
+use spindle_hw::{DmaAlloc, NarrowRegisters, Registers, Retake, SharedPages};
 use spindle_kept::RamRecords;
-use spindle_nvme::{Controller, NvmeDisk, QueuePair};
+use spindle_nvme::{Controller, NvmeDisk, QueuePair, Standby};
 use spindle_pci::{BarWindow, Bus, Placement};
 use spindle_testkit::mem::FakeBus;
 use spindle_testkit::nvme::FakeNvme;
@@ -283,6 +284,10 @@ impl BlockController<Queue> for Watched {
         self.inner.ask_health();
     }
 
+    fn stand_by(&mut self, within: Option<Duration>) -> Option<Result<Vec<u64>, &'static str>> {
+        self.inner.stand_by(within)
+    }
+
     fn shutdown(self: Box<Self>, queues: Vec<Queue>) -> Result<(), String> {
         let count = queues.iter().filter(|q| !matches!(q, Queue::None));
         let count = count.count();
@@ -353,6 +358,8 @@ pub struct Table {
     ram_records: &'static SharedPages,
     /// Which life of the kernel they are for, 1 for the first.
     life: u64,
+    /// The controllers that were left enabled for it, with their memory.
+    standing: Vec<(Standby, SharedPages)>,
     /// Whether each disk has a partition, of so many blocks from block 8 on.
     pub partitions: Option<u64>,
     /// A volume on several of them. It must begin on the disk that is added last of these.
@@ -374,15 +381,23 @@ impl Table {
             ram: RamDisks::take_up(Some(records), machine.bus, life),
             ram_records,
             life,
+            standing: Vec::new(),
             partitions: None,
             spread: None,
             machine,
         }
     }
 
-    /// The disks that a former life of the kernel had, found anew.
-    pub fn again(machine: &'static Machine, hardware: &Hardware) -> Self {
+    /// The disks that a former life of the kernel had, found anew. `standing` is what that has said of
+    /// controllers that it has left enabled.
+    pub fn again(machine: &'static Machine, hardware: &Hardware, standing: &[u64]) -> Self {
         let mut table = Self::begin(machine, hardware.ram_records, hardware.life + 1);
+        let left = Standby::read_all(standing).into_iter();
+        let left = left.filter_map(|left| {
+            let (bus, pages) = left.memory();
+            Some((left, machine.bus.retake(bus, pages)?))
+        });
+        table.standing = left.collect();
         (table.partitions, table.spread) = (hardware.partitions, hardware.spread);
         let disks = hardware.found.iter();
         let wanted = disks.filter_map(|(found, _)| match found {
@@ -454,11 +469,20 @@ impl Table {
         remote: Rc<RefCell<Remote>>,
     ) {
         let clock = self.machine.cpu(0);
+        let left = self
+            .standing
+            .iter()
+            .position(|(left, _)| left.is_left(model));
+        let adopted = left.and_then(|at| {
+            let (left, memory) = self.standing.swap_remove(at);
+            Controller::adopt(model.clone(), clock, self.bus(), options, &left, memory).ok()
+        });
         let start = match self.life > 1 {
             true => Controller::start_again,
             false => Controller::start,
         };
-        let controller = start(model.clone(), clock, self.bus(), options);
+        let controller =
+            adopted.map_or_else(|| start(model.clone(), clock, self.bus(), options), Ok);
         let controller = controller.unwrap_or_else(|error| {
             Controller::absent(model.clone(), clock, self.bus(), options, error).unwrap()
         });

@@ -9,15 +9,18 @@ use spindle_blkif::worker::{Link, Worker};
 use spindle_blkif::{Config as CoreConfig, RingCore};
 use spindle_control::{Control, Cores, Keep, NotedGrants, Runs, Store, Suspect};
 use spindle_hw::{DmaAlloc, SharedPages};
+use spindle_kept::journal::{BadJournal, Journal};
 use spindle_kept::layout::{FIXED_PAGES, STORE_PAGE, STORE_PAGES};
-use spindle_kept::{AtWork, Kept, RamRecords};
+use spindle_kept::{AtWork, JournalPlace, Kept, RamRecords, Records};
+use spindle_status::orders::UpdateOrder;
+use spindle_status::path;
 use spindle_testkit::xenstored::Xenstored;
 use spindle_xen::store::{KeptStream, Resume, Ring};
 
 use super::calls::CoreGrants;
 use super::disks::{Hardware, Queue, Remotes, Table};
 use super::machine::{Machine, STORE};
-use super::{DomainControl, MS, Setup, World};
+use super::{BACKEND, DomainControl, MS, Setup, World};
 
 /// Pages of kept memory for control and the ring cores: room for the journals of many rings.
 const KEPT_PAGES: usize = FIXED_PAGES + 1024;
@@ -139,9 +142,42 @@ impl World {
 
     /// As [`World::die`], while a ring was at work.
     pub fn die_at(&mut self, blame: Option<Suspect>) {
-        self.control = None;
+        self.begin_anew(blame, &[]);
+    }
+
+    /// Asks for an update, or only what it would keep.
+    pub fn ask_for_update(&mut self, check: bool) {
+        let path = format!("/local/domain/{BACKEND}/{}", path::UPDATE);
+        let (number, grant) = (self.updates as u64 + 1, 0);
+        let order = UpdateOrder {
+            number,
+            grant,
+            check,
+        };
+        self.poke(|store| store.write(&path, &order.to_string()));
+    }
+
+    /// Updates the kernel; gives how long the domain took for that, in ns, and how long it was drained.
+    pub fn update(&mut self) -> (u64, u64) {
+        let updates = self.updates + 1;
+        self.ask_for_update(false);
+        let took = self.until("update", |w| w.updates == updates);
+        (took, self.drained_ns)
+    }
+
+    /// Begins the next life, if the last one has ended by an update.
+    pub(crate) fn follow(&mut self) {
+        if let Some(left) = self.handed_over.take() {
+            self.updates += 1;
+            self.drained_ns = left.drained_ns;
+            self.begin_anew(None, &left.standing);
+        }
+    }
+
+    fn begin_anew(&mut self, blame: Option<Suspect>, standing: &[u64]) {
+        (self.control, self.handed_over) = (None, None);
         self.machine.die();
-        let table = Table::again(self.machine, &self.hardware);
+        let table = Table::again(self.machine, &self.hardware, standing);
         let (control, remotes, hardware) = start(
             self.machine,
             &self.setup,
@@ -159,6 +195,27 @@ impl World {
     /// Kept memory.
     pub fn kept(&self) -> &'static SharedPages {
         self.kept.serving
+    }
+
+    /// Requests that the next life would have to do again if this one ended now.
+    pub fn unanswered(&self) -> u32 {
+        let kept = self.kept.serving;
+        let devices = Records::new(kept).read().devices;
+        let queues = devices.iter().flat_map(|device| &device.queues);
+        let places = queues.filter_map(|queue| queue.journal);
+        let count = |place: JournalPlace| {
+            let first = FIXED_PAGES + place.first as usize;
+            let pages = || kept.view(first, place.pages as usize).unwrap();
+            let room = &mut [0; 1 << 12];
+            // The journal says how many slots its ring has.
+            let slots = match Journal::recover(pages(), 1, room) {
+                Err((BadJournal::Requests { found, .. }, _)) => found,
+                _ => return 0,
+            };
+            let found = Journal::recover(pages(), slots, room);
+            found.map_or(0, |(_, unanswered)| unanswered.count())
+        };
+        places.map(count).sum()
     }
 
     /// The records of where RAM disks are.

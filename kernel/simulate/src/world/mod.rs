@@ -13,7 +13,7 @@ use std::cell::RefCell;
 use spindle_blkif::abi::RspStatus;
 use spindle_block::DiskOptions;
 use spindle_config::Config;
-use spindle_control::Control;
+use spindle_control::{Control, HandOver, LifeEnd};
 use spindle_hw::SharedPages;
 use spindle_testkit::nvme::{Config as NvmeConfig, FakeNvme, NamespaceConfig};
 use spindle_testkit::virtio::{Config as VirtioConfig, FakeVirtio};
@@ -88,6 +88,12 @@ pub struct World {
     pub control_turns: usize,
     /// The end of it, once it has come.
     pub ended: Option<ShutdownKind>,
+    /// A life has ended by an update, and the next one has not begun: what it has left.
+    pub(crate) handed_over: Option<HandOver>,
+    /// How many updates there were.
+    pub updates: usize,
+    /// How long nothing was taken from the rings before the last of them, in ns.
+    drained_ns: u64,
     /// The tree was changed by others, which xenstored has yet to pass on.
     pub(crate) poked: bool,
 }
@@ -122,6 +128,9 @@ impl World {
             kept,
             control_turns: 0,
             ended: None,
+            handed_over: None,
+            updates: 0,
+            drained_ns: 0,
             poked: false,
         }
     }
@@ -170,9 +179,16 @@ impl World {
     /// An iteration of control, and the end of it when it has ended.
     pub(crate) fn turn_control(&mut self) {
         self.control_turns += 1;
-        if let Some(kind) = self.control.as_mut().and_then(Control::turn) {
-            self.control.take().into_iter().for_each(Control::stop);
-            self.ended = Some(kind);
+        match self.control.as_mut().and_then(Control::turn) {
+            None => {}
+            Some(LifeEnd::Shutdown(kind)) => {
+                self.control.take().into_iter().for_each(Control::stop);
+                self.ended = Some(kind);
+            }
+            Some(LifeEnd::Update(left)) => {
+                self.control = None;
+                self.handed_over = Some(left);
+            }
         }
     }
 
@@ -189,6 +205,7 @@ impl World {
         let mut ran = self.control_runs();
         if ran {
             self.turn_control();
+            self.follow();
         }
         ran |= machine.run_cores();
         self.store.set_now(self.now());
