@@ -179,13 +179,18 @@ impl Disk {
         true
     }
 
+    /// If it is away, it is put in again now.
+    pub(crate) fn hurry(&mut self, now: u64) {
+        if let Some((until, _)) = &mut self.away {
+            *until = now;
+        }
+    }
+
     /// Nothing goes wrong with it from now on.
     pub(crate) fn repair(&mut self, now: u64) {
         self.slow_until = 0;
         self.due.iter_mut().for_each(|due| *due = (*due).min(now));
-        if let Some((until, _)) = &mut self.away {
-            *until = now;
-        }
+        self.hurry(now);
         match &self.model {
             Model::Nvme(model) => model.repair(),
             Model::Virtio(model) => {

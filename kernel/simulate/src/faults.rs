@@ -52,6 +52,7 @@ kinds! {
     Reloaded "a frontend that closes and connects again",
     RingBroken "a frontend that publishes more requests than its ring holds",
     Death "a death of the kernel, which starts again in its domain",
+    Update "an update of the kernel, before which cores are drained",
 }
 
 impl Kind {

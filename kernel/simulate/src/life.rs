@@ -69,7 +69,7 @@ const ADOPT_NS: u64 = 2 * SECOND;
 /// Requests after which the end begins: many runs find more than a long one does.
 const REQUESTS: u64 = 20_000;
 /// What control watches without any device.
-const WATCHES: usize = 6;
+const WATCHES: usize = 7;
 /// How much later a device may be looked at whose guest has had its share of looks.
 const LATE_LOOK_NS: u64 = 60 * SECOND;
 /// Steps between two looks at the real clock.
@@ -170,6 +170,8 @@ pub(crate) struct Life {
     may_give_up: bool,
     /// Nothing else than deaths of the kernel has happened, which no frontend is to notice.
     only_deaths: bool,
+    /// No life has left the next one any request to be done again.
+    all_drained: bool,
     /// No new requests, and devices go.
     ending: bool,
     /// No new devices but those that are attached one by one.
@@ -281,6 +283,7 @@ impl Life {
             disturbed: false,
             may_give_up: false,
             only_deaths: true,
+            all_drained: true,
             ending: false,
             attaches: true,
             steps: 0,
@@ -474,6 +477,9 @@ impl Life {
         match actor {
             Actor::Control => {
                 self.world.turn_control();
+                if self.world.handed_over.is_some() {
+                    self.follow(now)?;
+                }
                 self.disks.iter_mut().for_each(|disk| disk.plan(now));
             }
             Actor::Core(core) => {
@@ -492,9 +498,9 @@ impl Life {
                     trace::text(format!("fault: {}", kind.text()));
                     self.rates.note(kind);
                     self.may_fail |= kind.may_fail();
-                    self.only_deaths &= kind == Kind::Death;
+                    self.only_deaths &= kind.is_end_of_life();
                     self.disturbed |= kind.disturbs();
-                    self.may_give_up |= kind != Kind::Death;
+                    self.may_give_up |= !kind.is_end_of_life();
                     if kind <= Kind::Removed {
                         self.disk_failed_at = now;
                     }
@@ -778,6 +784,7 @@ impl Life {
             }
             Kind::StoreConflict => self.world.store.force_conflicts(1 + chance.index(4)),
             Kind::Death => return self.die(now),
+            Kind::Update => self.world.ask_for_update(false),
             Kind::GuestKilled | Kind::Detached | Kind::Reloaded | Kind::RingBroken => {
                 return self.meddle(kind, now);
             }
@@ -795,20 +802,46 @@ impl Life {
         if !self.disks.iter().all(Disk::can_be_found) {
             return false;
         }
+        self.all_drained = false;
+        self.end_life(now, World::die);
+        true
+    }
+
+    /// A life has ended by an update: the next one begins.
+    fn follow(&mut self, now: u64) -> Result<(), String> {
+        let left = self.world.handed_over.as_ref();
+        let drained = left.is_some_and(|left| !left.standing.is_empty());
+        let unanswered = self.world.unanswered();
+        if drained && self.all_drained && unanswered > 0 {
+            return Err(format!("{unanswered} requests are left by drained cores"));
+        }
+        // What a life leaves undone may be so for more than the next one.
+        self.all_drained &= unanswered == 0;
+        // All are there: see [`Life::die`].
+        for number in 0..self.disks.len() {
+            if !self.disks[number].can_be_found() {
+                self.disks[number].hurry(now);
+                self.step_disk(number, now);
+            }
+        }
+        self.end_life(now, World::follow);
+        Ok(())
+    }
+
+    fn end_life(&mut self, now: u64, begin: fn(&mut World)) {
         for (disk, remote) in self.disks.iter_mut().zip(&self.world.remotes) {
             disk.outlive(remote.borrow().masters != Some(false), now);
         }
         self.note_counters();
         // Nothing is taken up before xenstored has said that it is there.
         self.disturbed |= self.is_store_slow();
-        self.world.die();
+        begin(&mut self.world);
         let now = self.now();
         self.disks.iter_mut().for_each(|disk| disk.begin_anew(now));
         self.adopted_from = now + ADOPT_NS;
         self.behind_until(now);
         self.strains
             .retain(|(_, strain)| !matches!(strain, Strain::Core(_)));
-        true
     }
 
     /// Something happens to a guest that is connected.
@@ -939,7 +972,8 @@ impl Life {
 
     /// Reads everything that is on the disks.
     fn verify(&mut self) -> Result<(), Stop> {
-        let died = self.rates.counts()[Kind::Death as usize] > 0;
+        let counts = self.rates.counts();
+        let died = counts[Kind::Death as usize] + counts[Kind::Update as usize] > 0;
         for (volume, disk) in SERVED.into_iter().enumerate() {
             // It is put together at the start of a life, from what is there.
             if disk == SPREAD.name && died && self.holder(disk).is_none() {
@@ -1028,6 +1062,11 @@ impl Life {
 }
 
 impl Kind {
+    /// Whether the next life of the kernel follows, which no frontend is to notice.
+    fn is_end_of_life(self) -> bool {
+        matches!(self, Self::Death | Self::Update)
+    }
+
     /// Whether it delays requests that no disk delays. Control resets disks on its one vCPU, if that
     /// is all there are.
     fn disturbs(self) -> bool {
