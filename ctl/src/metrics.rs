@@ -75,6 +75,9 @@ fn counted<const N: usize>(
     for (first, about) in all.iter().enumerate() {
         let name = about.metric(of);
         let of_family = |other: &&Statistic| other.family == about.family;
+        if about.is_sum {
+            continue;
+        }
         if all.iter().position(|other| of_family(&other)) != Some(first) {
             continue;
         }
@@ -85,6 +88,7 @@ fn counted<const N: usize>(
                     .label
                     .map(|(name, value)| format!(",{name}=\"{value}\""));
                 let labels = format!("{labels}{}", label.unwrap_or_default());
+                let name = about.metric(of);
                 match readings[at] {
                     [number] => line(out, &name, &labels, &scaled(about, *number)),
                     places => histogram(out, &name, &labels, about, places),
@@ -94,9 +98,11 @@ fn counted<const N: usize>(
     }
 }
 
-/// What the family of a statistic means: what each of it does.
+/// What the family of a statistic means: what each of it does, but for the sum of a histogram.
 fn help(all: &[Statistic], about: &Statistic) -> String {
-    let of_family = all.iter().filter(|other| other.family == about.family);
+    let of_family = all
+        .iter()
+        .filter(|other| other.family == about.family && !other.is_sum);
     let texts = of_family.map(|other| other.help.trim());
     texts.collect::<Vec<_>>().join(" ")
 }
@@ -106,13 +112,12 @@ fn scaled(about: &Statistic, number: u64) -> String {
     match about.unit {
         StatUnit::Count => number.to_string(),
         StatUnit::Sectors => number.saturating_mul(SECTOR).to_string(),
-        StatUnit::Nanoseconds | StatUnit::Ns1024 => {
-            (number as f64 * about.unit.scale()).to_string()
-        }
+        StatUnit::Nanoseconds => (number as f64 / 1e9).to_string(),
+        StatUnit::Ns1024 => (number as f64 * about.unit.scale()).to_string(),
     }
 }
 
-/// A histogram, without the sum of its values, which is not kept.
+/// A histogram; the sum of its values is a statistic of its own.
 fn histogram(out: &mut String, name: &str, labels: &str, about: &Statistic, places: &[u64]) {
     let mut sum = 0u64;
     for (place, count) in places.iter().enumerate() {
@@ -136,7 +141,7 @@ pub(crate) fn markdown() -> String {
         ("disk", &RingSnapshot::ABOUT[..]),
         ("core", &CoreSnapshot::ABOUT[..]),
     ] {
-        for about in all {
+        for about in all.iter().filter(|about| !about.is_sum) {
             let label = about
                 .label
                 .map(|(name, value)| format!("{{{name}=\"{value}\"}}"));
@@ -314,7 +319,7 @@ mod tests {
                 assert!(families.insert(current), "{current} twice");
             } else if !line.starts_with('#') {
                 let (name, value) = line.rsplit_once(' ').expect("a value");
-                let ends = ["{", "_bucket{", "_count{"];
+                let ends = ["{", "_bucket{", "_count{", "_sum{"];
                 let fits = |end| name.starts_with(&format!("{current}{end}"));
                 assert!(ends.into_iter().any(fits), "{line}");
                 assert!(
@@ -333,7 +338,7 @@ mod tests {
             ("disk", &RingSnapshot::ABOUT[..]),
             ("core", &CoreSnapshot::ABOUT[..]),
         ] {
-            for about in all {
+            for about in all.iter().filter(|about| !about.is_sum) {
                 let declared = format!("# TYPE {} {}", about.metric(of), about.kind());
                 assert!(text.lines().any(|line| line == declared), "{declared}");
             }

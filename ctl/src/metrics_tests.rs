@@ -1,7 +1,7 @@
 //! Every sample of `metrics` for a domain whose counters all differ, and by the names that Spindle
 //! itself gives them.
 
-use spindle_status::stats::{CoreSnapshot, Counts, RingSnapshot};
+use spindle_status::stats::{CoreSnapshot, Counts, DelayLine, RingSnapshot};
 
 use crate::fake::Fake;
 use crate::metrics;
@@ -15,6 +15,8 @@ fn text(disk: &RingSnapshot, cores: &[CoreSnapshot]) -> String {
     let mut host = Fake::serving();
     let data = "/local/domain/3/data/spindle";
     host.store(&format!("{data}/stat/5-51712"), &format!("rings=2 {disk}"));
+    let delays = DelayLine(*disk).to_string();
+    host.store(&format!("{data}/delays/5-51712"), &delays);
     for (number, core) in (1..).zip(cores) {
         host.store(&format!("{data}/core/{number}"), &core.to_string());
     }
@@ -54,6 +56,13 @@ fn every_counter_of_a_disk_is_its_own_sample_in_its_own_unit() {
             batches,
             latency,
             held_ns: 115_500_000,
+            batched: 116,
+            latency_ns: 117_250_000,
+            wait_ns: 118_250_000,
+            device: latency,
+            device_ns: 119_250_000,
+            tokens_ns: 120_250_000,
+            ..RingSnapshot::default()
         },
         &[],
     );
@@ -101,6 +110,26 @@ fn every_counter_of_a_disk_is_its_own_sample_in_its_own_unit() {
         buckets.last(),
         Some(&format!("{DISK},le=\"+Inf\"}} 7").as_str())
     );
+    // Of each histogram all that Prometheus asks for.
+    for (family, count, sum) in [
+        ("batch_requests", "1", "116"),
+        ("latency_seconds", "7", "0.11725"),
+        ("wait_seconds", "0", "0.11825"),
+        ("device_seconds", "7", "0.11925"),
+        ("token_seconds", "0", "0.12025"),
+    ] {
+        let name = format!("spindle_disk_{family}");
+        let declared = format!("# TYPE {name} histogram");
+        assert_eq!(
+            text.lines().filter(|line| **line == declared).count(),
+            1,
+            "{name}"
+        );
+        for (end, value) in [("count", count), ("sum", sum)] {
+            let sample = samples(&text, &format!("{name}_{end}"));
+            assert_eq!(sample, [format!("{DISK}}} {value}")], "{name}_{end}");
+        }
+    }
 }
 
 #[test]

@@ -322,7 +322,11 @@ fn disks(
             value.cloned().unwrap_or_default()
         };
         let name = store::read(host, &format!("{}/name", store::home(guest)))?;
-        let line = own.get(&format!("stat/{guest}-{device}"));
+        let line = own.get(&format!("stat/{guest}-{device}")).map(|line| {
+            let delays = own.get(&format!("delays/{guest}-{device}"));
+            let delays = delays.map_or("", String::as_str);
+            DeviceLine::parse(&format!("{line} {delays}"))
+        });
         disks
             .entry((guest, device))
             .or_insert_with(|| PublishedDisk {
@@ -333,7 +337,7 @@ fn disks(
                 target: without_limits(&text("params")),
                 writable: text("mode").starts_with('w'),
                 state: state.parse().unwrap_or(0),
-                counters: line.map(|line| DeviceLine::parse(line)),
+                counters: line,
                 error: errors.get(&format!("{guest}/{device}/error")).cloned(),
                 limits: own
                     .get(&format!("limits/{guest}-{device}"))

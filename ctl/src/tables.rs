@@ -121,12 +121,13 @@ const FIRST: [&str; 6] = ["rd_req", "wr_req", "rd_sect", "wr_sect", "lat_us", "e
 /// The shares of the requests that `stat` and `top` give an upper bound of the latency for.
 const SHARES: [(&str, f64); 3] = [("50%", 0.5), ("99%", 0.99), ("99.9%", 0.999)];
 
-/// Statistics with their numbers, those of [`FIRST`] first.
+/// Statistics with their numbers, those of [`FIRST`] first, without the sums of histograms.
 fn ordered<'a, const N: usize>(
     about: &'static [Statistic; N],
     readings: [&'a [u64]; N],
 ) -> impl Iterator<Item = (&'static Statistic, &'a [u64])> {
-    let mut all: Vec<_> = about.iter().zip(readings).collect();
+    let all = about.iter().zip(readings);
+    let mut all: Vec<_> = all.filter(|(about, _)| !about.is_sum).collect();
     let place = |about: &Statistic| FIRST.iter().position(|name| *name == about.key.name);
     all.sort_by_key(|(about, _)| place(about).unwrap_or(FIRST.len()));
     all.into_iter()

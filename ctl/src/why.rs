@@ -5,6 +5,8 @@ use std::fmt::Write as _;
 
 use anyhow::Result;
 use serde_json::{Value, json};
+use spindle_status::counter;
+use spindle_status::stats::RingSnapshot;
 use spindle_status::words::value;
 
 use crate::fault::FaultKind;
@@ -131,7 +133,10 @@ pub(crate) fn why(host: &mut impl Host, device: &str) -> Result<Reasons> {
 }
 
 /// The disk that a user means: guest and name with `/` or `:` between, or whichever of both says enough.
-fn find<'a>(all: &'a [Spindle], device: &str) -> Result<(&'a Spindle, &'a PublishedDisk)> {
+pub(crate) fn find<'a>(
+    all: &'a [Spindle],
+    device: &str,
+) -> Result<(&'a Spindle, &'a PublishedDisk)> {
     let (first, second) = device.split_once(['/', ':']).unwrap_or((device, ""));
     let is_guest = |disk: &PublishedDisk, name: &str| {
         disk.guest_name == name || disk.guest.to_string() == name
@@ -376,8 +381,8 @@ fn faster(out: &mut Reasons, spindle: &Spindle, disk: &PublishedDisk, back: &Key
             "align partitions and file systems to 4,096 bytes; or attach it without 512e:",
         );
     }
-    let within = |share| time(seconds_within(&counters.latency.0, share));
     if requests > 0 {
+        let within = |share| time(seconds_within(&counters.latency.0, share));
         let what = format!(
             "of its requests that reached the disk 50% took less than {}, 99% less than {}",
             within(0.5),
@@ -385,6 +390,7 @@ fn faster(out: &mut Reasons, spindle: &Spindle, disk: &PublishedDisk, back: &Key
         );
         out.add(Topic::State, what, "");
     }
+    delays(out, &counters);
     let spurious = spindle.health.iter().filter_map(|(name, health)| {
         let count: u64 = value(health, "spurious_completions")?;
         (count > 0).then_some((name, count))
@@ -399,6 +405,35 @@ fn faster(out: &mut Reasons, spindle: &Spindle, disk: &PublishedDisk, back: &Key
             what,
             "look for a newer firmware of the disk",
         );
+    }
+}
+
+/// What its requests waited for, on average and for most of them.
+fn delays(out: &mut Reasons, counters: &RingSnapshot) {
+    let kinds = [
+        (
+            &counters.tokens,
+            counters.tokens_ns,
+            "for tokens of its limits",
+        ),
+        (&counters.wait, counters.wait_ns, "for Spindle"),
+        (&counters.device, counters.device_ns, "for the disk"),
+    ];
+    for (places, sum, of) in kinds {
+        let count = counter::total(&places.0);
+        if count == 0 {
+            continue;
+        }
+        let mean = sum as f64 / count as f64 / 1e9;
+        let within = |share| time(seconds_within(&places.0, share));
+        let what = format!(
+            "it waited {of} {} on average; 50% less than {}, 99% less than {}, 99.9% less than {}",
+            time(Some(mean)),
+            within(0.5),
+            within(0.99),
+            within(0.999)
+        );
+        out.add(Topic::State, what, "");
     }
 }
 

@@ -60,6 +60,32 @@ fn a_disk_that_wants_for_nothing_is_connected_and_that_is_all() {
 }
 
 #[test]
+fn what_its_requests_waited_for_is_said_of_each() {
+    let mut host = serving();
+    host.store(
+        "/local/domain/3/data/spindle/delays/5-51712",
+        "wait_us=0:90,4:10 wait_ns=50000 dev_us=32:100 dev_ns=4000000 tok_us=1024:4 tok_ns=8000000",
+    );
+    let state = of(&mut host, Topic::State);
+    let waited: Vec<_> = state
+        .iter()
+        .filter(|line| line.starts_with("it waited"))
+        .collect();
+    assert_eq!(waited.len(), 3, "{state:?}");
+    assert!(
+        waited[0]
+            .starts_with("it waited for tokens of its limits 2 ms on average; 50% less than 2 ms")
+    );
+    assert!(waited[1].starts_with(
+        "it waited for Spindle 0 µs on average; 50% less than 1 µs, 99% less than 8 µs"
+    ));
+    assert!(
+        waited[2].starts_with("it waited for the disk 40 µs on average; 50% less than 66 µs"),
+        "{waited:?}"
+    );
+}
+
+#[test]
 fn what_a_guest_does_not_use_would_make_it_faster() {
     for (path, value, words) in [
         (

@@ -19,6 +19,7 @@ mod pieces;
 mod prepare;
 mod progress;
 mod redo;
+mod seen;
 mod slot;
 mod spread;
 mod stir;
@@ -63,6 +64,7 @@ pub use limit::RingShare;
 pub(crate) use limit::Tenant;
 pub(crate) use prepare::Means;
 use redo::Redo;
+use seen::Seen;
 use slot::{FREE_SLOT, Path, Slot, State};
 use spread::Spread;
 use unaligned::Unaligned;
@@ -131,6 +133,7 @@ struct Room {
     arena: Arena,
     line: Fifo,
     finished: Fifo,
+    waits: Box<[u32]>,
     flushes: Aside,
     discards: Aside,
     unaligned: Option<Unaligned>,
@@ -151,6 +154,7 @@ impl Room {
             arena: Arena::new(requests, indirect > 0)?,
             line: Fifo::new(requests)?,
             finished: Fifo::new(requests)?,
+            waits: filled(0, requests)?,
             flushes: Aside::new(requests)?,
             discards: Aside::new(requests)?,
             unaligned: unaligned.transpose()?,
@@ -162,7 +166,7 @@ impl Room {
     const fn footprint(requests: usize, indirect: bool, unaligned: bool, disks: usize) -> usize {
         // In line, finished, two kinds aside, and to be done again.
         let numbers = 5 * size_of::<u16>();
-        let each = size_of::<Slot>() + numbers;
+        let each = size_of::<Slot>() + size_of::<u32>() + numbers;
         let unaligned = if unaligned {
             Unaligned::footprint(requests)
         } else {
@@ -207,6 +211,8 @@ pub struct Session {
     tenant_weight: u8,
     /// What its limits let it take, if it has any.
     allowance: Option<Box<Allowance>>,
+    /// Since when what is in the ring has waited for that.
+    seen: Option<Box<Seen>>,
     /// From when on they do.
     from_ns: u64,
     /// Pages beyond one for each request that it has taken since they were asked.
@@ -237,8 +243,13 @@ pub struct Session {
     ledger: Ledger,
     /// Requests were left in the ring for want of credit.
     throttled: bool,
+    /// What is in line may have been taken in a visit before this one.
+    late: bool,
     /// What the disk may have lost of what its cache held.
     losses: Arc<Losses>,
+    /// For how long requests waited until the disk got them, in units of [`RingStats::latency`]; of those
+    /// that did.
+    waits: Box<[u32]>,
     /// Something was answered in the last visit.
     answered: bool,
     wait: Wait,
@@ -412,6 +423,7 @@ impl Session {
             group: None,
             tenant_weight: DEFAULT_WEIGHT,
             allowance: None,
+            seen: None,
             from_ns: 0,
             more_pages: 0,
             limited: false,
@@ -430,7 +442,9 @@ impl Session {
             account: Account::default(),
             ledger: Ledger::new(),
             throttled: false,
+            late: false,
             losses: attachment.losses,
+            waits: room.waits,
             answered: false,
             wait: Wait::default(),
             finished: room.finished,
@@ -631,6 +645,13 @@ impl Session {
     /// Starts the ring's turn in a visit.
     #[inline]
     pub(crate) fn start_turn(&mut self, now_ns: u64) {
+        self.now_ns = now_ns;
+        self.late = self.line.len() > 0;
+    }
+
+    /// The same if there is nothing in line, which this visit will not look at.
+    #[inline]
+    pub(crate) fn start_short_turn(&mut self, now_ns: u64) {
         self.now_ns = now_ns;
     }
 

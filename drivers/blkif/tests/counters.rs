@@ -9,7 +9,7 @@ use common::{COPIED, PERSISTENT, Rig};
 use spindle_blkif::abi::{Operation, RspStatus};
 use spindle_blkif::pacer::PollTime;
 use spindle_blkif::stats::{
-    BATCH_PLACES, CoreSnapshot, CoreStats, Counts, LATENCY_PLACES, RingSnapshot,
+    BATCH_PLACES, CoreSnapshot, CoreStats, Counts, DelayLine, LATENCY_PLACES, RingSnapshot,
 };
 use spindle_blkif::worker::{Link, Next, Order, Report, Worker};
 use spindle_block::IoError;
@@ -20,6 +20,8 @@ fn ring(scale: u64) -> RingSnapshot {
     let mut latency = [0; LATENCY_PLACES];
     (batches[1], batches[2], latency[3], latency[5]) =
         (15 * scale, 16 * scale, 17 * scale, 18 * scale);
+    let [mut wait, mut device, mut tokens] = [[0; LATENCY_PLACES]; 3];
+    (wait[1], device[2], tokens[3]) = (21 * scale, 23 * scale, 25 * scale);
     RingSnapshot {
         out_of_room: scale,
         reads: 2 * scale,
@@ -38,6 +40,14 @@ fn ring(scale: u64) -> RingSnapshot {
         batches: Counts(batches),
         latency: Counts(latency),
         held_ns: 15 * scale,
+        batched: 19 * scale,
+        latency_ns: 20 * scale,
+        wait: Counts(wait),
+        wait_ns: 22 * scale,
+        device: Counts(device),
+        device_ns: 24 * scale,
+        tokens: Counts(tokens),
+        tokens_ns: 26 * scale,
     }
 }
 
@@ -57,7 +67,12 @@ fn every_counter_is_shown_under_its_own_name() {
     assert_eq!(
         ring(1).to_string(),
         "oo_req=1 rd_req=2 wr_req=3 f_req=4 ds_req=5 err=6 rd_sect=7 wr_sect=8 peak=9 \
-         notify=10 mapped=11 evicted=12 copied=13 lost=14 batch=1:15,2:16 lat_us=4:17,16:18 held_ns=15"
+         notify=10 mapped=11 evicted=12 copied=13 lost=14 batch=1:15,2:16 lat_us=4:17,16:18 held_ns=15 \
+         batched=19 lat_ns=20"
+    );
+    assert_eq!(
+        DelayLine(ring(1)).to_string(),
+        "wait_us=1:21 wait_ns=22 dev_us=2:23 dev_ns=24 tok_us=4:25 tok_ns=26"
     );
     let core = CoreSnapshot {
         polls_busy: 1,
@@ -142,6 +157,7 @@ fn a_devices_counters_are_what_its_frontend_asked_of_all_its_rings() {
     assert_eq!((sum.grants_mapped, sum.copied_requests), (4 + 3 + 5, 2));
     assert_eq!(sum.in_flight_peak, 1);
     assert_eq!(sum.batches.0.iter().sum::<u64>(), 8 + 6 + 2 + 3 + 1);
+    assert_eq!(sum.batched, 8 + 6 + 2 + 3 + 1);
 }
 
 /// A core's counters over the rings it serves: each turn is counted once, all time is either busy

@@ -19,6 +19,12 @@ impl Counter {
         self.0.store(self.0.load(Relaxed).wrapping_add(n), Relaxed);
     }
 
+    /// Takes `n` away, below zero if need be; only for the one writer.
+    #[inline]
+    pub fn take(&self, n: u64) {
+        self.add(n.wrapping_neg());
+    }
+
     /// Raises the value to at least `n`; only for the one writer.
     #[inline]
     pub fn raise(&self, n: u64) {
@@ -61,12 +67,32 @@ impl<const N: usize> Histogram<N> {
     /// Counts one value; only for the one writer.
     #[inline]
     pub fn count(&self, value: u64) {
+        self.count_many(value, 1);
+    }
+
+    /// Counts a value so many times; only for the one writer.
+    #[inline]
+    pub fn count_many(&self, value: u64, times: u64) {
+        if let Some(counter) = self.place(value) {
+            counter.add(times);
+        }
+    }
+
+    /// Counts a value that was counted as `from` as `to` instead; only for the one writer. Of values that
+    /// were counted elsewhere, this is by how much the one histogram differs from the other.
+    pub fn shift(&self, from: u64, to: u64) {
+        if let (Some(from), Some(to)) = (self.place(from), self.place(to)) {
+            from.take(1);
+            to.add(1);
+        }
+    }
+
+    #[inline]
+    fn place(&self, value: u64) -> Option<&Counter> {
         // As many bits as the value has, reckoned without a special case for 0.
         let value = value.min(1 << (N - 2)) as u32;
         let place = (value << 1 | 1).ilog2() as usize;
-        if let Some(counter) = self.0.get(place) {
-            counter.add(1);
-        }
+        self.0.get(place)
     }
 }
 
@@ -81,6 +107,13 @@ impl<const N: usize> Default for Counts<N> {
 }
 
 impl<const N: usize> Counts<N> {
+    /// Adds what another histogram held, or by how much it differed from this one.
+    pub fn add(&mut self, other: &Self) {
+        for (to, from) in self.0.iter_mut().zip(other.0) {
+            *to = to.wrapping_add(from);
+        }
+    }
+
     /// [`bound`] of these places.
     #[must_use]
     pub fn bound(&self, share: f64) -> Option<u64> {
@@ -191,6 +224,17 @@ mod tests {
         assert_eq!(total(&histogram.get().0), 9);
         let ends: [u64; 5] = core::array::from_fn(|place| end(place, 5));
         assert_eq!(ends, [1, 2, 4, 8, u64::MAX]);
+    }
+
+    #[test]
+    fn a_histogram_may_differ_from_another_by_values_that_were_shifted() {
+        let (all, other) = (Histogram::<5>::default(), Histogram::<5>::default());
+        all.count_many(5, 3);
+        other.shift(5, 1);
+        other.shift(5, 0);
+        let mut sum = all.get();
+        sum.add(&other.get());
+        assert_eq!(sum, Counts([1, 1, 0, 1, 0]));
     }
 
     #[test]

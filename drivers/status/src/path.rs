@@ -91,6 +91,8 @@ nodes! {
     LIMITS = "limits", "limits/<guest>-<device>, limits/@<group>", Spindle;
     /// Counters of a device, summed over its rings, every 5 s; named as blkback's.
     STAT = "stat", "stat/<guest>-<device>", Spindle;
+    /// How long a device's requests waited for Spindle, for the disk and for their limits, every 5 s.
+    DELAYS = "delays", "delays/<guest>-<device>", Spindle;
     /// `nvme<n>`: a controller's SMART log, once a minute while it is in use, and when it warns; of a virtio
     /// disk as well, `spurious_completions`: how many answers it gave that nothing was waiting for, which are
     /// ignored.
@@ -100,12 +102,18 @@ nodes! {
 }
 
 /// Folders of nodes that come and go with what they are about.
-pub const FOLDERS: [&str; 5] = [TARGETS, STAT, CORE, HEALTH, LIMITS];
+pub const FOLDERS: [&str; 6] = [TARGETS, STAT, DELAYS, CORE, HEALTH, LIMITS];
 
 /// Where a device's counters are.
 #[must_use]
 pub fn stat(guest: impl Display, device: impl Display) -> String {
     format!("{STAT}/{guest}-{device}")
+}
+
+/// Where a device's further counters are, those of delays.
+#[must_use]
+pub fn delays(guest: impl Display, device: impl Display) -> String {
+    format!("{DELAYS}/{guest}-{device}")
 }
 
 /// Where a device's limits are.

@@ -46,6 +46,17 @@ pub struct Key {
     pub name: &'static str,
     /// How several become one.
     pub merge: Merge,
+    /// The node of a device that it is in.
+    pub node: StatNode,
+}
+
+/// The nodes of a device's counters, as one could not hold them all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StatNode {
+    /// [`crate::path::STAT`], or the only node of a core.
+    Stat,
+    /// [`crate::path::DELAYS`].
+    Delays,
 }
 
 /// A counter or histogram, for people and for Prometheus.
@@ -63,6 +74,8 @@ pub struct Statistic {
     pub family: &'static str,
     /// A label and its value, where several counters are one metric.
     pub label: Option<(&'static str, &'static str)>,
+    /// It is the sum of what the histogram of the same metric counts.
+    pub is_sum: bool,
     /// What it means.
     pub help: &'static str,
 }
@@ -75,14 +88,24 @@ impl Statistic {
             key: Key {
                 name,
                 merge: Merge::Sum,
+                node: StatNode::Stat,
             },
             places: 1,
             unit: StatUnit::Count,
             heading,
             family,
             label: None,
+            is_sum: false,
             help: "",
         }
+    }
+
+    /// The sum of what the histogram of this metric counts, which has no column of its own.
+    #[must_use]
+    pub const fn sum_of(name: &'static str, family: &'static str) -> Self {
+        let mut sum = Self::sum(name, "", family);
+        sum.is_sum = true;
+        sum
     }
 
     /// One whose highest value counts.
@@ -97,6 +120,13 @@ impl Statistic {
     #[must_use]
     pub const fn unit(mut self, unit: StatUnit) -> Self {
         self.unit = unit;
+        self
+    }
+
+    /// The same in another node.
+    #[must_use]
+    pub const fn within(mut self, node: StatNode) -> Self {
+        self.key.node = node;
         self
     }
 
@@ -117,8 +147,11 @@ impl Statistic {
     /// Its metric: `spindle_`, of what it is (`disk`, `core`), its family, and `_total` where it only grows.
     #[must_use]
     pub fn metric(&self, of: &str) -> String {
-        let grows = !self.is_histogram() && self.key.merge == Merge::Sum;
-        let end = if grows { "_total" } else { "" };
+        let end = match self.key.merge {
+            _ if self.is_sum => "_sum",
+            Merge::Sum if !self.is_histogram() => "_total",
+            _ => "",
+        };
         format!("spindle_{of}_{}{end}", self.family)
     }
 

@@ -10,10 +10,10 @@ mod lines;
 use core::fmt;
 
 pub use crate::counter::{Counter, Counts, Histogram};
-pub use lines::DeviceLine;
+pub use lines::{DelayLine, DeviceLine};
 
-use crate::counter::{Places, Tally};
-use crate::statistic::{Key, StatUnit, Statistic};
+use crate::counter::{self, Places, Tally};
+use crate::statistic::{Key, StatNode, StatUnit, Statistic};
 
 /// Places of the histogram of batches: up to 512, the largest ring.
 pub const BATCH_PLACES: usize = 11;
@@ -123,7 +123,7 @@ counters! {
     /// the cache lines that its core writes apart from everybody else's.
     RingStats,
     /// A copy of [`RingStats`] at one moment; the counters are read one after the other.
-    RingSnapshot of 17:
+    RingSnapshot of 25:
     /// Times that a request had to wait for room: in the buffer pool, the disk queue or a batch.
     out_of_room: Counter = Statistic::sum("oo_req", "waits", "out_of_room");
     /// Read requests accepted.
@@ -163,12 +163,53 @@ counters! {
     /// Time in which it had requests that its limits did not let it take.
     held_ns: Counter =
         Statistic::sum("held_ns", "held back s", "held_back_seconds").unit(StatUnit::Nanoseconds);
+    /// Sum of the requests taken.
+    batched: Counter = Statistic::sum_of("batched", "batch_requests");
+    /// Sum of the latencies.
+    latency_ns: Counter = Statistic::sum_of("lat_ns", "latency_seconds").unit(StatUnit::Nanoseconds);
+    /// Of the latency, the time until the visit that gave the request to the disk: waiting for Spindle.
+    wait: Histogram<LATENCY_PLACES> =
+        Statistic::sum("wait_us", "wait", "wait_seconds").unit(StatUnit::Ns1024).within(StatNode::Delays);
+    /// Sum of those times.
+    wait_ns: Counter = Statistic::sum_of("wait_ns", "wait_seconds")
+        .unit(StatUnit::Nanoseconds)
+        .within(StatNode::Delays);
+    /// Of the latency, the time from then on: waiting for the disk.
+    device: Histogram<LATENCY_PLACES> = Statistic::sum("dev_us", "device", "device_seconds")
+        .unit(StatUnit::Ns1024)
+        .within(StatNode::Delays);
+    /// Sum of those times.
+    device_ns: Counter = Statistic::sum_of("dev_ns", "device_seconds")
+        .unit(StatUnit::Nanoseconds)
+        .within(StatNode::Delays);
+    /// Time before the latency begins, from the visit that saw the request in a ring with limits to the one
+    /// that took it: waiting for tokens. What comes while others wait for theirs is seen when the next is taken.
+    tokens: Histogram<LATENCY_PLACES> =
+        Statistic::sum("tok_us", "tokens", "token_seconds").unit(StatUnit::Ns1024).within(StatNode::Delays);
+    /// Sum of those times.
+    tokens_ns: Counter = Statistic::sum_of("tok_ns", "token_seconds")
+        .unit(StatUnit::Nanoseconds)
+        .within(StatNode::Delays);
 }
 
-/// One line of `name=value`, with the names of Linux's blkback where it counts the same thing.
+impl RingSnapshot {
+    /// As it is published. What most requests do not have a ring does not count: of `wait` those that had
+    /// none, and of `device` those that had nothing else, so that it holds by how much it differs from
+    /// `latency`.
+    #[must_use]
+    pub fn completed(mut self) -> Self {
+        let waited = counter::total(&self.wait.0[1..]);
+        self.wait.0[0] = counter::total(&self.latency.0).saturating_sub(waited);
+        self.device.add(&self.latency);
+        self.device_ns = self.device_ns.wrapping_add(self.latency_ns);
+        self
+    }
+}
+
+/// The line of its first node, `name=value`, with the names of Linux's blkback where it counts the same thing.
 impl fmt::Display for RingSnapshot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        lines::emit(&Self::KEYS, &self.readings(), f)
+        lines::emit(&Self::KEYS, &self.readings(), StatNode::Stat, f)
     }
 }
 
@@ -208,7 +249,7 @@ impl fmt::Display for CoreSnapshot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let busy = self.busy_permille();
         write!(f, "busy={}.{}% ", busy / 10, busy % 10)?;
-        lines::emit(&Self::KEYS, &self.readings(), f)
+        lines::emit(&Self::KEYS, &self.readings(), StatNode::Stat, f)
     }
 }
 
@@ -222,9 +263,11 @@ mod tests {
 
     #[test]
     fn the_longest_line_fits_a_node() {
-        let ring = RingSnapshot::from_values([u64::MAX; 64]);
-        assert!(ring.to_string().len() <= LINE);
-        let core = CoreSnapshot::from_values([u64::MAX; 64]);
+        let counters = RingSnapshot::from_values([u64::MAX; 256]);
+        let rings = u64::MAX;
+        assert!(DeviceLine { rings, counters }.to_string().len() <= LINE);
+        assert!(DelayLine(counters).to_string().len() <= LINE);
+        let core = CoreSnapshot::from_values([u64::MAX; 256]);
         assert!(core.to_string().len() <= LINE);
     }
 
@@ -244,8 +287,44 @@ mod tests {
         assert_eq!(
             sum.to_string(),
             "oo_req=0 rd_req=7 wr_req=0 f_req=0 ds_req=0 err=0 rd_sect=0 wr_sect=0 peak=9 \
-             notify=0 mapped=0 evicted=0 copied=0 lost=0 batch=2:1,4:1 lat_us=4:2 held_ns=0"
+             notify=0 mapped=0 evicted=0 copied=0 lost=0 batch=2:1,4:1 lat_us=4:2 held_ns=0 batched=0 \
+             lat_ns=0"
         );
+        assert_eq!(
+            DelayLine(sum).to_string(),
+            "wait_us=- wait_ns=0 dev_us=- dev_ns=0 tok_us=- tok_ns=0"
+        );
+    }
+
+    #[test]
+    fn what_did_not_wait_is_filled_in() {
+        let stats = RingStats::default();
+        for latency in [1, 2, 4, 8] {
+            stats.latency.count(latency);
+            stats.latency_ns.add(latency << 10);
+        }
+        // The last has waited for 6 of 8 units.
+        stats.wait.count(6);
+        stats.wait_ns.add(6 << 10);
+        stats.device.shift(8, 2);
+        stats.device_ns.take(6 << 10);
+        let raw = stats.snapshot();
+        let all = raw.completed();
+        assert_eq!(
+            (all.wait.to_string(), all.wait_ns),
+            ("0:3,4:1".into(), 6 << 10)
+        );
+        assert_eq!(
+            (all.device.to_string(), all.device_ns),
+            ("1:1,2:2,4:1".into(), 9 << 10)
+        );
+        // As the sum of several rings, and in the next life.
+        let next = RingStats::resume(&raw).snapshot();
+        let (twice, sum) = (
+            RingSnapshot::sum([raw, next]).completed(),
+            RingSnapshot::sum([all, all]),
+        );
+        assert_eq!((twice.device, twice.wait), (sum.device, sum.wait));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use spindle_status::lives::{DeathLine, StartLine};
 use spindle_status::orders::{Rescanned, UpdateAnswer, UpdateOrder};
 use spindle_status::path::{self, NODES};
 use spindle_status::statistic::Statistic;
-use spindle_status::stats::{CoreSnapshot, DeviceLine, RingSnapshot};
+use spindle_status::stats::{CoreSnapshot, DelayLine, DeviceLine, RingSnapshot};
 use spindle_status::targets::{HolderWord, TargetLine, TargetMode};
 use spindle_status::words;
 
@@ -27,21 +27,22 @@ proptest! {
     #[test]
     fn counters_are_read_as_they_were_written(
         rings in any::<u64>(),
-        ring in prop::collection::vec(any::<u64>(), 64),
+        ring in prop::collection::vec(any::<u64>(), 256),
         core in prop::collection::vec(any::<u64>(), 64),
         unknown in "[a-z]{1,3}_x=[0-9a-z:,%-]{0,9}",
     ) {
         let line = DeviceLine { rings, counters: RingSnapshot::from_values(ring) };
-        prop_assert_eq!(DeviceLine::parse(&line.to_string()), line);
-        prop_assert_eq!(DeviceLine::parse(&format!("{unknown} {line} x {unknown}")), line);
+        let both = format!("{line} {}", DelayLine(line.counters));
+        prop_assert_eq!(DeviceLine::parse(&both), line);
+        prop_assert_eq!(DeviceLine::parse(&format!("{unknown} {both} x {unknown}")), line);
         let core = CoreSnapshot::from_values(core);
         prop_assert_eq!(CoreSnapshot::parse(&core.to_string()), core);
     }
 
     #[test]
     fn what_was_counted_since_is_what_was_added(
-        before in prop::collection::vec(0..1u64 << 60, 64),
-        more in prop::collection::vec(0..1u64 << 60, 64),
+        before in prop::collection::vec(0..1u64 << 60, 256),
+        more in prop::collection::vec(0..1u64 << 60, 256),
     ) {
         let (before, more) = (RingSnapshot::from_values(before), RingSnapshot::from_values(more));
         let peak = |of: RingSnapshot| RingSnapshot { in_flight_peak: 0, ..of };
@@ -193,12 +194,18 @@ fn no_two_statistics_are_taken_for_each_other() {
         for about in all {
             assert!(keys.insert(about.key.name), "{}", about.key.name);
             assert!(
-                metrics.insert((about.family, about.label)),
+                metrics.insert((about.family, about.is_sum, about.label)),
                 "{}",
                 about.family
             );
-            assert!(headings.insert(about.heading), "{}", about.heading);
+            assert!(
+                about.is_sum || headings.insert(about.heading),
+                "{}",
+                about.heading
+            );
             assert!(about.help.trim().ends_with('.'), "{}", about.help);
+            let is_of = |other: &Statistic| other.is_histogram() && other.family == about.family;
+            assert!(!about.is_sum || all.iter().any(is_of), "{}", about.family);
         }
     };
     unique(&RingSnapshot::ABOUT);
@@ -225,6 +232,7 @@ fn paths_are_below_the_root_and_each_is_described_once() {
             .all(|folder| NODES.iter().any(|node| node.path == *folder))
     );
     assert_eq!(path::stat(5, 51712), "data/spindle/stat/5-51712");
+    assert_eq!(path::delays(5, 51712), "data/spindle/delays/5-51712");
     assert_eq!(path::parse_stat("5-51712"), Some((5, 51712)));
     assert_eq!(path::core(1), "data/spindle/core/1");
     assert_eq!(path::targets("nvme0n1"), "data/spindle/targets/nvme0n1");

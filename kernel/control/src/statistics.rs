@@ -1,11 +1,11 @@
-//! The counters, published in xenstore for dom0 to read: one line for each attached disk, summed
+//! The counters, published in xenstore for dom0 to read: two lines for each attached disk, summed
 //! over its rings, and one for each core.
 
 use alloc::string::ToString;
 use alloc::vec::Vec;
 
 use spindle_status::path;
-use spindle_status::stats::{DeviceLine, RingSnapshot, RingStats};
+use spindle_status::stats::{DelayLine, DeviceLine, RingSnapshot, RingStats};
 use spindle_xen::xenbus::Backend;
 
 use crate::cores::Cores;
@@ -49,15 +49,19 @@ impl Statistics {
         let mut nodes = Vec::new();
         for device in devices.connected() {
             let id = device.id;
-            let line = DeviceLine {
-                rings: device.rings.len() as u64,
-                counters: RingSnapshot::sum(device.stats().map(RingStats::snapshot)),
+            let counters = RingSnapshot::sum(device.stats().map(RingStats::snapshot)).completed();
+            let rings = device.rings.len() as u64;
+            let (guest, number) = (id.frontend.0, id.device);
+            let mut add = |path, text| {
+                nodes.push(PublishedNode {
+                    subject: Subject::Device(id),
+                    path,
+                    text,
+                });
             };
-            nodes.push(PublishedNode {
-                subject: Subject::Device(id),
-                path: path::stat(id.frontend.0, id.device),
-                text: line.to_string(),
-            });
+            let line = DeviceLine { rings, counters };
+            add(path::stat(guest, number), line.to_string());
+            add(path::delays(guest, number), DelayLine(counters).to_string());
         }
         for (core, stats) in cores.stats() {
             nodes.push(PublishedNode {

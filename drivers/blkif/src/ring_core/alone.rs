@@ -78,7 +78,7 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
         if !new && work.completed == 0 || !session.is_short() {
             return false;
         }
-        session.start_turn(now_ns);
+        session.start_short_turn(now_ns);
         if new && let Some(disk) = self.disks.get_mut(number) {
             self.at_work.begin(session.journal());
             let budgets = (self.alone_budget, self.budget);

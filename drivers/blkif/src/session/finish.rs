@@ -196,7 +196,7 @@ impl Session {
                 return;
             };
             let slot = &self.slots[usize::from(index)];
-            if slot.is_one_page() {
+            if slot.is_one_page() && !slot.waited {
                 let status = match slot.failed {
                     false => RspStatus::OKAY,
                     true => RspStatus::ERROR,
@@ -217,11 +217,15 @@ impl Session {
         }
     }
 
-    /// Answers a request and frees all that it held.
+    /// Answers a request and frees all that it held; counts for how long it waited for the disk to get it,
+    /// which shorter ways are not for.
     pub(super) fn finish(&mut self, index: u16, status: RspStatus, pool: &mut BufferPool) {
         if self.special {
             self.end_barrier(index);
             self.end_unaligned(index);
+        }
+        if self.slots[usize::from(index)].waited {
+            self.count_wait(index);
         }
         let slot = &mut self.slots[usize::from(index)];
         let (cache, keep) = (&mut self.cache, self.persistent);
@@ -243,6 +247,10 @@ impl Session {
     /// The same for one that is with the disk whole, and has its pages in the cache, which is shorter.
     #[inline(never)]
     fn finish_pages(&mut self, index: u16, status: RspStatus, now_ns: u64) {
+        if self.slots[usize::from(index)].waited {
+            self.now_ns = now_ns;
+            self.count_wait(index);
+        }
         let slot = &mut self.slots[usize::from(index)];
         if !self.persistent
             && let Some(cache) = &mut self.cache
@@ -282,7 +290,23 @@ impl Session {
     fn answer(&mut self, index: u16, freed: Freed, status: RspStatus, now_ns: u64) {
         let latency = now_ns.saturating_sub(freed.taken_ns);
         self.stats.latency.count(latency >> LATENCY_SHIFT);
+        self.stats.latency_ns.add(latency);
         self.respond(index, freed.id, freed.operation, status);
+    }
+
+    /// Counts what of the latency of a request, which is about to be answered, it waited for Spindle.
+    #[cold]
+    fn count_wait(&mut self, index: u16) {
+        let slot = &mut self.slots[usize::from(index)];
+        slot.waited = false;
+        let all = self.now_ns.saturating_sub(slot.taken_ns) >> LATENCY_SHIFT;
+        let wait = self.waits.get(usize::from(index)).copied();
+        let wait = u64::from(wait.unwrap_or(0)).min(all);
+        let wait_ns = wait << LATENCY_SHIFT;
+        self.stats.wait.count(wait);
+        self.stats.wait_ns.add(wait_ns);
+        self.stats.device.shift(all, all - wait);
+        self.stats.device_ns.take(wait_ns);
     }
 
     #[inline(always)]

@@ -212,6 +212,7 @@ impl Session {
         }
         self.gate.took(taken);
         self.stats.batches.count(taken.into());
+        self.stats.batched.add(taken.into());
         let Tally {
             requests: [reads, writes],
             sectors: [read, written],

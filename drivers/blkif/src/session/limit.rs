@@ -13,7 +13,7 @@ use spindle_limits::{Allowance, Meters, Usage};
 use spindle_xen::DomId;
 use spindle_xen::grant::GrantOps;
 
-use super::Session;
+use super::{LATENCY_SHIFT, Session};
 use crate::stats::RingStats;
 
 /// Who shares the disks of a core: a group of devices, or what a guest has that is in none.
@@ -57,6 +57,7 @@ impl Session {
         self.group = share.group;
         self.tenant_weight = share.tenant_weight;
         (self.allowance, self.from_ns) = (share.allowance, 0);
+        self.seen = self.allowance.is_some().then(Box::default);
         if let Some(allowance) = &mut self.allowance {
             allowance.begin(usage(&self.stats));
         }
@@ -118,6 +119,12 @@ impl Session {
         let stats = &self.stats;
         let most = allowance.pages(self.now_ns, || usage(stats));
         self.from_ns = allowance.from_ns();
+        let start = self.ring.consumed();
+        if let Some(seen) = &mut self.seen
+            && let Ok(waiting) = self.ring.pending()
+        {
+            seen.look(start, start.wrapping_add(waiting), self.now_ns);
+        }
         if most == 0 {
             return 0;
         }
@@ -128,22 +135,21 @@ impl Session {
         if let Some(allowance) = &mut self.allowance {
             allowance.take(taken.saturating_add(self.more_pages));
         }
+        self.count_tokens(start);
         taken
     }
 
-    /// Whether the limits let one request be taken now, however many pages it has, of a ring that has
-    /// no other that its counters do not have yet.
-    #[inline(never)]
-    pub(super) fn allows_one(&mut self) -> bool {
-        let Some(allowance) = &mut self.allowance else {
-            return false;
-        };
-        let allowed = allowance.one(self.now_ns, usage(&self.stats));
-        self.from_ns = allowance.from_ns();
-        if allowed {
-            self.note_held();
+    /// Counts for how long the requests from number `start` on, which were just taken, have waited for
+    /// tokens.
+    fn count_tokens(&mut self, start: u32) {
+        let (stats, end) = (&self.stats, self.ring.consumed());
+        if let Some(seen) = &mut self.seen {
+            seen.take(start, end, self.now_ns, |wait, count| {
+                let count = u64::from(count);
+                stats.tokens.count_many(wait >> LATENCY_SHIFT, count);
+                stats.tokens_ns.add(wait * count);
+            });
         }
-        allowed
     }
 
     /// It is not held back any longer, if it was.

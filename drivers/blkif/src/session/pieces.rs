@@ -71,6 +71,7 @@ impl Session {
             && self.slots[usize::from(index)].state == State::Ready
         {
             let begun = self.slots[usize::from(index)].progress.sent > 0;
+            self.note_turn(index);
             let sent = if self.is_empty() {
                 Err(SubmitError::Gone.into())
             } else if !begun && self.step_aside(ring, index, &mut shared.turns) {

@@ -85,6 +85,12 @@ impl Progress {
         load.into()
     }
 
+    /// Whether the disk was given any part of it.
+    #[inline]
+    pub(super) fn is_begun(&self) -> bool {
+        self.sent > 0 || self.pages > 0 || self.parts > 0
+    }
+
     /// Whether the disk has any part of it.
     pub(super) fn is_with_disk(&self) -> bool {
         self.parts > 0

@@ -74,6 +74,8 @@ pub(super) struct Slot {
     pub(super) must_copy: bool,
     /// A grant copy failed.
     pub(super) failed: bool,
+    /// It was given to the disk in a later visit than the one that took it.
+    pub(super) waited: bool,
     /// Its memory as the disk is told of it, if it has no run; or the buffer for its list.
     pub(super) memory: Segment,
     /// The first word of the private copy of what follows: its only segment, or where the list of them is.
@@ -263,6 +265,7 @@ pub(super) const FREE_SLOT: Slot = Slot {
     path: Path::None,
     must_copy: false,
     failed: false,
+    waited: false,
     memory: Segment { bus: 0, len: 0 },
     word: 0,
     block: 0,

@@ -6,7 +6,7 @@ use spindle_block::{Budget, Command, DiskQueue, IoError, Op, Part, SubmitError};
 use spindle_hw::PAGE_SIZE;
 
 use super::slot::{Path, State};
-use super::{Session, tag};
+use super::{LATENCY_SHIFT, Session, tag};
 use crate::abi::SECTORS_PER_PAGE;
 use crate::pool::BufferPool;
 use crate::ring_core::Shared;
@@ -30,7 +30,10 @@ impl Session {
             let mut refused = None;
             if !self.special {
                 let pages;
-                (pages, refused) = self.submit_pages(ring, queue);
+                (pages, refused) = match self.late {
+                    false => self.submit_pages::<Q, false>(ring, queue),
+                    true => self.submit_pages::<Q, true>(ring, queue),
+                };
                 any |= pages > 0;
             }
             let Some(index) = self.line.get(0).filter(|_| self.ledger.credit() > 0) else {
@@ -45,6 +48,9 @@ impl Session {
             } else if self.step_aside(ring, index, &mut shared.turns) {
                 continue;
             } else {
+                if self.late {
+                    self.note_turn(index);
+                }
                 self.submit_part(ring, index, queue)
             };
             match sent {
@@ -70,6 +76,22 @@ impl Session {
         (any, false)
     }
 
+    /// A request is about to be given to the disk: notes how long it has waited for that if it has, and if
+    /// the disk had nothing of it before. Once the disk has taken it that is no longer overwritten.
+    #[cold]
+    pub(super) fn note_turn(&mut self, index: u16) {
+        let slot = &mut self.slots[usize::from(index)];
+        let began = slot.progress.is_begun();
+        if slot.taken_ns != self.now_ns
+            && !began
+            && let Some(wait) = self.waits.get_mut(usize::from(index))
+        {
+            let units = self.now_ns.saturating_sub(slot.taken_ns) >> LATENCY_SHIFT;
+            *wait = units.min(u32::MAX.into()) as u32;
+            slot.waited = true;
+        }
+    }
+
     /// The disk cannot be given the pages of the request at the head of the line as they lie. It keeps
     /// its place and is copied at the next visit after the disk has answered what it has of it. Those
     /// behind it give their buffers back, or it might wait for them without end.
@@ -88,9 +110,10 @@ impl Session {
 
     /// Gives the disk those at the head of the line that have one page each, in a buffer, as far as
     /// the credit goes: says how many, and why not the next one if it is refused. They are neither
-    /// barriers nor in parts, so that all of this is short.
+    /// barriers nor in parts, so that all of this is short. Only if they may be `LATE` it is looked for
+    /// those that have waited.
     #[inline]
-    fn submit_pages<Q: DiskQueue>(
+    fn submit_pages<Q: DiskQueue, const LATE: bool>(
         &mut self,
         ring: u16,
         queue: &mut Q,
@@ -104,6 +127,10 @@ impl Session {
             if slot.state != State::Ready || slot.path != Path::Copied || !slot.is_one_page() {
                 break;
             }
+            if LATE {
+                self.note_turn(index);
+            }
+            let slot = &mut self.slots[usize::from(index)];
             let command = Command {
                 op: slot.op,
                 unit: self.volume.unit,
@@ -121,6 +148,12 @@ impl Session {
                 break;
             }
             slot.state = State::OneBuffer;
+            if LATE && slot.waited {
+                // It ends in the way in which that is counted.
+                slot.state = State::InFlight;
+                let progress = &mut slot.progress;
+                progress.give(progress.blocks, 1);
+            }
             self.line.pop();
             sent += 1;
         }

@@ -4,13 +4,19 @@ use core::fmt;
 
 use super::RingSnapshot;
 use crate::counter::Counts;
-use crate::statistic::{Key, Merge};
+use crate::statistic::{Key, Merge, StatNode};
 use crate::words::{value, words};
 
-/// Writes `name=value` words with blanks between.
-pub(super) fn emit(keys: &[Key], readings: &[&[u64]], f: &mut fmt::Formatter<'_>) -> fmt::Result {
+/// Writes those in this node as `name=value` words with blanks between.
+pub(super) fn emit(
+    keys: &[Key],
+    readings: &[&[u64]],
+    node: StatNode,
+    f: &mut fmt::Formatter<'_>,
+) -> fmt::Result {
     let mut before = "";
-    for (key, reading) in keys.iter().zip(readings) {
+    let all = keys.iter().zip(readings);
+    for (key, reading) in all.filter(|(key, _)| key.node == node) {
         write!(f, "{before}{}=", key.name)?;
         match reading {
             [number] => write!(f, "{number}")?,
@@ -102,5 +108,16 @@ impl DeviceLine {
 impl fmt::Display for DeviceLine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "rings={} {}", self.rings, self.counters)
+    }
+}
+
+/// The node [`crate::path::delays`]: how long a device's requests waited, and for what. What
+/// [`DeviceLine::parse`] is given may have both lines, with a blank between.
+#[derive(Clone, Copy, Debug)]
+pub struct DelayLine(pub RingSnapshot);
+
+impl fmt::Display for DelayLine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        emit(&RingSnapshot::KEYS, &self.0.readings(), StatNode::Delays, f)
     }
 }
