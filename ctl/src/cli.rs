@@ -68,6 +68,9 @@ pub(crate) enum Verb {
     /// Say what a guest's disk waits for, why it was refused, what its guest and Spindle have agreed on, and
     /// what would make it faster.
     Why(WhyArgs),
+    /// Print what happened last to a guest's disk: connections, refused and failed requests, limits, losses;
+    /// also from before a death of the kernel. News take up to 5 seconds.
+    Trace(WhyArgs),
     /// Print what a Spindle has written to its console, also one that has ended.
     Log(LogArgs),
     /// Look whether this host is fit for Spindle, and what to do where it is not.

@@ -17,6 +17,8 @@ pub(crate) struct KernelLife {
     pub(crate) deaths: u64,
     /// When it began, in seconds since 1970.
     pub(crate) began: Option<u64>,
+    /// The same in nanoseconds of the system's time, which goes on from life to life.
+    pub(crate) system: Option<u64>,
     /// The time from the end of the last one until it served.
     pub(crate) down: Option<Duration>,
     /// How the last one ended.
@@ -46,6 +48,7 @@ impl KernelLife {
             number,
             deaths,
             began: known(start.at),
+            system: known(start.system_ns),
             down: known(start.down_us).map(Duration::from_micros),
             last: (deaths > 0).then(|| LastDeath::parse(text("death"))),
         }

@@ -70,6 +70,7 @@ mod survey;
 mod survey_tests;
 mod tables;
 mod top;
+mod trace;
 mod update;
 #[cfg(test)]
 mod update_tests;
@@ -136,6 +137,7 @@ fn main() -> ExitCode {
         Verb::Top(args) => top(out, &args),
         Verb::Metrics => all().and_then(|all| show(metrics::text(&all).trim_end())),
         Verb::Why(args) => why(out, &args),
+        Verb::Trace(args) => trace(out, &args),
         Verb::Log(args) => log(out, &args),
         Verb::Check(args) => survey(out, &args),
         Verb::Generate(args) => generate(&args),
@@ -462,6 +464,14 @@ fn why(out: Output, args: &WhyArgs) -> Result<()> {
         return show(reasons.json());
     }
     show(reasons.text(out.paper.width.unwrap_or(80)))
+}
+
+fn trace(out: Output, args: &WhyArgs) -> Result<()> {
+    let trace = trace::trace(&mut Dom0::new(), &args.device)?;
+    if out.json {
+        return show(trace.json());
+    }
+    show(trace.text(out.paper.width.unwrap_or(80)))
 }
 
 fn log(out: Output, args: &LogArgs) -> Result<()> {

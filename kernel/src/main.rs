@@ -162,6 +162,7 @@ fn publish_life(life: u64, last: Option<&Death>, mut publish: impl FnMut(&str, S
         at: began,
         down_us: down,
         deaths,
+        system_ns: now,
     };
     publish(path::START, start.to_string());
     // An update is no death.

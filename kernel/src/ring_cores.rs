@@ -82,6 +82,7 @@ pub(crate) fn start(
         if let Some(at_work) = AtWork::at(kept.work(), caller) {
             core.note_work(at_work);
         }
+        core.record_in(kept.recorder(caller));
         if restart::is_again() {
             // Until control has seen that no command of the last life is under way.
             core.hold();

@@ -18,7 +18,8 @@ use alloc::vec::Vec;
 
 use spindle_block::{DiskQueue, Tag, Unit, Volume};
 use spindle_hw::SharedPages;
-use spindle_kept::{AtWork, JournalPages};
+use spindle_kept::{AtWork, JournalPages, Recorder};
+use spindle_status::trace::kind;
 use spindle_xen::DomId;
 use spindle_xen::event::{Notify, Port};
 use spindle_xen::grant::GrantOps;
@@ -170,6 +171,8 @@ pub struct RingCore<Q, G, N> {
     now_ns: u64,
     /// Where the ring that is served is noted, for the kernel's next life.
     at_work: AtWork,
+    /// Where what is rare is recorded.
+    recorder: Recorder,
     /// Disks that are to be cut off.
     cutting: Vec<usize>,
 }
@@ -256,6 +259,7 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
             contended: false,
             now_ns: 0,
             at_work: AtWork::nowhere(),
+            recorder: Recorder::nowhere(),
             cutting,
         })
     }
@@ -263,6 +267,11 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
     /// Notes from now on which ring is served.
     pub fn note_work(&mut self, at_work: AtWork) {
         self.at_work = at_work;
+    }
+
+    /// Has the rings that are attached from now on record there what is rare.
+    pub fn record_in(&mut self, recorder: Recorder) {
+        self.recorder = recorder;
     }
 
     /// Gives no command to any disk before [`RingCore::begin`] says so for that disk, since commands of
@@ -321,6 +330,8 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
             session.hold();
         }
         session.pause(&self.cutting);
+        session.record_in(self.recorder);
+        session.note_event(self.now_ns, kind::ATTACHED, session.redo() as u64);
         if session.take_owed_event() {
             self.notify.notify(session.port());
         }
@@ -445,6 +456,7 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
         }
         let place = self.rings.get_mut(usize::from(ring.0));
         let session = place.and_then(Option::take).ok_or(RingError::Unknown)?;
+        session.note_event(self.now_ns, kind::DETACHED, session.consumed());
         self.awake.leave(ring.0);
         let last = self.rings.iter().rposition(Option::is_some);
         self.used = last.map_or(0, |last| last + 1);
@@ -476,6 +488,7 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
         };
         let (before, place) = (session.tenant(), session.tenant_place());
         session.set_share(share);
+        session.note_event(self.now_ns, kind::SHARED, 0);
         let tenant = session.tenant();
         if tenant == before {
             return;
@@ -511,7 +524,7 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
     pub fn fail_disk(&mut self, disk: usize) {
         for session in self.rings[..self.used].iter_mut().flatten() {
             if session.volume().is_on(disk) {
-                session.note_loss();
+                session.note_loss(self.now_ns);
             }
         }
         let (rings, shared, now_ns) = (&mut self.rings, &mut self.shared, self.now_ns);
@@ -549,6 +562,11 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
         }) = self.disks.get_mut(disk)
         {
             scheduler.renew(queue.depth());
+        }
+        for session in self.rings[..self.used].iter().flatten() {
+            if session.volume().is_on(disk) {
+                session.note_event(self.now_ns, kind::DISK_BACK, 0);
+            }
         }
     }
 

@@ -15,6 +15,7 @@ mod intake;
 mod ledger;
 mod limit;
 mod marks;
+mod notes;
 mod pieces;
 mod prepare;
 mod progress;
@@ -34,6 +35,7 @@ use spindle_hw::{PAGE_SIZE, SharedPages};
 use spindle_kept::JournalPages;
 use spindle_kept::journal::{BadJournal, Journal, Unanswered};
 use spindle_limits::{Allowance, DEFAULT_WEIGHT};
+use spindle_status::trace::kind;
 use spindle_xen::DomId;
 use spindle_xen::event::Port;
 use spindle_xen::grant::{GrantOps, UnmapOp};
@@ -62,6 +64,7 @@ pub use growth::RingGrowth;
 use ledger::Ledger;
 pub use limit::RingShare;
 pub(crate) use limit::Tenant;
+use notes::Notes;
 pub(crate) use prepare::Means;
 use redo::Redo;
 use seen::Seen;
@@ -270,6 +273,7 @@ pub struct Session {
     /// Its volume was removed, and is never one that has its place.
     removed: bool,
     stats: Arc<RingStats>,
+    notes: Notes,
     /// When the current visit began, or the last that had anything to do for it.
     now_ns: u64,
     halt: Option<Halt>,
@@ -456,6 +460,7 @@ impl Session {
             spread: room.spread,
             removed: false,
             stats: former.map_or_else(Arc::default, |stats| Arc::new(RingStats::resume(stats))),
+            notes: Notes::new(domain),
             now_ns: 0,
             halt: None,
             fault: false,
@@ -507,6 +512,11 @@ impl Session {
         (self.ring.taken() - self.redo.left()) as usize
     }
 
+    /// Requests taken over the ring's life.
+    pub(crate) fn consumed(&self) -> u64 {
+        self.ring.consumed().into()
+    }
+
     /// Requests that a former life has taken and that are yet to be done again.
     #[must_use]
     pub fn redo(&self) -> usize {
@@ -533,6 +543,7 @@ impl Session {
     fn stop(&mut self, halt: Halt) {
         self.halt = Some(halt);
         self.fault = true;
+        self.note_event(self.now_ns, kind::HALTED, self.ring.consumed().into());
         self.judge_stopped();
     }
 
@@ -562,7 +573,8 @@ impl Session {
 
     /// The disk is lost. If it comes back, what was answered and was still in its cache may be gone: the
     /// next flush that goes well must fail, or the frontend would take that for stored.
-    pub(crate) fn note_loss(&self) {
+    pub(crate) fn note_loss(&self, now_ns: u64) {
+        self.note_event(now_ns, kind::DISK_LOST, 0);
         self.losses.note();
     }
 
@@ -573,6 +585,7 @@ impl Session {
             return self.remove();
         }
         if !self.removed {
+            self.note_event(self.now_ns, kind::RESIZED, sectors);
             self.volume.sectors = sectors;
             self.extent = self.volume.extent();
             self.judge_special();
@@ -582,6 +595,9 @@ impl Session {
     /// The volume is gone for good. What waits, and what comes, must not reach what may be in its
     /// place: it fails, and nothing is submitted any longer.
     pub(crate) fn remove(&mut self) {
+        if !self.removed {
+            self.note_event(self.now_ns, kind::REMOVED, 0);
+        }
         (self.removed, self.volume.sectors) = (true, 0);
         self.extent = self.volume.extent();
         self.volume.unit = Unit::NONE;

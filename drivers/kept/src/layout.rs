@@ -12,7 +12,7 @@
 //! | 16 | 1 | the tail of the log ([`LogTail`](crate::LogTail)) |
 //! | 17 | 1 | where the memory of RAM disks is ([`RamRecords`](crate::RamRecords)) |
 //! | 18 | 1 | which ring each core is at work on |
-//! | 19 | 64 | grants that a vCPU is mapping, a page for each ([`Mappings`](crate::Mappings)) |
+//! | 19 | 64 | grants that a vCPU is mapping, a page for each ([`Mappings`](crate::Mappings)), of which the last KiB has its last events ([`Recorder`](crate::Recorder)) |
 //! | 83 | 128 | where each grant handle is mapped |
 //! | 211 | 2 x 32 | the records, written by turns ([`Records`](crate::Records)) |
 //! | 275 | the rest | journals of rings, each a run of whole pages |
@@ -83,6 +83,8 @@ pub const WORK_PAGE: usize = RAM_PAGE + 1;
 pub const CALLERS: usize = 64;
 /// Where the grants are that vCPUs are mapping, a page for each vCPU.
 pub(crate) const CALLS: usize = (WORK_PAGE + 1) * PAGE_SIZE;
+/// Bytes at the end of each for the last events of that vCPU.
+pub(crate) const EVENT_BYTES: usize = 1024;
 /// Grant handles that can be noted: those from 0 on.
 pub const HANDLES: usize = 65_536;
 /// Where the mapped address of each handle is.

@@ -13,7 +13,7 @@
 //! - `ram_disks`: where the memory of RAM disks is.
 //! - `image`: the image of a kernel that is to follow, in an update.
 //! - `death`: why and where the last lives ended.
-//! - `log_tail`: the last lines of their logs.
+//! - `log_tail`: the last lines of their logs; [`Recorder`]: the last events of each core.
 //! - `word_note`: what else the next life is told, and can do without.
 //!
 //! Kept memory is read by a kernel that may be of another version than the one that wrote it, after
@@ -35,6 +35,7 @@ pub mod layout;
 mod log_tail;
 mod mappings;
 mod ram_disks;
+mod recorder;
 mod records;
 mod rooms;
 mod word_note;
@@ -49,6 +50,7 @@ use layout::TooSmall;
 pub use log_tail::LogTail;
 pub use mappings::{MOST_IN_CALL, Mappings};
 pub use ram_disks::{RAM_DISKS, RAM_RUNS, RamRecord, RamRecords};
+pub use recorder::{KEPT_EVENTS, Recorder};
 pub use records::{DeviceRecord, FormerRecords, JournalPlace, LimitRecord, QueueRecord, Records};
 pub use rooms::JournalRooms;
 pub use word_note::WordNote;
@@ -133,6 +135,12 @@ impl Kept {
     pub fn work(&self) -> SharedPages {
         let page = self.pages.view(layout::WORK_PAGE, 1);
         page.unwrap_or_else(|| unreachable!("kept memory has its fixed pages"))
+    }
+
+    /// Where vCPU number `caller` records events.
+    #[must_use]
+    pub fn recorder(&self, caller: usize) -> Recorder {
+        Recorder::at(self.pages, caller)
     }
 
     /// The pages of a ring's journal; `None` if there are no such.

@@ -11,12 +11,13 @@ use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 
 use spindle_hw::{PAGE_SIZE, SharedPages};
 
-use crate::layout::{CALLERS, CALLS, HANDLES, MAPPED};
+use crate::layout::{CALLERS, CALLS, EVENT_BYTES, HANDLES, MAPPED};
 
 /// Grants that can be mapped in one call.
-pub const MOST_IN_CALL: usize = PAGE_SIZE / size_of::<u64>() - 1;
-/// Handles beyond the highest known one that a cut call may have been given.
-const SLACK: usize = 2 * MOST_IN_CALL;
+pub const MOST_IN_CALL: usize = (PAGE_SIZE - EVENT_BYTES) / size_of::<u64>() - 1;
+/// Handles beyond the highest known one that a cut call may have been given, also one of a version that
+/// had the whole page for it.
+const SLACK: usize = 2 * (PAGE_SIZE / size_of::<u64>() - 1);
 
 /// The table of mappings.
 #[derive(Clone, Copy, Debug)]

@@ -32,4 +32,5 @@ pub mod path;
 pub mod statistic;
 pub mod stats;
 pub mod targets;
+pub mod trace;
 pub mod words;

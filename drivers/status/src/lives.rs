@@ -14,6 +14,8 @@ pub struct StartLine {
     pub down_us: u64,
     /// How many lives ended by a death.
     pub deaths: u64,
+    /// `at` as nanoseconds of the system's time, which goes on over a death; 0 if it does not say.
+    pub system_ns: u64,
 }
 
 impl StartLine {
@@ -25,6 +27,7 @@ impl StartLine {
             at: number("at"),
             down_us: number("down_us"),
             deaths: number("deaths"),
+            system_ns: number("system_ns"),
         }
     }
 }
@@ -35,8 +38,12 @@ impl fmt::Display for StartLine {
             at,
             down_us,
             deaths,
+            system_ns,
         } = self;
-        write!(f, "at={at} down_us={down_us} deaths={deaths}")
+        write!(
+            f,
+            "at={at} down_us={down_us} deaths={deaths} system_ns={system_ns}"
+        )
     }
 }
 

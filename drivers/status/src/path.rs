@@ -93,6 +93,8 @@ nodes! {
     STAT = "stat", "stat/<guest>-<device>", Spindle;
     /// How long a device's requests waited for Spindle, for the disk and for their limits, every 5 s.
     DELAYS = "delays", "delays/<guest>-<device>", Spindle;
+    /// The last events of a core, also of former lives, for `spindlectl trace`; every 5 s if there are new ones.
+    TRACE = "trace", "trace/<n>", Spindle;
     /// `nvme<n>`: a controller's SMART log, once a minute while it is in use, and when it warns; of a virtio
     /// disk as well, `spurious_completions`: how many answers it gave that nothing was waiting for, which are
     /// ignored.
@@ -102,7 +104,7 @@ nodes! {
 }
 
 /// Folders of nodes that come and go with what they are about.
-pub const FOLDERS: [&str; 6] = [TARGETS, STAT, DELAYS, CORE, HEALTH, LIMITS];
+pub const FOLDERS: [&str; 7] = [TARGETS, STAT, DELAYS, CORE, TRACE, HEALTH, LIMITS];
 
 /// Where a device's counters are.
 #[must_use]
@@ -139,6 +141,12 @@ pub fn parse_stat(leaf: &str) -> Option<(u32, u32)> {
 #[must_use]
 pub fn core(number: impl Display) -> String {
     below(CORE, number)
+}
+
+/// Where the last events of a core are; the control core is number 0.
+#[must_use]
+pub fn trace(core: impl Display) -> String {
+    below(TRACE, core)
 }
 
 /// Where a disk and its partitions are listed.

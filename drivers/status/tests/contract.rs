@@ -10,6 +10,7 @@ use spindle_status::path::{self, NODES};
 use spindle_status::statistic::Statistic;
 use spindle_status::stats::{CoreSnapshot, DelayLine, DeviceLine, RingSnapshot};
 use spindle_status::targets::{HolderWord, TargetLine, TargetMode};
+use spindle_status::trace::TraceEvent;
 use spindle_status::words;
 
 /// A word without what separates words and holders.
@@ -55,14 +56,23 @@ proptest! {
         at in any::<u64>(),
         down_us in any::<u64>(),
         deaths in any::<u64>(),
+        system_ns in any::<u64>(),
         cause in "[a-zA-Z#]{1,10}",
         core in any::<u32>(),
         message in "([!-~]( [!-~])?){0,20}",
     ) {
-        let start = StartLine { at, down_us, deaths };
+        let start = StartLine { at, down_us, deaths, system_ns };
         prop_assert_eq!(StartLine::parse(&start.to_string()), start);
         let death = DeathLine { cause, core: Some(core), message };
         prop_assert_eq!(DeathLine::parse(&death.to_string()), death);
+    }
+
+    #[test]
+    fn events_are_read_as_they_were_written(words in any::<[u64; 4]>()) {
+        let event = TraceEvent::from_words(words);
+        prop_assert_eq!(event.words(), words);
+        prop_assert_eq!(TraceEvent::parse(&event.to_string()), Some(event));
+        prop_assert!(!event.text().is_empty());
     }
 
     #[test]
@@ -112,7 +122,7 @@ proptest! {
         let _ = DeviceLine::parse(&format!("rd_req={text} lat_us={word}:{text},{text}"));
         let _ = (CoreSnapshot::parse(&text), StartLine::parse(&text), DeathLine::parse(&text));
         let _ = TargetLine::parse(&text).map(|line| line.holders());
-        let _ = (Rescanned::parse(&text), UpdateOrder::parse(&text));
+        let _ = (Rescanned::parse(&text), UpdateOrder::parse(&text), TraceEvent::parse(&text));
         let _ = (UpdateAnswer::parse(&text, 1), path::parse_stat(&text));
         let safe = words::as_word(&text);
         prop_assert!(safe.bytes().all(|byte| byte.is_ascii_graphic()));
@@ -150,8 +160,8 @@ fn what_the_version_before_published_is_understood() {
     );
     let start = StartLine::parse(&node("start"));
     assert_eq!(
-        (start.at, start.down_us, start.deaths),
-        (1_764_374_400, 312_500, 3)
+        (start.at, start.down_us, start.deaths, start.system_ns),
+        (1_764_374_400, 312_500, 3, 0)
     );
     let death = DeathLine::parse(&node("death"));
     assert_eq!((death.cause.as_str(), death.core), ("panic", Some(1)));
@@ -235,6 +245,7 @@ fn paths_are_below_the_root_and_each_is_described_once() {
     assert_eq!(path::delays(5, 51712), "data/spindle/delays/5-51712");
     assert_eq!(path::parse_stat("5-51712"), Some((5, 51712)));
     assert_eq!(path::core(1), "data/spindle/core/1");
+    assert_eq!(path::trace(1), "data/spindle/trace/1");
     assert_eq!(path::targets("nvme0n1"), "data/spindle/targets/nvme0n1");
     assert_eq!(path::health("nvme0"), "data/spindle/disk/nvme0");
 }

@@ -289,6 +289,7 @@ impl<H: Hypervisor> Devices<H> {
             let place = outfit.as_ref().ok().map(|outfit| outfit.place);
             match outfit.and_then(open) {
                 Ok((mut session, mapped)) => {
+                    session.set_device(id.device);
                     if let Some(share) = self.shares.of(&self.list[at].limits) {
                         session.set_share(share);
                     }

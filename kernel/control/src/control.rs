@@ -390,9 +390,9 @@ impl<H: Hypervisor, W: CoreWorker> Control<H, W> {
             self.disks.ask_health();
         }
         if now >= self.statistics.due() {
-            let (devices, cores) = (&self.devices, &self.cores);
+            let (devices, cores, kept) = (&self.devices, &self.cores, self.devices.keeper.kept());
             self.statistics
-                .publish(now, devices, cores, &mut self.backend);
+                .publish(now, devices, cores, kept, &mut self.backend);
             // The counters.
             self.devices.changed = true;
             self.rounds.pump_soon();

@@ -1,11 +1,15 @@
 //! The counters, published in xenstore for dom0 to read: two lines for each attached disk, summed
 //! over its rings, and one for each core.
 
-use alloc::string::ToString;
+use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use core::fmt::Write;
 
+use spindle_kept::Kept;
+use spindle_kept::layout::CALLERS;
 use spindle_status::path;
 use spindle_status::stats::{DelayLine, DeviceLine, RingSnapshot, RingStats};
+use spindle_status::trace::TraceEvent;
 use spindle_xen::xenbus::Backend;
 
 use crate::cores::Cores;
@@ -19,10 +23,22 @@ use crate::worker::CoreWorker;
 const PERIOD_NS: u64 = 5_000_000_000;
 
 /// What was published last.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Statistics {
     published: Published,
+    /// How many events of each vCPU were recorded when they were published last.
+    traced: [u64; CALLERS],
     due: u64,
+}
+
+impl Default for Statistics {
+    fn default() -> Self {
+        Self {
+            published: Published::default(),
+            traced: [0; CALLERS],
+            due: 0,
+        }
+    }
 }
 
 impl Statistics {
@@ -43,6 +59,7 @@ impl Statistics {
         now: u64,
         devices: &Devices<H>,
         cores: &Cores<H, W>,
+        kept: &Kept,
         backend: &mut Backend,
     ) {
         self.due = now + PERIOD_NS;
@@ -71,5 +88,22 @@ impl Statistics {
             });
         }
         self.published.update(nodes, backend);
+        self.publish_events(kept, backend);
+    }
+
+    /// Publishes the last events of each vCPU that has had any since.
+    fn publish_events(&mut self, kept: &Kept, backend: &mut Backend) {
+        for (caller, traced) in self.traced.iter_mut().enumerate() {
+            let recorder = kept.recorder(caller);
+            if recorder.count() == core::mem::replace(traced, recorder.count()) {
+                continue;
+            }
+            let mut line = String::new();
+            for event in recorder.events() {
+                // A string takes everything.
+                let _ = write!(line, "{} ", TraceEvent::from_words(event));
+            }
+            backend.publish(path::trace(caller), line);
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! From the disk's word back to the ring: completions, copies of what was read, responses.
 
 use spindle_block::{IoError, IoResult, Op, Segment};
+use spindle_status::trace::kind;
 use spindle_xen::grant::CopyOp;
 
 use super::arena::Arena;
@@ -313,6 +314,7 @@ impl Session {
     pub(super) fn respond(&mut self, index: u16, id: u64, operation: Operation, status: RspStatus) {
         if status != RspStatus::OKAY {
             self.stats.errors.add(1);
+            self.note_error(index, kind::FAILED, operation);
         }
         self.ring.push_response(index, id, operation, status);
     }

@@ -3,6 +3,7 @@
 use core::slice;
 
 use spindle_block::{Command, DiskQueue, Extent, Op, Segment, Tag, Unit};
+use spindle_status::trace::kind;
 use spindle_xen::grant::GrantOps;
 
 use super::progress::Progress;
@@ -101,17 +102,13 @@ impl Session {
         queue: &mut Q,
         grants: &G,
     ) -> u32 {
-        let pending = self.ring.pending().unwrap_or(0);
-        let mut waiting = pending.min(most);
+        let waiting = self.ring.pending().unwrap_or(0).min(most);
         if waiting == 0 {
-            match pending {
-                1 if self.limited && self.allows_one() => waiting = 1,
-                2.. if self.limited => {
-                    return self.intake_within(ring, budget, Some(queue), grants);
-                }
+            return match self.limited {
+                true => self.intake_within(ring, budget, Some(queue), grants),
                 // A whole visit follows.
-                _ => return 0,
-            }
+                false => 0,
+            };
         }
         if let Some(cache) = &mut self.cache {
             cache.next_turn();
@@ -386,7 +383,11 @@ impl Session {
             self.arena.give(run);
         }
         self.ring.note_taken();
-        self.respond(index, id, operation, status);
+        if status != RspStatus::OKAY {
+            self.stats.errors.add(1);
+            self.note_error(index, kind::REFUSED, operation);
+        }
+        self.ring.push_response(index, id, operation, status);
     }
 
     /// Takes slot `index` for a request that is in it.

@@ -126,6 +126,7 @@ impl Session {
             seen.look(start, start.wrapping_add(waiting), self.now_ns);
         }
         if most == 0 {
+            self.note_held_back();
             return 0;
         }
         self.note_held();

@@ -95,6 +95,7 @@ pub(super) fn start(
         let grants = NotedGrants::new(CoreGrants(machine), kept.mappings(), vcpu);
         let mut core = RingCore::new(config, queues, grants, machine.cpu(vcpu), buffers).unwrap();
         core.note_work(AtWork::at(kept.work(), vcpu).unwrap());
+        core.record_in(kept.recorder(vcpu));
         if again {
             core.hold();
         }
@@ -154,7 +155,7 @@ impl World {
             grant,
             check,
         };
-        self.poke(|store| store.write(&path, &order.to_string()));
+        self.poke(|store| store.write(&path, order.to_string()));
     }
 
     /// Updates the kernel; gives how long the domain took for that, in ns, and how long it was drained.
@@ -208,9 +209,10 @@ impl World {
             let pages = || kept.view(first, place.pages as usize).unwrap();
             let room = &mut [0; 1 << 12];
             // The journal says how many slots its ring has.
-            let slots = match Journal::recover(pages(), 1, room) {
-                Err((BadJournal::Requests { found, .. }, _)) => found,
-                _ => return 0,
+            let Err((BadJournal::Requests { found: slots, .. }, _)) =
+                Journal::recover(pages(), 1, room)
+            else {
+                return 0;
             };
             let found = Journal::recover(pages(), slots, room);
             found.map_or(0, |(_, unanswered)| unanswered.count())
