@@ -52,6 +52,11 @@ pub(crate) enum Verb {
     /// what is written for its own.
     #[command(subcommand)]
     Volume(VolumeVerb),
+    /// Give a running guest a disk of a Spindle, under the first free name unless another is asked for, and
+    /// wait until it is connected. A target is named as in a disk line, or by how its name begins.
+    Attach(AttachArgs),
+    /// Take a disk from its guest, and wait until it is gone.
+    Detach(DetachArgs),
     /// Have the kernel of a Spindle die, to see that it starts again in its own domain and that guests
     /// notice no more than a pause. It must have been created with the option drill=on.
     Crash(CrashArgs),
@@ -255,6 +260,45 @@ pub(crate) struct LimitArgs {
     pub(crate) words: Vec<String>,
     /// Seconds to wait for the answer.
     #[arg(long, default_value_t = 10, value_parser = value_parser!(u64).range(..=DAY))]
+    pub(crate) timeout: u64,
+    /// Seconds to wait for another spindlectl that changes something.
+    #[arg(long, default_value_t = 120, value_parser = value_parser!(u64).range(..=DAY))]
+    pub(crate) lock_timeout: u64,
+}
+
+#[derive(Args)]
+pub(crate) struct AttachArgs {
+    /// The guest, by name or number.
+    pub(crate) guest: String,
+    /// What it is to be given, such as nvme0n1p1, vg0/web or PARTLABEL=web; with limits or shared: before it
+    /// as in a disk line.
+    pub(crate) target: String,
+    /// What the guest is to call it [default: the first of xvda to xvdp that it has not].
+    #[arg(long)]
+    pub(crate) vdev: Option<String>,
+    /// Let the guest only read it.
+    #[arg(long)]
+    pub(crate) read_only: bool,
+    /// The domain that has it, if several do.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) from: Option<String>,
+    /// Seconds to wait until it is connected.
+    #[arg(long, default_value_t = 30, value_parser = value_parser!(u64).range(..=DAY))]
+    pub(crate) timeout: u64,
+    /// Seconds to wait for another spindlectl that changes something.
+    #[arg(long, default_value_t = 120, value_parser = value_parser!(u64).range(..=DAY))]
+    pub(crate) lock_timeout: u64,
+}
+
+#[derive(Args)]
+pub(crate) struct DetachArgs {
+    /// The guest and what it calls the disk, such as web/xvda; one of them where that is enough.
+    pub(crate) device: String,
+    /// Cut it off even if the guest uses it, which has I/O errors there.
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// Seconds to wait until it is gone.
+    #[arg(long, default_value_t = 30, value_parser = value_parser!(u64).range(..=DAY))]
     pub(crate) timeout: u64,
     /// Seconds to wait for another spindlectl that changes something.
     #[arg(long, default_value_t = 120, value_parser = value_parser!(u64).range(..=DAY))]

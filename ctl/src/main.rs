@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 mod assign;
+mod attach;
 mod check;
 mod clean;
 mod cli;
@@ -92,9 +93,11 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 
+use attach::Attach;
 use cli::{
-    CheckArgs, Cli, CrashArgs, CreateArgs, DestroyArgs, GenerateArgs, LimitArgs, LogArgs,
-    NamedVolume, RescanArgs, RestartArgs, StatArgs, Top, UpdateArgs, Verb, VolumeVerb, WhyArgs,
+    AttachArgs, CheckArgs, Cli, CrashArgs, CreateArgs, DestroyArgs, DetachArgs, GenerateArgs,
+    LimitArgs, LogArgs, NamedVolume, RescanArgs, RestartArgs, StatArgs, Top, UpdateArgs, Verb,
+    VolumeVerb, WhyArgs,
 };
 use crash::Crash;
 use create::Failing;
@@ -131,6 +134,8 @@ fn main() -> ExitCode {
         Verb::Rescan(args) => rescan(out, &args),
         Verb::Limit(args) => limit(out, &args),
         Verb::Volume(verb) => volume(out, verb),
+        Verb::Attach(args) => attach(out, &args),
+        Verb::Detach(args) => detach(out, &args),
         Verb::Crash(args) => crash(out, &args),
         Verb::List => list(out),
         Verb::Stat(args) => stat(out, &args),
@@ -344,6 +349,40 @@ fn change_volume(out: Output, args: &NamedVolume, action: VolumeAction) -> Resul
         "" => format!("{volume}: done"),
         said => format!("{volume}: done, {said}"),
     })
+}
+
+fn attach(out: Output, args: &AttachArgs) -> Result<()> {
+    let mut host = Dom0::new();
+    alone(
+        &mut host,
+        args.lock_timeout,
+        &format!("attach {}", args.guest),
+    )?;
+    let wanted = Attach {
+        guest: &args.guest,
+        target: &args.target,
+        vdev: args.vdev.as_deref(),
+        read_only: args.read_only,
+        from: args.from.as_deref(),
+        patience: Duration::from_secs(args.timeout),
+    };
+    out.message(&attach::attach(&mut host, &wanted)?)
+}
+
+fn detach(out: Output, args: &DetachArgs) -> Result<()> {
+    let mut host = Dom0::new();
+    alone(
+        &mut host,
+        args.lock_timeout,
+        &format!("detach {}", args.device),
+    )?;
+    let patience = Duration::from_secs(args.timeout);
+    out.message(&attach::detach(
+        &mut host,
+        &args.device,
+        args.force,
+        patience,
+    )?)
 }
 
 fn crash(out: Output, args: &CrashArgs) -> Result<()> {

@@ -49,6 +49,33 @@ impl Fake {
         self.store_later(second, &format!("{own}/limited"), &answer);
     }
 
+    /// Has the Spindle open a disk at once, and its guest connect it in a second.
+    fn attach_disk(&mut self, guest: &str, line: &str) {
+        let word = |name: &str| {
+            let mut words = line.split(',').filter_map(|word| word.strip_prefix(name));
+            words.next().unwrap_or_default().to_string()
+        };
+        let vdev = word("vdev=");
+        let number = vdev
+            .bytes()
+            .last()
+            .map_or(0, |letter| u32::from(letter - b'a'));
+        let own = format!(
+            "/local/domain/3/backend/vbd/{guest}/{}",
+            51712 + 16 * number
+        );
+        for (key, value) in [
+            ("dev", vdev),
+            ("params", word("target=")),
+            ("state", "2".into()),
+        ] {
+            self.store(&format!("{own}/{key}"), &value);
+        }
+        if !self.deaf {
+            self.store_later(Duration::from_secs(1), &format!("{own}/state"), "4");
+        }
+    }
+
     /// Runs a program, no more than this many steps of it.
     pub(super) fn execute(&mut self, call: &Call, steps: u8) -> Result<String> {
         let words = call.arguments.iter().map(String::as_str);
@@ -165,6 +192,12 @@ impl Fake {
                     let id = path.split('/').nth(3).unwrap_or_default().to_string();
                     self.end(&id);
                 }
+            }
+            ["xl", "block-attach", guest, line] => self.attach_disk(guest, line),
+            ["xl", "block-detach", .., guest, device] => {
+                ensure!(!self.deaf, "libxl: timed out");
+                let own = format!("/local/domain/3/backend/vbd/{guest}/{device}");
+                self.store_later(Duration::from_secs(1), &format!("{own}/state"), "6");
             }
             ["modprobe", _] => {}
             ["xl", "trigger", id, "nmi"] => {
