@@ -33,6 +33,7 @@ mod failure_tests;
 mod fake;
 mod fault;
 mod generate;
+mod health;
 mod host;
 mod json;
 mod life;

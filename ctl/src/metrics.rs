@@ -7,6 +7,7 @@ use spindle_status::counter;
 use spindle_status::statistic::{StatUnit, Statistic};
 use spindle_status::stats::{CoreSnapshot, DeviceLine, RingSnapshot};
 
+use crate::health;
 use crate::life::KernelLife;
 use crate::spindle::{PublishedDisk, Spindle};
 use crate::tables;
@@ -62,6 +63,7 @@ pub(crate) fn text(spindles: &[Spindle]) -> String {
         .map(|(labels, core)| (labels.as_str(), core.readings()))
         .collect();
     counted(&mut out, "core", &CoreSnapshot::ABOUT, &readings);
+    health::metrics(&mut out, spindles);
     out
 }
 
@@ -134,7 +136,7 @@ fn histogram(out: &mut String, name: &str, labels: &str, about: &Statistic, plac
     line(out, &format!("{name}_count"), labels, &sum);
 }
 
-/// The metrics of disks and cores as a table in Markdown.
+/// The metrics of disks, cores and controllers as a table in Markdown.
 pub(crate) fn markdown() -> String {
     let mut out = "| metric | type | meaning |\n| --- | --- | --- |\n".to_string();
     for (of, all) in [
@@ -150,7 +152,7 @@ pub(crate) fn markdown() -> String {
             out += &format!("| `{name}{label}` | {kind} | {help} |\n");
         }
     }
-    out
+    out + &health::markdown()
 }
 
 /// A gauge or counter of a kernel's life, if the domain shows it.
@@ -233,17 +235,19 @@ fn disks(spindles: &[Spindle]) -> impl Iterator<Item = (String, &DeviceLine)> {
     all.filter(move |(labels, _)| seen.insert(labels.clone()))
 }
 
-fn family(out: &mut String, name: &str, kind: &str, help: &str) {
+/// Declares a metric.
+pub(crate) fn family(out: &mut String, name: &str, kind: &str, help: &str) {
     // Writing to a string cannot fail.
     let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
 }
 
-fn line(out: &mut String, name: &str, labels: &str, value: &dyn std::fmt::Display) {
+/// A sample.
+pub(crate) fn line(out: &mut String, name: &str, labels: &str, value: &dyn std::fmt::Display) {
     let _ = writeln!(out, "{name}{{{labels}}} {value}");
 }
 
 /// A label's value in its quotes, without what a terminal would act on.
-fn label(text: &str) -> String {
+pub(crate) fn label(text: &str) -> String {
     let text = text.replace('\\', "\\\\").replace('"', "\\\"");
     format!("\"{}\"", tables::text(&text.replace('\n', "\\n")))
 }

@@ -391,6 +391,19 @@ fn faster(out: &mut Reasons, spindle: &Spindle, disk: &PublishedDisk, back: &Key
         out.add(Topic::State, what, "");
     }
     delays(out, &counters);
+    for (name, health) in &spindle.health {
+        let resets: u64 = value(health, "resets").unwrap_or(0);
+        if resets > 0 {
+            out.add(
+                Topic::Problem,
+                format!(
+                    "{} was reset {resets} times, since it did not do its work",
+                    text(name)
+                ),
+                format!("`spindlectl log {}` says why", text(&spindle.name)),
+            );
+        }
+    }
     let spurious = spindle.health.iter().filter_map(|(name, health)| {
         let count: u64 = value(health, "spurious_completions")?;
         (count > 0).then_some((name, count))

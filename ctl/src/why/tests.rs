@@ -192,6 +192,11 @@ fn what_keeps_it_from_working_is_a_problem() {
             "spurious_completions=3",
             "vda gave 3 answers",
         ),
+        (
+            &*format!("{data}/disk/nvme0"),
+            "resets=2 aborts=1 spurious_completions=0",
+            "nvme0 was reset 2 times, since it did not do its work > `spindlectl log",
+        ),
     ] {
         let mut host = serving();
         host.store(path, value);

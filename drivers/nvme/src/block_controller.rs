@@ -13,7 +13,7 @@ use spindle_block::{
 };
 use spindle_hw::{Clock, DmaAlloc, Registers};
 
-use crate::{Back, Change, Controller, Error, HealthLog, QueuePair};
+use crate::{Back, Change, Controller, Error, HealthLog, QueuePair, Repairs};
 
 /// A controller with a number, a handle to its registers for each queue, and the way to keep it
 /// from memory.
@@ -32,6 +32,8 @@ pub struct NvmeDisk<R, C, M, B> {
     /// The health log that came last.
     health: Option<HealthLog>,
     spurious: SpuriousCompletions,
+    /// What was reported last of what was done about it.
+    repairs: Repairs,
 }
 
 impl<R, C, M, B> NvmeDisk<R, C, M, B> {
@@ -55,6 +57,7 @@ impl<R, C, M, B> NvmeDisk<R, C, M, B> {
             pulled_out: None,
             health: None,
             spurious: SpuriousCompletions::default(),
+            repairs: Repairs::default(),
         }
     }
 }
@@ -133,14 +136,16 @@ where
             log::warn!("disk {}: a completion for no command: ignored", self.name);
         }
         self.health = health.or(self.health);
-        let news = health.is_some() || before.is_some();
+        let repairs = self.controller.repairs();
+        let repaired = core::mem::replace(&mut self.repairs, repairs) != repairs;
+        let news = health.is_some() || before.is_some() || repaired;
         DiskEvents {
             wake: attention.wake,
             soon: attention.soon,
             changes: attention.changes.into_iter().map(change).collect(),
             health: news.then(|| match &self.health {
-                Some(health) => format!("{health} {}", self.spurious),
-                None => self.spurious.to_string(),
+                Some(health) => format!("{health} {repairs} {}", self.spurious),
+                None => format!("{repairs} {}", self.spurious),
             }),
             lost: lost.or(pulled_out),
             cache_lost: attention.cache_lost,

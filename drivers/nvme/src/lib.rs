@@ -178,7 +178,7 @@ pub use identity::Identity;
 pub use lifecycle::stop;
 pub use namespace::{Namespace, NamespaceError};
 pub use queue::QueuePair;
-pub use recovery::{Attention, Back, Lost};
+pub use recovery::{Attention, Back, Lost, Repairs};
 pub use registers::register_bytes;
 pub use standby::Standby;
 pub use status::Status;

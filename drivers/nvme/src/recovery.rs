@@ -13,6 +13,7 @@
 //! disabled.
 
 use alloc::vec::Vec;
+use core::fmt;
 use core::time::Duration;
 
 use spindle_hw::{Clock, DmaAlloc, Registers, Span};
@@ -129,9 +130,27 @@ struct Trial {
     alone: bool,
 }
 
+/// What was done about the controller, and may show that it is about to fail. Printed as words of
+/// [`spindle_block::DiskEvents::health`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Repairs {
+    /// Resets that were begun, of a controller that was lost as well.
+    pub resets: u64,
+    /// Commands that the controller was asked to abort, since they were late.
+    pub aborts: u64,
+}
+
+impl fmt::Display for Repairs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "resets={} aborts={}", self.resets, self.aborts)
+    }
+}
+
 /// How far things have gone.
 #[derive(Debug)]
 pub(crate) struct Recovery {
+    /// How often what was done.
+    repairs: Repairs,
     pub(crate) stage: Stage,
     pub(crate) order: Order,
     abort: Option<Abort>,
@@ -166,6 +185,7 @@ pub(crate) struct Recovery {
 impl Recovery {
     pub(crate) fn new() -> Self {
         Self {
+            repairs: Repairs::default(),
             stage: Stage::Running,
             order: Order::default(),
             abort: None,
@@ -187,6 +207,12 @@ impl Recovery {
 }
 
 impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
+    /// What has been done about it so far.
+    #[must_use]
+    pub const fn repairs(&self) -> Repairs {
+        self.recovery.repairs
+    }
+
     /// Looks after the controller: late commands, failure, events. To be called about once a
     /// second as long as somebody uses the disk, and sooner where it says so.
     pub fn attend(&mut self) -> Attention {
@@ -412,6 +438,7 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
             (self.recovery.spent, self.recovery.subsystem) = (0, Subsystem::Untried);
         }
         self.count_reset();
+        self.recovery.repairs.resets += 1;
         self.recovery.abort = None;
         let trial = self.recovery.trial.take();
         (self.series, self.event) = (Series::default(), None);
@@ -707,6 +734,7 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
                 waited: self.timeout,
             });
         }
+        self.recovery.repairs.aborts += 1;
         self.recovery.abort = Some(abort);
         Ok(())
     }

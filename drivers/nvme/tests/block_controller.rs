@@ -153,13 +153,26 @@ fn completions_for_nothing_are_counted_over_all_queues_and_are_part_of_the_healt
         assert_eq!(drain(queue), []);
     }
     let health = disk.attend().health;
-    assert_eq!(health.as_deref(), Some("spurious_completions=5"));
+    let expected = "resets=0 aborts=0 spurious_completions=5";
+    assert_eq!(health.as_deref(), Some(expected));
     assert_eq!(disk.attend().health, None, "no news");
     disk.ask_health();
     let health = disk.attend().health.unwrap();
     assert!(health.starts_with("warnings=none "), "{health}");
-    assert!(health.ends_with(" spurious_completions=5"), "{health}");
+    assert!(health.ends_with(expected), "{health}");
     disk.shutdown(queues).unwrap();
+}
+
+#[test]
+fn resets_are_part_of_the_health_and_reported_as_they_come() {
+    let rig = Rig::new(config());
+    let mut disk = disk(&rig, None);
+    assert_eq!(disk.attend(), DiskEvents::default());
+    rig.disk.die();
+    let health = disk.attend().health;
+    let expected = "resets=1 aborts=0 spurious_completions=0";
+    assert_eq!(health.as_deref(), Some(expected));
+    assert_eq!(disk.attend().health, None, "no news");
 }
 
 /// How a controller in the place of another one gets names of its own.

@@ -38,6 +38,8 @@ fn a_command_that_is_aborted_is_tried_once_more() {
     }
     assert_eq!(bed.answers[1..], [(2, Err(IoError::Aborted))]);
     assert_eq!(rig.disk.resets(), 0);
+    let repairs = bed.controller.repairs();
+    assert_eq!((repairs.resets, repairs.aborts), (0, 4));
     rig.obeyed();
 }
 

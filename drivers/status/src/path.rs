@@ -95,9 +95,9 @@ nodes! {
     DELAYS = "delays", "delays/<guest>-<device>", Spindle;
     /// The last events of a core, also of former lives, for `spindlectl trace`; every 5 s if there are new ones.
     TRACE = "trace", "trace/<n>", Spindle;
-    /// `nvme<n>`: a controller's SMART log, once a minute while it is in use, and when it warns; of a virtio
-    /// disk as well, `spurious_completions`: how many answers it gave that nothing was waiting for, which are
-    /// ignored.
+    /// `nvme<n>`: a controller's SMART log, once a minute while it is in use, and when it warns; how often it
+    /// was reset (`resets`) and had commands aborted (`aborts`); of a virtio disk as well,
+    /// `spurious_completions`: how many answers it gave that nothing was waiting for, which are ignored.
     HEALTH = "disk", "disk/<controller>", Spindle;
     /// A ring core's busy share, poll iterations and sleeps, every 5 s.
     CORE = "core", "core/<n>", Spindle;
