@@ -52,6 +52,9 @@ pub(crate) enum Verb {
     /// what is written for its own.
     #[command(subcommand)]
     Volume(VolumeVerb),
+    /// Set options of a Spindle while it runs: log and poll_us. They hold over a death or an update of the
+    /// kernel, until the domain ends.
+    Set(SetArgs),
     /// Give a running guest a disk of a Spindle, under the first free name unless another is asked for, and
     /// wait until it is connected. A target is named as in a disk line, or by how its name begins.
     Attach(AttachArgs),
@@ -256,6 +259,22 @@ pub(crate) struct LimitArgs {
     /// What is to be other than it is: iops=N and bandwidth=BYTES a second, each also with -read or
     /// -write, burst=MS, weight=1..64, group=NAME; none for no limit or no group. Without any, what holds
     /// is printed.
+    #[arg(value_name = "KEY=VALUE")]
+    pub(crate) words: Vec<String>,
+    /// Seconds to wait for the answer.
+    #[arg(long, default_value_t = 10, value_parser = value_parser!(u64).range(..=DAY))]
+    pub(crate) timeout: u64,
+    /// Seconds to wait for another spindlectl that changes something.
+    #[arg(long, default_value_t = 120, value_parser = value_parser!(u64).range(..=DAY))]
+    pub(crate) lock_timeout: u64,
+}
+
+#[derive(Args)]
+pub(crate) struct SetArgs {
+    /// The domain's name.
+    pub(crate) name: String,
+    /// What is to be other than it is: log=off, error, warn, info, debug or trace; poll_us=MICROSECONDS or
+    /// always. Without any, what was set so is printed.
     #[arg(value_name = "KEY=VALUE")]
     pub(crate) words: Vec<String>,
     /// Seconds to wait for the answer.

@@ -62,6 +62,7 @@ mod rescan;
 mod restart;
 #[cfg(test)]
 mod restart_tests;
+mod set;
 mod sheet;
 #[cfg(test)]
 mod shutdown_tests;
@@ -97,8 +98,8 @@ use clap::Parser;
 use attach::Attach;
 use cli::{
     AttachArgs, CheckArgs, Cli, CrashArgs, CreateArgs, DestroyArgs, DetachArgs, GenerateArgs,
-    LimitArgs, LogArgs, NamedVolume, RescanArgs, RestartArgs, StatArgs, Top, UpdateArgs, Verb,
-    VolumeVerb, WhyArgs,
+    LimitArgs, LogArgs, NamedVolume, RescanArgs, RestartArgs, SetArgs, StatArgs, Top, UpdateArgs,
+    Verb, VolumeVerb, WhyArgs,
 };
 use crash::Crash;
 use create::Failing;
@@ -135,6 +136,7 @@ fn main() -> ExitCode {
         Verb::Rescan(args) => rescan(out, &args),
         Verb::Limit(args) => limit(out, &args),
         Verb::Volume(verb) => volume(out, verb),
+        Verb::Set(args) => set(out, &args),
         Verb::Attach(args) => attach(out, &args),
         Verb::Detach(args) => detach(out, &args),
         Verb::Crash(args) => crash(out, &args),
@@ -349,6 +351,22 @@ fn change_volume(out: Output, args: &NamedVolume, action: VolumeAction) -> Resul
     out.message(&match said.as_str() {
         "" => format!("{volume}: done"),
         said => format!("{volume}: done, {said}"),
+    })
+}
+
+fn set(out: Output, args: &SetArgs) -> Result<()> {
+    let mut host = Dom0::new();
+    if !args.words.is_empty() {
+        alone(&mut host, args.lock_timeout, &format!("set {}", args.name))?;
+    }
+    let patience = Duration::from_secs(args.timeout);
+    let settings = set::set(&mut host, &args.name, &args.words, patience)?;
+    if out.json {
+        return show(serde_json::json!({ "name": args.name, "settings": settings }));
+    }
+    show(match settings.as_str() {
+        "" => format!("{}: nothing was set while it runs", args.name),
+        settings => format!("{}: {settings}", args.name),
     })
 }
 

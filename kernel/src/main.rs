@@ -199,7 +199,7 @@ fn serve(machine: Machine) -> ! {
     let ram = mm::RamPages(memory.dma);
     let ram = RamDisks::take_up(restart::ram_records(), ram, life);
     let Some((store, xen)) = xen.and_then(|mut xen| Some((xen.store.take()?, xen))) else {
-        let config = settings::collect(None, clock, line);
+        let config = settings::collect(None, clock, line, false);
         let mut disks = disks::probe(&config, &boot.info.map, &memory, clock, 1, ram);
         info!("no xenstore: no guest can be served");
         let queues = disks.queues();
@@ -213,7 +213,8 @@ fn serve(machine: Machine) -> ! {
         info!("closed {closed} event channels of the last life");
     }
     let (mut ring, port) = restart::ring(store, xen.events, clock);
-    let config = settings::collect(Some((&mut ring, port, xen.events)), clock, line);
+    let again = restart::is_again();
+    let config = settings::collect(Some((&mut ring, port, xen.events)), clock, line, again);
     if config.drill {
         warn!("drill=on: an operator may have the kernel die");
     }

@@ -7,6 +7,7 @@ use log::{info, warn};
 use spindle_config::{Config, STORE_PATH};
 use spindle_control::LOOK_NS;
 use spindle_hw::Clock;
+use spindle_status::path;
 use spindle_xen::event::{Deadline, Notify, Port};
 use spindle_xen::store::{Client, Event, Priority, Request, Ring};
 
@@ -16,17 +17,19 @@ use crate::xen::{Events, sched, time::CoreClock};
 /// there at all.
 const PATIENCE_NS: u64 = 5_000_000_000;
 
-/// Reads the options from xenstore, if there is a ring to it, and from the command line, and sets
-/// the log level.
+/// Reads the options from xenstore, if there is a ring to it, and from the command line, and those that
+/// were set while a former life ran, if this one is `again`; and sets the log level.
 pub(crate) fn collect(
     store: Option<(&mut Ring, Port, Events)>,
     clock: &CoreClock,
     command_line: &str,
+    again: bool,
 ) -> Config {
     let mut config = Config::default();
     let complain = |place: &str, error: spindle_config::ConfigError| warn!("{place}: {error}");
-    if let Some((ring, port, events)) = store {
-        match read(ring, port, events, clock) {
+    let mut store = store;
+    if let Some((ring, port, events)) = &mut store {
+        match read(STORE_PATH, ring, *port, *events, clock) {
             Some(text) => {
                 info!("options in xenstore: {text}");
                 config.set_all(&text, |error| complain(STORE_PATH, error));
@@ -39,21 +42,29 @@ pub(crate) fn collect(
             complain("command line", error);
         }
     }
+    if again
+        && let Some((ring, port, events)) = store
+        && let Some(text) = read(path::SETTINGS, ring, port, events, clock)
+    {
+        info!("options set while Spindle ran: {text}");
+        config.set_all(&text, |error| complain(path::SETTINGS, error));
+    }
     log::set_max_level(config.log);
     config
 }
 
-/// The text of the options' node; `None` without one. Waits for the answer, however long it takes: one
+/// The text of a node with options; `None` without one. Waits for the answer, however long it takes: one
 /// that came later, or what is left of it, the next client of the ring would take for its own. And
 /// without xenstored there are no guests to serve.
 fn read(
+    node: &str,
     ring: &mut Ring,
     port: Port,
     events: Events,
     clock: &CoreClock,
 ) -> Option<alloc::string::String> {
     let mut client = Client::new();
-    client.send(vec![Request::Read(STORE_PATH.into())], Priority::Urgent);
+    client.send(vec![Request::Read(node.into())], Priority::Urgent);
     let mut patience = Some(clock.now_ns() + PATIENCE_NS);
     loop {
         events.take_pending(port);

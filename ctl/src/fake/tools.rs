@@ -180,6 +180,13 @@ impl Fake {
                     let second = Duration::from_secs(1);
                     self.store_later(second, &format!("{own}/volume-done"), &answer);
                 }
+                if let Some(own) = path.strip_suffix("/setting")
+                    && !self.deaf
+                {
+                    let word = value.split(' ').next().unwrap_or_default();
+                    let answer = format!("{word} done");
+                    self.store_later(Duration::from_secs(1), &format!("{own}/set"), &answer);
+                }
                 if path.ends_with("/data/spindle/update") {
                     self.answer_update(path.to_string());
                 }

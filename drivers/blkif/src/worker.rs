@@ -74,6 +74,8 @@ pub enum Order {
     /// former life of the kernel has ended, on all queues of the disk, or its controller was disabled
     /// since. No answer.
     Begin(usize),
+    /// Poll for another time without finding work, from now on. No answer.
+    Poll(PollTime),
     /// Read or write blocks of a disk for control; answered by [`Report::Access`]. A core has one at a time.
     Access(Box<BlockAccess>),
     /// Take no more requests from any ring, for good, and finish those that were taken; answered by
@@ -645,6 +647,7 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> Worker<Q, G, N> {
             Order::CutOff(disk) => self.owing |= !core.cut_off(disk),
             Order::Renew(disk) => core.renew(disk),
             Order::Begin(disk) => core.begin(disk),
+            Order::Poll(poll) => self.pacer = Pacer::new(poll),
             Order::Access(read) => match core.begin_access(read) {
                 Ok(()) => {
                     self.owing = true;

@@ -87,6 +87,13 @@ nodes! {
     VOLUME = "volume", "volume", Dom0;
     /// What became of that: the word, and `done`, perhaps with a remark, or `refused:` and why.
     VOLUME_DONE = "volume-done", "volume-done", Spindle;
+    /// Set an option while Spindle runs: a word that the answer repeats, and `KEY=VALUE`.
+    SETTING = "setting", "setting", Dom0;
+    /// What became of that: the word, and `done`, or `refused:` and why.
+    SET = "set", "set", Spindle;
+    /// The options that were set like that: they hold over a death and an update of the kernel, which reads
+    /// them after all others.
+    SETTINGS = "settings", "settings", Dom0;
     /// The limits and the weight of a device or a group that has any.
     LIMITS = "limits", "limits/<guest>-<device>, limits/@<group>", Spindle;
     /// Counters of a device, summed over its rings, every 5 s; named as blkback's.

@@ -245,7 +245,7 @@ impl Bed {
             Action::Rescan => kernel.rescans += 1,
             Action::Drill(order) => kernel.drills.push(order),
             Action::Update(order) => kernel.updates.push(order),
-            Action::Limit(order) => kernel.limits.push(order),
+            Action::Limit(order) | Action::Setting(order) => kernel.limits.push(order),
             Action::Volume(order) => unreachable!("no volume is asked for: {order:?}"),
             Action::ShutdownRequested(kind) => kernel.shutdown_requested = Some(kind),
             Action::ShutDown { clean } => kernel.shut_down = Some(clean),

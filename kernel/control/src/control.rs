@@ -28,6 +28,7 @@ use crate::leave::{Departure, HandOver, LifeEnd, STAND_BY_NS};
 use crate::listing::Listing;
 use crate::rings::RingMapper;
 use crate::rounds::{Pace, Rounds, Sleep};
+use crate::settings;
 use crate::shares::Shares;
 use crate::statistics::Statistics;
 use crate::sweep::sweep;
@@ -240,6 +241,12 @@ impl<H: Hypervisor, W: CoreWorker> Control<H, W> {
                         self.rounds.pump_soon();
                     }
                     self.rounds.disks_seen(Pace::Soon, now);
+                }
+                Action::Setting(order) => {
+                    let answer = settings::set(&order, &mut self.cores);
+                    info!("set {answer}");
+                    self.backend.publish(path::SET, answer);
+                    self.rounds.pump_soon();
                 }
                 Action::ShutdownRequested(kind) => {
                     info!("shutdown requested: {kind:?}");

@@ -296,6 +296,7 @@ impl<H: Hypervisor, W: CoreWorker> Cores<H, W> {
                     | Order::Access(_)
                     | Order::Renew(_)
                     | Order::Begin(_)
+                    | Order::Poll(_)
             );
             core.given += 1;
             core.waiting += usize::from(answered);

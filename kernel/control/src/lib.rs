@@ -41,6 +41,7 @@ mod published;
 mod ram_disks;
 mod rings;
 mod rounds;
+mod settings;
 mod shares;
 mod statistics;
 mod sweep;

@@ -22,15 +22,18 @@ pub(super) enum OrderNode {
     Limit,
     /// What is to be done with a logical volume.
     Volume,
+    /// An option.
+    Setting,
 }
 
 impl OrderNode {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 6] = [
         Self::SysRq,
         Self::Crash,
         Self::Update,
         Self::Limit,
         Self::Volume,
+        Self::Setting,
     ];
     const DRILLS: [Self; 2] = [Self::SysRq, Self::Crash];
 
@@ -41,6 +44,7 @@ impl OrderNode {
             Self::Update => path::UPDATE,
             Self::Limit => path::LIMIT,
             Self::Volume => path::VOLUME,
+            Self::Setting => path::SETTING,
         }
     }
 
@@ -51,6 +55,7 @@ impl OrderNode {
             Self::Update => "update",
             Self::Limit => "limit",
             Self::Volume => "volume",
+            Self::Setting => "setting",
         }
     }
 }
@@ -75,9 +80,12 @@ impl Backend {
         self.orders.wanted.push(OrderNode::Update);
     }
 
-    /// Has [`Action::Limit`] come when an administrator asks for other limits.
+    /// Has [`Action::Limit`] and [`Action::Setting`] come when an administrator asks for other limits or
+    /// options.
     pub fn take_limits(&mut self) {
-        self.orders.wanted.push(OrderNode::Limit);
+        self.orders
+            .wanted
+            .extend([OrderNode::Limit, OrderNode::Setting]);
     }
 
     /// Has [`Action::Volume`] come when an administrator asks for a logical volume to be changed.
@@ -135,7 +143,9 @@ impl Backend {
             None => {
                 let path = node.path().into();
                 let read = match node {
-                    OrderNode::Limit | OrderNode::Volume => Request::Read(path),
+                    OrderNode::Limit | OrderNode::Volume | OrderNode::Setting => {
+                        Request::Read(path)
+                    }
                     _ => Request::ReadBrief(path),
                 };
                 self.client.within(unit, Vec::new(), Vec::from([read]));
@@ -166,6 +176,7 @@ impl Backend {
                 OrderNode::Update => Action::Update(text),
                 OrderNode::Limit => Action::Limit(text),
                 OrderNode::Volume => Action::Volume(text),
+                OrderNode::Setting => Action::Setting(text),
             }),
             Err(TransactionError::Conflict) => self.order_due(node),
             Err(TransactionError::Refused(error)) => {

@@ -288,6 +288,8 @@ pub enum Action {
     /// An administrator asks for a logical volume to be changed (`data/spindle/volume` was written): what is
     /// there.
     Volume(Vec<u8>),
+    /// An administrator sets an option (`data/spindle/setting` was written): what is there.
+    Setting(Vec<u8>),
     /// The toolstack asks for a shutdown: call [`Backend::shutdown`](super::Backend::shutdown).
     ShutdownRequested(ShutdownKind),
     /// [`Backend::shutdown`](super::Backend::shutdown) has come to its end.

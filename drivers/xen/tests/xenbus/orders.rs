@@ -67,4 +67,9 @@ fn an_order_of_limits_comes_whole() {
     bed.settle();
     assert_eq!(bed.kernel.limits, [words.as_bytes()]);
     assert_eq!(bed.store.text(&node("data/spindle/limit")), Some(""));
+    let option = "1234567890123456789 io_timeout=3600 of which nothing is cut off, however long";
+    bed.store.write(&node("data/spindle/setting"), option);
+    bed.settle();
+    assert_eq!(bed.kernel.limits[1..], [option.as_bytes()]);
+    assert_eq!(bed.store.text(&node("data/spindle/setting")), Some(""));
 }

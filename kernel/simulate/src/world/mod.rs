@@ -376,7 +376,7 @@ impl World {
         // Watches are removed after the directory.
         self.pass(100);
         assert_eq!(self.machine.left(), [0, 0, 0], "mappings, ports, frames");
-        assert_eq!(self.store.watch_count(), 6);
+        assert_eq!(self.store.watch_count(), 7);
         assert_eq!(self.store.open_transactions(), 0);
     }
 
