@@ -224,3 +224,35 @@ fn groups_that_are_not_whole_or_that_guests_may_write_are_not_changed() {
     let reason = refused(&targets, &physical, "vg0/new");
     assert_eq!(reason, "a physical volume under it is not there");
 }
+
+#[test]
+fn what_a_guest_writes_alone_says_nothing_of_the_volumes_of_others() {
+    let bytes = disks(9, 49);
+    let (mut targets, mut physical) = look(&bytes, 9);
+    let claimed = targets.claim("nvme1n1p1", spindle_block::Access::Write, "1/1");
+    claimed.unwrap();
+    // It makes a group of that name there.
+    let mut text = LvmText::new("vg0").on(UUIDS[1]);
+    text.uuid = "Z".repeat(32);
+    let mut image = Image {
+        bytes: LvmImage::new(UUIDS[1], 2048, &text.text()).image(),
+        block_shift: 9,
+    };
+    let part = Volume {
+        name: "nvme1n1p1".into(),
+        sectors: 2048,
+        ..disk(1, 9)
+    };
+    let found = table(&part, &mut image).unwrap().physical;
+    assert_eq!(found.len(), 1);
+    physical.set(1, Unit(1), found);
+    let served = |targets: &Targets<&str>| {
+        let logical = physical.logical(targets).unwrap();
+        let names = logical.volumes.iter().map(|volume| volume.name.clone());
+        names.collect::<Vec<_>>()
+    };
+    assert_eq!(served(&targets), ["vg0/web"]);
+    // Once it has left it, there is nothing that says which is right.
+    targets.release("1/1");
+    assert_eq!(served(&targets), [""; 0]);
+}

@@ -100,7 +100,9 @@ impl PhysicalVolumes {
             .split_once('/')
             .ok_or_else(|| format!("\"{name}\" is no GROUP/VOLUME"))?;
         let unknown = || format!("there is no volume group {group_name}");
-        let (groups, places) = self.groups(targets).ok_or("there is no memory for it")?;
+        let (groups, places) = self
+            .groups(targets, true)
+            .ok_or("there is no memory for it")?;
         let mut groups = groups.into_iter();
         let assembled = groups.find(|it| it.group.name == group_name);
         let assembled = assembled.ok_or_else(unknown)?;

@@ -97,7 +97,7 @@ impl PhysicalVolumes {
         &self,
         targets: &Targets<H>,
     ) -> Option<LogicalVolumes> {
-        let (groups, places) = self.groups(targets)?;
+        let (groups, places) = self.groups(targets, false)?;
         let mut all = LogicalVolumes::default();
         for assembled in groups {
             all.add(&assembled, &places);
@@ -106,10 +106,12 @@ impl PhysicalVolumes {
     }
 
     /// The groups on disks and partitions that are among `targets`, and the volumes that
-    /// [`Assembled::places`] counts. `None` if there is no memory for them.
+    /// [`Assembled::places`] counts. `None` if there is no memory for them. What a guest has for writing
+    /// alone counts only if that is `written`: it could have the name or the identifiers of any group.
     fn groups<'t, H: Copy + PartialEq + Display>(
         &self,
         targets: &'t Targets<H>,
+        written: bool,
     ) -> Option<(Vec<Assembled>, Vec<&'t Volume>)> {
         // A copy of what is kept, the maps, and the volumes themselves.
         let groups = self.0.iter().filter_map(|it| it.2.found.group.as_ref());
@@ -125,7 +127,8 @@ impl PhysicalVolumes {
                 .volumes()
                 .filter(|volume| targets.is_current(volume));
             let volume = volumes.find(|volume| volume.name == pv.volume)?;
-            (targets.same_as(disk).is_none()).then_some((&pv.found, volume))
+            let counts = written || targets.writer(volume).is_none();
+            (counts && targets.same_as(disk).is_none()).then_some((&pv.found, volume))
         });
         let (found, places): (Vec<&FoundPv>, Vec<&Volume>) = located.unzip();
         Some((assemble(&found), places))
