@@ -58,6 +58,10 @@ const GROUP: usize = 8;
 #[inline(always)]
 pub(crate) fn one_page(segment: Segment, block_shift: u8, special: u64) -> Option<u32> {
     let shift = block_shift & 31;
+    if segment.len == PAGE_SIZE as u32 && segment.bus & (special | OFFSET) == 0 {
+        // A whole page, as most are: whole blocks, unless they are larger.
+        return (segment.len >> shift).checked_sub(1);
+    }
     let blocks = segment.len >> shift;
     let end = (segment.bus & OFFSET) + u64::from(segment.len);
     let simple = end <= PAGE_SIZE as u64 && segment.bus & special == 0;

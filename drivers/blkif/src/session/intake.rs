@@ -10,10 +10,10 @@ use super::progress::Progress;
 use super::slot::{Path, Slot, State};
 use super::submit::is_in_pieces;
 use super::{Session, tag};
-use crate::abi::{MAX_SEGMENTS, Operation, RawSegment, RspStatus};
+use crate::abi::{MAX_SEGMENTS, Operation, RawSegment, RspStatus, SECTORS_PER_PAGE};
 use crate::cache::GrantCache;
 use crate::request::{List, Reject, Request};
-use crate::ring::BackRing;
+use crate::ring::{BackRing, MOST_SLOTS};
 
 /// What became of the next request of the ring.
 pub(super) enum Taken {
@@ -29,16 +29,20 @@ pub(super) enum Taken {
 /// writes, as their operations are numbered.
 #[derive(Default)]
 pub(super) struct Tally {
-    requests: [u64; 2],
-    sectors: [u64; 2],
+    /// Requests, above [`REQUEST`], and sectors of 512 bytes below.
+    both: [u32; 2],
 }
+
+/// One request. What an intake takes is less than that in sectors, and its requests fit above.
+const REQUEST: u32 = 1 << 20;
+const _: () = assert!(MOST_SLOTS * MAX_SEGMENTS * (SECTORS_PER_PAGE as usize) < REQUEST as usize);
+const _: () = assert!(MOST_SLOTS < (u32::MAX / REQUEST) as usize);
 
 impl Tally {
     #[inline(always)]
     fn count(&mut self, operation: Operation, sectors: u32) {
         let at = usize::from(operation.0 & 1);
-        self.requests[at] += 1;
-        self.sectors[at] += u64::from(sectors);
+        self.both[at] += REQUEST + sectors;
     }
 }
 
@@ -210,10 +214,8 @@ impl Session {
         self.gate.took(taken);
         self.stats.batches.count(taken.into());
         self.stats.batched.add(taken.into());
-        let Tally {
-            requests: [reads, writes],
-            sectors: [read, written],
-        } = *tally;
+        let [reads, writes] = tally.both.map(|both| u64::from(both / REQUEST));
+        let [read, written] = tally.both.map(|both| u64::from(both % REQUEST));
         self.wait.took(read, written);
         self.stats.reads.add(reads);
         self.stats.writes.add(writes);
@@ -287,10 +289,11 @@ impl Session {
         let Some(run) = slot.run else {
             return false;
         };
-        if !listed {
-            let words = self.arena.parts_mut(run).0;
-            words[0] = slot.word;
-            rest(&self.ring, &mut words[1..own]);
+        if let [first, others @ ..] = self.arena.parts_mut(run).0
+            && let Some(others) = others.get_mut(..own.wrapping_sub(1))
+        {
+            *first = slot.word;
+            rest(&self.ring, others);
         }
         true
     }
