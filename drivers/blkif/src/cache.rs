@@ -197,14 +197,9 @@ impl GrantCache {
     /// long as the caller marks it before any page is given up, or until the next turn.
     #[inline(always)]
     pub fn find(&mut self, gref: u32) -> Option<u64> {
-        let index = usize::from(*self.table.get(self.home(gref))?);
-        if let Some(frame) = self.frames.get_mut(index)
-            && frame.gref == gref
-        {
-            frame.used = self.turn;
-            return Some(self.window.bus(index));
-        }
-        self.find_farther(gref, index)
+        let index = self.frame(gref)?;
+        self.frames.get_mut(index)?.used = self.turn;
+        Some(self.window.bus(index))
     }
 
     /// As [`GrantCache::find`].
@@ -220,39 +215,65 @@ impl GrantCache {
     /// goes to `memory`. `whole` says that all are whole pages. False if any is not in the cache.
     #[inline]
     pub(crate) fn find_all(&mut self, words: &[u64], memory: &mut [Segment], whole: bool) -> bool {
-        let pairs = words.iter().zip(memory);
         self.note_uses(words.len() as u32);
-        if whole {
-            for (&word, piece) in pairs {
-                let Some(bus) = self.find(word as u32) else {
-                    return false;
-                };
-                let len = PAGE_SIZE as u32;
-                *piece = Segment { bus, len };
-            }
-        } else {
-            for (&word, piece) in pairs {
-                let segment = RawSegment::from_word(word);
-                let Some(page) = self.find(segment.gref) else {
-                    return false;
-                };
-                let (offset, len) = extent(segment);
-                let bus = page + u64::from(offset);
-                *piece = Segment { bus, len };
-            }
+        let found = match whole {
+            true => self.find_near::<true>(words, memory),
+            false => self.find_near::<false>(words, memory),
+        };
+        found == words.len() || self.find_far(words, memory, found)
+    }
+
+    /// The same from the page at `at` on, which is not where it is looked for first.
+    #[inline(never)]
+    fn find_far(&mut self, words: &[u64], memory: &mut [Segment], mut at: usize) -> bool {
+        while let (Some([word, words @ ..]), Some([piece, memory @ ..])) =
+            (words.get(at..), memory.get_mut(at..))
+        {
+            let Some(page) = self.find(*word as u32) else {
+                return false;
+            };
+            *piece = part_of(page, *word, false);
+            at += 1 + self.find_near::<false>(words, memory);
         }
         true
     }
 
-    /// The same for one that is not where it is looked for first, where frame `first` is, if any.
+    /// The same up to the first page that is not where it is looked for first: says how many there are
+    /// before. Nothing is called in this, nor is there anything else, so that all that it needs stays at
+    /// hand.
     #[inline(never)]
-    fn find_farther(&mut self, gref: u32, first: usize) -> Option<u64> {
-        if first == usize::from(NO_FRAME) {
-            return None;
+    fn find_near<const WHOLE: bool>(&mut self, words: &[u64], memory: &mut [Segment]) -> usize {
+        let (shift, turn, base) = (self.shift, self.turn, self.window.base());
+        let (table, frames) = (&self.table[..], &mut self.frames[..]);
+        let mut found = 0;
+        for (&word, piece) in words.iter().zip(memory) {
+            let gref = word as u32;
+            let Some(&index) = table.get(home(gref, shift)) else {
+                break;
+            };
+            let Some(frame) = frames.get_mut(usize::from(index)) else {
+                break;
+            };
+            if frame.gref != gref {
+                break;
+            }
+            frame.used = turn;
+            let page = base + u64::from(index) * PAGE_SIZE as u64;
+            *piece = part_of(page, word, WHOLE);
+            found += 1;
         }
-        let (_, index) = self.probe(gref).ok()?;
-        self.frames.get_mut(index)?.used = self.turn;
-        Some(self.window.bus(index))
+        found
+    }
+
+    /// The frame that the table leads to for `gref`, if it leads anywhere: most are where they are looked
+    /// for first.
+    #[inline(always)]
+    fn frame(&self, gref: u32) -> Option<usize> {
+        let index = usize::from(*self.table.get(self.home(gref))?);
+        if self.frames.get(index)?.gref == gref {
+            return Some(index);
+        }
+        self.probe(gref).ok().map(|(_, index)| index)
     }
 
     /// What is known of a reference that is not in the cache: most would be where they are looked for
@@ -491,7 +512,7 @@ impl GrantCache {
 
     #[inline]
     fn home(&self, gref: u32) -> usize {
-        (gref.wrapping_mul(0x9e37_79b1) >> self.shift) as usize
+        home(gref, self.shift)
     }
 
     /// The place in the table that leads to frame `index`.
@@ -525,4 +546,21 @@ impl GrantCache {
         }
         self.table[hole] = NO_FRAME;
     }
+}
+
+/// The place of a table where `gref` is looked for first.
+#[inline(always)]
+fn home(gref: u32, shift: u32) -> usize {
+    (gref.wrapping_mul(0x9e37_79b1) >> (shift & 31)) as usize
+}
+
+/// What a segment that passed validation, `word`, has of the page at `page`: all of it, if `whole` says so.
+#[inline(always)]
+pub(crate) fn part_of(page: u64, word: u64, whole: bool) -> Segment {
+    let (offset, len) = match whole {
+        true => (0, PAGE_SIZE as u32),
+        false => extent(RawSegment::from_word(word)),
+    };
+    let bus = page + u64::from(offset);
+    Segment { bus, len }
 }

@@ -356,9 +356,11 @@ impl<M: RingMemory, J: JournalMemory> BackRing<M, J> {
     #[inline]
     pub fn take_rest(&self, place: u16, words: &mut [u64]) {
         let slot = self.journal.slot(self.req_cons.wrapping_sub(1));
+        let count = words.len().min(MAX_SEGMENTS - 1);
+        let words = &mut words[..count];
         if self.abi == Abi::Native {
             let mut from = (Self::pair(slot) + 2) * PAIR;
-            for word in words.iter_mut().take(MAX_SEGMENTS - 1) {
+            for word in words.iter_mut() {
                 *word = self.memory.read(from);
                 from += size_of::<u64>();
             }
@@ -434,7 +436,7 @@ impl<M: RingMemory, J: JournalMemory> BackRing<M, J> {
 
     #[cold]
     fn split_words(&self, at: usize, to: &mut [u64]) {
-        for (i, word) in to.iter_mut().take(MAX_SEGMENTS - 1).enumerate() {
+        for (i, word) in to.iter_mut().enumerate() {
             *word = self.split_word(at + i * size_of::<u64>());
         }
     }

@@ -116,7 +116,7 @@ impl Arena {
         for (group, free) in self.free.iter_mut().enumerate() {
             // Bits of which those above are set as well, as many as are needed.
             let (mut fits, mut known) = (*free, 1);
-            while known < units {
+            while known < units && fits != 0 {
                 let more = known.min(units - known);
                 fits &= fits >> more;
                 known += more;

@@ -7,11 +7,9 @@ use spindle_xen::grant::{CopyOp, GrantOps};
 
 use super::slot::{Path, State};
 use super::{Session, tag};
-use crate::abi::RawSegment;
 use crate::batch::{CopyBatch, MapBatch};
-use crate::cache::GrantCache;
+use crate::cache::{GrantCache, part_of};
 use crate::pool::{BufferPool, Purpose};
-use crate::request::extent;
 
 /// What a core lends its rings while they prepare their requests.
 pub(crate) struct Means<'a, G> {
@@ -320,8 +318,7 @@ fn map_kept(
     maps: &mut MapBatch,
 ) -> bool {
     for (&word, piece) in words.iter().zip(memory) {
-        let segment = RawSegment::from_word(word);
-        let page = cache.find_or_miss(segment.gref).or_else(|missing| {
+        let page = cache.find_or_miss(word as u32).or_else(|missing| {
             let (page, op) = cache.reserve(missing).ok_or(())?;
             maps.push(op);
             Ok::<_, ()>(page)
@@ -329,7 +326,7 @@ fn map_kept(
         let Ok(page) = page else {
             return false;
         };
-        *piece = at(page, segment);
+        *piece = part_of(page, word, false);
     }
     true
 }
@@ -351,22 +348,7 @@ fn map_once(
             return false;
         };
         maps.push(op);
-        memory[number] = match whole {
-            true => Segment {
-                bus: page,
-                len: PAGE_SIZE as u32,
-            },
-            false => at(page, RawSegment::from_word(word)),
-        };
+        memory[number] = part_of(page, word, whole);
     }
     true
-}
-
-/// Where a segment is whose page is at the bus address `page`.
-fn at(page: u64, segment: RawSegment) -> Segment {
-    let (offset, len) = extent(segment);
-    Segment {
-        bus: page + u64::from(offset),
-        len,
-    }
 }
