@@ -36,6 +36,32 @@ fn a_flood_of_completions_does_not_keep_the_core() {
 }
 
 #[test]
+fn successes_are_handed_over_first_and_the_rest_by_the_next_poll() {
+    let rig = Rig::new(Config::default());
+    let (_controller, mut queue) = rig.running(DiskOptions {
+        depth: 8,
+        ..OPTIONS
+    });
+    let memory = rig.memory(1);
+    let segments = pages(&memory);
+    for _ in 0..100 {
+        for tag in 0..5 {
+            // One of them is beyond the end.
+            let block = if tag == 2 { 1 << 60 } else { 0 };
+            let read = command(Op::Read, 1, 9, block, &segments);
+            queue.submit(&read, Tag(tag)).unwrap();
+        }
+        queue.commit();
+        let mut ended = Vec::new();
+        assert_eq!(queue.poll_successes(|tag| ended.push((tag.0, true))), 2);
+        let rest = queue.poll(|tag, result| ended.push((tag.0, result.is_ok())));
+        assert_eq!((rest, queue.in_flight()), (3, 0));
+        assert_eq!(ended, [0, 1, 2, 3, 4].map(|tag| (tag, tag != 2)));
+    }
+    assert_eq!(queue.spurious(), 0);
+}
+
+#[test]
 fn commands_to_a_controller_that_went_away_stay_until_given_up() {
     let rig = Rig::new(Config::default());
     let (_controller, mut queue) = rig.running(OPTIONS);
@@ -60,7 +86,8 @@ proptest! {
     /// panics.
     #[test]
     fn each_command_is_answered_at_most_once(
-        posts in prop::collection::vec((any::<u16>(), any::<u16>(), 1..4u32), 1..200),
+        posts in prop::collection::vec(
+            (any::<u16>(), any::<u16>(), 1..4u32, any::<bool>()), 1..200),
     ) {
         let rig = Rig::new(Config { manual: true, mdts: 1, ..Config::default() });
         let (_controller, mut queue) = rig.running(DiskOptions { depth: 8, ..OPTIONS });
@@ -68,7 +95,7 @@ proptest! {
         let segments = pages(&memory);
         let mut next = 0;
         let mut awaited = std::collections::BTreeSet::new();
-        for (cid, status, pages) in posts {
+        for (cid, status, pages, short) in posts {
             let read = command(Op::Read, 1, 9, 0, &segments[..pages as usize]);
             if queue.submit(&read, Tag(next)).is_ok() {
                 awaited.insert(next);
@@ -77,6 +104,9 @@ proptest! {
             queue.commit();
             rig.disk.post(1, cid & 0x3f, status & 0x7fff);
             let mut twice = false;
+            if short {
+                queue.poll_successes(|tag| twice |= !awaited.remove(&tag.0));
+            }
             queue.poll(|tag, _| twice |= !awaited.remove(&tag.0));
             prop_assert!(!twice);
             prop_assert_eq!(queue.in_flight(), awaited.len());
