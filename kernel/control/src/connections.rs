@@ -172,7 +172,7 @@ impl AttachedDevice {
             domain: self.id.frontend.0,
             device: self.id.device,
             volume: volume.name.clone(),
-            identity: identity(volume, targets),
+            identity: identity(volume, self.shown, targets),
             sectors: self.shown,
             x86_32: layout.abi == Abi::X86_32,
             persistent: layout.persistent,

@@ -20,7 +20,7 @@ use crate::connections::{ConnectionPhase, DeviceRing};
 use crate::cores::Cores;
 use crate::disks::{Disks, Removed};
 use crate::hypervisor::Hypervisor;
-use crate::keeper::{Keeper, identity};
+use crate::keeper::{Keeper, is_of};
 use crate::rings::{RingMapper, Served};
 use crate::shares::{DeviceLimits, Shares};
 use crate::worker::CoreWorker;
@@ -172,9 +172,7 @@ impl<H: Hypervisor> Devices<H> {
         let wanted = targets.volume(wanted);
         let is_there = |record: &DeviceRecord| {
             let mut unknown = true;
-            let mut volumes = targets
-                .volumes()
-                .filter(|it| identity(it, targets) == record.identity);
+            let mut volumes = targets.volumes().filter(|it| is_of(it, record, targets));
             let is_known = volumes.any(|volume| {
                 unknown = false;
                 let mut units = wanted.units();
@@ -230,7 +228,7 @@ impl<H: Hypervisor> Devices<H> {
             losses: Arc::default(),
         };
         if let Some(former) = self.keeper.former(id)
-            && former.identity != identity(targets.volume(volume), targets)
+            && !is_of(targets.volume(volume), former, targets)
         {
             let name = &targets.volume(volume).name;
             let text = format!("{name} is not the disk that {} was before", former.volume);
@@ -325,9 +323,7 @@ impl<H: Hypervisor> Devices<H> {
     pub(crate) fn note_loss(&mut self, disk: usize, targets: &Targets<DeviceId>) {
         self.keeper.note_loss(|wanted| {
             let mut unknown = true;
-            let mut volumes = targets
-                .volumes()
-                .filter(|it| identity(it, targets) == wanted);
+            let mut volumes = targets.volumes().filter(|it| is_of(it, wanted, targets));
             volumes.any(|volume| {
                 unknown = false;
                 volume.is_on(disk)

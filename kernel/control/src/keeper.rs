@@ -168,11 +168,11 @@ impl Keeper {
         self.waiting.iter().map(|record| (id_of(record), record))
     }
 
-    /// Disks have lost what was in their write caches: those for whose identity `has_lost` is true.
-    /// Devices that wait to be taken up on them are to hear of that.
-    pub(crate) fn note_loss(&mut self, has_lost: impl Fn(u64) -> bool) {
+    /// Disks have lost what was in their write caches: those of the devices that wait to be taken up for
+    /// which `has_lost` is true. They are to hear of that.
+    pub(crate) fn note_loss(&mut self, has_lost: impl Fn(&DeviceRecord) -> bool) {
         for record in &mut self.waiting {
-            record.lossy |= has_lost(record.identity);
+            record.lossy |= has_lost(record);
         }
     }
 
@@ -263,19 +263,21 @@ fn layout_of(record: &DeviceRecord) -> RingLayout {
     }
 }
 
-/// What tells a volume from others: the disk's own names and description, where it is plugged in, and
-/// the place on it; the name that it has here, if it has none of its own. Not the size, which may
-/// change. Serial numbers alone do not tell disks apart: emulated ones have none, or all the same.
-pub(crate) fn identity(volume: &Volume, targets: &Targets<DeviceId>) -> u64 {
-    let place = targets.place(volume.disk);
-    let own = (volume.aliases.is_empty() || place == 0).then_some(&volume.name);
-    let names = volume.aliases.iter().chain(own);
+/// Whether a volume is the one that a device had which is on record.
+pub(crate) fn is_of(volume: &Volume, record: &DeviceRecord, targets: &Targets<DeviceId>) -> bool {
+    identity(volume, record.sectors, targets) == record.identity
+}
+
+/// What tells a volume that was shown with so many `sectors` from others: the disk's own names and
+/// description, where that is plugged in, and which blocks these are; the name that it has here, if it has
+/// none of its own. One that has grown is still the same, one that lies elsewhere is not. Serial numbers
+/// alone do not tell disks apart: emulated ones have none, or all the same.
+pub(crate) fn identity(volume: &Volume, sectors: u64, targets: &Targets<DeviceId>) -> u64 {
+    let plugged = |disk| targets.place(disk);
+    let own = volume.aliases.is_empty() || plugged(volume.disk) == 0;
+    let names = volume.aliases.iter().chain(own.then_some(&volume.name));
     let names = names.chain([&volume.description]);
     let text = names.flat_map(|name| name.bytes().chain([0]));
-    let place = place.to_le_bytes().into_iter();
-    let place = place
-        .chain(volume.start.to_le_bytes())
-        .chain(volume.unit.0.to_le_bytes())
-        .chain([volume.block_shift]);
-    spindle_kept::fnv(text.chain(place))
+    let place = volume.placement(sectors, plugged).into_iter();
+    spindle_kept::fnv(text.chain(place.flat_map(u64::to_le_bytes)))
 }

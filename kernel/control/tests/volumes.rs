@@ -36,6 +36,7 @@ fn world(cores: usize) -> (World, FakeNvme) {
             ..DiskOptions::default()
         };
         disks.add_nvme(&controller, 0, options);
+        disks.tables = true;
         model = Some(controller);
     });
     world.until("watches", |w| w.published("ready").is_some());
@@ -315,5 +316,53 @@ fn a_change_of_a_disk_that_is_lost_is_answered_and_leaves_old_or_new_metadata() 
         for group in group {
             assert_eq!(group.logical.len() as u64, group.seqno, "{answer}");
         }
+    }
+}
+
+#[test]
+fn a_death_at_any_moment_of_a_change_leaves_a_guest_its_volume() {
+    let mut sizes = Vec::new();
+    for moment in 0..60 {
+        let (mut world, model) = world(2);
+        let web: &[LvmSegment<'_>] = &[(4, 0, &[(0, 0)])];
+        let next: &[LvmSegment<'_>] = &[(4, 0, &[(0, 4)])];
+        write(&mut world, &model, 1, &[("web", web), ("next", next)]);
+        let guest = guest(&mut world, 5, "vg0/web", 2);
+        world.write(guest, 0, 24, 7);
+        let path = format!("/local/domain/{BACKEND}/data/spindle/volume");
+        world.poke(|store| store.write(&path, "7 extend vg0/web +8"));
+        world.run_until(moment * 250_000, |_| false);
+        world.die();
+        world.verify(guest, 0, 24, 7);
+        world.pass(3_000);
+        assert_eq!((world.state(guest), world.error(guest)), (4, None));
+        let path = world.guests[guest].vbd.back("sectors");
+        sizes.push(world.store.text(&path).unwrap().to_string());
+    }
+    sizes.dedup();
+    // An order that was not taken is carried out by the next life; one that was taken is lost or done.
+    assert_eq!(sizes, ["40", "32", "40"]);
+}
+
+#[test]
+fn a_volume_that_was_moved_under_its_guest_is_not_taken_for_it_after_a_death() {
+    // Its first piece, and its second.
+    for moved in [
+        &[(2, 0, &[(0, 9)][..]), (2, 0, &[(1, 0)][..])][..],
+        &[(2, 0, &[(0, 0)][..]), (2, 0, &[(1, 9)][..])],
+    ] {
+        let (mut world, model) = world(2);
+        let web: &[LvmSegment<'_>] = &[(2, 0, &[(0, 0)]), (2, 0, &[(1, 0)])];
+        write(&mut world, &model, 1, &[("web", web)]);
+        let guest = guest(&mut world, 5, "vg0/web", 2);
+        write(&mut world, &model, 2, &[("web", moved)]);
+        assert_eq!(world.state(guest), 4, "it has what it had");
+        world.die();
+        world.until("Closed", |w| w.state(guest) == 6);
+        let error = world.error(guest).unwrap();
+        assert!(
+            error.contains("is not the disk that vg0/web was"),
+            "{error}"
+        );
     }
 }

@@ -56,6 +56,28 @@ impl Volume {
             .ok_or(NotGrown::Moved)
     }
 
+    /// Where its first `sectors` are, in words that are the same of any description of it that has these
+    /// there. `plugged` gives where a disk is plugged in ([`BlockController::place`]).
+    ///
+    /// [`BlockController::place`]: crate::BlockController::place
+    #[must_use]
+    pub fn placement(&self, sectors: u64, plugged: impl Fn(usize) -> u32) -> Vec<u64> {
+        let blocks = sectors.div_ceil(self.sectors_per_block()).max(1);
+        let rows = (0..).map_while(|index| self.placed_row(index));
+        let rows = rows.take_while(|(row, _)| row.first < blocks);
+        let words = rows.flat_map(|(row, _)| {
+            let legs = row.legs.into_iter();
+            let legs = legs.flat_map(|(disk, unit, block)| {
+                [u64::from(plugged(disk)) << 32 | u64::from(unit.0), block]
+            });
+            [row.first, row.chunk]
+                .into_iter()
+                .chain(legs)
+                .collect::<Vec<_>>()
+        });
+        words.chain([self.block_shift.into()]).collect()
+    }
+
     /// A row, and the block after its last.
     fn placed_row(&self, index: usize) -> Option<(PlacedRow, u64)> {
         let Some(map) = &self.map else {

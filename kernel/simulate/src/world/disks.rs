@@ -6,9 +6,9 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use spindle_block::{
-    BlockController, Budget, BusMaster, Command, DiskEvents, DiskOptions, DiskQueue, IoResult,
-    LostController, Part, RamQueue, Run, Stretch, SubmitError, Table as PartitionTable, Tag,
-    Unreachable, Volume,
+    BlockController, BlockReader, Budget, BusMaster, Command, DiskEvents, DiskOptions, DiskQueue,
+    IoResult, LostController, Part, RamQueue, Run, Stretch, SubmitError, Table as PartitionTable,
+    Tag, Unreachable, Volume, table,
 };
 use spindle_config::DiskSize;
 use spindle_control::{Disks, RamDisks};
@@ -344,6 +344,7 @@ impl SpreadVolume {
 pub struct Hardware {
     found: Vec<(Found, Rc<RefCell<Remote>>)>,
     partitions: Option<u64>,
+    tables: bool,
     spread: Option<SpreadVolume>,
     /// Where it is on record which memory the RAM disks have.
     ram_records: &'static SharedPages,
@@ -362,6 +363,8 @@ pub struct Table {
     standing: Vec<(Standby, SharedPages)>,
     /// Whether each disk has a partition, of so many blocks from block 8 on.
     pub partitions: Option<u64>,
+    /// Whether what stands on the disks of partitions and logical volumes is read, instead.
+    pub tables: bool,
     /// A volume on several of them. It must begin on the disk that is added last of these.
     pub spread: Option<SpreadVolume>,
     machine: &'static Machine,
@@ -383,6 +386,7 @@ impl Table {
             life,
             standing: Vec::new(),
             partitions: None,
+            tables: false,
             spread: None,
             machine,
         }
@@ -399,6 +403,7 @@ impl Table {
         });
         table.standing = left.collect();
         (table.partitions, table.spread) = (hardware.partitions, hardware.spread);
+        table.tables = hardware.tables;
         let disks = hardware.found.iter();
         let wanted = disks.filter_map(|(found, _)| match found {
             Found::Ram(disk) => Some(*disk),
@@ -559,16 +564,22 @@ impl Table {
         let hardware = Hardware {
             found: self.found.into_iter().zip(remotes.clone()).collect(),
             partitions: self.partitions,
+            tables: self.tables,
             spread: self.spread,
             ram_records: self.ram_records,
             life: self.life,
         };
         let boxed = |controller| Box::new(controller) as Box<dyn BlockController<Queue>>;
         let controllers = self.controllers.into_iter().map(boxed).collect();
-        let (blocks, spread) = (self.partitions, self.spread);
+        let (blocks, tables, spread) = (self.partitions, self.tables, self.spread);
+        let (clock, memory): (_, &FakeBus) = (self.machine.cpu(0), self.machine.bus);
         let (mut seen, mut made) = (Vec::new(), false);
         let read = move |disk: &Volume, queue: &mut Queue| {
             assert!(!matches!(queue, Queue::None));
+            if tables {
+                let reader = BlockReader::new(queue, disk, clock, memory, 1_000_000_000);
+                return table(disk, &mut reader.unwrap()).unwrap();
+            }
             let partition = blocks.map(|blocks| Volume {
                 name: format!("{}p1", disk.name),
                 start: 8,
@@ -584,7 +595,7 @@ impl Table {
                 ..PartitionTable::default()
             }
         };
-        let partitions = (blocks.is_some() || spread.is_some()).then_some(read);
+        let partitions = (blocks.is_some() || tables || spread.is_some()).then_some(read);
         let mut disks = Disks::new(controllers, Vec::new(), partitions);
         let bus = self.machine.bus;
         disks.read_tables(Box::new(|| bus.alloc(1)));
