@@ -12,7 +12,7 @@ pub(crate) type Nodes = BTreeMap<String, String>;
 
 /// Where the domains are.
 pub(crate) const DOMAINS: &str = "/local/domain";
-/// How often a tree is read that changes while it is read.
+/// How often what changes while it is read is read.
 const TRIES: u32 = 3;
 
 /// A domain's home.
@@ -25,14 +25,20 @@ pub(crate) fn home(id: u32) -> String {
 /// # Errors
 /// If xenstore does not answer.
 pub(crate) fn read(host: &mut impl Host, path: &str) -> Result<Option<String>> {
-    let failed = match host.run(&Call::look("xenstore-read", [path])) {
-        Ok(text) => return Ok(Some(unescape(text.strip_suffix('\n').unwrap_or(&text)))),
-        Err(failed) => failed,
-    };
-    // xenstore-read says the same whatever the reason; xenstore-ls says what it is.
-    match ls(host, path) {
-        Err(error) if is_absent(&error, path) => Ok(None),
-        _ => Err(failed.into()),
+    let mut tries = 0;
+    loop {
+        let failed = match host.run(&Call::look("xenstore-read", [path])) {
+            Ok(text) => return Ok(Some(unescape(text.strip_suffix('\n').unwrap_or(&text)))),
+            Err(failed) => failed,
+        };
+        tries += 1;
+        // xenstore-read says the same whatever the reason; xenstore-ls says what it is.
+        match ls(host, path) {
+            Err(error) if is_absent(&error, path) => return Ok(None),
+            // It has come in between, as an answer that is waited for may.
+            Ok(_) if tries < TRIES => {}
+            _ => return Err(failed.into()),
+        }
     }
 }
 
@@ -207,13 +213,19 @@ mod tests {
         for path in ["/a/b", "/a/c"] {
             host.failures.clear();
             host.fail(0, Failure::Before);
-            let looked = read(&mut host, path);
-            assert!(path == "/a/c" || looked.is_err(), "{path}");
+            let there = (path == "/a/b").then(|| "1".to_string());
+            let looked = read(&mut host, path).expect("as after a node that has just come");
+            assert_eq!(looked, there);
             host.failures.clear();
             host.fail(0, Failure::Before);
             host.fail(1, Failure::Before);
             assert!(read(&mut host, path).is_err(), "{path}");
         }
+        host.failures.clear();
+        for call in [0, 2, 4] {
+            host.fail(call, Failure::Before);
+        }
+        read(&mut host, "/a/b").expect_err("it is there, and cannot be read");
         host.failures.clear();
         host.fail(0, Failure::Before);
         assert!(tree(&mut host, "/a").is_err());
