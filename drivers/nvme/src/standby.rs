@@ -210,7 +210,7 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
                 Ok(controller)
             }
             Err(error) => {
-                // The first error is the one that tells what happened.
+                // The first error is the one that says what happened.
                 let _ = controller.disable_and_free(Vec::<QueuePair<R>>::new());
                 Err(error)
             }

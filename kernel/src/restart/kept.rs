@@ -143,7 +143,7 @@ pub(crate) fn give_up_early() {
     }
 }
 
-/// What a life tells the next one in words, and no other.
+/// What a life notes for the next one, and for no other, in 64-bit words.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum NextLife {
     /// The functions of PCI that it drives.
@@ -163,8 +163,8 @@ impl NextLife {
         Some(WordNote::new(state, place, u64::from_le_bytes(*magic)))
     }
 
-    /// What the last life has told, if it has. A life of another version, or one that has ended before,
-    /// may have told something else.
+    /// What the last life has noted, if it has. A life of another version, or one that ended before that,
+    /// may have noted something else.
     pub(crate) fn read(self) -> Option<Vec<u64>> {
         let mut words = self.note().filter(|_| xen::is_present())?.read()?;
         let last = memory()?.life().checked_sub(1);
@@ -172,7 +172,7 @@ impl NextLife {
         is_last.then(|| words.split_off(1))
     }
 
-    /// Tells the next life `words`, in place of what was told before; nothing if there are none, or too
+    /// Notes `words` for the next life, in place of what was noted before; nothing if there are none, or too
     /// many.
     pub(crate) fn write(self, words: &[u64]) {
         let (Some(note), Some(memory)) = (self.note(), memory()) else {

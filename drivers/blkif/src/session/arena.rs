@@ -19,7 +19,7 @@ const _: () = assert!(GROUP * UNIT >= MAX_INDIRECT_SEGMENTS);
 /// Most groups of a ring.
 const GROUPS: usize = 8;
 
-/// Segments of large requests as Linux makes them unless told otherwise.
+/// Segments of large requests as Linux makes them by default.
 const USUAL: usize = 32;
 
 /// Segments that there is room for: for as many requests as the ring has of the usual size, or of the

@@ -76,7 +76,7 @@ pub(super) struct Slot {
     pub(super) failed: bool,
     /// It was given to the disk in a later visit than the one that took it.
     pub(super) waited: bool,
-    /// Its memory as the disk is told of it, if it has no run; or the buffer for its list.
+    /// Its memory as the disk is given it, if it has no run; or the buffer for its list.
     pub(super) memory: Segment,
     /// The first word of the private copy of what follows: its only segment, or where the list of them is.
     pub(super) word: u64,

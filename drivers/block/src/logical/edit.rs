@@ -20,7 +20,7 @@ use crate::{Blocks, Op, ReadError, Targets, Unit};
 /// What is next.
 #[derive(Debug)]
 pub enum EditStep {
-    /// This is to be done, and [`VolumeEditor::add`] to be called with what came of it.
+    /// This is to be done, and [`VolumeEditor::add`] to be called with its outcome.
     Access(EditAccess),
     /// It is done, or the reason why not.
     Done(Result<(), String>),
@@ -242,7 +242,7 @@ impl VolumeEditor {
         self.pvs[*pv].access(op, block, bytes, all)
     }
 
-    /// Adds what came of the last [`EditStep::Access`]; what was read, of a read.
+    /// Adds the outcome of the last [`EditStep::Access`]: for a read, the bytes.
     pub fn add(&mut self, outcome: Result<Vec<u8>, ReadError>) {
         if self.rewrite.is_none() {
             let missing = |pv: &&mut EditedPv| pv.blocks.missing.is_some();
