@@ -87,6 +87,14 @@ pub(crate) enum Verb {
     Generate(GenerateArgs),
 }
 
+// No documentation comment: clap would take it for what the command does.
+#[derive(Args)]
+pub(crate) struct LockArgs {
+    /// Seconds to wait for another spindlectl that changes something.
+    #[arg(long, default_value_t = 120, value_parser = value_parser!(u64).range(..=DAY))]
+    pub(crate) lock_timeout: u64,
+}
+
 #[derive(Args)]
 pub(crate) struct CreateArgs {
     /// A configuration file as for xl, in which pci= is allowed with type="pvh", too.
@@ -118,9 +126,8 @@ pub(crate) struct CreateArgs {
     /// Seconds to wait until the domain serves.
     #[arg(long, default_value_t = 30, value_parser = value_parser!(u64).range(..=DAY))]
     pub(crate) timeout: u64,
-    /// Seconds to wait for another spindlectl that changes something.
-    #[arg(long, default_value_t = 120, value_parser = value_parser!(u64).range(..=DAY))]
-    pub(crate) lock_timeout: u64,
+    #[command(flatten)]
+    pub(crate) lock: LockArgs,
     /// Leave a domain that fails as it is, so that it can be examined.
     #[arg(long)]
     pub(crate) keep: bool,
@@ -143,9 +150,8 @@ pub(crate) struct DestroyArgs {
     /// Seconds that the domain has to shut down, before it is destroyed.
     #[arg(long, default_value_t = 30, value_parser = value_parser!(u64).range(..=DAY))]
     pub(crate) timeout: u64,
-    /// Seconds to wait for another spindlectl that changes something.
-    #[arg(long, default_value_t = 120, value_parser = value_parser!(u64).range(..=DAY))]
-    pub(crate) lock_timeout: u64,
+    #[command(flatten)]
+    pub(crate) lock: LockArgs,
 }
 
 #[derive(Args)]
@@ -162,9 +168,8 @@ pub(crate) struct RestartArgs {
     /// Seconds to wait until the old domain has ended, and again until the new one serves.
     #[arg(long, default_value_t = 30, value_parser = value_parser!(u64).range(..=DAY))]
     pub(crate) timeout: u64,
-    /// Seconds to wait for another spindlectl that changes something.
-    #[arg(long, default_value_t = 120, value_parser = value_parser!(u64).range(..=DAY))]
-    pub(crate) lock_timeout: u64,
+    #[command(flatten)]
+    pub(crate) lock: LockArgs,
 }
 
 #[derive(Args)]
@@ -182,9 +187,8 @@ pub(crate) struct UpdateArgs {
     /// before it goes on. A disk that starts slowly may need 30.
     #[arg(long, default_value_t = 60, value_parser = value_parser!(u64).range(1..=DAY))]
     pub(crate) timeout: u64,
-    /// Seconds to wait for another spindlectl that changes something.
-    #[arg(long, default_value_t = 120, value_parser = value_parser!(u64).range(..=DAY))]
-    pub(crate) lock_timeout: u64,
+    #[command(flatten)]
+    pub(crate) lock: LockArgs,
 }
 
 #[derive(Args)]
@@ -237,9 +241,8 @@ pub(crate) struct NamedVolume {
     /// Seconds to wait for the answer.
     #[arg(long, default_value_t = 60, value_parser = value_parser!(u64).range(..=DAY))]
     pub(crate) timeout: u64,
-    /// Seconds to wait for another spindlectl that changes something.
-    #[arg(long, default_value_t = 120, value_parser = value_parser!(u64).range(..=DAY))]
-    pub(crate) lock_timeout: u64,
+    #[command(flatten)]
+    pub(crate) lock: LockArgs,
 }
 
 #[derive(Args)]
@@ -264,9 +267,8 @@ pub(crate) struct LimitArgs {
     /// Seconds to wait for the answer.
     #[arg(long, default_value_t = 10, value_parser = value_parser!(u64).range(..=DAY))]
     pub(crate) timeout: u64,
-    /// Seconds to wait for another spindlectl that changes something.
-    #[arg(long, default_value_t = 120, value_parser = value_parser!(u64).range(..=DAY))]
-    pub(crate) lock_timeout: u64,
+    #[command(flatten)]
+    pub(crate) lock: LockArgs,
 }
 
 #[derive(Args)]
@@ -280,9 +282,8 @@ pub(crate) struct SetArgs {
     /// Seconds to wait for the answer.
     #[arg(long, default_value_t = 10, value_parser = value_parser!(u64).range(..=DAY))]
     pub(crate) timeout: u64,
-    /// Seconds to wait for another spindlectl that changes something.
-    #[arg(long, default_value_t = 120, value_parser = value_parser!(u64).range(..=DAY))]
-    pub(crate) lock_timeout: u64,
+    #[command(flatten)]
+    pub(crate) lock: LockArgs,
 }
 
 #[derive(Args)]
@@ -304,9 +305,8 @@ pub(crate) struct AttachArgs {
     /// Seconds to wait until it is connected.
     #[arg(long, default_value_t = 30, value_parser = value_parser!(u64).range(..=DAY))]
     pub(crate) timeout: u64,
-    /// Seconds to wait for another spindlectl that changes something.
-    #[arg(long, default_value_t = 120, value_parser = value_parser!(u64).range(..=DAY))]
-    pub(crate) lock_timeout: u64,
+    #[command(flatten)]
+    pub(crate) lock: LockArgs,
 }
 
 #[derive(Args)]
@@ -319,9 +319,8 @@ pub(crate) struct DetachArgs {
     /// Seconds to wait until it is gone.
     #[arg(long, default_value_t = 30, value_parser = value_parser!(u64).range(..=DAY))]
     pub(crate) timeout: u64,
-    /// Seconds to wait for another spindlectl that changes something.
-    #[arg(long, default_value_t = 120, value_parser = value_parser!(u64).range(..=DAY))]
-    pub(crate) lock_timeout: u64,
+    #[command(flatten)]
+    pub(crate) lock: LockArgs,
 }
 
 #[derive(Args)]

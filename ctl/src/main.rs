@@ -199,7 +199,7 @@ fn create(out: Output, args: CreateArgs) -> Result<()> {
     };
     let mut host = Dom0::new();
     if !args.dry_run {
-        alone(&mut host, args.lock_timeout, "create")?;
+        alone(&mut host, args.lock.lock_timeout, "create")?;
     }
     let plan = Plan::new(&mut host, &wanted, None)?;
     for note in &plan.notes {
@@ -226,7 +226,7 @@ fn destroy(args: &DestroyArgs) -> Result<()> {
     let mut host = Dom0::new();
     alone(
         &mut host,
-        args.lock_timeout,
+        args.lock.lock_timeout,
         &format!("destroy {}", args.name),
     )?;
     let args = Destroy {
@@ -242,7 +242,7 @@ fn restart(out: Output, args: RestartArgs) -> Result<()> {
     let mut host = Dom0::new();
     alone(
         &mut host,
-        args.lock_timeout,
+        args.lock.lock_timeout,
         &format!("restart {}", args.name),
     )?;
     let shims = args.shim.map_or_else(shims, |shim| vec![shim]);
@@ -265,7 +265,7 @@ fn update(out: Output, args: &UpdateArgs) -> Result<()> {
     let mut host = Dom0::new();
     alone(
         &mut host,
-        args.lock_timeout,
+        args.lock.lock_timeout,
         &format!("update {}", args.name),
     )?;
     let args = Update {
@@ -296,7 +296,7 @@ fn limit(out: Output, args: &LimitArgs) -> Result<()> {
     let mut host = Dom0::new();
     if !args.words.is_empty() {
         let me = format!("limit {}", args.name);
-        alone(&mut host, args.lock_timeout, &me)?;
+        alone(&mut host, args.lock.lock_timeout, &me)?;
     }
     let (name, whose) = (&args.name, &args.whose);
     let patience = Duration::from_secs(args.timeout);
@@ -344,7 +344,7 @@ fn volume(out: Output, verb: VolumeVerb) -> Result<()> {
 fn change_volume(out: Output, args: &NamedVolume, action: VolumeAction) -> Result<()> {
     let mut host = Dom0::new();
     let me = format!("volume {}", args.name);
-    alone(&mut host, args.lock_timeout, &me)?;
+    alone(&mut host, args.lock.lock_timeout, &me)?;
     let patience = Duration::from_secs(args.timeout);
     let said = volume::change(&mut host, &args.name, &args.volume, action, patience)?;
     let volume = &args.volume;
@@ -357,7 +357,11 @@ fn change_volume(out: Output, args: &NamedVolume, action: VolumeAction) -> Resul
 fn set(out: Output, args: &SetArgs) -> Result<()> {
     let mut host = Dom0::new();
     if !args.words.is_empty() {
-        alone(&mut host, args.lock_timeout, &format!("set {}", args.name))?;
+        alone(
+            &mut host,
+            args.lock.lock_timeout,
+            &format!("set {}", args.name),
+        )?;
     }
     let patience = Duration::from_secs(args.timeout);
     let settings = set::set(&mut host, &args.name, &args.words, patience)?;
@@ -374,7 +378,7 @@ fn attach(out: Output, args: &AttachArgs) -> Result<()> {
     let mut host = Dom0::new();
     alone(
         &mut host,
-        args.lock_timeout,
+        args.lock.lock_timeout,
         &format!("attach {}", args.guest),
     )?;
     let wanted = Attach {
@@ -392,7 +396,7 @@ fn detach(out: Output, args: &DetachArgs) -> Result<()> {
     let mut host = Dom0::new();
     alone(
         &mut host,
-        args.lock_timeout,
+        args.lock.lock_timeout,
         &format!("detach {}", args.device),
     )?;
     let patience = Duration::from_secs(args.timeout);
