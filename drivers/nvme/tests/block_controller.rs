@@ -64,8 +64,8 @@ fn disk(rig: &Rig, bus: Option<Master>) -> Box<dyn BlockController<Queue> + '_> 
 #[test]
 fn it_offers_its_namespaces_and_a_queue_for_each_core() {
     let rig = Rig::new(config());
-    let mut disk = disk(&rig, None);
-    assert_eq!(disk.name(), "nvme3");
+    let mut disk = disk(&rig, Some(Master::default()));
+    assert_eq!((disk.name(), disk.place()), ("nvme3", 8));
     let volumes = disk.volumes(5);
     let shown: Vec<_> = volumes.iter().map(|v| (&*v.name, v.disk, v.unit)).collect();
     assert_eq!(

@@ -245,8 +245,9 @@ impl Bed {
             Action::Rescan => kernel.rescans += 1,
             Action::Drill(order) => kernel.drills.push(order),
             Action::Update(order) => kernel.updates.push(order),
-            Action::Limit(order) | Action::Setting(order) => kernel.limits.push(order),
-            Action::Volume(order) => unreachable!("no volume is asked for: {order:?}"),
+            Action::Limit(order) | Action::Setting(order) | Action::Volume(order) => {
+                kernel.limits.push(order);
+            }
             Action::ShutdownRequested(kind) => kernel.shutdown_requested = Some(kind),
             Action::ShutDown { clean } => kernel.shut_down = Some(clean),
             Action::StoreLost => kernel.store_lost = true,

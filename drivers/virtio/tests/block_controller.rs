@@ -45,7 +45,7 @@ fn disk(rig: &Rig, bus: Master) -> Box<dyn BlockController<Queue> + '_> {
 fn it_offers_one_volume_and_a_queue_for_each_core() {
     let rig = Rig::new(Config::default());
     let mut disk = disk(&rig, Master::default());
-    assert_eq!(disk.name(), "vdb");
+    assert_eq!((disk.name(), disk.place()), ("vdb", 8));
     let volumes = disk.volumes(4);
     let shown: Vec<_> = volumes.iter().map(|v| (&*v.name, v.disk, v.unit)).collect();
     assert_eq!(shown, [("vdb", 4, Unit(0))]);

@@ -86,13 +86,16 @@ fn a_batch_is_one_notification_and_none_if_the_device_is_awake() {
     queue.commit();
     queue.commit();
     assert_eq!(rig.device.notifications(), before + 1);
+    assert!(!queue.is_stirred(), "a poll would find nothing");
     assert_eq!(rig.device.run(), 8);
+    assert!(queue.is_stirred());
     rig.device.want_notifications(0, false);
     queue.submit(&command(Op::Read, 0, &page), Tag(8)).unwrap();
     queue.commit();
     assert_eq!(rig.device.notifications(), before + 1);
     assert_eq!(rig.device.run(), 1);
     assert_eq!(drain(&mut queue).len(), 9);
+    assert!(!queue.is_stirred());
     rig.obeyed();
 }
 

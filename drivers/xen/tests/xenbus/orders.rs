@@ -73,3 +73,20 @@ fn an_order_of_limits_comes_whole() {
     assert_eq!(bed.kernel.limits[1..], [option.as_bytes()]);
     assert_eq!(bed.store.text(&node("data/spindle/setting")), Some(""));
 }
+
+#[test]
+fn an_order_to_change_a_volume_comes_to_those_who_take_them() {
+    for takes in [true, false] {
+        let mut bed = Bed::new();
+        if takes {
+            bed.backend.take_volumes();
+        }
+        bed.connect(VBD);
+        bed.store
+            .write(&node("data/spindle/volume"), "7 remove vg0/db");
+        bed.settle();
+        assert_eq!(bed.kernel.limits.len(), usize::from(takes));
+        let left = if takes { "" } else { "7 remove vg0/db" };
+        assert_eq!(bed.store.text(&node("data/spindle/volume")), Some(left));
+    }
+}
