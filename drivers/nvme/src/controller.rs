@@ -299,6 +299,8 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
 
     #[inline(never)]
     pub(crate) fn execute(&mut self, entry: Entry) -> Result<u32, Error> {
+        // One that was put in again since it was last looked at has no queue for it.
+        self.health()?;
         if self.series.is_active() {
             return self.step(entry);
         }
@@ -310,6 +312,9 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
     /// Submits an admin command whose answer is found later; false if that is not possible now.
     #[inline(never)]
     pub(crate) fn post(&mut self, kind: Posted, entry: Entry) -> bool {
+        if self.health().is_err() {
+            return false;
+        }
         let stride = self.capabilities.doorbell_stride();
         let now = self.clock.now_ns();
         self.admin.post(&self.registers, stride, kind, entry, now)
@@ -385,8 +390,10 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
         }
         let written_out = if self.is_running() {
             first = first.and(self.take_back());
-            self.registers
-                .shut_down(&self.clock, self.identity.shutdown_time)
+            self.health().and_then(|()| {
+                let announced = self.identity.shutdown_time;
+                self.registers.shut_down(&self.clock, announced)
+            })
         } else {
             self.health().and(Err(Error::NotRunning))
         };

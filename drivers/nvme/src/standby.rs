@@ -122,6 +122,7 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
         if !self.is_running() {
             return Err("it is being reset or is lost");
         }
+        self.health().map_err(|_| "it has just failed")?;
         if self.host_memory.is_in_use() {
             return Err("it works with memory of this domain");
         }

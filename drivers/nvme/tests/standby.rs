@@ -249,6 +249,38 @@ fn one_with_anything_else_to_do_does_not_stand_by() {
 }
 
 #[test]
+fn one_put_in_again_since_it_was_looked_at_is_given_no_command() {
+    type Way = fn(&Rig, Bed<'_>);
+    let ways: [(&str, Way); 3] = [
+        ("stand by", |rig, mut bed| {
+            rig.disk.come_back();
+            let why = bed.controller.stand_by(WITHIN).unwrap_err();
+            assert_eq!(why, "it has just failed");
+        }),
+        ("ask for its health", |rig, mut bed| {
+            rig.disk.come_back();
+            bed.controller.ask_health();
+        }),
+        ("shut down", |rig, bed| {
+            rig.disk.come_back();
+            let since = rig.clock.now_ns();
+            let ended = bed.controller.shutdown(bed.queues);
+            assert_eq!(ended, Err(Error::Restarted));
+            let took = rig.clock.now_ns() - since;
+            assert!(took < 1_000_000_000, "{took} ns");
+        }),
+    ];
+    for (name, way) in ways {
+        let rig = Rig::new(Config::default());
+        let bed = Bed::new(&rig, 2);
+        rig.disk.vanish();
+        way(&rig, bed);
+        let violations = rig.disk.violations();
+        assert!(violations.is_empty(), "{name}: {violations:?}");
+    }
+}
+
+#[test]
 fn what_the_controller_does_not_do_in_time_holds_nothing_up() {
     for opcode in [0x00, 0x04] {
         let rig = Rig::new(Config::default());
