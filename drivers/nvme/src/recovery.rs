@@ -12,18 +12,21 @@
 //! its own queue only: that is given up, and what is in flight there fails once the controller is
 //! disabled.
 
+mod orders;
+mod revive;
+mod trial;
+mod watch;
+
 use alloc::vec::Vec;
 use core::fmt;
 use core::time::Duration;
 
-use spindle_hw::{Clock, DmaAlloc, Registers, Span};
+use spindle_hw::{Clock, DmaAlloc, Registers};
 
-use crate::admin::{self, Posted};
+use crate::admin;
 use crate::change::Rescan;
-use crate::command::{Entry, admin as opcode};
 use crate::lifecycle::BLIND_MIN;
 use crate::link::{Cause, Order, Step};
-use crate::queues::Pair;
 use crate::series::Series;
 use crate::{Change, Controller, Error, HealthLog, Identity};
 
@@ -547,65 +550,6 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
         self.recovery.spent += cost;
     }
 
-    /// Has the queues submit again what they had in flight. What the controller may have failed over
-    /// more than once comes first, alone, and queue by queue: should it fail once more, no command of
-    /// another guest is taken for the reason.
-    fn resume(&mut self, now: u64, attention: &mut Attention) {
-        attention.wake = true;
-        for pair in self.pairs.iter().flatten() {
-            pair.link.withhold(pair.link.has_suspects());
-        }
-        if !self.try_next(0, now, true) {
-            self.order(Step::Run, attention);
-        }
-    }
-
-    /// Has the next queue after `last` try what the controller may have failed over; false if no other
-    /// has anything of the kind.
-    fn try_next(&mut self, last: u16, now: u64, alone: bool) -> bool {
-        let mut pairs = self.pairs.iter().flatten().filter(|pair| pair.is_held());
-        let next = pairs.find(|pair| pair.shape.id > last && pair.link.has_suspects());
-        let Some(pair) = next else {
-            return false;
-        };
-        pair.link.withhold(false);
-        if alone {
-            self.recovery.order = self.recovery.order.then(Step::Try);
-            pair.link.give(self.recovery.order);
-        }
-        self.recovery.trial = Some(Trial {
-            queue: pair.shape.id,
-            since: now,
-            alone,
-        });
-        true
-    }
-
-    /// Has the next queue follow once the one before is through. If that takes too long, all that is
-    /// not suspected is submitted meanwhile; the rest waits until it is known which command it is.
-    fn look_at_trial(&mut self, now: u64, attention: &mut Attention) {
-        let Some(trial) = self.recovery.trial else {
-            return;
-        };
-        attention.wake = true;
-        let pair = self.pairs.get(usize::from(trial.queue) - 1);
-        let pair = pair.and_then(Option::as_ref).filter(|pair| pair.is_held());
-        if pair.is_some_and(|pair| pair.link.has_suspects()) {
-            if trial.alone && now.saturating_sub(trial.since) >= TRY_NS {
-                self.recovery.trial = Some(Trial {
-                    alone: false,
-                    ..trial
-                });
-                self.order(Step::Run, attention);
-            }
-        } else if !self.try_next(trial.queue, now, trial.alone) {
-            self.recovery.trial = None;
-            if trial.alone {
-                self.order(Step::Run, attention);
-            }
-        }
-    }
-
     #[inline(never)]
     fn lose(&mut self, reason: Error, disabled: bool, attention: &mut Attention) {
         self.order(Step::Lose, attention);
@@ -627,162 +571,5 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
             disabled,
             again,
         });
-    }
-
-    #[inline(never)]
-    pub(crate) fn order(&mut self, step: Step, attention: &mut Attention) {
-        self.recovery.order = self.recovery.order.then(step);
-        for pair in self.pairs.iter().flatten().filter(|pair| !pair.abandoned) {
-            pair.link.give(self.recovery.order);
-        }
-        attention.wake = true;
-    }
-
-    /// Gives up the queues whose owners do not follow.
-    #[inline(never)]
-    fn abandon_queues(&mut self) {
-        let order = self.recovery.order.then(Step::Lose);
-        for pair in self.pairs.iter_mut().flatten() {
-            if pair.is_held() && !pair.link.is_followed() {
-                let (serial, id) = (&self.identity.serial, pair.shape.id);
-                log::error!("nvme {serial}: the core with queue {id} does nothing; given up");
-                pair.abandoned = true;
-                pair.link.give(order);
-            }
-        }
-    }
-
-    /// The controller is disabled: what is in flight on queues that were given up may fail.
-    fn release_queues(&self) {
-        let pairs = self.pairs.iter().flatten();
-        pairs
-            .filter(|pair| pair.abandoned)
-            .for_each(|pair| pair.link.release(true));
-    }
-
-    fn all_follow(&self) -> bool {
-        let mut held = self.pairs.iter().flatten().filter(|pair| pair.is_held());
-        held.all(|pair| pair.link.is_followed())
-    }
-
-    /// Looks for signs of trouble.
-    #[inline(never)]
-    fn watch(&mut self, now: u64) -> Result<(), Error> {
-        self.health()?;
-        self.admin
-            .poll(&self.registers, self.capabilities.doorbell_stride());
-        if self.admin.is_out_of_order() {
-            return Err(Error::OutOfOrder);
-        }
-        if self.admin.is_late(Posted::Health, now) {
-            self.do_without_health();
-        }
-        if let Some((_, 1)) = self.admin.answer_to(Posted::Abort) {
-            log::warn!("nvme {}: the command was not aborted", self.identity.serial);
-        }
-        if let Some(abort) = self.recovery.abort {
-            let pair = self.pairs.get(usize::from(abort.queue) - 1);
-            let late = pair
-                .and_then(Option::as_ref)
-                .and_then(|pair| pair.link.late());
-            if late == Some(abort.cid) {
-                return self.judge(abort, now);
-            }
-            self.recovery.abort = None;
-        }
-        // What a queue without an owner last told stands there for ever.
-        let mut pairs = self.pairs.iter().flatten().filter(|pair| pair.is_held());
-        let late = pairs.find_map(|pair| Some((pair.shape.id, pair.link.late()?)));
-        match late {
-            Some((queue, cid)) => self.abort(Abort {
-                queue,
-                cid,
-                at: now,
-            }),
-            None => Ok(()),
-        }
-    }
-
-    /// A late command is still there after its abort.
-    fn judge(&self, abort: Abort, now: u64) -> Result<(), Error> {
-        let waited = Duration::from_nanos(now.saturating_sub(abort.at));
-        if waited > self.timeout {
-            return Err(Error::Hung {
-                queue: abort.queue,
-                waited: self.timeout + waited,
-            });
-        }
-        Ok(())
-    }
-
-    /// Asks for the end of a late command (5.1).
-    fn abort(&mut self, abort: Abort) -> Result<(), Error> {
-        let Abort { queue, cid, .. } = abort;
-        log::warn!(
-            "nvme {}: no answer to command {cid:#x} of queue {queue} within {}; aborting it",
-            self.identity.serial,
-            Span(self.timeout)
-        );
-        let entry = Entry {
-            opcode: opcode::ABORT,
-            cdw10: u64::from(queue) | u64::from(cid) << 16,
-            ..Entry::default()
-        };
-        if !self.post(Posted::Abort, entry) {
-            return Err(Error::Hung {
-                queue,
-                waited: self.timeout,
-            });
-        }
-        self.recovery.repairs.aborts += 1;
-        self.recovery.abort = Some(abort);
-        Ok(())
-    }
-
-    /// Brings up what [`Controller::start`] did, on the same memory.
-    #[inline(never)]
-    fn revive(&mut self, changes: &mut Vec<Change>) -> Result<(), Error> {
-        self.identify_controller()?;
-        if self.recovery.reviving {
-            self.take_anew(changes)?;
-        } else {
-            let before = &self.recovery.before;
-            // Those who use it have no flush for what they wrote, if it has a cache only now.
-            let caches = self.identity.write_cache && !before.write_cache;
-            if !self.identity.is_of(before) || caches {
-                return Err(Error::Changed("identity"));
-            }
-            self.discards = self.discard_limits()?;
-        }
-        self.ask_for_delays()?;
-        // Each core keeps the one that it has; there may have been more.
-        let held = |pair: &Option<Pair>| pair.as_ref().is_some_and(Pair::is_held);
-        let needed = self.pairs.iter().rposition(held).map_or(0, |last| last + 1) as u16;
-        let granted = self.ask_for_queues(self.pairs.len() as u16)?;
-        if granted < needed {
-            return Err(Error::FewerQueues { granted, needed });
-        }
-        self.refresh_all(changes)?;
-        match self.lend_again() {
-            Ok(_) => {}
-            Err(error @ Error::Command { .. }) => {
-                let serial = &self.identity.serial;
-                log::warn!("nvme {serial}: {error}; it works without our memory from now on");
-            }
-            Err(error) => return Err(error),
-        }
-        let pairs = core::mem::take(&mut self.pairs);
-        let held = pairs.iter().flatten().filter(|pair| pair.is_held());
-        let made = self.make_again(held);
-        self.pairs = pairs;
-        made?;
-        self.listen()
-    }
-
-    fn make_again<'a>(&mut self, pairs: impl Iterator<Item = &'a Pair>) -> Result<(), Error> {
-        for pair in pairs {
-            self.create(pair).map_err(|(error, _)| error)?;
-        }
-        Ok(())
     }
 }

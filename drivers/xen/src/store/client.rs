@@ -43,14 +43,16 @@
 //! assert_eq!(daemon.text("/local/domain/3/data/spindle/ready"), Some("1"));
 //! ```
 
+mod receive;
+mod stages;
+mod transmit;
+
 use alloc::collections::VecDeque;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use log::debug;
-
 use super::Ring;
-use super::wire::{self, Assembler, Header, MessageType};
+use super::wire::{Assembler, MessageType};
 use crate::Errno;
 
 /// Requests sent and not yet answered, at most.
@@ -422,87 +424,6 @@ impl Client {
         Some(Event::Broken)
     }
 
-    /// Encodes what may be sent now; the rest waits until the ring has taken what was encoded
-    /// before: bounded memory.
-    fn encode(&mut self) {
-        while self.out.len() < wire::PAYLOAD_MAX && self.outstanding.len() < WINDOW {
-            let Some(next) = self.next_to_send() else {
-                return;
-            };
-            self.write(next);
-        }
-    }
-
-    fn next_to_send(&mut self) -> Option<Queued> {
-        let [urgent, normal, background] = &mut self.queues;
-        if let Some(next) = urgent.pop_front() {
-            return Some(next);
-        }
-        let (queue, priority, (alone, beside)) = if normal.is_empty() {
-            (background, Priority::Background, BACKGROUND)
-        } else {
-            (normal, Priority::Normal, NORMAL)
-        };
-        let beside_others = self.units.iter().any(|unit| unit.priority < priority);
-        let sent = self.outstanding.iter();
-        let sent = sent.filter(|o| o.slot.priority == priority).count();
-        // What is on its way to the ring must not stand there before what is more urgent.
-        let room = sent < if beside_others { beside } else { alone };
-        (room && (self.out.is_empty() || !beside_others))
-            .then(|| queue.pop_front())
-            .flatten()
-    }
-
-    fn write(&mut self, next: Queued) {
-        let end = |commit: bool| -> &[u8] { if commit { b"T\0" } else { b"F\0" } };
-        let (message, parts, kept): (_, [&[u8]; 4], _) = match &next.message {
-            Message::Start => (
-                MessageType::TRANSACTION_START,
-                [b"\0", b"", b"", b""],
-                usize::MAX,
-            ),
-            Message::End(commit) => (
-                MessageType::TRANSACTION_END,
-                [end(*commit), b"", b"", b""],
-                usize::MAX,
-            ),
-            Message::Request(request) => {
-                let (message, path, last): (_, _, [&[u8]; 2]) = match request {
-                    Request::Read(path) | Request::ReadBrief(path) => {
-                        (MessageType::READ, path, [b"", b""])
-                    }
-                    Request::Directory(path) => (MessageType::DIRECTORY, path, [b"", b""]),
-                    Request::Write(path, value) => (MessageType::WRITE, path, [value, b""]),
-                    Request::Remove(path) => (MessageType::RM, path, [b"", b""]),
-                    Request::Watch(path, token) => {
-                        (MessageType::WATCH, path, [token.as_bytes(), b"\0"])
-                    }
-                    Request::Unwatch(path, token) => {
-                        (MessageType::UNWATCH, path, [token.as_bytes(), b"\0"])
-                    }
-                };
-                let kept = match request {
-                    Request::ReadBrief(_) => BRIEF,
-                    _ => usize::MAX,
-                };
-                (message, [path.as_bytes(), b"\0", last[0], last[1]], kept)
-            }
-        };
-        let request = self.next_request;
-        // Events carry request 0.
-        self.next_request = self.next_request.checked_add(1).unwrap_or(1);
-        if wire::encode(&mut self.out, message, request, next.transaction, &parts) {
-            self.outstanding.push_back(Outstanding {
-                request,
-                message,
-                kept,
-                slot: next.slot,
-            });
-        } else {
-            self.answer(next.slot, Err(Errno::E2BIG));
-        }
-    }
-
     /// Notes a reply, and whether it was the last one that its unit waits for.
     fn answer(&mut self, slot: Slot, reply: Reply) {
         let Some(unit) = slot.unit.and_then(|id| self.find(id)) else {
@@ -516,130 +437,6 @@ impl Client {
                 self.answered.push_back(id);
             }
         }
-    }
-
-    /// Takes a unit that has all its replies to its next stage.
-    fn advance(&mut self) -> Option<Event> {
-        while let Some(id) = self.answered.pop_front() {
-            let event = self.advance_unit(id);
-            if event.is_some() {
-                return event;
-            }
-        }
-        None
-    }
-
-    fn advance_unit(&mut self, id: UnitId) -> Option<Event> {
-        let unit = self.find(id)?;
-        let mut replies = core::mem::take(&mut unit.replies);
-        match unit.stage {
-            Stage::Plain => {
-                self.forget(id);
-                Some(Event::Replies(id, replies))
-            }
-            Stage::Starting => {
-                let number = replies.pop().unwrap_or(Err(Errno::EIO));
-                match number.and_then(|number| parse_decimal(&number).ok_or(Errno::EIO)) {
-                    Ok(number) => {
-                        unit.transaction = number;
-                        unit.stage = Stage::Open;
-                        Some(Event::Replies(id, replies))
-                    }
-                    Err(errno) => self.ended(id, Err(TransactionError::Refused(errno))),
-                }
-            }
-            Stage::Reading => {
-                unit.stage = Stage::Open;
-                Some(Event::Replies(id, replies))
-            }
-            Stage::Changing => {
-                let transaction = unit.transaction;
-                if let Some(errno) = refused(&replies) {
-                    self.give_up(id, transaction);
-                    return Some(Event::Ended(id, Err(TransactionError::Refused(errno))));
-                }
-                unit.stage = Stage::Ending;
-                self.enqueue(Some(id), transaction, Message::End(true));
-                None
-            }
-            Stage::Ending => {
-                let end = replies.pop().unwrap_or(Err(Errno::EIO));
-                self.ended(
-                    id,
-                    match (refused(&replies), end) {
-                        (_, Err(Errno::EAGAIN)) => Err(TransactionError::Conflict),
-                        (Some(errno), _) | (None, Err(errno)) => {
-                            Err(TransactionError::Refused(errno))
-                        }
-                        (None, Ok(_)) => Ok(()),
-                    },
-                )
-            }
-            Stage::Open => None,
-        }
-    }
-
-    fn ended(&mut self, id: UnitId, result: Result<(), TransactionError>) -> Option<Event> {
-        self.forget(id);
-        Some(Event::Ended(id, result))
-    }
-
-    fn forget(&mut self, id: UnitId) {
-        self.units.retain(|unit| unit.id != id);
-    }
-
-    fn give_up(&mut self, id: UnitId, transaction: u32) {
-        self.forget(id);
-        // At once: xenstored limits how many a domain may have.
-        self.enqueue(None, transaction, Message::End(false));
-    }
-
-    fn receive(&mut self, ring: &mut Ring) -> Result<Option<(Header, Vec<u8>)>, Option<Event>> {
-        let mut bytes = [0; 256];
-        loop {
-            match self.assembler.take() {
-                Ok(Some(message)) => return Ok(Some(message)),
-                Ok(None) => {}
-                Err(error) => return Err(self.lost(&error)),
-            }
-            let wanted = self.assembler.wanted().unwrap_or(0).min(bytes.len());
-            match ring.read(&mut bytes[..wanted]) {
-                Ok(0) => return Ok(None),
-                Ok(count) => self.assembler.push(&bytes[..count]),
-                Err(error) => return Err(self.lost(&error)),
-            }
-        }
-    }
-
-    fn take(&mut self, header: Header, payload: Vec<u8>) -> Option<Event> {
-        if header.message == MessageType::WATCH_EVENT {
-            let mut strings = wire::strings(&payload);
-            let path = strings.next()?.to_vec();
-            let token = strings.next().unwrap_or_default().to_vec();
-            return Some(Event::Watch { path, token });
-        }
-        let Some(at) = self
-            .outstanding
-            .iter()
-            .position(|o| o.request == header.request)
-        else {
-            debug!(
-                "xenstore: reply to request {}, which is not awaited",
-                header.request
-            );
-            return None;
-        };
-        let asked = self.outstanding.remove(at)?;
-        let reply = match header.message {
-            MessageType::ERROR => Err(wire::error(&payload)),
-            message if message == asked.message => Ok(match payload.get(..asked.kept) {
-                Some(kept) => kept.to_vec(),
-                None => payload,
-            }),
-            _ => Err(Errno::EIO),
-        };
-        self.answer(asked.slot, reply);
-        None
     }
 }
 
