@@ -221,6 +221,7 @@ mod tests {
     use crate::Kept;
     use crate::layout::FIXED_PAGES;
     use proptest::prelude::*;
+    use spindle_hw::PAGE_SIZE;
 
     const SECOND: u64 = 1_000_000_000;
 
@@ -279,6 +280,26 @@ mod tests {
         // It ends without a word.
         let third = again(pages);
         assert_eq!((third.life(), third.last()), (3, None));
+    }
+
+    #[test]
+    fn however_many_lives_end_only_the_place_of_deaths_is_written() {
+        let pages = pages();
+        let mut lives = first(pages);
+        // What lies around it, as each of them leaves it.
+        let around = |pages: &SharedPages| {
+            let mut bytes = std::vec![0; FIXED_PAGES * PAGE_SIZE];
+            pages.read_bytes(0, &mut bytes);
+            bytes.drain(DEATHS..DEATHS + DEATHS_LEN);
+            bytes
+        };
+        for life in 1..=3 * PLACES as u64 {
+            let before = around(pages);
+            lives.end(&death(life * 1_000 * SECOND));
+            assert!(around(pages) == before, "life {life}");
+            lives = again(pages);
+            assert_eq!(lives.last(), Some(death(life * 1_000 * SECOND)));
+        }
     }
 
     #[test]

@@ -168,6 +168,19 @@ mod tests {
         assert_eq!(LogTail::begin(pages, true).1, "");
     }
 
+    #[test]
+    fn what_was_begun_is_at_most_as_much_as_there_is_room_for() {
+        for (torn, is_tail) in [(RING as u64, true), (RING as u64 + 1, false)] {
+            let (tail, _) = LogTail::begin(pages(), false);
+            tail.append(b"one\n");
+            tail.word(BEGUN_AT).store(4 + torn, Relaxed);
+            assert_eq!(tail.read().is_some(), is_tail, "{torn} bytes");
+        }
+        let (tail, _) = LogTail::begin(pages(), false);
+        tail.word(MAGIC_AT).store(MAGIC + 1, Relaxed);
+        assert_eq!(tail.read(), None);
+    }
+
     proptest! {
         /// A death in the middle of a line loses that line and what it has overwritten.
         #[test]

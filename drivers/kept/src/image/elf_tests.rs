@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use zerocopy::IntoBytes;
 
 use super::*;
-use crate::image::{HEAD_MAGIC, HEAD_VERSION, HeadRecord, ImageOffer, LAYOUTS};
+use crate::image::{HEAD_LEN, HEAD_MAGIC, HEAD_VERSION, HeadRecord, ImageOffer, LAYOUTS};
 use spindle_hw::{PAGE_SIZE, SharedPages};
 
 const START: u64 = 0x20_0000;
@@ -94,6 +94,7 @@ fn an_image_is_laid_out_as_it_lies_in_memory() {
     );
     let head = image.head;
     assert_eq!(head.version(), "1.2.3 abc");
+    assert_eq!(std::format!("{head}"), "1.2.3 abc");
     assert_eq!((head.start(), head.entry()), (START, ENTRY));
     assert_eq!((head.bss(), head.loaded()), (BSS..END, 0x3000));
 }
@@ -179,6 +180,43 @@ fn a_head_that_makes_no_sense_is_refused() {
 }
 
 #[test]
+fn a_head_may_use_all_that_there_is_and_not_a_byte_more() {
+    // Up to the end of what 32-bit mode enters safely.
+    let mut top = head();
+    top.place_end = (1 << 31).into();
+    assert!(ImageHead::read(top.as_bytes()).is_ok());
+    // Its zeros begin where the last byte in the file ends, and end with the place in memory.
+    let mut tight = head();
+    tight.end = PLACE_END.into();
+    assert_eq!(
+        lay_out(&file_with(&tight)).expect("an image").bytes.len(),
+        0x3000
+    );
+    let sized = |place: usize, value: u64| {
+        let mut file = file();
+        file[place..place + 8].copy_from_slice(&value.to_le_bytes());
+        file
+    };
+    let (data, zeros) = (SEGMENTS + 2 * 56, SEGMENTS + 3 * 56);
+    let contradicts = BadFile::Segments("its head contradicts them");
+    let mut full = sized(data + 32, 0x1000);
+    full[data + 40..data + 48].copy_from_slice(&0x1000_u64.to_le_bytes());
+    full.resize(DATA + 0x1000, 9);
+    assert_eq!(lay_out(&full).expect("an image").bytes[0x2fff], 9);
+    // The place in memory reaches to the end of what is zero, and not less.
+    assert!(lay_out(&sized(zeros + 40, END - BSS)).is_ok());
+    assert_eq!(error(&sized(zeros + 40, END - BSS - 1)), contradicts);
+    // As large as any may be.
+    let large = 16 << 20;
+    assert!(lay_out(&sized(zeros + 40, large - 0x3000)).is_ok());
+    let beyond = error(&sized(zeros + 40, large - 0x3000 + 1));
+    assert_eq!(
+        beyond,
+        BadFile::Segments("they are not in order, or too large")
+    );
+}
+
+#[test]
 fn an_image_follows_one_of_the_same_place_whose_records_it_reads() {
     let old = ImageHead(head());
     let may = |change: fn(&mut HeadRecord), room| {
@@ -239,6 +277,16 @@ fn what_is_offered_is_taken_whole_or_not_at_all() {
     pages.write_bytes(0, short);
     let read = ImageOffer::read(&page, room).expect("an offer");
     assert_eq!(read.examine(&pages), Err(Unfit::Length(0x2000, room)));
+    // It has a head at least, and lies in the pages that it came in.
+    for (len, is_offer) in [(HEAD_LEN, true), (HEAD_LEN - 1, false)] {
+        let offer = ImageOffer::page(&image.bytes[..len], &[1]).expect("an offer");
+        page.write_bytes(0, &offer);
+        assert_eq!(
+            ImageOffer::read(&page, room).is_ok(),
+            is_offer,
+            "{len} bytes"
+        );
+    }
     page.zero(0, 8);
     assert_eq!(ImageOffer::read(&page, room), Err(Unfit::NoOffer));
 }

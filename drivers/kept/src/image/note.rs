@@ -118,6 +118,25 @@ mod tests {
         }
     }
 
+    #[test]
+    fn an_update_is_known_to_the_next_life() {
+        let pages: &SharedPages =
+            std::boxed::Box::leak(std::boxed::Box::new(SharedPages::host(FIXED_PAGES, 0)));
+        let note = UpdateNote {
+            id: 3,
+            at_ns: 8,
+            pause_ns: 0,
+            outcome: UpdateOutcome::Open,
+            old: heapless::String::try_from("1").unwrap(),
+            new: heapless::String::try_from("2").unwrap(),
+        };
+        let first = crate::Kept::open(pages).unwrap();
+        assert_eq!(first.update(), None);
+        first.note_update(&note);
+        let next = crate::Kept::open_again(pages).unwrap();
+        assert_eq!(next.update(), Some(note));
+    }
+
     proptest! {
         #[test]
         fn a_damaged_note_is_none(at in 0..UPDATE_LEN, flip in 1_u8..) {
