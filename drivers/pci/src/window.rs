@@ -127,6 +127,30 @@ mod tests {
     }
 
     #[test]
+    fn a_bar_stays_where_it_was_as_long_as_it_meets_no_other() {
+        let free = || BarWindow::new(0xf000_0000..0xf000_8000);
+        let mut window = free();
+        assert!(window.hold(0xf000_2000, 0x2000, false));
+        // Directly before and behind it there is room, in it there is none.
+        assert!(window.hold(0xf000_0000, 0x2000, false));
+        assert!(window.hold(0xf000_4000, 0x4000, false));
+        for start in [0xf000_0000, 0xf000_2000, 0xf000_3000, 0xf000_7000] {
+            assert!(!window.hold(start, 0x1000, false), "{start:#x}");
+        }
+        // Aligned to its size, and within the window.
+        for (start, size) in [
+            (0xf000_1000, 0x2000),
+            (0xefff_f000, 0x1000),
+            (0xf000_8000, 0x1000),
+        ] {
+            assert!(!free().hold(start, size, false), "{start:#x}");
+        }
+        let above = BarWindow::new(4 * GIB..5 * GIB);
+        assert!(above.clone().hold(4 * GIB, GIB, true));
+        assert!(!above.clone().hold(4 * GIB, GIB, false), "32 bits");
+    }
+
+    #[test]
     fn what_does_not_fit_where_bars_usually_are_goes_above_4_gib_or_below_that() {
         let mut window = small();
         assert_eq!(window.take(0x4000, true), Some(0xf000_0000));

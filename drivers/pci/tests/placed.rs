@@ -149,3 +149,14 @@ fn what_is_missing_leaves_its_number_free() {
     );
     assert_eq!(in_known_order(&[], &found), found);
 }
+
+#[test]
+fn every_kind_of_bar_is_noted_as_it_is() {
+    let (_, mut placed) = left();
+    for (wide, prefetchable) in [(false, false), (false, true), (true, false), (true, true)] {
+        let bar = &mut placed[0].bars[0];
+        (bar.wide, bar.prefetchable) = (wide, prefetchable);
+        let words = PlacedFunction::write_all(&placed);
+        assert_eq!(PlacedFunction::read_all(&words).as_ref(), Some(&placed));
+    }
+}
