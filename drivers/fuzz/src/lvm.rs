@@ -3,8 +3,8 @@
 //! The input is the text of one physical volume's metadata, behind a byte that says how it is put on
 //! two disks.
 
-use spindle_lvm::{FoundPv, SectorSource, Unread, VolumeChange, assemble, change, find};
-use spindle_testkit::lvm::{LvmArea, LvmImage};
+use spindle_lvm::{FoundPv, VolumeChange, assemble, change, find};
+use spindle_testkit::lvm::{LvmArea, LvmDisk, LvmImage};
 
 /// Sectors of each disk.
 const SECTORS: usize = 1024;
@@ -13,21 +13,6 @@ const UUIDS: [&[u8; 32]; 2] = [
     b"AAAAAAaaaabbbbccccddddeeeeffffff",
     b"BBBBBBaaaabbbbccccddddeeeeffffff",
 ];
-
-struct Disk(Vec<u8>);
-
-impl SectorSource for Disk {
-    fn sectors(&self) -> u64 {
-        self.0.len() as u64 / 512
-    }
-
-    fn read(&mut self, first: u64, out: &mut [u8]) -> Result<(), Unread> {
-        assert!(!out.is_empty() && out.len() <= 4096 && out.len().is_multiple_of(512));
-        let at = usize::try_from(first).expect("within the disk") * 512;
-        out.copy_from_slice(&self.0[at..at + out.len()]);
-        Ok(())
-    }
-}
 
 /// Runs the target.
 ///
@@ -55,7 +40,7 @@ pub fn run(data: &[u8]) {
             if how & 4 != 0 {
                 image.damage = vec![4096 + usize::from(how) * 3 + number];
             }
-            find(&mut Disk(image.image())).expect("nothing stops it")
+            find(&mut LvmDisk::new(image.image())).expect("nothing stops it")
         })
         .collect();
     for pv in &found {
@@ -80,7 +65,8 @@ fn change_all(text: &str) {
         };
         let new = String::from_utf8(new).expect("what was text is text");
         let image = |uuid| LvmImage::new(uuid, SECTORS, new.trim_end_matches('\0')).image();
-        let found = UUIDS.map(|uuid| find(&mut Disk(image(uuid))).expect("nothing stops it"));
+        let found =
+            UUIDS.map(|uuid| find(&mut LvmDisk::new(image(uuid))).expect("nothing stops it"));
         check(&found.into_iter().flatten().collect::<Vec<_>>());
     }
 }

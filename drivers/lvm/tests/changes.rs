@@ -3,28 +3,13 @@
 use proptest::prelude::*;
 use spindle_lvm::{
     Assembled, FoundPv, Group, LogicalVolume, Rewrite, RewriteStep, SectorSource, Unchanged,
-    Unread, VolumeChange, assemble, change, find,
+    VolumeChange, assemble, change, find,
 };
-use spindle_testkit::lvm::{LvmArea, LvmImage, LvmText};
+use spindle_testkit::lvm::{LvmArea, LvmDisk as Disk, LvmImage, LvmText};
 
 const FIRST: &[u8; 32] = b"AAAAAAaaaabbbbccccddddeeeeffffff";
 const SECOND: &[u8; 32] = b"BBBBBBaaaabbbbccccddddeeeeffffff";
 const SECTORS: usize = 1200;
-
-#[derive(Clone)]
-struct Disk(Vec<u8>);
-
-impl SectorSource for Disk {
-    fn sectors(&self) -> u64 {
-        self.0.len() as u64 / 512
-    }
-
-    fn read(&mut self, first: u64, out: &mut [u8]) -> Result<(), Unread> {
-        let at = first as usize * 512;
-        out.copy_from_slice(&self.0[at..at + out.len()]);
-        Ok(())
-    }
-}
 
 /// Two physical volumes; the first has two metadata areas, of so many bytes, and all of them begin their
 /// texts this far behind their starts.
@@ -40,7 +25,7 @@ fn disks(text: &str, size: u64, offset: u64) -> Vec<Disk> {
             areas: starts.iter().map(|start| area(*start)).collect(),
             ..LvmImage::new(uuid, SECTORS, text)
         };
-        Disk(image.image())
+        Disk::new(image.image())
     };
     let behind = (SECTORS * 512) as u64 - size;
     vec![image(FIRST, &[4096, behind]), image(SECOND, &[4096])]
@@ -91,7 +76,7 @@ fn write(disks: &mut [Disk], step: &RewriteStep) {
     } = step
     {
         let at = *first as usize * 512;
-        let place = &mut disks[*pv].0[at..at + data.len()];
+        let place = &mut disks[*pv].bytes[at..at + data.len()];
         assert!(instead_of.as_ref().is_none_or(|it| it == place));
         assert_eq!(at / 4096, (at + data.len() - 1) / 4096, "it is in one page");
         place.copy_from_slice(data);
@@ -362,7 +347,7 @@ fn areas_without_room_or_that_have_changed_are_left_alone() {
     let reason = refused(&disks, &group);
     assert!(reason.contains("since it was read"), "{reason}");
     let (now, mut damaged) = (read(&disks).group, disks.clone());
-    damaged[1].0[4096 + 8] ^= 1;
+    damaged[1].bytes[4096 + 8] ^= 1;
     assert!(refused(&damaged, &now).contains("vgck"));
     let swapped = [disks[1].clone(), disks[0].clone()];
     assert!(refused(&swapped, &now).contains("is not what it was"));

@@ -1,43 +1,14 @@
 //! What is found on a disk: labels, both metadata areas, damage, and what is refused.
 
-use spindle_lvm::{FoundPv, Group, LvArea, SectorSource, Unread, assemble, find};
-use spindle_testkit::lvm::{LvmArea, LvmImage};
+use spindle_lvm::{FoundPv, Group, LvArea, assemble, find};
+use spindle_testkit::lvm::{LvmArea, LvmDisk as Disk, LvmImage};
 
 const FIRST: &[u8; 32] = b"AAAAAAaaaabbbbccccddddeeeeffffff";
 const SECOND: &[u8; 32] = b"BBBBBBaaaabbbbccccddddeeeeffffff";
 const SECTORS: usize = 4096;
 
-struct Disk {
-    bytes: Vec<u8>,
-    /// A sector that cannot be read.
-    bad: Option<u64>,
-    reads: usize,
-}
-
-impl SectorSource for Disk {
-    fn sectors(&self) -> u64 {
-        self.bytes.len() as u64 / 512
-    }
-
-    fn read(&mut self, first: u64, out: &mut [u8]) -> Result<(), Unread> {
-        assert!(!out.is_empty() && out.len() <= 4096 && out.len().is_multiple_of(512));
-        self.reads += 1;
-        let count = out.len() as u64 / 512;
-        if self
-            .bad
-            .is_some_and(|bad| (first..first + count).contains(&bad))
-        {
-            return Err(Unread::Bad);
-        }
-        let at = first as usize * 512;
-        out.copy_from_slice(&self.bytes[at..at + out.len()]);
-        Ok(())
-    }
-}
-
 fn look(image: &LvmImage) -> Option<FoundPv> {
-    let (bytes, bad, reads) = (image.image(), None, 0);
-    find(&mut Disk { bytes, bad, reads }).unwrap()
+    find(&mut Disk::new(image.image())).unwrap()
 }
 
 fn pv(name: &str, uuid: &[u8; 32]) -> String {

@@ -1,4 +1,7 @@
-//! A disk with an LVM2 physical volume, right or wrong at will, written apart from what reads it.
+//! A disk with an LVM2 physical volume, right or wrong at will, written apart from what reads it; and what
+//! it is read by.
+
+use spindle_lvm::{SectorSource, Unread};
 
 /// Bytes of a sector.
 const SECTOR: usize = 512;
@@ -216,6 +219,47 @@ impl LvmArea {
         let crc = checksum(&sector[4..]);
         put(&mut sector, 0, &crc.to_le_bytes());
         sector
+    }
+}
+
+/// A disk as whoever looks for physical volumes reads it, in whole sectors and at most 4 KiB at once.
+#[derive(Clone, Debug)]
+pub struct LvmDisk {
+    /// What is on it.
+    pub bytes: Vec<u8>,
+    /// A sector that cannot be read.
+    pub bad: Option<u64>,
+    /// How often it was read.
+    pub reads: usize,
+}
+
+impl LvmDisk {
+    /// A disk with this on it, all of which can be read.
+    #[must_use]
+    pub fn new(bytes: Vec<u8>) -> Self {
+        Self {
+            bytes,
+            bad: None,
+            reads: 0,
+        }
+    }
+}
+
+impl SectorSource for LvmDisk {
+    fn sectors(&self) -> u64 {
+        (self.bytes.len() / SECTOR) as u64
+    }
+
+    fn read(&mut self, first: u64, out: &mut [u8]) -> Result<(), Unread> {
+        assert!(!out.is_empty() && out.len() <= 4096 && out.len().is_multiple_of(SECTOR));
+        self.reads += 1;
+        let sectors = first..first + (out.len() / SECTOR) as u64;
+        if self.bad.is_some_and(|bad| sectors.contains(&bad)) {
+            return Err(Unread::Bad);
+        }
+        let at = first as usize * SECTOR;
+        out.copy_from_slice(&self.bytes[at..at + out.len()]);
+        Ok(())
     }
 }
 

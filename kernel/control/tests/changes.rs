@@ -8,6 +8,7 @@ use spindle_testkit::gpt::Gpt;
 use spindle_testkit::nvme::{Config as NvmeConfig, FakeNvme, Fault as NvmeFault, NamespaceConfig};
 use spindle_testkit::virtio::{Config as VirtioConfig, FakeVirtio, Fault as VirtioFault};
 
+use spindle_simulate::world::disks::Table;
 use spindle_simulate::world::guest::pattern;
 use spindle_simulate::world::{BACKEND, SECOND, Setup, World};
 
@@ -28,32 +29,17 @@ fn with_namespaces_of(
     write_cache: bool,
     change: impl FnOnce(&FakeNvme),
 ) -> (World, FakeNvme) {
-    let setup = Setup {
-        cores,
-        ..Setup::default()
+    let namespaces = [(1, 2048), (2, 2048), (3, 0)];
+    let config = NvmeConfig {
+        namespaces: namespaces
+            .map(|(id, blocks)| NamespaceConfig::new(id, blocks, 9))
+            .into(),
+        write_cache,
+        ..NvmeConfig::default()
     };
-    let mut model = None;
-    let world = World::new(setup, |machine, disks| {
-        let namespaces = [(1, 2048), (2, 2048), (3, 0)];
-        let config = NvmeConfig {
-            namespaces: namespaces
-                .map(|(id, blocks)| NamespaceConfig::new(id, blocks, 9))
-                .into(),
-            write_cache,
-            ..NvmeConfig::default()
-        };
-        let controller = FakeNvme::new(machine.bus.clone(), config);
-        change(&controller);
-        let options = DiskOptions {
-            queues: cores.max(1) as u16,
-            depth: 16,
-            ..DiskOptions::default()
-        };
-        disks.add_nvme(&controller, 0, options);
-        disks.add_ram("ram0", 1 << 20);
-        model = Some(controller);
-    });
-    (world, model.unwrap())
+    World::with_nvme(cores, config, change, |disks| {
+        disks.add_ram("ram0", 1 << 20)
+    })
 }
 
 /// A guest with `target`, connected by a ring on each core.
@@ -268,27 +254,12 @@ fn a_frontend_that_comes_again_to_a_removed_disk_is_refused() {
 #[test]
 fn partitions_of_a_namespace_that_is_removed_are_closed_with_it_and_no_others() {
     for cores in [0, 2] {
-        let mut model = None;
-        let setup = Setup {
-            cores,
-            ..Setup::default()
+        let config = NvmeConfig {
+            namespaces: [1, 2].map(|id| NamespaceConfig::new(id, 2048, 9)).into(),
+            ..NvmeConfig::default()
         };
-        let mut world = World::new(setup, |machine, disks| {
-            let config = NvmeConfig {
-                namespaces: [1, 2].map(|id| NamespaceConfig::new(id, 2048, 9)).into(),
-                ..NvmeConfig::default()
-            };
-            let controller = FakeNvme::new(machine.bus.clone(), config);
-            let options = DiskOptions {
-                queues: cores.max(1) as u16,
-                depth: 16,
-                ..DiskOptions::default()
-            };
-            disks.add_nvme(&controller, 0, options);
-            disks.partitions = Some(256);
-            model = Some(controller);
-        });
-        let model = model.unwrap();
+        let partitions = |disks: &mut Table| disks.partitions = Some(256);
+        let (mut world, model) = World::with_nvme(cores, config, |_| (), partitions);
         let part = guest(&mut world, 5, "nvme0n1p1", cores);
         let other = guest(&mut world, 6, "nvme0n2p1", cores);
         world.write(part, 0, 0, 1);

@@ -8,7 +8,6 @@ use spindle_block::DiskOptions;
 use spindle_control::Suspect;
 use spindle_hw::PAGE_SIZE;
 use spindle_kept::{DeviceRecord, Records, layout};
-use spindle_testkit::nvme::{Config as NvmeConfig, FakeNvme};
 use spindle_testkit::virtio::{Config as VirtioConfig, FakeVirtio};
 
 use spindle_simulate::world::guest::{all_okay, contents, pattern};
@@ -34,30 +33,6 @@ fn with_two_guests() -> (World, [usize; 2]) {
         guest
     });
     (world, guests)
-}
-
-/// A controller that does nothing before it is ordered to.
-fn with_slow_nvme(cores: usize) -> (World, FakeNvme) {
-    let setup = Setup {
-        cores,
-        ..Setup::default()
-    };
-    let mut model = None;
-    let world = World::new(setup, |machine, disks| {
-        let config = NvmeConfig {
-            manual: true,
-            ..NvmeConfig::default()
-        };
-        let nvme = FakeNvme::new(machine.bus.clone(), config);
-        let options = DiskOptions {
-            queues: cores.max(1) as u16,
-            depth: 16,
-            ..DiskOptions::default()
-        };
-        disks.add_nvme(&nvme, 0, options);
-        model = Some(nvme);
-    });
-    (world, model.unwrap())
 }
 
 /// All that stands in xenstore about a device, and how often its state was written.
@@ -133,7 +108,7 @@ fn leave(world: &mut World, guests: &[usize]) {
 #[test]
 fn requests_under_way_are_answered_once_by_the_next_life() {
     for cores in [0, 2] {
-        let (mut world, nvme) = with_slow_nvme(cores);
+        let (mut world, nvme) = World::with_slow_nvme(cores);
         let guest = world.attach(5, 51712, "nvme0n1", "w");
         world.connect(guest, 1, 1);
         let writes: Vec<_> = (0..6)
@@ -257,7 +232,7 @@ fn a_guest_that_ends_before_it_is_taken_up_is_not_waited_for() {
 #[test]
 fn a_frontend_that_is_closing_gets_its_answers_and_is_closed() {
     for online in [true, false] {
-        let (mut world, nvme) = with_slow_nvme(1);
+        let (mut world, nvme) = World::with_slow_nvme(1);
         let guest = world.attach(5, 51712, "nvme0n1", "w");
         world.connect(guest, 1, 1);
         let id = world.guests[guest].write(0, 0, 1);
@@ -351,7 +326,7 @@ fn a_damaged_journal_costs_its_device_only() {
 #[test]
 fn a_disk_that_is_gone_is_waited_for_and_then_the_device_is_closed() {
     for comes in [true, false] {
-        let (mut world, nvme) = with_slow_nvme(1);
+        let (mut world, nvme) = World::with_slow_nvme(1);
         let guest = world.attach(5, 51712, "nvme0n1", "w");
         world.connect(guest, 1, 1);
         let id = world.guests[guest].write(0, 0, 1);
@@ -385,7 +360,7 @@ fn a_disk_that_is_gone_is_waited_for_and_then_the_device_is_closed() {
 
 #[test]
 fn what_a_former_life_has_published_goes_with_what_it_was_about() {
-    let (mut world, nvme) = with_slow_nvme(1);
+    let (mut world, nvme) = World::with_slow_nvme(1);
     let guest = world.attach(5, 51712, "nvme0n1", "w");
     world.connect(guest, 1, 1);
     world.until("counters", |w| w.published("stat/5-51712").is_some());
@@ -553,7 +528,7 @@ fn a_ring_that_was_at_work_at_two_deaths_within_a_minute_is_left_out() {
 
 #[test]
 fn a_disk_that_got_another_size_meanwhile_is_shown_with_that() {
-    let (mut world, nvme) = with_slow_nvme(1);
+    let (mut world, nvme) = World::with_slow_nvme(1);
     let guest = world.attach(5, 51712, "nvme0n1", "w");
     world.connect(guest, 1, 1);
     nvme.resize(1, 4096);

@@ -1,11 +1,10 @@
 //! Devices that come while a life of the kernel has yet to take up those of the former one: they do not
 //! get what these had.
 
-use spindle_block::DiskOptions;
 use spindle_testkit::gpt::Gpt;
 use spindle_testkit::nvme::{Config as NvmeConfig, FakeNvme};
 
-use spindle_simulate::world::{SECOND, Setup, World};
+use spindle_simulate::world::{SECOND, World};
 
 /// A domain with an NVMe disk that has a partition, and a RAM disk.
 fn with_nvme() -> (World, FakeNvme) {
@@ -18,26 +17,15 @@ fn with_late_nvme() -> (World, FakeNvme) {
 }
 
 fn with(change: impl FnOnce(&FakeNvme), partitions: Option<u64>) -> (World, FakeNvme) {
-    let mut model = None;
-    let world = World::new(Setup::default(), |machine, disks| {
-        let config = NvmeConfig {
-            // What was written is there after power is back.
-            write_cache: false,
-            ..NvmeConfig::default()
-        };
-        let nvme = FakeNvme::new(machine.bus.clone(), config);
-        change(&nvme);
-        let options = DiskOptions {
-            queues: 2,
-            depth: 16,
-            ..DiskOptions::default()
-        };
-        disks.add_nvme(&nvme, 0, options);
+    let config = NvmeConfig {
+        // What was written is there after power is back.
+        write_cache: false,
+        ..NvmeConfig::default()
+    };
+    World::with_nvme(2, config, change, |disks| {
         disks.add_ram("ram0", 1 << 20);
         disks.partitions = partitions;
-        model = Some(nvme);
-    });
-    (world, model.unwrap())
+    })
 }
 
 /// What two devices want that are in each other's way.

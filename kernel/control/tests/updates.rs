@@ -1,39 +1,20 @@
 //! The kernel is updated in its domain: the cores finish what they have taken, controllers stay enabled if
 //! they do, and nothing that a guest or a disk does holds that up.
 
-use spindle_block::DiskOptions;
-use spindle_testkit::nvme::{Config as NvmeConfig, FakeNvme, Fault};
+use spindle_testkit::nvme::{FakeNvme, Fault};
 
 use spindle_simulate::world::guest::{all_okay, contents, pattern};
-use spindle_simulate::world::{DISKS, MS, SECOND, Setup, World};
+use spindle_simulate::world::{DISKS, MS, SECOND, World};
 
 /// The most that an update waits for cores and disks, and a little for what is around that.
 const BOUND: u64 = 260 * MS;
 
 /// A controller that does nothing before it is ordered to, and a guest with its first namespace.
 fn with_slow_nvme(cores: usize) -> (World, FakeNvme, usize) {
-    let setup = Setup {
-        cores,
-        ..Setup::default()
-    };
-    let mut model = None;
-    let mut world = World::new(setup, |machine, disks| {
-        let config = NvmeConfig {
-            manual: true,
-            ..NvmeConfig::default()
-        };
-        let nvme = FakeNvme::new(machine.bus.clone(), config);
-        let options = DiskOptions {
-            queues: cores.max(1) as u16,
-            depth: 16,
-            ..DiskOptions::default()
-        };
-        disks.add_nvme(&nvme, 0, options);
-        model = Some(nvme);
-    });
+    let (mut world, nvme) = World::with_slow_nvme(cores);
     let guest = world.attach(5, 51712, "nvme0n1", "w");
     world.connect(guest, cores.max(1), 1);
-    (world, model.unwrap(), guest)
+    (world, nvme, guest)
 }
 
 /// Runs until the update that was asked for has followed; gives how long that took. `each` is done at

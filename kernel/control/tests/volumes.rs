@@ -1,11 +1,11 @@
 //! Logical volumes that are changed on disks that guests use: by others, which a rescan finds, and by
 //! order.
 
-use spindle_block::DiskOptions;
-use spindle_lvm::{Group, SectorSource, Unread, assemble, find};
+use spindle_lvm::{Group, assemble, find};
+use spindle_simulate::world::disks::Table;
 use spindle_simulate::world::guest::pattern;
-use spindle_simulate::world::{BACKEND, Setup, World};
-use spindle_testkit::lvm::{LvmImage, LvmSegment, LvmText};
+use spindle_simulate::world::{BACKEND, World};
+use spindle_testkit::lvm::{LvmDisk, LvmImage, LvmSegment, LvmText};
 use spindle_testkit::nvme::{Config as NvmeConfig, FakeNvme, NamespaceConfig};
 
 const PVS: [&[u8; 32]; 2] = [
@@ -18,30 +18,16 @@ const FIRST: u64 = 256;
 
 /// A domain with a controller of two namespaces.
 fn world(cores: usize) -> (World, FakeNvme) {
-    let setup = Setup {
-        cores,
-        ..Setup::default()
+    let config = NvmeConfig {
+        namespaces: [1, 2].map(|id| NamespaceConfig::new(id, BLOCKS, 9)).into(),
+        write_cache: false,
+        ..NvmeConfig::default()
     };
-    let mut model = None;
-    let mut world = World::new(setup, |machine, disks| {
-        let config = NvmeConfig {
-            namespaces: [1, 2].map(|id| NamespaceConfig::new(id, BLOCKS, 9)).into(),
-            write_cache: false,
-            ..NvmeConfig::default()
-        };
-        let controller = FakeNvme::new(machine.bus.clone(), config);
-        let options = DiskOptions {
-            queues: cores.max(1) as u16,
-            depth: 16,
-            ..DiskOptions::default()
-        };
-        disks.add_nvme(&controller, 0, options);
-        disks.tables = true;
-        model = Some(controller);
-    });
+    let tables = |disks: &mut Table| disks.tables = true;
+    let (mut world, model) = World::with_nvme(cores, config, |_| (), tables);
     world.until("watches", |w| w.published("ready").is_some());
     world.pass(100);
-    (world, model.unwrap())
+    (world, model)
 }
 
 /// LVM writes another version of the group `vg0`, which is on both namespaces, and they are looked at.
@@ -171,7 +157,7 @@ fn order(world: &mut World, text: &str) -> String {
 /// Both namespaces have the same metadata, and LVM would take them for in order.
 fn assert_in_order(model: &FakeNvme) -> Group {
     let found = [1, 2].map(|namespace| {
-        let found = find(&mut Contents(model.contents(namespace)));
+        let found = find(&mut LvmDisk::new(model.contents(namespace)));
         let found = found.unwrap().unwrap();
         assert!(found.notes.is_empty());
         found
@@ -179,20 +165,6 @@ fn assert_in_order(model: &FakeNvme) -> Group {
     assert_eq!(found[0].group, found[1].group);
     let mut groups = assemble(&[&found[0], &found[1]]);
     groups.remove(0).group
-}
-
-struct Contents(Vec<u8>);
-
-impl SectorSource for Contents {
-    fn sectors(&self) -> u64 {
-        self.0.len() as u64 / 512
-    }
-
-    fn read(&mut self, first: u64, out: &mut [u8]) -> Result<(), Unread> {
-        let at = first as usize * 512;
-        out.copy_from_slice(&self.0[at..at + out.len()]);
-        Ok(())
-    }
 }
 
 #[test]
@@ -310,7 +282,7 @@ fn a_change_of_a_disk_that_is_lost_is_answered_and_leaves_old_or_new_metadata() 
         let answer = world.published("volume-done").unwrap();
         assert!(answer.starts_with("7 "), "{answer}");
         let group = [1, 2].map(|namespace| {
-            let found = find(&mut Contents(model.contents(namespace)));
+            let found = find(&mut LvmDisk::new(model.contents(namespace)));
             found.unwrap().unwrap().group.unwrap()
         });
         for group in group {

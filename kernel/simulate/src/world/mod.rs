@@ -135,6 +135,43 @@ impl World {
         }
     }
 
+    /// A domain with `nvme0`, a controller of this kind of which each core has a queue of 16 entries.
+    /// `change` is done to it before it is started, and `more` adds what there is besides.
+    pub fn with_nvme(
+        cores: usize,
+        config: NvmeConfig,
+        change: impl FnOnce(&FakeNvme),
+        more: impl FnOnce(&mut Table),
+    ) -> (Self, FakeNvme) {
+        let setup = Setup {
+            cores,
+            ..Setup::default()
+        };
+        let mut model = None;
+        let world = Self::new(setup, |machine, disks| {
+            let nvme = FakeNvme::new(machine.bus.clone(), config);
+            change(&nvme);
+            let options = DiskOptions {
+                queues: cores.max(1) as u16,
+                depth: 16,
+                ..DiskOptions::default()
+            };
+            disks.add_nvme(&nvme, 0, options);
+            more(disks);
+            model = Some(nvme);
+        });
+        (world, model.expect("disks are added at once"))
+    }
+
+    /// The same, with a controller that does nothing before it is ordered to, and nothing else.
+    pub fn with_slow_nvme(cores: usize) -> (Self, FakeNvme) {
+        let config = NvmeConfig {
+            manual: true,
+            ..NvmeConfig::default()
+        };
+        Self::with_nvme(cores, config, |_| (), |_| ())
+    }
+
     /// A domain with a disk of each type: an NVMe controller with two namespaces, a virtio device and
     /// a RAM disk, of which each core has a queue.
     pub fn with_all_disks(cores: usize) -> (Self, Models) {
