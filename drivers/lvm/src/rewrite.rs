@@ -217,3 +217,7 @@ impl AreaHeader {
         Some(SECTOR + behind % room)
     }
 }
+
+#[cfg(test)]
+#[path = "rewrite_tests.rs"]
+mod tests;
