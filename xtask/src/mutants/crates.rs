@@ -31,7 +31,10 @@ pub(super) const CRATES: [Tested; 15] = [
     driver("kept", "spindle-kept", "drivers/kept"),
     driver("limits", "spindle-limits", "drivers/limits"),
     driver("lvm", "spindle-lvm", "drivers/lvm"),
-    driver("block", "spindle-block", "drivers/block"),
+    Tested {
+        also: &["spindle-control"],
+        ..driver("block", "spindle-block", "drivers/block")
+    },
     driver("datapath", "spindle-datapath", "kernel/datapath"),
     driver("control", "spindle-control", "kernel/control"),
     driver("virtio", "spindle-virtio", "drivers/virtio"),

@@ -17,7 +17,7 @@ use crate::root;
 const HEAD: &str = "# Mutants\n\n\
     Written by `cargo xtask mutants` from `mutants.txt`; do not edit by hand.\n\n\
     Each crate is changed in one place at a time, as cargo-mutants would, and the tests of that crate \
-    run (of blkif, those of control too). What they notice is killed. All changes are built at once, and \
+    run (of blkif and block, those of control too). What they notice is killed. All changes are built at once, and \
     a switch turns one on; tests that do not come to its place are not run. A row is a run of all of a \
     crate's mutants.\n\n\
     - *unviable*: it does not compile;\n\
