@@ -1,5 +1,6 @@
 //! The xenbus backend against the store, a toolstack, frontends and a kernel that keeps books.
 
+mod crowds;
 mod frontends;
 mod interleavings;
 mod life;
