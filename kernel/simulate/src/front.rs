@@ -22,6 +22,8 @@ use ask::Piece;
 
 /// What the memory for a read is filled with before it.
 const POISON: u8 = 0xa5;
+/// One that thinks for so long asks for nothing by itself.
+pub(crate) const NO_THOUGHT: u64 = u64::MAX / 4;
 const PAGE_SECTORS: u64 = (PAGE_SIZE / SECTOR) as u64;
 
 /// Where a frontend is in its life.
@@ -500,12 +502,15 @@ impl Front {
             }
         }
         if self.chance.one_in(3) {
-            // Soon, maybe in the middle of what a core does.
+            // Soon, maybe in the middle of what a core does, such as to look for the last time before it
+            // sleeps.
+            let by = around.now + self.chance.scale(1_000..400_000);
             let Ring {
                 front, refs, port, ..
             } = &self.rings[ring];
             let produced = front.produced();
             around.machine.publish_later(Publication {
+                by,
                 domain: self.domain(),
                 ring: refs[0],
                 port: *port,
@@ -557,9 +562,15 @@ impl Front {
                 self.answered((ring, index), request, answer.status, around)?;
             }
             if !self.rings[ring].front.arm(1) {
-                return Ok(());
+                break;
             }
         }
+        // Some have the next requests ready, which come as the core is about to sleep.
+        if self.traits.think_ns < NO_THOUGHT && self.chance.one_in(8) {
+            let soon = around.now + self.chance.within(0..300_000);
+            self.next = self.next.min(soon);
+        }
+        Ok(())
     }
 
     /// Reads from `from` on as much as fits into one request; gives where the next begins.

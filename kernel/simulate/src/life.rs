@@ -17,7 +17,7 @@ use spindle_xen::{DomId, Errno};
 use crate::chance::Chance;
 use crate::disk::{Disk, Model};
 use crate::faults::{Kind, Rates};
-use crate::front::{Around, Front, Phase, Tally, Then};
+use crate::front::{Around, Front, NO_THOUGHT, Phase, Tally, Then};
 use crate::limit::{self, Limit};
 use crate::plan::Plan;
 use crate::trace;
@@ -436,7 +436,8 @@ impl Life {
                 actors.push(Actor::Front(number));
             }
         }
-        if self.world.machine.calls.is_anything_waiting() {
+        let publish_at = self.world.machine.calls.next_due();
+        if publish_at.is_some_and(|at| at <= now) {
             actors.push(Actor::Publish);
         }
         for (number, disk) in self.disks.iter().enumerate() {
@@ -463,6 +464,7 @@ impl Life {
         let ends = [
             self.world.machine.wires.next_tick(),
             self.world.store.next_due(),
+            self.world.machine.calls.next_due(),
         ];
         let fronts = self.fronts.iter().map(|front| front.next);
         let disks = self.disks.iter().map(Disk::next);
@@ -988,7 +990,7 @@ impl Life {
                 let number = 0;
                 self.ending = false;
                 self.attach(number, volume);
-                self.fronts[number].traits.think_ns = u64::MAX / 4;
+                self.fronts[number].traits.think_ns = NO_THOUGHT;
                 // Refused, it is absent again.
                 let settled = |life: &Self| {
                     let phase = life.fronts[0].phase;

@@ -15,9 +15,12 @@ use super::machine::Machine;
 /// A grant: who gives it, and its reference.
 pub type Granted = (DomId, u32);
 
-/// Requests that a frontend has written, and announces in the middle of what a core does.
+/// Requests that a frontend has written, and announces in the middle of what a core does, or else after a
+/// while.
 #[derive(Clone, Copy, Debug)]
 pub struct Publication {
+    /// When it announces them at the latest.
+    pub by: u64,
     /// Whose ring.
     pub domain: DomId,
     /// The reference of its first page.
@@ -45,9 +48,9 @@ impl Calls {
         self.watches.set(true);
     }
 
-    /// Whether there are requests that are yet to be announced.
-    pub fn is_anything_waiting(&self) -> bool {
-        !self.waiting.borrow().is_empty()
+    /// When requests are announced for which no core has done anything until then.
+    pub fn next_due(&self) -> Option<u64> {
+        self.waiting.borrow().iter().map(|what| what.by).min()
     }
 
     /// Whether `grant` was mapped, unmapped or copied after response number `index` of a ring was
