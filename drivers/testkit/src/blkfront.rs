@@ -86,6 +86,18 @@ impl<'g> Blkfront<'g> {
         abi: Abi,
     ) -> Self {
         let ring = SharedPages::host(pages, 0);
+        Self::within(grants, dom, ring, start, abi)
+    }
+
+    /// The same in pages of zeroes.
+    #[must_use]
+    pub fn within(
+        grants: &'g FakeGrants<'g>,
+        dom: DomId,
+        ring: SharedPages,
+        start: u32,
+        abi: Abi,
+    ) -> Self {
         for (index, value) in [
             (REQ_PROD, start),
             (RSP_PROD, start),

@@ -25,6 +25,7 @@ pub mod grants;
 pub mod idle;
 pub mod image;
 pub mod lvm;
+mod medium;
 pub mod mem;
 pub mod neighbours;
 pub mod nvme;

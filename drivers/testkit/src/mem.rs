@@ -1,7 +1,9 @@
 //! Memory with bus addresses as a device sees it, and a clock that tests move by hand.
 
 use std::cell::Cell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::{BuildHasherDefault, Hasher};
 use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,13 +15,50 @@ use spindle_kept::{Journal, JournalPages};
 /// does.
 #[derive(Debug)]
 pub struct FakeBus {
-    pages: Mutex<BTreeMap<u64, SharedPages>>,
+    pages: Mutex<Pages>,
     next: Mutex<u64>,
+    /// All runs of pages that were ever allocated: a device may reach them until it is over.
+    allocated: Mutex<Vec<SharedPages>>,
     outstanding: AtomicUsize,
     limit: AtomicUsize,
     /// What a life of the kernel that is over has had, and this one has not: it is free.
     former: Mutex<BTreeSet<u64>>,
 }
+
+/// For each page of the bus, by number: the run of pages that it is in.
+type Pages = HashMap<u64, SharedPages, BuildHasherDefault<PageHasher>>;
+
+/// Numbers of pages are spread by a multiplication.
+#[derive(Debug, Default)]
+struct PageHasher(u64);
+
+impl Hasher for PageHasher {
+    fn write(&mut self, _: &[u8]) {
+        unreachable!("only numbers are hashed");
+    }
+
+    fn write_u64(&mut self, page: u64) {
+        self.0 = page.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(20);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
+/// The number of the page that an address is in.
+fn page_of(bus: u64) -> u64 {
+    bus / PAGE_SIZE as u64
+}
+
+/// The numbers of a run's pages.
+fn numbers(run: &SharedPages) -> Range<u64> {
+    let first = page_of(run.bus());
+    first..first + (run.len() / PAGE_SIZE) as u64
+}
+
+/// Runs of pages of buses that are no more, by how many they have: pages of the host are never freed.
+static SPARE: Mutex<BTreeMap<usize, Vec<SharedPages>>> = Mutex::new(BTreeMap::new());
 
 /// Pages for the journal of a ring, of no kept memory in particular.
 #[must_use]
@@ -44,6 +83,7 @@ impl FakeBus {
         Self {
             pages: Mutex::default(),
             next: Mutex::new(1 << 20),
+            allocated: Mutex::default(),
             outstanding: AtomicUsize::new(0),
             limit: AtomicUsize::new(usize::MAX),
             former: Mutex::default(),
@@ -53,8 +93,18 @@ impl FakeBus {
     /// The kernel has died: what it has had is free, and holds what it held. Devices still reach it.
     pub fn die(&self) {
         let all = self.pages.lock().unwrap();
-        self.former.lock().unwrap().extend(all.keys());
+        let runs = all.iter().filter(|(page, run)| page_of(run.bus()) == **page);
+        self.former.lock().unwrap().extend(runs.map(|(_, run)| run.bus()));
         self.outstanding.store(0, Ordering::Relaxed);
+    }
+
+    /// Nothing uses the bus any longer: others may have its memory.
+    pub fn retire(&self) {
+        self.pages.lock().unwrap().clear();
+        let mut spare = SPARE.lock().unwrap();
+        for run in self.allocated.lock().unwrap().drain(..) {
+            spare.entry(run.len() / PAGE_SIZE).or_default().push(run);
+        }
     }
 
     /// Makes allocations fail beyond `pages` pages in use.
@@ -68,14 +118,31 @@ impl FakeBus {
         self.outstanding.load(Ordering::Relaxed)
     }
 
-    /// Makes `pages` reachable at `bus`, as a grant mapping does.
+    /// Makes `pages` reachable at `bus`, where a page begins, as a grant mapping does.
+    ///
+    /// # Panics
+    /// If something else is there.
     pub fn insert(&self, bus: u64, pages: SharedPages) {
-        self.pages.lock().unwrap().insert(bus, pages);
+        assert_eq!(bus % PAGE_SIZE as u64, 0);
+        let run = pages.alias_at(bus);
+        let mut all = self.pages.lock().unwrap();
+        for page in numbers(&run) {
+            match all.entry(page) {
+                Entry::Vacant(place) => place.insert(run.alias()),
+                Entry::Occupied(_) => panic!("page {page:#x} is in use"),
+            };
+        }
     }
 
     /// Takes the pages at `bus` off the bus.
     pub fn remove(&self, bus: u64) -> Option<SharedPages> {
-        self.pages.lock().unwrap().remove(&bus)
+        let mut all = self.pages.lock().unwrap();
+        let run = all.get(&page_of(bus)).filter(|run| run.bus() == bus)?;
+        let run = run.alias();
+        for page in numbers(&run) {
+            all.remove(&page);
+        }
+        Some(run)
     }
 
     /// Calls `with` on the pages that hold bus address `bus` and the offset in them; `None` if
@@ -87,8 +154,8 @@ impl FakeBus {
         with: impl FnOnce(&SharedPages, usize) -> T,
     ) -> Option<T> {
         let pages = self.pages.lock().unwrap();
-        let (base, run) = pages.range(..=bus).next_back()?;
-        let offset = usize::try_from(bus - base).ok()?;
+        let run = pages.get(&page_of(bus))?;
+        let offset = (bus - run.bus()) as usize;
         (offset.checked_add(len)? <= run.len()).then(|| with(run, offset))
     }
 
@@ -138,8 +205,14 @@ impl DmaAlloc for FakeBus {
         let bus = *next;
         // A hole after each run, so that an overrun is found.
         *next += (bytes + PAGE_SIZE) as u64;
-        let run = SharedPages::host(pages, bus);
+        let spare = SPARE.lock().unwrap().get_mut(&pages).and_then(Vec::pop);
+        let run = spare.map(|run| run.alias_at(bus));
+        if let Some(run) = &run {
+            run.zero(0, run.len());
+        }
+        let run = run.unwrap_or_else(|| SharedPages::host(pages, bus));
         self.insert(bus, run.alias());
+        self.allocated.lock().unwrap().push(run.alias());
         Some(run)
     }
 
@@ -157,7 +230,8 @@ impl DmaAlloc for FakeBus {
 impl Retake for FakeBus {
     fn retake(&self, bus: u64, pages: usize) -> Option<SharedPages> {
         let all = self.pages.lock().unwrap();
-        let run = all.get(&bus).filter(|run| run.len() == pages * PAGE_SIZE)?;
+        let same = |run: &&SharedPages| run.bus() == bus && run.len() == pages * PAGE_SIZE;
+        let run = all.get(&page_of(bus)).filter(same)?;
         let was_former = self.former.lock().unwrap().remove(&bus);
         was_former.then(|| {
             self.outstanding.fetch_add(pages, Ordering::Relaxed);

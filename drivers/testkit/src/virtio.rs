@@ -12,6 +12,7 @@ mod ring;
 
 use std::sync::{Arc, Mutex};
 
+use crate::medium::Medium;
 use crate::mem::FakeBus;
 use crate::pci::FakeFunction;
 use registers::Control;
@@ -140,31 +141,20 @@ struct Shared {
     config: Mutex<Arc<Config>>,
     control: Mutex<Control>,
     queues: Vec<Mutex<Queue>>,
-    disk: Mutex<Contents>,
+    disk: Mutex<Medium>,
     faults: Mutex<Vec<Fault>>,
     violations: Mutex<Vec<String>>,
-}
-
-/// What is written, and what of it is on stable media.
-#[derive(Debug)]
-struct Contents {
-    cached: Vec<u8>,
-    stable: Vec<u8>,
 }
 
 impl FakeVirtio {
     /// A device that is off.
     #[must_use]
     pub fn new(bus: Arc<FakeBus>, config: Config) -> Self {
-        let bytes = vec![0; config.sectors as usize * 512];
         Self(Arc::new(Shared {
             bus,
             control: Mutex::new(Control::new(config.sectors)),
             queues: (0..config.queues).map(|_| Mutex::default()).collect(),
-            disk: Mutex::new(Contents {
-                cached: bytes.clone(),
-                stable: bytes,
-            }),
+            disk: Mutex::new(Medium::new(config.sectors as usize * 512)),
             config: Mutex::new(config.into()),
             faults: Mutex::default(),
             violations: Mutex::default(),
@@ -213,11 +203,7 @@ impl FakeVirtio {
     /// Puts another one in its place, which is empty. It has as many queues as the first one at most.
     pub fn come_back_as(&self, config: Config) {
         assert!(usize::from(config.queues) <= self.0.queues.len());
-        let bytes = vec![0; config.sectors as usize * 512];
-        *self.0.disk.lock().unwrap() = Contents {
-            cached: bytes.clone(),
-            stable: bytes,
-        };
+        *self.0.disk.lock().unwrap() = Medium::new(config.sectors as usize * 512);
         self.0.control.lock().unwrap().sectors = config.sectors;
         *self.0.config.lock().unwrap() = config.into();
         self.come_back();
@@ -254,6 +240,12 @@ impl FakeVirtio {
         self.0.run(queue.into(), most)
     }
 
+    /// Whether the driver may use queues, and the device works.
+    #[must_use]
+    pub fn is_live(&self) -> bool {
+        self.0.control.lock().unwrap().live()
+    }
+
     /// Whether there are requests in queue `queue` that the device would take.
     #[must_use]
     pub fn is_waiting(&self, queue: u16) -> bool {
@@ -282,22 +274,18 @@ impl FakeVirtio {
 
     /// Everything written and not flushed is lost.
     pub fn power_cut(&self) {
-        let mut disk = self.0.disk.lock().unwrap();
-        disk.cached = disk.stable.clone();
+        self.0.disk.lock().unwrap().power_cut();
     }
 
     /// Puts `bytes` on the disk, from the first sector on.
     pub fn fill(&self, bytes: &[u8]) {
-        let disk = &mut *self.0.disk.lock().unwrap();
-        for place in [&mut disk.cached, &mut disk.stable] {
-            place[..bytes.len()].copy_from_slice(bytes);
-        }
+        self.0.disk.lock().unwrap().fill(bytes);
     }
 
     /// What is on the disk, cache included.
     #[must_use]
     pub fn contents(&self) -> Vec<u8> {
-        self.0.disk.lock().unwrap().cached.clone()
+        self.0.disk.lock().unwrap().bytes().to_vec()
     }
 
     /// Notifications so far.

@@ -5,6 +5,9 @@
 //! domain that is connected. Tests act on the tree directly, as dom0 or as a guest would.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::mem::take;
+use std::ops::Bound::{Included, Unbounded};
+use std::sync::Arc;
 use std::sync::atomic::Ordering::{Acquire, Release};
 
 use spindle_hw::SharedPages;
@@ -35,7 +38,8 @@ struct Node {
     perms: Perms,
 }
 
-type Tree = BTreeMap<String, Node>;
+/// Each transaction has its own, most of which is the same.
+type Tree = BTreeMap<Arc<str>, Arc<Node>>;
 type Outcome = Result<Vec<u8>, &'static str>;
 
 #[derive(Debug)]
@@ -188,6 +192,12 @@ impl Xenstored {
         self.requests
     }
 
+    /// Changes of the tree so far, of any kind.
+    #[must_use]
+    pub fn changes(&self) -> u64 {
+        self.clock
+    }
+
     /// Watches the client has.
     #[must_use]
     pub fn watch_count(&self) -> usize {
@@ -221,13 +231,8 @@ impl Xenstored {
             readers: readers.to_vec(),
             writers: Vec::new(),
         };
-        self.tree.insert(
-            path.into(),
-            Node {
-                value: value.to_vec(),
-                perms,
-            },
-        );
+        let value = value.to_vec();
+        insert(&mut self.tree, path, Node { value, perms });
         self.touched(path);
     }
 
@@ -252,14 +257,7 @@ impl Xenstored {
     /// The names of a node's children, in order.
     #[must_use]
     pub fn children(&self, path: &str) -> Vec<String> {
-        let name = |below: &str| {
-            below
-                .strip_prefix(path)?
-                .strip_prefix('/')
-                .map(String::from)
-        };
-        let names = self.tree.keys().filter_map(|below| name(below));
-        names.filter(|name| !name.contains('/')).collect()
+        names(&self.tree, path).map(String::from).collect()
     }
 
     /// Removes `path` and all below.
@@ -268,13 +266,13 @@ impl Xenstored {
         let visible = gone
             .iter()
             .filter(|at| may_read(&self.tree, at, self.client));
-        let visible: Vec<String> = visible.cloned().collect();
+        let visible: Vec<Arc<str>> = visible.cloned().collect();
         gone.iter().for_each(|at| drop(self.tree.remove(at)));
         for at in gone {
             self.clock += 1;
-            self.changed.insert(at.clone(), self.clock);
+            self.changed.insert(at.to_string(), self.clock);
             // Below the node removed, only exact watches fire.
-            let exact = at != path;
+            let exact = *at != *path;
             if visible.contains(&at) {
                 self.fire(&at, exact);
             }
@@ -331,10 +329,13 @@ impl Xenstored {
         let producer = self.page.u32_at(REQ_PROD).load(Acquire);
         let mut consumer = self.page.u32_at(REQ_CONS).load(Acquire);
         let count = (producer.wrapping_sub(consumer) as usize).min(out.len());
-        for byte in &mut out[..count] {
+        let mut left = &mut out[..count];
+        while !left.is_empty() {
             let at = (consumer % RING) as usize;
-            self.page.read_bytes(at, core::slice::from_mut(byte));
-            consumer = consumer.wrapping_add(1);
+            let (piece, rest) = left.split_at_mut(left.len().min(RING as usize - at));
+            self.page.read_bytes(at, piece);
+            consumer = consumer.wrapping_add(piece.len() as u32);
+            left = rest;
         }
         self.page.u32_at(REQ_CONS).store(consumer, Release);
         count
@@ -345,10 +346,14 @@ impl Xenstored {
         let consumer = self.page.u32_at(RSP_CONS).load(Acquire);
         let room = (RING - producer.wrapping_sub(consumer)) as usize;
         let count = room.min(self.output.len()).min(self.chunk);
-        for byte in self.output.drain(..count) {
-            self.page
-                .write_bytes(1024 + (producer % RING) as usize, &[byte]);
-            producer = producer.wrapping_add(1);
+        let bytes: Vec<u8> = self.output.drain(..count).collect();
+        let mut left = &*bytes;
+        while !left.is_empty() {
+            let at = (producer % RING) as usize;
+            let (piece, rest) = left.split_at(left.len().min(RING as usize - at));
+            self.page.write_bytes(RING as usize + at, piece);
+            producer = producer.wrapping_add(piece.len() as u32);
+            left = rest;
         }
         self.page.u32_at(RSP_PROD).store(producer, Release);
         count
@@ -381,20 +386,20 @@ impl Xenstored {
     }
 
     fn fire(&mut self, path: &str, exact: bool) {
-        let home = format!("/local/domain/{}/", self.client);
-        for (watched, token, relative) in self.watches.clone() {
-            let below = path
-                .strip_prefix(&watched)
-                .is_some_and(|rest| rest.starts_with('/'));
+        let watches = take(&mut self.watches);
+        for (watched, token, relative) in &watches {
+            let below = path.strip_prefix(&**watched);
+            let below = below.is_some_and(|rest| rest.starts_with('/'));
             if path == watched || (below && !exact) {
-                let shown = if relative {
-                    path.strip_prefix(&home).unwrap_or(path)
-                } else {
-                    path
+                let home = format!("/local/domain/{}/", self.client);
+                let shown = match relative {
+                    true => path.strip_prefix(&home).unwrap_or(path),
+                    false => path,
                 };
-                self.inject_event(shown.as_bytes(), &token);
+                self.inject_event(shown.as_bytes(), token);
             }
         }
+        self.watches = watches;
     }
 
     fn handle(&mut self, header: wire::Header, payload: &[u8]) {
@@ -546,9 +551,7 @@ impl Xenstored {
                 if message == MessageType::READ {
                     return Ok(node.value.clone());
                 }
-                let prefix = format!("{path}/");
-                let names = self.tree.keys().filter_map(|key| key.strip_prefix(&prefix));
-                let names = names.filter(|name| !name.contains('/'));
+                let names = names(&self.tree, path);
                 Ok(names.flat_map(|name| name.bytes().chain([0])).collect())
             }
             MessageType::WRITE => {
@@ -593,12 +596,26 @@ impl Xenstored {
     }
 }
 
-fn subtree(tree: &Tree, path: &str) -> Vec<String> {
-    let below = format!("{path}/");
-    let inside = tree
-        .keys()
-        .filter(|key| *key == path || key.starts_with(&below));
-    inside.cloned().collect()
+/// What is at and below `path`, in order.
+fn below<'a>(tree: &'a Tree, path: &'a str) -> impl Iterator<Item = &'a Arc<str>> {
+    let from = tree.range::<str, _>((Included(path), Unbounded));
+    let same = from.map(|(at, _)| at).take_while(move |at| at.starts_with(path));
+    // Others may begin with the same letters.
+    same.filter(move |at| matches!(at.as_bytes().get(path.len()), None | Some(b'/')))
+}
+
+fn subtree(tree: &Tree, path: &str) -> Vec<Arc<str>> {
+    below(tree, path).cloned().collect()
+}
+
+/// The names of a node's children, in order.
+fn names<'a>(tree: &'a Tree, path: &'a str) -> impl Iterator<Item = &'a str> {
+    let names = below(tree, path).filter_map(move |at| at.get(path.len() + 1..));
+    names.filter(|name| !name.contains('/'))
+}
+
+fn insert(tree: &mut Tree, path: &str, node: Node) {
+    tree.insert(path.into(), Arc::new(node));
 }
 
 fn parent(path: &str) -> Option<&str> {
@@ -626,7 +643,7 @@ fn may_write(tree: &Tree, path: &str, domain: u16) -> bool {
 
 fn put(tree: &mut Tree, path: &str, value: &[u8], by: u16) {
     if let Some(node) = tree.get_mut(path) {
-        node.value = value.to_vec();
+        Arc::make_mut(node).value = value.to_vec();
         return;
     }
     let mut perms = perms(tree, path).cloned().unwrap_or(Perms {
@@ -639,22 +656,15 @@ fn put(tree: &mut Tree, path: &str, value: &[u8], by: u16) {
     }
     let mut missing = parent(path);
     while let Some(at) = missing.filter(|at| !tree.contains_key(*at)) {
-        tree.insert(
-            at.into(),
-            Node {
-                value: Vec::new(),
-                perms: perms.clone(),
-            },
-        );
+        let node = Node {
+            value: Vec::new(),
+            perms: perms.clone(),
+        };
+        insert(tree, at, node);
         missing = parent(at);
     }
-    tree.insert(
-        path.into(),
-        Node {
-            value: value.to_vec(),
-            perms,
-        },
-    );
+    let value = value.to_vec();
+    insert(tree, path, Node { value, perms });
 }
 
 /// One block device between the client of the daemon and a guest, as libxl and the guest handle
@@ -719,17 +729,13 @@ impl Vbd {
             store.make(&self.front(leaf), value.as_bytes(), fe, &[be]);
         }
         // The events of a transaction come when all of it is there.
-        store.tree.insert(
-            self.back_dir(),
-            Node {
-                value: Vec::new(),
-                perms: Perms {
-                    owner: be,
-                    readers: vec![fe],
-                    writers: Vec::new(),
-                },
-            },
-        );
+        let perms = Perms {
+            owner: be,
+            readers: vec![fe],
+            writers: Vec::new(),
+        };
+        let value = Vec::new();
+        insert(&mut store.tree, &self.back_dir(), Node { value, perms });
         for (leaf, value) in [
             ("frontend", self.front_dir().as_str()),
             ("params", params),

@@ -32,6 +32,9 @@ pub(crate) struct Disk {
     model: Model,
     /// When each queue is worked on next.
     due: Vec<u64>,
+    /// How often doorbells had been rung when queues that have nothing to do were last looked at; `None`
+    /// if one has come to that since.
+    rung: Option<u64>,
     /// Nothing is carried out until then.
     slow_until: u64,
     /// When it is put in again, and when it was pulled out.
@@ -48,6 +51,7 @@ impl Disk {
         Self {
             model,
             due: vec![u64::MAX; queues],
+            rung: None,
             slow_until: 0,
             away: None,
             was_away: false,
@@ -63,8 +67,22 @@ impl Disk {
         }
     }
 
+    /// Whether there may be work in a queue that had none.
+    fn is_called(&mut self) -> bool {
+        match &self.model {
+            Model::Nvme(model) => {
+                let rung = Some(model.doorbells());
+                std::mem::replace(&mut self.rung, rung) != rung
+            }
+            Model::Virtio(model) => model.is_live(),
+        }
+    }
+
     /// Plans the work on what has been submitted.
     pub(crate) fn plan(&mut self, now: u64) {
+        if !self.is_called() {
+            return;
+        }
         for queue in 0..self.due.len() {
             if self.due[queue] == u64::MAX && self.is_waiting(queue) {
                 let took = match self.chance.one_in(40) {
@@ -87,7 +105,7 @@ impl Disk {
         let Some(queue) = self.due.iter().position(|due| *due <= now) else {
             return;
         };
-        self.due[queue] = u64::MAX;
+        (self.due[queue], self.rung) = (u64::MAX, None);
         let most = self.chance.scale(1..16) as usize;
         let done = match &self.model {
             Model::Nvme(model) => model.run_queue(queue as u16 + 1, most),
@@ -229,6 +247,7 @@ impl Disk {
         }
         self.plan(now);
     }
+        self.rung = None;
 
     /// From now on it works at once, as it must where control waits for it: at the shutdown.
     pub(crate) fn release(&self) {

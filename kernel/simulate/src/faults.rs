@@ -74,6 +74,8 @@ pub(crate) struct Rates {
     burst: Vec<u64>,
     count: Vec<u64>,
     chance: Chance,
+    /// The earliest that is due.
+    next: u64,
 }
 
 const SECOND: u64 = 1_000_000_000;
@@ -97,6 +99,7 @@ impl Rates {
             burst: vec![0; mean.len()],
             count: vec![0; mean.len()],
             mean,
+            next: u64::MAX,
             chance,
         };
         Kind::ALL.iter().for_each(|kind| rates.plan(*kind, now));
@@ -119,10 +122,11 @@ impl Rates {
         };
         self.due[kind as usize] = now + wait;
     }
+        self.next = self.due.iter().copied().min().unwrap_or(u64::MAX);
 
     /// When something goes wrong next.
     pub(crate) fn next(&self) -> u64 {
-        self.due.iter().copied().min().unwrap_or(u64::MAX)
+        self.next
     }
 
     /// Takes what is due.
@@ -141,6 +145,7 @@ impl Rates {
     pub(crate) fn end(&mut self) {
         self.due.fill(u64::MAX);
     }
+        self.next = u64::MAX;
 
     /// How often each has happened.
     pub(crate) fn counts(&self) -> Vec<u64> {

@@ -375,7 +375,8 @@ impl Front {
         self.rings.clear();
         let front = |leaf: &str| self.vbd.front(leaf);
         for queue in 0..rings {
-            let ring = Blkfront::with_abi(&machine.grants, domain, pages, 0, self.traits.abi);
+            let memory = machine.ring_memory(pages);
+            let ring = Blkfront::within(&machine.grants, domain, memory, 0, self.traits.abi);
             let refs = machine.grant_ring(domain, &ring.ring());
             let port = self.next_port;
             self.next_port += 1;

@@ -158,6 +158,8 @@ pub(crate) struct Life {
     strains: Vec<(u64, Strain)>,
     spare: Vec<SharedPages>,
     store_runs: bool,
+    /// How often its tree had changed when frontends last looked.
+    store_changes: u64,
     chance: Chance,
     tally: Tally,
     /// How long a request may take.
@@ -276,6 +278,7 @@ impl Life {
             strains: Vec::new(),
             spare,
             store_runs: true,
+            store_changes: 0,
             chance,
             tally: Tally::default(),
             bound_ns: plan.timeout_s * 8 * SECOND + PATIENCE_NS,
@@ -520,6 +523,10 @@ impl Life {
                 .machine
                 .wires
                 .send(crate::world::wires::Wire::ToControl);
+        }
+        let changes = self.world.store.changes();
+        if std::mem::replace(&mut self.store_changes, changes) == changes {
+            return;
         }
         for front in &mut self.fronts {
             let state = front.back_state(&self.world.store);

@@ -79,6 +79,8 @@ struct Sum {
     steps: u64,
     tally: Tally,
     faults: Vec<u64>,
+    /// What all of them make: the same seeds and the same sources give the same.
+    hash: u64,
 }
 
 impl Sum {
@@ -88,6 +90,7 @@ impl Sum {
         self.virtual_ns += outcome.virtual_ns;
         self.steps += outcome.steps;
         self.tally.add(&outcome.tally);
+        self.hash = self.hash.rotate_left(7) ^ outcome.hash;
         self.faults.resize(Kind::ALL.len(), 0);
         for (sum, count) in self.faults.iter_mut().zip(&outcome.faults) {
             *sum += count;
@@ -113,8 +116,8 @@ impl Sum {
     fn print(&self, took: Duration) {
         println!("{}", self.line(took));
         println!(
-            "{} steps, {} connections, {} sectors judged, {} requests never answered to dead guests",
-            self.steps, self.tally.connected, self.tally.judged, self.tally.abandoned
+            "{} steps, {} connections, {} sectors judged, {} requests never answered to dead guests, trace {:016x}",
+            self.steps, self.tally.connected, self.tally.judged, self.tally.abandoned, self.hash
         );
         for (kind, count) in Kind::ALL.iter().zip(&self.faults) {
             println!("{count:9}  {:<15} {}", format!("{kind:?}"), kind.text());

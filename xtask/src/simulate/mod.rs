@@ -88,20 +88,14 @@ fn program(sh: &Shell) -> Result<PathBuf> {
     build(sh, &root())
 }
 
-/// Builds the simulator from a folder with the workspace, optimised, with the checks of a debug build, in a
-/// folder of its own: every other build would start over after such a change. A panic unwinds, since it
-/// is something found.
+/// Builds the simulator from a folder with the workspace, in a folder of its own: every other build would
+/// start over after such a change.
 fn build(sh: &Shell, sources: &Path) -> Result<PathBuf> {
     let _there = sh.push_dir(sources);
-    let _checks = sh.push_env("CARGO_PROFILE_RELEASE_DEBUG_ASSERTIONS", "true");
-    let _overflow = sh.push_env("CARGO_PROFILE_RELEASE_OVERFLOW_CHECKS", "true");
-    let _lto = sh.push_env("CARGO_PROFILE_RELEASE_LTO", "false");
-    let _units = sh.push_env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16");
-    let _panic = sh.push_env("CARGO_PROFILE_RELEASE_PANIC", "unwind");
     let folder = root().join("target/simulate");
     let output = cmd!(
         sh,
-        "cargo build --quiet --release -p spindle-simulate --target-dir {folder}"
+        "cargo build --quiet --profile simulate -p spindle-simulate --target-dir {folder}"
     )
     .quiet()
     .ignore_status()
@@ -112,5 +106,5 @@ fn build(sh: &Shell, sources: &Path) -> Result<PathBuf> {
         "{}",
         String::from_utf8_lossy(&output.stderr)
     );
-    Ok(folder.join("release/spindle-simulate"))
+    Ok(folder.join("simulate/spindle-simulate"))
 }

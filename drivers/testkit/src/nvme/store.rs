@@ -1,10 +1,10 @@
 //! A namespace's blocks, with a cache that forgets.
 
-use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use super::NamespaceConfig;
+use crate::medium::Medium;
 
 #[derive(Debug)]
 pub(super) struct Store {
@@ -18,14 +18,7 @@ pub(super) struct Store {
     known_shift: AtomicU8,
     nguid: Mutex<[u8; 16]>,
     uuid: Mutex<[u8; 16]>,
-    blocks: Mutex<Blocks>,
-}
-
-#[derive(Debug, Default)]
-struct Blocks {
-    data: Vec<u8>,
-    /// What is on the medium where the cache holds something newer.
-    stale: BTreeMap<u64, Vec<u8>>,
+    blocks: Mutex<Medium>,
 }
 
 impl Store {
@@ -47,10 +40,7 @@ impl Store {
             known_shift: AtomicU8::new(config.block_shift),
             nguid: Mutex::new(config.nguid),
             uuid: Mutex::new(config.uuid),
-            blocks: Mutex::new(Blocks {
-                data: vec![0; bytes as usize],
-                stale: BTreeMap::new(),
-            }),
+            blocks: Mutex::new(Medium::new(bytes as usize)),
         }
     }
 
@@ -109,11 +99,7 @@ impl Store {
     /// Formats it with blocks of this size: as many bytes as before, all zero.
     pub(super) fn reformat(&self, shift: u8) {
         let bytes = self.size() << self.shift();
-        let mut blocks = self.blocks.lock().unwrap();
-        *blocks = Blocks {
-            data: vec![0; bytes as usize],
-            stale: BTreeMap::new(),
-        };
+        *self.blocks.lock().unwrap() = Medium::new(bytes as usize);
         self.shift.store(shift, Ordering::Release);
         self.size.store(bytes >> shift, Ordering::Release);
     }
@@ -121,7 +107,7 @@ impl Store {
     /// Gives it another size.
     pub(super) fn resize(&self, blocks: u64) {
         let bytes = (blocks << self.shift()) as usize;
-        self.blocks.lock().unwrap().data.resize(bytes, 0);
+        self.blocks.lock().unwrap().resize(bytes);
         self.size.store(blocks, Ordering::Release);
     }
 
@@ -134,56 +120,40 @@ impl Store {
 
     /// Calls `with` on `len` bytes from byte `at` on, which are inside.
     pub(super) fn read<T>(&self, at: u64, len: usize, with: impl FnOnce(&[u8]) -> T) -> T {
-        with(&self.blocks.lock().unwrap().data[at as usize..][..len])
+        with(&self.blocks.lock().unwrap().bytes()[at as usize..][..len])
     }
 
     /// Calls `with` on `len` bytes from byte `at` on, to be overwritten.
     pub(super) fn write<T>(&self, at: u64, len: usize, with: impl FnOnce(&mut [u8]) -> T) -> T {
-        let mut blocks = self.blocks.lock().unwrap();
-        let Blocks { data, stale } = &mut *blocks;
-        if self.write_cache {
-            let shift = self.shift();
-            for block in at >> shift..=(at + len as u64 - 1) >> shift {
-                let start = (block << shift) as usize;
-                stale
-                    .entry(block)
-                    .or_insert_with(|| data[start..start + (1 << shift)].to_vec());
-            }
+        let (mut blocks, range) = (self.blocks.lock().unwrap(), at as usize..at as usize + len);
+        let written = with(blocks.write(range));
+        if !self.write_cache {
+            blocks.flush();
         }
-        with(&mut data[at as usize..][..len])
+        written
     }
 
     /// Puts blocks on the medium.
     pub(super) fn write_through(&self, block: u64, count: u64) {
-        let mut blocks = self.blocks.lock().unwrap();
-        blocks
-            .stale
-            .retain(|at, _| !(block..block + count).contains(at));
+        let byte = |block: u64| (block << self.shift()) as usize;
+        let range = byte(block)..byte(block + count);
+        self.blocks.lock().unwrap().put_through(range);
     }
 
     pub(super) fn flush(&self) {
-        self.blocks.lock().unwrap().stale.clear();
+        self.blocks.lock().unwrap().flush();
     }
 
     pub(super) fn power_cut(&self) {
-        let mut blocks = self.blocks.lock().unwrap();
-        let Blocks { data, stale } = &mut *blocks;
-        for (block, old) in std::mem::take(stale) {
-            // What was there may have been cut off since.
-            let start = (block << self.shift()) as usize;
-            if let Some(place) = data.get_mut(start..start + old.len()) {
-                place.copy_from_slice(&old);
-            }
-        }
+        self.blocks.lock().unwrap().power_cut();
     }
 
     /// Puts `bytes` on the medium, from the first block on.
     pub(super) fn fill(&self, bytes: &[u8]) {
-        let mut blocks = self.blocks.lock().unwrap();
-        blocks.data[..bytes.len()].copy_from_slice(bytes);
+        self.blocks.lock().unwrap().fill(bytes);
     }
 
     pub(super) fn contents(&self) -> Vec<u8> {
-        self.blocks.lock().unwrap().data.clone()
+        self.blocks.lock().unwrap().bytes().to_vec()
     }
 }

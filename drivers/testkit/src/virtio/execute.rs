@@ -107,8 +107,7 @@ impl Shared {
             1 if has(feature::RO) => IO_ERROR,
             1 => self.transfer(request, true),
             4 if has(feature::FLUSH) => {
-                let mut disk = self.disk.lock().unwrap();
-                disk.stable = disk.cached.clone();
+                self.disk.lock().unwrap().flush();
                 OK
             }
             8 => self.identify(request),
@@ -133,17 +132,17 @@ impl Shared {
         let (Some(start), Some(end)) = (start, end) else {
             return IO_ERROR;
         };
-        if end > disk.cached.len() as u64 {
+        if end > disk.bytes().len() as u64 {
             return IO_ERROR;
         }
         let mut at = start as usize;
         for piece in &request.data {
-            let there = &mut disk.cached[at..at + piece.len as usize];
-            at += there.len();
+            let there = at..at + piece.len as usize;
+            at = there.end;
             let ok = match to_disk {
                 _ if piece.write == to_disk => false,
-                true => self.bus.read(piece.bus, there),
-                false => self.bus.write(piece.bus, there),
+                true => self.bus.read(piece.bus, disk.write(there)),
+                false => self.bus.write(piece.bus, &disk.bytes()[there]),
             };
             if !ok {
                 self.violation(format!("{piece:?} is not memory for that"));
@@ -151,7 +150,7 @@ impl Shared {
             }
         }
         if self.config().features & feature::FLUSH == 0 {
-            disk.stable = disk.cached.clone();
+            disk.flush();
         }
         OK
     }
@@ -195,8 +194,8 @@ impl Shared {
             .checked_add(count)
             .and_then(|end| end.checked_mul(512));
         match end {
-            Some(end) if end <= disk.cached.len() as u64 => {
-                disk.cached[first as usize * 512..end as usize].fill(fill);
+            Some(end) if end <= disk.bytes().len() as u64 => {
+                disk.write(first as usize * 512..end as usize).fill(fill);
                 OK
             }
             _ => IO_ERROR,

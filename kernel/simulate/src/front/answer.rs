@@ -5,7 +5,7 @@ use spindle_hw::PAGE_SIZE;
 
 use super::{Around, Front, POISON, Request, What};
 use crate::trace;
-use crate::volume::{SECTOR, Volume};
+use crate::volume::{SECTOR, Volume, is_filled};
 
 impl Front {
     /// A request was answered, by response number `index` of its ring.
@@ -107,7 +107,7 @@ impl Front {
                 if (first..=last).contains(&at) {
                     volume.judge(request.issued, sector, bytes, now)?;
                     sector += 1;
-                } else if bytes.iter().any(|byte| *byte != POISON) {
+                } else if !is_filled(bytes, POISON) {
                     return Err(format!("sector {at} of a page was not asked for"));
                 }
             }

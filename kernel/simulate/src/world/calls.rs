@@ -4,6 +4,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 use spindle_xen::grant::{
     CopyEnd, CopyOp, GNTCOPY_DEST_GREF, GNTCOPY_SOURCE_GREF, GrantOps, MapOp, UnmapOp,
@@ -14,6 +15,9 @@ use super::machine::Machine;
 
 /// A grant: who gives it, and its reference.
 pub type Granted = (DomId, u32);
+
+/// How many responses each ring of a guest had, by the reference of its first page.
+type Answered = Rc<[(u32, u32)]>;
 
 /// Requests that a frontend has written, and announces in the middle of what a core does, or else after a
 /// while.
@@ -36,7 +40,7 @@ pub struct Publication {
 pub struct Calls {
     /// For each grant that was used last while its guest's rings had been answered that far: by the
     /// reference of the first page of each.
-    used: RefCell<BTreeMap<Granted, Vec<(u32, u32)>>>,
+    used: RefCell<BTreeMap<Granted, Answered>>,
     waiting: RefCell<Vec<Publication>>,
     /// Grants are watched. Only a simulation does, which asks for them again.
     watches: Cell<bool>,
@@ -56,8 +60,10 @@ impl Calls {
     /// Whether `grant` was mapped, unmapped or copied after response number `index` of a ring was
     /// published; forgets it.
     pub fn was_used_after(&self, grant: Granted, (ring, index): (u32, u32)) -> bool {
-        let used = self.used.borrow_mut().remove(&grant).unwrap_or_default();
-        let mut published = used.into_iter().filter(|(first, _)| *first == ring);
+        let Some(used) = self.used.borrow_mut().remove(&grant) else {
+            return false;
+        };
+        let mut published = used.iter().filter(|(first, _)| *first == ring);
         published.any(|(_, count)| count.wrapping_sub(index).cast_signed() > 0)
     }
 }
@@ -86,9 +92,16 @@ impl Machine {
         if !self.calls.watches.get() {
             return;
         }
+        // Those of a guest come together.
+        let mut last: Option<(DomId, Answered)> = None;
+        let mut used = self.calls.used.borrow_mut();
         for grant in grants {
-            let answered = self.answered(grant.0);
-            self.calls.used.borrow_mut().insert(grant, answered);
+            let known = last.take_if(|(domain, _)| *domain == grant.0);
+            let (_, answered) = last.insert(known.unwrap_or_else(|| {
+                let answered = self.answered(grant.0);
+                (grant.0, answered.into())
+            }));
+            used.insert(grant, Rc::clone(answered));
         }
     }
 }

@@ -231,6 +231,7 @@ impl Drop for World {
         // Nothing of the domain runs any more that could write there.
         self.control = None;
         self.machine.die();
+        self.machine.bus.retire();
         SPARE.lock().unwrap().push(self.kept);
     }
 }

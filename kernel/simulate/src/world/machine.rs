@@ -95,6 +95,8 @@ pub struct Machine {
     /// Which bind from now on is refused, 0 being the next.
     refused_bind: Cell<Option<usize>>,
     rings: RefCell<Vec<RingMemory>>,
+    /// What the grant of a ring's page says: the ring itself moves to where it is mapped.
+    blank: SharedPages,
     cores: RefCell<Vec<RingCpu>>,
     /// By vCPU, 0 being control's.
     sleeps: RefCell<Vec<Option<Asleep>>>,
@@ -148,6 +150,7 @@ impl Machine {
             next_port: Cell::new(RINGS),
             refused_bind: Cell::new(None),
             rings: RefCell::default(),
+            blank: SharedPages::host(1, 0),
             cores: RefCell::default(),
             sleeps: RefCell::default(),
         }))
@@ -300,12 +303,18 @@ impl Machine {
         self.bound.borrow().get(&local.0).copied()
     }
 
+    /// Zeroes for a ring of so many pages.
+    pub fn ring_memory(&self, pages: usize) -> SharedPages {
+        let free = FREE.lock().unwrap().get_mut(&pages).and_then(Vec::pop);
+        let ring = free.map_or_else(|| SharedPages::host(pages, 0), |run| run.alias_at(0));
+        ring.zero(0, ring.len());
+        ring
+    }
+
     /// Grants a ring, page by page.
     pub fn grant_ring(&self, domain: DomId, own: &SharedPages) -> Vec<u32> {
-        let page = || SharedPages::host(1, 0);
-        let refs: Vec<u32> = (0..own.len() / PAGE_SIZE)
-            .map(|_| self.grants.grant(domain, &page(), false).0)
-            .collect();
+        let page = || self.grants.grant(domain, &self.blank, false).0;
+        let refs: Vec<u32> = (0..own.len() / PAGE_SIZE).map(|_| page()).collect();
         self.rings.borrow_mut().push(RingMemory {
             domain,
             refs: refs.clone(),
@@ -319,7 +328,11 @@ impl Machine {
     /// A frontend takes a ring and its event channel back.
     pub fn forget_ring(&self, domain: DomId, first: u32, port: u32) {
         let is_it = |ring: &RingMemory| ring.domain == domain && ring.refs[0] == first;
-        self.rings.borrow_mut().retain(|ring| !is_it(ring));
+        let mut rings = self.rings.borrow_mut();
+        for RingMemory { own, .. } in rings.extract_if(.., |ring| is_it(ring)) {
+            let pages = own.len() / PAGE_SIZE;
+            FREE.lock().unwrap().entry(pages).or_default().push(own);
+        }
         let is_it = |channel: &(DomId, u32)| *channel == (domain, port);
         self.channels.borrow_mut().retain(|channel| !is_it(channel));
     }

@@ -1,7 +1,6 @@
 //! Notifications between cores and domains, any of which can be lost.
 
 use std::cell::RefCell;
-use std::collections::BTreeSet;
 
 use spindle_xen::event::{Deadline, Port};
 
@@ -45,9 +44,10 @@ struct State {
     now: u64,
     faults: Vec<(usize, Fault)>,
     sent: Vec<Wire>,
-    pending: BTreeSet<Wire>,
+    /// A few, in order.
+    pending: Vec<Wire>,
     /// Cores that hear nothing, by a wire to them.
-    deaf: BTreeSet<Wire>,
+    deaf: Vec<Wire>,
     late: Vec<(u64, Wire)>,
 }
 
@@ -58,8 +58,8 @@ impl Wires {
             now: 0,
             faults: faults.to_vec(),
             sent: Vec::new(),
-            pending: BTreeSet::new(),
-            deaf: BTreeSet::new(),
+            pending: Vec::new(),
+            deaf: Vec::new(),
             late: Vec::new(),
         }))
     }
@@ -81,12 +81,10 @@ impl Wires {
             Some(_) if elsewhere => state.late.push((state.now + TICK_NS, wire)),
             Some(Fault::Vanishes) => {}
             Some(Fault::FindsItDeaf) => {
-                state.deaf.insert(wire);
-                state.pending.insert(wire);
+                state.deaf.push(wire);
+                mark(&mut state.pending, wire);
             }
-            None => {
-                state.pending.insert(wire);
-            }
+            None => mark(&mut state.pending, wire),
         }
     }
 
@@ -98,18 +96,23 @@ impl Wires {
 
     /// Forgets what is pending; true if something was.
     pub fn take(&self, wire: Wire) -> bool {
-        self.0.borrow_mut().pending.remove(&wire)
+        let pending = &mut self.0.borrow_mut().pending;
+        let place = pending.binary_search(&wire);
+        place.is_ok_and(|place| pending.remove(place) == wire)
     }
 
     /// Time has gone on.
     pub fn pass(&self, now: u64) {
         let state = &mut *self.0.borrow_mut();
         state.now = now;
+        if state.late.is_empty() {
+            return;
+        }
         let pending = &mut state.pending;
         state.late.retain(|&(at, wire)| {
             let due = at <= now;
             if due {
-                pending.insert(wire);
+                mark(pending, wire);
             }
             !due
         });
@@ -126,13 +129,12 @@ impl Wires {
             return true;
         };
         let state = &mut *self.0.borrow_mut();
-        let deaf = wires.iter().any(|wire| state.deaf.contains(wire));
-        let heard = !deaf && wires.iter().any(|wire| state.pending.contains(wire));
+        let is_one = |wire: &Wire| wires.contains(wire);
+        let deaf = state.deaf.iter().any(is_one);
+        let heard = !deaf && state.pending.iter().any(is_one);
         let runs = until.ns() <= now || heard;
-        if runs {
-            for wire in wires {
-                state.deaf.remove(wire);
-            }
+        if runs && deaf {
+            state.deaf.retain(|wire| !is_one(wire));
         }
         runs
     }
@@ -148,12 +150,19 @@ impl Wires {
 
     /// Takes the next one to a frontend that is pending.
     pub fn take_to_front(&self) -> Option<Port> {
-        let state = &mut *self.0.borrow_mut();
-        let next = state.pending.iter().find_map(|wire| match wire {
-            Wire::ToFront(port) => Some(*port),
+        let pending = &mut self.0.borrow_mut().pending;
+        let is_it = |wire: &Wire| matches!(wire, Wire::ToFront(_));
+        let place = pending.iter().position(is_it)?;
+        match pending.remove(place) {
+            Wire::ToFront(port) => Some(port),
             _ => None,
-        })?;
-        state.pending.remove(&Wire::ToFront(next));
-        Some(next)
+        }
+    }
+}
+
+/// Adds one that is not there yet, in its place.
+fn mark(pending: &mut Vec<Wire>, wire: Wire) {
+    if let Err(place) = pending.binary_search(&wire) {
+        pending.insert(place, wire);
     }
 }
