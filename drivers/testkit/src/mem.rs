@@ -93,8 +93,13 @@ impl FakeBus {
     /// The kernel has died: what it has had is free, and holds what it held. Devices still reach it.
     pub fn die(&self) {
         let all = self.pages.lock().unwrap();
-        let runs = all.iter().filter(|(page, run)| page_of(run.bus()) == **page);
-        self.former.lock().unwrap().extend(runs.map(|(_, run)| run.bus()));
+        let runs = all
+            .iter()
+            .filter(|(page, run)| page_of(run.bus()) == **page);
+        self.former
+            .lock()
+            .unwrap()
+            .extend(runs.map(|(_, run)| run.bus()));
         self.outstanding.store(0, Ordering::Relaxed);
     }
 

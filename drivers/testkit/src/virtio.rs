@@ -249,9 +249,14 @@ impl FakeVirtio {
     /// Whether there are requests in queue `queue` that the device would take.
     #[must_use]
     pub fn is_waiting(&self, queue: u16) -> bool {
-        let live = self.0.control.lock().unwrap().live();
+        self.is_live() && self.has_new(queue)
+    }
+
+    /// Whether there are requests in queue `queue` that the device has not taken, working or not.
+    #[must_use]
+    pub fn has_new(&self, queue: u16) -> bool {
         let queue = self.0.queues[usize::from(queue)].lock().unwrap();
-        live && queue.is_waiting(&self.0.bus)
+        queue.is_waiting(&self.0.bus)
     }
 
     /// Puts an entry that nobody asked for into the used ring of queue `queue`.

@@ -599,7 +599,9 @@ impl Xenstored {
 /// What is at and below `path`, in order.
 fn below<'a>(tree: &'a Tree, path: &'a str) -> impl Iterator<Item = &'a Arc<str>> {
     let from = tree.range::<str, _>((Included(path), Unbounded));
-    let same = from.map(|(at, _)| at).take_while(move |at| at.starts_with(path));
+    let same = from
+        .map(|(at, _)| at)
+        .take_while(move |at| at.starts_with(path));
     // Others may begin with the same letters.
     same.filter(move |at| matches!(at.as_bytes().get(path.len()), None | Some(b'/')))
 }

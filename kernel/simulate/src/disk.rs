@@ -60,6 +60,14 @@ impl Disk {
         }
     }
 
+    /// As [`Disk::is_waiting`], of one that works.
+    fn has_new(&self, queue: usize) -> bool {
+        match &self.model {
+            Model::Nvme(model) => model.waiting(queue as u16 + 1) > 0,
+            Model::Virtio(model) => model.has_new(queue as u16),
+        }
+    }
+
     fn is_waiting(&self, queue: usize) -> bool {
         match &self.model {
             Model::Nvme(model) => model.waiting(queue as u16 + 1) > 0,
@@ -84,7 +92,7 @@ impl Disk {
             return;
         }
         for queue in 0..self.due.len() {
-            if self.due[queue] == u64::MAX && self.is_waiting(queue) {
+            if self.due[queue] == u64::MAX && self.has_new(queue) {
                 let took = match self.chance.one_in(40) {
                     true => self.chance.scale(1_000_000..300_000_000),
                     false => self.chance.scale(2_000..2_000_000),
@@ -98,6 +106,11 @@ impl Disk {
     pub(crate) fn next(&self) -> u64 {
         let back = self.away.map_or(u64::MAX, |(until, _)| until);
         self.due.iter().copied().min().unwrap_or(u64::MAX).min(back)
+    }
+
+    /// Whether it has nothing to do.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.away.is_none() && self.due.iter().all(|due| *due == u64::MAX)
     }
 
     /// Carries out a part of what is due on a queue.
@@ -242,12 +255,12 @@ impl Disk {
     /// The next life has begun, and submits to new queues.
     pub(crate) fn begin_anew(&mut self, now: u64) {
         self.due.fill(u64::MAX);
+        self.rung = None;
         if let Model::Virtio(model) = &self.model {
             model.hold();
         }
         self.plan(now);
     }
-        self.rung = None;
 
     /// From now on it works at once, as it must where control waits for it: at the shutdown.
     pub(crate) fn release(&self) {

@@ -53,6 +53,8 @@ kinds! {
     RingBroken "a frontend that publishes more requests than its ring holds",
     Death "a death of the kernel, which starts again in its domain",
     Update "an update of the kernel, before which cores are drained",
+    Limited "an order of an operator for other limits",
+    Storm "several of all these within a second",
 }
 
 impl Kind {
@@ -73,10 +75,22 @@ pub(crate) struct Rates {
     /// How many more come at once, by kind.
     burst: Vec<u64>,
     count: Vec<u64>,
-    chance: Chance,
     /// The earliest that is due.
     next: u64,
+    chance: Chance,
+    /// For what comes by [`Kind::Storm`].
+    storms: Chance,
 }
+
+/// After these, something else often goes wrong at once in a run with storms: while the domain recovers.
+const ENDS: [Kind; 6] = [
+    Kind::Stuck,
+    Kind::Fatal,
+    Kind::Hung,
+    Kind::Removed,
+    Kind::Death,
+    Kind::Update,
+];
 
 const SECOND: u64 = 1_000_000_000;
 
@@ -84,7 +98,13 @@ impl Rates {
     /// Each of `kinds` half of the time, at any rate; one that is alone in any case, and often.
     pub(crate) fn draw(mut chance: Chance, kinds: &[Kind], now: u64) -> Self {
         let mut mean = vec![None; Kind::ALL.len()];
+        let mut own = chance.clone();
         for kind in Kind::ALL {
+            // What came to the kinds later is drawn apart: seeds that have found something find it yet.
+            let chance = match *kind <= Kind::Update {
+                true => &mut chance,
+                false => &mut own,
+            };
             // Drawn for all, so that a run with fewer kinds has the same rates of those.
             let rate = chance.scale(4..1024) * SECOND;
             let happens = chance.one_in(2);
@@ -98,9 +118,10 @@ impl Rates {
             due: vec![u64::MAX; mean.len()],
             burst: vec![0; mean.len()],
             count: vec![0; mean.len()],
-            mean,
             next: u64::MAX,
+            mean,
             chance,
+            storms: own,
         };
         Kind::ALL.iter().for_each(|kind| rates.plan(*kind, now));
         rates
@@ -121,8 +142,23 @@ impl Rates {
             self.chance.within(0..mean * 2)
         };
         self.due[kind as usize] = now + wait;
-    }
         self.next = self.due.iter().copied().min().unwrap_or(u64::MAX);
+    }
+
+    /// Has up to `most` kinds that happen in this run go wrong soon.
+    fn gather(&mut self, most: usize, now: u64, within: u64) {
+        let happens = |kind: &&Kind| self.mean[**kind as usize].is_some();
+        let kinds: Vec<Kind> = Kind::ALL.iter().filter(happens).copied().collect();
+        for _ in 0..=self.storms.index(most) {
+            let kind = self.storms.pick(&kinds);
+            let due = now + self.storms.scale(1_000..within);
+            if kind != Kind::Storm {
+                let before = &mut self.due[kind as usize];
+                *before = due.min(*before);
+                self.next = due.min(self.next);
+            }
+        }
+    }
 
     /// When something goes wrong next.
     pub(crate) fn next(&self) -> u64 {
@@ -133,6 +169,14 @@ impl Rates {
     pub(crate) fn take(&mut self, now: u64) -> Option<Kind> {
         let kind = *Kind::ALL.iter().find(|k| self.due[**k as usize] <= now)?;
         self.plan(kind, now);
+        if kind == Kind::Storm {
+            self.gather(8, now, SECOND);
+        } else if self.mean[Kind::Storm as usize].is_some()
+            && ENDS.contains(&kind)
+            && self.storms.one_in(2)
+        {
+            self.gather(4, now, 3 * SECOND);
+        }
         Some(kind)
     }
 
@@ -144,8 +188,8 @@ impl Rates {
     /// Nothing goes wrong from now on.
     pub(crate) fn end(&mut self) {
         self.due.fill(u64::MAX);
-    }
         self.next = u64::MAX;
+    }
 
     /// How often each has happened.
     pub(crate) fn counts(&self) -> Vec<u64> {

@@ -157,6 +157,9 @@ struct Ring {
     taken: u32,
 }
 
+/// Requests, reads and writes, then bytes, of both, read and written, as limits count them.
+pub(crate) type Used = [u64; 6];
+
 /// Four counters of a connection.
 pub(crate) type Sums = [u64; 4];
 
@@ -258,6 +261,8 @@ pub(crate) struct Front {
     /// Pages that no request uses.
     idle: VecDeque<usize>,
     pub(crate) counted: Counted,
+    /// What it has had answered so far.
+    pub(crate) used: Used,
     sector_size: u64,
     sectors: u64,
     can_flush: bool,
@@ -289,6 +294,7 @@ impl Front {
             pages: Vec::new(),
             idle: VecDeque::new(),
             counted: Counted::default(),
+            used: [0; 6],
             sector_size: 512,
             sectors: 0,
             can_flush: false,
@@ -333,6 +339,11 @@ impl Front {
         self.entered = now;
         self.patience = now.saturating_add(patience);
         self.next = now + self.chance.scale(1_000..200_000_000);
+    }
+
+    /// Rings that it has.
+    pub(crate) fn ring_count(&self) -> usize {
+        self.rings.len()
     }
 
     /// Requests without an answer.

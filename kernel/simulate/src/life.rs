@@ -1,8 +1,10 @@
 //! A run: a domain's life from its first attach to its shutdown, in which the scheduler chooses at
 //! every step who goes on.
 
+mod limits;
 mod shown;
 
+use limits::{HELD_NS, Limits};
 use shown::BEGINS_ON;
 use spindle_block::DiskOptions;
 use spindle_config::DataPath;
@@ -155,6 +157,7 @@ pub(crate) struct Life {
     disks: Vec<Disk>,
     volumes: Vec<Volume>,
     rates: Rates,
+    limits: Limits,
     strains: Vec<(u64, Strain)>,
     spare: Vec<SharedPages>,
     store_runs: bool,
@@ -206,6 +209,14 @@ impl Life {
             ..Setup::default()
         };
         setup.config.path = chance.pick(&PATHS);
+        // What it draws is drawn apart, so that runs without it stay the same.
+        let (own, acts) = (Chance::new(!plan.seed), plan.kinds.contains(&Kind::Limited));
+        let limits = Limits::new(own, acts, plan.guests, plan.cores);
+        let mut unread = Vec::new();
+        setup
+            .config
+            .set_all(&limits.options(), |error| unread.push(error.to_string()));
+        assert!(unread.is_empty(), "{unread:?}");
         let mut models = Vec::new();
         let out_of_order = chance.one_in(2);
         let queues = plan.cores.max(1);
@@ -275,6 +286,7 @@ impl Life {
             disks,
             volumes,
             rates,
+            limits,
             strains: Vec::new(),
             spare,
             store_runs: true,
@@ -490,6 +502,7 @@ impl Life {
             Actor::Core(core) => {
                 self.world.machine.run_core(core);
                 self.disks.iter_mut().for_each(|disk| disk.plan(now));
+                self.judge_awake(core)?;
             }
             Actor::Store => self.step_store(now),
             Actor::Event => return self.pass_event(now),
@@ -503,9 +516,9 @@ impl Life {
                     trace::text(format!("fault: {}", kind.text()));
                     self.rates.note(kind);
                     self.may_fail |= kind.may_fail();
-                    self.only_deaths &= kind.is_end_of_life();
+                    self.only_deaths &= kind.is_unnoticed();
                     self.disturbed |= kind.disturbs();
-                    self.may_give_up |= !kind.is_end_of_life();
+                    self.may_give_up |= !kind.is_unnoticed();
                     if kind <= Kind::Removed {
                         self.disk_failed_at = now;
                     }
@@ -541,6 +554,7 @@ impl Life {
     fn with<T>(&mut self, number: usize, with: impl FnOnce(&mut Front, &mut Around<'_>) -> T) -> T {
         let front = &mut self.fronts[number];
         let volume = front.volume;
+        let free_at = self.limits.free_at(number);
         let mut around = Around {
             machine: self.world.machine,
             now: self.world.machine.now.get(),
@@ -551,10 +565,10 @@ impl Life {
             tally: &mut self.tally,
             may_fail: self.may_fail,
             prompt_ns: match volume {
-                Some(RAM) if !self.disturbed => RAM_NS,
+                Some(RAM) if !self.disturbed && free_at.is_some() => RAM_NS,
                 _ => u64::MAX,
             },
-            prompt_from: self.adopted_from,
+            prompt_from: self.adopted_from.max(free_at.unwrap_or(0)),
         };
         with(front, &mut around)
     }
@@ -572,6 +586,7 @@ impl Life {
             let front = &self.fronts[number];
             if DomId(front.vbd.frontend) == domain && front.phase != Phase::Dead {
                 self.with(number, |front, around| front.notified(port, around))?;
+                self.judge_limits(number)?;
             }
         }
         Ok(())
@@ -609,7 +624,8 @@ impl Life {
         let front = &mut self.fronts[number];
         let overdue = now >= front.patience;
         // A command may be lost again each time that it is repeated.
-        let late = overdue && now - self.disk_failed_at > self.bound_ns;
+        let held = self.limits.free_at(number).map_or(HELD_NS, |_| 0);
+        let late = overdue && now - self.disk_failed_at.max(front.entered) > self.bound_ns + held;
         front.next = now + front.chance.within(SECOND / 4..SECOND);
         match front.phase {
             Phase::Absent if !self.attaches => front.next = u64::MAX,
@@ -630,6 +646,7 @@ impl Life {
                     return Err(format!("front {number} is connected late"));
                 }
                 self.with(number, Front::connect);
+                self.limits.disturb(number, now);
             }
             Phase::Waiting if state == 0 => self.leave(number),
             Phase::Waiting | Phase::Published if overdue || state == 5 || state == 6 => {
@@ -709,8 +726,8 @@ impl Life {
         self.free_since[volume] = u64::MAX;
         front.enter(Phase::Waiting, now, PATIENCE_NS);
         let (vbd, mode) = (front.vbd, if front.traits.read_only { "r" } else { "w" });
-        self.world
-            .poke(|store| vbd.attach(store, SERVED[volume], mode));
+        let target = self.limits.attach(number, now) + SERVED[volume];
+        self.world.poke(|store| vbd.attach(store, &target, mode));
     }
 
     /// The guest is destroyed, or the toolstack takes the device away by force.
@@ -725,6 +742,7 @@ impl Life {
     fn leave(&mut self, number: usize) {
         let now = self.now();
         self.with(number, Front::take_back);
+        self.limits.disturb(number, now);
         let front = &mut self.fronts[number];
         if let Some(volume) = front.volume.take() {
             self.free_since[volume] = now;
@@ -794,6 +812,9 @@ impl Life {
             Kind::StoreConflict => self.world.store.force_conflicts(1 + chance.index(4)),
             Kind::Death => return self.die(now),
             Kind::Update => self.world.ask_for_update(false),
+            Kind::Limited => return self.order_limits(now),
+            // What it brings comes by itself.
+            Kind::Storm => {}
             Kind::GuestKilled | Kind::Detached | Kind::Reloaded | Kind::RingBroken => {
                 return self.meddle(kind, now);
             }
@@ -848,6 +869,7 @@ impl Life {
         let now = self.now();
         self.disks.iter_mut().for_each(|disk| disk.begin_anew(now));
         self.adopted_from = now + ADOPT_NS;
+        self.limits.outlive(now, self.adopted_from);
         self.behind_until(now);
         self.strains
             .retain(|(_, strain)| !matches!(strain, Strain::Core(_)));
@@ -916,9 +938,15 @@ impl Life {
             if let Some(oldest) = front.oldest()
                 && !front.broken
                 && front.phase != Phase::Dead
-                && now.saturating_sub(oldest.max(self.disk_failed_at).max(self.adopted_from))
-                    > bound
             {
+                let since = oldest.max(self.disk_failed_at).max(self.adopted_from);
+                let (since, bound) = match self.limits.free_at(front.number) {
+                    Some(free_at) => (since.max(free_at), bound),
+                    None => (since, bound + HELD_NS),
+                };
+                if now.saturating_sub(since) <= bound {
+                    continue;
+                }
                 let (number, age) = (front.number, (now - oldest) / SECOND);
                 return Err(format!("front {number}: a request is {age} s old"));
             }
@@ -926,6 +954,7 @@ impl Life {
         if self.world.ended.is_some() {
             return Err("the domain has ended".into());
         }
+        self.look_for_limits()?;
         if now >= self.published_at {
             self.published_at = now + 5 * SECOND;
             self.judge_published()?;
@@ -1071,9 +1100,13 @@ impl Life {
 }
 
 impl Kind {
-    /// Whether the next life of the kernel follows, which no frontend is to notice.
-    fn is_end_of_life(self) -> bool {
-        matches!(self, Self::Death | Self::Update)
+    /// Whether no frontend is to notice it: the next life of the kernel follows, requests are
+    /// held back, or it is nothing by itself.
+    fn is_unnoticed(self) -> bool {
+        matches!(
+            self,
+            Self::Death | Self::Update | Self::Limited | Self::Storm
+        )
     }
 
     /// Whether it delays requests that no disk delays. Control resets disks on its one vCPU, if that

@@ -27,7 +27,8 @@ struct Candidate {
 #[derive(Clone, Debug, Default)]
 struct Sector {
     now: Vec<Candidate>,
-    /// Values that it had until some time, as long as a request is under way that may have met them.
+    /// Values that it had until some time, in its order, as long as a request is under way that may have
+    /// met them.
     past: Vec<(u32, u64)>,
     /// What may be on the medium.
     durable: Vec<u32>,
@@ -229,8 +230,8 @@ impl Volume {
         let number = self.decode(at, bytes)?;
         let sector = &mut self.sectors[at as usize];
         let found = sector.now.iter().find(|value| value.number == number);
-        let was = |&(value, until): &(u32, u64)| value == number && until > read.at;
-        if found.is_none() && !sector.past.iter().any(was) && !sector.returned.contains(&number) {
+        let was = || had_since(&sector.past, read.at).any(|value| value == number);
+        if found.is_none() && !was() && !sector.returned.contains(&number) {
             return Err(format!(
                 "sector {at} of volume {} holds write {number}, which it cannot: {sector:?}",
                 self.tag
@@ -295,8 +296,7 @@ impl Volume {
                 let since = &mut sector.durable;
                 since.clear();
                 since.extend(sector.now.iter().map(|value| value.number));
-                let met = sector.past.iter().filter(|(_, until)| *until > flush.at);
-                since.extend(met.map(|(number, _)| *number));
+                since.extend(had_since(&sector.past, flush.at));
                 if since.len() > 1 {
                     since.sort_unstable();
                     since.dedup();
@@ -350,6 +350,12 @@ impl Volume {
     pub(crate) fn abandon(&mut self, range: (u64, u64), by: Issued, now: u64) {
         self.end_change(range, by, false, now);
     }
+}
+
+/// What a sector had at some time after `at`, and has no longer.
+fn had_since(past: &[(u32, u64)], at: u64) -> impl Iterator<Item = u32> {
+    let since = past.iter().rev().take_while(move |(_, until)| *until > at);
+    since.map(|(number, _)| *number)
 }
 
 /// Whether all bytes are the same, looked at many at once.

@@ -44,6 +44,15 @@ impl Front {
             ));
         }
         self.count(&request, ok, around.now);
+        if ok {
+            let bytes = request.count * SECTOR as u64;
+            let used = match request.what {
+                What::Read => [1, 1, 0, bytes, bytes, 0],
+                What::Write => [1, 0, 1, bytes, 0, bytes],
+                _ => [1, 0, 0, 0, 0, 0],
+            };
+            self.used = std::array::from_fn(|kind| self.used[kind] + used[kind]);
+        }
         let volume = around.volume.as_deref_mut().ok_or("no volume")?;
         let range = (request.from, request.count);
         let mut judged = Ok(());

@@ -26,6 +26,7 @@ impl Life {
             let connected = front.phase == Phase::Running && !front.broken;
             if settled && connected && front.back_state(&self.world.store) == 4 {
                 self.judge_holder(front)?;
+                self.judge_published_limits(number)?;
                 if let Some(shown) = self.judge_counters(front)? {
                     // After a death, the next requests are counted from there on.
                     self.fronts[number].counted.go_on_from(shown);
