@@ -79,6 +79,15 @@ pub(crate) enum Verb {
     /// Print what happened last to a guest's disk: connections, refused and failed requests, limits, losses;
     /// also from before a death of the kernel. News take up to 5 seconds.
     Trace(WhyArgs),
+    /// Print an NVMe controller's SMART log, as `nvme smart-log` does. Nothing but reading is asked of it.
+    Smart(NvmeArgs),
+    /// Print what an NVMe controller is and can, as `nvme id-ctrl` does.
+    IdCtrl(NvmeArgs),
+    /// Print what a namespace of an NVMe controller is, as `nvme id-ns` does.
+    IdNs(NvmeArgs),
+    /// Print the errors that an NVMe controller has recorded, as `nvme error-log` does, but only entries that
+    /// hold something.
+    ErrorLog(ErrorLogArgs),
     /// Print what a Spindle has written to its console, also one that has ended.
     Log(LogArgs),
     /// Look whether this host is fit for Spindle, and what to do where it is not.
@@ -349,6 +358,27 @@ pub(crate) struct StatArgs {
 pub(crate) struct WhyArgs {
     /// The guest and what it calls the disk, such as web/xvda; one of them where that is enough.
     pub(crate) device: String,
+}
+
+#[derive(Args)]
+pub(crate) struct NvmeArgs {
+    /// The disk, such as nvme0 or nvme0n1.
+    pub(crate) disk: String,
+    /// The domain that has it, if several do.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) from: Option<String>,
+    /// Seconds to wait for each part of the answer.
+    #[arg(long, default_value_t = 15, value_parser = value_parser!(u64).range(..=DAY))]
+    pub(crate) timeout: u64,
+}
+
+#[derive(Args)]
+pub(crate) struct ErrorLogArgs {
+    #[command(flatten)]
+    pub(crate) disk: NvmeArgs,
+    /// How many entries to read, of those that the log has.
+    #[arg(long, short = 'e', value_name = "N", default_value_t = 64, value_parser = value_parser!(u32).range(1..=64))]
+    pub(crate) entries: u32,
 }
 
 #[derive(Args)]

@@ -135,6 +135,8 @@ pub(crate) struct Fake {
     pub(crate) open_until: Duration,
     /// Domains do not listen to requests to shut down.
     pub(crate) deaf: bool,
+    /// Pages of its NVMe controller, by their words in an order.
+    pub(crate) pages: Vec<(String, Vec<u8>)>,
     /// xl's calls take effect a second after they have ended.
     pub(crate) late: bool,
     /// The most bytes that were read of a file's end.
@@ -183,6 +185,7 @@ impl Fake {
             fate: Fate::Serves,
             shutdown_refused: false,
             deaf: false,
+            pages: Vec::new(),
             late: false,
             most_read: 0,
             mapped_frames: (0xfebf8, 4),

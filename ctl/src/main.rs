@@ -47,6 +47,7 @@ mod mapped;
 mod metrics;
 #[cfg(test)]
 mod metrics_tests;
+mod nvme;
 mod order;
 #[cfg(test)]
 mod pages_tests;
@@ -98,8 +99,8 @@ use clap::Parser;
 use attach::Attach;
 use cli::{
     AttachArgs, CheckArgs, Cli, CrashArgs, CreateArgs, DestroyArgs, DetachArgs, GenerateArgs,
-    LimitArgs, LogArgs, NamedVolume, RescanArgs, RestartArgs, SetArgs, StatArgs, Top, UpdateArgs,
-    Verb, VolumeVerb, WhyArgs,
+    LimitArgs, LogArgs, NamedVolume, NvmeArgs, RescanArgs, RestartArgs, SetArgs, StatArgs, Top,
+    UpdateArgs, Verb, VolumeVerb, WhyArgs,
 };
 use crash::Crash;
 use create::Failing;
@@ -107,6 +108,7 @@ use destroy::Destroy;
 use dom0::Dom0;
 use fault::FaultKind;
 use host::Host;
+use nvme::NvmePage;
 use plan::{Plan, Wanted};
 use sheet::{Paper, Sheet};
 use spindle::Spindle;
@@ -146,6 +148,10 @@ fn main() -> ExitCode {
         Verb::Metrics => all().and_then(|all| show(metrics::text(&all).trim_end())),
         Verb::Why(args) => why(out, &args),
         Verb::Trace(args) => trace(out, &args),
+        Verb::Smart(args) => page(out, &args, NvmePage::Smart),
+        Verb::IdCtrl(args) => page(out, &args, NvmePage::Controller),
+        Verb::IdNs(args) => page(out, &args, NvmePage::Namespace),
+        Verb::ErrorLog(args) => page(out, &args.disk, NvmePage::Errors(args.entries)),
         Verb::Log(args) => log(out, &args),
         Verb::Check(args) => survey(out, &args),
         Verb::Generate(args) => generate(&args),
@@ -420,13 +426,18 @@ fn crash(out: Output, args: &CrashArgs) -> Result<()> {
 
 /// Has whoever else changes something end first, and what we change not be cut off by Ctrl-C.
 fn alone(host: &mut Dom0, patience: u64, me: &str) -> Result<()> {
+    alone_at(LOCK, host, patience, me)
+}
+
+/// The same of those who take this lock.
+fn alone_at(path: &str, host: &mut Dom0, patience: u64, me: &str) -> Result<()> {
     if host.user() != 0 {
         // Who is not root will be refused, with better words.
         return Ok(());
     }
     host.catch_signals().context("cannot catch signals")?;
     let patience = Duration::from_secs(patience);
-    let lock = lock::lock(host, Path::new(LOCK), patience, me, |holder| {
+    let lock = lock::lock(host, Path::new(path), patience, me, |holder| {
         say(&format!("waiting for {holder} to end"));
     })?;
     host.hold(lock);
@@ -534,6 +545,22 @@ fn trace(out: Output, args: &WhyArgs) -> Result<()> {
         return show(trace.json());
     }
     show(trace.text(out.paper.width.unwrap_or(80)))
+}
+
+fn page(out: Output, args: &NvmeArgs, page: NvmePage) -> Result<()> {
+    let mut host = Dom0::new();
+    alone_at(
+        nvme::LOCK,
+        &mut host,
+        120,
+        &format!("a page of {}", args.disk),
+    )?;
+    let patience = Duration::from_secs(args.timeout);
+    let answer = nvme::read(&mut host, &args.disk, args.from.as_deref(), page, patience)?;
+    if out.json {
+        return show(answer.json);
+    }
+    show(answer.text)
 }
 
 fn log(out: Output, args: &LogArgs) -> Result<()> {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
+use spindle_status::inspect::{self, InspectOrder};
 
 use super::{BDF, Domain, Fake, Fate};
 use crate::host::Call;
@@ -47,6 +48,25 @@ impl Fake {
             format!("{number} refused: {whose} has no disk here")
         };
         self.store_later(second, &format!("{own}/limited"), &answer);
+    }
+
+    /// Has the Spindle hand over a part of a page, if its controller has that.
+    fn answer_inspection(&mut self, own: &str, order: &str) {
+        let order = InspectOrder::parse(order).expect("an order");
+        let (page, _) = order.wanted.page.words();
+        let answer = match self.pages.iter().find(|(name, _)| name == page) {
+            Some((_, bytes)) => {
+                let rest = &bytes[usize::from(order.wanted.from)..];
+                let piece = &rest[..rest.len().min(inspect::PIECE)];
+                format!("{} done, {}", order.word, inspect::hexadecimal(piece))
+            }
+            None => format!("{} refused: status type 0 code 0x02", order.word),
+        };
+        self.store_later(
+            Duration::from_millis(5),
+            &format!("{own}/inspected"),
+            &answer,
+        );
     }
 
     /// Has the Spindle open a disk at once, and its guest connect it in a second.
@@ -179,6 +199,11 @@ impl Fake {
                     let answer = format!("{word} {}", if known { "done" } else { no });
                     let second = Duration::from_secs(1);
                     self.store_later(second, &format!("{own}/volume-done"), &answer);
+                }
+                if let Some(own) = path.strip_suffix("/inspect")
+                    && !self.deaf
+                {
+                    self.answer_inspection(own, value);
                 }
                 if let Some(own) = path.strip_suffix("/setting")
                     && !self.deaf

@@ -10,7 +10,7 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::time::Duration;
 
-use crate::{Unit, Volume};
+use crate::{Inspection, Unit, Volume};
 
 /// A disk controller that is running. `Q` is the type that holds a queue of any disk type.
 ///
@@ -82,6 +82,12 @@ pub trait BlockController<Q> {
     /// [`BlockController::attend`].
     fn ask_health(&mut self) {}
 
+    /// Asks for a page in which it says what it is or how it is; the answer comes as
+    /// [`DiskEvents::inspected`]. False if it cannot be asked just now, `None` if there are no such pages.
+    fn inspect(&mut self, _wanted: Inspection) -> Option<bool> {
+        None
+    }
+
     /// Has the controller end its work within so long a time and stay enabled for the next life of the
     /// kernel; gives what that one must know, in words. Every queue must be empty, and none is used
     /// again. Without a time it is only said whether it could. `None` if controllers of its kind never
@@ -112,6 +118,9 @@ pub struct DiskEvents {
     pub changes: Vec<UnitChange>,
     /// The state of its health in words of the form `key=value`, if there is news of it.
     pub health: Option<String>,
+    /// What was asked for by [`BlockController::inspect`]: [`spindle_status::inspect::PIECE`] bytes of it at
+    /// most; or why there is nothing.
+    pub inspected: Option<Result<Vec<u8>, String>>,
     /// The controller has failed; reported once, and once more for each
     /// [`BlockController::probe_again`] that came to nothing.
     pub lost: Option<LostController>,

@@ -44,6 +44,7 @@ pub use ram_memory::RamMemory;
 pub use read::{BlockReader, Blocks, PATIENCE_NS, ReadError};
 pub use retry::Retry;
 pub use spindle_lvm::VolumeChange;
+pub use spindle_status::inspect::{InspectedPage, Inspection, PIECE as INSPECTED_PIECE};
 pub use target::{MayGrow, Redescribed, TargetError, Targets, VolumeId};
 pub use volume::{Access, Discard, Enclosing, Extent, Unit, Volume};
 

@@ -35,7 +35,8 @@ pub(crate) enum Posted {
     Event,
     /// Abort (5.1).
     Abort,
-    /// Get Log Page (5.14) for the health log, into a page of its own.
+    /// Get Log Page (5.14) for the health log, into a page of its own, or another command that only reads
+    /// what the controller says of itself.
     Health,
     /// One of a [`crate::series::Series`].
     Series,
@@ -212,9 +213,9 @@ impl AdminQueue {
         self.memory.bus() + LOG as u64
     }
 
-    /// Copies the health log's beginning out.
-    pub(crate) fn read_log(&self, out: &mut [u8]) {
-        self.memory.read_bytes(LOG, out);
+    /// Copies a part of the health log's page out, from a byte of it on.
+    pub(crate) fn read_log(&self, from: usize, out: &mut [u8]) {
+        self.memory.read_bytes(LOG + from, out);
     }
 
     /// Sets doublewords 13 to 15 of the commands to come.
@@ -279,6 +280,10 @@ impl AdminQueue {
     ) -> bool {
         if self.out_of_order || self.posted[kind as usize].in_flight {
             return false;
+        }
+        if kind == Posted::Health {
+            // Nothing that another command has left there is taken for its data.
+            self.memory.zero(LOG, PAGE_SIZE);
         }
         let cid = kind.cid();
         self.posted[kind as usize] = Fate {

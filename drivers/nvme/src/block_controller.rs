@@ -8,8 +8,8 @@ use core::fmt::Debug;
 use core::time::Duration;
 
 use spindle_block::{
-    BlockController, BusMaster, ControllerBack, DiskEvents, LostController, SpuriousCompletions,
-    Unit, UnitChange, Unreachable, Volume,
+    BlockController, BusMaster, ControllerBack, DiskEvents, Inspection, LostController,
+    SpuriousCompletions, Unit, UnitChange, Unreachable, Volume,
 };
 use spindle_hw::{Clock, DmaAlloc, Registers};
 
@@ -147,6 +147,9 @@ where
                 Some(health) => format!("{health} {repairs} {}", self.spurious),
                 None => format!("{repairs} {}", self.spurious),
             }),
+            inspected: attention
+                .inspected
+                .map(|page| page.map_err(|status| status.to_string())),
             lost: lost.or(pulled_out),
             cache_lost: attention.cache_lost,
             back: attention.back.map(|back| match back {
@@ -201,6 +204,10 @@ where
 
     fn ask_health(&mut self) {
         self.controller.ask_health();
+    }
+
+    fn inspect(&mut self, wanted: Inspection) -> Option<bool> {
+        Some(self.controller.inspect(wanted))
     }
 
     fn stand_by(&mut self, within: Option<Duration>) -> Option<Result<Vec<u64>, &'static str>> {

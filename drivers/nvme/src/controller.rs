@@ -60,6 +60,8 @@ pub struct Controller<R, C, M> {
     pub(crate) pairs: Vec<Option<Pair>>,
     pub(crate) recovery: Recovery,
     pub(crate) warning: Warning,
+    /// The page in place of the health log is for an administrator, from this byte on.
+    pub(crate) inspecting: Option<u16>,
     pub(crate) host_memory: HostMemory,
     /// Namespaces that are to be looked at again, since the controller could not say what they are.
     pub(crate) unsure: Vec<u32>,
@@ -220,6 +222,7 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
             pairs: Vec::new(),
             recovery: Recovery::new(),
             warning: Warning::default(),
+            inspecting: None,
             host_memory: HostMemory::default(),
             unsure: Vec::new(),
             unsure_since: None,

@@ -1,9 +1,11 @@
 //! Asynchronous events (5.2): the controller tells of changed namespaces and failing health, by
 //! answering a request that it was sent for the purpose.
 
+use alloc::vec;
 use alloc::vec::Vec;
 
-use spindle_hw::{Clock, DmaAlloc, Registers};
+use spindle_block::{INSPECTED_PIECE, InspectedPage, Inspection};
+use spindle_hw::{Clock, DmaAlloc, PAGE_SIZE, Registers};
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
 use crate::admin::Posted;
@@ -11,7 +13,7 @@ use crate::change::Rescan;
 use crate::command::{Entry, admin as opcode};
 use crate::discovery::MAX_NAMESPACES;
 use crate::health::{HealthLog, HealthPage};
-use crate::identify::{NamespaceList, blank};
+use crate::identify::{NamespaceList, blank, cns};
 use crate::namespace_table::PLACES;
 use crate::{Attention, Change, Controller, Error, NamespaceError, Removal, Status};
 
@@ -22,9 +24,12 @@ const EVENTS_HEALTH: u64 = 0x1f;
 /// Namespace attribute notices; also in OAES, where they are announced.
 const EVENTS_NAMESPACES: u64 = 1 << 8;
 
-/// Log page identifiers (5.14.1).
+/// Log page identifiers (5.14.1), and bytes of the health log and of an entry of the error log.
+const LOG_ERRORS: u8 = 0x01;
 const LOG_HEALTH: u8 = 0x02;
 const LOG_CHANGED_NAMESPACES: u8 = 0x04;
+const HEALTH: usize = size_of::<HealthPage>();
+const ERROR: usize = 64;
 
 /// How long until the next look at a namespace that was not described.
 const LOOK_AGAIN_NS: u64 = 5_000_000_000;
@@ -285,8 +290,39 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
     /// way: false then. The answer comes with one of the next [`Controller::attend`].
     #[inline(never)]
     pub fn ask_health(&mut self) -> bool {
-        let entry = log_entry::<HealthPage>(LOG_HEALTH, self.admin.log());
-        self.is_running() && self.post(Posted::Health, entry)
+        self.look(None, log_entry(LOG_HEALTH, HEALTH, self.admin.log()))
+    }
+
+    /// Asks for a page in which the controller says what it is or how it is; false as with
+    /// [`Controller::ask_health`], in whose place this is done. The answer is [`Attention::inspected`].
+    pub fn inspect(&mut self, wanted: Inspection) -> bool {
+        let log = self.admin.log();
+        let identify = |cns: u32, namespace| Entry {
+            opcode: opcode::IDENTIFY,
+            namespace,
+            prp1: log,
+            cdw10: cns.into(),
+            ..Entry::default()
+        };
+        let entry = match wanted.page {
+            InspectedPage::Health => log_entry(LOG_HEALTH, HEALTH, log),
+            InspectedPage::Errors(entries) => {
+                // There is one page for it, and no address of a second one in the command.
+                let entries = (entries as usize).clamp(1, PAGE_SIZE / ERROR);
+                log_entry(LOG_ERRORS, entries * ERROR, log)
+            }
+            InspectedPage::Controller => identify(cns::CONTROLLER, 0),
+            InspectedPage::Namespace(id) => identify(cns::NAMESPACE, id),
+        };
+        self.look(Some(wanted.from), entry)
+    }
+
+    fn look(&mut self, inspecting: Option<u16>, entry: Entry) -> bool {
+        let posted = self.is_running() && self.post(Posted::Health, entry);
+        if posted {
+            self.inspecting = inspecting;
+        }
+        posted
     }
 
     /// The health log has not come. That is no reason to stop a disk that works.
@@ -313,9 +349,15 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
         let Some((status, _)) = self.admin.answer_to(Posted::Health) else {
             return;
         };
-        if status.code() == Status::SUCCESS {
+        let is_there = status.code() == Status::SUCCESS;
+        if let Some(from) = self.inspecting.take() {
+            let from = usize::from(from).min(PAGE_SIZE);
+            let mut piece = vec![0; INSPECTED_PIECE.min(PAGE_SIZE - from)];
+            self.admin.read_log(from, &mut piece);
+            attention.inspected = Some(is_there.then_some(piece).ok_or(status));
+        } else if is_there {
             let mut page = HealthPage::new_zeroed();
-            self.admin.read_log(page.as_mut_bytes());
+            self.admin.read_log(0, page.as_mut_bytes());
             let health = HealthLog::new(&page);
             if self.warning == Warning::Asked {
                 log::warn!("nvme {}: {health}", self.identity.serial);
@@ -334,17 +376,17 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
         &mut self,
         page: u8,
     ) -> Result<alloc::boxed::Box<T>, Error> {
-        self.execute(log_entry::<T>(page, self.admin.data()))?;
+        self.execute(log_entry(page, size_of::<T>(), self.admin.data()))?;
         let mut data = blank::<T>().ok_or(Error::Memory)?;
         self.read_answer(data.as_mut_bytes());
         Ok(data)
     }
 }
 
-/// The command that reads the log page `page`, a `T`, to `address`.
-fn log_entry<T>(page: u8, address: u64) -> Entry {
+/// The command that reads the log page `page`, of so many bytes, to `address`.
+fn log_entry(page: u8, bytes: usize, address: u64) -> Entry {
     // NUMD is 0's based.
-    let words = (size_of::<T>() / 4 - 1) as u64;
+    let words = (bytes / 4 - 1) as u64;
     Entry {
         opcode: opcode::GET_LOG_PAGE,
         namespace: u32::MAX,

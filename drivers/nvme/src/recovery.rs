@@ -28,7 +28,7 @@ use crate::change::Rescan;
 use crate::lifecycle::BLIND_MIN;
 use crate::link::{Cause, Order, Step};
 use crate::series::Series;
-use crate::{Change, Controller, Error, HealthLog, Identity};
+use crate::{Change, Controller, Error, HealthLog, Identity, Status};
 
 /// What resets in a row, without a command answered in between, may cost before a controller is given
 /// up: three of them, or five if all but the first ended a command that it may have failed over. One
@@ -56,6 +56,8 @@ pub struct Attention {
     pub changes: Vec<Change>,
     /// Its health log, which it was asked for, or by which it warns.
     pub health: Option<HealthLog>,
+    /// The part of a page that it was asked for by [`Controller::inspect`], or why there is none.
+    pub inspected: Option<Result<Vec<u8>, Status>>,
     /// The controller has been given up; said once, and once more for each
     /// [`Controller::probe_again`] that came to nothing.
     pub lost: Option<Lost>,

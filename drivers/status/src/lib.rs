@@ -26,6 +26,7 @@
 extern crate alloc;
 
 pub mod counter;
+pub mod inspect;
 pub mod lives;
 pub mod orders;
 pub mod path;

@@ -94,6 +94,12 @@ nodes! {
     /// The options that were set like that: they hold over a death and an update of the kernel, which reads
     /// them after all others.
     SETTINGS = "settings", "settings", Dom0;
+    /// Ask an NVMe controller what it says of itself, which changes nothing: a word that the answer repeats,
+    /// `smart`, `error-log`, `id-ctrl` or `id-ns`, the controller, how many entries or which namespace, and
+    /// the byte to begin with.
+    INSPECT = "inspect", "inspect", Dom0;
+    /// What it says: the word, `done,` and 800 bytes from there on as hexadecimal digits, or `refused:` and why.
+    INSPECTED = "inspected", "inspected", Spindle;
     /// The limits and the weight of a device or a group that has any.
     LIMITS = "limits", "limits/<guest>-<device>, limits/@<group>", Spindle;
     /// Counters of a device, summed over its rings, every 5 s; named as blkback's.

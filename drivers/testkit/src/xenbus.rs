@@ -245,7 +245,10 @@ impl Bed {
             Action::Rescan => kernel.rescans += 1,
             Action::Drill(order) => kernel.drills.push(order),
             Action::Update(order) => kernel.updates.push(order),
-            Action::Limit(order) | Action::Setting(order) | Action::Volume(order) => {
+            Action::Limit(order)
+            | Action::Setting(order)
+            | Action::Volume(order)
+            | Action::Inspect(order) => {
                 kernel.limits.push(order);
             }
             Action::ShutdownRequested(kind) => kernel.shutdown_requested = Some(kind),

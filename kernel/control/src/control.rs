@@ -242,6 +242,10 @@ impl<H: Hypervisor, W: CoreWorker> Control<H, W> {
                     }
                     self.rounds.disks_seen(Pace::Soon, now);
                 }
+                Action::Inspect(order) => {
+                    self.disks.inspect(&order, now);
+                    self.rounds.disks_seen(Pace::Soon, now);
+                }
                 Action::Setting(order) => {
                     let answer = settings::set(&order, &mut self.cores);
                     info!("set {answer}");
@@ -478,13 +482,19 @@ impl<H: Hypervisor, W: CoreWorker> Control<H, W> {
         if care.listed {
             self.list_disks();
         }
-        if let Some(answer) = self.disks.volume_changed() {
-            self.backend.publish(path::VOLUME_DONE, answer);
-            self.rounds.pump_soon();
-        }
-        if let Some(answer) = self.disks.rescanned(pace != Pace::Idle, now) {
-            self.backend.publish(path::RESCANNED, answer);
-            self.rounds.pump_soon();
+        let answers = [
+            (path::VOLUME_DONE, self.disks.volume_changed()),
+            (
+                path::RESCANNED,
+                self.disks.rescanned(pace != Pace::Idle, now),
+            ),
+            (path::INSPECTED, self.disks.inspected()),
+        ];
+        for (path, answer) in answers {
+            if let Some(answer) = answer {
+                self.backend.publish(path, answer);
+                self.rounds.pump_soon();
+            }
         }
     }
 

@@ -26,7 +26,7 @@ use crate::trace;
 use crate::volume::Volume;
 use crate::world::disks::SpreadVolume;
 use crate::world::wires::Fault as WireFault;
-use crate::world::{BACKEND, DISKS, SECOND, Setup, World};
+use crate::world::{BACKEND, DISKS, SECOND, Setup, WATCHES, World};
 
 /// What guests have: [`DISKS`], and a volume on two others.
 const SERVED: [&str; 5] = [DISKS[0], DISKS[1], DISKS[2], DISKS[3], SPREAD.name];
@@ -70,8 +70,6 @@ const RAM_NS: u64 = SECOND / 2;
 const ADOPT_NS: u64 = 2 * SECOND;
 /// Requests after which the end begins: many runs find more than a long one does.
 const REQUESTS: u64 = 20_000;
-/// What control watches without any device.
-const WATCHES: usize = 7;
 /// How much later a device may be looked at whose guest has had its share of looks.
 const LATE_LOOK_NS: u64 = 60 * SECOND;
 /// Steps between two looks at the real clock.

@@ -24,16 +24,19 @@ pub(super) enum OrderNode {
     Volume,
     /// An option.
     Setting,
+    /// What a controller is to say of itself.
+    Inspect,
 }
 
 impl OrderNode {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 7] = [
         Self::SysRq,
         Self::Crash,
         Self::Update,
         Self::Limit,
         Self::Volume,
         Self::Setting,
+        Self::Inspect,
     ];
     const DRILLS: [Self; 2] = [Self::SysRq, Self::Crash];
 
@@ -45,6 +48,7 @@ impl OrderNode {
             Self::Limit => path::LIMIT,
             Self::Volume => path::VOLUME,
             Self::Setting => path::SETTING,
+            Self::Inspect => path::INSPECT,
         }
     }
 
@@ -56,6 +60,7 @@ impl OrderNode {
             Self::Limit => "limit",
             Self::Volume => "volume",
             Self::Setting => "setting",
+            Self::Inspect => "inspect",
         }
     }
 }
@@ -88,9 +93,11 @@ impl Backend {
             .extend([OrderNode::Limit, OrderNode::Setting]);
     }
 
-    /// Has [`Action::Volume`] come when an administrator asks for a logical volume to be changed.
+    /// Has [`Action::Volume`] and [`Action::Inspect`] come when an administrator asks for a logical volume
+    /// to be changed, or for what a controller says of itself.
     pub fn take_volumes(&mut self) {
-        self.orders.wanted.push(OrderNode::Volume);
+        let nodes = [OrderNode::Volume, OrderNode::Inspect];
+        self.orders.wanted.extend(nodes);
     }
 
     /// Whether a watch event is for such a node.
@@ -177,6 +184,7 @@ impl Backend {
                 OrderNode::Limit => Action::Limit(text),
                 OrderNode::Volume => Action::Volume(text),
                 OrderNode::Setting => Action::Setting(text),
+                OrderNode::Inspect => Action::Inspect(text),
             }),
             Err(TransactionError::Conflict) => self.order_due(node),
             Err(TransactionError::Refused(error)) => {

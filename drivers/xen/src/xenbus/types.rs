@@ -290,6 +290,9 @@ pub enum Action {
     Volume(Vec<u8>),
     /// An administrator sets an option (`data/spindle/setting` was written): what is there.
     Setting(Vec<u8>),
+    /// An administrator asks for what a controller says of itself (`data/spindle/inspect` was written): at
+    /// most 64 bytes of what is there.
+    Inspect(Vec<u8>),
     /// The toolstack asks for a shutdown: call [`Backend::shutdown`](super::Backend::shutdown).
     ShutdownRequested(ShutdownKind),
     /// [`Backend::shutdown`](super::Backend::shutdown) has come to its end.

@@ -75,7 +75,7 @@ fn an_order_of_limits_comes_whole() {
 }
 
 #[test]
-fn an_order_to_change_a_volume_comes_to_those_who_take_them() {
+fn orders_of_volumes_and_pages_come_to_those_who_take_them() {
     for takes in [true, false] {
         let mut bed = Bed::new();
         if takes {
@@ -84,8 +84,13 @@ fn an_order_to_change_a_volume_comes_to_those_who_take_them() {
         bed.connect(VBD);
         bed.store
             .write(&node("data/spindle/volume"), "7 remove vg0/db");
+        bed.store
+            .write(&node("data/spindle/inspect"), "8 smart nvme0 0 0");
         bed.settle();
-        assert_eq!(bed.kernel.limits.len(), usize::from(takes));
+        let mut orders = bed.kernel.limits.clone();
+        orders.sort();
+        let all = [&b"7 remove vg0/db"[..], b"8 smart nvme0 0 0"];
+        assert_eq!(orders, all[..2 * usize::from(takes)]);
         let left = if takes { "" } else { "7 remove vg0/db" };
         assert_eq!(bed.store.text(&node("data/spindle/volume")), Some(left));
     }

@@ -131,6 +131,7 @@ impl<Q> Disks<Q> {
             events.soon &= !late;
             self.take_up(number, events, now, &mut care);
         }
+        self.go_on_inspecting(now, &mut care);
         care
     }
 
@@ -155,8 +156,10 @@ impl<Q> Disks<Q> {
             self.come_back(number, back, now, care);
             care.listed = true;
         }
-        let disk = &mut self.disks[number];
-        let name = String::from(disk.controller.name());
+        let name = String::from(self.disks[number].controller.name());
+        if let Some(page) = events.inspected {
+            self.take_page(number, page);
+        }
         if let Some(health) = events.health {
             care.health.push((path::health(&name), health));
         }

@@ -1,6 +1,7 @@
 //! The disks: who has which volume, a core's queues on them, and their end.
 
 mod care;
+mod inspect;
 mod logical;
 mod rescan;
 mod tables;
@@ -20,6 +21,7 @@ use spindle_xen::xenbus::DeviceId;
 
 use crate::cores::Given;
 pub(crate) use care::Removed;
+use inspect::Inspecting;
 use rescan::Rescan;
 pub use tables::PageSource;
 use tables::Tables;
@@ -44,6 +46,9 @@ pub struct Disks<Q> {
     /// A change of a logical volume that is under way, and the answer to the last one.
     edit: Option<VolumeEdit>,
     edited: Option<String>,
+    /// A page that a controller is asked for, and the answer to the last one who asked.
+    inspecting: Option<Inspecting>,
+    inspected: Option<String>,
     /// From here on no number has been given to a controller that took the place of another.
     numbers: usize,
 }
@@ -136,6 +141,8 @@ impl<Q: Default> Disks<Q> {
             tables: Tables::default(),
             edit: None,
             edited: None,
+            inspecting: None,
+            inspected: None,
             numbers: 0,
         };
         let mut reader = partitions.map(|read| (read, disks.queues()));

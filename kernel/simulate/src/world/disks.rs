@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use spindle_block::{
     BlockController, BlockReader, Budget, BusMaster, Command, DiskEvents, DiskOptions, DiskQueue,
-    IoResult, LostController, Part, RamQueue, Run, Stretch, SubmitError, Table as PartitionTable,
-    Tag, Unreachable, Volume, table,
+    Inspection, IoResult, LostController, Part, RamQueue, Run, Stretch, SubmitError,
+    Table as PartitionTable, Tag, Unreachable, Volume, table,
 };
 use spindle_config::DiskSize;
 use spindle_control::{Disks, RamDisks};
@@ -282,6 +282,10 @@ impl BlockController<Queue> for Watched {
 
     fn ask_health(&mut self) {
         self.inner.ask_health();
+    }
+
+    fn inspect(&mut self, wanted: Inspection) -> Option<bool> {
+        self.inner.inspect(wanted)
     }
 
     fn stand_by(&mut self, within: Option<Duration>) -> Option<Result<Vec<u64>, &'static str>> {

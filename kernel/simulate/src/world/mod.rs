@@ -63,6 +63,8 @@ pub struct Models {
     pub virtio: FakeVirtio,
 }
 
+/// What control watches without any device.
+pub(crate) const WATCHES: usize = 8;
 /// The names of these disks.
 pub const DISKS: [&str; 4] = ["nvme0n1", "nvme0n2", "vda", "ram0"];
 
@@ -413,7 +415,7 @@ impl World {
         // Watches are removed after the directory.
         self.pass(100);
         assert_eq!(self.machine.left(), [0, 0, 0], "mappings, ports, frames");
-        assert_eq!(self.store.watch_count(), 7);
+        assert_eq!(self.store.watch_count(), WATCHES);
         assert_eq!(self.store.open_transactions(), 0);
     }
 
