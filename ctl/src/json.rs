@@ -7,6 +7,7 @@ use spindle_status::statistic::Statistic;
 use spindle_status::stats::{CoreSnapshot, RingSnapshot};
 
 use crate::spindle::{PublishedDisk, Spindle, Target};
+use crate::sums::{self, DeviceSum, SumOf};
 
 /// What `list` shows, with the notes below it.
 pub(crate) fn list(spindles: &[Spindle], notes: &[String]) -> Value {
@@ -86,14 +87,40 @@ pub(crate) fn stat(spindles: &[Spindle]) -> Value {
             let counters = counters(&CoreSnapshot::ABOUT, &core.readings());
             json!({ "core": number, "counters": counters })
         });
+        let (groups, disks): (Vec<_>, Vec<_>) = sums::of(spindle)
+            .into_iter()
+            .partition(|sum| matches!(sum.of, SumOf::Group(_)));
+        let sums = |all: Vec<DeviceSum<'_>>| -> Vec<_> {
+            all.iter().map(|one| sum(spindle, one)).collect()
+        };
         json!({
             "name": spindle.name,
             "id": spindle.id,
             "devices": devices.collect::<Vec<_>>(),
+            "groups": sums(groups),
+            "disks": sums(disks),
             "cores": cores.collect::<Vec<_>>(),
         })
     });
     json!({ "domains": domains.collect::<Vec<_>>() })
+}
+
+/// What several devices have counted together.
+fn sum(spindle: &Spindle, sum: &DeviceSum<'_>) -> Value {
+    let (_, name) = sum.of.words();
+    let total = sum.total(|disk| Some(disk.counters?.counters));
+    let devices = sum.disks.iter();
+    let devices = devices.map(|disk| format!("{}/{}", disk.guest, disk.device));
+    let mut value = json!({
+        "name": name,
+        "devices": devices.collect::<Vec<_>>(),
+        "counters": counters(&RingSnapshot::ABOUT, &total.readings()),
+    });
+    if let SumOf::Group(name) = &sum.of {
+        let limits = spindle.groups.iter().find(|(group, _)| group == name);
+        value["limits"] = limits.map_or("", |(_, limits)| limits).into();
+    }
+    value
 }
 
 /// Counters by their words; a histogram as how many values are below each bound, and not below the last.

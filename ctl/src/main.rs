@@ -69,6 +69,7 @@ mod sheet;
 mod shutdown_tests;
 mod spindle;
 mod store;
+mod sums;
 mod survey;
 #[cfg(test)]
 mod survey_tests;
@@ -528,7 +529,14 @@ fn stat(out: Output, args: &StatArgs) -> Result<()> {
             out.paper.width.unwrap_or(usize::MAX),
         ));
     }
-    out.sheets(&tables::stat(&all), || json::stat(&all))
+    let [disks, sums, cores] = tables::stat(&all);
+    // Most hosts have neither groups nor several guests on a disk.
+    let sums = Some(sums).filter(|sums| !sums.rows().is_empty());
+    let shown: Vec<_> = [Some(disks), sums, Some(cores)]
+        .into_iter()
+        .flatten()
+        .collect();
+    out.sheets(&shown, || json::stat(&all))
 }
 
 fn why(out: Output, args: &WhyArgs) -> Result<()> {
@@ -600,7 +608,7 @@ fn top(out: Output, args: &Top) -> Result<()> {
     let view = TopView::new(&begin, args.sort.as_deref())?;
     // Rates, once enough time has passed and there is news; or, after as long as Spindle may take, as
     // nothing has happened.
-    let mut next = || -> Result<Option<(Vec<Spindle>, [Sheet; 2])>> {
+    let mut next = || -> Result<Option<(Vec<Spindle>, [Sheet; 3])>> {
         if looked.elapsed() < every {
             return Ok(None);
         }

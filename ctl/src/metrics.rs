@@ -10,6 +10,7 @@ use spindle_status::stats::{CoreSnapshot, DeviceLine, RingSnapshot};
 use crate::health;
 use crate::life::KernelLife;
 use crate::spindle::{PublishedDisk, Spindle};
+use crate::sums;
 use crate::tables;
 
 const SECTOR: u64 = 512;
@@ -51,6 +52,7 @@ pub(crate) fn text(spindles: &[Spindle]) -> String {
             line(&mut out, "spindle_target_bytes", &labels, &bytes);
         }
     }
+    places(&mut out, spindles);
     let disks: Vec<_> = disks(spindles).collect();
     let readings: Vec<_> = disks
         .iter()
@@ -152,6 +154,7 @@ pub(crate) fn markdown() -> String {
             out += &format!("| `{name}{label}` | {kind} | {help} |\n");
         }
     }
+    out += &format!("| `{}` | gauge | {} |\n", INFO.0, INFO.1);
     out + &health::markdown()
 }
 
@@ -209,6 +212,27 @@ fn lives(out: &mut String, spindles: &[Spindle]) {
     }
 }
 
+/// Of what group each connected disk is, and on which disk it lies.
+const INFO: (&str, &str) = (
+    "spindle_disk_info",
+    "The limit group that it is in, and the disk that it is on or begins on; always 1.",
+);
+
+fn places(out: &mut String, spindles: &[Spindle]) {
+    family(out, INFO.0, "gauge", INFO.1);
+    let mut seen = BTreeSet::new();
+    for spindle in spindles {
+        for disk in spindle.disks.iter().filter(|it| it.counters.is_some()) {
+            let labels = labels(spindle, disk);
+            let group = label(&sums::group(disk).unwrap_or_default());
+            let on = label(sums::disk_of(spindle, disk).unwrap_or_default());
+            if seen.insert(labels.clone()) {
+                line(out, INFO.0, &format!("{labels},group={group},on={on}"), &1);
+            }
+        }
+    }
+}
+
 /// All cores with their labels.
 fn cores(spindles: &[Spindle]) -> impl Iterator<Item = (String, &CoreSnapshot)> {
     spindles.iter().flat_map(|spindle| {
@@ -224,15 +248,19 @@ fn disks(spindles: &[Spindle]) -> impl Iterator<Item = (String, &DeviceLine)> {
     // broken, and the first counts.
     let mut seen = BTreeSet::new();
     let all = spindles.iter().flat_map(|spindle| {
-        let labels = |disk: &PublishedDisk| {
-            let (domain, target) = (label(&spindle.name), label(&disk.target));
-            let (guest, id, vdev) = (label(&disk.guest_name), disk.guest, label(&disk.vdev));
-            format!("domain={domain},guest={guest},guest_id=\"{id}\",disk={vdev},target={target}")
-        };
-        let disk = move |disk| Some((labels(disk), disk.counters.as_ref()?));
-        spindle.disks.iter().filter_map(disk)
+        let counted = spindle.disks.iter().filter_map(|disk| {
+            let counters = disk.counters.as_ref()?;
+            Some((labels(spindle, disk), counters))
+        });
+        counted.collect::<Vec<_>>()
     });
     all.filter(move |(labels, _)| seen.insert(labels.clone()))
+}
+
+fn labels(spindle: &Spindle, disk: &PublishedDisk) -> String {
+    let (domain, target) = (label(&spindle.name), label(&disk.target));
+    let (guest, id, vdev) = (label(&disk.guest_name), disk.guest, label(&disk.vdev));
+    format!("domain={domain},guest={guest},guest_id=\"{id}\",disk={vdev},target={target}")
 }
 
 /// Declares a metric.

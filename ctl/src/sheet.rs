@@ -83,8 +83,7 @@ impl Sheet {
         });
     }
 
-    /// The rows, for tests.
-    #[cfg(test)]
+    /// The rows.
     pub(crate) fn rows(&self) -> &[Vec<String>] {
         &self.rows
     }

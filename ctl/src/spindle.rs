@@ -65,6 +65,8 @@ pub(crate) struct Target {
     pub(crate) lost: bool,
     /// The disks that guests have of it.
     pub(crate) holders: Vec<HolderWord>,
+    /// The disk that it is, or that it is on or begins on.
+    pub(crate) on: String,
     /// What is known about it: a disk's model and serial number, a partition's other names.
     pub(crate) about: String,
 }
@@ -253,6 +255,7 @@ impl Target {
             writable: line.mode == TargetMode::Write,
             lost: line.mode == TargetMode::Lost,
             holders: Vec::new(),
+            on: line.name.into(),
             about: line.rest.into(),
         }
     }
@@ -278,7 +281,10 @@ fn targets(own: &Nodes) -> Vec<Target> {
         let family = family.map_or("", String::as_str).lines();
         let mut family: Vec<Target> = family
             .filter_map(TargetLine::parse)
-            .map(|line| Target::of_family(&line))
+            .map(|line| Target {
+                on: disk.name.clone(),
+                ..Target::of_family(&line)
+            })
             .collect();
         match family.first_mut() {
             Some(first) => first.about = disk.about,

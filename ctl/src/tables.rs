@@ -7,6 +7,7 @@ use spindle_status::targets::HolderWord;
 
 use crate::sheet::{self, Sheet};
 use crate::spindle::{PublishedDisk, Spindle};
+use crate::sums::{self, SumOf};
 
 /// What serves what to whom: a row for each target.
 pub(crate) fn list(spindles: &[Spindle]) -> Sheet {
@@ -183,8 +184,9 @@ fn count_within(places: &[u64], share: f64) -> String {
     }
 }
 
-/// The counters of all disks, then of all cores, since they began.
-pub(crate) fn stat(spindles: &[Spindle]) -> [Sheet; 2] {
+/// The counters of all guests' disks, of groups and disks with several of them, and of all cores, since they
+/// began.
+pub(crate) fn stat(spindles: &[Spindle]) -> [Sheet; 3] {
     counted(
         spindles,
         |spindle, disk| {
@@ -196,7 +198,7 @@ pub(crate) fn stat(spindles: &[Spindle]) -> [Sheet; 2] {
 }
 
 /// Rates between two looks, `seconds` apart by dom0's clock.
-pub(crate) fn top(before: &[Spindle], now: &[Spindle], seconds: f64) -> [Sheet; 2] {
+pub(crate) fn top(before: &[Spindle], now: &[Spindle], seconds: f64) -> [Sheet; 3] {
     let old = |spindle: &Spindle| before.iter().find(|old| old.id == spindle.id);
     let time = |spindle: &Spindle| {
         let between = old(spindle).and_then(|old| between(old, spindle));
@@ -224,13 +226,14 @@ pub(crate) fn top(before: &[Spindle], now: &[Spindle], seconds: f64) -> [Sheet; 
     )
 }
 
-/// Tables of what a device and a core have counted, and in how many seconds; of all time without.
+/// Tables of what devices, several of them together, and cores have counted, and in how many seconds; of all time without.
 fn counted(
     spindles: &[Spindle],
     of_disk: impl Fn(&Spindle, &PublishedDisk) -> Option<(DeviceLine, Option<f64>)>,
     of_core: impl Fn(&Spindle, u32, &CoreSnapshot) -> (CoreSnapshot, Option<f64>),
-) -> [Sheet; 2] {
-    let (mut disk_rows, mut core_rows, mut rates) = (Vec::new(), Vec::new(), false);
+) -> [Sheet; 3] {
+    let (mut disk_rows, mut sum_rows, mut core_rows) = (Vec::new(), Vec::new(), Vec::new());
+    let mut rates = false;
     for spindle in spindles {
         for disk in &spindle.disks {
             let Some((line, seconds)) = of_disk(spindle, disk) else {
@@ -252,6 +255,25 @@ fn counted(
                     .chain([rings])
                     .collect::<Vec<_>>(),
             );
+        }
+        for sum in sums::of(spindle) {
+            let counted = |disk: &PublishedDisk| of_disk(spindle, disk);
+            let seconds = sum.disks.iter().find_map(|disk| counted(disk)?.1);
+            let total = sum.total(|disk| Some(counted(disk)?.0.counters));
+            let (what, name) = sum.of.words();
+            let limits = match &sum.of {
+                SumOf::Group(name) => spindle.groups.iter().find(|(group, _)| group == name),
+                SumOf::Disk(_) => None,
+            };
+            let who = [
+                text(&spindle.name),
+                format!("{what} {}", text(name)),
+                sum.disks.len().to_string(),
+                limits.map(|(_, limits)| text(limits)).unwrap_or_default(),
+            ];
+            let counters = ordered(&RingSnapshot::ABOUT, total.readings());
+            let counters = counters.flat_map(|(about, reading)| cells(about, reading, seconds));
+            sum_rows.push(who.into_iter().chain(counters).collect::<Vec<_>>());
         }
         for (number, counters) in &spindle.cores {
             let (counters, seconds) = of_core(spindle, *number, counters);
@@ -275,10 +297,13 @@ fn counted(
         .chain(["rings"]);
     let mut disks = Sheet::new(heads, 4);
     disk_rows.into_iter().for_each(|row| disks.add(row));
+    let heads = words(&["domain", "together", "disks", "limits"]);
+    let mut sums = Sheet::new(heads.chain(disk.iter().map(String::as_str)), 4);
+    sum_rows.into_iter().for_each(|row| sums.add(row));
     let heads = words(&["domain", "core", "busy"]);
     let mut cores = Sheet::new(heads.chain(core.iter().map(String::as_str)), 3);
     core_rows.into_iter().for_each(|row| cores.add(row));
-    [disks, cores]
+    [disks, sums, cores]
 }
 
 /// All that one has counted, a line each with what it means.

@@ -1,4 +1,4 @@
-//! `top` on a terminal: the rates of disks and cores on a screen of their own, ordered by any column, with
+//! `top` on a terminal: the rates of disks, of groups and of cores on a screen of their own, ordered by any column, with
 //! keys. What is shown and what a key does is apart from the terminal, so that it is tested without one.
 
 use std::io::{self, Write as _};
@@ -11,14 +11,27 @@ use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetat
 use crate::sheet::{Paper, Sheet};
 
 /// What the last line says.
-const KEYS: &str = "q quit  < > column  r reverse  d disks  c cores  b both";
+const KEYS: &str = "q quit  < > column  r reverse  d disks  g groups  c cores  b all";
 
 /// Which tables are shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Shown {
     Disks,
+    /// Groups, and disks with several guests.
+    Groups,
     Cores,
-    Both,
+    All,
+}
+
+impl Shown {
+    /// The table that comes first, and that the order is about.
+    fn first(self) -> usize {
+        match self {
+            Self::Disks | Self::All => 0,
+            Self::Groups => 1,
+            Self::Cores => 2,
+        }
+    }
 }
 
 /// What a user has chosen to see.
@@ -35,9 +48,12 @@ impl TopView {
     ///
     /// # Errors
     /// If there is no such column.
-    pub(crate) fn new(sheets: &[Sheet; 2], heading: Option<&str>) -> Result<Self> {
+    pub(crate) fn new(sheets: &[Sheet; 3], heading: Option<&str>) -> Result<Self> {
         let heading = heading.unwrap_or("reads");
-        for (shown, sheet) in [Shown::Both, Shown::Cores].into_iter().zip(sheets) {
+        for (shown, sheet) in [Shown::All, Shown::Groups, Shown::Cores]
+            .into_iter()
+            .zip(sheets)
+        {
             let is = |other: &String| other == heading || other.strip_suffix("/s") == Some(heading);
             if let Some(column) = sheet.headings().iter().position(is) {
                 return Ok(Self {
@@ -56,7 +72,7 @@ impl TopView {
     }
 
     /// Does what a key is for; false if the user wants to go.
-    fn key(&mut self, key: u8, sheets: &[Sheet; 2]) -> bool {
+    fn key(&mut self, key: u8, sheets: &[Sheet; 3]) -> bool {
         let columns = self.first(sheets).headings().len().max(1);
         match key {
             // As in raw mode Ctrl-C is a key like others.
@@ -65,42 +81,40 @@ impl TopView {
             b'<' | b',' => self.column = (self.column + columns - 1) % columns,
             b'r' => self.falling = !self.falling,
             b'd' => self.show(Shown::Disks),
+            b'g' => self.show(Shown::Groups),
             b'c' => self.show(Shown::Cores),
-            b'b' => self.show(Shown::Both),
+            b'b' => self.show(Shown::All),
             _ => {}
         }
         true
     }
 
     fn show(&mut self, shown: Shown) {
-        // The columns of cores are others.
-        if (self.shown == Shown::Cores) != (shown == Shown::Cores) {
+        // Each table has columns of its own.
+        if self.shown.first() != shown.first() {
             self.column = 0;
         }
         self.shown = shown;
     }
 
     /// The table that the order is about.
-    fn first<'a>(&self, sheets: &'a [Sheet; 2]) -> &'a Sheet {
-        let [disks, cores] = sheets;
-        if self.shown == Shown::Cores {
-            cores
-        } else {
-            disks
-        }
+    fn first<'a>(&self, sheets: &'a [Sheet; 3]) -> &'a Sheet {
+        &sheets[self.shown.first()]
     }
 
     /// The tables as they are chosen, one below the other.
-    pub(crate) fn order(&self, sheets: &[Sheet; 2]) -> Vec<Sheet> {
+    pub(crate) fn order(&self, sheets: &[Sheet; 3]) -> Vec<Sheet> {
         let mut first = self.first(sheets).clone();
         first.sort(self.column, self.falling);
-        let [_, cores] = sheets;
-        let second = (self.shown == Shown::Both).then(|| cores.clone());
-        [first].into_iter().chain(second).collect()
+        let all = self.shown == Shown::All;
+        let others = sheets[1..]
+            .iter()
+            .filter(|sheet| all && !sheet.rows().is_empty());
+        [first].into_iter().chain(others.cloned()).collect()
     }
 
     /// A screen of so many lines and columns, each line cut to it.
-    fn frame(&self, sheets: &[Sheet; 2], head: &str, paper: Paper, height: usize) -> String {
+    fn frame(&self, sheets: &[Sheet; 3], head: &str, paper: Paper, height: usize) -> String {
         let width = paper.width.unwrap_or(80);
         let by = &self.first(sheets).headings()[self.column];
         let arrow = if self.falling { "falling" } else { "rising" };
@@ -186,10 +200,10 @@ fn key(patience: Duration) -> Result<Option<u8>> {
 /// # Errors
 /// If the terminal or `next` fails.
 pub(crate) fn run(
-    mut sheets: [Sheet; 2],
+    mut sheets: [Sheet; 3],
     mut view: TopView,
     wide: bool,
-    next: &mut dyn FnMut() -> Result<Option<[Sheet; 2]>>,
+    next: &mut dyn FnMut() -> Result<Option<[Sheet; 3]>>,
 ) -> Result<()> {
     /// How often newer tables are asked for.
     const LOOK: Duration = Duration::from_millis(500);
@@ -228,7 +242,7 @@ mod tests {
     use crate::tables;
 
     /// Two disks, the second with more writes.
-    fn sheets() -> [Sheet; 2] {
+    fn sheets() -> [Sheet; 3] {
         let mut host = Fake::serving();
         for (key, value) in [
             ("state", "4"),
@@ -285,7 +299,10 @@ mod tests {
         assert!(view.key(b'd', &sheets));
         assert_eq!(view.order(&sheets).len(), 1);
         assert!(view.key(b'c', &sheets) && view.key(b'<', &sheets));
-        assert!(view.column < sheets[1].headings().len());
+        assert!(view.column < sheets[2].headings().len());
+        assert!(view.key(b'g', &sheets));
+        assert_eq!((view.column, view.order(&sheets).len()), (0, 1));
+        assert_eq!(view.first(&sheets).headings()[1], "together");
         let before = view.clone();
         assert!(view.key(b'?', &sheets));
         assert_eq!(view, before);

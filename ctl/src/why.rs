@@ -15,6 +15,7 @@ use crate::json;
 use crate::sheet::wrap;
 use crate::spindle::{PublishedDisk, Spindle};
 use crate::store::{self, Nodes};
+use crate::sums;
 use crate::tables::{busy, guest, seconds_within, text, time};
 
 /// What a statement is about.
@@ -223,10 +224,7 @@ fn state(out: &mut Reasons, spindle: &Spindle, disk: &PublishedDisk, back: &Keys
         let next = "once that is mended: `xl block-detach`, then `xl block-attach`";
         out.add(Topic::Problem, text(error), next);
     }
-    let target = spindle
-        .targets
-        .iter()
-        .find(|target| target.name == disk.target);
+    let target = sums::target_of(spindle, disk);
     if target.is_some_and(|target| target.lost) {
         let next = format!("`spindlectl rescan {name}` has it looked for at once, and says why");
         let what = format!("the controller of {} is lost", text(&disk.target));
@@ -286,6 +284,13 @@ fn agreed(out: &mut Reasons, disk: &PublishedDisk, back: &Keys, front: &Keys) {
         format!("protocol {}; {path}", text(protocol)),
         "",
     );
+    if let Some(what) = path_of_requests(&line.counters, persistent(back) && persistent(front)) {
+        out.add(Topic::Agreed, what, "");
+    }
+    if let Some(group) = sums::group(disk) {
+        let what = format!("in the group {group}, whose limits and weight it shares");
+        out.add(Topic::Agreed, text(&what), "");
+    }
     let access = if disk.writable {
         "read and write"
     } else {
@@ -300,6 +305,30 @@ fn agreed(out: &mut Reasons, disk: &PublishedDisk, back: &Keys, front: &Keys) {
         format!("{access}, sectors of {sector} bytes on blocks of {physical}"),
         "",
     );
+}
+
+/// How the data of its requests went, and why so; `None` if there was none.
+fn path_of_requests(counters: &RingSnapshot, persistent: bool) -> Option<String> {
+    let (copied, grants) = (counters.copied_requests, counters.grants_mapped);
+    let all = counters.reads.saturating_add(counters.writes);
+    let mapped = all.saturating_sub(copied);
+    let mut parts = Vec::new();
+    if mapped > 0 {
+        parts.push(match persistent {
+            true => format!("{mapped} by pages that stay mapped ({grants} were mapped for that)"),
+            false => format!("{mapped} by pages that were mapped for that request alone"),
+        });
+    }
+    if copied > 0 {
+        parts.push(match (persistent, mapped) {
+            (true, _) => format!(
+                "{copied} copied, as their pages found no place among those, or parts of blocks were written"
+            ),
+            (false, 0) => format!("{copied} copied, as its pages do not stay mapped"),
+            (false, _) => format!("{copied} copied, as pages could not be mapped"),
+        });
+    }
+    (all > 0).then(|| format!("data of {all} requests: {}", parts.join(", ")))
 }
 
 fn persistent(end: &Keys) -> bool {

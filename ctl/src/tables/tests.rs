@@ -119,7 +119,7 @@ fn readers_sharers_and_disks_that_are_not_connected_are_told_apart() {
 
 #[test]
 fn counters_are_told_with_latencies() {
-    let [disks, cores] = stat(&serving());
+    let [disks, _, cores] = stat(&serving());
     for (heading, cell) in [
         ("domain", "spindle"),
         ("guest", "web"),
@@ -149,7 +149,7 @@ fn every_statistic_has_its_column_and_its_line() {
     let spindles = serving();
     let texts = [explained(&spindles, usize::MAX)];
     for sheets in [stat(&spindles), top(&spindles, &spindles, 1.0)] {
-        let [disks, cores] = sheets.map(|sheet| sheet.render(crate::sheet::Paper::PLAIN));
+        let [disks, _, cores] = sheets.map(|sheet| sheet.render(crate::sheet::Paper::PLAIN));
         for (sheet, all) in [
             (disks, &RingSnapshot::ABOUT[..]),
             (cores, &CoreSnapshot::ABOUT[..]),
@@ -180,7 +180,7 @@ fn rates_go_by_the_clock_of_the_cores() {
     host.store(&format!("{data}/core/1"), core);
     let now = Spindle::all(&mut host).expect("xenstore");
     // Five seconds by the core, whatever dom0's clock says.
-    let [disks, cores] = top(&before, &now, 1.0);
+    let [disks, _, cores] = top(&before, &now, 1.0);
     for (heading, cell) in [
         ("reads/s", "200"),
         ("writes/s", "0"),
@@ -200,10 +200,10 @@ fn rates_go_by_the_clock_of_the_cores() {
     // A disk whose core has published nothing: by dom0's clock.
     let mut stopped = before.clone();
     stopped[0].disks.clone_from(&now[0].disks);
-    let [disks, _] = top(&before, &stopped, 2.0);
+    let [disks, _, _] = top(&before, &stopped, 2.0);
     assert_eq!(disks.cell(0, "reads/s"), "500");
     // Nothing was published in between: nothing has happened.
-    let [disks, cores] = top(&now, &now, 1.0);
+    let [disks, _, cores] = top(&now, &now, 1.0);
     assert_eq!(
         (disks.cell(0, "reads/s"), disks.cell(0, "read/s")),
         ("0", "0 B")

@@ -86,6 +86,51 @@ fn what_its_requests_waited_for_is_said_of_each() {
 }
 
 #[test]
+fn how_the_data_of_requests_went_is_said_with_the_reason() {
+    let stat = "/local/domain/3/data/spindle/stat/5-51712";
+    for (line, persistent, words) in [
+        (
+            "rd_req=90 wr_req=10 mapped=7",
+            "1",
+            "data of 100 requests: 100 by pages that stay mapped (7 were mapped for that) > ",
+        ),
+        (
+            "rd_req=100 copied=4",
+            "1",
+            "96 by pages that stay mapped (0 were mapped for that), 4 copied, as their pages found no place",
+        ),
+        (
+            "rd_req=100 copied=100",
+            "0",
+            "data of 100 requests: 100 copied, as its pages do not stay mapped > ",
+        ),
+        (
+            "rd_req=100 copied=1",
+            "0",
+            "99 by pages that were mapped for that request alone, 1 copied, as pages could not be mapped",
+        ),
+    ] {
+        let mut host = serving();
+        host.store(stat, line);
+        host.store(&format!("{FRONT}/feature-persistent"), persistent);
+        let agreed = of(&mut host, Topic::Agreed);
+        assert!(agreed.iter().any(|it| it.contains(words)), "{agreed:?}");
+    }
+    let mut host = serving();
+    host.store(stat, "rings=1");
+    host.store("/local/domain/3/data/spindle/limits/5-51712", "group=gold");
+    let agreed = of(&mut host, Topic::Agreed);
+    assert!(
+        !agreed.iter().any(|it| it.contains("data of")),
+        "{agreed:?}"
+    );
+    assert!(
+        agreed.iter().any(|it| it.starts_with("in the group gold,")),
+        "{agreed:?}"
+    );
+}
+
+#[test]
 fn what_a_guest_does_not_use_would_make_it_faster() {
     for (path, value, words) in [
         (
@@ -179,6 +224,11 @@ fn what_keeps_it_from_working_is_a_problem() {
             &*format!("{data}/targets/nvme0n1"),
             "nvme0n1 2048 4096 - 5/51712:w",
             "nvme0n1 is lost > `spindlectl rescan spindle`",
+        ),
+        (
+            &*format!("{data}/targets/nvme0n1"),
+            "nvme0n1 2048 4096 - - x\nnvme0n1p1 8 4096 - 5/51712:w PARTLABEL=nvme0n1",
+            "nvme0n1 is lost",
         ),
         (&*format!("{BACK}/sectors"), "0", "has size 0"),
         (&*format!("{data}/ready"), "0", "spindle does not serve yet"),

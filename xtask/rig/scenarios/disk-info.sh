@@ -32,3 +32,19 @@ seen xvde 0 131072 512 4096
 host sum disk=nvme-gpt start=0 mib=1
 [ "$(reports info content)" = "$answer" ] || fail "xvdc is not what the host finds in its image"
 guest_end info
+# The same by the controller's own account, as spindlectl prints it.
+# says LINE WORDS...
+says() {
+	line=$1
+	shift
+	/spindle/spindlectl "$@" > /run/page 2>&1 || fail "spindlectl $*: $(cat /run/page)"
+	grep -qFx -- "$line" /run/page || fail "spindlectl $* does not say '$line': $(cat /run/page)"
+}
+says 'sn        : spindle0' id-ctrl nvme0
+says 'mn        : QEMU NVMe Ctrl' id-ctrl nvme0
+says 'nsze    : 0x4000' id-ns nvme0n2
+grep -q 'lbads:12 .*(in use)' /run/page || fail "the blocks of nvme0n2: $(cat /run/page)"
+says 'temperature                             : 50 °C (323 K)' smart nvme0
+says 'no error is recorded' error-log nvme0
+/spindle/spindlectl smart vda > /run/page 2>&1
+[ $? = 4 ] && grep -q 'is a virtio disk' /run/page || fail "smart vda: $(cat /run/page)"
