@@ -63,8 +63,15 @@ pub(crate) enum Verb {
     /// Have the kernel of a Spindle die, to see that it starts again in its own domain and that guests
     /// notice no more than a pause. It must have been created with the option drill=on.
     Crash(CrashArgs),
-    /// List Spindle domains, their disks, and the guests that use them.
+    /// List Spindle domains, their disks, and the guests that use them. The exit status is 7 if one that
+    /// spindlectl made has ended or shows nothing.
     List,
+    /// Ask Spindle domains whether they do their work: each answers at once if it does. The exit status is 7
+    /// if one does not.
+    Health(HealthArgs),
+    /// Watch over a Spindle domain, for a service of the host: have a kernel that hangs start again in place,
+    /// by an NMI, and put a new domain in the place of one that has ended. Ends with Ctrl-C.
+    Watch(WatchArgs),
     /// Print the counters of all disks and cores.
     Stat(StatArgs),
     /// Show the rates of all disks and cores, again and again: on a terminal as a screen, ordered by any
@@ -171,6 +178,9 @@ pub(crate) struct RestartArgs {
     /// flight is lost, and those guests wait for it without end.
     #[arg(long)]
     pub(crate) force: bool,
+    /// Do nothing if it runs by then: for one that was seen to have ended.
+    #[arg(long, conflicts_with = "force")]
+    pub(crate) unless_runs: bool,
     /// The preload library for the PVH route [default: beside spindlectl, or in /usr/lib/spindle].
     #[arg(long, value_name = "PATH")]
     pub(crate) shim: Option<String>,
@@ -358,6 +368,27 @@ pub(crate) struct StatArgs {
 pub(crate) struct WhyArgs {
     /// The guest and what it calls the disk, such as web/xvda; one of them where that is enough.
     pub(crate) device: String,
+}
+
+#[derive(Args)]
+pub(crate) struct HealthArgs {
+    /// The domain's name [default: all].
+    pub(crate) name: Option<String>,
+    /// Seconds to wait for an answer.
+    #[arg(long, default_value_t = 10, value_parser = value_parser!(u64).range(1..=DAY))]
+    pub(crate) timeout: u64,
+}
+
+#[derive(Args)]
+pub(crate) struct WatchArgs {
+    /// The domain's name.
+    pub(crate) name: String,
+    /// Seconds between two looks.
+    #[arg(long, default_value_t = 10, value_parser = value_parser!(u64).range(1..=DAY))]
+    pub(crate) every: u64,
+    /// Seconds to wait for an answer; three in a row have to be missed before anything is done.
+    #[arg(long, default_value_t = 10, value_parser = value_parser!(u64).range(1..=DAY))]
+    pub(crate) timeout: u64,
 }
 
 #[derive(Args)]

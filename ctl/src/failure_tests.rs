@@ -44,7 +44,15 @@ fn run(host: &mut Fake, verb: Verb, force: bool) -> Result<()> {
         }
         Verb::Restart => {
             let shims = wanted(Route::Pvh).shims;
-            restart::restart(host, "spindle", force, shims, PATIENCE, &mut |_| {}).map(drop)
+            restart::restart(
+                host,
+                "spindle",
+                (force, false),
+                shims,
+                PATIENCE,
+                &mut |_| {},
+            )
+            .map(drop)
         }
     }
 }

@@ -112,6 +112,8 @@ pub(crate) struct Fake {
     pub(crate) killed: Option<(usize, Failure)>,
     /// After how many calls the user asks to stop.
     pub(crate) interrupt: Option<usize>,
+    /// When the user asks to stop.
+    pub(crate) interrupt_at: Option<Duration>,
     pub(crate) is_root: bool,
     pub(crate) virt_caps: String,
     pub(crate) dmesg: String,
@@ -174,6 +176,7 @@ impl Fake {
             failures: BTreeMap::new(),
             killed: None,
             interrupt: None,
+            interrupt_at: None,
             is_root: true,
             virt_caps: "pv hvm hvm_directio hap".into(),
             dmesg: "(XEN) Interrupt remapping enabled\n".into(),

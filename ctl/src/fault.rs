@@ -16,11 +16,13 @@ pub(crate) enum FaultKind {
     Late,
     /// `check` has found what keeps Spindle from working.
     Unfit,
+    /// A Spindle that was looked at does not serve.
+    Down,
 }
 
 impl FaultKind {
     /// Each with what the manual says of it.
-    pub(crate) const ALL: [(Self, &'static str); 5] = [
+    pub(crate) const ALL: [(Self, &'static str); 6] = [
         (
             Self::Other,
             "it failed; the message says why, and what was done",
@@ -35,6 +37,10 @@ impl FaultKind {
             Self::Unfit,
             "`check` has found what keeps Spindle from working",
         ),
+        (
+            Self::Down,
+            "a Spindle has ended, hangs, or does not serve yet (`list` and `health`)",
+        ),
     ];
 
     /// The status of the program. 0 is success, 2 is clap's for a command line that is none.
@@ -45,6 +51,7 @@ impl FaultKind {
             Self::Refused => 4,
             Self::Late => 5,
             Self::Unfit => 6,
+            Self::Down => 7,
         }
     }
 
@@ -120,6 +127,6 @@ mod tests {
     #[test]
     fn every_kind_has_a_status_of_its_own() {
         let statuses: Vec<u8> = statuses().into_iter().map(|(status, _)| status).collect();
-        assert_eq!(statuses, [0, 1, 2, 3, 4, 5, 6]);
+        assert_eq!(statuses, [0, 1, 2, 3, 4, 5, 6, 7]);
     }
 }

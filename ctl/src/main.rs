@@ -82,6 +82,7 @@ mod update_tests;
 mod usage;
 mod users;
 mod volume;
+mod watch;
 mod why;
 mod xlcfg;
 
@@ -100,8 +101,8 @@ use clap::Parser;
 use attach::Attach;
 use cli::{
     AttachArgs, CheckArgs, Cli, CrashArgs, CreateArgs, DestroyArgs, DetachArgs, GenerateArgs,
-    LimitArgs, LogArgs, NamedVolume, NvmeArgs, RescanArgs, RestartArgs, SetArgs, StatArgs, Top,
-    UpdateArgs, Verb, VolumeVerb, WhyArgs,
+    HealthArgs, LimitArgs, LogArgs, NamedVolume, NvmeArgs, RescanArgs, RestartArgs, SetArgs,
+    StatArgs, Top, UpdateArgs, Verb, VolumeVerb, WatchArgs, WhyArgs,
 };
 use crash::Crash;
 use create::Failing;
@@ -144,6 +145,8 @@ fn main() -> ExitCode {
         Verb::Detach(args) => detach(out, &args),
         Verb::Crash(args) => crash(out, &args),
         Verb::List => list(out),
+        Verb::Health(args) => health(out, &args),
+        Verb::Watch(args) => watch(&args),
         Verb::Stat(args) => stat(out, &args),
         Verb::Top(args) => top(out, &args),
         Verb::Metrics => all().and_then(|all| show(metrics::text(&all).trim_end())),
@@ -254,8 +257,14 @@ fn restart(out: Output, args: RestartArgs) -> Result<()> {
     )?;
     let shims = args.shim.map_or_else(shims, |shim| vec![shim]);
     let patience = Duration::from_secs(args.timeout);
-    let (spindle, guests) =
-        restart::restart(&mut host, &args.name, args.force, shims, patience, &mut say)?;
+    let (spindle, guests) = restart::restart(
+        &mut host,
+        &args.name,
+        (args.force, args.unless_runs),
+        shims,
+        patience,
+        &mut say,
+    )?;
     compare(std::slice::from_ref(&spindle));
     out.list(&[spindle])?;
     if !guests.is_empty() && !out.json {
@@ -518,7 +527,50 @@ fn list(out: Output) -> Result<()> {
         let text = "no Spindle runs\n`spindlectl create --help` tells how to start one";
         return Err(FaultKind::Absent.error(text));
     }
-    out.list(&all)
+    out.list(&all)?;
+    let down = all.iter().find_map(|it| Some((&it.name, it.silent?)));
+    down.map_or(Ok(()), |(name, how)| {
+        Err(FaultKind::Down.error(format!("{} {how}", tables::text(name))))
+    })
+}
+
+fn health(out: Output, args: &HealthArgs) -> Result<()> {
+    let patience = Duration::from_secs(args.timeout);
+    let mut host = Dom0::new();
+    alone_at(nvme::LOCK, &mut host, 120, "health")?;
+    let all = watch::health(&mut host, args.name.as_deref(), patience)?;
+    match out.json {
+        true => show(watch::json(&all))?,
+        false => show(watch::lines(&all))?,
+    }
+    watch::verdict(&all)
+}
+
+fn watch(args: &WatchArgs) -> Result<()> {
+    let mut host = Dom0::new();
+    host.catch_signals().context("cannot catch signals")?;
+    let program = env::current_exe().context("where is this program?")?;
+    let program = program.display().to_string();
+    let times = [args.every, args.timeout].map(Duration::from_secs);
+    let mut lock = || {
+        let patience = Duration::from_secs(120);
+        lock::lock(
+            &mut Dom0::new(),
+            Path::new(nvme::LOCK),
+            patience,
+            "watch",
+            |_| {},
+        )
+        .map(Some)
+    };
+    watch::watch(
+        &mut host,
+        &args.name,
+        times.into(),
+        &program,
+        &mut lock,
+        &mut say,
+    )
 }
 
 fn stat(out: Output, args: &StatArgs) -> Result<()> {

@@ -27,6 +27,31 @@ pub(crate) fn give(
     (what, patience): (&str, Duration),
 ) -> Result<String> {
     let name = &spindle.name;
+    let Some(said) = ask(host, spindle, (to, from), order, patience)? else {
+        bail!(
+            "{name} has not answered within {} s: its version may know no {what} (`spindlectl list`), \
+             or its control core hangs",
+            patience.as_secs()
+        );
+    };
+    match said.strip_prefix("done") {
+        Some(more) => Ok(tables::text(more.trim_start_matches(", "))),
+        None => bail!("{name}: {}", tables::text(&said)),
+    }
+}
+
+/// The same; gives whatever the answer is behind its word, or nothing if there is none in time.
+///
+/// # Errors
+/// If xenstore does not answer.
+pub(crate) fn ask(
+    host: &mut impl Host,
+    spindle: &Spindle,
+    (to, from): (&str, &str),
+    order: &str,
+    patience: Duration,
+) -> Result<Option<String>> {
+    let name = &spindle.name;
     let node = |path: &str| format!("{}/{path}", store::home(spindle.id));
     let word = order.split(' ').next().unwrap_or_default();
     let deadline = host.now().saturating_add(patience);
@@ -37,18 +62,11 @@ pub(crate) fn give(
             .split_once(' ')
             .filter(|(answered, _)| *answered == word)
         {
-            return match said.strip_prefix("done") {
-                Some(more) => Ok(tables::text(more.trim_start_matches(", "))),
-                None => bail!("{name}: {}", tables::text(said)),
-            };
+            return Ok(Some(said.to_string()));
         }
         ensure!(!host.interrupted(), "interrupted before {name} answered");
         if host.now() >= deadline {
-            bail!(
-                "{name} has not answered within {} s: its version may know no {what} (`spindlectl list`), \
-                 or its control core hangs",
-                patience.as_secs()
-            );
+            return Ok(None);
         }
         host.sleep(LOOK);
     }

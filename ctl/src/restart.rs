@@ -16,7 +16,8 @@ use crate::spindle::Spindle;
 use crate::users;
 
 /// Makes everything ready, ends the domain if it runs, and creates it again. Gives the new one, and
-/// the guests that had disks from the old one: none, unless with `force`, or if that had ended.
+/// the guests that had disks from the old one: none, unless with `force`, or if that had ended. With
+/// `unless_runs` one that has not is left as it is.
 ///
 /// # Errors
 /// Before anything is done, if guests use its disks, or if the new domain could not be created. If it
@@ -24,7 +25,7 @@ use crate::users;
 pub(crate) fn restart(
     host: &mut impl Host,
     name: &str,
-    force: bool,
+    (force, unless_runs): (bool, bool),
     shims: Vec<String>,
     patience: Duration,
     say: &mut dyn FnMut(&str),
@@ -56,6 +57,10 @@ pub(crate) fn restart(
         say(&format!("note: {note}"));
     }
     if let Some(domain) = domains.by_uuid(&record.uuid) {
+        ensure!(
+            !unless_runs,
+            FaultKind::Refused.error(format!("{name} runs; nothing was done"))
+        );
         let looked = destroy::look(host, &domains, domain, Some(&record));
         let (hears, users) = match looked {
             // In order only without guests: a frontend that hears of the end closes for good.

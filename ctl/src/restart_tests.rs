@@ -31,7 +31,14 @@ fn run(host: &mut Fake) -> Result<(Spindle, Vec<String>)> {
 
 fn attempt(host: &mut Fake, force: bool) -> Result<(Spindle, Vec<String>)> {
     let shims = wanted(Route::Pvh).shims;
-    restart(host, "spindle", force, shims, PATIENCE, &mut |_| {})
+    restart(
+        host,
+        "spindle",
+        (force, false),
+        shims,
+        PATIENCE,
+        &mut |_| {},
+    )
 }
 
 fn clean_up(host: &mut Fake, before: &State) {
@@ -111,7 +118,14 @@ fn a_domain_that_is_gone_is_made_again() {
 fn what_cannot_be_created_again_is_not_ended() {
     let refused = |host: &mut Fake, name: &str| {
         let running = host.state.clone();
-        let result = restart(host, name, false, Vec::new(), PATIENCE, &mut |_| {});
+        let result = restart(
+            host,
+            name,
+            (false, false),
+            Vec::new(),
+            PATIENCE,
+            &mut |_| {},
+        );
         assert_eq!(host.state, running);
         format!("{:#}", result.expect_err("refused"))
     };
@@ -184,7 +198,14 @@ fn a_renamed_domain_is_restarted_under_its_first_name() {
         let (mut host, before) = created(Route::Pvh);
         host.rename("spindle", "store");
         let shims = wanted(Route::Pvh).shims;
-        let restarted = restart(&mut host, name, false, shims, PATIENCE, &mut |_| {});
+        let restarted = restart(
+            &mut host,
+            name,
+            (false, false),
+            shims,
+            PATIENCE,
+            &mut |_| {},
+        );
         assert_eq!(restarted.expect("restarted").0.name, "spindle");
         assert_eq!(host.state.domains.len(), 1);
         clean_up(&mut host, &before);

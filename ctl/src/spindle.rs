@@ -17,6 +17,9 @@ use crate::record::Record;
 use crate::store::{self, Nodes};
 use crate::tables;
 
+/// What is said of a domain that `create` made and that is there no longer.
+pub(crate) const ENDED: &str = "has ended";
+
 /// A domain.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Spindle {
@@ -198,7 +201,7 @@ impl Spindle {
             }
             let silent = match domain {
                 Some(_) => "shows nothing",
-                None => "has ended",
+                None => ENDED,
             };
             all.push(Self {
                 id,

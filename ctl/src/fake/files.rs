@@ -235,6 +235,7 @@ impl Host for Fake {
     }
 
     fn interrupted(&mut self) -> bool {
-        self.interrupt.is_some_and(|at| self.calls.len() > at)
+        let late = self.interrupt_at.is_some_and(|at| self.now >= at);
+        late || self.interrupt.is_some_and(|at| self.calls.len() > at)
     }
 }

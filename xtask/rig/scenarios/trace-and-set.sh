@@ -77,7 +77,7 @@ sed '1,/the kernel started again/d' /run/said | grep -q 'a core has the ring' ||
 need 'spindle: log=error poll_us=50' set spindle
 need 'iops=300' limit spindle keeper/xvda
 logged no
-need 'no limits' limit spindle keeper/xvda iops=none
+need 'iops=none' limit spindle keeper/xvda iops=none
 need 'spindle: poll_us=50 log=info' set spindle log=info
 logged yes
 order keeper 60 'answers xvda 64 60'

@@ -67,7 +67,8 @@ spindlectl --version
 spindlectl create --help > /dev/null
 ldd /usr/lib/spindle/libspindle_shim.so
 test -s /usr/lib/spindle/spindle.elf
-systemd-analyze verify --man=no /usr/lib/systemd/system/spindle@.service
+systemd-analyze verify --man=no /usr/lib/systemd/system/spindle@.service \
+	/usr/lib/systemd/system/spindle-watch@.service
 dpkg --verify spindle
 echo mine > /etc/spindle/mine.cfg
 apt-get install -qq --yes --reinstall /package.deb

@@ -13,8 +13,8 @@ use crate::root;
 
 /// Who answers for the package.
 const MAINTAINER: &str = "The Spindle authors <spindle@invalid.example>";
-/// The unit.
-const UNIT: &str = "spindle@.service";
+/// The units.
+pub(super) const UNITS: [&str; 2] = ["spindle@.service", "spindle-watch@.service"];
 /// What dpkg runs.
 const SCRIPTS: [&str; 3] = ["postinst", "prerm", "postrm"];
 
@@ -83,11 +83,10 @@ impl Tree {
             }
         }
         let debian = root().join("ctl/debian");
-        self.add(
-            &debian.join(UNIT),
-            &format!("usr/lib/systemd/system/{UNIT}"),
-            0o644,
-        )?;
+        for unit in UNITS {
+            let to = format!("usr/lib/systemd/system/{unit}");
+            self.add(&debian.join(unit), &to, 0o644)?;
+        }
         self.add(
             &debian.join("lintian-overrides"),
             &format!("usr/share/lintian/overrides/{NAME}"),
