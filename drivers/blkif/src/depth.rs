@@ -6,7 +6,9 @@
 //! beside what other cores do; this is tried now and then. Given more, a disk finishes more in the
 //! same time up to the number that it works on at once, and from then on takes longer for each.
 //! The window is held where a page takes one and a half to two times as long as it must: disks do
-//! not come to their limit at once, and less would leave much of them idle.
+//! not come to their limit at once, and less would leave much of them idle. It grows only if it is what rings
+//! wait for most of the time: one that their limits let send now and then does without a larger one, and
+//! those beside it would wait for all that it sends at once.
 //! Whatever mix the rings ask for, the same mix is compared.
 
 /// The window to begin with.
@@ -45,8 +47,8 @@ pub(crate) struct Depth {
     began_ns: u64,
     area: u64,
     finished: u64,
-    /// More would have been sent.
-    crowded: bool,
+    /// For so long of that more would have been sent.
+    crowded_ns: u64,
     /// Pages with the disk since the last look, and when that was.
     load: u32,
     looked_ns: u64,
@@ -69,7 +71,7 @@ impl Depth {
             began_ns: 0,
             area: 0,
             finished: 0,
-            crowded: false,
+            crowded_ns: 0,
             load: 0,
             looked_ns: 0,
         }
@@ -95,9 +97,11 @@ impl Depth {
     /// of which had no room for more, if it was `crowded`.
     pub(crate) fn observe(&mut self, load: u32, rings: u32, crowded: bool, now_ns: u64) {
         self.finished += u64::from(self.load.saturating_sub(load));
+        if crowded {
+            self.crowded_ns += now_ns.saturating_sub(self.looked_ns);
+        }
         self.note(load, now_ns);
         self.rings = rings;
-        self.crowded |= crowded;
         let time = now_ns.saturating_sub(self.began_ns);
         let pages = u64::from(self.pages());
         let enough = match self.phase {
@@ -123,7 +127,7 @@ impl Depth {
             }
             Phase::Run { until_ns } => {
                 if self.finished >= LEAST_PAGES && self.alone_ns > 0 {
-                    self.adapt(each_ns);
+                    self.adapt(each_ns, self.crowded_ns * 2 > time);
                 }
                 let over = now_ns >= until_ns;
                 self.enter(if over { Phase::Drain } else { phase }, now_ns);
@@ -131,13 +135,13 @@ impl Depth {
         }
     }
 
-    /// A page took so long.
-    fn adapt(&mut self, each_ns: u64) {
+    /// A page took so long; `crowded` if more would have been sent for most of the time.
+    fn adapt(&mut self, each_ns: u64, crowded: bool) {
         let step = (self.window / 8).max(1);
         if each_ns > self.alone_ns * 2 {
             let least = (self.rings + 1).min(self.most);
             self.window = self.window.saturating_sub(step).max(least);
-        } else if self.crowded && each_ns * 2 <= self.alone_ns * 3 {
+        } else if crowded && each_ns * 2 <= self.alone_ns * 3 {
             self.window = (self.window + step).min(self.most);
         }
     }
@@ -145,7 +149,7 @@ impl Depth {
     fn enter(&mut self, phase: Phase, now_ns: u64) {
         self.phase = phase;
         self.began_ns = now_ns;
-        (self.area, self.finished, self.crowded) = (0, 0, false);
+        (self.area, self.finished, self.crowded_ns) = (0, 0, 0);
     }
 }
 
@@ -209,6 +213,19 @@ mod tests {
     }
 
     #[test]
+    fn a_window_that_is_full_for_less_than_half_of_the_time_does_not_grow() {
+        for (full, window) in [(32, 32), (33, 36)] {
+            let mut depth = known(100);
+            for page in 0..128u64 {
+                let now_ns = depth.looked_ns;
+                depth.note(1, now_ns);
+                depth.observe(0, 2, page < 2 * full, now_ns + 100);
+            }
+            assert_eq!(depth.pages(), window, "{full}");
+        }
+    }
+
+    #[test]
     fn how_long_the_disk_has_a_page_is_what_there_was_times_the_time_over_what_it_finished() {
         let mut depth = known(100);
         depth.note(10, 0);
@@ -217,12 +234,12 @@ mod tests {
         assert_eq!((depth.area, depth.finished), (10 * 50 + 4 * 10, 6));
         depth.observe(8, 2, true, 70);
         assert_eq!((depth.area, depth.finished), (10 * 50 + 4 * 10 + 8 * 10, 6));
-        assert!(depth.crowded);
+        assert_eq!(depth.crowded_ns, 10);
         // A measurement ends by time as well; with so few pages it says nothing.
         depth.observe(8, 2, false, EPOCH_NS - 1);
-        assert_eq!((depth.finished, depth.crowded), (6, true));
+        assert_eq!((depth.finished, depth.crowded_ns), (6, 10));
         depth.observe(8, 2, false, EPOCH_NS);
-        assert_eq!((depth.area, depth.finished, depth.crowded), (0, 0, false));
+        assert_eq!((depth.area, depth.finished, depth.crowded_ns), (0, 0, 0));
         assert_eq!((depth.began_ns, depth.pages()), (EPOCH_NS, 32));
     }
 

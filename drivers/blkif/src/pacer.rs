@@ -17,7 +17,8 @@
 //! 3. Otherwise, as where waits vary much or one takes unusually long, it takes naps of a sixteenth of what
 //!    is expected to be left, or of the shortest that is worth it: none is late by more than that and a trip.
 //!
-//! With many commands in flight one nap is made to find several ends, once spinning does not pay.
+//! With many commands in flight one nap is made to find several ends, once spinning does not pay. So it is where
+//! a ring has more for a disk than it may send: not to know when there is room leaves the disk idle.
 //!
 //! What a nap takes beyond its length, the trip to the hypervisor, is measured (`Trip`).
 
@@ -181,11 +182,13 @@ impl Pacer {
         self.until.max(self.worked_at.saturating_add(self.grace))
     }
 
-    /// What to do after such a turn, with so much in flight of these rings.
+    /// What to do after such a turn, with so much in flight of these rings; `crowded` if any of them has
+    /// more for a disk than it may send.
     pub fn idle<'a>(
         &mut self,
         now_ns: u64,
         in_flight: usize,
+        crowded: bool,
         rings: impl Iterator<Item = &'a Wait> + Clone,
     ) -> Rest {
         let PollTime::For(limit) = self.poll else {
@@ -214,6 +217,12 @@ impl Pacer {
                 Choice::Spin(until) => spin = spin.max(until),
                 Choice::Nap(own) => nap = nap.min(own),
             }
+        }
+        if crowded {
+            // What makes room is the end of a part of a request, which is sooner than that of all of it.
+            many = true;
+            spin = spin.max(self.worked_at.saturating_add(self.many.lasts(limit)));
+            nap = nap.min(MANY_MIN_NS.max(TRIPS * self.trip.of(MANY_MIN_NS)));
         }
         self.idle = Some(if many { Idle::Many } else { Idle::Few });
         if now_ns < spin {
@@ -395,7 +404,8 @@ mod tests {
         fn idle(&mut self, now: u64, in_flight: usize) -> Rest {
             self.0.wake(now);
             self.1.note(now, false, in_flight, 0);
-            self.0.idle(now, in_flight, core::iter::once(&self.1))
+            self.0
+                .idle(now, in_flight, false, core::iter::once(&self.1))
         }
     }
 

@@ -630,6 +630,12 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
         sessions.any(|session| session.active() > 0 || session.is_called() || session.is_due())
     }
 
+    /// Whether a ring that competes with others for a disk has more for it than it may send.
+    #[must_use]
+    pub fn is_crowded(&self) -> bool {
+        self.contended && self.awake_sessions().any(Session::is_throttled)
+    }
+
     /// All rings that have anything between ring and response are among these.
     fn awake_sessions(&self) -> impl Iterator<Item = &Session> + Clone {
         let awake = self.awake.places().iter();

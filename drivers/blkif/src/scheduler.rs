@@ -206,22 +206,16 @@ impl Scheduler {
     }
 
     /// Once all rings are counted: one of them has more to send.
-    pub(crate) fn left_over(&mut self, ring: &Party<'_>) {
-        let Some(guest) = self.guests.get(usize::from(ring.guest)) else {
+    pub(crate) fn left_over(&mut self, ring: Party<'_>) {
+        let Some(guest) = self.guests.get_mut(usize::from(ring.guest)) else {
             return;
         };
-        let all = self
-            .level
-            .room(&guest.account, guest.own, self.depth.pages());
-        let room = all.min(guest.rings.room(ring.account, ring.own, guest.window));
-        if room == 0 {
-            self.crowded = true;
-            return;
-        }
-        self.level.left_over(&guest.account);
-        if let Some(guest) = self.guests.get_mut(usize::from(ring.guest)) {
-            guest.rings.left_over(ring.account);
-        }
+        let (account, rings) = (&mut guest.account, &mut guest.rings);
+        let all = self.level.room(account, guest.own, self.depth.pages());
+        let room = all.min(rings.room(ring.account, ring.own, guest.window)) > 0;
+        self.crowded |= !room;
+        self.level.left_over(account, room);
+        rings.left_over(ring.account, room);
     }
 
     /// Once it is known what is left over: true if a new round begins, in which a ring can send

@@ -423,7 +423,8 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> Worker<Q, G, N> {
             return self.sleep(now_ns, due, again);
         }
         let waits = self.core.iter().flat_map(RingCore::waits);
-        match self.pacer.idle(now_ns, in_flight, waits) {
+        let crowded = self.core.as_ref().is_some_and(RingCore::is_crowded);
+        match self.pacer.idle(now_ns, in_flight, crowded, waits) {
             pacer::Rest::Poll => Next::Turn,
             pacer::Rest::Nap {
                 until,

@@ -201,7 +201,7 @@ proptest! {
             let rest = if pacer.goes_on(now) {
                 Rest::Poll
             } else {
-                pacer.idle(now, all, waits.iter())
+                pacer.idle(now, all, false, waits.iter())
             };
             match rest {
                 Rest::Poll => {
@@ -248,7 +248,7 @@ proptest! {
                 let rest = if pacer.goes_on(now) {
                     Rest::Poll
                 } else {
-                    pacer.idle(now, count, [&wait].into_iter())
+                    pacer.idle(now, count, false, [&wait].into_iter())
                 };
                 now = match rest {
                     Rest::Poll => (now + US).min(end),

@@ -187,7 +187,12 @@ fn neighbours_wait(hostile: usize, slow_ns: u64) -> (u64, u64) {
             now += 1000;
             continue;
         }
-        match pacer.idle(now, hostile + own, [&slow_wait, &fast_wait].into_iter()) {
+        match pacer.idle(
+            now,
+            hostile + own,
+            false,
+            [&slow_wait, &fast_wait].into_iter(),
+        ) {
             Rest::Poll => now += 1000,
             Rest::Nap { until, listen } => {
                 // A request's event ends it sooner.

@@ -127,7 +127,7 @@ fn longest_spin(time: u64, late: u64) -> u64 {
         let mut spun = 0;
         while now < end {
             pacer.wake(now);
-            match pacer.idle(now, 1, std::iter::once(&wait)) {
+            match pacer.idle(now, 1, false, std::iter::once(&wait)) {
                 Rest::Poll => {
                     (now, spun) = (now + 1000, spun + 1000);
                     longest = longest.max(spun);

@@ -72,20 +72,14 @@ fn caps() {
 /// Three tenants that share a disk 1:2:4.
 fn weights() {
     let weights = ["weight=8", "weight=16", "weight=32"];
-    for (what, large, rings) in [
-        ("reads of 4 KiB", [false; 3], [1; 3]),
-        ("reads of 1 MiB", [true; 3], [1; 3]),
-        (
-            "reads of 1 MiB beside reads of 4 KiB",
-            [true, false, false],
-            [1; 3],
-        ),
-        (
-            "reads of 4 KiB, the lightest by four rings",
-            [false; 3],
-            [4, 1, 1],
-        ),
-    ] {
+    let mixes = (0..8).map(|mix| ([1, 2, 4].map(|bit| mix & bit != 0), [1; 3]));
+    for (large, rings) in mixes.chain([([false; 3], [4, 1, 1])]) {
+        let mut what = large
+            .map(|large| if large { "1 MiB" } else { "4 KiB" })
+            .join(", ");
+        if rings[0] > 1 {
+            what += ", the first by four rings";
+        }
         let tenants: Vec<_> = (0..3)
             .map(|at| Tenant {
                 large: large[at],

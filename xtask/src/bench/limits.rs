@@ -24,10 +24,9 @@ const CAPS: &str = "## Caps\n\n\
 
 const WEIGHTS: &str = "\n## Weights\n\n\
     Three tenants with the weights 8, 16 and 32 on one core and a disk that works on 32 pages at once, 80 us \
-    each: what each has of the disk, in sevenths (1, 2 and 4 are aimed at), and pages of all in a second. A \
-    request of 1 MiB is given to the disk in parts that end as a whole; who has such requests alone gets \
-    somewhat less than its share beside others with small ones.\n\n\
-    | what they ask for | 1 | 2 | 4 | pages a second |\n| --- | --- | --- | --- | --- |\n";
+    each: what each has of the disk, in sevenths (1, 2 and 4 are aimed at), and pages of all in a second, by \
+    the size of what each reads.\n\n\
+    | reads of | 1 | 2 | 4 | pages a second |\n| --- | --- | --- | --- | --- |\n";
 
 const BESIDE: &str = "\n## Beside a flood\n\n\
     A small tenant that reads 4 KiB at a time, beside one that keeps four rings full of reads of 1 MiB, on the \

@@ -115,7 +115,7 @@ pub(super) fn leave_over<Q>(disks: &mut [Disk<Q>], session: &mut Session) {
             && let Some(disk) = disks.get_mut(number)
             && disk.scheduler.is_contended()
         {
-            disk.scheduler.left_over(&party);
+            disk.scheduler.left_over(party);
         }
     }
 }

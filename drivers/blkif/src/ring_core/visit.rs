@@ -298,7 +298,7 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
             };
             if disk.scheduler.is_contended() {
                 let own = session.outstanding();
-                disk.scheduler.left_over(&session.party(own));
+                disk.scheduler.left_over(session.party(own));
             }
         }
         let mut any = false;

@@ -6,8 +6,12 @@
 //!   commands that the disk does not answer take no more than their owner's share.
 //! - What the others do not use of their shares is lent, by deficit round robin: in each round
 //!   every rival may send a quantum, also by its weight. One that sent more sends less in the next round; what it did
-//!   not use it does not keep. What one has used lately is not lent, since a guest whose reads
-//!   have just been answered asks for the next ones a moment later.
+//!   not use it does not keep, unless it had more to send all the while. What one has used lately is not lent,
+//!   since a guest whose reads have just been answered asks for the next ones a moment later.
+//! - While all have more to send than they may, each sends what comes back of its share, and the disk has a
+//!   large command for longer than a small one. One that falls behind the others by that is owed what it could
+//!   not send of its quanta, and its share is the larger the more that is: so in the end all get what they
+//!   have weight for, whatever their commands are like.
 
 use spindle_limits::DEFAULT_WEIGHT;
 
@@ -27,6 +31,10 @@ pub(crate) struct Account {
     /// What it may still send in this round, in pages; negative if it sent more.
     deficit: i32,
     round: u32,
+    /// What of it is owed from the rounds before, at most a quantum.
+    behind: u32,
+    /// Whether it had more to send in this round than it might.
+    wants: bool,
     /// When it last had a request.
     busy_ns: Option<u64>,
     /// The most pages it had with the disk in this period and in the one before.
@@ -41,6 +49,8 @@ impl Default for Account {
             weight: DEFAULT_WEIGHT,
             deficit: 0,
             round: 0,
+            behind: 0,
+            wants: false,
             busy_ns: None,
             peaks: [0; 2],
             since_ns: 0,
@@ -99,6 +109,10 @@ pub(super) struct Level {
     round: u32,
     /// One with work has used its quantum up, though there is room.
     starved: bool,
+    /// The disk has little to do.
+    dry: bool,
+    /// That is not why this round began, so that what is left of the one before is owed.
+    owes: bool,
 }
 
 impl Level {
@@ -145,18 +159,24 @@ impl Level {
 
     /// Has a new round begin if no more than half of the window is with the disk, and no other one.
     pub(super) fn see_dry(&mut self, load: u32, window: u32) {
-        self.starved = load.saturating_mul(2) <= window;
+        (self.dry, self.starved) = (load.saturating_mul(2) <= window, false);
     }
 
-    /// One that has room has more to send.
-    pub(super) fn left_over(&mut self, account: &Account) {
-        self.starved |= account.deficit <= 0;
+    /// One has more to send than it may, though it has `room`.
+    pub(super) fn left_over(&mut self, account: &mut Account, room: bool) {
+        account.wants = true;
+        self.starved |= room && account.deficit <= 0;
     }
 
     /// Begins a new round if one with rivals waits for it.
     pub(super) fn next_round(&mut self) -> bool {
-        let begins = core::mem::take(&mut self.starved) && self.rivals > 1;
-        self.round = self.round.wrapping_add(u32::from(begins));
+        let (dry, starved) = (self.dry, self.starved);
+        (self.dry, self.starved) = (false, false);
+        let begins = (dry | starved) && self.rivals > 1;
+        if begins {
+            self.round = self.round.wrapping_add(1);
+            self.owes = starved;
+        }
         begins
     }
 
@@ -168,19 +188,34 @@ impl Level {
         own.div_ceil(self.weight.max(weight)).max(1)
     }
 
+    /// The same with what it is owed: half more for a quantum.
+    fn due(&self, account: &Account, window: u32) -> u32 {
+        let (share, quantum) = (self.share(account, window), account.quantum() as u32);
+        let owed = share.saturating_mul(account.behind.min(quantum));
+        share + owed.saturating_add(quantum) / (2 * quantum)
+    }
+
     /// Pages that one may send that has `own` with the disk, if its quantum is not considered.
     pub(super) fn room(&self, account: &Account, own: u32, window: u32) -> u32 {
         let share = self.share(account, window);
         let others = self.kept.saturating_sub(account.kept(own, share));
-        let all = window.saturating_sub(others).max(share);
-        all.saturating_sub(own)
+        let all = window.saturating_sub(others);
+        all.max(self.due(account, window)).saturating_sub(own)
     }
 
     /// Pages that it may send now.
     pub(super) fn grant(&self, account: &mut Account, own: u32, window: u32) -> u32 {
         if account.round != self.round {
             account.round = self.round;
-            account.deficit = account.deficit.min(0) + account.quantum();
+            let wanted = core::mem::take(&mut account.wants);
+            let most = if wanted && self.owes {
+                account.quantum()
+            } else {
+                0
+            };
+            let kept = account.deficit.min(most);
+            account.behind = kept.max(0) as u32;
+            account.deficit = kept + account.quantum();
         }
         let room = self.room(account, own, window);
         let credit = room.min(account.deficit.max(0) as u32);
@@ -335,18 +370,51 @@ mod tests {
     }
 
     #[test]
+    fn one_that_falls_behind_is_owed_the_rest_and_has_a_larger_share() {
+        let mut accounts = [Account::default(); 2];
+        let mut level = visited(&mut accounts, &[16, 16], 0);
+        let quantum = QUANTUM as i32;
+        // In each round the first sends all that it may, and the second only so much of it, though it has
+        // more, unless it `wants` none; what it has then, and what its share is.
+        let mut round = |used: i32, wants: bool, dry: bool| {
+            let [first, second] = &mut accounts;
+            first.deficit = 0;
+            second.deficit -= used;
+            if wants {
+                level.left_over(second, false);
+            }
+            if !dry {
+                level.left_over(first, true);
+            }
+            level.dry = dry;
+            assert!(level.next_round());
+            level.grant(second, 16, WINDOW);
+            (second.deficit, level.due(second, WINDOW))
+        };
+        assert_eq!(round(0, true, false), (quantum, 16));
+        assert_eq!(round(quantum - 8, true, false), (quantum + 8, 18));
+        assert_eq!(round(quantum, true, false), (quantum + 8, 18));
+        assert_eq!(round(quantum + 4, true, false), (quantum + 4, 17));
+        // No more than a quantum is owed, for which it has half as much again.
+        assert_eq!(round(-1000, true, false), (2 * quantum, 24));
+        // Nothing to one that had no more to send, or if nobody was ahead.
+        assert_eq!(round(0, false, false), (quantum, 16));
+        assert_eq!(round(0, true, true), (quantum, 16));
+    }
+
+    #[test]
     fn a_round_begins_for_one_with_rivals_that_has_used_its_own_up() {
         let mut accounts = [Account::default(); 2];
         let mut level = visited(&mut accounts, &[20, 12], 0);
         accounts[1].deficit = 1;
-        level.left_over(&accounts[1]);
+        level.left_over(&mut accounts[1], true);
         assert!(!level.next_round(), "it may send");
         accounts[1].deficit = 0;
-        level.left_over(&accounts[1]);
+        level.left_over(&mut accounts[1], true);
         assert!(level.next_round());
         let mut alone = visited(&mut accounts[..1], &[20], 0);
         accounts[0].deficit = 0;
-        alone.left_over(&accounts[0]);
+        alone.left_over(&mut accounts[0], true);
         assert!(!alone.next_round());
     }
 }

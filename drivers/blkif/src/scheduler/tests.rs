@@ -73,7 +73,7 @@ impl Rings {
 
     fn left_over(&mut self, ring: usize) {
         let (scheduler, party) = self.party(ring);
-        scheduler.left_over(&party);
+        scheduler.left_over(party);
     }
 
     /// Has all rings in turn send what they may, until none may send more; what the disk has of

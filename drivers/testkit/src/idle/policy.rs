@@ -101,7 +101,7 @@ impl Policy for Spindle {
             return poll;
         }
         let rings = std::iter::once(&self.wait);
-        match self.pacer.idle(now, usize::from(with_disk), rings) {
+        match self.pacer.idle(now, usize::from(with_disk), false, rings) {
             Rest::Poll => poll,
             Rest::Sleep => {
                 assert!(!with_disk, "nothing would wake it");
