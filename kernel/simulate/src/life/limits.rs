@@ -364,7 +364,9 @@ impl Life {
         let node = format!("limits/{}-{}", vbd.frontend, vbd.device);
         let published = self.world.published(&node).unwrap_or_default();
         let holds = holds.to_string();
-        if self.limits.acts && published != holds {
+        // A device whose disk is not back waits to be taken up.
+        let waits = published.is_empty() && self.may_give_up;
+        if self.limits.acts && published != holds && !waits {
             return Err(format!(
                 "front {number} is published with limits \"{published}\", and has \"{holds}\""
             ));

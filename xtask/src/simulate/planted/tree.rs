@@ -71,7 +71,11 @@ pub(super) fn refresh(sh: &Shell, bugs: &[Bug]) -> Result<PathBuf> {
         let folder = Path::new(&path).parent().unwrap_or(Path::new(""));
         let up = "../".repeat(folder.components().count());
         let line = format!("[dependencies]\nspindle-planted = {{ path = \"{up}planted\" }}\n");
-        files.insert(path, text.replacen("[dependencies]\n", &line, 1));
+        let text = match text.contains("\n[dependencies]\n") {
+            true => text.replacen("[dependencies]\n", &line, 1),
+            false => format!("{text}\n{line}"),
+        };
+        files.insert(path, text);
     }
     let workspace = fs::read_to_string(root().join("Cargo.toml"))?;
     let workspace = workspace.replacen("members = [\n", "members = [\n    \"planted\",\n", 1);
