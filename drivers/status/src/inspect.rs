@@ -4,7 +4,7 @@
 //! kernel hands over bytes, and `spindlectl` knows what they mean.
 
 use alloc::string::String;
-use core::fmt;
+use core::fmt::{self, Write as _};
 
 /// Bytes of a page in one answer, which takes two characters for each.
 pub const PIECE: usize = 800;
@@ -77,13 +77,17 @@ impl<'a> InspectOrder<'a> {
     pub fn parse(text: &'a str) -> Option<Self> {
         let mut words = text.split(' ');
         let (word, page, disk) = (words.next()?, words.next()?, words.next()?);
-        let number = words.next()?.parse().ok()?;
-        let from = words.next()?.parse().ok()?;
+        // As one type, since the image has the code for that already.
+        let mut number = || words.next()?.parse::<u64>().ok();
+        let (number, from) = (u32::try_from(number()?).ok()?, number()?);
         let page = InspectedPage::from_words(page, number)?;
-        (usize::from(from) < PAGE).then_some(Self {
+        (from < PAGE as u64).then_some(Self {
             word,
             disk,
-            wanted: Inspection { page, from },
+            wanted: Inspection {
+                page,
+                from: from as u16,
+            },
         })
     }
 }
@@ -99,9 +103,12 @@ impl fmt::Display for InspectOrder<'_> {
 /// Bytes as an answer has them: two digits in hexadecimal for each.
 #[must_use]
 pub fn hexadecimal(bytes: &[u8]) -> String {
-    let digits = bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]);
-    let digit = |digit: u8| char::from(b"0123456789abcdef"[usize::from(digit)]);
-    digits.map(digit).collect()
+    let mut text = String::new();
+    for byte in bytes {
+        // A string takes everything.
+        let _ = write!(text, "{byte:02x}");
+    }
+    text
 }
 
 /// The bytes of such digits; `None` if they are none.
