@@ -9,7 +9,7 @@
 //! | [`image`] | who gives a domain another kernel | what is taken is whole, and lies where an image lies |
 //! | [`kept`] | a stray write into kept memory | what is read was written, journals are apart |
 //! | [`lvm`] | who had a disk with LVM metadata | maps are inside their physical volumes and apart from each other |
-//! | [`partitions`] | who has a whole disk | partitions are parts of that disk, apart from each other, with names of their own |
+//! | [`mbr`], [`partitions`] | who has a whole disk | partitions are parts of that disk, apart from each other, with names of their own |
 //! | [`store`] | xenstored | one end to each unit of work, no work without end |
 //! | [`xenbus`] | toolstack and a frontend | the kernel's books add up, all ends clean, another guest is served |
 //! | [`ring`] | a frontend's ring | another ring's data is right, the disk only reaches granted memory, nothing leaks |
@@ -24,6 +24,7 @@ mod disk;
 pub mod image;
 pub mod kept;
 pub mod lvm;
+pub mod mbr;
 pub mod neighbours;
 pub mod nvme;
 pub mod partitions;
@@ -53,12 +54,13 @@ fn steps<'a, S: Arbitrary<'a>>(
 pub type Run = fn(&[u8]);
 
 /// Every target by name.
-pub const TARGETS: [(&str, Run); 13] = [
+pub const TARGETS: [(&str, Run); 14] = [
     ("boot", boot::run),
     ("config", config::run),
     ("image", image::run),
     ("kept", kept::run),
     ("lvm", lvm::run),
+    ("mbr", mbr::run),
     ("neighbours", neighbours::run),
     ("nvme", nvme::run),
     ("partitions", partitions::run),

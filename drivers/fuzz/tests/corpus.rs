@@ -45,6 +45,6 @@ macro_rules! targets {
 }
 
 targets!(
-    boot, config, image, kept, lvm, neighbours, nvme, partitions, recovery, ring, store, virtio,
-    xenbus
+    boot, config, image, kept, lvm, mbr, neighbours, nvme, partitions, recovery, ring, store,
+    virtio, xenbus
 );

@@ -2,35 +2,19 @@
 
 use alloc::format;
 use alloc::string::{String, ToString};
-use alloc::vec;
 use alloc::vec::Vec;
 
 use gpt_disk_types::{
-    BlockSize, GptHeader, GptPartitionEntry, GptPartitionEntryArray, GptPartitionName, Guid,
+    BlockSize, GptHeader, GptPartitionEntry, GptPartitionEntryArray, GptPartitionName,
 };
 
+use super::entry::{Entry, usable};
 use crate::read::read;
 use crate::{Blocks, ReadError};
 
 /// Entries and bytes of them, at most; tables have 128 entries in 16 KiB.
 const MAX_ENTRIES: u32 = 1024;
 const MAX_BYTES: usize = 128 << 10;
-/// Entries that a note names.
-const NAMED: usize = 8;
-
-/// A partition whose place is known to be good.
-#[derive(Clone, Debug)]
-pub(super) struct Entry {
-    /// Its number, from 1.
-    pub(super) number: u32,
-    /// First and last block.
-    pub(super) first: u64,
-    pub(super) last: u64,
-    pub(super) guid: Guid,
-    /// `None` if it is not Unicode.
-    pub(super) label: Option<String>,
-}
-
 /// A header that holds, and its entries.
 struct Table {
     header: GptHeader,
@@ -77,7 +61,7 @@ pub(super) fn read_table(
             return Ok(Vec::new());
         }
     };
-    Ok(usable(&table, end, notes))
+    Ok(entries(&table, end, notes))
 }
 
 /// As [`check`]; a table on blocks that the disk fails to read is a damaged one, for which there
@@ -152,71 +136,19 @@ fn same(one: &Table, other: &Table) -> bool {
     facts(&one.header) == facts(&other.header) && one.entries == other.entries
 }
 
-/// The entries that are in use and in their place: inside the usable blocks, and apart from all
-/// others. Two that overlap are both left out, since nothing tells which of them is right.
-fn usable(table: &Table, end: u64, notes: &mut Vec<String>) -> Vec<Entry> {
+/// The entries that are in use and in their place.
+fn entries(table: &Table, end: u64, notes: &mut Vec<String>) -> Vec<Entry> {
     let floor = table.header.first_usable_lba.to_u64().max(2);
     let ceiling = table.header.last_usable_lba.to_u64().min(end);
-    let (mut good, mut outside) = (Vec::new(), Vec::new());
-    for (number, entry) in (1..).zip(&table.entries) {
-        if !entry.is_used() {
-            continue;
-        }
-        let (first, last) = (entry.starting_lba.to_u64(), entry.ending_lba.to_u64());
-        if first < floor || last > ceiling || first > last {
-            outside.push(number);
-            continue;
-        }
-        good.push(Entry {
-            number,
-            first,
-            last,
-            guid: entry.unique_partition_guid,
-            label: label(&{ entry.name }),
-        });
-    }
-    let torn = overlaps(&good);
-    let torn = good.iter().zip(torn).filter(|(_, torn)| *torn);
-    let overlapping: Vec<u32> = torn.map(|(entry, _)| entry.number).collect();
-    good.retain(|entry| overlapping.binary_search(&entry.number).is_err());
-    tell(notes, "beyond the usable blocks", &outside);
-    tell(notes, "overlapping", &overlapping);
-    good
-}
-
-/// Which of the entries share blocks with another one.
-fn overlaps(entries: &[Entry]) -> Vec<bool> {
-    // Put in order by hand: the library's sort would be a hundredth of the kernel.
-    let mut order: Vec<usize> = Vec::with_capacity(entries.len());
-    for (index, entry) in entries.iter().enumerate() {
-        let place = order.partition_point(|&other| entries[other].first <= entry.first);
-        order.insert(place, index);
-    }
-    let mut torn = vec![false; entries.len()];
-    // Of those that begin no later, the one that ends last.
-    let mut reach: Option<usize> = None;
-    for index in order {
-        let before = reach.filter(|&before| entries[before].last >= entries[index].first);
-        if let Some(before) = before {
-            (torn[before], torn[index]) = (true, true);
-        }
-        if before.is_none_or(|before| entries[before].last <= entries[index].last) {
-            reach = Some(index);
-        }
-    }
-    torn
-}
-
-fn tell(notes: &mut Vec<String>, what: &str, numbers: &[u32]) {
-    if numbers.is_empty() {
-        return;
-    }
-    let named: Vec<_> = numbers.iter().take(NAMED).map(u32::to_string).collect();
-    let more = if numbers.len() > NAMED { " ..." } else { "" };
-    notes.push(format!(
-        "partitions refused as {what}: {}{more}",
-        named.join(", ")
-    ));
+    let used = (1..).zip(&table.entries).filter(|(_, it)| it.is_used());
+    let used = used.map(|(number, entry)| Entry {
+        number,
+        first: entry.starting_lba.to_u64(),
+        last: entry.ending_lba.to_u64(),
+        uuid: Some({ entry.unique_partition_guid }.to_string()),
+        label: label(&{ entry.name }),
+    });
+    usable(used.collect(), (floor, ceiling), notes)
 }
 
 /// The name as Linux reads it: UTF-16 up to the first NUL.

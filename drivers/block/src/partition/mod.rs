@@ -4,19 +4,19 @@
 //! everything in it is checked against the disk, and the worst it can do is to name parts of
 //! that very disk.
 
+mod entry;
 mod gpt;
+mod mbr;
 mod steps;
 
 use alloc::format;
-use alloc::string::{String, ToString};
+use alloc::string::String;
 use alloc::vec::Vec;
-
-use gpt_disk_types::MasterBootRecord;
 
 use crate::logical::{bound, physical_volume};
 use crate::read::read;
 use crate::{Blocks, Discard, LocatedPv, ReadError, SECTOR_SIZE, Volume};
-use gpt::Entry;
+use entry::Entry;
 pub(crate) use steps::KnownBlocks;
 pub use steps::{TableReader, TableStep};
 
@@ -92,21 +92,21 @@ pub fn partitions(disk: &Volume, blocks: &mut dyn Blocks) -> Result<Table, ReadE
         return Ok(table);
     }
     let first = read(blocks, 0, 1)?;
-    let record: MasterBootRecord =
-        bytemuck::pod_read_unaligned(&first[..size_of::<MasterBootRecord>()]);
-    if record.signature != [0x55, 0xaa] {
+    let Some(record) = mbr::record(&first) else {
         return Ok(table);
-    }
+    };
     let kinds = record.partitions.map(|partition| partition.os_indicator);
     table.divided = kinds.iter().any(|kind| *kind != 0);
-    if kinds.contains(&PROTECTIVE) {
-        let mut found = gpt::read_table(blocks, &mut table.notes)?;
-        truncate(&mut found, MAX_PARTITIONS, &mut table.notes);
-        table.partitions = found.iter().map(|entry| volume(disk, entry)).collect();
+    let mut found = if kinds.contains(&PROTECTIVE) {
+        // Whatever else the record names, as that of a hybrid does, is what the GPT has as well.
+        gpt::read_table(blocks, &mut table.notes)?
     } else if table.divided {
-        let note = "an MBR partition table, which is not read: only the whole disk is a target";
-        table.notes.push(note.to_string());
-    }
+        mbr::read_table(blocks, &record, &mut table.notes)?
+    } else {
+        return Ok(table);
+    };
+    truncate(&mut found, MAX_PARTITIONS, &mut table.notes);
+    table.partitions = found.iter().map(|entry| volume(disk, entry)).collect();
     Ok(table)
 }
 
@@ -138,7 +138,9 @@ fn volume(disk: &Volume, entry: &Entry) -> Volume {
         .iter()
         .map(|alias| format!("{alias}-part{number}"))
         .collect();
-    aliases.push(format!("PARTUUID={}", entry.guid));
+    if let Some(uuid) = &entry.uuid {
+        aliases.push(format!("PARTUUID={uuid}"));
+    }
     if let Some(label) = entry.label.as_ref().filter(|label| !label.is_empty()) {
         aliases.push(format!("PARTLABEL={label}"));
     }

@@ -1,0 +1,4 @@
+//! The target `mbr` under libFuzzer.
+#![no_main]
+
+spindle_libfuzzer::target!(mbr);
