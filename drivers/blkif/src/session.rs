@@ -216,6 +216,8 @@ pub struct Session {
     allowance: Option<Box<Allowance>>,
     /// Since when what is in the ring has waited for that.
     seen: Option<Box<Seen>>,
+    /// Whether the allowance has pages that may be used now, and no request waits that was seen.
+    leased: bool,
     /// From when on they do.
     from_ns: u64,
     /// Pages beyond one for each request that it has taken since they were asked.
@@ -428,6 +430,7 @@ impl Session {
             tenant_weight: DEFAULT_WEIGHT,
             allowance: None,
             seen: None,
+            leased: false,
             from_ns: 0,
             more_pages: 0,
             limited: false,

@@ -117,3 +117,45 @@ fn a_ring_with_limits_waits_for_tokens_before_it_is_taken() {
     assert_eq!(counted.wait_ns, 0, "that is no time with Spindle");
     assert!(counted.latency_ns <= 20 * 100_000, "nor with the disk");
 }
+
+#[test]
+fn a_ring_whose_limits_do_not_hold_it_back_waits_for_no_tokens_and_keeps_to_them() {
+    let mut limits = IoLimits::default();
+    limits.set_all("iops=20000:burst=0").expect("limits");
+    let meters = Arc::new(Meters::new(&limits, 0));
+    let mut rig = Rig::new();
+    let (ring, mut front) = rig.attach(1, PERSISTENT);
+    rig.core.share(ring, RingShare::new(8, None, vec![meters]));
+    let page = front.page(false);
+    let mut now = 1_000_000_000;
+    // One at a time, at half of the rate: each lease of ten is used up without another look.
+    for _ in 0..100 {
+        front.push(Operation::READ, 0, &[page.segment(0, 7)]);
+        front.publish();
+        rig.core.visit(now);
+        rig.core.visit(now + 1000);
+        assert_eq!(front.answers().len(), 1);
+        now += 100_000;
+    }
+    assert_eq!(counted(&rig, ring).tokens.to_string(), "-");
+    assert_eq!(counted(&rig, ring).tokens_ns, 0);
+    // What comes at once is more than there is.
+    for _ in 0..25 {
+        front.push(Operation::READ, 0, &[page.segment(0, 7)]);
+    }
+    front.publish();
+    let mut answers = 0;
+    for _ in 0..40 {
+        rig.core.visit(now);
+        answers += front.answers().len();
+        now += 50_000;
+    }
+    let counted = counted(&rig, ring);
+    let all: u64 = counted.tokens.0.iter().sum();
+    assert_eq!(
+        (answers, all),
+        (25, 125),
+        "those that did not wait count with them"
+    );
+    assert!(counted.tokens_ns > 5 * 500_000, "{}", counted.tokens_ns);
+}

@@ -93,10 +93,18 @@ impl Allowance {
         self.pages
     }
 
-    /// So many have been used.
+    /// How many are left of those of which [`Allowance::pages`] has said that they may be used.
     #[inline]
-    pub fn take(&mut self, pages: u32) {
+    #[must_use]
+    pub fn left(&self) -> u32 {
+        self.pages
+    }
+
+    /// So many have been used: says how many are left.
+    #[inline]
+    pub fn take(&mut self, pages: u32) -> u32 {
         self.pages = self.pages.saturating_sub(pages);
+        self.pages
     }
 
     /// Accounts for what was used, and draws from each bucket of which nothing is left.

@@ -184,6 +184,7 @@ counters! {
         .within(StatNode::Delays);
     /// Time before the latency begins, from the visit that saw the request in a ring with limits to the one
     /// that took it: waiting for tokens. What comes while others wait for theirs is seen when the next is taken.
+    /// A disk that has never waited has none.
     tokens: Histogram<LATENCY_PLACES> =
         Statistic::sum("tok_us", "tokens", "token_seconds").unit(StatUnit::Ns1024).within(StatNode::Delays);
     /// Sum of those times.
@@ -194,12 +195,16 @@ counters! {
 
 impl RingSnapshot {
     /// As it is published. What most requests do not have a ring does not count: of `wait` those that had
-    /// none, and of `device` those that had nothing else, so that it holds by how much it differs from
-    /// `latency`.
+    /// none, of `tokens` those of a ring that has had some, and of `device` those that had nothing else, so
+    /// that it holds by how much it differs from `latency`.
     #[must_use]
     pub fn completed(mut self) -> Self {
-        let waited = counter::total(&self.wait.0[1..]);
-        self.wait.0[0] = counter::total(&self.latency.0).saturating_sub(waited);
+        let all = counter::total(&self.latency.0);
+        self.wait.0[0] = all.saturating_sub(counter::total(&self.wait.0[1..]));
+        let held = counter::total(&self.tokens.0[1..]);
+        if held > 0 {
+            self.tokens.0[0] = all.saturating_sub(held);
+        }
         self.device.add(&self.latency);
         self.device_ns = self.device_ns.wrapping_add(self.latency_ns);
         self

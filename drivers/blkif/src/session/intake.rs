@@ -108,16 +108,40 @@ impl Session {
     ) -> u32 {
         let waiting = self.ring.pending().unwrap_or(0).min(most);
         if waiting == 0 {
-            return match self.limited {
-                true => self.intake_within(ring, budget, Some(queue), grants),
+            return match (self.limited, self.leased) {
+                (true, true) => self.intake_leased(ring, budget, queue, grants),
+                (true, false) => self.intake_within(ring, budget, Some(queue), grants),
                 // A whole visit follows.
-                false => 0,
+                (false, _) => 0,
             };
         }
         if let Some(cache) = &mut self.cache {
             cache.next_turn();
         }
         self.take_all::<Q, G, false>(ring, waiting, 0, Some(queue), grants)
+    }
+
+    /// The same of one with limits that do not hold it back now.
+    #[inline(never)]
+    fn intake_leased<Q: DiskQueue, G: GrantOps>(
+        &mut self,
+        ring: u16,
+        budget: u32,
+        queue: &mut Q,
+        grants: &G,
+    ) -> u32 {
+        let left = self.allowance.as_ref().map_or(0, |it| it.left());
+        let waiting = self.ring.pending().unwrap_or(0).min(budget).min(left);
+        if waiting == 0 {
+            return 0;
+        }
+        if let Some(cache) = &mut self.cache {
+            cache.next_turn();
+        }
+        self.more_pages = 0;
+        let taken = self.take_all::<Q, G, true>(ring, waiting, left, Some(queue), grants);
+        self.leased = self.use_up(taken) > 0;
+        taken
     }
 
     /// Whether requests whose pages are in the cache need not go in line. Writes that claim their blocks

@@ -57,6 +57,7 @@ impl Session {
         self.group = share.group;
         self.tenant_weight = share.tenant_weight;
         (self.allowance, self.from_ns) = (share.allowance, 0);
+        self.leased = false;
         self.seen = self.allowance.is_some().then(Box::default);
         if let Some(allowance) = &mut self.allowance {
             allowance.begin(usage(&self.stats));
@@ -113,43 +114,71 @@ impl Session {
             self.note_held();
             return self.take_again(budget);
         }
+        let start = self.ring.consumed();
+        let most = match &self.allowance {
+            Some(allowance) if self.leased => allowance.left(),
+            _ => self.draw(start),
+        };
+        if most == 0 {
+            return 0;
+        }
+        self.more_pages = 0;
+        let budget = budget.min(most);
+        let taken = self.intake_new::<Q, G, true>(ring, budget, most, queue, grants);
+        let left = self.use_up(taken);
+        if self.leased {
+            self.leased = left > 0;
+        } else {
+            self.count_tokens(start, left);
+        }
+        taken
+    }
+
+    /// So many requests were taken: takes them and their pages from its allowance, and says what is left.
+    #[inline]
+    pub(super) fn use_up(&mut self, taken: u32) -> u32 {
+        let used = taken.saturating_add(self.more_pages);
+        let allowance = self.allowance.as_mut();
+        allowance.map_or(0, |allowance| allowance.take(used))
+    }
+
+    /// Looks at what the ring has from request number `start` on, and how many pages it may use: 0 if its
+    /// limits hold it back.
+    #[inline(never)]
+    fn draw(&mut self, start: u32) -> u32 {
         let Some(allowance) = &mut self.allowance else {
             return 0;
         };
         let stats = &self.stats;
         let most = allowance.pages(self.now_ns, || usage(stats));
         self.from_ns = allowance.from_ns();
-        let start = self.ring.consumed();
         if let Some(seen) = &mut self.seen
             && let Ok(waiting) = self.ring.pending()
         {
             seen.look(start, start.wrapping_add(waiting), self.now_ns);
         }
-        if most == 0 {
-            self.note_held_back();
-            return 0;
+        match most {
+            0 => self.note_held_back(),
+            _ => self.note_held(),
         }
-        self.note_held();
-        self.more_pages = 0;
-        let budget = budget.min(most);
-        let taken = self.intake_new::<Q, G, true>(ring, budget, most, queue, grants);
-        if let Some(allowance) = &mut self.allowance {
-            allowance.take(taken.saturating_add(self.more_pages));
-        }
-        self.count_tokens(start);
-        taken
+        most
     }
 
-    /// Counts for how long the requests from number `start` on, which were just taken, have waited for
-    /// tokens.
-    fn count_tokens(&mut self, start: u32) {
+    /// Counts for how long those of the requests from number `start` on that were just taken have waited
+    /// for tokens which did. If none waits now, and there are pages `left`, what comes next need not be
+    /// looked at, since it does not wait.
+    #[inline(never)]
+    fn count_tokens(&mut self, start: u32, left: u32) {
         let (stats, end) = (&self.stats, self.ring.consumed());
         if let Some(seen) = &mut self.seen {
             seen.take(start, end, self.now_ns, |wait, count| {
-                let count = u64::from(count);
-                stats.tokens.count_many(wait >> LATENCY_SHIFT, count);
-                stats.tokens_ns.add(wait * count);
+                if wait >> LATENCY_SHIFT > 0 {
+                    let count = u64::from(count);
+                    stats.tokens.count_many(wait >> LATENCY_SHIFT, count);
+                    stats.tokens_ns.add(wait * count);
+                }
             });
+            self.leased = left > 0 && seen.is_empty();
         }
     }
 

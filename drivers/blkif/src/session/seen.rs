@@ -66,6 +66,11 @@ impl Seen {
         }
     }
 
+    /// Whether no request that was seen is still to be taken.
+    pub(super) fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
     fn last(&self) -> Option<&Mark> {
         self.marks[..self.len].last()
     }
