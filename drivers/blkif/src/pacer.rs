@@ -581,6 +581,31 @@ mod tests {
     }
 
     #[test]
+    fn where_a_ring_has_more_than_it_may_send_ends_of_parts_are_looked_for() {
+        let now = 200_000 * US;
+        let nap = |crowded| {
+            // Eight requests, of which one ends every 4 ms.
+            let mut wait = Wait::default();
+            for at in 1..=50 {
+                wait.note(at * 4_000 * US, true, 8, 0);
+                wait.estimate();
+            }
+            let mut pacer = super::Pacer::new(PollTime::For(0));
+            pacer.worked(now);
+            match pacer.idle(now, 8, crowded, core::iter::once(&wait)) {
+                Rest::Nap { until, .. } => until - now,
+                rest => panic!("{rest:?}"),
+            }
+        };
+        assert_eq!((nap(false), nap(true)), (NAP_MAX_NS, MANY_MIN_NS));
+        // Where it may spin, it does.
+        let mut pacer = super::Pacer::new(PollTime::For(50 * US));
+        pacer.worked(now);
+        let none = core::iter::empty();
+        assert_eq!(pacer.idle(now + 40 * US, 8, true, none), Rest::Poll);
+    }
+
+    #[test]
     fn where_trips_are_long_naps_are_longer_the_more_is_in_flight() {
         let (one, listen) = nap_where_trips_are_long(1);
         assert!((40 * US..=120 * US).contains(&one), "{one}");
