@@ -280,9 +280,13 @@ fn targets(own: &Nodes) -> Vec<Target> {
     let mut all = Vec::new();
     for disk in disks.lines().filter_map(TargetLine::parse) {
         let disk = Target::of_disk(&disk);
-        let family = own.get(&format!("targets/{}", disk.name));
-        let family = family.map_or("", String::as_str).lines();
-        let mut family: Vec<Target> = family
+        let page = |page: usize| {
+            let path = path::targets(&disk.name, page);
+            own.get(path.strip_prefix(path::ROOT)?.strip_prefix('/')?)
+        };
+        let mut family: Vec<Target> = (0..)
+            .map_while(page)
+            .flat_map(|page| page.lines())
             .filter_map(TargetLine::parse)
             .map(|line| Target {
                 on: disk.name.clone(),
@@ -505,6 +509,28 @@ mod tests {
             .store
             .retain(|path, _| !path.starts_with("/local/domain/3/"));
         assert_eq!(seen(&mut host), named(Some("has ended"), false));
+    }
+
+    #[test]
+    fn a_list_of_several_pages_is_read_in_their_order() {
+        let mut host = Fake::serving();
+        let root = "/local/domain/3/data/spindle";
+        host.store(&format!("{root}/disks"), "ram1 8 512 r");
+        for page in 0..12 {
+            let line = format!("vg0/v{page} 8 512 w -");
+            match page {
+                0 => host.store(
+                    &format!("{root}/targets/ram1"),
+                    &format!("ram1 8 512 r -\n{line}"),
+                ),
+                page => host.store(&format!("{root}/targets/ram1-{page}"), &line),
+            }
+        }
+        let spindle = Spindle::read(&mut host, 3).expect("an answer");
+        let spindle = spindle.expect("a Spindle");
+        let names = spindle.targets.iter().map(|target| target.name.clone());
+        let volumes = (0..12).map(|page| format!("vg0/v{page}"));
+        assert!(names.eq(["ram1".to_string()].into_iter().chain(volumes)));
     }
 
     #[test]

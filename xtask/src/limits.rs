@@ -154,7 +154,7 @@ const PINS: [Pin; 27] = [
         SECOND,
     ),
     (
-        "each node `targets/<disk>`",
+        "the list of a disk's partitions and volumes",
         "1,792",
         "drivers/block/src/target",
         "MAX_BYTES",

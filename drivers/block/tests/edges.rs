@@ -299,29 +299,45 @@ fn family(partitions: u64, alias: usize) -> Targets<u8> {
     Targets::new([(disk, (1..=partitions).map(part).collect())])
 }
 
-fn list(targets: &Targets<u8>) -> String {
+fn list(targets: &Targets<u8>) -> Vec<String> {
     targets.lists().next().unwrap().2
 }
 
+/// What a page has room for, beside a line that says how many volumes are left out.
+const PAGE: usize = 1792 - 32;
+
 #[test]
-fn a_list_shows_aliases_as_long_as_all_of_it_fits() {
-    // "d0 5000 512 w -", "d0p0001 1 512 w - " and the alias, each with the end of a line.
-    let room = 1792 - 16;
-    let short = |alias: usize| list(&family(1, alias)).contains('x');
-    assert!(short(room - 19));
-    assert!(!short(room - 18));
+fn a_list_shows_aliases_as_long_as_a_page_has_room_for_the_line() {
+    // "d0 5000 512 w -", "d0p0001 1 512 w - " and the alias, with the end of a line between.
+    let pages = |alias: usize| list(&family(1, alias)).len();
+    assert_eq!((pages(PAGE - 34), pages(PAGE - 33)), (1, 2));
+    let shown = |alias: usize| list(&family(1, alias)).concat().contains('x');
+    assert!(shown(PAGE - 18));
+    assert!(!shown(PAGE - 17));
 }
 
 #[test]
-fn a_list_that_is_cut_says_how_many_partitions_are_left() {
-    // The disk's line has 15 bytes and each partition's 17, with a line end before it; 32 stay
-    // free for the last line.
-    for (partitions, shown) in [(60, 60), (97, 97), (98, 97), (99, 97), (1000, 97)] {
-        let text = list(&family(partitions, 1700));
+fn a_list_is_on_as_many_pages_as_may_be_and_says_how_many_are_left() {
+    // Lines of 17 bytes, with the end of a line between: the disk's, which is shorter, counts for one.
+    let most = 32 * ((PAGE + 1) / 18);
+    for (partitions, shown) in [
+        (60, 60),
+        (97, 97),
+        (most - 1, most - 1),
+        (most, most - 1),
+        (9999, most - 1),
+    ] {
+        let pages = list(&family(partitions as u64, 1700));
+        assert_eq!(
+            pages.len(),
+            (shown + 1).div_ceil(most / 32).min(32),
+            "{partitions}"
+        );
+        let text = pages.join("\n");
         let lines: Vec<&str> = text.lines().collect();
         let of_partitions = lines.iter().filter(|line| line.starts_with("d0p")).count();
         assert_eq!(of_partitions, shown, "of {partitions}");
-        let left = partitions - shown as u64;
+        let left = partitions - shown;
         let last = lines.last().unwrap();
         if left == 0 {
             assert!(!last.starts_with("..."));

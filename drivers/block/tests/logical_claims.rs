@@ -351,10 +351,11 @@ fn logical_volumes_are_listed_with_the_disk_that_they_begin_on() {
     targets.claim("vg0/ab", Access::Write, "5/51712").unwrap();
     let lists: Vec<_> = targets.lists().collect();
     assert_eq!(lists.len(), DISKS);
-    let lines: Vec<_> = lists[0].2.lines().collect();
+    let lines: Vec<_> = lists[0].2[0].lines().collect();
     assert_eq!(
         lines[3..],
         ["vg0/a 10 512 w -", "vg0/ab 16 512 w 5/51712:w"]
     );
-    assert!(lists[1].2.contains("vg0/b ") && lists[1].2.contains("vg0/bb "));
+    let second = &lists[1].2[0];
+    assert!(second.contains("vg0/b ") && second.contains("vg0/bb "));
 }

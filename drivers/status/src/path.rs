@@ -55,7 +55,7 @@ nodes! {
     DISKS = "disks", "disks", Spindle;
     /// A line for the disk, each partition, and each logical volume that begins there: name, sectors of 512
     /// bytes, block size in bytes, `r` or `w` (`-` as long as it is lost), who has it (`<guest>/<device>:w`
-    /// or `-`), other names; 1,792 bytes at most.
+    /// or `-`), other names; 1,792 bytes at most. What is more is at `targets/<disk>-1` and so on.
     TARGETS = "targets", "targets/<disk>", Spindle;
     /// How many times the kernel has started in this domain.
     LIFE = "life", "life", Spindle;
@@ -162,10 +162,13 @@ pub fn trace(core: impl Display) -> String {
     below(TRACE, core)
 }
 
-/// Where a disk and its partitions are listed.
+/// Where a disk and its partitions are listed: the page of this number, from 0.
 #[must_use]
-pub fn targets(disk: &str) -> String {
-    below(TARGETS, disk)
+pub fn targets(disk: &str, page: usize) -> String {
+    match page {
+        0 => below(TARGETS, disk),
+        page => below(TARGETS, format_args!("{disk}-{page}")),
+    }
 }
 
 /// Where a controller's own account of its health is.

@@ -246,6 +246,8 @@ fn paths_are_below_the_root_and_each_is_described_once() {
     assert_eq!(path::parse_stat("5-51712"), Some((5, 51712)));
     assert_eq!(path::core(1), "data/spindle/core/1");
     assert_eq!(path::trace(1), "data/spindle/trace/1");
-    assert_eq!(path::targets("nvme0n1"), "data/spindle/targets/nvme0n1");
+    let pages = [0, 2].map(|page| path::targets("nvme0n1", page));
+    assert_eq!(pages[0], "data/spindle/targets/nvme0n1");
+    assert_eq!(pages[1], "data/spindle/targets/nvme0n1-2");
     assert_eq!(path::health("nvme0"), "data/spindle/disk/nvme0");
 }

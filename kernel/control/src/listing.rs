@@ -1,5 +1,5 @@
 //! What can be attached and who has it, published in xenstore for dom0 to read: a node for each
-//! disk, with a line for the disk and for each of its partitions.
+//! disk, with a line for the disk and for each of its partitions and volumes, and further nodes if those are many.
 
 use spindle_block::Targets;
 use spindle_status::path;
@@ -14,10 +14,13 @@ pub(crate) struct Listing(Published);
 impl Listing {
     /// Publishes what has changed since the last time.
     pub(crate) fn publish(&mut self, targets: &Targets<DeviceId>, backend: &mut Backend) {
-        let nodes = targets.lists().map(|(disk, name, text)| PublishedNode {
-            subject: Subject::Disk(disk),
-            path: path::targets(name),
-            text,
+        let nodes = targets.lists().flat_map(|(disk, name, pages)| {
+            let pages = pages.into_iter().enumerate();
+            pages.map(move |(page, text)| PublishedNode {
+                subject: Subject::Disk(disk),
+                path: path::targets(name, page),
+                text,
+            })
         });
         self.0.update(nodes.collect(), backend);
     }

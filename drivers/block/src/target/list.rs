@@ -12,16 +12,22 @@ use super::piece::meet;
 use super::{TargetClaim, TargetEntry, TargetKind, Targets, VolumeId};
 use crate::{Access, Volume};
 
-/// Bytes of a text: xenstored's default quota for a node is 2048, names and permissions included.
+/// Bytes of a page: xenstored's default quota for a node is 2048, names and permissions included.
 const MAX_BYTES: usize = 1792;
+/// Of these, what is kept for the line that says how many volumes are left out.
+const NOTE: usize = 32;
+/// The most pages of a disk, as the domain has no more than so many nodes.
+const MAX_PAGES: usize = 32;
+/// As long as there are no more of them volumes have their other names.
+const ALIAS_PAGES: usize = 8;
 
 impl<H: Copy + PartialEq + Display> Targets<H> {
-    /// For each whole disk, its number, its name, and a line for it, for each of its partitions, and for
-    /// each logical volume that begins on it: name,
+    /// For each whole disk, its number, its name, and pages with a line for it, for each of its partitions, and
+    /// for each logical volume that begins on it: name,
     /// sectors of 512 bytes, block size, its [`Targets::mode`], who has it (`-`, or `5/51712:w` and so
     /// on with commas between), then its aliases. Bytes that would break a line or a word are written
-    /// `\xNN`. What is too long for a xenstore node loses aliases first, then volumes.
-    pub fn lists(&self) -> impl Iterator<Item = (VolumeId, &str, String)> {
+    /// `\xNN`. A page fits into a xenstore node. What would be too many pages loses aliases first, then volumes.
+    pub fn lists(&self) -> impl Iterator<Item = (VolumeId, &str, Vec<String>)> {
         let disks = self.entries.iter().enumerate();
         let disks = disks.filter(|(_, entry)| entry.is_disk());
         disks.map(|(index, entry)| (VolumeId(index), &*entry.volume.name, self.list(index)))
@@ -59,7 +65,7 @@ impl<H: Copy + PartialEq + Display> Targets<H> {
         }
     }
 
-    fn list(&self, disk: usize) -> String {
+    fn list(&self, disk: usize) -> Vec<String> {
         let whole = &self.entries[disk].volume;
         let is_part = |entry: &TargetEntry| entry.kind == TargetKind::PartitionOf(disk);
         let begins_there = |entry: &TargetEntry| {
@@ -72,20 +78,38 @@ impl<H: Copy + PartialEq + Display> Targets<H> {
             of_it.map(|(index, _)| index).collect()
         };
         let family = [Vec::from([disk]), all(&is_part), all(&begins_there)].concat();
-        let full: Vec<String> = family.iter().map(|&i| self.line(i, true)).collect();
-        if full.iter().map(|line| line.len() + 1).sum::<usize>() <= MAX_BYTES {
-            return full.join("\n");
+        let (full, left) = self.pages(&family, true, ALIAS_PAGES);
+        if left == 0 {
+            return full;
         }
-        let mut text = self.line(disk, false);
-        for (shown, &index) in family.iter().enumerate().skip(1) {
-            let line = self.line(index, false);
-            if text.len() + line.len() + 32 > MAX_BYTES {
-                let left = family.len() - shown;
-                return format!("{text}\n... {left} volumes more");
+        let (mut pages, left) = self.pages(&family, false, MAX_PAGES);
+        if left > 0
+            && let Some(last) = pages.last_mut()
+        {
+            *last += &format!("\n... {left} volumes more");
+        }
+        pages
+    }
+
+    /// The lines of these on so many pages, and for how many there is no room.
+    fn pages(&self, family: &[usize], aliases: bool, most: usize) -> (Vec<String>, usize) {
+        let mut pages: Vec<String> = Vec::new();
+        for (shown, &index) in family.iter().enumerate() {
+            let mut line = self.line(index, aliases);
+            if line.len() > MAX_BYTES - NOTE {
+                line = self.line(index, false);
             }
-            text = format!("{text}\n{line}");
+            let full = pages.len() == most;
+            match pages.last_mut() {
+                Some(page) if page.len() + 1 + line.len() <= MAX_BYTES - NOTE => {
+                    page.push('\n');
+                    *page += &line;
+                }
+                _ if full => return (pages, family.len() - shown),
+                _ => pages.push(line),
+            }
         }
-        text
+        (pages, 0)
     }
 
     fn line(&self, index: usize, aliases: bool) -> String {

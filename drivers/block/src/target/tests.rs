@@ -277,7 +277,7 @@ fn the_list_names_holders_and_harmless_aliases() {
         .unwrap();
     let lists: Vec<_> = targets
         .lists()
-        .map(|(_, name, text)| (name, text))
+        .map(|(_, name, pages)| (name, pages.concat()))
         .collect();
     assert_eq!(
         lists[0],
@@ -303,18 +303,32 @@ fn a_list_always_fits_into_the_store() {
         };
         (1..=count).map(part).collect()
     };
-    for (count, aliases, cut) in [
-        (3, true, false),
-        (20, true, false),
-        (60, false, false),
-        (200, false, true),
+    // Each line has 63 bytes with its alias, and 16 without.
+    for (count, aliases, pages, cut) in [
+        (3, true, 1, false),
+        (200, true, 8, false),
+        (240, false, 3, false),
+        (512, false, 5, false),
+        (4000, false, 32, true),
     ] {
-        let disk = volume("d0", 0, 0, 2000);
+        let disk = volume("d0", 0, 0, 5000);
         let targets = Targets::<&str>::new([(disk, parts(count))]);
-        let (.., text) = targets.lists().next().unwrap();
-        assert!(text.len() <= 1792, "{count}");
+        let (.., list) = targets.lists().next().unwrap();
+        assert!(list.iter().all(|page| page.len() <= 1792), "{count}");
+        assert_eq!(list.len(), pages, "{count}");
+        let text = list.join("\n");
         assert_eq!(text.contains("PARTLABEL"), aliases, "{count}");
         assert_eq!(text.contains("volumes more"), cut, "{count}");
+        if !cut {
+            let lines = text
+                .lines()
+                .map(|line| line.split(' ').next().unwrap_or_default());
+            let names = (1..=count).map(|n| format!("d0p{n}"));
+            assert!(
+                lines.eq(core::iter::once("d0".into()).chain(names)),
+                "{count}"
+            );
+        }
     }
 }
 
