@@ -191,6 +191,10 @@ const TRIM_NS: u64 = 60_000_000_000;
 /// A ring that its limits hold back for no longer is waited for without a rest.
 const SOON_NS: u64 = 5_000;
 
+/// How long after a look what waits for something that no event announces is tried again, once polling
+/// for it was in vain.
+const RETRY_NS: u64 = 200_000;
+
 /// A rest that ends sooner, and for nothing, is one that a frontend ended by an event without a
 /// request (CVE-2020-27673 shows what such events may cost). After so many in a row rests become
 /// naps, of as long as that, in which the core hears no frontend.
@@ -431,9 +435,13 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> Worker<Q, G, N> {
                 listen: true,
             } => self.rest(now_ns, until.min(due), Rest::Wait),
             pacer::Rest::Nap { until, .. } => self.nap(now_ns, until.min(due)),
-            // What waits for memory or room, though nothing is in flight, has to be tried again; a
-            // halt may still have to be reported.
-            pacer::Rest::Sleep if work.fault || work.busy && self.has_work() => Next::Turn,
+            // A halt may still have to be reported.
+            pacer::Rest::Sleep if work.fault => Next::Turn,
+            // What waits for memory or room, though nothing is in flight, has to be tried again, and
+            // so has a barrier, before which a ring of another core may wait for tokens.
+            pacer::Rest::Sleep if work.busy && self.has_work() => {
+                self.nap(now_ns, now_ns.saturating_add(RETRY_NS).min(due))
+            }
             pacer::Rest::Sleep => self.sleep(now_ns, due, again),
         }
     }

@@ -94,7 +94,8 @@ impl Bound {
                 1
             };
             let over = if kind.is_of_bytes() { PAGES } else { 1 } * each;
-            let slack = window.rings * (2 * (rate / DRAWS).max(each) + over);
+            // Some more: what is used beyond a draw is owed with the next one, and parts are rounded down.
+            let slack = window.rings * (2 * (rate / DRAWS).max(each) + over) + 4 * each;
             let most = u128::from(rate) * u128::from(lasted) / u128::from(SECOND);
             if u128::from(used) > most + u128::from(slack) {
                 return Err(format!(
