@@ -120,7 +120,10 @@ impl TopView {
         let arrow = if self.falling { "falling" } else { "rising" };
         let mut lines = vec![format!("{head}, by {by} ({arrow})")];
         for sheet in self.order(sheets) {
-            lines.extend(sheet.render(paper).lines().map(str::to_string));
+            // What is left out takes one line: the screen is for the rows.
+            let rendered = sheet.render(paper);
+            let rows = rendered.lines().filter(|line| !line.starts_with("  "));
+            lines.extend(rows.map(str::to_string));
         }
         // The last line is for the keys.
         let room = height.saturating_sub(1).max(1);
@@ -233,6 +236,9 @@ pub(crate) fn run(
     drop(screen);
     Ok(())
 }
+
+#[cfg(test)]
+mod picture;
 
 #[cfg(test)]
 mod tests {
