@@ -66,6 +66,10 @@ impl Hypervisor for XenCpu {
     // They are closed before the ring cores bind theirs.
     fn close_former(&self) {}
 
+    fn may_map_at(&self, bus: u64) -> bool {
+        self.window.has(bus)
+    }
+
     fn give_up_frame(&self, bus: u64) {
         self.window.give_up(bus);
     }

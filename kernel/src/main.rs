@@ -245,6 +245,7 @@ fn serve(machine: Machine) -> ! {
     });
     let keep = Keep { kept, blame };
     let mut control = Control::new(&config, version, hypervisor, store, disks, cores, keep);
+    control.undo_former();
     info!(
         "ready, {} ms after boot",
         xen::time::uptime_ns() / 1_000_000

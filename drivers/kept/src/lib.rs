@@ -51,7 +51,9 @@ pub use log_tail::LogTail;
 pub use mappings::{MOST_IN_CALL, Mappings};
 pub use ram_disks::{RAM_DISKS, RAM_RUNS, RamRecord, RamRecords};
 pub use recorder::{KEPT_EVENTS, Recorder};
-pub use records::{DeviceRecord, FormerRecords, JournalPlace, LimitRecord, QueueRecord, Records};
+pub use records::{
+    DeviceRecord, FormerRecords, JournalPlace, LimitRecord, OpeningRecord, QueueRecord, Records,
+};
 pub use rooms::JournalRooms;
 pub use word_note::WordNote;
 

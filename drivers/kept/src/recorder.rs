@@ -113,7 +113,7 @@ mod tests {
         for caller in 0..CALLERS {
             assert!(mappings.begin(caller, (0..).take(MOST_IN_CALL)));
         }
-        mappings.clear();
+        mappings.clear_calls();
         assert_eq!(begin(pages, true), Ok(2));
         let expected: Vec<_> = (50 - KEPT_EVENTS as u64..50).map(event).collect();
         assert_eq!(

@@ -16,7 +16,7 @@ use core::sync::atomic::Ordering::{Acquire, Release};
 use spindle_hw::SharedPages;
 
 use crate::layout::{BANK_BYTES, BANKS, WRITING_AT};
-pub use device::{DeviceRecord, JournalPlace, QueueRecord};
+pub use device::{DeviceRecord, JournalPlace, OpeningRecord, QueueRecord};
 pub use limits::LimitRecord;
 use lines::{Bank, Found};
 use wire::{Reader, Writer};
@@ -30,6 +30,7 @@ impl RecordKind {
     const HEAD: Self = Self(1);
     const DEVICE: Self = Self(2);
     const LIMITS: Self = Self(3);
+    const OPENING: Self = Self(4);
 }
 
 /// The version in which each record is written.
@@ -79,10 +80,17 @@ impl Records {
         body.u32(devices.clone().count() as u32);
         bank.add(RecordKind::HEAD.0, VERSION, body.bytes());
         let mut left_out = 0;
-        for device in devices {
+        for device in devices.clone() {
             let mut body = Writer::default();
             device.write(&mut body);
             left_out += usize::from(!bank.add(RecordKind::DEVICE.0, VERSION, body.bytes()));
+        }
+        let openings = devices.filter_map(|it| Some((it, it.opening.as_ref()?)));
+        for (device, opening) in openings {
+            let mut body = Writer::default();
+            opening.write(device.domain, device.device, &mut body);
+            // Those without room for theirs wait until xenstore has been asked.
+            bank.add(RecordKind::OPENING.0, VERSION, body.bytes());
         }
         for limits in &self.limits {
             let mut body = Writer::default();
@@ -122,6 +130,16 @@ impl Records {
                 },
                 (RecordKind::LIMITS, 1) => match LimitRecord::read_1(&mut body) {
                     Some(limits) => former.limits.push(limits),
+                    None => damaged += 1,
+                },
+                (RecordKind::OPENING, 1) => match OpeningRecord::read_1(&mut body) {
+                    Some((domain, device, opening)) => {
+                        let of =
+                            |it: &&mut DeviceRecord| (it.domain, it.device) == (domain, device);
+                        if let Some(device) = former.devices.iter_mut().find(of) {
+                            device.opening = Some(opening);
+                        }
+                    }
                     None => damaged += 1,
                 },
                 // Of a version that this one does not know.

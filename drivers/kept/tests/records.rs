@@ -4,7 +4,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use spindle_hw::{PAGE_SIZE, SharedPages};
 use spindle_kept::layout::{FIXED_PAGES, JOURNALS, MAGIC_AT, begin};
-use spindle_kept::{DeviceRecord, JournalPlace, LimitRecord, QueueRecord, Records};
+use spindle_kept::{DeviceRecord, JournalPlace, LimitRecord, OpeningRecord, QueueRecord, Records};
 
 fn queue() -> impl Strategy<Value = QueueRecord> {
     let journal = (any::<u32>(), 1..100u32);
@@ -36,8 +36,12 @@ fn device() -> impl Strategy<Value = DeviceRecord> {
         any::<u64>(),
         any::<[bool; 4]>(),
     );
-    let lists = (".{0,30}", vec(queue(), 0..5));
-    (numbers, lists).prop_map(|(numbers, (volume, queues))| {
+    let lists = (
+        ".{0,30}",
+        vec(queue(), 0..5),
+        proptest::option::of(opening()),
+    );
+    (numbers, lists).prop_map(|(numbers, (volume, queues, opening))| {
         let (domain, device, identity, sectors, at_work_ns, flags) = numbers;
         let [x86_32, persistent, large_sectors, lossy] = flags;
         DeviceRecord {
@@ -52,6 +56,21 @@ fn device() -> impl Strategy<Value = DeviceRecord> {
             at_work_ns,
             queues,
             lossy,
+            opening,
+        }
+    })
+}
+
+fn opening() -> impl Strategy<Value = OpeningRecord> {
+    (".{0,30}", ".{0,30}", any::<[bool; 4]>()).prop_map(|(target, limits, flags)| {
+        let [read_only, shared, discard, in_sectors] = flags;
+        OpeningRecord {
+            target,
+            read_only,
+            shared,
+            discard,
+            in_sectors,
+            limits,
         }
     })
 }
@@ -133,7 +152,10 @@ proptest! {
         let read = records.read();
         let mut left = devices.iter();
         for device in &read.devices {
-            prop_assert!(left.any(|known| known == device), "byte {at}: {device:?}");
+            // What its disk was opened by has a record of its own.
+            let bare = |known: &DeviceRecord| DeviceRecord { opening: None, ..known.clone() };
+            let is_it = |known: &&DeviceRecord| *known == device || bare(known) == *device;
+            prop_assert!(left.any(|known| is_it(&known)), "byte {at}: {device:?}");
         }
         if at >= MAGIC_AT + 32 {
             prop_assert!(read.devices.len() + 1 >= devices.len(), "byte {at}: more than one is lost");
@@ -182,6 +204,7 @@ fn what_has_no_room_is_left_out_and_counted() {
         at_work_ns: 0,
         queues: Vec::new(),
         lossy: false,
+        opening: None,
     };
     let devices: Vec<_> = (0..3).map(device).collect();
     let mut records = Records::new(kept());

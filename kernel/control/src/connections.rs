@@ -20,6 +20,7 @@ use spindle_xen::{DomId, Errno};
 
 use crate::cores::{CoreId, Cores};
 use crate::devices::{AttachedDevice, Devices, OpenDisk};
+use crate::early::to_record;
 use crate::hypervisor::Hypervisor;
 use crate::keeper::identity;
 use crate::rings::{Mapped, RingMemory};
@@ -180,6 +181,7 @@ impl AttachedDevice {
             at_work_ns: self.at_work_ns,
             queues: queues.collect(),
             lossy: losses.are_owed(),
+            opening: Some(to_record(&self.asked)),
         })
     }
 
@@ -420,10 +422,19 @@ impl<H: Hypervisor> Devices<H> {
             }
             Report::Halted { ring: place, halt } => {
                 if let Some((device, _)) = self.position(|r| r.is_at(core, place)) {
-                    let AttachedDevice { id, generation, .. } = self.list[device];
+                    let device = &mut self.list[device];
+                    let AttachedDevice { id, generation, .. } = *device;
                     error!("{id}: ring halted: {halt}");
                     let text = format!("ring halted: {halt}");
-                    backend.failed(id, generation, Refusal::new(Errno::EINVAL, text));
+                    let refusal = Refusal::new(Errno::EINVAL, text);
+                    match device.phase {
+                        // Xenbus has not asked for it yet.
+                        ConnectionPhase::Connecting if device.early.is_some() => {
+                            device.phase = ConnectionPhase::Refused(refusal);
+                        }
+                        _ if device.early.is_some() => {}
+                        _ => backend.failed(id, generation, refusal),
+                    }
                 }
             }
             Report::Stopped(_) | Report::Access(_) | Report::Drained => {}
@@ -446,6 +457,9 @@ impl<H: Hypervisor> Devices<H> {
                         cores.order(ring.core, Order::Detach(place));
                     }
                 }
+            }
+            if device.early.is_some() {
+                continue;
             }
             let (id, generation) = (device.id, device.generation);
             match device.take_outcome() {
@@ -488,7 +502,7 @@ impl<H: Hypervisor> Devices<H> {
 }
 
 /// Xenbus takes a connection for one of a former life, and it is none.
-fn no_record() -> Refusal {
+pub(crate) fn no_record() -> Refusal {
     Refusal::new(Errno::EIO, "there is no record of the connection any more")
 }
 
@@ -500,7 +514,9 @@ mod tests {
     use spindle_kept::Kept;
     use spindle_kept::layout::FIXED_PAGES;
 
+    use spindle_block::Access;
     use spindle_config::DataPath;
+    use spindle_xen::xenbus::DiskRequest;
 
     use super::*;
     use crate::keeper::{Keep, Keeper};
@@ -531,6 +547,14 @@ mod tests {
                 shown: 0,
                 at_work_ns: 0,
                 limits: DeviceLimits::default(),
+                asked: DiskRequest {
+                    target: "no matter".into(),
+                    access: Access::Write,
+                    discard: false,
+                    sectors: false,
+                    limits: Box::default(),
+                },
+                early: None,
             }],
             next_token: 0,
             keeper,

@@ -31,7 +31,7 @@ use crate::rounds::{Pace, Rounds, Sleep};
 use crate::settings;
 use crate::shares::Shares;
 use crate::statistics::Statistics;
-use crate::sweep::sweep;
+use crate::sweep::Leftovers;
 use crate::worker::{CoreWorker, nap, rest};
 
 /// How long the guests get to close their disks when the domain is to shut down.
@@ -57,6 +57,8 @@ pub struct Control<H, W: CoreWorker> {
     shutdown: Option<ShutdownKind>,
     /// Another image is to follow.
     leaving: Option<Departure>,
+    /// What a former life has mapped, until that is undone.
+    leftovers: Option<Leftovers>,
 }
 
 /// Where the store's ring is and how to tell xenstored.
@@ -92,8 +94,10 @@ impl<H: Hypervisor, W: CoreWorker> Control<H, W> {
         let (keeper, former) = Keeper::new(keep);
         let shares = Shares::new(config, keeper.limits(), hypervisor.now_ns());
         let mappings = keeper.kept().mappings();
+        let leftovers = keeper
+            .has_lived()
+            .then(|| Leftovers::find(hypervisor, mappings));
         let mut backend = if keeper.has_lived() {
-            sweep(hypervisor, mappings);
             // Every controller has been disabled since that life ended.
             (0..disks.count()).for_each(|disk| cores.order_all(|| Order::Begin(disk)));
             let mut backend = Backend::resume(offer, former);
@@ -118,7 +122,7 @@ impl<H: Hypervisor, W: CoreWorker> Control<H, W> {
         let mut listing = Listing::default();
         listing.publish(&disks.targets, &mut backend);
         backend.publish(path::READY, "1");
-        Self {
+        let mut control = Self {
             hypervisor,
             store,
             backend,
@@ -140,6 +144,70 @@ impl<H: Hypervisor, W: CoreWorker> Control<H, W> {
             statistics: Statistics::default(),
             shutdown: None,
             leaving: None,
+            leftovers: None,
+        };
+        if let Some(leftovers) = leftovers {
+            control.go_on(leftovers);
+        }
+        control
+    }
+
+    /// Goes on with what former lives have served, as far as their records say enough. What they have mapped
+    /// is undone later if that can wait.
+    #[inline(never)]
+    fn go_on(&mut self, leftovers: Leftovers) {
+        let hypervisor = self.hypervisor;
+        let may_wait = leftovers.may_wait(hypervisor);
+        self.leftovers = Some(leftovers);
+        if !may_wait {
+            return self.undo_former();
+        }
+        // What has changed before anything is opened.
+        self.attend_disks(hypervisor.now_ns());
+        let known: Vec<_> = self.devices.keeper.waiting().map(|(id, _)| id).collect();
+        for id in known {
+            self.devices.take_up(id, &mut self.disks, &mut self.cores);
+            if self.devices.is_early(id) {
+                // Its frontend takes back what it has granted as soon as xenstore says that it is closed.
+                self.backend.hold(id);
+            }
+        }
+        self.devices.publish_limits(&mut self.backend);
+        self.listing.publish(&self.disks.targets, &mut self.backend);
+    }
+
+    /// Undoes what a former life has mapped, if that was not done before its connections were taken up. To
+    /// be called before the first [`Control::turn`].
+    #[inline(never)]
+    pub fn undo_former(&mut self) {
+        let (hypervisor, local) = (self.hypervisor, &mut self.cores.local);
+        if let Some(leftovers) = self.leftovers.take() {
+            leftovers.sweep(hypervisor, || {
+                if let Some(worker) = local {
+                    worker.turn(hypervisor.now_ns());
+                }
+            });
+        }
+    }
+
+    /// Deals with the devices that are served from their records, and of which xenstore says something else.
+    #[inline(never)]
+    fn attend_early(&mut self) {
+        while let Some((id, early)) = self.devices.attend_early(&self.backend) {
+            if let Some(of) = early.disconnected {
+                self.backend.disconnected(id, of);
+            }
+            if early.closes {
+                self.close(id);
+            }
+            if let Some(request) = early.connect {
+                self.connect(&request);
+            }
+            if !self.devices.is_early(id) {
+                self.backend.release(id);
+            }
+            self.rounds.pump_soon();
+            self.rounds.look_soon();
         }
     }
 
@@ -152,6 +220,13 @@ impl<H: Hypervisor, W: CoreWorker> Control<H, W> {
     #[must_use]
     pub fn is_settled(&self) -> bool {
         !self.devices.have_former(&self.backend)
+    }
+
+    /// Whether each device that a former life has served, and that may be taken up, has been so by now:
+    /// xenstore may have to confirm it yet.
+    #[must_use]
+    pub fn serves_former(&self) -> bool {
+        self.devices.unopened().next().is_none()
     }
 
     /// Does what is due, then sleeps until there is something to do. Gives the end once there is one:
@@ -176,6 +251,7 @@ impl<H: Hypervisor, W: CoreWorker> Control<H, W> {
             self.devices.reported(core, report, backend, cores);
             self.rounds.pump_soon();
         }
+        self.attend_early();
         if self.devices.settle(&mut self.backend, &mut self.cores) {
             self.rounds.pump_soon();
         }
@@ -200,6 +276,7 @@ impl<H: Hypervisor, W: CoreWorker> Control<H, W> {
     }
 
     /// Lets the backend do what is due. Gives the kind of shutdown once that is through.
+    #[inline(never)]
     fn pump(&mut self, now: u64) -> Option<ShutdownKind> {
         let event = self.hypervisor.take_pending(self.store.port);
         if !self.rounds.take_pump(event, now) {
@@ -214,6 +291,10 @@ impl<H: Hypervisor, W: CoreWorker> Control<H, W> {
                     disk,
                     former,
                 } => {
+                    if self.devices.is_early(device) {
+                        self.open_early(device, disk, former);
+                        continue;
+                    }
                     if !former {
                         self.devices.drop_former(device);
                     }
@@ -318,6 +399,9 @@ impl<H: Hypervisor, W: CoreWorker> Control<H, W> {
     /// Opens a disk, or waits: for that of a device which a former life has served, and any other device
     /// for those.
     fn open_or_wait(&mut self, device: DeviceId, request: DiskRequest, now: u64) {
+        if self.devices.is_early(device) {
+            return self.late.add(device, request);
+        }
         // What has changed since the last look.
         self.attend_disks(self.hypervisor.now_ns());
         let (targets, backend) = (&self.disks.targets, &self.backend);
@@ -363,7 +447,24 @@ impl<H: Hypervisor, W: CoreWorker> Control<H, W> {
         Ok(facts)
     }
 
+    /// Xenbus asks for the disk of a device that is served from its record.
+    #[inline(never)]
+    fn open_early(&mut self, device: DeviceId, request: DiskRequest, former: bool) {
+        if !former {
+            self.devices.close_early(device);
+        }
+        if self.devices.is_leaving_early(device) {
+            return self.late.add(device, request);
+        }
+        let (devices, targets) = (&mut self.devices, &self.disks.targets);
+        let facts = devices.open_early(device, &request, targets, &self.cores);
+        self.backend.opened(device, facts);
+    }
+
     fn close(&mut self, device: DeviceId) {
+        if self.devices.close_early(device) {
+            return;
+        }
         self.devices.close(device);
         self.devices.publish_limits(&mut self.backend);
         self.disks.targets.release(device);
@@ -371,7 +472,14 @@ impl<H: Hypervisor, W: CoreWorker> Control<H, W> {
         info!("{device}: closed");
     }
 
+    #[inline(never)]
     fn connect(&mut self, request: &ConnectRequest) {
+        if self.devices.confirm(request) {
+            if !self.devices.is_early(request.device) {
+                self.backend.release(request.device);
+            }
+            return self.rounds.pump_soon();
+        }
         let targets = &self.disks.targets;
         let connected = self.devices.connect(request, targets, &mut self.cores);
         if let Err(refusal) = connected {
@@ -382,6 +490,9 @@ impl<H: Hypervisor, W: CoreWorker> Control<H, W> {
     }
 
     fn disconnect(&mut self, device: DeviceId, generation: Generation) {
+        if self.devices.disconnect_early(device, generation) {
+            return;
+        }
         if !self.devices.disconnect(device, generation) {
             self.backend.disconnected(device, generation);
             self.rounds.pump_soon();

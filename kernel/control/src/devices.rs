@@ -19,6 +19,7 @@ use spindle_xen::xenbus::{
 use crate::connections::{ConnectionPhase, DeviceRing};
 use crate::cores::Cores;
 use crate::disks::{Disks, Removed};
+use crate::early::Early;
 use crate::hypervisor::Hypervisor;
 use crate::keeper::{Keeper, is_of};
 use crate::rings::{RingMapper, Served};
@@ -41,6 +42,10 @@ pub(crate) struct AttachedDevice {
     /// See [`DeviceRecord::at_work_ns`](spindle_kept::DeviceRecord::at_work_ns).
     pub(crate) at_work_ns: u64,
     pub(crate) limits: DeviceLimits,
+    /// What its disk was opened by.
+    pub(crate) asked: DiskRequest,
+    /// It is served from its record, or was, and xenbus has not asked for that.
+    pub(crate) early: Option<Early>,
 }
 
 /// What a device has.
@@ -152,7 +157,7 @@ impl<H: Hypervisor> Devices<H> {
     }
 
     /// Those that are to be taken up, and whose disk is not open yet.
-    fn unopened(&self) -> impl Iterator<Item = (DeviceId, &DeviceRecord)> {
+    pub(crate) fn unopened(&self) -> impl Iterator<Item = (DeviceId, &DeviceRecord)> {
         let is_open = |id: DeviceId| self.list.iter().any(|device| device.id == id);
         self.keeper.waiting().filter(move |(id, _)| !is_open(*id))
     }
@@ -235,31 +240,13 @@ impl<H: Hypervisor> Devices<H> {
             targets.release(id);
             return Err(Refusal::new(Errno::ENODEV, text));
         }
-        let Served { volume, claims, .. } = disk.served(targets)?;
-        let facts = DiskFacts {
-            sectors: volume.sectors,
-            sector_size: match claims {
-                Some(_) => SECTOR_SIZE as u32,
-                None => 1 << volume.block_shift,
-            },
-            physical_sector_size: 1 << volume.physical_block_shift,
-            read_only: volume.read_only,
-            // Also answered where there is no cache to write out: then at once.
-            flush: true,
-            barrier: volume.write_cache,
-            discard: volume.discard.map(|discard| Discard {
-                // See `Session::new`.
-                secure: discard.secure && claims.is_none(),
-                ..discard
-            }),
-            queues: cores.serving(&volume) as u32,
-        };
+        let facts = facts(disk.served(targets)?, cores);
         let what = if facts.read_only {
             "reading"
         } else {
             "writing"
         };
-        info!("{id}: {} for {what}", volume.name);
+        info!("{id}: {} for {what}", targets.volume(volume).name);
         self.list.retain(|device| device.id != id);
         if !self.is_former(id) {
             self.forget_limits(id);
@@ -276,6 +263,8 @@ impl<H: Hypervisor> Devices<H> {
             shown: facts.sectors,
             at_work_ns: 0,
             limits,
+            asked: request.clone(),
+            early: None,
         });
         Ok(facts)
     }
@@ -359,6 +348,32 @@ impl<H: Hypervisor> Devices<H> {
             *disk = OpenDisk::Removed(refusal);
             self.changed = true;
         }
+    }
+}
+
+/// What xenbus is to know of a disk.
+pub(crate) fn facts<H: Hypervisor, W: CoreWorker>(
+    served: Served,
+    cores: &Cores<H, W>,
+) -> DiskFacts {
+    let Served { volume, claims, .. } = served;
+    DiskFacts {
+        sectors: volume.sectors,
+        sector_size: match claims {
+            Some(_) => SECTOR_SIZE as u32,
+            None => 1 << volume.block_shift,
+        },
+        physical_sector_size: 1 << volume.physical_block_shift,
+        read_only: volume.read_only,
+        // Also answered where there is no cache to write out: then at once.
+        flush: true,
+        barrier: volume.write_cache,
+        discard: volume.discard.map(|discard| Discard {
+            // See `Session::new`.
+            secure: discard.secure && claims.is_none(),
+            ..discard
+        }),
+        queues: cores.serving(&volume) as u32,
     }
 }
 

@@ -84,6 +84,9 @@ pub trait Hypervisor: Copy {
     /// Closes every event channel that a former life of the kernel has bound to a frontend.
     fn close_former(&self);
 
+    /// Whether [`Hypervisor::alloc_frames`] may give the frame with this bus address.
+    fn may_map_at(&self, bus: u64) -> bool;
+
     /// Something may still be mapped at the frame with this bus address, and cannot be unmapped:
     /// [`Hypervisor::alloc_frames`] is not to give it.
     fn give_up_frame(&self, bus: u64);

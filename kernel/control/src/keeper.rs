@@ -246,7 +246,7 @@ fn id_of(record: &DeviceRecord) -> DeviceId {
 }
 
 /// The rings that a record is of.
-fn layout_of(record: &DeviceRecord) -> RingLayout {
+pub(crate) fn layout_of(record: &DeviceRecord) -> RingLayout {
     let queues = record.queues.iter().map(|queue| QueueParams {
         refs: queue.refs.iter().copied().map(GrantRef).collect(),
         event_channel: queue.event_channel,

@@ -16,6 +16,7 @@
 //! | `shares` | limits and weights of devices and groups: by disk line, option and order |
 //! | `listing`, `statistics`, `published` | what is published in xenstore |
 //! | `keeper`, `late`, `sweep`, `noted` | what outlives a death of the kernel: records, journals, mappings; what the last life has left is undone |
+//! | `early` | what a former life had is served before xenstore is asked, and compared then |
 //! | `leave` | the end of a life by an update: cores are drained, controllers stay enabled |
 //! | `ram_disks` | which RAM disk is that of a former life, and which is new |
 //! | `rounds` | when control looks at what, and how long it sleeps |
@@ -30,6 +31,7 @@ mod control;
 mod cores;
 mod devices;
 mod disks;
+mod early;
 mod growth;
 mod hypervisor;
 mod keeper;

@@ -6,6 +6,7 @@ use alloc::vec::Vec;
 
 use log::{error, info};
 use spindle_kept::Mappings;
+use spindle_kept::layout::HANDLES;
 use spindle_xen::grant::{GrantOps as _, Status, UnmapOp};
 
 use crate::hypervisor::Hypervisor;
@@ -13,36 +14,72 @@ use crate::hypervisor::Hypervisor;
 /// Operations in one call: few enough that the hypervisor is not kept for long.
 const CALL: usize = 256;
 
-/// Undoes all of it. What cannot be unmapped costs its frame.
-pub(crate) fn sweep(hypervisor: impl Hypervisor, mappings: Mappings) {
-    hypervisor.close_former();
-    let known: Vec<_> = mappings.mapped().collect();
-    let under_way = mappings.under_way();
-    for part in known.chunks(CALL) {
-        let mut ops: Vec<_> = part
-            .iter()
-            .map(|&(handle, at)| UnmapOp::new(handle, at))
-            .collect();
-        let call = hypervisor.grants().unmap(&mut ops);
-        for op in ops.iter().filter(|op| !is_free(op.status)) {
-            let (at, status) = (op.host_addr, op.status.0);
-            error!("the grant at {at:#x} cannot be unmapped: status {status}, {call:?}");
-            hypervisor.give_up_frame(at);
+/// What there is.
+#[derive(Debug)]
+pub(crate) struct Leftovers {
+    mappings: Mappings,
+    /// What is mapped: handle and address.
+    known: Vec<(u32, u64)>,
+    /// What may be, by handles that are not known.
+    under_way: Vec<u64>,
+}
+
+impl Leftovers {
+    /// Closes the event channels, and looks what is mapped. Nothing has been mapped by this life.
+    pub(crate) fn find(hypervisor: impl Hypervisor, mappings: Mappings) -> Self {
+        hypervisor.close_former();
+        Self {
+            mappings,
+            known: mappings.mapped().collect(),
+            under_way: mappings.under_way(),
         }
     }
-    if !under_way.is_empty() {
-        let handles = mappings.unknown();
-        for &at in &under_way {
-            let found = handles
-                .chunks(CALL)
-                .any(|part| try_all(hypervisor, part, at));
-            if found {
-                info!("a grant at {at:#x} was being mapped when the last life ended");
+
+    /// Whether this life may map before all of it is undone: nothing of that lies where it would map, is
+    /// unknown, or takes too much of the room in which mappings are noted.
+    pub(crate) fn may_wait(&self, hypervisor: impl Hypervisor) -> bool {
+        let may_reuse = |&(_, at): &(_, u64)| hypervisor.may_map_at(at);
+        self.known.len() <= HANDLES / 4
+            && self.under_way.is_empty()
+            && !self.known.iter().any(may_reuse)
+    }
+
+    /// Undoes all of it, with a `pause` after each call. What cannot be unmapped costs its frame.
+    pub(crate) fn sweep(self, hypervisor: impl Hypervisor, mut pause: impl FnMut()) {
+        let Self {
+            mappings,
+            known,
+            under_way,
+        } = self;
+        for part in known.chunks(CALL) {
+            let mut ops: Vec<_> = part
+                .iter()
+                .map(|&(handle, at)| UnmapOp::new(handle, at))
+                .collect();
+            let call = hypervisor.grants().unmap(&mut ops);
+            for op in ops.iter().filter(|op| !is_free(op.status)) {
+                let (at, status) = (op.host_addr, op.status.0);
+                error!("the grant at {at:#x} cannot be unmapped: status {status}, {call:?}");
+                hypervisor.give_up_frame(at);
             }
+            part.iter()
+                .for_each(|&(handle, at)| mappings.forget(handle, at));
+            pause();
         }
+        if !under_way.is_empty() {
+            let handles = mappings.unknown();
+            for &at in &under_way {
+                let found = handles
+                    .chunks(CALL)
+                    .any(|part| try_all(hypervisor, part, at));
+                if found {
+                    info!("a grant at {at:#x} was being mapped when the last life ended");
+                }
+            }
+            mappings.clear_calls();
+        }
+        info!("{} grants of the last life unmapped", known.len());
     }
-    info!("{} grants of the last life unmapped", known.len());
-    mappings.clear();
 }
 
 /// Whether nothing is mapped where that was asked for: it was unmapped, or before already. The handle

@@ -69,6 +69,87 @@ fn a_guest_goes_on_with_its_disk_and_xenstore_shows_no_change() {
     }
 }
 
+/// Neither data nor the disks of other guests wait for xenstored, which is asked afterwards.
+#[test]
+fn guests_go_on_before_xenstored_has_answered_anything() {
+    for cores in [0, 2] {
+        let (mut world, nvme) = World::with_slow_nvme(cores);
+        let guest = world.attach(5, 51712, "iops=100000:nvme0n1", "w");
+        world.connect(guest, cores.max(1), 1);
+        let before = shown(&world, guest);
+        let write = world.guests[guest].write(0, 8, 7);
+        world.pass(50);
+        world.store_stands = true;
+        world.die();
+        for _ in 0..50 {
+            nvme.run();
+            world.pass(1);
+        }
+        let answers = world.guests[guest].take_answers(0);
+        assert!(all_okay(&answers) && answers.iter().map(|it| it.id).eq([write]));
+        assert!(!world.is_settled());
+        world.store_stands = false;
+        world.until("end of the recovery", |w| w.is_settled());
+        let (_, page) = world.guests[guest].read(0, 8);
+        for _ in 0..50 {
+            nvme.run();
+            world.pass(1);
+        }
+        assert!(contents(&page) == pattern(7));
+        assert_eq!(shown(&world, guest), before);
+        leave(&mut world, &[guest]);
+    }
+}
+
+/// Whatever has become of the frontend, what was taken up before xenstore was asked is given back.
+#[test]
+fn what_is_served_before_xenstored_answers_is_compared_with_what_it_says() {
+    type Change = fn(&mut World, usize);
+    let changes: [(Change, u32); 4] = [
+        (|world, guest| world.set_state(guest, 5), 5),
+        (|world, guest| world.publish(guest, 1, 2), 4),
+        (
+            |world, _| world.poke(|store| store.write(&format!("{}/mode", world_dir()), "r")),
+            6,
+        ),
+        (
+            |world, _| {
+                let params = format!("{}/params", world_dir());
+                world.poke(|store| store.write(&params, "iops=7:ram0"));
+            },
+            4,
+        ),
+    ];
+    for (number, (change, state)) in changes.into_iter().enumerate() {
+        for cores in [0, 2] {
+            let mut world = with_ram(cores);
+            let guest = world.attach(5, 51712, "ram0", "w");
+            world.connect(guest, 1, 1);
+            world.write(guest, 0, 8, 7);
+            world.store_stands = true;
+            world.die();
+            world.pass(20);
+            change(&mut world, guest);
+            world.pass(20);
+            world.store_stands = false;
+            world.until("end of the recovery", |w| w.is_settled());
+            let what = format!("state {state} after change {number}");
+            world.until(&what, |w| w.state(guest) == state);
+            world.pass(2_000);
+            if state == 4 {
+                world.set_state(guest, 4);
+                world.verify(guest, 0, 8, 7);
+                world.detach(guest);
+            } else {
+                world.set_state(guest, 6);
+                world.destroy(guest);
+            }
+            world.assert_nothing_left();
+            world.shut_down();
+        }
+    }
+}
+
 /// The journal of a device's first ring, as it is on record.
 fn journal_of(world: &World, guest: usize) -> u32 {
     let kept = records(world);
@@ -387,6 +468,7 @@ fn is_closed_when_given(mut world: World, had: &str, has: &str) {
     world.poke(|store| store.write(&format!("{}/params", world_dir()), has));
     world.die();
     world.until("Closed", |w| w.state(guest) == 6);
+    world.until("error", |w| w.error(guest).is_some());
     let error = world.error(guest).unwrap();
     let expected = format!("{has} is not the disk that {had} was");
     assert!(error.contains(&expected), "{error}");

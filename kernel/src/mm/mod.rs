@@ -69,7 +69,7 @@ pub(crate) fn init(boot: &Boot, life: u64, heap_end: Option<u64>) -> Result<Memo
     windows.extend(free.iter());
     Ok(Memory {
         dma: Dma::new(runs(&free)),
-        grants: GrantWindow::new(runs(&whole(window))),
+        grants: GrantWindow::new(runs(&whole(window.clone())), window),
         bus: map::identity(windows.leak()),
         heap,
         heap_end,

@@ -19,11 +19,21 @@ const FIRST: u64 = 4 << 30;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct GrantWindow {
     runs: &'static Mutex<RunAllocator<'static>>,
+    start: u64,
+    end: u64,
 }
 
 impl GrantWindow {
-    pub(super) const fn new(runs: &'static Mutex<RunAllocator<'static>>) -> Self {
-        Self { runs }
+    pub(super) const fn new(
+        runs: &'static Mutex<RunAllocator<'static>>,
+        Range { start, end }: Range<u64>,
+    ) -> Self {
+        Self { runs, start, end }
+    }
+
+    /// Whether the frame with this bus address is in it.
+    pub(crate) fn has(&self, bus: u64) -> bool {
+        (self.start..self.end).contains(&bus)
     }
 
     /// `pages` consecutive guest frames. Bus address = guest-physical address = address.

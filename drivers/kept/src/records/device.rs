@@ -55,6 +55,25 @@ pub struct DeviceRecord {
     pub queues: Vec<QueueRecord>,
     /// Whether its disk has lost what it had in its cache, and the frontend has not been shown that.
     pub lossy: bool,
+    /// What its disk was opened by; `None` if that is not on record. It has a record of its own.
+    pub opening: Option<OpeningRecord>,
+}
+
+/// What a toolstack has given a device, by its disk line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OpeningRecord {
+    /// The target.
+    pub target: String,
+    /// Whether it may only be read.
+    pub read_only: bool,
+    /// Whether others may write to it, too.
+    pub shared: bool,
+    /// Whether the frontend may discard.
+    pub discard: bool,
+    /// Whether it is shown with sectors of 512 bytes, whatever its blocks.
+    pub in_sectors: bool,
+    /// Its limits, in words.
+    pub limits: String,
 }
 
 const X86_32: u8 = 1;
@@ -62,9 +81,49 @@ const PERSISTENT: u8 = 1 << 1;
 const LARGE_SECTORS: u8 = 1 << 2;
 const LOSSY: u8 = 1 << 3;
 
+const READ_ONLY: u8 = 1;
+const SHARED: u8 = 1 << 1;
+const DISCARD: u8 = 1 << 2;
+const IN_SECTORS: u8 = 1 << 3;
+
+const fn flag(on: bool, bit: u8) -> u8 {
+    if on { bit } else { 0 }
+}
+
+impl OpeningRecord {
+    /// That of the device with this number in this domain.
+    pub(super) fn write(&self, domain: u16, device: u32, to: &mut Writer) {
+        to.u16(domain);
+        to.u32(device);
+        to.text(self.target.as_bytes());
+        to.u8(flag(self.read_only, READ_ONLY)
+            | flag(self.shared, SHARED)
+            | flag(self.discard, DISCARD)
+            | flag(self.in_sectors, IN_SECTORS));
+        to.text(self.limits.as_bytes());
+    }
+
+    /// Reads version 1, with the domain and the device; `None` if that is not what it is.
+    pub(super) fn read_1(from: &mut Reader<'_>) -> Option<(u16, u32, Self)> {
+        let (domain, device) = (from.u16()?, from.u32()?);
+        let target = String::from(core::str::from_utf8(from.text()?).ok()?);
+        let flags = from.u8()?;
+        let limits = String::from(core::str::from_utf8(from.text()?).ok()?);
+        let known = flags & !(READ_ONLY | SHARED | DISCARD | IN_SECTORS) == 0;
+        let opening = Self {
+            target,
+            read_only: flags & READ_ONLY != 0,
+            shared: flags & SHARED != 0,
+            discard: flags & DISCARD != 0,
+            in_sectors: flags & IN_SECTORS != 0,
+            limits,
+        };
+        (known && from.is_at_end()).then_some((domain, device, opening))
+    }
+}
+
 impl DeviceRecord {
     pub(super) fn write(&self, to: &mut Writer) {
-        let flag = |on: bool, bit: u8| if on { bit } else { 0 };
         to.u16(self.domain);
         to.u32(self.device);
         to.text(self.volume.as_bytes());
@@ -133,6 +192,7 @@ impl DeviceRecord {
             at_work_ns,
             queues,
             lossy: flags & LOSSY != 0,
+            opening: None,
         })
     }
 }

@@ -91,6 +91,8 @@ pub struct Backend {
     pub(super) unwatch: Vec<DeviceId>,
     /// Devices that a former life of the kernel has served; `None` in the first one.
     pub(super) former: Option<Vec<FormerDevice>>,
+    /// Those of them that the kernel serves though nothing has been asked.
+    pub(super) held: Vec<DeviceId>,
     /// All devices that are in the store have been seen.
     pub(super) listed: bool,
     pub(super) set_up: bool,
@@ -132,6 +134,7 @@ impl Backend {
             errors: VecDeque::new(),
             unwatch: Vec::new(),
             former: None,
+            held: Vec::new(),
             listed: false,
             set_up: false,
             setup_at: 0,
@@ -175,6 +178,25 @@ impl Backend {
                 !self.listed && former.any(|(id, _)| *id == device)
             }
         }
+    }
+
+    /// Whether it is known by now that a device which a former life has served is not to be taken up as it
+    /// was, or has gone, and every [`Action`] that follows from that so far was given.
+    #[must_use]
+    pub fn has_decided(&self, device: DeviceId) -> bool {
+        !self.unfinished && self.actions.is_empty() && !self.may_take_up(device)
+    }
+
+    /// The kernel serves a device as a former life did: that is taken up, or nothing follows before
+    /// [`Backend::release`].
+    pub fn hold(&mut self, device: DeviceId) {
+        self.held.push(device);
+    }
+
+    /// The kernel serves a device only as it was asked to from now on.
+    pub fn release(&mut self, device: DeviceId) {
+        self.held.retain(|held| *held != device);
+        self.mark(device);
     }
 
     /// Handles what has come, starts what is due, and gives the next thing for the kernel to do;

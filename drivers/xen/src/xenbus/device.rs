@@ -87,6 +87,8 @@ pub(super) struct Circumstances {
     pub(super) shutting_down: bool,
     /// How long a frontend may take to close.
     pub(super) patience_ns: u64,
+    /// The kernel still serves it as a former life did: nothing but that may follow.
+    pub(super) held: bool,
 }
 
 /// A frontend whose connection was given up although it had not closed: its rings may hold

@@ -281,6 +281,7 @@ impl Backend {
             now: self.now,
             shutting_down: self.patience().is_some(),
             patience_ns: self.patience().unwrap_or(PATIENCE_NS),
+            held: self.held.contains(&id),
         };
         let Some(entry) = self.entry(id) else {
             return Then::Nothing;

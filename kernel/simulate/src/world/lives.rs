@@ -119,7 +119,8 @@ pub(super) fn start(
     let version = "test".to_string();
     let keep = Keep { kept, blame };
     let cpu = machine.cpu(0);
-    let control = Control::new(&setup.config, version, cpu, link, disks, cores, keep);
+    let mut control = Control::new(&setup.config, version, cpu, link, disks, cores, keep);
+    control.undo_former();
     machine.forget_former();
     (control, remotes, hardware)
 }

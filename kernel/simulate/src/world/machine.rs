@@ -48,6 +48,8 @@ struct RingMemory {
     refs: Vec<u32>,
     own: SharedPages,
     mapped: Option<SharedPages>,
+    /// Where a former life had it, if it has been mapped anew since, and that was not undone before.
+    before: Option<SharedPages>,
     /// Pages that are mapped.
     pages: usize,
 }
@@ -320,6 +322,7 @@ impl Machine {
             refs: refs.clone(),
             own: own.alias(),
             mapped: None,
+            before: None,
             pages: 0,
         });
         refs
@@ -390,7 +393,12 @@ impl Machine {
         for ring in self.rings.borrow_mut().iter_mut() {
             match which {
                 Some((domain, gref)) if domain == ring.domain && ring.refs.contains(&gref) => {
-                    run.copy_from(offset, &ring.own, offset, PAGE_SIZE);
+                    if let Some(before) = ring.mapped.take_if(|it| it.bus() != run.bus()) {
+                        ring.before = Some(before);
+                        ring.pages = 0;
+                    }
+                    let from = ring.before.as_ref().unwrap_or(&ring.own);
+                    run.copy_from(offset, from, offset, PAGE_SIZE);
                     ring.mapped = Some(run.alias());
                     ring.pages += 1;
                 }
@@ -398,7 +406,7 @@ impl Machine {
                     ring.own.copy_from(offset, run, offset, PAGE_SIZE);
                     ring.pages -= 1;
                     if ring.pages == 0 {
-                        ring.mapped = None;
+                        (ring.mapped, ring.before) = (None, None);
                     }
                 }
                 _ => {}
@@ -524,6 +532,11 @@ impl Hypervisor for Cpu {
         for port in bound.into_keys() {
             self.machine.wires.take(Wire::RingToCore(Port(port)));
         }
+    }
+
+    fn may_map_at(&self, bus: u64) -> bool {
+        // Each life has frames of its own.
+        bus >= self.machine.next_frame.get()
     }
 
     fn give_up_frame(&self, bus: u64) {

@@ -29,7 +29,11 @@ impl Device {
     /// The next step. The caller carries it out and comes back with what is there then.
     pub(in crate::xenbus) fn decide(&mut self, view: &View, at: &Circumstances) -> Step {
         self.finished = false;
-        let Some(back) = &view.backend else {
+        let there = view.backend.as_ref();
+        if at.held && there.is_none_or(|back| back.state <= S::INITIALISING) {
+            return self.wait_for_the_kernel();
+        }
+        let Some(back) = there else {
             return self.wind_down().unwrap_or(Step::Forget);
         };
         if back.state == S::UNKNOWN {
@@ -45,6 +49,9 @@ impl Device {
         self.note(back, view);
         if let Some(step) = self.take_up(back, view) {
             return step;
+        }
+        if at.held {
+            return self.wait_for_the_kernel();
         }
         if at.shutting_down || self.refused().is_some() {
             return self.give_up(back, view.frontend, at);
@@ -84,6 +91,13 @@ impl Device {
         if again && self.link == Link::Down {
             self.failure = None;
         }
+    }
+
+    /// It is not what a former life had, and nothing is said of that before the kernel has given back what
+    /// it still serves.
+    fn wait_for_the_kernel(&mut self) -> Step {
+        self.former = None;
+        Step::Wait
     }
 
     /// Everything of ours goes, without a word in the store; `None` once it has gone.
