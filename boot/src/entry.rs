@@ -32,6 +32,8 @@ pub struct Boot {
     pub start_info: u64,
     /// What this start and every later one leave alone.
     pub kept: Kept,
+    /// The boot processor's time stamp counter when the image was entered.
+    pub entered: u64,
 }
 
 /// Names the kernel's main function, of type `fn(Result<Boot, BootError>) -> !`, and one that says
@@ -188,11 +190,13 @@ impl PhysRead for BootMemory {
 /// Called by `entry.S`, once, with the physical address of start_info and what was in EAX.
 #[unsafe(no_mangle)]
 extern "C" fn pvh_start(start_info: u64, eax: u32) -> ! {
+    // SAFETY: RDTSC exists on every 64-bit processor and only reads a counter.
+    let entered = unsafe { core::arch::x86_64::_rdtsc() };
     enable_write_back();
-    xen_pvh_boot_main(start(start_info, eax == START_AGAIN))
+    xen_pvh_boot_main(start(start_info, eax == START_AGAIN, entered))
 }
 
-fn start(start_info: u64, again: bool) -> Result<Boot, BootError> {
+fn start(start_info: u64, again: bool, entered: u64) -> Result<Boot, BootError> {
     let info = BootInfo::read(&BootMemory, start_info)?;
     let image = image();
     if !info.ram.contains(&image.place) {
@@ -228,6 +232,7 @@ fn start(start_info: u64, again: bool) -> Result<Boot, BootError> {
         root,
         start_info,
         kept,
+        entered,
     })
 }
 

@@ -32,6 +32,7 @@ use xen_pvh_boot::{Boot, BootError};
 
 use hypervisor::XenCpu;
 use log::FormerLog;
+use restart::Mark;
 use xen::sched::Reason;
 
 xen_pvh_boot::entry!(main, kept: restart::pages);
@@ -74,6 +75,7 @@ fn start(boot: Boot) -> Machine {
     }
     arch::set_up_core().unwrap_or_else(|e| panic!("{e}"));
     let mut xen = xen::init(memory.grants).unwrap_or_else(|e| panic!("{e}"));
+    restart::clock_runs(boot.entered);
     if life > 1 {
         introduce(life, last.as_ref());
     }
@@ -212,12 +214,14 @@ fn serve(machine: Machine) -> ! {
         let closed = xen.events.close_all_but(kept);
         info!("closed {closed} event channels of the last life");
     }
+    restart::pass(Mark::Console);
     let (mut ring, port) = restart::ring(store, xen.events, clock);
     let again = restart::is_again();
     let config = settings::collect(Some((&mut ring, port, xen.events)), clock, line, again);
     if config.drill {
         warn!("drill=on: an operator may have the kernel die");
     }
+    restart::pass(Mark::Options);
     let mut disks = disks::probe(
         &config,
         &boot.info.map,
@@ -226,7 +230,7 @@ fn serve(machine: Machine) -> ! {
         ring_cores::wanted(&config),
         ram,
     );
-    let disks_ns = xen::time::uptime_ns();
+    restart::pass(Mark::Disks);
     let hypervisor = XenCpu {
         grants: xen.grants.reading(memory.bus),
         events: xen.events,
@@ -236,6 +240,7 @@ fn serve(machine: Machine) -> ! {
     let kept = kept::open(&memory).unwrap_or_else(|| panic!("no memory for records and journals"));
     let cores = ring_cores::start(&config, &memory, hypervisor, &kept, &mut disks);
     let cores = cores.unwrap_or_else(|error| panic!("cannot serve: {error}"));
+    restart::pass(Mark::Cores);
     let store = Store { ring, port };
     let version = restart::version();
     let blame = last.as_ref().and_then(|death| {
@@ -245,12 +250,16 @@ fn serve(machine: Machine) -> ! {
     });
     let keep = Keep { kept, blame };
     let mut control = Control::new(&config, version, hypervisor, store, disks, cores, keep);
+    restart::pass(Mark::Records);
+    let served = control.serves_former();
     control.undo_former();
+    restart::pass(Mark::Grants);
     info!(
         "ready, {} ms after boot",
         xen::time::uptime_ns() / 1_000_000
     );
-    let mut on_trial = restart::is_on_trial();
+    restart::note_failed_trial();
+    let mut settling = restart::is_again();
     if let Some(outcome) = restart::outcome() {
         control.publish(path::UPDATED, outcome);
     }
@@ -265,10 +274,11 @@ fn serve(machine: Machine) -> ! {
             Some(LifeEnd::Shutdown(kind)) => break kind,
             Some(LifeEnd::Update(left)) => restart::follow(&left),
         }
-        if on_trial && control.is_settled() {
-            on_trial = false;
-            restart::accept(disks_ns);
-            control.publish(path::UPDATED, restart::outcome().unwrap_or_default());
+        if settling && control.is_settled() {
+            settling = false;
+            if restart::settled(served) {
+                control.publish(path::UPDATED, restart::outcome().unwrap_or_default());
+            }
         }
         restart::obey(0);
         let now = clock.now_ns();

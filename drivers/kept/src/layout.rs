@@ -30,7 +30,7 @@ use spindle_hw::{PAGE_SIZE, SharedPages};
 const MAGIC: u64 = u64::from_le_bytes(*b"Spindle!");
 /// Version of this layout, and of where the rooms for images lie before it. Memory of another one is not
 /// used.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 
 /// The page of the kernel's code.
 pub const CODE: usize = 1;

@@ -20,6 +20,7 @@ use xen_pvh_boot::MapEntry;
 
 use self::probe::Probe;
 use crate::mm::{Memory, RamPages};
+use crate::restart::{self, Mark};
 use crate::xen::time::CoreClock;
 
 /// Finds and makes the disks, and reports them in the log. A disk that does not work keeps its
@@ -38,6 +39,7 @@ pub(crate) fn probe(
         failed,
         ..
     } = Probe::all(config, map, memory, clock, cores, ram);
+    restart::pass(Mark::Controllers);
     let dma = memory.dma;
     let partitions = config
         .partitions

@@ -19,7 +19,7 @@ use xen_pvh_boot::MapEntry;
 use super::pci::Pci;
 use super::{nvme, ram, virtio};
 use crate::mm::{Dma, Memory, RamPages};
-use crate::restart::{self, NextLife};
+use crate::restart::{self, Mark, NextLife};
 use crate::xen::time::CoreClock;
 
 /// A controller of any disk type.
@@ -96,6 +96,7 @@ impl<'a> Probe<'a> {
         if restart::is_again() {
             super::quiet::stop_all(&mut probe);
         }
+        restart::pass(Mark::Quiet);
         macro_rules! probe_each {
             ($($(#[$doc:meta])* $kind:ident($queue:ty), $probe:expr;)*) => {
                 $({

@@ -102,6 +102,7 @@ impl KeptCode {
     fn leave(&self) -> ! {
         TAKEN.store(true, Publish);
         self.stop_others();
+        self.note_leaving();
         self.enter()
     }
 }

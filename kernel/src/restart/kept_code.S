@@ -86,7 +86,24 @@ kept_enter:
     mov rsi, [rbx + {IMAGE_FROM}]
     mov rdi, [rbx + {IMAGE_TO}]
     mov rcx, [rbx + {IMAGE_WORDS}]
+    # What is there already stays: in most cases that is all of the code. Where it differs, a page's worth is
+    # copied.
+.Lcompare:
+    repe cmpsq
+    je .Lin_place
+    lea rsi, [rsi - 8]
+    lea rdi, [rdi - 8]
+    inc rcx
+    mov edx, 512
+    cmp rcx, rdx
+    cmovb rdx, rcx
+    sub rcx, rdx
+    xchg rcx, rdx
     rep movsq
+    mov rcx, rdx
+    test rcx, rcx
+    jnz .Lcompare
+.Lin_place:
     mov rdi, [rbx + {BSS}]
     mov rcx, [rbx + {BSS_WORDS}]
     xor eax, eax

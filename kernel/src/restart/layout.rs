@@ -30,6 +30,8 @@ pub(super) const TRIAL: usize = 52;
 pub(super) const NEXT: usize = 56;
 /// Where the heap ends: devices may reach what is behind it. No life has it end later.
 pub(super) const HEAP_END: usize = 64;
+/// When the last life had stopped its cores, in ns of system time.
+pub(super) const LEFT_AT: usize = 72;
 /// Descriptor tables.
 pub(super) const GDT: usize = 128;
 pub(super) const IDT: usize = 512;
@@ -89,8 +91,8 @@ const _: () = assert!(CORES * SLOT_SIZE == SLOT_PAGES * 4096);
 /// The code of the first life stays for those that follow, whatever their image: where this fails, the
 /// layout of kept memory is another one, and has another version (`spindle_kept::layout`).
 const _: () = assert!(
-    sum(include_bytes!("kept_code.S")) == 0x70a9_d328_53de_0eff
-        && spindle_kept::layout::VERSION == 4
+    sum(include_bytes!("kept_code.S")) == 0x455b_53dc_12b6_a805
+        && spindle_kept::layout::VERSION == 5
 );
 
 const fn sum(bytes: &[u8]) -> u64 {

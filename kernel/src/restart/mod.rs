@@ -14,6 +14,7 @@
 //! | `decision` | whether a life may follow |
 //! | `store` | takes up the connection to xenstored |
 //! | `watch` | finds a core that hangs |
+//! | `marks` | how long which part of a start took |
 //! | `update`, `head.S` | another image in the place of this one |
 //! | `drill` | deaths on purpose |
 
@@ -22,6 +23,7 @@ mod decision;
 mod drill;
 mod kept;
 mod layout;
+mod marks;
 mod store;
 mod update;
 mod watch;
@@ -36,6 +38,7 @@ pub(crate) use kept::{
     NextLife, give_up_early, heap_end, init, is_again, log_tail, memory, open, ram_records,
 };
 pub(crate) use layout::pages;
+pub(crate) use marks::{Mark, clock_runs, pass};
 pub(crate) use store::ring;
-pub(crate) use update::{accept, follow, introduce, is_on_trial, outcome, update, version};
+pub(crate) use update::{follow, introduce, note_failed_trial, outcome, settled, update, version};
 pub(crate) use watch::{Watcher, alive};

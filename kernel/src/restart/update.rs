@@ -32,6 +32,7 @@ use super::layout::{
     BSS, BSS_WORDS, ENTRY, IMAGE_FROM, IMAGE_TO, IMAGE_WORDS, NEXT, PLAN_LEN, PLANS, START_INFO,
     TRIAL, TRIAL_FAILED, TRIAL_NONE, TRIAL_UNDER_WAY, TRIAL_WANTED,
 };
+use super::marks::{self, Mark};
 use super::{cores, decision};
 use crate::xen::time;
 
@@ -250,55 +251,43 @@ pub(crate) fn outcome() -> Option<String> {
     Some(answer.line(*id, more))
 }
 
-/// Whether this life is the trial of an image; notes it if the one before was, in vain.
-pub(crate) fn is_on_trial() -> bool {
-    let Some(kept) = kept::get() else {
-        return false;
-    };
-    if kept.trial() == TRIAL_FAILED {
-        settle(UpdateOutcome::Failed);
+/// Notes it if the life before was the trial of an image, in vain.
+pub(crate) fn note_failed_trial() {
+    if let Some(kept) = kept::get()
+        && kept.trial() == TRIAL_FAILED
+    {
+        settle(
+            UpdateOutcome::Failed,
+            time::clock().map_or(0, Clock::now_ns),
+        );
         kept.set_trial(TRIAL_NONE);
     }
-    kept.trial() == TRIAL_UNDER_WAY
 }
 
-/// The image that is on trial serves: deaths lead to it from now on. It had the disks at `disks_ns` of its
-/// uptime.
-pub(crate) fn accept(disks_ns: u64) {
-    if let Some(kept) = kept::get() {
-        report(disks_ns);
-        settle(UpdateOutcome::Done);
+/// It is decided what becomes of all that was connected; all of it was `served` before xenstore was asked, or
+/// not. If this is the trial of an image, deaths lead to it from now on; true then.
+pub(crate) fn settled(served: bool) -> bool {
+    marks::pass(Mark::Settled);
+    let trial = kept::get().filter(|kept| kept.trial() == TRIAL_UNDER_WAY);
+    if let Some((memory, death)) = kept::memory().and_then(|it| Some((it, it.lives().last()?))) {
+        let note = memory.update().filter(|_| trial.is_some());
+        marks::report(note.map(|note| note.at_ns), death.at_ns, served);
+    }
+    if let Some(kept) = trial {
+        settle(UpdateOutcome::Done, marks::served(served));
         let next = kept.state.u64_at(NEXT);
         kept.set_trial(TRIAL_NONE);
         next.store(next.load(Relaxed) ^ PLAN_LEN as u64, Release);
     }
+    trial.is_some()
 }
 
-/// Says what took how long.
-fn report(disks_ns: u64) -> Option<()> {
-    let memory = kept::memory()?;
-    let (note, death) = (memory.update()?, memory.lives().last()?);
-    let uptime = time::uptime_ns();
-    let began = time::clock()?.now_ns().saturating_sub(uptime);
-    let [drain, image, disks, rings] = [
-        note.pause_ns,
-        began.saturating_sub(death.at_ns),
-        disks_ns,
-        uptime.saturating_sub(disks_ns),
-    ]
-    .map(|ns| ns / 1000);
-    info!(
-        "update: {drain} us to drain, {image} us for the image, {disks} us for disks, {rings} us for rings"
-    );
-    Some(())
-}
-
-fn settle(outcome: UpdateOutcome) {
+/// Notes how the last update has ended, and that guests waited until then: `now`, on the system's clock.
+fn settle(outcome: UpdateOutcome, now: u64) {
     let Some(kept) = kept::memory() else {
         return;
     };
     if let Some(mut note) = kept.update() {
-        let now = time::clock().map_or(0, Clock::now_ns);
         note.pause_ns = now.saturating_sub(note.at_ns).max(1);
         note.outcome = outcome;
         kept.note_update(&note);

@@ -113,6 +113,17 @@ impl SharedInfo {
         TimeInfo::now_ns(&self.page, vcpu.min(VCPUS - 1) * VCPU_INFO + TIME, cpu::tsc)
     }
 
+    /// How long so many ticks of the counter take, unless Xen is changing its parameters.
+    pub(super) fn span_ns(&self, vcpu: usize, ticks: u64) -> Option<u64> {
+        let at = vcpu.min(VCPUS - 1) * VCPU_INFO + TIME;
+        // What system time was when the counter was at the stamp.
+        let (stamp, then) = (self.page.u64_at(at + 8), self.page.u64_at(at + 16));
+        let then = then.load(Relaxed);
+        let at_end = || stamp.load(Relaxed).wrapping_add(ticks);
+        let end = TimeInfo::now_ns(&self.page, at, at_end)?;
+        end.checked_sub(then)
+    }
+
     /// Seconds since 1970 when system time was 0, by dom0's clock; `None` while Xen changes it, or if
     /// it was never set.
     pub(super) fn booted_s(&self) -> Option<u64> {

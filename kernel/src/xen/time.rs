@@ -52,6 +52,17 @@ pub(crate) fn uptime_ns() -> u64 {
     clock().map_or(0, |c| c.now_ns().saturating_sub(STARTED_NS.load(Relaxed)))
 }
 
+/// System time when the boot core's counter was at `tsc`, before there was a clock.
+pub(crate) fn before(tsc: u64) -> u64 {
+    let Some(clock) = clock() else { return 0 };
+    let ticks = cpu::tsc().saturating_sub(tsc);
+    let span = match clock.source {
+        Source::Xen { shared, vcpu } => shared.span_ns(vcpu, ticks).unwrap_or(0),
+        Source::Tsc(info) => info.ns_at(info.tsc.wrapping_add(ticks)) - info.system_ns,
+    };
+    clock.now_ns().saturating_sub(span)
+}
+
 /// Seconds since 1970 by dom0's clock, for people to read; 0 where they are not known.
 pub(crate) fn unix_s() -> u64 {
     let Some(clock) = clock() else { return 0 };

@@ -100,7 +100,7 @@ mark note "text=\"pauses of updates, in ms: $pauses\""
 # A life prints the end of the log of the one before once more.
 said() { grep -v 'former life:' "$(guest_log spindle)" | grep "$1"; }
 if said 'controller is reset after all'; then fail "a controller was reset after all"; fi
-parts=$(said 'us to drain' | sed -n 's/.*update: \([0-9]* us to drain.*rings\).*/\1/p' | tr '\n' ';')
+parts=$(said 'pause: .*drain' | sed -n 's/.*pause: \([0-9]* us.*\)/\1/p' | tr '\r\n' ' ;')
 mark note "text=\"enabled in $(said 'update: .*stays enabled' | grep -c .) of them: $parts\""
 next_attach_works
 spindle_down
