@@ -67,6 +67,9 @@ pub struct Layout {
     pub device: Region,
 }
 
+/// Words that say where the registers are.
+pub const LAYOUT_WORDS: usize = 4;
+
 /// Bytes of the common configuration that this driver uses.
 pub(crate) const COMMON_LEN: u32 = 0x38;
 
@@ -118,6 +121,38 @@ impl Layout {
             notify_multiplier,
             device,
         })
+    }
+
+    /// In words, for [`Layout::of_words`]: to look through the capabilities costs dozens of accesses to
+    /// configuration space.
+    #[must_use]
+    pub fn words(&self) -> [u64; LAYOUT_WORDS] {
+        let place = |region: &Region| u64::from(region.offset) << 32 | u64::from(region.len);
+        let bars = [self.common.bar, self.notify.bar, self.device.bar, 0];
+        let bars = u64::from(u32::from_le_bytes(bars));
+        [
+            bars << 32 | u64::from(self.notify_multiplier),
+            place(&self.common),
+            place(&self.notify),
+            place(&self.device),
+        ]
+    }
+
+    /// What [`Layout::words`] has made `words` of, for the same device with the same memory BARs.
+    #[must_use]
+    pub fn of_words(words: &[u64; LAYOUT_WORDS]) -> Self {
+        let [first, ..] = words;
+        let region = |number: usize| Region {
+            bar: (first >> (24 + 8 * number)) as u8,
+            offset: (words[number] >> 32) as u32,
+            len: words[number] as u32,
+        };
+        Self {
+            common: region(1),
+            notify: region(2),
+            notify_multiplier: *first as u32,
+            device: region(3),
+        }
     }
 }
 

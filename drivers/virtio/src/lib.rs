@@ -56,7 +56,7 @@ mod volume;
 pub use block_controller::VirtioDisk;
 pub use disk::{Disk, stop};
 pub use error::Error;
-pub use layout::{Layout, LayoutError, Region, is_block_device};
+pub use layout::{LAYOUT_WORDS, Layout, LayoutError, Region, is_block_device};
 pub use queue::BlockQueue;
 pub use transport::PciTransport;
 pub use volume::name;

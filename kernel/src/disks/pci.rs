@@ -33,6 +33,8 @@ pub(super) struct Pci {
     placed: Vec<PlacedFunction>,
     /// Those that are not used, and why.
     left_out: Vec<(Function, String)>,
+    /// The functions are those of the last life, and as it has left them.
+    as_left: bool,
 }
 
 /// What the last life has noted of the functions with disks.
@@ -74,7 +76,13 @@ impl Pci {
             window,
             placed,
             left_out,
+            as_left: holds,
         }
+    }
+
+    /// Whether the functions are those of the last life, and as it has left them.
+    pub(super) const fn is_as_left(&self) -> bool {
+        self.as_left
     }
 
     /// Has the next life find those of `functions` that are `wanted`, in the same order. One that is not

@@ -12,7 +12,6 @@ use spindle_control::RamDisks;
 use spindle_datapath::{Queue, disk_types};
 use spindle_hw::{IdentityMap, Mmio, Retake, SharedPages};
 use spindle_nvme::Standby;
-use spindle_pci::Address;
 use spindle_virtio::{Layout, is_block_device};
 use xen_pvh_boot::MapEntry;
 
@@ -38,8 +37,8 @@ pub(super) struct Probe<'a> {
     pub(super) pci: Pci,
     /// Controllers that the last life has left enabled, with the memory that they may write to.
     pub(super) standing: Vec<(Standby, SharedPages)>,
-    /// Where the registers of virtio devices are.
-    pub(super) layouts: Vec<(Address, Layout)>,
+    /// Where the registers of virtio devices are, by address.
+    pub(super) layouts: Vec<(u64, Layout)>,
     /// Controllers that serve.
     pub(super) controllers: Vec<AnyController>,
     /// Disks, or controllers with all their disks, that do not: name and reason.
@@ -75,6 +74,12 @@ impl<'a> Probe<'a> {
     ) -> Self {
         // Before anything else is given a page.
         let standing = take_standing(memory.dma);
+        let pci = Pci::scan(map, memory);
+        // Where the functions are what they were, so are their registers.
+        let layouts = match pci.is_as_left() {
+            true => virtio::noted(),
+            false => Vec::new(),
+        };
         let mut probe = Self {
             config,
             map,
@@ -87,9 +92,9 @@ impl<'a> Probe<'a> {
                 ..DiskOptions::default()
             },
             ram,
-            pci: Pci::scan(map, memory),
+            pci,
             standing,
-            layouts: Vec::new(),
+            layouts,
             controllers: Vec::new(),
             failed: Vec::new(),
         };
@@ -109,6 +114,7 @@ impl<'a> Probe<'a> {
         probe.pci.note_for_next_life(|function| {
             nvme::is_controller(function) || is_block_device(function)
         });
+        virtio::note(&probe.layouts);
         probe
     }
 

@@ -7,12 +7,15 @@ use alloc::vec::Vec;
 use log::{error, info};
 use spindle_block::{BusMaster, Unreachable};
 use spindle_hw::Mmio;
-use spindle_pci::{Function, MemoryBar};
-use spindle_virtio::{Disk, Layout, PciTransport, VirtioDisk, is_block_device};
+use spindle_pci::{Address, Function, MemoryBar};
+use spindle_virtio::{Disk, LAYOUT_WORDS, Layout, PciTransport, VirtioDisk, is_block_device};
 
 use super::pci::{self, PciMaster};
 use super::probe::{AnyController, Probe};
-use crate::restart;
+use crate::restart::{self, NextLife};
+
+/// Words of the note of one device.
+const NOTED_WORDS: usize = 1 + LAYOUT_WORDS;
 
 /// Brings up all virtio block devices on the bus.
 pub(super) fn probe(probe: &mut Probe<'_>) {
@@ -30,14 +33,40 @@ pub(super) fn find(
 ) -> Result<(Vec<MemoryBar>, Layout), String> {
     let bars = probe.pci.enable(function, |_| true)?;
     let address = function.address;
+    let key = key(address);
     let mut known = probe.layouts.iter();
-    if let Some((_, layout)) = known.find(|(at, _)| *at == address) {
+    if let Some((_, layout)) = known.find(|(at, _)| *at == key) {
         return Ok((bars, *layout));
     }
     let layout = Layout::find(&probe.pci.bus, address, &bars);
     let layout = layout.map_err(|error| error.to_string())?;
-    probe.layouts.push((address, layout));
+    probe.layouts.push((key, layout));
     Ok((bars, layout))
+}
+
+/// An address as a word.
+fn key(at: Address) -> u64 {
+    u32::from_le_bytes([at.bus(), at.device(), at.function(), 0]).into()
+}
+
+/// Where the registers of devices are, as the last life has noted that.
+pub(super) fn noted() -> Vec<(u64, Layout)> {
+    let words = NextLife::Layouts.read().unwrap_or_default();
+    let mut layouts = Vec::new();
+    for [at, words @ ..] in words.as_chunks::<NOTED_WORDS>().0 {
+        layouts.push((*at, Layout::of_words(words)));
+    }
+    layouts
+}
+
+/// Notes it for the next life.
+pub(super) fn note(layouts: &[(u64, Layout)]) {
+    let mut words = Vec::new();
+    for (at, layout) in layouts {
+        words.push(*at);
+        words.extend_from_slice(&layout.words());
+    }
+    NextLife::Layouts.write(&words);
 }
 
 /// Brings one up. A device that fails at that is tried again later, and is refused meanwhile.

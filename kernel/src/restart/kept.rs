@@ -148,6 +148,8 @@ pub(crate) fn give_up_early() {
 pub(crate) enum NextLife {
     /// The functions of PCI that it drives.
     Functions,
+    /// Where the virtio devices among them have their registers.
+    Layouts,
     /// The controllers that it has left enabled.
     Standby,
 }
@@ -157,6 +159,7 @@ impl NextLife {
     fn note(self) -> Option<WordNote<'static>> {
         let (place, magic) = match self {
             Self::Functions => (layout::FUNCTIONS, b"PciFunc\x02"),
+            Self::Layouts => (layout::LAYOUTS, b"VirtLay\x01"),
             Self::Standby => (layout::STANDBY, b"NvmeOn\0\x01"),
         };
         let state = &get()?.state;

@@ -50,7 +50,9 @@ pub(super) const START_INFO: usize = 48;
 pub(super) const STANDBY: Range<usize> = PLANS + 2 * PLAN_LEN..1536;
 /// The same for the disks' functions. Images that do not know of these two leave them alone; what is there is
 /// checked, and has the life that it is of, so that it needs no version of the layout.
-pub(super) const FUNCTIONS: Range<usize> = 1536..3072;
+pub(super) const FUNCTIONS: Range<usize> = 1536..2560;
+/// The same for where virtio devices have their registers.
+pub(super) const LAYOUTS: Range<usize> = 2560..3072;
 /// Above the boot core's stack.
 pub(super) const STACK_TOP: usize = 4096;
 

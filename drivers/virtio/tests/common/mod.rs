@@ -36,7 +36,11 @@ pub(crate) fn layout(pci: FakePci) -> Result<Layout, LayoutError> {
     let bars = bus
         .enable(function.address, Placement::Assign(&mut window))
         .unwrap();
-    Layout::find(&bus, function.address, &bars)
+    let found = Layout::find(&bus, function.address, &bars);
+    if let Ok(layout) = &found {
+        assert_eq!(Layout::of_words(&layout.words()), *layout);
+    }
+    found
 }
 
 impl Rig {
