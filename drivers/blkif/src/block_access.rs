@@ -7,6 +7,7 @@
 //! not write to it any longer.
 
 use alloc::boxed::Box;
+use core::slice;
 
 use spindle_block::{Command, DiskQueue, IoResult, Op, ReadError, Segment, SubmitError, Tag, Unit};
 use spindle_hw::SharedPages;
@@ -119,14 +120,12 @@ impl Reading {
 fn submit<Q: DiskQueue>(read: &BlockAccess, queue: Option<&mut Q>) -> Result<(), SubmitError> {
     let queue = queue.ok_or(SubmitError::Gone)?;
     let page = read.page.as_ref().ok_or(SubmitError::Gone)?;
-    let segments = [Segment {
-        bus: page.bus(),
-        len: read.bytes,
-    }];
+    let segment;
     let segments = if read.op == Op::Flush {
-        &[][..]
+        &[]
     } else {
-        &segments
+        segment = Segment::new(page.bus(), read.bytes);
+        slice::from_ref(&segment)
     };
     let command = Command {
         op: read.op,

@@ -1,8 +1,8 @@
 //! The grants that one ring's frontend keeps using, mapped once (`feature-persistent`); or those
 //! of requests under way, unmapped before their frontend hears that they are done.
 //!
-//! A reference that is mapped is found by one hash and a short probe, and costs one store for
-//! recency. What is kept is not counted while requests use it: whoever gives pages up to make room
+//! A reference that is mapped is found where it is expected, or by one hash and a short probe (`find`), and
+//! costs one store for recency. What is kept is not counted while requests use it: whoever gives pages up to make room
 //! marks those of requests under way first ([`GrantCache::mark`]), which is seldom. What is mapped for
 //! one request is not in the table (`once`).
 //!
@@ -14,26 +14,23 @@
 //! thus finds nearly all of them mapped, and what does not fit is copied, which costs less than to
 //! map and unmap it; and grants that are used once do not drive out those that are used again.
 
+mod find;
 mod once;
 mod stack;
 
 use alloc::boxed::Box;
 
 use spindle_block::Segment;
-use spindle_hw::PAGE_SIZE;
 use spindle_xen::DomId;
 use spindle_xen::grant::{GrantOps, GrantRef, MapOp, UnmapOp};
 
 use crate::abi::RawSegment;
-use crate::request::extent;
+use crate::request::{WHOLE_PAGE, extent};
 use crate::room::{NoRoom, filled};
 use crate::window::Window;
 
+use find::PROBES;
 use stack::Stack;
-
-/// Table places looked at before giving up. It bounds what a frontend that picks colliding
-/// references can cost; its further references are copied instead of mapped.
-const PROBES: usize = 32;
 
 /// Most mappings given up at once to make room.
 const EVICT: usize = 64;
@@ -60,24 +57,26 @@ const MOST_FRAMES: usize = NO_FRAME as usize;
 
 /// What a frame of the window holds.
 #[derive(Clone, Copy, Debug)]
+#[repr(C, align(8))]
 struct Frame {
     gref: u32,
+    /// Of a page that is kept, the sectors of a segment that asks for all of it. Others have
+    /// [`OTHER`] instead, and flags of those below, which no segment has.
+    rest: u32,
     /// From the map; [`NOT_MAPPED`] before it and after a failure.
     handle: u32,
-    /// The turn in which it was last used.
+    /// The turn in which it was last used; the next one of the stack that it is on.
     used: u32,
-    /// The next one of the stack that it is on.
-    next: u16,
-    /// Of those below.
-    flags: u8,
 }
 
+/// It is not kept.
+const OTHER: u32 = 1 << 30;
 /// A request has the frame alone.
-const HELD: u8 = 1;
+const HELD: u32 = 1 << 31;
 /// The frame is for one request, and it is not known whether it could be mapped.
-const PENDING: u8 = 2;
+const PENDING: u32 = 1 << 29;
 /// A request under way uses it: as [`GrantCache::mark`] has found, until pages are given up.
-const BUSY: u8 = 4;
+const BUSY: u32 = 1 << 28;
 
 const _: () = assert!(size_of::<Frame>() == 16);
 
@@ -85,16 +84,22 @@ impl Frame {
     /// One that holds nothing.
     const EMPTY: Self = Self {
         gref: 0,
+        rest: OTHER,
         handle: NOT_MAPPED,
-        used: 0,
-        next: NO_FRAME,
-        flags: 0,
+        used: NO_FRAME as u32,
     };
+
+    /// What the segment looks like that asks for all of the page, if that is kept: one comparison finds
+    /// it, and finds the segment good.
+    #[inline(always)]
+    fn name(&self) -> u64 {
+        u64::from(self.gref) | u64::from(self.rest) << 32
+    }
 
     /// Whether it is mapped and nothing uses it; forgets that it was marked.
     fn take_unused(&mut self) -> bool {
-        let used = self.flags & (HELD | BUSY) != 0;
-        self.flags &= !BUSY;
+        let used = self.rest & (HELD | BUSY) != 0;
+        self.rest &= !BUSY;
         !used && self.handle != NOT_MAPPED
     }
 }
@@ -116,6 +121,10 @@ pub struct GrantCache {
     /// Open addressing with linear probing; a place holds the number of a frame.
     table: Box<[u16]>,
     shift: u32,
+    /// What is added to a reference for the number of the frame that it is expected in.
+    ahead: u32,
+    /// The page that would be in the first frame.
+    first: Segment,
     free: Stack,
     /// Mapped frames that no request has any longer, to be unmapped. Each frame is on one of the two
     /// stacks at most.
@@ -164,10 +173,12 @@ impl GrantCache {
         }
         Ok(Self {
             domain,
+            first: Segment::page(window.base()),
             window,
             frames,
             table,
             shift,
+            ahead: 0,
             free,
             idle: Stack::default(),
             turn: 0,
@@ -193,122 +204,6 @@ impl GrantCache {
         self.uses = self.uses.saturating_add(count);
     }
 
-    /// The bus address of the page that `gref` grants, if it is mapped or about to be. It stays as
-    /// long as the caller marks it before any page is given up, or until the next turn.
-    #[inline(always)]
-    pub fn find(&mut self, gref: u32) -> Option<u64> {
-        let index = self.frame(gref)?;
-        self.frames.get_mut(index)?.used = self.turn;
-        Some(self.window.bus(index))
-    }
-
-    /// As [`GrantCache::find`].
-    ///
-    /// # Errors
-    /// If the page is not in the cache, with what [`GrantCache::reserve`] needs.
-    #[inline(never)]
-    pub fn find_or_miss(&mut self, gref: u32) -> Result<u64, Missing> {
-        self.find(gref).ok_or_else(|| self.missing(gref))
-    }
-
-    /// As [`GrantCache::find`] for the pages of segments that passed validation, `words`; their memory
-    /// goes to `memory`. `whole` says that all are whole pages. False if any is not in the cache.
-    #[inline]
-    pub(crate) fn find_all(&mut self, words: &[u64], memory: &mut [Segment], whole: bool) -> bool {
-        self.note_uses(words.len() as u32);
-        let found = match whole {
-            true => self.find_near::<true>(words, memory),
-            false => self.find_near::<false>(words, memory),
-        };
-        found == words.len() || self.find_far(words, memory, found)
-    }
-
-    /// The same from the page at `at` on, which is not where it is looked for first.
-    #[inline(never)]
-    fn find_far(&mut self, words: &[u64], memory: &mut [Segment], mut at: usize) -> bool {
-        while let (Some([word, words @ ..]), Some([piece, memory @ ..])) =
-            (words.get(at..), memory.get_mut(at..))
-        {
-            let Some(page) = self.find(*word as u32) else {
-                return false;
-            };
-            *piece = part_of(page, *word, false);
-            at += 1 + self.find_near::<false>(words, memory);
-        }
-        true
-    }
-
-    /// The same up to the first page that is not where it is looked for first: says how many there are
-    /// before. Nothing is called in this, nor is there anything else, so that all that it needs stays at
-    /// hand.
-    #[inline(never)]
-    fn find_near<const WHOLE: bool>(&mut self, words: &[u64], memory: &mut [Segment]) -> usize {
-        let (shift, turn, base) = (self.shift, self.turn, self.window.base());
-        let (table, frames) = (&self.table[..], &mut self.frames[..]);
-        let mut found = 0;
-        for (&word, piece) in words.iter().zip(memory) {
-            let gref = word as u32;
-            let Some(&index) = table.get(home(gref, shift)) else {
-                break;
-            };
-            let Some(frame) = frames.get_mut(usize::from(index)) else {
-                break;
-            };
-            if frame.gref != gref {
-                break;
-            }
-            frame.used = turn;
-            let page = base + u64::from(index) * PAGE_SIZE as u64;
-            *piece = part_of(page, word, WHOLE);
-            found += 1;
-        }
-        found
-    }
-
-    /// The frame that the table leads to for `gref`, if it leads anywhere: most are where they are looked
-    /// for first.
-    #[inline(always)]
-    fn frame(&self, gref: u32) -> Option<usize> {
-        let index = usize::from(*self.table.get(self.home(gref))?);
-        if self.frames.get(index)?.gref == gref {
-            return Some(index);
-        }
-        self.probe(gref).ok().map(|(_, index)| index)
-    }
-
-    /// What is known of a reference that is not in the cache: most would be where they are looked for
-    /// first.
-    fn missing(&self, gref: u32) -> Missing {
-        let home = self.home(gref);
-        let place = if self.table.get(home) == Some(&NO_FRAME) {
-            Some(home)
-        } else {
-            self.probe(gref)
-                .map_or_else(|place| place, |(place, _)| Some(place))
-        };
-        Missing { gref, place }
-    }
-
-    /// The place in the table that leads to `gref`, and the frame that it leads to; or else the
-    /// place that it would have, if there is one near enough.
-    #[inline(never)]
-    fn probe(&self, gref: u32) -> Result<(usize, usize), Option<usize>> {
-        let mask = self.table.len() - 1;
-        let home = self.home(gref);
-        // A number that the compiler does not know: it would write the loop out, which is seldom gone
-        // round twice.
-        let most = PROBES.min(self.frames.len() + 1);
-        for at in home..home + most {
-            let index = usize::from(self.table[at & mask]);
-            match self.frames.get(index) {
-                Some(frame) if frame.gref == gref => return Ok((at & mask, index)),
-                Some(_) => {}
-                None => return Err(Some(at & mask)),
-            }
-        }
-        Err(None)
-    }
-
     /// Takes a free frame for a reference that is not in the cache, to be kept there.
     /// The operation returned must be carried out and its outcome handed to [`GrantCache::record`].
     /// `None` if there is no free frame, or no place near enough in the table.
@@ -319,6 +214,7 @@ impl GrantCache {
         self.table[at] = index as u16;
         self.frames[index] = Frame {
             gref,
+            rest: (WHOLE_PAGE >> 32) as u32,
             used: self.turn,
             ..Frame::EMPTY
         };
@@ -336,13 +232,13 @@ impl GrantCache {
         };
         if op.status.is_ok() {
             frame.handle = op.handle;
-            if frame.flags & HELD != 0 {
+            if frame.rest & HELD != 0 {
                 // Its request goes on, as most do.
-                frame.flags &= !PENDING;
+                frame.rest &= !PENDING;
                 return true;
             }
         }
-        if frame.flags & PENDING != 0 {
+        if frame.rest & PENDING != 0 {
             self.settle_once(index);
         } else if !op.status.is_ok() {
             self.forget(index);
@@ -368,7 +264,7 @@ impl GrantCache {
     /// comes next, leaves it.
     pub fn mark(&mut self, bus: u64) {
         if let Some(frame) = self.frames.get_mut(self.window.frame(bus)) {
-            frame.flags |= BUSY;
+            frame.rest |= BUSY;
         }
     }
 
@@ -449,7 +345,7 @@ impl GrantCache {
 
     /// Unmaps everything, in batches, and gives the window back. No request may have any of it.
     pub fn dismantle(mut self, grants: &impl GrantOps) -> Window {
-        debug_assert!(self.frames.iter().all(|frame| frame.flags & HELD == 0));
+        debug_assert!(self.frames.iter().all(|frame| frame.rest & HELD == 0));
         self.unmap_all(grants);
         self.window
     }
@@ -510,11 +406,6 @@ impl GrantCache {
         (indices.len() - lost, lost)
     }
 
-    #[inline]
-    fn home(&self, gref: u32) -> usize {
-        home(gref, self.shift)
-    }
-
     /// The place in the table that leads to frame `index`.
     fn place(&self, index: usize) -> Option<usize> {
         let mask = self.table.len() - 1;
@@ -528,7 +419,12 @@ impl GrantCache {
     /// meets a hole.
     fn forget(&mut self, index: usize) {
         let mask = self.table.len() - 1;
-        let Some(mut hole) = self.place(index) else {
+        let place = self.place(index);
+        if let Some(frame) = self.frames.get_mut(index) {
+            // Nor is it found in another way.
+            frame.rest |= OTHER;
+        }
+        let Some(mut hole) = place else {
             return;
         };
         let mut at = hole;
@@ -548,19 +444,9 @@ impl GrantCache {
     }
 }
 
-/// The place of a table where `gref` is looked for first.
+/// What a segment that passed validation, `word`, has of the page at `page`.
 #[inline(always)]
-fn home(gref: u32, shift: u32) -> usize {
-    (gref.wrapping_mul(0x9e37_79b1) >> (shift & 31)) as usize
-}
-
-/// What a segment that passed validation, `word`, has of the page at `page`: all of it, if `whole` says so.
-#[inline(always)]
-pub(crate) fn part_of(page: u64, word: u64, whole: bool) -> Segment {
-    let (offset, len) = match whole {
-        true => (0, PAGE_SIZE as u32),
-        false => extent(RawSegment::from_word(word)),
-    };
-    let bus = page + u64::from(offset);
-    Segment { bus, len }
+pub(crate) fn part_of(page: u64, word: u64) -> Segment {
+    let (offset, len) = extent(RawSegment::from_word(word));
+    Segment::new(page + u64::from(offset), len)
 }

@@ -50,6 +50,12 @@ impl Moderator {
             self.depth = self.depth.max(unanswered + fresh);
             return wants && fresh > 0;
         }
+        self.weigh(fresh, unanswered, wants, now_ns)
+    }
+
+    /// The same for a frontend that has many, or is owed an event.
+    #[inline(never)]
+    fn weigh(&mut self, fresh: u32, unanswered: u32, wants: bool, now_ns: u64) -> bool {
         if fresh > 0 {
             self.pace(fresh, now_ns);
             if self.held > 0 || wants {

@@ -245,13 +245,12 @@ impl BufferPool {
     /// As [`BufferPool::take`], whole pages for all of `memory`, after a successful claim of as many.
     /// Returns how many there were.
     pub fn take_all(&mut self, holder: Holder, purpose: Purpose, memory: &mut [Segment]) -> usize {
-        let len = PAGE_SIZE as u32;
         let mut taken = self.take_clean(holder, purpose, memory);
         for piece in &mut memory[taken..] {
             let Some(bus) = self.take_page(holder, purpose) else {
                 break;
             };
-            *piece = Segment { bus, len };
+            *piece = Segment::page(bus);
             taken += 1;
         }
         if taken > 0 {
@@ -264,7 +263,7 @@ impl BufferPool {
     #[inline]
     fn take_clean(&mut self, holder: Holder, purpose: Purpose, memory: &mut [Segment]) -> usize {
         let own = Contents::Of(holder.domain);
-        let (base, len) = (self.pages.bus(), PAGE_SIZE as u32);
+        let base = self.pages.bus();
         let mut taken = 0;
         for (piece, &number) in memory.iter_mut().zip(self.free.iter().rev()) {
             let Some(page) = self.state.get_mut(usize::from(number)) else {
@@ -278,7 +277,7 @@ impl BufferPool {
             }
             (page.guest, page.ring) = (holder.guest, holder.ring);
             let bus = base + u64::from(number) * PAGE_SIZE as u64;
-            *piece = Segment { bus, len };
+            *piece = Segment::page(bus);
             taken += 1;
         }
         self.free.truncate(self.free.len() - taken);
@@ -361,7 +360,7 @@ impl BufferPool {
         };
         debug_assert!(self.free.len() + pages.len() <= self.free.capacity());
         let base = self.pages.bus();
-        let number = |page: &Segment| page.bus.wrapping_sub(base) / PAGE_SIZE as u64;
+        let number = |page: &Segment| page.bus().wrapping_sub(base) / PAGE_SIZE as u64;
         self.free
             .extend(pages.iter().map(|page| number(page) as u16));
         self.release(number(first) as usize, pages.len() as u16);
@@ -496,8 +495,8 @@ mod tests {
             let mut all = vec![Segment::default(); count];
             assert_eq!(together.take_all(holder, purpose, &mut all), count);
             for (piece, bus) in all.iter().zip(&one) {
-                assert_eq!((Some(piece.bus), piece.len), (*bus, 4096));
-                let at = (piece.bus - (1 << 32)) as usize;
+                assert_eq!((Some(piece.bus()), piece.bytes()), (*bus, 4096));
+                let at = (piece.bus() - (1 << 32)) as usize;
                 let word = together.pages.u64_at(at);
                 assert!(
                     purpose == FromGuest || [0, u64::from(guest) + 1].contains(&word.load(Relaxed))

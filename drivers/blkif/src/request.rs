@@ -216,7 +216,13 @@ pub(crate) const NO_SECTORS: u64 = 1 << 32;
 const SECTORS: u64 = 0xffff << 32;
 
 /// Those of a whole page.
-const WHOLE_PAGE: u64 = (SECTORS_PER_PAGE as u64 - 1) << 40;
+pub(crate) const WHOLE_PAGE: u64 = (SECTORS_PER_PAGE as u64 - 1) << 40;
+
+/// Whether a segment asks for a whole page.
+#[inline]
+pub(crate) const fn is_whole_page(word: u64) -> bool {
+    word & SECTORS == WHOLE_PAGE
+}
 
 /// Sectors of one segment.
 #[inline(always)]

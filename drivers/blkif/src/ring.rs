@@ -52,11 +52,11 @@ pub trait RingMemory {
     /// Writes half a word of a slot, relaxed.
     fn write_half(&self, offset: usize, value: u32);
 
-    /// Reads two words of a slot: number `pair` of the pairs that the ring's memory consists of.
+    /// Reads the words of a slot before its body, and the first word of that. `offset` is as for
+    /// [`RingMemory::read`].
     #[inline]
-    fn read_pair(&self, pair: usize) -> [u64; 2] {
-        let offset = pair * PAIR;
-        [self.read(offset), self.read(offset + size_of::<u64>())]
+    fn read_head(&self, offset: usize) -> [u64; HEAD] {
+        core::array::from_fn(|word| self.read(offset + word * size_of::<u64>()))
     }
 
     /// Writes two words of a slot.
@@ -109,12 +109,9 @@ impl RingMemory for SharedPages {
     }
 
     #[inline]
-    fn read_pair(&self, pair: usize) -> [u64; 2] {
-        let [first, second] = self.group::<2>(pair);
-        [
-            first.load(Ordering::Relaxed),
-            second.load(Ordering::Relaxed),
-        ]
+    fn read_head(&self, offset: usize) -> [u64; HEAD] {
+        let words = self.u64s_at::<HEAD>(offset);
+        core::array::from_fn(|word| words[word].load(Ordering::Relaxed))
     }
 
     #[inline]
@@ -124,6 +121,9 @@ impl RingMemory for SharedPages {
         }
     }
 }
+
+/// Words of a slot that a request of one page has, in the native layout.
+const HEAD: usize = 4;
 
 /// Bytes of two words, of which the header and the slots of the native layout have a whole number.
 const PAIR: usize = 2 * size_of::<u64>();
@@ -203,6 +203,22 @@ impl RawRequest {
     #[must_use]
     pub const fn detail(&self) -> u8 {
         (self.head >> 8) as u8
+    }
+
+    /// Whether it reads or writes what one segment asks for.
+    #[inline]
+    #[must_use]
+    pub(crate) const fn is_of_one_segment(&self) -> bool {
+        const OTHER: u32 = 0xffff ^ Operation::WRITE.0 as u32;
+        const _: () = assert!(Operation::READ.0 == 0 && Operation::WRITE.0 == 1);
+        self.head & OTHER == 1 << 8
+    }
+
+    /// Whether that is a write.
+    #[inline]
+    #[must_use]
+    pub(crate) const fn is_write(&self) -> bool {
+        self.head & Operation::WRITE.0 as u32 != 0
     }
 
     /// The two bytes after that: a handle that nobody looks at, or a number of segments.
@@ -329,11 +345,22 @@ impl<M: RingMemory, J: JournalMemory> BackRing<M, J> {
         Ok(waiting)
     }
 
+    /// How many of the requests that [`BackRing::pending`] counted are yet to be taken.
+    #[inline(always)]
+    pub fn left(&self) -> u32 {
+        self.req_seen.wrapping_sub(self.req_cons)
+    }
+
     /// The place of the next of the requests that [`BackRing::pending`] counted, if there is one.
     #[inline(always)]
     pub fn next_place(&self) -> Option<u16> {
-        let next = || self.journal.place(self.journal.slot(self.req_cons));
-        (self.req_cons != self.req_seen).then(next)
+        (self.left() > 0).then(|| self.place_ahead())
+    }
+
+    /// The same where it is known that there is one.
+    #[inline(always)]
+    pub fn place_ahead(&self) -> u16 {
+        self.journal.place(self.journal.slot(self.req_cons))
     }
 
     /// Copies out the next request, whose place is the one that [`BackRing::next_place`] gave, but for
@@ -405,9 +432,8 @@ impl<M: RingMemory, J: JournalMemory> BackRing<M, J> {
 
     #[inline(always)]
     fn copy_native(&self) -> (RawRequest, u64) {
-        let pair = Self::pair(self.journal.slot(self.req_cons));
-        let [head, id] = self.memory.read_pair(pair);
-        let [sector, first] = self.memory.read_pair(pair + 1);
+        let at = Self::pair(self.journal.slot(self.req_cons)) * PAIR;
+        let [head, id, sector, first] = self.memory.read_head(at);
         (RawRequest::new(head as u32, id, sector), first)
     }
 

@@ -61,6 +61,7 @@ use arena::Arena;
 use aside::Aside;
 use barrier::Barrier;
 pub use growth::RingGrowth;
+pub(crate) use intake::Sink;
 use ledger::Ledger;
 pub use limit::RingShare;
 pub(crate) use limit::Tenant;
@@ -637,7 +638,7 @@ impl Session {
             if busy && slot.path == Path::Copied {
                 slot.path = Path::None;
                 let pieces = slot.pieces(&self.arena);
-                pieces.iter().for_each(|piece| pool.lose(piece.bus));
+                pieces.iter().for_each(|piece| pool.lose(piece.bus()));
             }
         }
         if self.spread.is_some() {

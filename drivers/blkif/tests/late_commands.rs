@@ -47,7 +47,7 @@ impl DiskQueue for LateQueue {
         medium.submitted += 1;
         let (block, mut byte) = (command.block as usize / 8, [0]);
         // The disk has fetched its data.
-        assert!(self.bus.read(command.segments[0].bus, &mut byte));
+        assert!(self.bus.read(command.segments[0].bus(), &mut byte));
         match (self.late, command.op) {
             (true, _) => medium.late.push((block, byte[0])),
             (false, Op::Write) => medium.bytes[block] = byte[0],

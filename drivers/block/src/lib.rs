@@ -25,7 +25,7 @@ mod retry;
 mod target;
 mod volume;
 
-pub use command::{Command, Op, Segment, Tag};
+pub use command::{AllPages, Command, Op, Segment, Tag};
 pub use controller::{
     BlockController, BusMaster, ControllerBack, DiskEvents, LostController, SpuriousCompletions,
     UnitChange, Unreachable,

@@ -121,9 +121,9 @@ impl<B: BusMemory> NullQueue<B> {
         }
         if command.op == Op::Read {
             for segment in command.segments {
-                let len = segment.len as usize;
+                let len = segment.bytes() as usize;
                 let zeroed =
-                    len <= PAGE_SIZE && self.bus.copy_to_bus(&self.zeroes, 0, segment.bus, len);
+                    len <= PAGE_SIZE && self.bus.copy_to_bus(&self.zeroes, 0, segment.bus(), len);
                 if !zeroed {
                     return Err(IoError::Transfer);
                 }

@@ -171,10 +171,10 @@ impl<B: BusMemory> RamQueue<B> {
     fn execute(&self, command: &Command<'_>) -> IoResult {
         let mut at = bytes(command, command.block)?;
         for segment in command.segments {
-            let len = segment.len as usize;
+            let len = segment.bytes() as usize;
             self.disk.check(at, len as u64)?;
             self.disk
-                .transfer(&self.bus, command.op, at, segment.bus, len)?;
+                .transfer(&self.bus, command.op, at, segment.bus(), len)?;
             at += len as u64;
         }
         Ok(())

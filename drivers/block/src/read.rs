@@ -87,10 +87,10 @@ impl<'a, Q: DiskQueue, C: Clock, M: DmaAlloc> BlockReader<'a, Q, C, M> {
 
     fn read_page(&mut self, first: u64, out: &mut [u8]) -> Result<(), ReadError> {
         let page = self.page.as_ref().ok_or(ReadError::TimedOut)?;
-        let segments = [Segment {
-            bus: page.bus(),
-            len: u32::try_from(out.len()).map_err(|_| ReadError::Range)?,
-        }];
+        let segments = [Segment::new(
+            page.bus(),
+            u32::try_from(out.len()).map_err(|_| ReadError::Range)?,
+        )];
         let command = Command {
             op: Op::Read,
             unit: self.volume.unit,

@@ -4,6 +4,8 @@ use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
+use spindle_hw::PAGE_SIZE;
+
 use crate::{Map, SECTOR_SIZE};
 
 /// A part of a controller with its own block addresses: an NVMe namespace, a RAM disk's number.
@@ -85,13 +87,8 @@ impl Volume {
     #[inline]
     #[must_use]
     pub fn extent(&self) -> Extent {
-        Extent {
-            start: if self.map.is_some() { 0 } else { self.start },
-            sectors: self.sectors,
-            odd: self.sectors_per_block() - 1,
-            shift: self.block_shift - 9,
-            read_only: self.read_only,
-        }
+        let start = if self.map.is_some() { 0 } else { self.start };
+        Extent::new(start, self.sectors, self.block_shift, self.read_only)
     }
 
     /// The disk's block size in sectors.
@@ -126,9 +123,43 @@ pub struct Extent {
     shift: u8,
     /// Whether writes are refused.
     pub read_only: bool,
+    /// Whole pages that are read, and those that are written, begin before these sectors: 0 if none may.
+    page_ends: [u64; 2],
 }
 
+/// Sectors of a page.
+const PAGE_SECTORS: u64 = PAGE_SIZE as u64 / SECTOR_SIZE;
+
 impl Extent {
+    fn new(start: u64, sectors: u64, block_shift: u8, read_only: bool) -> Self {
+        let shift = block_shift - SECTOR_SIZE.ilog2() as u8;
+        let odd = (1 << shift) - 1;
+        let end = match odd < PAGE_SECTORS {
+            true => sectors.saturating_sub(PAGE_SECTORS - 1),
+            false => 0,
+        };
+        Self {
+            start,
+            sectors,
+            odd,
+            shift,
+            read_only,
+            page_ends: [end, if read_only { 0 } else { end }],
+        }
+    }
+
+    /// The first block of a whole page from `sector` on, to be read or, as `write` says, written; `None`
+    /// if that is not allowed, is not inside the volume or does not begin with a block.
+    #[inline(always)]
+    #[must_use]
+    pub fn locate_page(&self, sector: u64, write: bool) -> Option<u64> {
+        let end = self.page_ends[usize::from(write)];
+        if sector >= end || sector & self.odd != 0 {
+            return None;
+        }
+        Some(self.start + (sector >> self.shift))
+    }
+
     /// As [`Volume::locate`].
     #[inline]
     #[must_use]
@@ -187,12 +218,22 @@ mod tests {
     use super::*;
 
     fn extent(start: u64, sectors: u64, block_shift: u8) -> Extent {
-        Extent {
-            start,
-            sectors,
-            odd: (1 << (block_shift - 9)) - 1,
-            shift: block_shift - 9,
-            read_only: false,
+        Extent::new(start, sectors, block_shift, false)
+    }
+
+    proptest! {
+        /// As any number of sectors is located, and written only where that is allowed.
+        #[test]
+        fn a_page_is_located_as_its_sectors_are(
+            shift in prop_oneof![Just(9u8), Just(12)],
+            sectors in 0u64..40,
+            sector in prop_oneof![0u64..50, any::<u64>()],
+            read_only: bool,
+        ) {
+            let extent = Extent::new(7, sectors, shift, read_only);
+            let located = extent.locate(sector, PAGE_SECTORS);
+            prop_assert_eq!(extent.locate_page(sector, false), located);
+            prop_assert_eq!(extent.locate_page(sector, true), located.filter(|_| !read_only));
         }
     }
 

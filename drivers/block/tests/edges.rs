@@ -45,7 +45,7 @@ fn what_changes_a_disk_is_known() {
 
 #[test]
 fn a_command_is_for_the_blocks_of_its_memory_or_for_those_it_names() {
-    let segments = [4096, 512, 3584].map(|len| Segment { bus: 0, len });
+    let segments = [4096, 512, 3584].map(|len| Segment::new(0, len));
     let of = |block_shift, blocks, segments| Command {
         block_shift,
         blocks,
@@ -154,10 +154,7 @@ fn numbered(bus: &FakeBus) -> (RamDisk, RamQueue<&FakeBus>) {
     let disk = RamDisk::new(MIB, bus).unwrap();
     let mut queue = disk.queue(1, bus);
     let page = bus.alloc(1).unwrap();
-    let from = [Segment {
-        bus: page.bus(),
-        len: 512,
-    }];
+    let from = [Segment::new(page.bus(), 512)];
     for block in 0..MIB / 512 {
         page.write_bytes(0, &block.to_le_bytes());
         let write = complete(&mut queue, &command(Op::Write, block, &from));
@@ -267,12 +264,7 @@ fn a_ram_disk_is_whole_mib_and_ends_there() {
     let mut queue = disk.queue(2, &bus);
     assert_eq!(queue.depth(), 2);
     let memory = bus.alloc(1).unwrap();
-    let of = |len| {
-        [Segment {
-            bus: memory.bus(),
-            len,
-        }]
-    };
+    let of = |len| [Segment::new(memory.bus(), len)];
     memory.write_bytes(0, &[0x5a; 4096]);
     let last = command(Op::WriteThrough, 2040, &of(4096)).block;
     let (fits, beyond) = (of(4096), of(4096 - 512));

@@ -48,7 +48,7 @@ fn what_is_beyond_the_end_or_no_memory_fails_alone() {
     let bus = FakeBus::new();
     let mut queue = disk(&bus, 8191).create_queue().unwrap();
     let memory = bus.alloc(1).unwrap();
-    let sector = |bus| [Segment { bus, len: 512 }];
+    let sector = |bus| [Segment::new(bus, 512)];
     let good = sector(memory.bus());
     for (block, result) in [
         (14, Ok(())),

@@ -16,14 +16,8 @@ fn what_was_written_is_read_back_across_a_chunk_border() {
     let bytes: Vec<u8> = (0..2048).map(|i| (i % 251) as u8).collect();
     memory.write_bytes(0, &bytes);
     let border = (1 << 20) / 512 - 2;
-    let from = [Segment {
-        bus: memory.bus(),
-        len: 2048,
-    }];
-    let to = [Segment {
-        bus: memory.bus() + 2048,
-        len: 2048,
-    }];
+    let from = [Segment::new(memory.bus(), 2048)];
+    let to = [Segment::new(memory.bus() + 2048, 2048)];
     queue
         .submit(&command(Op::Write, border, &from), Tag(1))
         .unwrap();
@@ -44,14 +38,8 @@ fn a_command_past_the_end_or_into_no_memory_fails_alone() {
     assert_eq!(volume.sectors, 2048);
     let mut queue = disk.queue(2, &bus);
     let memory = bus.alloc(1).unwrap();
-    let good = [Segment {
-        bus: memory.bus(),
-        len: 512,
-    }];
-    let nowhere = [Segment {
-        bus: 4096,
-        len: 512,
-    }];
+    let good = [Segment::new(memory.bus(), 512)];
+    let nowhere = [Segment::new(4096, 512)];
     queue
         .submit(&command(Op::Read, volume.sectors, &good), Tag(1))
         .unwrap();
@@ -95,10 +83,7 @@ fn filled(bus: &FakeBus, mib: u64) -> (RamDisk, RamQueue<&FakeBus>, SharedPages)
 
 /// Whether a block is all zeroes, or as it was filled.
 fn is_zero(queue: &mut RamQueue<&FakeBus>, page: &SharedPages, block: u64) -> bool {
-    let to = [Segment {
-        bus: page.bus(),
-        len: 512,
-    }];
+    let to = [Segment::new(page.bus(), 512)];
     let read = complete(queue, &command(Op::Read, block, &to));
     assert_eq!(read, Ok(Ok(())));
     let mut bytes = [1; 512];
@@ -138,10 +123,7 @@ fn a_large_discard_is_done_in_pieces_and_others_do_not_wait_for_it() {
     queue.submit(&discard(Op::Discard, 0, 1), Tag(2)).unwrap();
     assert_eq!(queue.poll(|_, _| panic!("so soon")), 0);
     assert!(queue.is_working());
-    let to = [Segment {
-        bus: page.bus(),
-        len: 512,
-    }];
+    let to = [Segment::new(page.bus(), 512)];
     // A piece has been zeroed by now, the end of the disk has not.
     for (tag, block, byte) in [(Tag(3), 0, 0), (Tag(4), 2047, 0xa5)] {
         queue.submit(&command(Op::Read, block, &to), tag).unwrap();

@@ -9,7 +9,7 @@ use spindle_testkit::queue::{command, complete};
 
 fn sector(page: &SharedPages) -> [Segment; 1] {
     let bus = page.bus();
-    [Segment { bus, len: 512 }]
+    [Segment::new(bus, 512)]
 }
 
 #[test]

@@ -27,7 +27,7 @@ impl Clock for Busy {
 pub(crate) fn pieces(memory: &SharedPages, count: u8, first: u32) -> Vec<Segment> {
     let mut segments = queue::pages(memory);
     segments.truncate(usize::from(count % 8) + 1);
-    segments[0].len = first;
+    segments[0] = Segment::new(memory.bus(), first);
     segments
 }
 

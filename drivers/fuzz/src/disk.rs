@@ -62,8 +62,8 @@ impl DiskQueue for SmallDisk<'_> {
         }
         let mut total = 0;
         for segment in command.segments {
-            assert!(segment.len > 0 && segment.bus % 4096 + u64::from(segment.len) <= 4096);
-            total += segment.len as usize;
+            assert!(segment.bus() % 4096 + u64::from(segment.bytes()) <= 4096);
+            total += segment.bytes() as usize;
         }
         let at = command.block as usize * SECTOR_SIZE as usize;
         if matches!(command.op, Op::Discard | Op::SecureDiscard) {
@@ -90,13 +90,13 @@ impl DiskQueue for SmallDisk<'_> {
         let count = self.commands.len();
         for (tag, op, mut at, segments) in self.commands.drain(..) {
             for segment in segments {
-                let bytes = &mut self.data[at..at + segment.len as usize];
+                let bytes = &mut self.data[at..at + segment.bytes() as usize];
                 let reached = match op {
-                    Op::Read => self.bus.write(segment.bus, bytes),
-                    _ => self.bus.read(segment.bus, bytes),
+                    Op::Read => self.bus.write(segment.bus(), bytes),
+                    _ => self.bus.read(segment.bus(), bytes),
                 };
                 assert!(reached, "memory of a command in flight went away");
-                at += segment.len as usize;
+                at += segment.bytes() as usize;
             }
             done(tag, Ok(()));
         }

@@ -111,10 +111,7 @@ struct World<'a> {
 
 /// Puts the first image on the disk, by its own queue.
 fn write_image(queue: &mut QueuePair<FakeNvme>, disk: &FakeNvme, page: &SharedPages, shift: u8) {
-    let whole = [Segment {
-        bus: page.bus(),
-        len: 4096,
-    }];
+    let whole = [Segment::new(page.bus(), 4096)];
     for (at, bytes) in (0..).zip(Layout::image().chunks_exact(4096)) {
         page.write_bytes(0, bytes);
         let command = Command {

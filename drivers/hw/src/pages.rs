@@ -231,22 +231,22 @@ impl SharedPages {
         }
     }
 
-    /// Stores words from byte `offset` on, each once.
+    /// Stores from byte `offset` on what `word` makes of each item, each once.
     ///
     /// # Panics
     /// As [`SharedPages::u64s_at`].
     #[inline]
-    pub fn store_words(&self, offset: usize, words: impl ExactSizeIterator<Item = u64>) {
-        let mut words = words;
+    pub fn store_words<T: Copy>(&self, offset: usize, items: &[T], mut word: impl FnMut(T) -> u64) {
+        let (groups, rest) = items.as_chunks::<WORDS>();
         let mut at = offset;
-        while words.len() >= WORDS {
-            for (to, word) in self.u64s_at::<WORDS>(at).iter().zip(&mut words) {
-                to.store(word, Relaxed);
+        for group in groups {
+            for (to, &item) in self.u64s_at::<WORDS>(at).iter().zip(group) {
+                to.store(word(item), Relaxed);
             }
             at += WORDS * size_of::<u64>();
         }
-        for word in words {
-            self.u64_at(at).store(word, Relaxed);
+        for &item in rest {
+            self.u64_at(at).store(word(item), Relaxed);
             at += size_of::<u64>();
         }
     }
@@ -309,7 +309,8 @@ impl SharedPages {
 
     #[inline]
     fn check(&self, offset: usize, len: usize) {
-        assert!(offset <= self.bytes && len <= self.bytes - offset);
+        let end = offset.checked_add(len);
+        assert!(end.is_some_and(|end| end <= self.bytes));
     }
 }
 
@@ -342,7 +343,7 @@ mod tests {
         for (offset, count) in [(0, 0), (8, 7), (16, 8), (24, 9), (4096, 512), (8184, 1)] {
             let pages = SharedPages::host(2, 0);
             let words: Vec<u64> = (1..=count).collect();
-            pages.store_words(offset, words.iter().copied());
+            pages.store_words(offset, &words, |word| word);
             let mut read = vec![0; words.len()];
             pages.load_words(offset, &mut read);
             assert_eq!(read, words);

@@ -56,7 +56,7 @@
 //!
 //! // The ring core submits, rings the doorbell once, and polls.
 //! let memory = bus.alloc(1).expect("a page");
-//! let segments = [Segment { bus: memory.bus(), len: PAGE_SIZE as u32 }];
+//! let segments = [Segment::new(memory.bus(), PAGE_SIZE as u32)];
 //! for op in [Op::Write, Op::Read] {
 //!     let command = Command {
 //!         op,

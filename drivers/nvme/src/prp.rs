@@ -4,7 +4,7 @@
 //! may end inside one. Memory that lies otherwise is cut into several commands, which is possible
 //! only where a block ends.
 
-use spindle_block::Segment;
+use spindle_block::{AllPages, Segment};
 use spindle_hw::PAGE_SIZE;
 
 /// A block would be torn between two commands, or a piece of memory is not as [`Segment`] says.
@@ -58,26 +58,28 @@ const GROUP: usize = 8;
 #[inline(always)]
 pub(crate) fn one_page(segment: Segment, block_shift: u8, special: u64) -> Option<u32> {
     let shift = block_shift & 31;
-    if segment.len == PAGE_SIZE as u32 && segment.bus & (special | OFFSET) == 0 {
-        // A whole page, as most are: whole blocks, unless they are larger.
-        return (segment.len >> shift).checked_sub(1);
+    if segment.is_page() && segment.bus() & special == 0 {
+        // As most are: whole blocks, unless they are larger.
+        return (PAGE_SIZE as u32 >> shift).checked_sub(1);
     }
-    let blocks = segment.len >> shift;
-    let end = (segment.bus & OFFSET) + u64::from(segment.len);
-    let simple = end <= PAGE_SIZE as u64 && segment.bus & special == 0;
+    let blocks = segment.bytes() >> shift;
+    let end = (segment.bus() & OFFSET) + u64::from(segment.bytes());
+    let simple = end <= PAGE_SIZE as u64 && segment.bus() & special == 0;
     let rest = blocks.checked_sub(1)?;
-    (simple && blocks << shift == segment.len).then_some(rest)
+    (simple && blocks << shift == segment.bytes()).then_some(rest)
 }
 
 /// How many pieces at the beginning of `segments` are whole pages.
 #[inline(never)]
 pub(crate) fn whole_pages(segments: &[Segment]) -> usize {
-    // Bits that a whole page has not got.
-    let odd = |it: &Segment| it.bus & OFFSET | u64::from(it.len ^ PAGE_SIZE as u32);
     let (groups, _) = segments.as_chunks::<GROUP>();
-    let are_whole = |group: &&[Segment; GROUP]| group.iter().fold(0, |all, it| all | odd(it)) == 0;
+    let are_whole = |group: &&[Segment; GROUP]| {
+        let mut pages = AllPages::default();
+        group.iter().for_each(|&piece| pages.add(piece));
+        pages.hold()
+    };
     let grouped = groups.iter().take_while(are_whole).count() * GROUP;
-    let rest = segments[grouped..].iter().take_while(|it| odd(it) == 0);
+    let rest = segments[grouped..].iter().take_while(|it| it.is_page());
     grouped + rest.count()
 }
 
@@ -127,7 +129,7 @@ impl<'a> Runs<'a> {
         while bytes > 0
             && let Some(segment) = self.segments.first()
         {
-            let rest = segment.len.wrapping_sub(self.taken);
+            let rest = segment.bytes() - self.taken;
             if bytes < u64::from(rest) {
                 self.taken += bytes as u32;
                 break;
@@ -148,15 +150,15 @@ impl<'a> Runs<'a> {
     #[inline]
     fn peek(&self) -> Option<Result<Segment, Scattered>> {
         let segment = self.segments.first()?;
-        let rest = Segment {
-            bus: segment.bus.wrapping_add(self.taken.into()),
-            len: segment.len.wrapping_sub(self.taken),
-        };
-        let end = (rest.bus & OFFSET) + u64::from(rest.len);
-        if rest.len == 0 || end > PAGE_SIZE as u64 {
+        let (bus, len) = (
+            segment.bus() + u64::from(self.taken),
+            segment.bytes() - self.taken,
+        );
+        let end = (bus & OFFSET) + u64::from(len);
+        if end > PAGE_SIZE as u64 {
             return Some(Err(Scattered));
         }
-        Some(Ok(rest))
+        Some(Ok(Segment::new(bus, len)))
     }
 
     /// The whole pages that come next, at most so many; none if a part of the first is taken.
@@ -173,10 +175,10 @@ impl<'a> Runs<'a> {
     /// Takes up to `room` bytes of the first segment, whose rest is `rest`.
     #[inline]
     fn take(&mut self, rest: Segment, room: u32) -> u32 {
-        if rest.len <= room {
+        if rest.bytes() <= room {
             self.segments = self.segments.get(1..).unwrap_or_default();
             self.taken = 0;
-            rest.len
+            rest.bytes()
         } else {
             self.taken += room;
             room
@@ -195,7 +197,7 @@ impl<'a> Runs<'a> {
             Err(scattered) => return Some(Err(scattered)),
         };
         let limit = self.limit.min(self.edge);
-        let prp1 = first.bus;
+        let prp1 = first.bus();
         let mut bytes = self.take(first, limit);
         let mut end = prp1.wrapping_add(bytes.into());
         let mut second = Second::None;
@@ -204,13 +206,13 @@ impl<'a> Runs<'a> {
             && let Some(Ok(rest)) = self.peek()
         {
             let one = [rest];
-            let (pages, took) = if rest.bus & OFFSET == 0 && end & OFFSET == 0 {
+            let (pages, took) = if rest.bus() & OFFSET == 0 && end & OFFSET == 0 {
                 // Most long commands consist of whole pages, which are not looked at one by one.
                 let most = ((limit - bytes) / PAGE_SIZE as u32) as usize;
                 match self.whole_pages(most) {
                     [] => {
                         let took = self.take(rest, limit - bytes);
-                        end = rest.bus.wrapping_add(took.into());
+                        end = rest.bus().wrapping_add(took.into());
                         (&one[..], took)
                     }
                     pages => {
@@ -219,19 +221,19 @@ impl<'a> Runs<'a> {
                         (pages, pages.len() as u32 * PAGE_SIZE as u32)
                     }
                 }
-            } else if rest.bus != end || end & OFFSET == 0 {
+            } else if rest.bus() != end || end & OFFSET == 0 {
                 break;
             } else {
                 let took = self.take(rest, limit - bytes);
-                end = rest.bus.wrapping_add(took.into());
+                end = rest.bus().wrapping_add(took.into());
                 (&[][..], took)
             };
             bytes += took;
             match (second, pages) {
                 (_, []) => {}
-                (Second::None, &[page]) => second = Second::Page(page.bus),
+                (Second::None, &[page]) => second = Second::Page(page.bus()),
                 (Second::Page(page), _) => {
-                    put(0, &[Segment { bus: page, len: 0 }]);
+                    put(0, &[Segment::page(page)]);
                     put(1, pages);
                     listed = 1 + pages.len();
                     second = Second::List;

@@ -11,7 +11,7 @@ type Plan = (u64, Second, u32, Vec<u64>);
 fn plan(segments: &[(u64, u32)], limit: u32, shift: u8) -> Result<Vec<Plan>, Scattered> {
     let segments: Vec<Segment> = segments
         .iter()
-        .map(|&(bus, len)| Segment { bus, len })
+        .map(|&(bus, len)| Segment::new(bus, len))
         .collect();
     let mut runs = Runs::new(&segments, limit, shift);
     let mut plans = Vec::new();
@@ -19,7 +19,7 @@ fn plan(segments: &[(u64, u32)], limit: u32, shift: u8) -> Result<Vec<Plan>, Sca
         let mut list = Vec::new();
         let run = runs.next(&mut |index, pages| {
             assert_eq!(index, list.len());
-            list.extend(pages.iter().map(|page| page.bus));
+            list.extend(pages.iter().map(|page| page.bus()));
         });
         match run {
             None => return Ok(plans),
@@ -42,11 +42,11 @@ fn a_page_or_less_uses_prp1_only() {
 #[test]
 fn a_simple_segment_is_one_that_makes_one_run() {
     for bus in [0x1000, 0x1002, 0x1200, 0x1800, 0x1e00] {
-        for len in [0, 2, 256, 512, 1024, 2048, 4096, 8192] {
+        for len in [2, 256, 512, 1024, 2048, 4096] {
             for shift in [9, 12] {
                 let one = vec![(bus, Second::None, len, vec![])];
                 let simple = plan(&[(bus, len)], 4096, shift) == Ok(one);
-                let length = one_page(Segment { bus, len }, shift, UNALIGNED);
+                let length = one_page(Segment::new(bus, len), shift, UNALIGNED);
                 assert_eq!(length, simple.then(|| (len >> shift) - 1));
             }
         }
@@ -108,14 +108,13 @@ fn a_block_is_never_torn() {
 
 #[test]
 fn pieces_that_break_the_contract_are_refused() {
-    assert_eq!(plan(&[(0x1000, 0)], BIG, 9), Err(Scattered));
     assert_eq!(plan(&[(0x1200, 4096)], BIG, 9), Err(Scattered));
     assert_eq!(
         plan(&[(0x1000, 4096), (0x2200, 4096)], BIG, 9),
         Err(Scattered)
     );
     assert_eq!(plan(&[(0x1002, 512)], BIG, 9), Err(Scattered));
-    assert_eq!(plan(&[(u64::MAX, u32::MAX)], BIG, 9), Err(Scattered));
+    assert_eq!(plan(&[((1 << 52) - 1, 4096)], BIG, 9), Err(Scattered));
 }
 
 #[test]
@@ -230,11 +229,11 @@ proptest! {
         other in prop_oneof![Just((0x1200u64, 512u32)), Just((0x1000, 2048)), Just((0x1200, 3584))],
         after in 0usize..20,
     ) {
-        let page = |i: usize| Segment { bus: (i as u64 + 1) << 12, len: 4096 };
+        let page = |i: usize| Segment::new((i as u64 + 1) << 12, 4096);
         let mut segments: Vec<Segment> = (0..whole).map(page).collect();
         prop_assert_eq!(whole_pages(&segments), whole);
         let (bus, len) = other;
-        segments.push(Segment { bus, len });
+        segments.push(Segment::new(bus, len));
         segments.extend((0..after).map(page));
         prop_assert_eq!(whole_pages(&segments), whole);
     }

@@ -213,6 +213,46 @@ impl<R: Registers> QueuePair<R> {
         }
     }
 
+    /// Takes what has come, whatever it is.
+    #[inline]
+    fn poll_others(&mut self, mut done: impl FnMut(Tag, IoResult)) -> usize {
+        if self.stopped {
+            return self.poll_stopped(done);
+        }
+        let mut head = self.head;
+        let before = self.slots.commands();
+        // One turn of the queue at most: a controller that keeps writing must not keep this core. If some
+        // were taken just now, what can be there of the others.
+        let end = match head == self.shown {
+            true => head + self.mask + 1,
+            false => head + self.slots.out(),
+        };
+        while head != end
+            && let Some(answer) = self.answer(head)
+        {
+            head += 1;
+            match self.slots.finish_alone(answer) {
+                Some(tag) => done(tag, Ok(())),
+                None => self.conclude(answer, &mut done),
+            }
+        }
+        if head != self.shown {
+            self.show(head);
+            // What is tried again.
+            self.ring_tail();
+        }
+        before - self.slots.commands()
+    }
+
+    /// All completions before `head` are taken.
+    #[inline(always)]
+    fn show(&mut self, head: usize) {
+        self.head = head & (2 * self.mask + 1);
+        self.shown = self.head;
+        let index = head & self.mask;
+        self.registers.write32(self.head_doorbell, index as u32);
+    }
+
     #[inline(always)]
     fn ring_tail(&mut self) {
         if self.told == self.tail {
@@ -234,7 +274,7 @@ impl<R: Registers> DiskQueue for QueuePair<R> {
         if let [segment] = *command.segments
             && let Some(length) = one_page(segment, command.block_shift, self.special)
         {
-            return self.transfer_page(command, segment.bus, length, kind, tag);
+            return self.transfer_page(command, segment.bus(), length, kind, tag);
         }
         self.transfer(&Transfer::new(kind, command), tag)
     }
@@ -293,36 +333,13 @@ impl<R: Registers> DiskQueue for QueuePair<R> {
     }
 
     #[inline]
-    fn poll(&mut self, mut done: impl FnMut(Tag, IoResult)) -> usize {
-        if self.stopped {
-            return self.poll_stopped(done);
+    fn poll(&mut self, done: impl FnMut(Tag, IoResult)) -> usize {
+        if self.head != self.shown && self.slots.out() == 0 && !self.stopped {
+            // All were taken just now, as where there is one at a time.
+            self.show(self.head);
+            return 0;
         }
-        let mut head = self.head;
-        let before = self.slots.commands();
-        // One turn of the queue at most: a controller that keeps writing must not keep this core. If some
-        // were taken just now, what can be there of the others.
-        let end = match head == self.shown {
-            true => head + self.mask + 1,
-            false => head + self.slots.out(),
-        };
-        while head != end
-            && let Some(answer) = self.answer(head)
-        {
-            head += 1;
-            match self.slots.finish_alone(answer) {
-                Some(tag) => done(tag, Ok(())),
-                None => self.conclude(answer, &mut done),
-            }
-        }
-        if head != self.shown {
-            self.head = head & (2 * self.mask + 1);
-            self.shown = self.head;
-            let index = head & self.mask;
-            self.registers.write32(self.head_doorbell, index as u32);
-            // What is tried again.
-            self.ring_tail();
-        }
-        before - self.slots.commands()
+        self.poll_others(done)
     }
 
     #[inline]

@@ -74,8 +74,8 @@ fn a_512e_namespace_takes_single_sectors_at_any_place() {
     let rig = Rig::new(config(8));
     let (_controller, mut queue) = rig.running(OPTIONS);
     let memory = rig.memory(1);
-    let bus = pages(&memory)[0].bus;
-    let part = |at: u64, len| [Segment { bus: bus + at, len }];
+    let bus = pages(&memory)[0].bus();
+    let part = |at: u64, len| [Segment::new(bus + at, len)];
     for (turn, order) in [[3u64, 11, 0, 7, 8, 15, 4, 12], [12, 4, 15, 8, 7, 0, 11, 3]]
         .iter()
         .enumerate()

@@ -53,10 +53,7 @@ fn gets(rig: &Rig, most: u64, free: Option<usize>, expected: Vec<usize>) {
 /// Writes a block and reads it.
 fn works(rig: &Rig, queue: &mut Queue) {
     let data = rig.memory(1);
-    let segments = [Segment {
-        bus: data.bus(),
-        len: 512,
-    }];
+    let segments = [Segment::new(data.bus(), 512)];
     for op in [Op::Write, Op::Read] {
         let command = command(op, 1, 9, 0, &segments);
         queue.submit(&command, Tag(1)).unwrap();

@@ -66,21 +66,21 @@ fn lay_out(memory: &SharedPages, transfer: &Transfer) -> Vec<Segment> {
         }
         used[places].fill(true);
         at = start + count;
-        segments.push(Segment {
-            bus: memory.bus() + start * 512,
-            len: (count * 512) as u32,
-        });
+        segments.push(Segment::new(
+            memory.bus() + start * 512,
+            (count * 512) as u32,
+        ));
     }
     // A whole number of blocks, so that only torn blocks are refused.
-    let total: u32 = segments.iter().map(|s| s.len).sum();
+    let total: u32 = segments.iter().map(|s| s.bytes()).sum();
     let mut extra = if transfer.four_k { total % 4096 } else { 0 };
     while extra > 0 {
         let last = segments.last_mut().unwrap();
-        if last.len <= extra {
-            extra -= last.len;
+        if last.bytes() <= extra {
+            extra -= last.bytes();
             segments.pop();
         } else {
-            last.len -= extra;
+            *last = Segment::new(last.bus(), last.bytes() - extra);
             extra = 0;
         }
     }
@@ -90,12 +90,12 @@ fn lay_out(memory: &SharedPages, transfer: &Transfer) -> Vec<Segment> {
 fn torn(segments: &[Segment], block: u32) -> bool {
     let mut position = 0;
     segments.windows(2).any(|pair| {
-        position += pair[0].len;
-        let end = pair[0].bus + u64::from(pair[0].len);
+        position += pair[0].bytes();
+        let end = pair[0].bus() + u64::from(pair[0].bytes());
         let joins = if end.is_multiple_of(4096) {
-            pair[1].bus.is_multiple_of(4096)
+            pair[1].bus().is_multiple_of(4096)
         } else {
-            end == pair[1].bus
+            end == pair[1].bus()
         };
         !joins && !position.is_multiple_of(block)
     })
@@ -124,7 +124,7 @@ proptest! {
                 continue;
             }
             let shift = if transfer.four_k { 12 } else { 9 };
-            let total: usize = segments.iter().map(|s| s.len as usize).sum();
+            let total: usize = segments.iter().map(|s| s.bytes() as usize).sum();
             // What lies where the segments do not is not to change.
             let fill: Vec<u8> = (0..memory.len())
                 .map(|i| (i as u8).wrapping_mul(transfer.seed | 1) ^ (i >> 8) as u8)
@@ -158,15 +158,15 @@ proptest! {
             }
             if fits && !torn {
                 for segment in &segments {
-                    let start = (segment.bus - memory.bus()) as usize;
-                    let here = start..start + segment.len as usize;
-                    let there = at..at + segment.len as usize;
+                    let start = (segment.bus() - memory.bus()) as usize;
+                    let here = start..start + segment.bytes() as usize;
+                    let there = at..at + segment.bytes() as usize;
                     if transfer.write {
                         disk[there].copy_from_slice(&expected[here]);
                     } else {
                         expected[here].copy_from_slice(&disk[there]);
                     }
-                    at += segment.len as usize;
+                    at += segment.bytes() as usize;
                 }
                 let mut now = vec![0; memory.len()];
                 memory.read_bytes(0, &mut now);
@@ -311,10 +311,7 @@ fn queues_wrap_and_identifiers_come_round_many_times() {
         ..config()
     });
     let (controller, mut queue) = rig.running(OPTIONS);
-    let segment = [Segment {
-        bus: 0x10_0000,
-        len: 4096,
-    }];
+    let segment = [Segment::new(0x10_0000, 4096)];
     let mut next = 0u32;
     let mut answered = 0u64;
     let mut sum = 0u64;
@@ -399,10 +396,7 @@ fn what_the_disk_refuses_comes_back_as_the_right_error() {
     assert_eq!(outcome(Op::Write, 2, 12, 0, &segments), read_only);
     let unknown = outcome(Op::Read, 9, 9, 0, &segments);
     assert_eq!(unknown, Err(IoError::Device(0x400b)));
-    let nowhere = [Segment {
-        bus: 0x1000,
-        len: 512,
-    }];
+    let nowhere = [Segment::new(0x1000, 512)];
     // It might be there a little later.
     let read = command(Op::Read, 1, 9, 0, &nowhere);
     queue.submit(&read, Tag(1)).unwrap();

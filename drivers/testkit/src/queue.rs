@@ -33,10 +33,7 @@ pub fn discard(op: Op, block: u64, blocks: u64) -> Command<'static> {
 /// The pages as segments of a page each.
 #[must_use]
 pub fn pages(memory: &SharedPages) -> Vec<Segment> {
-    let page = |at| Segment {
-        bus: memory.bus() + at as u64,
-        len: PAGE_SIZE as u32,
-    };
+    let page = |at| Segment::new(memory.bus() + at as u64, PAGE_SIZE as u32);
     (0..memory.len()).step_by(PAGE_SIZE).map(page).collect()
 }
 

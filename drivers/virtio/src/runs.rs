@@ -62,7 +62,7 @@ impl Place<'_> {
     fn after(self, bytes: u32) -> Self {
         let taken = self.taken + bytes;
         match self.segments {
-            [first, rest @ ..] if taken == first.len => Self {
+            [first, rest @ ..] if taken == first.bytes() => Self {
                 segments: rest,
                 taken: 0,
             },
@@ -93,7 +93,7 @@ impl<'a> Runs<'a> {
         while bytes > 0
             && let Some(segment) = self.place.segments.first()
         {
-            let rest = segment.len.saturating_sub(self.place.taken);
+            let rest = segment.bytes().saturating_sub(self.place.taken);
             let step = bytes.min(rest.into());
             self.place = self.place.after(step as u32);
             bytes -= step;
@@ -124,11 +124,11 @@ impl<'a> Runs<'a> {
         while let Some(segment) = place.segments.first()
             && bytes < self.most
         {
-            let left = segment.len.saturating_sub(place.taken);
-            if left == 0 || segment.len > PAGE_SIZE as u32 {
+            let left = segment.bytes().saturating_sub(place.taken);
+            if left == 0 {
                 return Some(Err(Scattered));
             }
-            let bus = segment.bus.wrapping_add(place.taken.into());
+            let bus = segment.bus().wrapping_add(place.taken.into());
             let adjacent = start.wrapping_add(len.into()) == bus && len < self.limits.piece;
             if pieces == 0 || !adjacent {
                 if pieces == self.limits.pieces {
@@ -178,7 +178,7 @@ mod tests {
     };
 
     fn segments(pieces: &[(u64, u32)]) -> Vec<Segment> {
-        let segment = |&(bus, len)| Segment { bus, len };
+        let segment = |&(bus, len)| Segment::new(bus, len);
         pieces.iter().map(segment).collect()
     }
 
@@ -240,14 +240,11 @@ mod tests {
     }
 
     #[test]
-    fn torn_blocks_and_impossible_pieces_are_refused() {
+    fn torn_blocks_are_refused() {
         let refused = |pieces: &[(u64, u32)], shift| {
             assert_eq!(cut(&segments(pieces), LIMITS, shift), Err(Scattered));
         };
         refused(&[(0x1000, 512), (0x2000, 256)], 9);
-        refused(&[(0x1000, 0)], 9);
-        refused(&[(0x1000, 4097)], 9);
-        refused(&[(0x1000, u32::MAX)], 9);
         let eighths: Vec<_> = (1..9).map(|i| (0x1000 * i, 512)).collect();
         refused(&eighths, 12);
     }

@@ -104,10 +104,7 @@ fn a_plain_old_device_is_described_without_what_it_lacks() {
     let discard = discard(Op::Discard, 0, 8);
     assert_eq!(refused(&mut queue, &discard), SubmitError::Unsupported);
     let memory = rig.memory(1);
-    let page = [Segment {
-        bus: memory.bus(),
-        len: 4096,
-    }];
+    let page = [Segment::new(memory.bus(), 4096)];
     let write = complete(&mut queue, &command(Op::Write, 0, &page)).unwrap();
     assert_eq!(write, Err(IoError::Medium));
     assert_eq!(
@@ -199,10 +196,7 @@ fn a_device_with_fewer_queues_gives_what_it_has() {
     let memory = rig.memory(4);
     for (number, queue) in queues.iter_mut().enumerate() {
         assert_eq!(usize::from(queue.number()), number);
-        let page = [Segment {
-            bus: memory.bus() + number as u64 * 4096,
-            len: 512,
-        }];
+        let page = [Segment::new(memory.bus() + number as u64 * 4096, 512)];
         let write = command(Op::Write, number as u64, &page);
         assert_eq!(complete(queue, &write), Ok(Ok(())));
     }

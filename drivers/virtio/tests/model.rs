@@ -97,10 +97,7 @@ proptest! {
             let (mut end, mut segments) = (0, Vec::new());
             let command = match &step {
                 Step::Transfer { write, block, pieces } => {
-                    segments.extend(pieces.iter().map(|&(at, len)| Segment {
-                        bus: memory.bus() + at as u64 * 512,
-                        len: len as u32 * 512,
-                    }));
+                    segments.extend(pieces.iter().map(|&(at, len)| Segment::new(memory.bus() + at as u64 * 512, len as u32 * 512)));
                     end = block + pieces.iter().map(|p| p.1 as u64).sum::<u64>();
                     let op = if *write { Op::Write } else { Op::Read };
                     command(op, *block, &segments)

@@ -165,10 +165,7 @@ fn blocks_of_4_kib_may_lie_in_pieces() {
     let (_disk, mut queue) = rig.running(OPTIONS);
     let memory = rig.memory(3);
     let data = fill(&memory, 9);
-    let piece = |at: u64, len| Segment {
-        bus: memory.bus() + at,
-        len,
-    };
+    let piece = |at: u64, len| Segment::new(memory.bus() + at, len);
     let pieces = [piece(8192, 512), piece(4096, 3072), piece(512, 512)];
     let mut write = command(Op::Write, 2, &pieces);
     write.block_shift = 12;

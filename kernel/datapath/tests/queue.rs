@@ -34,10 +34,7 @@ fn a_ram_disk_takes_commands_until_it_is_full_and_answers_them() {
     let flush = command(Op::Flush, 0, &[]);
     assert_eq!(queue.requests(&flush), Ok(1));
     queue.submit(&flush, Tag(3)).unwrap();
-    let nowhere = [Segment {
-        bus: 4096,
-        len: 1024,
-    }];
+    let nowhere = [Segment::new(4096, 1024)];
     let read = command(Op::Read, 0, &nowhere);
     let part = queue.submit_part(&read, 0, BUDGET, Tag(4));
     let taken = Part {

@@ -8,7 +8,7 @@ use alloc::vec::Vec;
 
 use spindle_xen::grant::{GrantRef, MapOp, UnmapOp};
 
-use super::{Frame, GrantCache, HELD, NOT_MAPPED, PENDING};
+use super::{Frame, GrantCache, HELD, NOT_MAPPED, OTHER, PENDING};
 
 impl GrantCache {
     /// Takes a free frame for the page that `gref` grants, for one request; `None` if there is none. The
@@ -18,7 +18,7 @@ impl GrantCache {
         let index = self.free.pop(&self.frames)?;
         *self.frames.get_mut(index)? = Frame {
             gref,
-            flags: HELD | PENDING,
+            rest: OTHER | HELD | PENDING,
             ..Frame::EMPTY
         };
         let bus = self.window.bus(index);
@@ -30,8 +30,8 @@ impl GrantCache {
     #[inline(never)]
     pub(super) fn settle_once(&mut self, index: usize) {
         if let Some(frame) = self.frames.get_mut(index) {
-            let ended = frame.flags & HELD == 0;
-            frame.flags = HELD;
+            let ended = frame.rest & HELD == 0;
+            frame.rest = OTHER | HELD;
             // It goes back, if its request has ended meanwhile.
             if ended {
                 self.let_go_of(index);
@@ -50,8 +50,8 @@ impl GrantCache {
         let Some(frame) = self.frames.get_mut(index) else {
             return;
         };
-        let flags = frame.flags;
-        frame.flags &= !HELD;
+        let flags = frame.rest;
+        frame.rest &= !HELD;
         if flags & (HELD | PENDING) != HELD {
             return;
         }

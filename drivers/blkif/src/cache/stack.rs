@@ -24,7 +24,7 @@ impl Stack {
     #[inline]
     pub(super) fn push(&mut self, frames: &mut [Frame], index: usize) {
         if let Some(frame) = frames.get_mut(index) {
-            frame.next = self.top;
+            frame.used = self.top.into();
             self.top = index as u16;
             self.count += 1;
         }
@@ -34,7 +34,7 @@ impl Stack {
     #[inline]
     pub(super) fn pop(&mut self, frames: &[Frame]) -> Option<usize> {
         let index = usize::from(self.top);
-        self.top = frames.get(index)?.next;
+        self.top = frames.get(index)?.used as u16;
         self.count -= 1;
         Some(index)
     }

@@ -17,6 +17,7 @@ use spindle_xen::grant::GrantOps;
 use super::awake::FOUND_NS;
 use super::visit::TELL_NS;
 use super::{RingCore, Work};
+use crate::session::Sink;
 
 const _: () = assert!(TELL_NS * 4 <= FOUND_NS);
 
@@ -82,7 +83,11 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
         if new && let Some(disk) = self.disks.get_mut(number) {
             self.at_work.begin(session.journal());
             let budgets = (self.alone_budget, self.budget);
-            work.taken = session.intake_alone(ring, budgets, &mut disk.queue, &self.grants);
+            let sink = Sink {
+                queue: &mut disk.queue,
+                pool: &mut self.shared.pool,
+            };
+            work.taken = session.intake_alone(ring, budgets, sink, &self.grants);
             disk.charge(session, number, &mut self.busy);
             self.at_work.end();
             if !session.is_short() {

@@ -13,7 +13,7 @@ use spindle_xen::event::Notify;
 use spindle_xen::grant::GrantOps;
 
 use super::{Disk, RingCore, Shared};
-use crate::session::Session;
+use crate::session::{Session, Sink};
 
 /// Has a ring take requests, none of which goes straight to a disk.
 #[cold]
@@ -27,7 +27,7 @@ pub(super) fn intake<Q, G: GrantOps>(
 ) -> u32 {
     allow(disks, session);
     // Of a type of its own, since what is called from one place only becomes a part of that.
-    session.intake(ring, budget, None::<&mut Nowhere>, grants)
+    session.intake(ring, budget, None::<Sink<'_, Nowhere>>, grants)
 }
 
 /// Submits what it has ready.

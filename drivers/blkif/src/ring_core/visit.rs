@@ -8,7 +8,7 @@ use spindle_xen::grant::GrantOps;
 
 use super::awake::ASLEEP_NS;
 use super::{Disk, RingCore, Shared, Work, split, spread};
-use crate::session::{Means, Session};
+use crate::session::{Means, Session, Sink};
 
 /// Disks are told the time so often, all of them, and in the first visit after a rest: what they measure
 /// by it takes milliseconds. As late they follow what control orders by other ways than a core's mailbox.
@@ -60,8 +60,11 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> RingCore<Q, G, N> {
                         if let Some(disk) = self.disks.get_mut(number) {
                             disk.allow(session);
                             let open = !disk.full && disk.waiting.is_free();
-                            let queue = open.then_some(&mut disk.queue);
-                            work.taken += session.intake(ring, self.budget, queue, &self.grants);
+                            let sink = open.then_some(Sink {
+                                queue: &mut disk.queue,
+                                pool: &mut self.shared.pool,
+                            });
+                            work.taken += session.intake(ring, self.budget, sink, &self.grants);
                             disk.charge(session, number, &mut self.busy);
                         } else {
                             // It is on several disks.

@@ -52,6 +52,6 @@ fn page_copies<'a>(
 ) -> impl Iterator<Item = CopyOp> + 'a {
     words.iter().zip(pieces).map(move |(&word, piece)| {
         let granted = CopyEnd::granted(domain, GrantRef(word as u32), 0);
-        op(granted, piece.bus, PAGE_SIZE as u16)
+        op(granted, piece.bus(), PAGE_SIZE as u16)
     })
 }

@@ -1,6 +1,6 @@
 //! From the disk's word back to the ring: completions, copies of what was read, responses.
 
-use spindle_block::{IoError, IoResult, Op, Segment};
+use spindle_block::{IoError, IoResult, Op};
 use spindle_status::trace::kind;
 use spindle_xen::grant::CopyOp;
 
@@ -257,7 +257,7 @@ impl Session {
             && let Some(cache) = &mut self.cache
         {
             let pieces = slot.mapped(&self.arena).iter();
-            pieces.for_each(|piece| cache.let_go(piece.bus));
+            pieces.for_each(|piece| cache.let_go(piece.bus()));
         }
         if let Some(run) = slot.run.take() {
             self.arena.give(run);
@@ -278,7 +278,7 @@ impl Session {
         let slot = &mut self.slots[usize::from(index)];
         // Unless the buffer was given up, since the disk may still write into it.
         if slot.path == Path::Copied {
-            pool.give(slot.memory.bus);
+            pool.give(slot.memory.bus());
         }
         (slot.path, slot.pieces) = (Path::None, 0);
         let freed = slot.free();
@@ -333,7 +333,8 @@ impl Session {
         let slot = &self.slots[usize::from(index)];
         let (words, pieces) = slot.parts(&self.arena);
         let mut buffers = pieces.iter();
-        let mut buffer = Segment::default();
+        // What is left of the present one: where, and how much.
+        let (mut bus, mut room) = (0, 0);
         let (done, head) = (slot.progress.done(), self.head(index));
         let mut before = done.saturating_sub(head);
         // What of the first block is not the request's own.
@@ -349,18 +350,15 @@ impl Session {
                 left -= skipped;
             }
             while left > 0 {
-                if buffer.len == 0 {
-                    let Some(&next) = buffers.next() else { return };
+                if room == 0 {
+                    let Some(next) = buffers.next() else { return };
                     let skip = core::mem::take(&mut skip);
-                    buffer = Segment {
-                        bus: next.bus + u64::from(skip),
-                        len: next.len - skip,
-                    };
+                    (bus, room) = (next.bus() + u64::from(skip), next.bytes() - skip);
                 }
-                let len = left.min(buffer.len);
-                copy(segment, offset as u16, buffer.bus, len as u16);
-                buffer.bus += u64::from(len);
-                buffer.len -= len;
+                let len = left.min(room);
+                copy(segment, offset as u16, bus, len as u16);
+                bus += u64::from(len);
+                room -= len;
                 offset += len;
                 left -= len;
             }
@@ -381,7 +379,7 @@ fn let_go(
     match (path, cache) {
         (Path::Mapped, Some(cache)) if !keep => {
             let pieces = slot.pieces(arena).iter();
-            pieces.for_each(|piece| cache.let_go(piece.bus));
+            pieces.for_each(|piece| cache.let_go(piece.bus()));
         }
         (Path::Copied, _) => {
             pool.give_all(slot.pieces(arena));

@@ -9,6 +9,7 @@ use spindle_block::Segment;
 use spindle_hw::PAGE_SIZE;
 use spindle_xen::grant::{CopyEnd, CopyOp, GrantOps, GrantRef};
 
+use super::intake::read;
 use super::prepare::Means;
 use super::slot::{Path, State};
 use super::{Session, tag};
@@ -48,13 +49,9 @@ impl Session {
         let (Some(cache), Some(run)) = (cache, slot.run) else {
             return false;
         };
-        let Some(page) = cache.find(slot.list()) else {
-            return false;
-        };
-        cache.note_uses(1);
         let count = usize::from(slot.segments);
         let words = &mut self.arena.parts_mut(run).0[..count];
-        let read = cache.is_mapped(page) && grants.read(page, words);
+        let read = read(cache, slot.list(), words, grants);
         if read {
             self.check_list(index);
         }
@@ -99,10 +96,7 @@ impl Session {
             means
                 .copies
                 .push(CopyOp::from_grant(granted, bus, len), tag(ring, index));
-            slot.memory = Segment {
-                bus,
-                len: len.into(),
-            };
+            slot.memory = Segment::new(bus, len.into());
             slot.state = State::Fetching;
             self.fetching += 1;
         }
@@ -120,7 +114,7 @@ impl Session {
                 continue;
             }
             self.fetching -= 1;
-            let bus = slot.memory.bus;
+            let bus = slot.memory.bus();
             if let Some(run) = slot.run {
                 let count = usize::from(slot.segments);
                 pool.read(bus, &mut self.arena.parts_mut(run).0[..count]);

@@ -10,10 +10,17 @@ use super::progress::Progress;
 use super::slot::{Path, Slot, State};
 use super::submit::is_in_pieces;
 use super::{Session, tag};
-use crate::abi::{MAX_SEGMENTS, Operation, RawSegment, RspStatus, SECTORS_PER_PAGE};
-use crate::cache::GrantCache;
-use crate::request::{List, Reject, Request};
-use crate::ring::{BackRing, MOST_SLOTS};
+use crate::abi::{MAX_SEGMENTS, Operation, RspStatus, SECTORS_PER_PAGE};
+use crate::cache::{GrantCache, part_of};
+use crate::pool::{BufferPool, Purpose};
+use crate::request::{List, Reject, Request, is_whole_page};
+use crate::ring::BackRing;
+
+/// What requests go to that need not wait in line.
+pub(crate) struct Sink<'a, Q> {
+    pub(crate) queue: &'a mut Q,
+    pub(crate) pool: &'a mut BufferPool,
+}
 
 /// What became of the next request of the ring.
 pub(super) enum Taken {
@@ -30,40 +37,48 @@ pub(super) enum Taken {
 #[derive(Default)]
 pub(super) struct Tally {
     /// Requests, above [`REQUEST`], and sectors of 512 bytes below.
-    both: [u32; 2],
+    both: [u64; 2],
 }
 
-/// One request. What an intake takes is less than that in sectors, and its requests fit above.
-const REQUEST: u32 = 1 << 20;
-const _: () = assert!(MOST_SLOTS * MAX_SEGMENTS * (SECTORS_PER_PAGE as usize) < REQUEST as usize);
-const _: () = assert!(MOST_SLOTS < (u32::MAX / REQUEST) as usize);
+/// One request.
+const REQUEST: u64 = 1 << 32;
 
 impl Tally {
     #[inline(always)]
     fn count(&mut self, operation: Operation, sectors: u32) {
         let at = usize::from(operation.0 & 1);
-        self.both[at] += REQUEST + sectors;
+        self.both[at] += REQUEST + u64::from(sectors);
+    }
+
+    /// Counts requests of a page each, of which so many are writes.
+    #[inline(always)]
+    fn count_pages(&mut self, requests: u32, writes: u32) {
+        const PAGE: u64 = REQUEST + SECTORS_PER_PAGE as u64;
+        let [reads, written] = &mut self.both;
+        *reads += PAGE * u64::from(requests - writes);
+        *written += PAGE * u64::from(writes);
     }
 }
 
 impl Session {
     /// Takes up to `budget` requests off the ring; answers those that are not for the disk.
     ///
-    /// While the line is empty, requests whose pages are all in the cache go straight to `queue`,
-    /// if there is one. The first that cannot, and all after it, go in line.
+    /// While the line is empty, requests whose pages are all in the cache go straight to the disk, if
+    /// there is a `sink`, and so do reads of a page through a buffer. The first that cannot, and all
+    /// after it, go in line.
     pub(crate) fn intake<Q: DiskQueue, G: GrantOps>(
         &mut self,
         ring: u16,
         budget: u32,
-        queue: Option<&mut Q>,
+        sink: Option<Sink<'_, Q>>,
         grants: &G,
     ) -> u32 {
         // One that takes nothing any more waits for no credit.
         self.throttled = false;
         if self.stopped {
-            return self.intake_within(ring, budget, queue, grants);
+            return self.intake_within(ring, budget, sink, grants);
         }
-        self.intake_new::<Q, G, false>(ring, budget, 0, queue, grants)
+        self.intake_new::<Q, G, false>(ring, budget, 0, sink, grants)
     }
 
     /// The same of a ring that may take new requests: if it is `LIMITED`, until it has taken so many
@@ -74,7 +89,7 @@ impl Session {
         ring: u16,
         budget: u32,
         pages: u32,
-        queue: Option<&mut Q>,
+        sink: Option<Sink<'_, Q>>,
         grants: &G,
     ) -> u32 {
         let waiting = match self.ring.pending() {
@@ -92,8 +107,9 @@ impl Session {
         if let Some(cache) = &mut self.cache {
             cache.next_turn();
         }
-        let queue = queue.filter(|_| self.line.len() == 0 && self.goes_directly());
-        self.take_all::<Q, G, LIMITED>(ring, waiting, pages, queue, grants)
+        let direct = self.line.len() == 0 && (self.goes_directly() || self.is_copied_directly());
+        let sink = sink.filter(|_| direct);
+        self.take_all::<Q, G, LIMITED>(ring, waiting, pages, sink, grants)
     }
 
     /// The same for one that is awake alone, with nothing in line: [`Session::is_plain`] and
@@ -103,14 +119,14 @@ impl Session {
         &mut self,
         ring: u16,
         (most, budget): (u32, u32),
-        queue: &mut Q,
+        sink: Sink<'_, Q>,
         grants: &G,
     ) -> u32 {
         let waiting = self.ring.pending().unwrap_or(0).min(most);
         if waiting == 0 {
             return match (self.limited, self.leased) {
-                (true, true) => self.intake_leased(ring, budget, queue, grants),
-                (true, false) => self.intake_within(ring, budget, Some(queue), grants),
+                (true, true) => self.intake_leased(ring, budget, sink, grants),
+                (true, false) => self.intake_within(ring, budget, Some(sink), grants),
                 // A whole visit follows.
                 (false, _) => 0,
             };
@@ -118,7 +134,7 @@ impl Session {
         if let Some(cache) = &mut self.cache {
             cache.next_turn();
         }
-        self.take_all::<Q, G, false>(ring, waiting, 0, Some(queue), grants)
+        self.take_all::<Q, G, false>(ring, waiting, 0, Some(sink), grants)
     }
 
     /// The same of one with limits that do not hold it back now.
@@ -127,7 +143,7 @@ impl Session {
         &mut self,
         ring: u16,
         budget: u32,
-        queue: &mut Q,
+        sink: Sink<'_, Q>,
         grants: &G,
     ) -> u32 {
         let left = self.allowance.as_ref().map_or(0, |it| it.left());
@@ -139,7 +155,7 @@ impl Session {
             cache.next_turn();
         }
         self.more_pages = 0;
-        let taken = self.take_all::<Q, G, true>(ring, waiting, left, Some(queue), grants);
+        let taken = self.take_all::<Q, G, true>(ring, waiting, left, Some(sink), grants);
         self.leased = self.use_up(taken) > 0;
         taken
     }
@@ -151,6 +167,12 @@ impl Session {
         self.persistent && self.cache.is_some() && self.unaligned.is_none()
     }
 
+    /// Whether reads of a page that go through a buffer need not go in line.
+    #[inline]
+    fn is_copied_directly(&self) -> bool {
+        self.cache.is_none() && !self.special
+    }
+
     /// Takes so many requests, 1 or more; of one that is `LIMITED`, no more than so many pages.
     #[inline(always)]
     fn take_all<Q: DiskQueue, G: GrantOps, const LIMITED: bool>(
@@ -158,19 +180,22 @@ impl Session {
         ring: u16,
         waiting: u32,
         pages: u32,
-        mut queue: Option<&mut Q>,
+        mut sink: Option<Sink<'_, Q>>,
         grants: &G,
     ) -> u32 {
         let mut tally = Tally::default();
         let start = self.ring.consumed();
-        let first = match &mut queue {
-            Some(queue) => self.send_pages(ring, waiting, *queue, &mut tally),
-            None => self.take_next(),
+        let first = match &mut sink {
+            // Those of one that is limited are counted by their pages one by one.
+            Some(sink) if self.cache.is_some() => {
+                self.send_all(ring, (waiting, !LIMITED), sink.queue, grants, &mut tally)
+            }
+            _ => self.take_next(),
         };
         if let Some(index) = first {
             let end = start.wrapping_add(waiting);
             let ends = (end, start.wrapping_add(pages));
-            self.take_others::<Q, G, LIMITED>(ring, index, ends, queue, grants, &mut tally);
+            self.take_others::<Q, G, LIMITED>(ring, index, ends, sink, grants, &mut tally);
         }
         self.ring.note_taken();
         let taken = self.ring.consumed().wrapping_sub(start);
@@ -186,7 +211,7 @@ impl Session {
         ring: u16,
         mut index: u16,
         (end, pages_end): (u32, u32),
-        mut queue: Option<&mut Q>,
+        mut sink: Option<Sink<'_, Q>>,
         grants: &G,
         tally: &mut Tally,
     ) {
@@ -199,9 +224,9 @@ impl Session {
                         let segments = u32::from(self.slots[usize::from(index)].segments);
                         self.more_pages += segments.saturating_sub(1);
                     }
-                    let sent = queue.as_deref_mut();
-                    if !sent.is_some_and(|queue| self.send_directly(ring, index, queue, grants)) {
-                        queue = None;
+                    let sent = sink.as_mut();
+                    if !sent.is_some_and(|sink| self.send_directly(ring, index, sink, grants)) {
+                        sink = None;
                         self.line.push(index);
                     }
                 }
@@ -211,15 +236,17 @@ impl Session {
                 let pages = pages_end.wrapping_sub(self.ring.consumed());
                 left = left.min(pages.saturating_sub(self.more_pages));
             }
-            let next = match &mut queue {
+            let next = match &mut sink {
                 _ if left == 0 => break,
                 // What goes to the disk as it comes may cost more than one page.
                 Some(_) if self.ledger.credit() == 0 => {
                     self.throttled = true;
                     break;
                 }
-                Some(queue) => self.send_pages(ring, left, *queue, tally),
-                None => self.take_next(),
+                Some(sink) if self.cache.is_some() => {
+                    self.send_all(ring, (left, !LIMITED), sink.queue, grants, tally)
+                }
+                _ => self.take_next(),
             };
             index = match next {
                 Some(next) => next,
@@ -238,8 +265,8 @@ impl Session {
         self.gate.took(taken);
         self.stats.batches.count(taken.into());
         self.stats.batched.add(taken.into());
-        let [reads, writes] = tally.both.map(|both| u64::from(both / REQUEST));
-        let [read, written] = tally.both.map(|both| u64::from(both % REQUEST));
+        let [reads, writes] = tally.both.map(|both| both / REQUEST);
+        let [read, written] = tally.both.map(|both| both % REQUEST);
         self.wait.took(read, written);
         self.stats.reads.add(reads);
         self.stats.writes.add(writes);
@@ -322,47 +349,187 @@ impl Session {
         true
     }
 
-    /// Takes up to `most` requests and sends them to `queue`, as long as each reads or writes one
-    /// page that is in the cache, as most do. Returns the slot of the first that does not, of
-    /// which nothing has come, as [`Session::take_next`] does; `None` if there is none.
+    /// Takes up to `most` requests and sends them to `queue`, as long as each reads or writes pages that are in
+    /// the cache, as most do; if it may be `large`, of more than one page. Returns the slot of the first that
+    /// does not, of which nothing has come, as [`Session::take_next`] does; `None` if there is none.
     #[inline(never)]
-    fn send_pages<Q: DiskQueue>(
+    fn send_all<Q: DiskQueue, G: GrantOps>(
         &mut self,
         ring: u16,
-        most: u32,
+        (most, large): (u32, bool),
         queue: &mut Q,
+        grants: &G,
         tally: &mut Tally,
     ) -> Option<u16> {
-        let cache = self.cache.as_mut()?;
         let unit = (self.volume.unit, self.volume.block_shift);
-        let mut sent = 0;
-        let other = loop {
-            if sent == most {
-                break None;
-            }
-            let Some(index) = self.ring.next_place() else {
-                break None;
-            };
-            let slot = &mut self.slots[usize::from(index)];
-            // Here, so that nothing of it has to be kept elsewhere until it is sent.
-            let word;
-            (slot.raw, word) = self.ring.take(index);
-            let tag = tag(ring, index);
-            let Some(sectors) = send_page(slot, word, &self.extent, unit, cache, queue, tag) else {
+        let end = self
+            .ring
+            .consumed()
+            .wrapping_add(most.min(self.ring.left()));
+        loop {
+            let from = self.ring.consumed();
+            let (mut writes, mut other) = (0, None);
+            let cache = self.cache.as_mut()?;
+            // Whole pages, as most are.
+            while self.ring.consumed() != end {
+                let index = self.ring.place_ahead();
+                let slot = &mut self.slots[usize::from(index)];
+                // Here, so that nothing of it has to be kept elsewhere until it is sent.
+                let word;
+                (slot.raw, word) = self.ring.take(index);
+                if slot.raw.is_of_one_segment()
+                    && let Some(page) = cache.find_page(word)
+                {
+                    slot.memory = page;
+                    if send_page(slot, &self.extent, unit, queue, tag(ring, index)) {
+                        slot.taken_ns = self.now_ns;
+                        slot.state = State::OnePage;
+                        writes += u32::from(slot.raw.is_write());
+                        continue;
+                    }
+                }
                 slot.word = word;
-                break Some(index);
+                other = Some(index);
+                break;
+            }
+            let taken = self.ring.consumed().wrapping_sub(from);
+            let sent = taken - u32::from(other.is_some());
+            if sent > 0 {
+                cache.note_uses(sent);
+                self.ledger.sent_pages(sent);
+                tally.count_pages(sent, writes);
+            }
+            let index = other?;
+            if !self.take_rest(index) {
+                return None;
+            }
+            let sent = if self.slots[usize::from(index)].raw.is_of_one_segment() {
+                self.send_part(ring, index, queue, tally)
+            } else {
+                large && self.send_large(ring, index, queue, grants, tally)
             };
-            slot.taken_ns = self.now_ns;
-            slot.state = State::OnePage;
-            tally.count(slot.raw.operation(), sectors);
-            sent += 1;
-        };
-        self.ledger.sent_pages(sent);
-        cache.note_uses(sent);
-        other.filter(|&index| self.take_rest(index))
+            if !sent {
+                return Some(index);
+            }
+            if self.ledger.credit() == 0 && self.ring.consumed() != end {
+                self.throttled = true;
+                return None;
+            }
+        }
     }
 
-    /// Takes the request in slot `index`, which [`Session::take_next`] or [`Session::send_pages`]
+    /// Sends the request in slot `index`, of one segment, to `queue` if it is good and for a part of a page
+    /// that is in the cache. If not, for whatever reason, nothing has come of it.
+    #[inline(never)]
+    fn send_part<Q: DiskQueue>(
+        &mut self,
+        ring: u16,
+        index: u16,
+        queue: &mut Q,
+        tally: &mut Tally,
+    ) -> bool {
+        let slot = &mut self.slots[usize::from(index)];
+        let word = slot.word;
+        let op = if slot.raw.is_write() {
+            Op::Write
+        } else {
+            Op::Read
+        };
+        // The page first: a request whose page is yet to be mapped is validated where that is done.
+        let cache = self.cache.as_mut().filter(|_| !is_whole_page(word));
+        let Some(page) = cache.and_then(|cache| cache.find_anew(word as u32)) else {
+            return false;
+        };
+        let Ok(request) = Request::transfer(op, &slot.raw, &[word], &self.extent) else {
+            return false;
+        };
+        slot.memory = part_of(page, word);
+        let command = Command {
+            op,
+            unit: self.volume.unit,
+            block_shift: self.volume.block_shift,
+            block: request.block,
+            blocks: 0,
+            segments: slice::from_ref(&slot.memory),
+        };
+        if !request.whole_blocks || queue.submit(&command, tag(ring, index)).is_err() {
+            return false;
+        }
+        slot.taken_ns = self.now_ns;
+        slot.state = State::OnePage;
+        tally.count(slot.raw.operation(), request.sectors);
+        self.ledger.sent_pages(1);
+        if let Some(cache) = &mut self.cache {
+            cache.note_uses(1);
+        }
+        true
+    }
+
+    /// Sends the request in slot `index`, which has room for what it says of its segments, to `queue` if it
+    /// is good and reads or writes whole pages that are in the cache, as is its list if it has one. If not,
+    /// for whatever reason, nothing has come of it.
+    #[inline(never)]
+    fn send_large<Q: DiskQueue, G: GrantOps>(
+        &mut self,
+        ring: u16,
+        index: u16,
+        queue: &mut Q,
+        grants: &G,
+        tally: &mut Tally,
+    ) -> bool {
+        let slot = &mut self.slots[usize::from(index)];
+        let (Some(cache), Some(run)) = (&mut self.cache, slot.run) else {
+            return false;
+        };
+        let raw = slot.raw;
+        let listed = raw.operation() == Operation::INDIRECT;
+        let count = match listed {
+            true => raw.detail2(),
+            false => u16::from(raw.detail()),
+        };
+        let op = match raw.answered() {
+            Operation::READ => Op::Read,
+            Operation::WRITE if !self.extent.read_only => Op::Write,
+            _ => return false,
+        };
+        let (load, count) = (u32::from(count), usize::from(count));
+        let (words, memory) = self.arena.parts_mut(run);
+        let (Some(words), Some(memory)) = (words.get_mut(..count), memory.get_mut(..count)) else {
+            return false;
+        };
+        let fits = load > 0 && self.ledger.credit() >= load;
+        if !fits
+            || listed && (load > self.indirect.into() || !read(cache, slot.list(), words, grants))
+        {
+            return false;
+        }
+        let sectors = load * u32::from(SECTORS_PER_PAGE);
+        let block = self.extent.locate(raw.sector, sectors.into());
+        let Some(block) = block.filter(|_| cache.find_pages(words, memory) == count) else {
+            return false;
+        };
+        cache.note_uses(load);
+        let command = Command {
+            op,
+            unit: self.volume.unit,
+            block_shift: self.volume.block_shift,
+            block,
+            blocks: 0,
+            segments: memory,
+        };
+        if queue.submit(&command, tag(ring, index)).is_err() {
+            return false;
+        }
+        slot.taken_ns = self.now_ns;
+        (slot.segments, slot.pieces) = (load as u16, load as u16);
+        (slot.state, slot.path) = (State::Pages, Path::Mapped);
+        self.ledger.keep();
+        self.ledger.give(load, load);
+        tally.count(raw.answered(), sectors);
+        true
+    }
+
+    /// Takes the request in slot `index`, which [`Session::take_next`] or [`Session::send_all`]
     /// put there.
     #[inline(always)]
     pub(super) fn accept(&mut self, index: u16, tally: &mut Tally) -> Taken {
@@ -516,9 +683,12 @@ impl Session {
         &mut self,
         ring: u16,
         index: u16,
-        queue: &mut Q,
+        sink: &mut Sink<'_, Q>,
         grants: &G,
     ) -> bool {
+        if self.cache.is_none() {
+            return self.send_buffer(ring, index, sink);
+        }
         if self.slots[usize::from(index)].state == State::Listed
             && !self.read_list_directly(index, grants)
         {
@@ -535,15 +705,14 @@ impl Session {
         if large && (load > self.ledger.credit() || is_in_pieces(slot.sectors, slot.segments)) {
             return false;
         }
-        let whole = slot.is_whole_pages();
         let (words, memory) = slot.room(&mut self.arena);
-        if !cache.find_all(words, memory, whole) {
+        if !cache.find_all(words, memory) {
             return false;
         }
         slot.pieces = slot.segments;
         slot.path = Path::Mapped;
         let command = slot.command(&self.volume, &self.arena);
-        if queue.submit(&command, tag(ring, index)).is_err() {
+        if sink.queue.submit(&command, tag(ring, index)).is_err() {
             slot.progress
                 .begin(slot.sectors * 512, self.volume.block_shift);
             slot.state = State::Ready;
@@ -557,44 +726,81 @@ impl Session {
     }
 }
 
-/// Sends the request in `slot`, whose first segment is in `word`, to `queue` if it is good and reads or writes one page that is in the cache;
-/// says how many sectors. If not, for whatever reason, nothing has come of it.
+impl Session {
+    /// Has the disk read what a request is for into a buffer, if that is a page or a part of one; false if it
+    /// belongs in line, as [`Session::send_directly`] says. Others are copied before they go to the disk, or
+    /// may go in parts.
+    #[inline(never)]
+    fn send_buffer<Q: DiskQueue>(&mut self, ring: u16, index: u16, sink: &mut Sink<'_, Q>) -> bool {
+        let holder = self.holder(ring);
+        let slot = &mut self.slots[usize::from(index)];
+        if slot.op != Op::Read || !slot.is_one_page() {
+            return false;
+        }
+        let Some(bus) = sink.pool.take_one(holder, Purpose::FromDisk) else {
+            return false;
+        };
+        let len = slot.sectors * 512;
+        slot.memory = Segment::new(bus, len);
+        slot.pieces = 1;
+        slot.path = Path::Copied;
+        slot.progress.begin(len, self.volume.block_shift);
+        self.stats.copied_requests.add(1);
+        let command = Command {
+            op: Op::Read,
+            unit: self.volume.unit,
+            block_shift: self.volume.block_shift,
+            block: slot.block,
+            blocks: 0,
+            segments: slice::from_ref(&slot.memory),
+        };
+        if sink.queue.submit(&command, tag(ring, index)).is_err() {
+            slot.state = State::Ready;
+            self.ready = 1;
+            return false;
+        }
+        slot.state = State::OneBuffer;
+        self.ledger.give(1, 1);
+        true
+    }
+}
+
+/// Sends the request in `slot`, which reads or writes the whole page in its memory, to `queue` if it is good. If
+/// not, for whatever reason, nothing has come of it.
 #[inline(always)]
 fn send_page<Q: DiskQueue>(
-    slot: &mut Slot,
-    word: u64,
+    slot: &Slot,
     extent: &Extent,
     (unit, block_shift): (Unit, u8),
-    cache: &mut GrantCache,
     queue: &mut Q,
     tag: Tag,
-) -> Option<u32> {
-    let raw = &slot.raw;
-    let write = raw.operation() == Operation::WRITE;
-    if raw.detail() != 1 || !(write || raw.operation() == Operation::READ) {
-        return None;
-    }
-    let op = if write { Op::Write } else { Op::Read };
-    // The page first: a request whose page is yet to be mapped is validated where that is done.
-    let segment = RawSegment::from_word(word);
-    let page = cache.find(segment.gref)?;
-    let request = Request::transfer(op, raw, slice::from_ref(&word), extent).ok()?;
-    if !request.whole_blocks {
-        return None;
-    }
-    let (offset, len) = (u32::from(segment.first_sect) * 512, request.sectors * 512);
-    slot.memory = Segment {
-        bus: page + u64::from(offset),
-        len,
+) -> bool {
+    let write = slot.raw.is_write();
+    let Some(block) = extent.locate_page(slot.raw.sector, write) else {
+        return false;
     };
     let command = Command {
-        op,
+        op: if write { Op::Write } else { Op::Read },
         unit,
         block_shift,
-        block: request.block,
+        block,
         blocks: 0,
         segments: slice::from_ref(&slot.memory),
     };
-    queue.submit(&command, tag).ok()?;
-    Some(request.sectors)
+    queue.submit(&command, tag).is_ok()
+}
+
+/// Reads the list that `list` grants, if it is mapped.
+#[inline(always)]
+pub(super) fn read<G: GrantOps>(
+    cache: &mut GrantCache,
+    list: u32,
+    words: &mut [u64],
+    grants: &G,
+) -> bool {
+    let Some(page) = cache.find(list) else {
+        return false;
+    };
+    cache.note_uses(1);
+    cache.is_mapped(page) && grants.read(page, words)
 }

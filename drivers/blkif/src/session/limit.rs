@@ -13,7 +13,7 @@ use spindle_limits::{Allowance, Meters, Usage};
 use spindle_xen::DomId;
 use spindle_xen::grant::GrantOps;
 
-use super::{LATENCY_SHIFT, Session};
+use super::{LATENCY_SHIFT, Session, Sink};
 use crate::stats::RingStats;
 
 /// Who shares the disks of a core: a group of devices, or what a guest has that is in none.
@@ -107,7 +107,7 @@ impl Session {
         &mut self,
         ring: u16,
         budget: u32,
-        queue: Option<&mut Q>,
+        sink: Option<Sink<'_, Q>>,
         grants: &G,
     ) -> u32 {
         if !self.limited {
@@ -124,7 +124,7 @@ impl Session {
         }
         self.more_pages = 0;
         let budget = budget.min(most);
-        let taken = self.intake_new::<Q, G, true>(ring, budget, most, queue, grants);
+        let taken = self.intake_new::<Q, G, true>(ring, budget, most, sink, grants);
         let left = self.use_up(taken);
         if self.leased {
             self.leased = left > 0;

@@ -18,7 +18,7 @@ impl Session {
         };
         for slot in &self.slots {
             let pieces = slot.mapped(&self.arena).iter();
-            pieces.for_each(|piece| cache.mark(piece.bus));
+            pieces.for_each(|piece| cache.mark(piece.bus()));
         }
     }
 

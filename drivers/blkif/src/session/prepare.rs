@@ -139,7 +139,9 @@ impl Session {
         let (fill, whole) = (!slot.op.writes(), slot.is_whole_pages());
         let (words, memory) = slot.room(&mut self.arena);
         let found = if self.persistent {
-            cache.find_all(words, memory, whole) || map_kept(cache, words, memory, means.maps)
+            // One that is alone has not been found mostly, or it would not be in line.
+            let several = words.len() > 1;
+            several && cache.find_all(words, memory) || map_kept(cache, words, memory, means.maps)
         } else {
             map_once(cache, words, memory, means.maps, fill, whole)
         };
@@ -189,7 +191,7 @@ impl Session {
         match &self.cache {
             Some(cache) if slot.path == Path::Mapped => {
                 let pieces = slot.pieces(&self.arena);
-                pieces.iter().all(|piece| cache.is_mapped(piece.bus))
+                pieces.iter().all(|piece| cache.is_mapped(piece.bus()))
             }
             _ => true,
         }
@@ -247,12 +249,13 @@ impl Session {
         let memory = &mut memory[..most];
         let taken = kept + means.pool.take_all(holder, purpose, &mut memory[kept..]);
         for piece in &mut memory[..kept] {
-            piece.len = PAGE_SIZE as u32;
+            *piece = Segment::page(piece.bus());
         }
         let chunk = left.min(taken as u32 * PAGE_SIZE as u32);
         left -= chunk;
         if let Some(last) = memory[..taken].last_mut() {
-            last.len = chunk - (taken as u32 - 1) * PAGE_SIZE as u32;
+            let before = (taken as u32 - 1) * PAGE_SIZE as u32;
+            *last = Segment::new(last.bus(), chunk - before);
         }
         slot.path = Path::Copied;
         slot.state = State::Ready;
@@ -294,7 +297,7 @@ impl Session {
             return false;
         };
         let len = slot.sectors * 512;
-        slot.memory = Segment { bus, len };
+        slot.memory = Segment::new(bus, len);
         slot.pieces = 1;
         slot.path = Path::Copied;
         slot.state = State::Ready;
@@ -317,6 +320,7 @@ fn map_kept(
     memory: &mut [Segment],
     maps: &mut MapBatch,
 ) -> bool {
+    cache.note_uses(words.len() as u32);
     for (&word, piece) in words.iter().zip(memory) {
         let page = cache.find_or_miss(word as u32).or_else(|missing| {
             let (page, op) = cache.reserve(missing).ok_or(())?;
@@ -326,7 +330,7 @@ fn map_kept(
         let Ok(page) = page else {
             return false;
         };
-        *piece = part_of(page, word, false);
+        *piece = part_of(page, word);
     }
     true
 }
@@ -344,11 +348,14 @@ fn map_once(
     for (number, &word) in words.iter().enumerate() {
         let Some((page, op)) = cache.map_once(word as u32, !fill) else {
             let before = memory.iter().take(number);
-            before.for_each(|piece| cache.let_go(piece.bus));
+            before.for_each(|piece| cache.let_go(piece.bus()));
             return false;
         };
         maps.push(op);
-        memory[number] = part_of(page, word, whole);
+        memory[number] = match whole {
+            true => Segment::page(page),
+            false => part_of(page, word),
+        };
     }
     true
 }

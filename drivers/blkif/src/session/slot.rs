@@ -216,7 +216,7 @@ impl Slot {
         let segment = RawSegment::from_word(self.word);
         let (offset, len) = extent(segment);
         let granted = CopyEnd::granted(guest, GrantRef(segment.gref), offset as u16);
-        (granted, self.memory.bus, len as u16)
+        (granted, self.memory.bus(), len as u16)
     }
 
     #[inline]
@@ -266,7 +266,7 @@ pub(super) const FREE_SLOT: Slot = Slot {
     must_copy: false,
     failed: false,
     waited: false,
-    memory: Segment { bus: 0, len: 0 },
+    memory: Segment::page(0),
     word: 0,
     block: 0,
     progress: Progress::NONE,

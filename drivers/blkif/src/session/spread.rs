@@ -197,23 +197,23 @@ impl Spread {
             (0, from)
         };
         while let Some(piece) = memory.get(at)
-            && skip >= piece.len
+            && skip >= piece.bytes()
         {
-            skip -= piece.len;
+            skip -= piece.bytes();
             at += 1;
         }
         let (mut count, mut left) = (0, len);
         while let (Some(piece), Some(cut)) = (memory.get(at), self.memory.get_mut(count))
             && left > 0
         {
-            *cut = Segment {
-                bus: piece.bus + u64::from(skip),
-                len: left.min(piece.len - skip),
-            };
-            left -= cut.len;
-            skip += cut.len;
+            *cut = Segment::new(
+                piece.bus() + u64::from(skip),
+                left.min(piece.bytes() - skip),
+            );
+            left -= cut.bytes();
+            skip += cut.bytes();
             count += 1;
-            if skip == piece.len {
+            if skip == piece.bytes() {
                 (at, skip) = (at + 1, 0);
             }
         }

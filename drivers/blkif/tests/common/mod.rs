@@ -120,12 +120,12 @@ impl DiskQueue for TestDisk {
         if command
             .segments
             .iter()
-            .any(|s| s.bus > self.scattered_above)
+            .any(|s| s.bus() > self.scattered_above)
         {
             return Err(SubmitError::Scattered);
         }
         for segment in command.segments {
-            assert!(segment.len > 0 && segment.bus % 4096 + u64::from(segment.len) <= 4096);
+            assert!(segment.bus() % 4096 + u64::from(segment.bytes()) <= 4096);
         }
         if command.op == Op::WriteThrough && !self.write_through {
             return Err(SubmitError::Unsupported);
@@ -170,7 +170,7 @@ impl DiskQueue for TestDisk {
         }
         let (mut first, mut bytes) = (0, 0);
         while bytes < from << command.block_shift {
-            bytes += u64::from(command.segments[first].len);
+            bytes += u64::from(command.segments[first].bytes());
             first += 1;
         }
         assert_eq!(bytes, from << command.block_shift, "pieces are taken whole");

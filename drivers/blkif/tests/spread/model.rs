@@ -78,10 +78,7 @@ fn places(stretches: &[Stretch]) -> Vec<(usize, usize)> {
 /// Moves a whole disk to memory or back, past the core.
 fn copy(rig: &mut Rig, disk: usize, op: Op, pages: &SharedPages) {
     let segments: Vec<_> = (0..pages.len() as u64 / 4096)
-        .map(|page| Segment {
-            bus: pages.bus() + page * 4096,
-            len: 4096,
-        })
+        .map(|page| Segment::new(pages.bus() + page * 4096, 4096))
         .collect();
     let queue = rig.nth(disk);
     queue.record = false;

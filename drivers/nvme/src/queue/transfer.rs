@@ -1,11 +1,11 @@
 //! Submission: from a command to entries in the submission queue.
 
-use spindle_block::{Budget, Command, Op, Part, Segment, SubmitError, Tag, Unit};
+use spindle_block::{AllPages, Budget, Command, Op, Part, Segment, SubmitError, Tag, Unit};
 use spindle_hw::{PAGE_SIZE, Registers};
 
 use super::QueuePair;
 use crate::command::{Entry, io};
-use crate::prp::{Runs, Second, UNALIGNED, whole_pages};
+use crate::prp::{Runs, Second, UNALIGNED};
 
 /// Which way data goes: opcode, and what is set in doubleword 12 beside the number of blocks.
 #[derive(Clone, Copy)]
@@ -106,8 +106,10 @@ impl<R: Registers> QueuePair<R> {
         transfer: &Transfer<'_>,
         tag: Tag,
     ) -> Result<(), SubmitError> {
-        if self.are_pages(transfer) {
-            return self.transfer_pages(transfer, tag);
+        if self.may_be_pages(transfer)
+            && let Some(result) = self.transfer_pages(transfer, tag)
+        {
+            return result;
         }
         if self.special != UNALIGNED {
             let cut = self.runs(transfer, 0, self.limit);
@@ -120,50 +122,59 @@ impl<R: Registers> QueuePair<R> {
         self.transfer_runs(transfer, runs, tag)
     }
 
-    /// Whether a read or write is of whole pages, more than one, and one command, which needs nothing of
-    /// what [`Runs`] can do.
+    /// Whether a read or write is one command, if it is of whole pages, more than one, which needs nothing
+    /// of what [`Runs`] can do.
     #[inline]
-    fn are_pages(&self, transfer: &Transfer<'_>) -> bool {
+    fn may_be_pages(&self, transfer: &Transfer<'_>) -> bool {
         let count = transfer.segments.len();
         let fits = count > 1 && count <= self.limit as usize / PAGE_SIZE;
-        let plain = self.special == UNALIGNED && 1 << (transfer.block_shift & 31) <= PAGE_SIZE;
-        fits && plain && whole_pages(transfer.segments) == count
+        fits && self.special == UNALIGNED && 1 << (transfer.block_shift & 31) <= PAGE_SIZE
     }
 
-    /// Takes such a command.
+    /// Takes such a command; `None` if it is not of whole pages, which is known once its list is written,
+    /// or there is no place.
     #[inline]
-    fn transfer_pages(&mut self, transfer: &Transfer<'_>, tag: Tag) -> Result<(), SubmitError> {
-        let Some(index) = self.slots.next() else {
-            return Err(self.full());
+    fn transfer_pages(
+        &mut self,
+        transfer: &Transfer<'_>,
+        tag: Tag,
+    ) -> Option<Result<(), SubmitError>> {
+        let [first, rest @ ..] = transfer.segments else {
+            return None;
         };
-        let (prp1, prp2) = match *transfer.segments {
-            [] => return Err(SubmitError::Scattered),
-            [one] => (one.bus, 0),
-            [first, second] => (first.bus, second.bus),
-            [first, ref rest @ ..] => {
-                let list = index << self.list_shift;
-                let lists = &self.memory.lists;
-                lists.store_words(list, rest.iter().map(|page| page.bus));
-                (first.bus, lists.bus() + list as u64)
-            }
+        let mut pages = AllPages::default();
+        pages.add(*first);
+        let mut address = |page: Segment| {
+            pages.add(page);
+            page.bus()
         };
+        let prp2 = if let [second] = *rest {
+            address(second)
+        } else {
+            let list = self.slots.next()? << self.list_shift;
+            let lists = &self.memory.lists;
+            lists.store_words(list, rest, address);
+            lists.bus() + list as u64
+        };
+        if !pages.hold() {
+            return None;
+        }
         let bytes = transfer.segments.len() * PAGE_SIZE;
         let blocks = (bytes >> (transfer.block_shift & 31)) as u32;
         let entry = Entry {
             opcode: transfer.kind.opcode,
             cid: 0,
             namespace: transfer.unit.0,
-            prp1,
+            prp1: first.bus(),
             prp2,
             cdw10: transfer.block,
             // As in `build`.
             cdw12: blocks.wrapping_sub(1) & 0xffff | transfer.kind.flags,
         };
-        let entry = self.slots.begin_one(tag, self.epoch, entry);
-        let entry = entry.ok_or_else(|| self.full())?;
+        let entry = self.slots.begin_one(tag, self.epoch, entry)?;
         entry.store(&self.memory.submission, self.tail);
         self.tail = (self.tail + 1) & self.mask;
-        Ok(())
+        Some(Ok(()))
     }
 
     #[inline(always)]
@@ -255,8 +266,8 @@ impl<R: Registers> QueuePair<R> {
             let list = index << self.list_shift;
             let lists = &self.memory.lists;
             let run = runs.next(&mut |index, pages| {
-                let words = pages.iter().map(|page| page.bus);
-                lists.store_words(list + index * size_of::<u64>(), words);
+                let at = list + index * size_of::<u64>();
+                lists.store_words(at, pages, Segment::bus);
             });
             let run = match run {
                 None => break,

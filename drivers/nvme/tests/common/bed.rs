@@ -73,10 +73,7 @@ impl<'a> Bed<'a> {
 
     /// A command of one block for namespace `unit`.
     pub(crate) fn submit_to(&mut self, queue: usize, op: Op, unit: u32, shift: u8, tag: u32) {
-        let segment = Segment {
-            bus: self.memory.bus(),
-            len: 1 << shift,
-        };
+        let segment = Segment::new(self.memory.bus(), 1 << shift);
         let segments = [segment];
         let command = command(op, unit, shift, u64::from(tag), &segments);
         self.queues[queue].submit(&command, Tag(tag)).unwrap();

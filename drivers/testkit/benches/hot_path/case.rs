@@ -108,13 +108,13 @@ impl Case {
         limits
             + match (self.path, self.batch) {
                 (_, 0) => 99.0,
-                (Path::Persistent, 1) => 990.0,
+                (Path::Persistent, 1) => 950.0,
                 // Half of the pages are not mapped.
-                (Path::Persistent, 32) if self.in_turn == AROUND_THE_CACHE[2] => 863.0,
-                (Path::Persistent, 32) => 362.0,
-                (Path::Persistent, _) => large([1095.0, 1680.0, 2740.0, 13_750.0]),
-                (Path::Copy, 1) => 2555.0,
-                (Path::Copy, 32) => 915.0,
+                (Path::Persistent, 32) if self.in_turn == AROUND_THE_CACHE[2] => 775.0,
+                (Path::Persistent, 32) => 320.0,
+                (Path::Persistent, _) => large([925.0, 1330.0, 1955.0, 8750.0]),
+                (Path::Copy, 1) => 2350.0,
+                (Path::Copy, 32) => 855.0,
                 (Path::Copy, _) => large([2045.0, 2910.0, 4980.0, 24_100.0]),
                 (Path::Map, _) => large([1680.0, 3420.0, 7540.0, 49_400.0]),
             }
