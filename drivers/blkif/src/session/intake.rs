@@ -185,10 +185,10 @@ impl Session {
     ) -> u32 {
         let mut tally = Tally::default();
         let start = self.ring.consumed();
+        let pages_end = LIMITED.then(|| start.wrapping_add(pages));
         let first = match &mut sink {
-            // Those of one that is limited are counted by their pages one by one.
             Some(sink) if self.cache.is_some() => {
-                self.send_all(ring, (waiting, !LIMITED), sink.queue, grants, &mut tally)
+                self.send_all(ring, (waiting, pages_end), sink.queue, grants, &mut tally)
             }
             _ => self.take_next(),
         };
@@ -244,7 +244,8 @@ impl Session {
                     break;
                 }
                 Some(sink) if self.cache.is_some() => {
-                    self.send_all(ring, (left, !LIMITED), sink.queue, grants, tally)
+                    let pages_end = LIMITED.then_some(pages_end);
+                    self.send_all(ring, (left, pages_end), sink.queue, grants, tally)
                 }
                 _ => self.take_next(),
             };
@@ -350,19 +351,20 @@ impl Session {
     }
 
     /// Takes up to `most` requests and sends them to `queue`, as long as each reads or writes pages that are in
-    /// the cache, as most do; if it may be `large`, of more than one page. Returns the slot of the first that
-    /// does not, of which nothing has come, as [`Session::take_next`] does; `None` if there is none.
+    /// the cache, as most do; with `pages_end`, also before that number is reached if each counts as many as it
+    /// has pages. Returns the slot of the first that does not, of which nothing has come, as
+    /// [`Session::take_next`] does; `None` if there is none.
     #[inline(never)]
     fn send_all<Q: DiskQueue, G: GrantOps>(
         &mut self,
         ring: u16,
-        (most, large): (u32, bool),
+        (most, pages_end): (u32, Option<u32>),
         queue: &mut Q,
         grants: &G,
         tally: &mut Tally,
     ) -> Option<u16> {
         let unit = (self.volume.unit, self.volume.block_shift);
-        let end = self
+        let mut end = self
             .ring
             .consumed()
             .wrapping_add(most.min(self.ring.left()));
@@ -403,13 +405,22 @@ impl Session {
             if !self.take_rest(index) {
                 return None;
             }
-            let sent = if self.slots[usize::from(index)].raw.is_of_one_segment() {
+            let one = self.slots[usize::from(index)].raw.is_of_one_segment();
+            let sent = if one {
                 self.send_part(ring, index, queue, tally)
             } else {
-                large && self.send_large(ring, index, queue, grants, tally)
+                self.send_large(ring, index, queue, grants, tally)
             };
             if !sent {
                 return Some(index);
+            }
+            if let Some(pages_end) = pages_end.filter(|_| !one) {
+                let segments = u32::from(self.slots[usize::from(index)].segments);
+                self.more_pages += segments.saturating_sub(1);
+                let consumed = self.ring.consumed();
+                let pages = pages_end.wrapping_sub(consumed);
+                let left = pages.saturating_sub(self.more_pages);
+                end = consumed.wrapping_add(end.wrapping_sub(consumed).min(left));
             }
             if self.ledger.credit() == 0 && self.ring.consumed() != end {
                 self.throttled = true;
