@@ -22,6 +22,8 @@ use crate::{BlockQueue, Error, PciTransport, volume};
 pub(crate) const RESET_LIMIT: Duration = Duration::from_secs(5);
 /// How long the last flush may take.
 const FLUSH_LIMIT: Duration = Duration::from_secs(30);
+/// The last flush, beside whatever is still in flight: no ring core has so high a tag.
+const LAST_FLUSH: Tag = Tag(u32::MAX);
 
 /// A device that is brought up, or can be.
 ///
@@ -287,7 +289,7 @@ fn reset(transport: &mut impl Transport, clock: &impl Clock) -> Result<(), Error
     }
 }
 
-/// Has the device write out its cache, by a queue of which nothing is in flight afterwards.
+/// Has the device write out its cache.
 fn flush(
     engine: &mut Engine,
     queue: u16,
@@ -303,17 +305,20 @@ fn flush(
         blocks: 0,
         segments: &[],
     };
-    engine.submit(&flush, Tag(0)).map_err(|_| Error::Flush)?;
+    engine
+        .submit(&flush, LAST_FLUSH)
+        .map_err(|_| Error::Flush)?;
     let start = clock.now_ns();
-    let mut last: IoResult = Ok(());
+    let mut flushed: Option<IoResult> = None;
     loop {
         if engine.publish() {
             transport.notify(queue);
         }
         let waited = u128::from(clock.now_ns().saturating_sub(start));
-        engine.poll(|_, result| last = result);
-        if engine.in_flight() == 0 {
-            return last.map_err(|_| Error::Flush);
+        engine.poll(|tag, result| flushed = flushed.or((tag == LAST_FLUSH).then_some(result)));
+        // Nothing else is waited for: what is still in flight may be a request that is never answered.
+        if let Some(result) = flushed {
+            return result.map_err(|_| Error::Flush);
         }
         if waited > FLUSH_LIMIT.as_nanos() {
             return Err(Error::Timeout {

@@ -3,7 +3,7 @@
 mod common;
 
 use common::{Rig, layout};
-use spindle_block::{Discard, DiskOptions, DiskQueue, IoError, Op, Segment, SubmitError};
+use spindle_block::{Discard, DiskOptions, DiskQueue, IoError, Op, Segment, SubmitError, Tag};
 use spindle_testkit::mem::FakeClock;
 use spindle_testkit::pci::{FakeFunction, FakePci};
 use spindle_testkit::queue::{command, complete, discard};
@@ -220,6 +220,19 @@ fn shutdown_writes_the_cache_out_and_gives_all_memory_back() {
     rig.device.power_cut();
     assert_eq!(rig.device.contents()[4096..8192], data);
     assert_eq!(rig.bus.outstanding(), 1);
+    rig.obeyed();
+}
+
+#[test]
+fn shutdown_does_not_wait_for_a_request_that_is_never_answered() {
+    let rig = Rig::new(Config::default());
+    let (disk, mut queue) = rig.running(common::OPTIONS);
+    let memory = rig.memory(1);
+    let pages = common::scattered(&memory);
+    rig.device.arm(Fault::Swallow(0));
+    queue.submit(&command(Op::Read, 0, &pages), Tag(0)).unwrap();
+    queue.commit();
+    assert_eq!(disk.shutdown([queue]), Ok(()));
     rig.obeyed();
 }
 
