@@ -246,6 +246,36 @@ fn chains_that_lead_astray_end_where_they_do() {
 }
 
 #[test]
+fn what_a_chain_leads_to_is_not_served_even_if_it_is_no_record_yet() {
+    let mut image = extended();
+    // In the middle of 5, whose guest could make one of it.
+    put(&mut image, 32, &[(DATA, 1, 7), (EXTENDED, 4, 8)]);
+    let table = read(image);
+    assert_eq!(places(&table), [(2, 64, 8)]);
+    assert!(
+        notes(&table).contains("broken in block 36"),
+        "{}",
+        notes(&table)
+    );
+}
+
+#[test]
+fn a_record_that_others_would_number_differently_ends_its_chain() {
+    for unusual in [
+        [(0, 2, 6), (EXTENDED, 16, 8), (0, 0, 0)],
+        [(DATA, 2, 6), (DATA, 16, 8), (0, 0, 0)],
+        [(DATA, 2, 6), (0, 0, 0), (DATA, 10, 4)],
+        [(EXTENDED, 2, 6), (0, 0, 0), (0, 0, 0)],
+    ] {
+        let mut image = extended();
+        put(&mut image, 40, &unusual);
+        let table = read(image);
+        assert_eq!(places(&table), [(2, 64, 8), (5, 33, 7)], "{unusual:?}");
+        assert!(notes(&table).contains("broken in block 40"));
+    }
+}
+
+#[test]
 fn a_chain_is_read_as_far_as_there_is_room_for() {
     const LINKS: u32 = 200;
     let mut image = empty(1024);

@@ -4,7 +4,9 @@
 //!
 //! A chain is as long as who writes it likes, and may lead anywhere. So no more blocks of it are read than
 //! there is room for, each once, and inside the extended partition only. No partition is served that covers
-//! a block of the chain: who has it could otherwise say what the others are.
+//! a block of the chain, or one that the chain leads to and that is none: who has it could otherwise say what
+//! the others are. A block of another form than partitioning tools write, which others may number differently,
+//! ends the chain.
 
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -85,6 +87,17 @@ pub(super) fn read_table(
     Ok(found)
 }
 
+/// Whether a block of a chain has a partition, then the next block, then nothing, of which each may be left
+/// out.
+fn is_usual(record: &MasterBootRecord) -> bool {
+    let is_empty = |it: &MbrPartitionRecord| it.size_in_lba.to_u32() == 0;
+    let is_extended = |it: &MbrPartitionRecord| EXTENDED.contains(&it.os_indicator);
+    let [data, next, rest @ ..] = &record.partitions;
+    (is_empty(data) || data.os_indicator != 0 && !is_extended(data))
+        && (is_empty(next) || is_extended(next))
+        && rest.iter().all(is_empty)
+}
+
 /// What a chain has: its partitions, and its own blocks, which nothing may cover.
 fn chain(
     blocks: &mut dyn Blocks,
@@ -98,9 +111,11 @@ fn chain(
         let record = if at > whole.last || found.iter().any(known) {
             None
         } else {
+            // Also if it is none yet.
+            found.push(Entry::new(LINK, (at, at)));
             match read(blocks, at, 1) {
                 Err(ReadError::Failed(_)) => None,
-                read => record(&read?),
+                read => record(&read?).filter(is_usual),
             }
         };
         let Some(record) = record else {
@@ -109,11 +124,8 @@ fn chain(
             ));
             return Ok(found);
         };
-        found.push(Entry::new(LINK, (at, at)));
         let [data, next, ..] = &record.partitions;
-        if let Some(place) = place(data, at)
-            && !EXTENDED.contains(&data.os_indicator)
-        {
+        if let Some(place) = place(data, at) {
             found.push(Entry::new(number, place));
             number += 1;
         }
