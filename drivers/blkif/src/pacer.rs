@@ -182,6 +182,11 @@ impl Pacer {
         self.until.max(self.worked_at.saturating_add(self.grace))
     }
 
+    /// When anything was done for the last time.
+    pub(crate) fn worked_at(&self) -> u64 {
+        self.worked_at
+    }
+
     /// What to do after such a turn, with so much in flight of these rings; `crowded` if any of them has
     /// more for a disk than it may send.
     pub fn idle<'a>(

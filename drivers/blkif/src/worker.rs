@@ -191,8 +191,8 @@ const TRIM_NS: u64 = 60_000_000_000;
 /// A ring that its limits hold back for no longer is waited for without a rest.
 const SOON_NS: u64 = 5_000;
 
-/// How long after a look what waits for something that no event announces is tried again, once polling
-/// for it was in vain.
+/// How long after a look what waits for something that no event announces is tried again at the latest,
+/// once polling for it was in vain.
 const RETRY_NS: u64 = 200_000;
 
 /// A rest that ends sooner, and for nothing, is one that a frontend ended by an event without a
@@ -440,7 +440,10 @@ impl<Q: DiskQueue, G: GrantOps, N: Notify> Worker<Q, G, N> {
             // What waits for memory or room, though nothing is in flight, has to be tried again, and
             // so has a barrier, before which a ring of another core may wait for tokens.
             pacer::Rest::Sleep if work.busy && self.has_work() => {
-                self.nap(now_ns, now_ns.saturating_add(RETRY_NS).min(due))
+                // As long as it has waited, so that no wait is much longer than it had to be.
+                let waited = now_ns.saturating_sub(self.pacer.worked_at());
+                let nap = waited.clamp(SOON_NS, RETRY_NS);
+                self.nap(now_ns, now_ns.saturating_add(nap).min(due))
             }
             pacer::Rest::Sleep => self.sleep(now_ns, due, again),
         }
