@@ -22,8 +22,9 @@ use crate::{BlockQueue, Error, PciTransport, volume};
 pub(crate) const RESET_LIMIT: Duration = Duration::from_secs(5);
 /// How long the last flush may take.
 const FLUSH_LIMIT: Duration = Duration::from_secs(30);
-/// The last flush, beside whatever is still in flight: no ring core has so high a tag.
-const LAST_FLUSH: Tag = Tag(u32::MAX);
+/// The last flush, beside whatever is still in flight: no ring has so high a tag, and what is read for the
+/// control core has the one above.
+const LAST_FLUSH: Tag = Tag(u32::MAX - 1);
 
 /// A device that is brought up, or can be.
 ///
