@@ -248,9 +248,17 @@ fn serve(machine: Machine) -> ! {
         let at_ns = death.at_ns;
         Some(Suspect { journal, at_ns })
     });
-    let keep = Keep { kept, blame };
+    let stood_still = last
+        .as_ref()
+        .is_some_and(|death| [DeathCause::HANG, DeathCause::NMI].contains(&death.cause));
+    let keep = Keep {
+        kept,
+        blame,
+        stood_still,
+    };
     let mut control = Control::new(&config, version, hypervisor, store, disks, cores, keep);
     restart::pass(Mark::Records);
+    restart::serves();
     let served = control.serves_former();
     control.undo_former();
     restart::pass(Mark::Grants);
@@ -266,7 +274,6 @@ fn serve(machine: Machine) -> ! {
     publish_life(life, last.as_ref(), |path, value| {
         control.publish(path, value)
     });
-    restart::serves();
     let mut watcher = restart::Watcher::new(0);
     let kind = loop {
         match control.turn() {

@@ -145,7 +145,7 @@ impl AttachedDevice {
     }
 
     /// Whether its rings are to be given back.
-    fn is_ending(&self) -> bool {
+    pub(crate) fn is_ending(&self) -> bool {
         matches!(
             self.phase,
             ConnectionPhase::Refused(_) | ConnectionPhase::Disconnecting
@@ -530,7 +530,11 @@ mod tests {
 
     fn one(phase: ConnectionPhase) -> Devices<()> {
         let kept = Kept::open(Box::leak(Box::new(SharedPages::host(FIXED_PAGES, 0)))).unwrap();
-        let (keeper, _) = Keeper::new(Keep { kept, blame: None });
+        let (keeper, _) = Keeper::new(Keep {
+            kept,
+            blame: None,
+            stood_still: false,
+        });
         Devices {
             rings: RingMapper {
                 hypervisor: (),

@@ -91,6 +91,7 @@ impl<H: Hypervisor, W: CoreWorker> Control<H, W> {
             max_indirect_segments: cores.segments().into(),
             persistent: config.path.offers_persistent(),
         };
+        let stood_still = keep.stood_still;
         let (keeper, former) = Keeper::new(keep);
         let shares = Shares::new(config, keeper.limits(), hypervisor.now_ns());
         let mappings = keeper.kept().mappings();
@@ -147,7 +148,7 @@ impl<H: Hypervisor, W: CoreWorker> Control<H, W> {
             leftovers: None,
         };
         if let Some(leftovers) = leftovers {
-            control.go_on(leftovers);
+            control.go_on(leftovers, stood_still);
         }
         control
     }
@@ -155,9 +156,9 @@ impl<H: Hypervisor, W: CoreWorker> Control<H, W> {
     /// Goes on with what former lives have served, as far as their records say enough. What they have mapped
     /// is undone later if that can wait.
     #[inline(never)]
-    fn go_on(&mut self, leftovers: Leftovers) {
+    fn go_on(&mut self, leftovers: Leftovers, stood_still: bool) {
         let hypervisor = self.hypervisor;
-        let may_wait = leftovers.may_wait(hypervisor);
+        let may_wait = !stood_still && leftovers.may_wait(hypervisor);
         self.leftovers = Some(leftovers);
         if !may_wait {
             return self.undo_former();
@@ -182,6 +183,7 @@ impl<H: Hypervisor, W: CoreWorker> Control<H, W> {
     pub fn undo_former(&mut self) {
         let (hypervisor, local) = (self.hypervisor, &mut self.cores.local);
         if let Some(leftovers) = self.leftovers.take() {
+            self.devices.keep_before_unmapping(&self.disks.targets);
             leftovers.sweep(hypervisor, || {
                 if let Some(worker) = local {
                     worker.turn(hypervisor.now_ns());
@@ -252,6 +254,7 @@ impl<H: Hypervisor, W: CoreWorker> Control<H, W> {
             self.rounds.pump_soon();
         }
         self.attend_early();
+        self.devices.keep_before_unmapping(&self.disks.targets);
         if self.devices.settle(&mut self.backend, &mut self.cores) {
             self.rounds.pump_soon();
         }

@@ -11,7 +11,9 @@
 //! | anything else | the rings are given back, as at any disconnect, and what is there is dealt with then |
 //!
 //! Such a device waits on record all the time, so that a death in between changes nothing. Its rings are
-//! mapped before what the former life had mapped is undone: no frontend can have taken a page back.
+//! mapped before what the former life had mapped is undone: no frontend can have taken a page back. A record
+//! says what is needed for that only as long as its rings are mapped, and a life that follows one which may
+//! have stood still for long asks xenstore first: a guest may have given its requests up by then.
 
 use alloc::boxed::Box;
 use alloc::format;
@@ -112,6 +114,18 @@ impl<H: Hypervisor> Devices<H> {
                 disks.targets.release(id);
             }
         }
+    }
+
+    /// Has the records say what must hold before anything is unmapped: that of a device whose rings are
+    /// going to be is worth nothing without xenstore from then on.
+    pub(crate) fn keep_before_unmapping(&mut self, targets: &Targets<DeviceId>) {
+        let Self { keeper, list, .. } = self;
+        let is_served = |id: DeviceId| {
+            let mut list = list.iter().filter(|device| device.id == id);
+            list.any(|device| device.early.is_some() && !device.is_ending())
+        };
+        self.changed |= keeper.wait_for_xenstore(|id| !is_served(id));
+        self.keep(targets);
     }
 
     /// Whether it is served from its record, or its rings are being given back that were.

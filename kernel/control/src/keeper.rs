@@ -32,6 +32,9 @@ pub struct Keep {
     pub kept: Kept,
     /// The ring that was at work when the last life ended, if one was.
     pub blame: Option<Suspect>,
+    /// The last life may have stood still for long before it ended: guests may have given up what they had
+    /// asked for, and lost the disk that they had.
+    pub stood_still: bool,
 }
 
 /// A ring that was at work at a death.
@@ -56,7 +59,7 @@ pub(crate) struct Keeper {
 impl Keeper {
     /// Takes up what the former lives have left; gives the devices that they have served.
     pub(crate) fn new(keep: Keep) -> (Self, Vec<FormerDevice>) {
-        let Keep { kept, blame } = keep;
+        let Keep { kept, blame, .. } = keep;
         let mut keeper = Self {
             kept,
             records: kept.records(),
@@ -161,6 +164,19 @@ impl Keeper {
             .filter_map(|queue| queue.journal)
             .for_each(|place| self.rooms.free(place));
         record.is_some()
+    }
+
+    /// Those that wait and for which `unmaps` is true are not served by a later life before xenstore has
+    /// been asked: their frontends may take their rings back. True if that has to be written.
+    pub(crate) fn wait_for_xenstore(&mut self, unmaps: impl Fn(DeviceId) -> bool) -> bool {
+        let mut changed = false;
+        for record in &mut self.waiting {
+            if record.opening.is_some() && unmaps(id_of(record)) {
+                record.opening = None;
+                changed = true;
+            }
+        }
+        changed
     }
 
     /// Devices that wait to be taken up, with their records.

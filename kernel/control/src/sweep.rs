@@ -28,10 +28,15 @@ impl Leftovers {
     /// Closes the event channels, and looks what is mapped. Nothing has been mapped by this life.
     pub(crate) fn find(hypervisor: impl Hypervisor, mappings: Mappings) -> Self {
         hypervisor.close_former();
+        let under_way = mappings.under_way();
+        if under_way.is_empty() {
+            // All that calls have mapped is noted. Later this would meet the calls of this life.
+            mappings.clear_calls();
+        }
         Self {
             mappings,
             known: mappings.mapped().collect(),
-            under_way: mappings.under_way(),
+            under_way,
         }
     }
 
@@ -51,6 +56,12 @@ impl Leftovers {
             known,
             under_way,
         } = self;
+        // Handles of this domain follow each other: as long as all of the others are noted.
+        let handles = if under_way.is_empty() {
+            Vec::new()
+        } else {
+            mappings.unknown()
+        };
         for part in known.chunks(CALL) {
             let mut ops: Vec<_> = part
                 .iter()
@@ -67,7 +78,6 @@ impl Leftovers {
             pause();
         }
         if !under_way.is_empty() {
-            let handles = mappings.unknown();
             for &at in &under_way {
                 let found = handles
                     .chunks(CALL)

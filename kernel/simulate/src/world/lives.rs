@@ -117,7 +117,11 @@ pub(super) fn start(
     }
     let link = Store { ring, port: STORE };
     let version = "test".to_string();
-    let keep = Keep { kept, blame };
+    let keep = Keep {
+        kept,
+        blame,
+        stood_still: false,
+    };
     let cpu = machine.cpu(0);
     let mut control = Control::new(&setup.config, version, cpu, link, disks, cores, keep);
     control.undo_former();
