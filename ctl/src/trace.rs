@@ -77,7 +77,7 @@ impl Trace {
     /// The time of day of an event by UTC, if it is known when the kernel started.
     fn time(&self, event: &TraceEvent) -> Option<SystemTime> {
         let (system, began) = self.started?;
-        // The start is told in whole seconds, and so is the time of day at which the system's time began,
+        // The start is given in whole seconds, and so is the time of day at which the system's time began,
         // which each life takes from Xen anew: by it an event has the same time in all of them.
         let zero = began.checked_sub(Duration::from_secs(system / 1_000_000_000))?;
         UNIX_EPOCH.checked_add(zero.checked_add(Duration::from_nanos(event.at_ns))?)

@@ -149,7 +149,7 @@ pub(crate) fn watch(
     {
         return health.map(|_| ());
     }
-    let (mut missed, mut told) = (0, String::new());
+    let (mut missed, mut shown) = (0, String::new());
     let mut rested = Duration::ZERO;
     while !host.interrupted() {
         let now = match &health {
@@ -163,9 +163,9 @@ pub(crate) fn watch(
         };
         // Not the time that an answer took.
         let what = what.split(',').next().unwrap_or_default().to_string();
-        if what != told {
+        if what != shown {
             say(&format!("{name} {what}"));
-            told = what;
+            shown = what;
         }
         missed = match now {
             Some(Health::Hangs) => missed + 1,

@@ -36,7 +36,7 @@ use crate::hypervisor::Hypervisor;
 use crate::keeper::layout_of;
 use crate::worker::CoreWorker;
 
-/// How far a device has got of which xenstore has not told yet what it has.
+/// How far a device has got for which xenstore has not been read yet.
 #[derive(Debug, Default)]
 pub(crate) struct Early {
     /// Xenbus knows that its disk is open.

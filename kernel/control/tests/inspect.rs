@@ -109,7 +109,7 @@ fn what_cannot_be_had_is_refused_with_the_reason() {
     assert!(ask(&mut world, "smart nvme0 0 0").starts_with("done, "));
 }
 
-/// It costs the one who asks his answer, and nobody else anything.
+/// The one who asks gets no answer, and no other notices anything.
 #[test]
 fn a_controller_that_does_not_answer_is_waited_for_no_longer_than_10_s() {
     let (mut world, model) = world(1);
@@ -154,7 +154,7 @@ fn a_late_answer_is_not_taken_for_that_to_another_question() {
     world.pass(11_000);
     give(&mut world, "b", "id-ctrl nvme0 0 0");
     world.pass(100);
-    // The health log, which nobody waits for any longer, and then what is asked for.
+    // The health log, which is waited for no longer, and then what is asked for.
     model.run_admin();
     world.pass(100);
     model.run_admin();

@@ -397,7 +397,7 @@ mod tests {
         assert_eq!(round(quantum + 4, true, false), (quantum + 4, 17));
         // No more than a quantum is owed, for which it has half as much again.
         assert_eq!(round(-1000, true, false), (2 * quantum, 24));
-        // Nothing to one that had no more to send, or if nobody was ahead.
+        // Nothing to one that had no more to send, or if no other was ahead.
         assert_eq!(round(0, false, false), (quantum, 16));
         assert_eq!(round(0, true, true), (quantum, 16));
     }

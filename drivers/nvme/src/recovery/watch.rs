@@ -36,7 +36,7 @@ impl<R: Registers, C: Clock, M: DmaAlloc> Controller<R, C, M> {
             }
             self.recovery.abort = None;
         }
-        // What a queue without an owner last told is never taken back.
+        // What a queue without an owner has last reported is never taken back.
         let mut pairs = self.pairs.iter().flatten().filter(|pair| pair.is_held());
         let late = pairs.find_map(|pair| Some((pair.shape.id, pair.link.late()?)));
         match late {
