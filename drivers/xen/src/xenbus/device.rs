@@ -120,6 +120,8 @@ pub(super) struct Device {
     by_store: bool,
     /// What a former life of the kernel had, as long as it is not decided what becomes of that.
     former: Option<Result<FormerConnection, Refusal>>,
+    /// A former life may have closed it: until when that stands, once it is looked at.
+    closed_before: Option<Option<u64>>,
     /// The last connection failed; the frontend may start over.
     failure: Option<Refusal>,
     /// The store has shown a state beyond Initialising, so that seeing that again means a new
@@ -161,6 +163,7 @@ impl Device {
             refusal: None,
             by_store: false,
             former: None,
+            closed_before: None,
             failure: None,
             announced: false,
             front: S::UNKNOWN,

@@ -170,12 +170,24 @@ impl Device {
                 self.announce_init_wait(back, front, at)
             }
             S::CLOSING if back.state == S::CLOSING => Step::Wait,
+            S::CLOSING if back.state == S::CLOSED && at.now < self.closed_until(at) => {
+                Step::WaitUntil(self.closed_until(at))
+            }
             S::CLOSING => Step::Write(Announce::Closing),
             S::CLOSED if back.state == S::CLOSED => Step::Wait,
             S::CLOSED => Step::Write(Announce::Closed),
             // There is no frontend.
             _ if matches!(back.state, S::INIT_WAIT | S::CLOSED) => Step::Wait,
             _ => Step::Write(Announce::Closed),
+        }
+    }
+
+    /// Until when Closed stands of a device that a former life has closed: its frontend may wait for answers
+    /// of the connection that was lost, and is to see that there are none.
+    fn closed_until(&mut self, at: &Circumstances) -> u64 {
+        match &mut self.closed_before {
+            Some(until) => *until.get_or_insert(at.now.saturating_add(SETTLE_NS)),
+            None => 0,
         }
     }
 

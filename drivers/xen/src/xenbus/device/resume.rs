@@ -36,6 +36,7 @@ impl Device {
         };
         Self {
             former: Some(former.unwrap_or_else(unknown)),
+            closed_before: Some(None),
             ..Self::new()
         }
     }
