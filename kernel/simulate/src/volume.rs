@@ -326,10 +326,8 @@ impl Volume {
         self.lost_at = now;
         for &at in &self.dirty {
             let sector = &mut self.sectors[at];
+            // Also what it may hold by now: a read that is under way may tell that it did not before.
             for &number in &sector.durable {
-                if sector.now.iter().any(|value| value.number == number) {
-                    continue;
-                }
                 if !owed {
                     sector.now.push(settled(number, now));
                 } else if !sector.returned.contains(&number) {
