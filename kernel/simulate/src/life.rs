@@ -58,6 +58,8 @@ const PATIENCE_NS: u64 = 150 * SECOND;
 /// How long a request may take as long as nothing has gone wrong. It is longer than any disk needs, and
 /// shorter than it takes until what was not notified is found by chance.
 const PROMPT_NS: u64 = 5 * SECOND;
+/// How much longer for each request under way, any of which a disk may have to do before.
+const EACH_NS: u64 = SECOND / 50;
 /// How long it may take to connect as long as nothing has gone wrong: with the half second that a
 /// backend waits for the toolstack, less than it takes until a core looks that was not woken.
 const CONNECT_NS: u64 = 3 * SECOND / 2;
@@ -930,7 +932,10 @@ impl Life {
         let now = self.now();
         let bound = match self.may_give_up {
             true => self.bound_ns,
-            false => PROMPT_NS,
+            false => {
+                let busy: usize = self.fronts.iter().map(Front::outstanding).sum();
+                PROMPT_NS + busy as u64 * EACH_NS
+            }
         };
         for front in &self.fronts {
             if let Some(oldest) = front.oldest()
